@@ -1,0 +1,138 @@
+//! What a shard is asked and answers: plain values that cross from one shard to another.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use weir_stream::{Expiry, Refusal};
+use weir_types::{Incarnation, Offset};
+
+/// Create a stream.
+#[derive(Clone, Debug)]
+pub struct CreateRequest {
+    /// The stream's content type, as sent; `application/octet-stream` when the request has none.
+    pub content_type: Box<str>,
+    /// When it ends by itself.
+    pub expiry: Expiry,
+    /// Whether it is closed from the start.
+    pub closed: bool,
+    /// Its first records; empty for none.
+    pub body: Bytes,
+}
+
+/// Append records, close, or both.
+#[derive(Clone, Debug)]
+pub struct AppendRequest {
+    /// The body's content type, as sent.
+    pub content_type: Option<Box<str>>,
+    /// Close the stream after the append.
+    pub close: bool,
+    /// Who writes, for exactly-once.
+    pub producer: Option<Producer>,
+    /// `Stream-Seq`.
+    pub seq: Option<Box<str>>,
+    /// Append only if this is the tail.
+    pub if_match: Option<Offset>,
+    /// The records; empty only with `close`.
+    pub body: Bytes,
+}
+
+/// An idempotent producer's headers.
+#[derive(Clone, Debug)]
+pub struct Producer {
+    /// `Producer-Id`, 1 to [`weir_types::limits::PRODUCER_ID_BYTES_MAX`] bytes.
+    pub id: Box<str>,
+    /// `Producer-Epoch`.
+    pub epoch: u64,
+    /// `Producer-Seq`.
+    pub seq: u64,
+}
+
+/// A range of a stream that begins and ends at record boundaries.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// Which life of the name it was read from.
+    pub incarnation: Incarnation,
+    /// The stream's content type.
+    pub content_type: Arc<str>,
+    /// Where the range begins.
+    pub start: Offset,
+    /// Where it ends: where to read on.
+    pub next: Offset,
+    /// The stored bytes, in order; in JSON mode `message,message,`. Empty when `start` is the tail.
+    pub chunks: Vec<Bytes>,
+    /// Whether `next` was the tail.
+    pub up_to_date: bool,
+    /// Whether `next` is the tail of a closed stream: nothing will ever follow.
+    pub closed: bool,
+    /// The stream's expiry, for cache headers.
+    pub expiry: Expiry,
+}
+
+/// How a long-poll ended.
+#[derive(Clone, Debug)]
+pub enum LongPoll {
+    /// There are bytes after the offset.
+    Page(Page),
+    /// There are none: time ran out, or the stream is closed there.
+    Nothing {
+        /// The tail.
+        next: Offset,
+        /// Whether the stream is closed.
+        closed: bool,
+    },
+}
+
+/// One row of a bucket's listing.
+#[derive(Clone, Debug)]
+pub struct ListedStream {
+    /// The name within the bucket.
+    pub name: Box<str>,
+    /// Its state.
+    pub summary: weir_stream::Summary,
+}
+
+/// A bucket, described.
+#[derive(Clone, Copy, Debug)]
+pub struct BucketSummary {
+    /// When it was created, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// Streams in it.
+    pub streams: u64,
+}
+
+/// Which of the configured limits an append met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StorageLimit {
+    /// The disk has no room for another WAL segment.
+    Disk,
+    /// The WAL has reached its configured size.
+    WalBudget,
+    /// The index of hot bytes has reached its configured size.
+    HotIndex,
+}
+
+/// Why a request was not carried out.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ShardError {
+    /// The stream's state forbids it; nothing changed.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The bucket does not exist and may not come to be by itself; nothing changed.
+    #[error("no such bucket, and buckets are not created automatically")]
+    BucketUnknown,
+    /// A storage limit is met; nothing changed.
+    #[error("storage limit reached")]
+    StorageFull(StorageLimit),
+    /// The group has no leader, or its queue is full; nothing changed.
+    #[error("the stream's group cannot take requests now")]
+    Unavailable,
+    /// The log cannot be written any more; nothing changed. Only a restart helps.
+    #[error("the stream's log has failed")]
+    LogFailed,
+    /// No outcome within the deadline, or the log failed under the request: it may or may not have been carried out.
+    #[error("the outcome is unknown")]
+    Unknown,
+    /// What the disk holds is not what was written.
+    #[error("stored bytes are damaged: {0}")]
+    Corrupt(Arc<str>),
+}

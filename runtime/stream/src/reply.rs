@@ -1,0 +1,160 @@
+//! Replies: what apply answers to each command. The same on every replica; `http` turns them into statuses.
+
+use std::sync::Arc;
+
+use weir_types::{Incarnation, Offset};
+
+/// What became of one command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// The stream is there now, and was not before.
+    Created(Summary),
+    /// The stream was there already, with the configuration that was asked for.
+    Exists(Summary),
+    /// Records were appended, or the stream was closed, or both.
+    Appended(Appended),
+    /// The stream, or the bucket, is gone now; or, for an expiry, it had been used meanwhile and stays.
+    Done,
+    /// A bucket's state in this group was changed; it has that many streams here.
+    Bucket {
+        /// Streams of the bucket in this group.
+        streams: u64,
+    },
+    /// Nothing changed.
+    Refused(Refusal),
+}
+
+/// An append's effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// The tail after the append; for a duplicate the tail that the first request was answered with, where still known.
+    pub next: Offset,
+    /// Whether the stream is closed now.
+    pub closed: bool,
+    /// What is accepted of the producer, when the request named one.
+    pub producer: Option<ProducerState>,
+    /// Whether the records had been appended by an earlier request of this producer.
+    pub duplicate: bool,
+}
+
+/// The highest epoch and, within it, sequence number accepted of one producer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProducerState {
+    /// The producer's epoch.
+    pub epoch: u64,
+    /// The highest sequence number accepted in that epoch.
+    pub seq: u64,
+}
+
+/// A stream's configuration and state, as `HEAD` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Which life of the name this is.
+    pub incarnation: Incarnation,
+    /// The offset after the last record.
+    pub next: Offset,
+    /// As given when the stream was created.
+    pub content_type: Arc<str>,
+    /// Whether it takes no further records.
+    pub closed: bool,
+    /// When it ends by itself.
+    pub expiry: Expiry,
+    /// When it was created, in milliseconds since 1970.
+    pub created_ms: u64,
+}
+
+/// When a stream ends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// Never.
+    Never,
+    /// After this many seconds without a read or write.
+    Idle {
+        /// Seconds.
+        ttl_s: u64,
+    },
+    /// At this time, in milliseconds since 1970.
+    At {
+        /// Milliseconds since 1970.
+        at_ms: u64,
+    },
+}
+
+/// Why a command changed nothing. Decided by the state alone, so the same on every replica.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No stream has this name.
+    #[error("no such stream")]
+    NotFound,
+    /// No bucket has this name.
+    #[error("no such bucket")]
+    BucketNotFound,
+    /// The bucket is being deleted, or still has streams and cannot be.
+    #[error("the bucket is not empty or is being deleted")]
+    BucketBusy,
+    /// A stream with other content type, expiry or closure has this name.
+    #[error("a stream with another configuration has this name")]
+    ConfigConflict,
+    /// The stream takes no further records, forever.
+    #[error("the stream is closed")]
+    Closed {
+        /// Its final tail.
+        tail: Offset,
+    },
+    /// The body's type is not the stream's.
+    #[error("the content type is not the stream's, which is {expected}")]
+    ContentTypeMismatch {
+        /// The stream's.
+        expected: Arc<str>,
+    },
+    /// A body without a content type.
+    #[error("a body needs a content type")]
+    ContentTypeMissing,
+    /// The body is no JSON.
+    #[error("the body is not valid JSON: {reason}")]
+    JsonInvalid {
+        /// Where and why.
+        reason: String,
+    },
+    /// An empty body, or an empty JSON array, where records are needed.
+    #[error("nothing to append")]
+    Empty,
+    /// `Stream-Seq` is not greater than the last one.
+    #[error("the sequence is not after the last one")]
+    SeqRegression,
+    /// `If-Match` names another offset than the tail.
+    #[error("the tail has moved")]
+    TailMoved {
+        /// Where it is.
+        tail: Offset,
+    },
+    /// An offset of an earlier life of the name, or before what is retained.
+    #[error("the offset is of an earlier stream of this name")]
+    OffsetGone,
+    /// An offset after the tail, or inside a record.
+    #[error("the offset is not one of this stream's")]
+    OffsetInvalid,
+    /// A newer epoch of the producer has written.
+    #[error("a newer epoch of this producer has written")]
+    ProducerFenced {
+        /// That epoch.
+        epoch: u64,
+    },
+    /// A sequence number was skipped.
+    #[error("expected producer sequence {expected}, received {received}")]
+    ProducerGap {
+        /// The next one that would be accepted.
+        expected: u64,
+        /// The one received.
+        received: u64,
+    },
+    /// A new epoch did not begin at sequence number 0.
+    #[error("a new producer epoch begins at sequence 0")]
+    ProducerEpochStart,
+    /// The stream already remembers as many active producers as it may.
+    #[error("the stream has too many active producers")]
+    ProducerLimit,
+    /// The stream changed between the leader's check and apply; the leader checks again. Never leaves the shard.
+    #[error("the stream has changed since the command was checked")]
+    Stale,
+}

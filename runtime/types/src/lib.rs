@@ -1,0 +1,15 @@
+//! The words every crate shares: ids, stream names, offsets and limits. No I/O, no clock, no allocation beyond names.
+//!
+//! - [`ids`]: which group, shard, slot, and which life of a name.
+//! - [`key`]: a stream's address, `{bucket}/{name}`, checked once and hashed once.
+//! - [`offset`]: positions in a stream and the tokens that clients see.
+//! - [`limits`]: sizes that are part of the protocol or of a format, and therefore constants.
+
+pub mod ids;
+pub mod key;
+pub mod limits;
+pub mod offset;
+
+pub use ids::{GroupId, Incarnation, ShardId, Slot, WalId};
+pub use key::{BucketName, KeyError, StreamKey};
+pub use offset::{Lineage, Offset, OffsetError, ReadFrom};

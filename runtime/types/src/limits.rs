@@ -1,0 +1,31 @@
+//! Limits that belong to the protocol or to a format. What an operator may choose is in the configuration instead.
+
+/// Hash buckets that stream keys fall into. Part of the data format: it never changes.
+pub const SLOTS: usize = 4096;
+
+/// Longest bucket name, in bytes.
+pub const BUCKET_BYTES_MAX: usize = 64;
+
+/// Longest stream name (all its segments with their slashes), in bytes.
+pub const NAME_BYTES_MAX: usize = 1024;
+
+/// Longest `Content-Type` of a stream, in bytes.
+pub const CONTENT_TYPE_BYTES_MAX: usize = 255;
+
+/// Longest `Producer-Id` and `Stream-Seq`, in bytes each.
+pub const PRODUCER_ID_BYTES_MAX: usize = 255;
+
+/// Largest `Producer-Epoch` and `Producer-Seq`: what JavaScript holds exactly.
+pub const PRODUCER_NUMBER_MAX: u64 = (1 << 53) - 1;
+
+/// Bytes of one page of a catch-up read; a page is longer only when its one record is.
+pub const PAGE_BYTES_MAX: usize = 4 << 20;
+
+/// Commands in one batch (one log entry).
+pub const BATCH_COMMANDS_MAX: usize = 512;
+
+/// Bytes after which a batch takes no further command; one command may be larger than that.
+pub const BATCH_BYTES_MAX: usize = 1 << 20;
+
+/// The largest body that can be configured: a command must fit a WAL segment and a frame length.
+pub const BODY_BYTES_CEILING: usize = 48 << 20;
