@@ -1,1 +1,83 @@
-fn main() {}
+//! `weir`: command line, configuration, wiring and shutdown. No logic: what the server does is in the crates below.
+//!
+//! - [`cli`], [`config`], [`layers`]: what was asked for, from flags, environment and file.
+//! - [`node`], [`seams`]: the data directory, and what else the shards are handed.
+//! - [`serve`]: the order in which things begin and end.
+//! - [`shard_thread`], [`accept`]: one thread per shard, and the listener that feeds them connections.
+//! - [`admin`], [`metrics`]: the admin listener.
+//! - [`exit`]: exit codes.
+
+mod accept;
+mod admin;
+mod cli;
+mod config;
+mod exit;
+mod layers;
+mod metrics;
+mod node;
+mod seams;
+mod serve;
+mod shard_thread;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Cli, Command};
+use crate::config::{LogConfig, LogFormat};
+use crate::exit::Exit;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    abort_on_panic();
+    let Command::Serve(args) = Cli::parse().command;
+    let served = layers::load(&args, std::env::vars_os()).map_err(Exit::from).and_then(|config| {
+        log_to_stderr(&config.log);
+        serve::serve(&config)
+    });
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(exit) => {
+            eprintln!("weir: {}", exit.sentence());
+            ExitCode::from(exit.code())
+        }
+    }
+}
+
+/// A panic of any thread ends the process: a half-dead node is worse than a restarted one. The profiles say the same,
+/// but cargo passes over that when it builds the binary for tests.
+fn abort_on_panic() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        std::process::abort();
+    }));
+}
+
+/// One line per event, on standard error: standard output stays free.
+fn log_to_stderr(config: &LogConfig) {
+    let filter = EnvFilter::try_new(&config.level).expect("the configuration has been checked");
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.format {
+        LogFormat::Text => lines.with_target(false).with_ansi(false).init(),
+        LogFormat::Json => lines.json().init(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_readme_shows_the_commands_that_the_tour_checks() {
+        let readme = include_str!("../../../README.md");
+        let tour = include_str!("../../../examples/quickstart/tour.sh");
+        let shown: Vec<&str> =
+            readme.lines().filter(|line| line.starts_with("curl ") || line.starts_with("TAIL=")).collect();
+        assert!(shown.len() > 10, "the README has a tour");
+        for line in shown {
+            assert!(tour.contains(line), "the tour does not run: {line}");
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! The one listener: it accepts, and hands each connection to the shard that has the fewest.
+//!
+//! One listener for all shards (and not one socket per shard with `SO_REUSEPORT`) so that a taken port is an error, and
+//! so that a few long-lived connections spread over the shards by count instead of by hash.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::shard_thread::Request;
+
+/// Connections that the kernel holds until they are accepted: enough for all clients to come back at once.
+const BACKLOG: u32 = 4096;
+
+/// Pause after an error that the next `accept` would meet again, such as too many open files.
+const BACK_OFF: Duration = Duration::from_millis(100);
+
+/// What a connection beyond the limit is told before it is closed.
+const TURNED_AWAY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
+    Connection: close\r\n\
+    Retry-After: 1\r\n\
+    Content-Type: application/problem+json\r\n\
+    Content-Length: 142\r\n\
+    \r\n\
+    {\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\"code\":\"unavailable\",\"detail\":\"the server has as many connections as it may\"}";
+
+/// Opens a listener at `address`.
+///
+/// # Errors
+/// Whatever the operating system says: above all that the port is taken.
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // Lets a restarted server have its port back at once; a port that is listened on is still refused.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Open connections by shard, and what has happened to others. Shared by all threads.
+#[derive(Debug)]
+pub(crate) struct Connections {
+    open: Vec<AtomicUsize>,
+    ended: Notify,
+    accepted: AtomicU64,
+    turned_away: AtomicU64,
+    accept_errors: AtomicU64,
+}
+
+/// Sums over the life of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ConnectionCounts {
+    /// Handed to a shard.
+    pub(crate) accepted: u64,
+    /// Closed because of the limit.
+    pub(crate) turned_away: u64,
+    /// Times that `accept` failed.
+    pub(crate) accept_errors: u64,
+}
+
+/// One open connection's place in the count; dropping it ends the connection as far as the count goes.
+#[derive(Debug)]
+pub(crate) struct Open {
+    connections: Arc<Connections>,
+    shard: usize,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.connections.open[self.shard].fetch_sub(1, Ordering::AcqRel);
+        self.connections.ended.notify_one();
+    }
+}
+
+impl Connections {
+    /// No connections, over `shards` shards.
+    pub(crate) fn new(shards: usize) -> Arc<Connections> {
+        Arc::new(Connections {
+            open: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
+            ended: Notify::new(),
+            accepted: AtomicU64::new(0),
+            turned_away: AtomicU64::new(0),
+            accept_errors: AtomicU64::new(0),
+        })
+    }
+
+    /// Open connections of each shard.
+    pub(crate) fn open_by_shard(&self) -> Vec<usize> {
+        self.open.iter().map(|open| open.load(Ordering::Acquire)).collect()
+    }
+
+    /// Sums so far.
+    pub(crate) fn counts(&self) -> ConnectionCounts {
+        ConnectionCounts {
+            accepted: self.accepted.load(Ordering::Relaxed),
+            turned_away: self.turned_away.load(Ordering::Relaxed),
+            accept_errors: self.accept_errors.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Waits until no connection is open. One waiter at a time.
+    pub(crate) async fn all_ended(&self) {
+        // An end between the check and the wait leaves a permit, so it is not missed.
+        while self.total() > 0 {
+            self.ended.notified().await;
+        }
+    }
+
+    fn total(&self) -> usize {
+        self.open_by_shard().iter().sum()
+    }
+
+    /// Counts a connection in at the shard that has the fewest.
+    fn enter(self: &Arc<Connections>) -> Open {
+        let open = self.open_by_shard();
+        let shard = (0..open.len()).min_by_key(|shard| open[*shard]).expect("there is a shard");
+        self.open[shard].fetch_add(1, Ordering::AcqRel);
+        self.accepted.fetch_add(1, Ordering::Relaxed);
+        Open { connections: Arc::clone(self), shard }
+    }
+}
+
+/// Accepts until `shutdown`, then closes the listener. `shards` are the shards' requests, by shard number.
+pub(crate) async fn accept(
+    listener: TcpListener,
+    connections_max: usize,
+    connections: Arc<Connections>,
+    shards: Vec<mpsc::UnboundedSender<Request>>,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let mut failing = false;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = shutdown.wait_for(|stop| *stop) => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                failing = false;
+                if connections.total() >= connections_max {
+                    connections.turned_away.fetch_add(1, Ordering::Relaxed);
+                    turn_away(stream);
+                } else {
+                    hand_over(stream, &connections, &shards);
+                }
+            }
+            Err(error) => {
+                connections.accept_errors.fetch_add(1, Ordering::Relaxed);
+                if is_of_one_connection(&error) {
+                    continue;
+                }
+                if !failing {
+                    tracing::warn!(%error, "cannot accept connections; trying again");
+                    failing = true;
+                }
+                tokio::time::sleep(BACK_OFF).await;
+            }
+        }
+    }
+}
+
+fn hand_over(stream: TcpStream, connections: &Arc<Connections>, shards: &[mpsc::UnboundedSender<Request>]) {
+    // Leaves this thread's poller, so that the shard's can have it.
+    let stream = match stream.into_std() {
+        Ok(stream) => stream,
+        Err(error) => return tracing::warn!(%error, "cannot hand a connection to its shard"),
+    };
+    let open = connections.enter();
+    let shard = open.shard;
+    // The queue needs no bound of its own: whatever is in it counts as open. A shard that is gone drops it.
+    let _ = shards[shard].send(Request::Serve { stream, open });
+}
+
+/// Tells a connection that there are too many, as far as that can be done without waiting for it, and closes it.
+fn turn_away(stream: TcpStream) {
+    let Ok(mut stream) = stream.into_std() else { return };
+    // A fresh socket's buffer takes this at once; a client that is gone already needs no answer.
+    let _ = stream.write(TURNED_AWAY);
+    let _ = stream.shutdown(Shutdown::Write);
+    // Bytes left unread would make the close a reset, which may overtake the answer.
+    let _ = stream.read(&mut [0; 4096]);
+}
+
+/// Whether an error of `accept` concerns only the connection that was to be accepted.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+/// Raises the process's limit of open files as far as it may; the usual soft limit of 1,024 is fewer than our clients.
+pub(crate) fn raise_open_files_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn here() -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], 0))
+    }
+
+    #[test]
+    fn connections_go_to_the_shard_with_the_fewest() {
+        let connections = Connections::new(3);
+        let mut open: Vec<Open> = (0..6).map(|_| connections.enter()).collect();
+        assert_eq!(connections.open_by_shard(), [2, 2, 2]);
+        open.retain(|open| open.shard != 1);
+        assert_eq!(connections.open_by_shard(), [2, 0, 2]);
+        assert_eq!((connections.enter().shard, connections.counts().accepted), (1, 7));
+    }
+
+    #[tokio::test]
+    async fn a_taken_port_is_an_error() {
+        let held = listen(here()).expect("a free port");
+        let refused = listen(held.local_addr().expect("an address")).expect_err("a taken port");
+        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[tokio::test]
+    async fn beyond_the_limit_clients_are_told_and_the_end_of_others_is_waited_for() {
+        use tokio::io::AsyncReadExt as _;
+        let listener = listen(here()).expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let connections = Connections::new(1);
+        let (shard, mut requests) = mpsc::unbounded_channel();
+        let (stop, shutdown) = watch::channel(false);
+        let accepting = tokio::spawn(accept(listener, 1, Arc::clone(&connections), vec![shard], shutdown));
+
+        let _first = TcpStream::connect(address).await.expect("the first is served");
+        let served = requests.recv().await.expect("it is handed over");
+        let mut second = TcpStream::connect(address).await.expect("the second is accepted too");
+        let mut answer = String::new();
+        second.read_to_string(&mut answer).await.expect("it is answered and closed");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a whole response");
+        assert!(
+            head.starts_with("HTTP/1.1 503 ") && head.contains(&format!("Content-Length: {}", body.len())),
+            "{answer}"
+        );
+        assert_eq!((connections.counts().accepted, connections.counts().turned_away), (1, 1));
+
+        stop.send_replace(true);
+        accepting.await.expect("accepting ends");
+        assert!(TcpStream::connect(address).await.is_err(), "the listener is closed");
+        let ended = connections.all_ended();
+        drop(served);
+        ended.await;
+    }
+}

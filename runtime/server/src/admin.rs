@@ -1,0 +1,131 @@
+//! The admin listener: `/livez`, `/readyz`, `/metrics`.
+//!
+//! - `/livez` is 200 as long as the process runs its main thread.
+//! - `/readyz` is 200 only while every group of every shard serves; otherwise it is 503 and names what is missing, one
+//!   line each.
+//! - `/metrics` is always 200; see [`crate::metrics`].
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use weir_shard::{Address, ShardStats, Topology};
+
+use crate::accept::Connections;
+use crate::metrics;
+
+/// How long a shard may take to say how it is. Longer than any batch, shorter than any probe's patience.
+const STATS_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How far the process is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// These shards are reading their WALs.
+    Recovering(BTreeSet<u16>),
+    /// Connections are accepted.
+    Serving,
+    /// Asked to end.
+    Stopping,
+}
+
+/// What the admin listener looks at.
+#[derive(Clone)]
+pub(crate) struct Admin {
+    /// When the process began.
+    pub(crate) started: Instant,
+    /// How far it is.
+    pub(crate) phase: watch::Receiver<Phase>,
+    /// The node's numbers.
+    pub(crate) topology: Topology,
+    /// Where each shard is asked.
+    pub(crate) shards: Vec<Address>,
+    /// The public listener's connections.
+    pub(crate) connections: Arc<Connections>,
+}
+
+/// Serves the admin listener, for as long as the process runs.
+pub(crate) async fn serve(listener: TcpListener, admin: Admin) {
+    let router = Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(admin);
+    if let Err(error) = axum::serve(listener, router).await {
+        tracing::error!(%error, "the admin listener has ended");
+    }
+}
+
+async fn readyz(State(admin): State<Admin>) -> (StatusCode, String) {
+    let phase = admin.phase.borrow().clone();
+    let missing = match phase {
+        Phase::Recovering(shards) => {
+            shards.into_iter().map(|shard| format!("shard {shard} is reading its logs")).collect()
+        }
+        Phase::Serving => missing(&stats(&admin.shards).await),
+        Phase::Stopping => vec!["the server is stopping".to_string()],
+    };
+    match missing.as_slice() {
+        [] => (StatusCode::OK, "ok\n".to_string()),
+        missing => (StatusCode::SERVICE_UNAVAILABLE, missing.join("\n") + "\n"),
+    }
+}
+
+async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
+    let recovering = matches!(*admin.phase.borrow(), Phase::Recovering(_));
+    // Who is reading its logs does not read its mail.
+    let stats = if recovering { vec![None; admin.shards.len()] } else { stats(&admin.shards).await };
+    let text = metrics::text(admin.started.elapsed(), admin.topology, &admin.connections, &stats);
+    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text)
+}
+
+/// Each shard's figures; `None` for one that does not answer. All are asked at once.
+async fn stats(shards: &[Address]) -> Vec<Option<ShardStats>> {
+    let asked: Vec<_> = shards
+        .iter()
+        .cloned()
+        .map(|shard| {
+            tokio::spawn(async move { tokio::time::timeout(STATS_TIMEOUT, shard.stats()).await.ok().flatten() })
+        })
+        .collect();
+    let mut stats = Vec::with_capacity(asked.len());
+    for answer in asked {
+        stats.push(answer.await.ok().flatten());
+    }
+    stats
+}
+
+/// What keeps the node from serving everything.
+fn missing(shards: &[Option<ShardStats>]) -> Vec<String> {
+    let of_shard = |(shard, stats): (usize, &Option<ShardStats>)| match stats {
+        None => Some(format!("shard {shard} does not answer")),
+        Some(ShardStats { groups_failed: 0, .. }) => None,
+        Some(ShardStats { groups_failed, groups_serving, .. }) => Some(format!(
+            "shard {shard} serves {groups_serving} of its {} groups: the log of the others has failed",
+            groups_failed + groups_serving
+        )),
+    };
+    shards.iter().enumerate().filter_map(of_shard).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let serving = ShardStats { groups_serving: 2, ..ShardStats::default() };
+        let failed = ShardStats { groups_serving: 1, groups_failed: 1, ..ShardStats::default() };
+        assert!(missing(&[Some(serving.clone()), Some(serving.clone())]).is_empty());
+        let missing = missing(&[Some(serving), None, Some(failed)]);
+        assert_eq!(missing[0], "shard 1 does not answer");
+        assert!(missing[1].starts_with("shard 2 serves 1 of its 2 groups"), "{missing:?}");
+    }
+}

@@ -1,0 +1,69 @@
+//! The command line: `weir serve` and its flags. A flag left out changes nothing; see [`crate::config`] for the order.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(name = "weir", version, about = "Append-only event streams over plain HTTP and SSE")]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What `weir` can do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve streams until SIGTERM or SIGINT
+    Serve(ServeArgs),
+}
+
+/// Flags of `weir serve`. Defaults are not here: they are those of [`crate::config::Config`].
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct ServeArgs {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Address of the public listener [default: 127.0.0.1:4437]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Address of the admin listener: /livez, /readyz, /metrics [default: 127.0.0.1:4438]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) admin_listen: Option<SocketAddr>,
+    /// Data directory, created if it is not there [default: ./weir-data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<String>,
+    /// Keep everything in memory: nothing survives the process
+    #[arg(long)]
+    pub(crate) in_memory: bool,
+    /// Shards, one thread each [default: one per core]
+    #[arg(long, value_name = "N")]
+    pub(crate) shards: Option<u16>,
+    /// Groups of a new node, final once it is formed [default: one per write-ahead log]
+    #[arg(long, value_name = "N")]
+    pub(crate) groups: Option<u16>,
+    /// Allow listening beyond loopback although there is no authentication and no TLS
+    #[arg(long)]
+    pub(crate) insecure: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_unknown_flag_and_a_bad_address_are_refused() {
+        for args in [["weir", "serve", "--lisen"].as_slice(), &["weir", "serve", "--listen", "4437"], &["weir"]] {
+            assert_eq!(Cli::try_parse_from(args).expect_err("not a command line").exit_code(), 2, "{args:?}");
+        }
+    }
+}

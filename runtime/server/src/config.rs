@@ -1,0 +1,439 @@
+//! Configuration: one struct per section, its defaults, and the checks that need no disk.
+//!
+//! A value comes from the first of these that has it: flag, environment, file, default ([`crate::layers`] merges them).
+//! All sizes and limits are of the whole node; what a shard or a WAL gets of them is its even share, so that the same
+//! file fits a machine with other cores. `0` means "chosen by the server" where a field says so.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use weir_types::limits::{BATCH_BYTES_MAX, BODY_BYTES_CEILING};
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// Most shards, WALs and groups that can be asked for: far beyond any machine, so that a typing error is an error.
+const COUNT_MAX: u16 = 256;
+
+/// Segments that a WAL cannot do without: the one being written, the spare, and the reserve.
+const SEGMENTS_MIN: u64 = 3;
+
+/// Bytes of a WAL segment and of a log entry that are not the entry's commands. Generous: only a bound is needed.
+const SEGMENT_OVERHEAD_BYTES: u64 = 256 << 10;
+
+/// Most bytes of a command per byte of a request body. The worst case is a JSON array of one-digit numbers: of every two
+/// bytes (`1,`) one record is made, stored with two bytes and an end of four.
+const COMMAND_BYTES_PER_BODY_BYTE: u64 = 3;
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration file {}", path.display())]
+    FileUnreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is no TOML, or has an unknown key or a value of the wrong kind; the text says which and where.
+    #[error("the configuration file {} is not valid: {reason}", path.display())]
+    FileInvalid {
+        /// The file.
+        path: PathBuf,
+        /// What the parser says.
+        reason: String,
+    },
+    /// An environment variable begins with `WEIR_` but is none of ours.
+    #[error("unknown environment variable {name}")]
+    VariableUnknown {
+        /// The variable.
+        name: String,
+    },
+    /// An environment variable or flag has a value of the wrong kind.
+    #[error("{name} is not valid: {reason}")]
+    ValueInvalid {
+        /// The variable or flag.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// An address that others can reach, without `insecure`.
+    #[error(
+        "{key} = {address} can be reached from other machines, but there is no authentication and no TLS yet; \
+         listen on a loopback address, or say --insecure if this is meant"
+    )]
+    NotLoopback {
+        /// `listen` or `admin_listen`.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+    },
+    /// A number outside of its range.
+    #[error("{key} = {value} is out of range: it must be {range}")]
+    OutOfRange {
+        /// Section and key.
+        key: &'static str,
+        /// The value.
+        value: u64,
+        /// What it may be.
+        range: String,
+    },
+    /// A text that cannot be used.
+    #[error("{key} = {value:?} cannot be used: {reason}")]
+    TextInvalid {
+        /// Section and key.
+        key: &'static str,
+        /// The value.
+        value: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    /// `[server]`
+    pub(crate) server: ServerConfig,
+    /// `[http]`
+    pub(crate) http: HttpConfig,
+    /// `[wal]`
+    pub(crate) wal: WalConfig,
+    /// `[limits]`
+    pub(crate) limits: LimitsConfig,
+    /// `[buckets]`
+    pub(crate) buckets: BucketsConfig,
+    /// `[log]`
+    pub(crate) log: LogConfig,
+}
+
+/// `[server]`: where it listens, where its data is, how wide it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ServerConfig {
+    /// Address of the public listener.
+    pub(crate) listen: SocketAddr,
+    /// Address of the admin listener.
+    pub(crate) admin_listen: SocketAddr,
+    /// The data directory; relative to the working directory.
+    pub(crate) data_dir: PathBuf,
+    /// Keep everything in memory.
+    pub(crate) in_memory: bool,
+    /// Shards; 0: one per core.
+    pub(crate) shards: u16,
+    /// Groups of a new node; 0: one per WAL, or what the node was formed with.
+    pub(crate) groups: u16,
+    /// Allow addresses beyond loopback.
+    pub(crate) insecure: bool,
+}
+
+impl Default for ServerConfig {
+    fn default() -> ServerConfig {
+        ServerConfig {
+            listen: SocketAddr::from(([127, 0, 0, 1], 4437)),
+            admin_listen: SocketAddr::from(([127, 0, 0, 1], 4438)),
+            data_dir: PathBuf::from("./weir-data"),
+            in_memory: false,
+            shards: 0,
+            groups: 0,
+            insecure: false,
+        }
+    }
+}
+
+/// `[http]`: times, sizes and headers of the public listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct HttpConfig {
+    /// Longest wait of a long-poll, in milliseconds.
+    pub(crate) long_poll_timeout_ms: u64,
+    /// Silence after which an SSE response sends a comment, in milliseconds.
+    pub(crate) sse_keep_alive_ms: u64,
+    /// Age at which an SSE response ends, so that clients spread anew, in milliseconds.
+    pub(crate) sse_max_age_ms: u64,
+    /// Longest time for a request's headers, in milliseconds.
+    pub(crate) header_read_timeout_ms: u64,
+    /// Longest time between two parts of a request's body, in milliseconds.
+    pub(crate) body_read_timeout_ms: u64,
+    /// Longest time that a write to a client may be stuck, in milliseconds.
+    pub(crate) write_timeout_ms: u64,
+    /// Open connections beyond which new ones are turned away.
+    pub(crate) connections_max: u64,
+    /// Largest request body, in bytes; 0: 16 MiB, and 2 MiB in memory.
+    pub(crate) body_bytes_max: u64,
+    /// `Access-Control-Allow-Origin` of every response; empty for none.
+    pub(crate) cors_origin: String,
+}
+
+impl Default for HttpConfig {
+    fn default() -> HttpConfig {
+        HttpConfig {
+            long_poll_timeout_ms: 20_000,
+            sse_keep_alive_ms: 15_000,
+            sse_max_age_ms: 60_000,
+            header_read_timeout_ms: 10_000,
+            body_read_timeout_ms: 30_000,
+            write_timeout_ms: 30_000,
+            connections_max: 20_000,
+            body_bytes_max: 0,
+            cors_origin: "*".to_string(),
+        }
+    }
+}
+
+/// `[wal]`: the write-ahead logs, which also hold the streams' bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct WalConfig {
+    /// Bytes of a segment, a multiple of 4,096; 0: 64 MiB, and 8 MiB in memory.
+    pub(crate) segment_bytes: u64,
+    /// Bytes of all segments of all WALs; 0: 16 GiB, and 256 MiB in memory, or four segments per WAL if that is more.
+    pub(crate) budget_bytes: u64,
+    /// Memory for entries that were written lately, of all WALs; 0: 256 MiB, and 64 MiB in memory.
+    pub(crate) cache_bytes: u64,
+}
+
+/// `[limits]`: what bounds the memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct LimitsConfig {
+    /// Memory for the index of stored bytes, of all shards.
+    pub(crate) hot_index_bytes_max: u64,
+    /// Producers that one stream remembers.
+    pub(crate) producers_per_stream_max: u32,
+    /// Bytes of requests accepted and not yet answered, of all shards.
+    pub(crate) in_flight_bytes_max: u64,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> LimitsConfig {
+        LimitsConfig { hot_index_bytes_max: GIB, producers_per_stream_max: 10_000, in_flight_bytes_max: 256 * MIB }
+    }
+}
+
+/// `[buckets]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct BucketsConfig {
+    /// Whether a bucket comes to be with its first stream.
+    pub(crate) auto_create: bool,
+}
+
+impl Default for BucketsConfig {
+    fn default() -> BucketsConfig {
+        BucketsConfig { auto_create: true }
+    }
+}
+
+/// `[log]`: what is written to standard error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct LogConfig {
+    /// Form of a line.
+    pub(crate) format: LogFormat,
+    /// What is logged: a level, or directives like `info,weir_storage=debug`.
+    pub(crate) level: String,
+}
+
+impl Default for LogConfig {
+    fn default() -> LogConfig {
+        LogConfig { format: LogFormat::Text, level: "info".to_string() }
+    }
+}
+
+/// Form of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// The sizes that depend on the kind of disk and the number of WALs, with every `0` resolved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sizes {
+    /// Bytes of a WAL segment.
+    pub(crate) segment_bytes: u64,
+    /// Bytes of one WAL's segments.
+    pub(crate) budget_bytes_per_wal: u64,
+    /// Bytes of one WAL's cache.
+    pub(crate) cache_bytes_per_wal: u64,
+    /// Largest request body.
+    pub(crate) body_bytes_max: u64,
+}
+
+impl Config {
+    /// Checks what can be checked without the data directory.
+    ///
+    /// # Errors
+    /// [`ConfigError::NotLoopback`], [`ConfigError::OutOfRange`] or [`ConfigError::TextInvalid`], naming the key.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        for (key, address) in [("listen", self.server.listen), ("admin_listen", self.server.admin_listen)] {
+            if !address.ip().is_loopback() && !self.server.insecure {
+                return Err(ConfigError::NotLoopback { key, address });
+            }
+        }
+        check_range("server.shards", self.server.shards.into(), 0, COUNT_MAX.into())?;
+        check_range("server.groups", self.server.groups.into(), 0, COUNT_MAX.into())?;
+        check_range("http.connections_max", self.http.connections_max, 1, u32::MAX.into())?;
+        check_range("http.body_bytes_max", self.http.body_bytes_max, 0, BODY_BYTES_CEILING as u64)?;
+        check_range("wal.segment_bytes", self.wal.segment_bytes, 0, GIB)?;
+        if !self.wal.segment_bytes.is_multiple_of(weir_storage::BLOCK_BYTES as u64) {
+            let range = format!("a multiple of {}", weir_storage::BLOCK_BYTES);
+            return Err(ConfigError::OutOfRange { key: "wal.segment_bytes", value: self.wal.segment_bytes, range });
+        }
+        check_range("wal.budget_bytes", self.wal.budget_bytes, 0, i64::MAX as u64)?;
+        check_range("limits.producers_per_stream_max", self.limits.producers_per_stream_max.into(), 1, 1 << 20)?;
+        check_range("limits.in_flight_bytes_max", self.limits.in_flight_bytes_max, MIB, i64::MAX as u64)?;
+        let day_ms = 24 * 60 * 60 * 1000;
+        for (key, value) in [
+            ("http.long_poll_timeout_ms", self.http.long_poll_timeout_ms),
+            ("http.sse_keep_alive_ms", self.http.sse_keep_alive_ms),
+            ("http.sse_max_age_ms", self.http.sse_max_age_ms),
+            ("http.header_read_timeout_ms", self.http.header_read_timeout_ms),
+            ("http.body_read_timeout_ms", self.http.body_read_timeout_ms),
+            ("http.write_timeout_ms", self.http.write_timeout_ms),
+        ] {
+            check_range(key, value, 1, day_ms)?;
+        }
+        // It becomes a header of every response as it stands.
+        let origin = &self.http.cors_origin;
+        if !origin.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(ConfigError::TextInvalid {
+                key: "http.cors_origin",
+                value: origin.clone(),
+                reason: "an origin is visible ASCII without spaces".to_string(),
+            });
+        }
+        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log.level) {
+            return Err(ConfigError::TextInvalid {
+                key: "log.level",
+                value: self.log.level.clone(),
+                reason: error.to_string(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Shards to run: as configured, else one per core.
+    pub(crate) fn shards(&self) -> u16 {
+        if self.server.shards > 0 {
+            return self.server.shards;
+        }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        cores.min(COUNT_MAX.into()) as u16
+    }
+
+    /// The sizes for a node with `wals` WALs.
+    ///
+    /// # Errors
+    /// [`ConfigError::OutOfRange`] when they do not fit each other.
+    pub(crate) fn sizes(&self, wals: u16) -> Result<Sizes, ConfigError> {
+        assert!(wals > 0, "a node has a WAL");
+        let chosen = |configured: u64, on_disk: u64, in_memory: u64| match configured {
+            0 if self.server.in_memory => in_memory,
+            0 => on_disk,
+            configured => configured,
+        };
+        let wals = u64::from(wals);
+        let body_bytes_max = chosen(self.http.body_bytes_max, 16 * MIB, 2 * MIB);
+        let segment_bytes = chosen(self.wal.segment_bytes, 64 * MIB, 8 * MIB);
+        let budget_default = chosen(0, 16 * GIB, 256 * MIB).max(wals * (SEGMENTS_MIN + 1) * segment_bytes);
+        let budget_bytes = chosen(self.wal.budget_bytes, budget_default, budget_default);
+        let cache_bytes = chosen(self.wal.cache_bytes, 256 * MIB, 64 * MIB);
+        // A log entry never spans two segments. It is a batch of several commands, or one command of any size.
+        let entry_bytes_max = (body_bytes_max * COMMAND_BYTES_PER_BODY_BYTE).max(BATCH_BYTES_MAX as u64);
+        check_range("wal.segment_bytes", segment_bytes, entry_bytes_max + SEGMENT_OVERHEAD_BYTES, GIB).map_err(
+            |error| match error {
+                ConfigError::OutOfRange { key, value, range } => ConfigError::OutOfRange {
+                    key,
+                    value,
+                    range: format!("{range}, for bodies of {body_bytes_max} bytes (http.body_bytes_max)"),
+                },
+                other => other,
+            },
+        )?;
+        check_range("wal.budget_bytes", budget_bytes, wals * SEGMENTS_MIN * segment_bytes, i64::MAX as u64)?;
+        Ok(Sizes {
+            segment_bytes,
+            budget_bytes_per_wal: budget_bytes / wals,
+            cache_bytes_per_wal: cache_bytes / wals,
+            body_bytes_max,
+        })
+    }
+}
+
+fn check_range(key: &'static str, value: u64, min: u64, max: u64) -> Result<(), ConfigError> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(ConfigError::OutOfRange { key, value, range: format!("{min} to {max}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(change: impl FnOnce(&mut Config)) -> String {
+        let mut config = Config::default();
+        change(&mut config);
+        config.check().expect_err("a refused configuration").to_string()
+    }
+
+    #[test]
+    fn the_defaults_pass_their_own_checks() {
+        let mut config = Config::default();
+        config.check().expect("the defaults are valid");
+        for in_memory in [false, true] {
+            config.server.in_memory = in_memory;
+            for wals in [1, 2, 64, COUNT_MAX] {
+                config.sizes(wals).expect("the default sizes fit any machine");
+            }
+        }
+    }
+
+    #[test]
+    fn addresses_beyond_loopback_need_insecure() {
+        let public = SocketAddr::from(([0, 0, 0, 0], 4437));
+        assert!(refusal(|config| config.server.listen = public).contains("listen = 0.0.0.0:4437"));
+        assert!(refusal(|config| config.server.admin_listen = public).contains("--insecure"));
+        let mut config = Config::default();
+        config.server.listen = public;
+        config.server.insecure = true;
+        config.check().expect("it was said that this is meant");
+        config.server = ServerConfig { listen: "[::1]:1".parse().expect("an address"), ..ServerConfig::default() };
+        config.check().expect("IPv6 has a loopback address too");
+    }
+
+    #[test]
+    fn values_that_cannot_work_are_refused_by_name() {
+        assert!(refusal(|config| config.http.connections_max = 0).contains("http.connections_max = 0"));
+        assert!(refusal(|config| config.http.body_bytes_max = 1 << 40).contains("http.body_bytes_max"));
+        assert!(refusal(|config| config.wal.segment_bytes = 1_000_000).contains("a multiple of 4096"));
+        assert!(refusal(|config| config.http.cors_origin = "a\r\nb".to_string()).contains("http.cors_origin"));
+        assert!(refusal(|config| config.log.level = "weir=loud".to_string()).contains("log.level"));
+    }
+
+    #[test]
+    fn a_body_must_fit_a_segment_and_segments_the_budget() {
+        let mut config = Config::default();
+        config.wal.segment_bytes = 16 * MIB;
+        let refused = config.sizes(1).expect_err("16 MiB bodies need more").to_string();
+        assert!(
+            refused.contains("wal.segment_bytes = 16777216") && refused.contains("http.body_bytes_max"),
+            "{refused}"
+        );
+        config.http.body_bytes_max = 4 * MIB;
+        config.sizes(1).expect("4 MiB bodies fit");
+        config.wal.budget_bytes = 48 * MIB;
+        assert_eq!(config.sizes(1).expect("three segments").budget_bytes_per_wal, 48 * MIB);
+        let refused = config.sizes(2).expect_err("two WALs need six").to_string();
+        assert!(refused.contains("wal.budget_bytes"), "{refused}");
+    }
+}

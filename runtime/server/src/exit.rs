@@ -1,0 +1,155 @@
+//! How the process ends: one exit code and one sentence on standard error per kind of failure.
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | asked to stop, and everything acknowledged is flushed |
+//! | 1 | anything else |
+//! | 2 | bad command line or configuration |
+//! | 3 | cannot listen |
+//! | 4 | the data directory is in use by another process |
+//! | 5 | the data directory cannot be used |
+//! | 6 | a write-ahead log is damaged |
+
+use std::error::Error;
+use std::io;
+use std::net::SocketAddr;
+
+use weir_shard::ShardOpenError;
+use weir_storage::WalError;
+
+use crate::config::ConfigError;
+use crate::node::NodeError;
+
+/// Why the process ends before it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Exit {
+    /// The configuration is refused.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A listener cannot be opened.
+    #[error("cannot listen on {address} ({listener} listener)")]
+    Listen {
+        /// `public` or `admin`.
+        listener: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The data directory is refused.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// The operating system refuses something that every process may expect.
+    #[error("cannot {doing}")]
+    System {
+        /// What was tried.
+        doing: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A shard cannot begin, because of its WALs for the most part.
+    #[error("shard {shard} cannot be opened")]
+    ShardOpen {
+        /// Its number.
+        shard: u16,
+        /// Why.
+        #[source]
+        source: ShardOpenError,
+    },
+    /// It was asked to end a second time before it had ended.
+    #[error("stopped at once, because it was asked to a second time")]
+    SecondSignal,
+}
+
+impl Exit {
+    /// The process's exit code.
+    pub(crate) fn code(&self) -> u8 {
+        match self {
+            Exit::Config(_) => 2,
+            Exit::Listen { .. } => 3,
+            Exit::Node(NodeError::Locked { .. }) => 4,
+            // What is asked for is at fault here, not the directory.
+            Exit::Node(NodeError::GroupsDiffer { .. }) => 2,
+            Exit::Node(
+                NodeError::Io { .. }
+                | NodeError::Invalid { .. }
+                | NodeError::OtherFormat { .. }
+                | NodeError::Incomplete { .. },
+            ) => 5,
+            Exit::ShardOpen { source, .. } => shard_open_code(source),
+            Exit::System { .. } | Exit::SecondSignal => 1,
+        }
+    }
+
+    /// The sentence for standard error: the failure and its causes.
+    pub(crate) fn sentence(&self) -> String {
+        let mut sentence = self.to_string();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            let text = error.to_string();
+            // An error that tells its cause itself is not told twice.
+            if !sentence.ends_with(&text) {
+                sentence.push_str(": ");
+                sentence.push_str(&text);
+            }
+            cause = error.source();
+        }
+        sentence
+    }
+}
+
+/// The code of a shard that cannot be opened: what is at fault is found among the causes.
+fn shard_open_code(error: &ShardOpenError) -> u8 {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        // What reading a log found may have travelled as an I/O error.
+        let inner = error.downcast_ref::<io::Error>().and_then(|error| error.get_ref());
+        let wal_error = inner.and_then(|inner| inner.downcast_ref()).or_else(|| error.downcast_ref::<WalError>());
+        match wal_error {
+            Some(WalError::Corrupt { .. }) => return 6,
+            Some(WalError::Io { .. } | WalError::Format { .. }) => return 5,
+            None => cause = error.source(),
+        }
+    }
+    1
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_types::WalId;
+
+    use super::*;
+
+    #[test]
+    fn damage_has_its_own_code_and_names_the_place() {
+        let source = WalError::Corrupt { file: "a.seg".to_string(), position: 4096, reason: "checksum".to_string() };
+        let exit = Exit::ShardOpen { shard: 1, source: ShardOpenError::Wal { wal: WalId(3), source } };
+        assert_eq!(exit.code(), 6);
+        let sentence = exit.sentence();
+        assert!(sentence.contains("WAL 3") && sentence.contains("a.seg is damaged at byte 4096"), "{sentence}");
+        let full = WalError::Io { file: String::new(), source: io::Error::from(io::ErrorKind::StorageFull) };
+        let exit = Exit::ShardOpen { shard: 1, source: ShardOpenError::Wal { wal: WalId(3), source: full } };
+        assert_eq!((exit.code(), exit.sentence().matches("no storage space").count()), (5, 1));
+    }
+
+    #[test]
+    fn a_sentence_names_the_failure_and_its_cause() {
+        let exit = Exit::Listen {
+            listener: "public",
+            address: SocketAddr::from(([127, 0, 0, 1], 4437)),
+            source: io::Error::from(io::ErrorKind::AddrInUse),
+        };
+        assert_eq!(exit.code(), 3);
+        assert_eq!(exit.sentence(), "cannot listen on 127.0.0.1:4437 (public listener): address in use");
+    }
+
+    #[test]
+    fn transparent_errors_are_not_told_twice() {
+        let source = io::Error::from(io::ErrorKind::PermissionDenied);
+        let exit = Exit::from(NodeError::Io { path: "/data".into(), what: "lock".to_string(), source });
+        assert_eq!(exit.code(), 5);
+        assert_eq!(exit.sentence(), "cannot use lock in the data directory /data: permission denied");
+    }
+}

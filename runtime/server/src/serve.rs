@@ -1,0 +1,220 @@
+//! `weir serve`: the order in which things begin and end.
+//!
+//! Begin: lock the data directory, open the listeners, form or read the node, start the shards, wait until every WAL is
+//! recovered, accept. The public port is taken early so that a taken one is an early error; who connects before the
+//! recovery has ended waits in the kernel's queue, while `/readyz` says what is missing.
+//!
+//! End: close the listener, tell the connections, wait for them a while, then flush every shard. All connections end
+//! before any shard does, because a connection of one shard may wait for an answer of another.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use weir_shard::{Address, Entropy as _, Seams, ShardConfig, Topology, mesh};
+use weir_storage::WriteMode;
+use weir_types::ShardId;
+
+use crate::accept::{self, Connections};
+use crate::admin::{self, Admin, Phase};
+use crate::config::{Config, Sizes};
+use crate::exit::Exit;
+use crate::node::{DataDir, Node};
+use crate::seams::{SystemEntropy, seams};
+use crate::shard_thread::{Opened, Request, ShardParts, ShardThread};
+
+/// How long connections may take to end after they were told to.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// How long a write may wait for its outcome before it is answered with "unknown".
+const WRITE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Memory for live events that subscribers have not taken yet, over all shards, in bytes.
+const LIVE_BYTES_MAX: u64 = 256 << 20;
+
+/// Serves until a signal, on this thread and one per shard.
+///
+/// # Errors
+/// [`Exit`] says why it ended before it was asked to, or at once because it was asked twice.
+pub(crate) fn serve(config: &Config) -> Result<(), Exit> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Exit::System { doing: "start the main thread's runtime", source })?;
+    let ended = runtime.block_on(run(config));
+    // The admin listener's tasks hold nothing that must be waited for.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn run(config: &Config) -> Result<(), Exit> {
+    let started = Instant::now();
+    let mut signals = Signals::new()?;
+    accept::raise_open_files_limit();
+    let server = &config.server;
+    let data_dir = if server.in_memory { None } else { Some(DataDir::open(&server.data_dir)?) };
+    let listener = listen("public", server.listen)?;
+    let admin_listener = listen("admin", server.admin_listen)?;
+    let fresh = Node::new(SystemEntropy.u64() | 1, config.shards(), server.groups);
+    let node = match &data_dir {
+        Some(data_dir) => data_dir.node(fresh, server.groups)?,
+        None => fresh,
+    };
+    let sizes = config.sizes(node.wals)?;
+
+    let (stop, shutdown) = watch::channel(false);
+    let (phase, phases) = watch::channel(Phase::Recovering((0..config.shards()).collect()));
+    let connections = Connections::new(config.shards().into());
+    let topology = Topology { shards: config.shards(), wals: node.wals, groups: node.groups };
+    let seams = seams(data_dir.as_ref(), node, sizes)?;
+    let parts = shard_parts(config, node.id, topology, sizes, seams, &shutdown);
+    let addresses = parts.iter().map(|(_, address)| address.clone()).collect();
+    let admin = Admin { started, phase: phases, topology, shards: addresses, connections: Arc::clone(&connections) };
+    tokio::spawn(admin::serve(admin_listener, admin));
+
+    let (opened, mut openings) = mpsc::unbounded_channel();
+    let mut shards = Vec::new();
+    for (parts, _) in parts {
+        let shard = ShardThread::start(parts, opened.clone());
+        shards.push(shard.map_err(|source| Exit::System { doing: "start a shard's thread", source })?);
+    }
+    tokio::select! {
+        recovered = all_opened(&mut openings, &phase) => recovered?,
+        // Nothing is acknowledged before the recovery has ended, so there is nothing to flush.
+        () = signals.next() => return Ok(()),
+    }
+    phase.send_replace(Phase::Serving);
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!("listening on http://{address}");
+    }
+
+    let requests: Vec<_> = shards.iter().map(|shard| shard.requests.clone()).collect();
+    let connections_max = usize::try_from(config.http.connections_max).unwrap_or(usize::MAX);
+    let accepting =
+        accept::accept(listener, connections_max, Arc::clone(&connections), requests.clone(), shutdown.clone());
+    tokio::select! {
+        () = accepting => unreachable!("accepting ends with the shutdown, which begins below"),
+        () = signals.next() => {}
+    }
+    phase.send_replace(Phase::Stopping);
+    stop.send_replace(true);
+    tracing::info!("stopping");
+    tokio::select! {
+        () = end(&connections, &requests, shards) => Ok(()),
+        () = signals.next() => Err(Exit::SecondSignal),
+    }
+}
+
+/// What each shard is made of, and its address, in the order of the shards.
+fn shard_parts(
+    config: &Config,
+    node_id: u64,
+    topology: Topology,
+    sizes: Sizes,
+    seams: Seams,
+    shutdown: &watch::Receiver<bool>,
+) -> Vec<(ShardParts, Address)> {
+    let share = |of_node: u64| usize::try_from(of_node / u64::from(topology.shards)).unwrap_or(usize::MAX);
+    let shard_config = ShardConfig {
+        node_id,
+        wal: weir_storage::WalConfig {
+            segment_bytes: sizes.segment_bytes,
+            budget_bytes: sizes.budget_bytes_per_wal,
+            cache_bytes: usize::try_from(sizes.cache_bytes_per_wal).unwrap_or(usize::MAX),
+            write: WriteMode::Auto,
+        },
+        hot_index_bytes_max: share(config.limits.hot_index_bytes_max),
+        // A shard whose share is below one largest body could never take it.
+        in_flight_bytes_max: share(config.limits.in_flight_bytes_max).max(sizes.body_bytes_max as usize),
+        live_bytes_max: share(LIVE_BYTES_MAX).max(sizes.body_bytes_max as usize),
+        producers_per_stream_max: config.limits.producers_per_stream_max,
+        buckets_auto_create: config.buckets.auto_create,
+        write_deadline: WRITE_DEADLINE,
+    };
+    let http = http_config(config, sizes);
+    let (mailboxes, addresses) = mesh(topology.shards);
+    let parts = (0..topology.shards).zip(mailboxes).map(|(id, mailbox)| ShardParts {
+        id: ShardId(id),
+        topology,
+        mailbox,
+        seams: seams.clone(),
+        config: shard_config.clone(),
+        http: http.clone(),
+        shutdown: shutdown.clone(),
+    });
+    parts.zip(addresses).collect()
+}
+
+fn http_config(config: &Config, sizes: Sizes) -> weir_http::HttpConfig {
+    let http = &config.http;
+    weir_http::HttpConfig {
+        body_bytes_max: sizes.body_bytes_max as usize,
+        long_poll_timeout: Duration::from_millis(http.long_poll_timeout_ms),
+        sse_keep_alive: Duration::from_millis(http.sse_keep_alive_ms),
+        sse_max_age: Duration::from_millis(http.sse_max_age_ms),
+        header_read_timeout: Duration::from_millis(http.header_read_timeout_ms),
+        body_read_timeout: Duration::from_millis(http.body_read_timeout_ms),
+        write_timeout: Duration::from_millis(http.write_timeout_ms),
+        cors_origin: http.cors_origin.clone(),
+    }
+}
+
+/// Waits until all shards are open, or the first cannot be: the others may then wait for it forever.
+async fn all_opened(openings: &mut mpsc::UnboundedReceiver<Opened>, phase: &watch::Sender<Phase>) -> Result<(), Exit> {
+    loop {
+        let (ShardId(shard), opened) = openings.recv().await.expect("the caller holds a sender");
+        opened.map_err(|source| Exit::ShardOpen { shard, source })?;
+        tracing::debug!(shard, "shard recovered");
+        let mut all = false;
+        phase.send_modify(|phase| {
+            if let Phase::Recovering(waiting) = phase {
+                waiting.remove(&shard);
+                all = waiting.is_empty();
+            }
+        });
+        if all {
+            return Ok(());
+        }
+    }
+}
+
+/// Ends the connections, as far as they let themselves be ended in time, and then the shards.
+async fn end(connections: &Connections, requests: &[mpsc::UnboundedSender<Request>], shards: Vec<ShardThread>) {
+    if tokio::time::timeout(DRAIN_MAX, connections.all_ended()).await.is_err() {
+        let open: usize = connections.open_by_shard().iter().sum();
+        tracing::warn!(open, "connections did not end in time");
+    }
+    for request in requests {
+        // A shard that is gone already needs no telling.
+        let _ = request.send(Request::Stop);
+    }
+    let joined = tokio::task::spawn_blocking(|| shards.into_iter().for_each(ShardThread::join));
+    // A panic there has ended the process.
+    let _ = joined.await;
+}
+
+fn listen(listener: &'static str, address: std::net::SocketAddr) -> Result<TcpListener, Exit> {
+    accept::listen(address).map_err(|source| Exit::Listen { listener, address, source })
+}
+
+/// The signals that ask the process to end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Signals, Exit> {
+        let on = |kind| signal(kind).map_err(|source| Exit::System { doing: "listen for signals", source });
+        Ok(Signals { terminate: on(SignalKind::terminate())?, interrupt: on(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

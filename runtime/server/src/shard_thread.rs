@@ -1,0 +1,112 @@
+//! One shard's thread: its runtime, its recovery, its connections, its end.
+//!
+//! Nothing of a shard is touched from another thread. The main thread asks by [`Request`], or by the shard's address;
+//! the other shards ask through the mailboxes that `weir-shard` made for them.
+
+use std::io;
+use std::net::TcpStream;
+use std::thread::{self, JoinHandle};
+
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{mpsc, watch};
+use weir_http::{HttpConfig, Service, serve_connection};
+use weir_shard::{Mailbox, Seams, Shard, ShardConfig, ShardOpenError, Topology};
+use weir_types::ShardId;
+
+use crate::accept::Open;
+
+/// What the main thread asks of a shard.
+pub(crate) enum Request {
+    /// Serve this connection.
+    Serve {
+        /// An accepted socket, non-blocking.
+        stream: TcpStream,
+        /// Its place in the count, given back when the connection has ended.
+        open: Open,
+    },
+    /// Flush what is acknowledged and end. No request follows.
+    Stop,
+}
+
+/// All that a shard is made of.
+pub(crate) struct ShardParts {
+    /// Which shard.
+    pub(crate) id: ShardId,
+    /// The node's numbers.
+    pub(crate) topology: Topology,
+    /// Its own mailbox, which knows the others.
+    pub(crate) mailbox: Mailbox,
+    /// Clock, randomness, disks.
+    pub(crate) seams: Seams,
+    /// Its limits.
+    pub(crate) config: ShardConfig,
+    /// Of its connections.
+    pub(crate) http: HttpConfig,
+    /// Tells its connections to end.
+    pub(crate) shutdown: watch::Receiver<bool>,
+}
+
+/// How a shard's recovery went.
+pub(crate) type Opened = (ShardId, Result<(), ShardOpenError>);
+
+/// A running shard, as the main thread sees it.
+pub(crate) struct ShardThread {
+    /// Where to ask.
+    pub(crate) requests: mpsc::UnboundedSender<Request>,
+    thread: JoinHandle<()>,
+}
+
+impl ShardThread {
+    /// Starts the thread `shard-<id>`. It reports to `opened` once its WALs are recovered, or cannot be.
+    ///
+    /// # Errors
+    /// When there can be no further thread.
+    pub(crate) fn start(parts: ShardParts, opened: mpsc::UnboundedSender<Opened>) -> io::Result<ShardThread> {
+        let (requests, inbox) = mpsc::unbounded_channel();
+        let name = format!("shard-{}", parts.id);
+        let thread = thread::Builder::new().name(name).spawn(move || {
+            let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+            let runtime = runtime.expect("a runtime needs a few descriptors, and the process has just begun");
+            runtime.block_on(run(parts, inbox, opened));
+        })?;
+        Ok(ShardThread { requests, thread })
+    }
+
+    /// Waits for the shard's thread, which has been asked to stop. The thread that calls this blocks.
+    pub(crate) fn join(self) {
+        // An error would be a panic there, and that has ended the process already.
+        let _ = self.thread.join();
+    }
+}
+
+async fn run(parts: ShardParts, mut inbox: mpsc::UnboundedReceiver<Request>, opened: mpsc::UnboundedSender<Opened>) {
+    let ShardParts { id, topology, mailbox, seams, config, http, shutdown } = parts;
+    let shard = match Shard::open(id, topology, mailbox, seams, config).await {
+        Ok(shard) => shard,
+        Err(error) => {
+            let _ = opened.send((id, Err(error)));
+            return;
+        }
+    };
+    let _ = opened.send((id, Ok(())));
+    let service = Service::new(shard.clone(), http);
+    while let Some(request) = inbox.recv().await {
+        match request {
+            Request::Serve { stream, open } => serve(service.clone(), stream, open, shutdown.clone()),
+            Request::Stop => break,
+        }
+    }
+    shard.shutdown().await;
+}
+
+fn serve(service: Service, stream: TcpStream, open: Open, shutdown: watch::Receiver<bool>) {
+    match tokio::net::TcpStream::from_std(stream) {
+        Ok(stream) => {
+            tokio::task::spawn_local(async move {
+                serve_connection(service, stream, shutdown).await;
+                drop(open);
+            });
+        }
+        Err(error) => tracing::warn!(%error, "cannot serve a connection"),
+    }
+}
