@@ -1,1 +1,24 @@
-//! weir-raft
+//! One replica of a Raft group behind our own words. The only crate that knows openraft.
+//!
+//! - [`replica`]: [`Replica`], what the shard holds: start, propose a batch, shut down.
+//! - [`log_store`]: openraft's log traits on [`weir_storage::Wal`].
+//! - [`state_machine`]: openraft's state machine trait on [`weir_stream::Group`]; calls the [`Observer`].
+//! - [`network`]: the transport. A group of one voter has none, and says so if it is ever called.
+//! - [`config`]: openraft's type parameters and our timings.
+//! - [`codec`]: votes and memberships as bytes. openraft's own serde form is no format, so it is not used.
+//!
+//! Everything here lives on the thread of one shard. openraft wants its types `Send`; the parts that are shared between
+//! the log, the state machine and the shard are therefore wrapped in [`Local`], which checks the thread instead of
+//! locking. A lock would be free of contention and still be on the append path.
+
+mod codec;
+mod config;
+mod local;
+mod log_store;
+mod network;
+mod replica;
+mod state_machine;
+
+pub use local::Local;
+pub use replica::{ProposeError, Replica, ReplicaOptions, StartError};
+pub use state_machine::{Observer, State};

@@ -1,1 +1,42 @@
-//! weir-shard
+//! The event loop of one core: its groups, its connections' calls, and its mail to the other shards.
+//!
+//! - [`shard`]: [`Shard`], the handle that connections hold, and everything behind it.
+//! - [`api`]: what a shard is asked and answers.
+//! - Verbs, one file each: [`append`] (and close), [`create`], [`delete`], [`read`] (and head), [`live`], [`list`],
+//!   [`buckets`]; [`expiry`] ends streams by time.
+//! - [`group`]: the open batch, the flusher, the answers. [`replicas`]: opening WALs and replicas.
+//! - [`feed`]: what live readers have not taken yet.
+//! - [`calls`], [`mailbox`], [`wakeup`]: waiting for answers, from this shard or another, without locks.
+//! - [`config`], [`seams`], [`stats`]: settings, what is handed in, figures.
+//!
+//! There is no lock and no state shared between threads here: a shard reaches another only by mail.
+
+mod api;
+mod append;
+mod buckets;
+mod calls;
+mod config;
+mod create;
+mod delete;
+mod expiry;
+mod feed;
+mod group;
+mod list;
+mod live;
+mod mailbox;
+mod read;
+mod replicas;
+mod seams;
+mod shard;
+mod stats;
+mod wakeup;
+
+pub use api::{
+    AppendRequest, BucketSummary, CreateRequest, ListedStream, LongPoll, Page, Producer, ShardError, StorageLimit,
+};
+pub use config::{ShardConfig, Topology};
+pub use live::{LiveData, LiveEvent, Subscription};
+pub use mailbox::{Address, Mailbox, mesh};
+pub use seams::{Clock, Entropy, Seams};
+pub use shard::{Shard, ShardOpenError};
+pub use stats::ShardStats;

@@ -1,0 +1,75 @@
+//! openraft's type parameters, and the timings that suit real networks.
+
+use std::fmt;
+
+use bytes::Bytes;
+use openraft::{Config, SnapshotPolicy};
+use weir_storage::FRAME_HEADER_BYTES;
+use weir_stream::Outcome;
+
+/// A batch of commands as openraft carries it: a whole log frame, so that the log can fill its header in place and write
+/// these very bytes.
+#[derive(Clone)]
+pub(crate) struct Batch {
+    /// Header space, then the batch, then padding.
+    pub(crate) frame: Bytes,
+    /// Bytes of the batch.
+    pub(crate) body_bytes: usize,
+}
+
+impl Batch {
+    /// The batch alone.
+    pub(crate) fn body(&self) -> Bytes {
+        self.frame.slice(FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + self.body_bytes)
+    }
+}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Batch({} bytes)", self.body_bytes)
+    }
+}
+
+impl fmt::Display for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// What apply answers to one batch: an outcome per command. Empty for entries that are not ours.
+#[derive(Debug, Default)]
+pub(crate) struct Outcomes(pub(crate) Vec<Outcome>);
+
+openraft::declare_raft_types!(
+    pub(crate) TypeConfig:
+        D = Batch,
+        R = Outcomes,
+        LeaderId = openraft::vote::leader_id_std::LeaderId<u64, u64>,
+);
+
+/// The settings of every group.
+///
+/// openraft campaigns after its lease and a random timeout, so elections take about twice what the timeouts say.
+/// Snapshots are never taken by openraft's own policy: we trigger them ourselves.
+pub(crate) fn raft_config() -> Config {
+    Config {
+        cluster_name: "weir".to_string(),
+        heartbeat_interval: 250,
+        heartbeat_min_interval: Some(200),
+        election_timeout_min: 750,
+        election_timeout_max: 1000,
+        enable_pre_vote: Some(true),
+        snapshot_policy: SnapshotPolicy::Never,
+        ..Config::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn openraft_accepts_the_timings() {
+        raft_config().validate().expect("valid timings");
+    }
+}

@@ -1,0 +1,195 @@
+//! Buckets: group 0 decides, then every group hears of it as a command, and only then the client is answered. So apply
+//! never asks another group, and creating a stream looks at its own group's copy alone.
+//!
+//! A deletion *fences* creates in every group, then either drops the empty bucket everywhere or takes the fences back.
+//! What a crash leaves half done is taken back when the node starts: nobody was told that it was done.
+
+use std::rc::Rc;
+
+use weir_stream::{BucketState, Command, Refusal, Reply};
+use weir_types::{BucketName, GroupId};
+
+use crate::api::{BucketSummary, ShardError};
+use crate::mailbox::{Answer, BucketChange, Request, Response};
+use crate::shard::{Inner, Shard, ShardOpenError};
+
+impl Shard {
+    /// Creates a bucket; the answer says whether it was there already.
+    ///
+    /// # Errors
+    /// [`Refusal::BucketBusy`] while it is being deleted.
+    pub async fn bucket_create(&self, name: BucketName) -> Result<bool, ShardError> {
+        let owner = self.0.topology.owner_of(GroupId::META);
+        match self.call(owner, Request::BucketCreate(name.as_str().into())).await? {
+            Answer::BucketCreated { existed } => Ok(existed),
+            _ => unreachable!("a bucket's creation is answered with its age"),
+        }
+    }
+
+    /// Describes a bucket.
+    ///
+    /// # Errors
+    /// [`Refusal::BucketNotFound`] when there is none.
+    pub async fn bucket(&self, name: BucketName) -> Result<BucketSummary, ShardError> {
+        let mut summary = BucketSummary { created_ms: u64::MAX, streams: 0 };
+        for group in self.0.topology.groups() {
+            let owner = self.0.topology.owner_of(group);
+            match self.call(owner, Request::BucketDescribe { group, name: name.as_str().into() }).await? {
+                Answer::Bucket { streams, created_ms } => {
+                    summary.streams += streams;
+                    summary.created_ms = summary.created_ms.min(created_ms);
+                }
+                _ => unreachable!("a bucket is described as such"),
+            }
+        }
+        Ok(summary)
+    }
+
+    /// Deletes an empty bucket.
+    ///
+    /// # Errors
+    /// [`Refusal::BucketNotFound`] when there is none, [`Refusal::BucketBusy`] when it has streams.
+    pub async fn bucket_delete(&self, name: BucketName) -> Result<(), ShardError> {
+        let owner = self.0.topology.owner_of(GroupId::META);
+        self.call(owner, Request::BucketDelete(name.as_str().into())).await.map(|_| ())
+    }
+
+    /// Forms the node's slot table if it is new, checks it if it is not, and finishes what a crash left half done.
+    /// Called once, on the shard that owns the meta group, when all shards serve and before any client is served.
+    ///
+    /// # Errors
+    /// [`ShardOpenError::Form`] when the table is another one, or cannot be written.
+    pub async fn form(&self) -> Result<(), ShardOpenError> {
+        let failed = |error: &dyn std::fmt::Display| ShardOpenError::Form(error.to_string());
+        let inner = &self.0;
+        let meta = inner.group(GroupId::META);
+        let formed = meta.state.borrow().meta().slots().is_some();
+        if !formed {
+            let reply = meta.command(&Command::MetaForm { groups: inner.topology.groups }).await;
+            reply.map_err(|error| failed(&error))?;
+        }
+        let groups = meta.state.borrow().meta().slots().map(weir_stream::SlotTable::groups);
+        if groups != Some(inner.topology.groups) {
+            return Err(ShardOpenError::Form(format!(
+                "it is for {groups:?} groups, the node has {}",
+                inner.topology.groups
+            )));
+        }
+        inner.reconcile_buckets().await.map_err(|error| failed(&error))
+    }
+}
+
+impl Inner {
+    pub(crate) async fn bucket_create(self: &Rc<Self>, name: &str) -> Response {
+        let meta = self.group(GroupId::META);
+        match meta.command(&Command::MetaBucketCreate { name }).await? {
+            Reply::MetaBucket { created_ms, existed } => {
+                self.change_everywhere(BucketChange::Create, name, created_ms).await?;
+                Ok(Answer::BucketCreated { existed })
+            }
+            Reply::Refused(refusal) => Err(refusal.into()),
+            other => unreachable!("a bucket's creation is not answered with {other:?}"),
+        }
+    }
+
+    pub(crate) async fn bucket_delete(self: &Rc<Self>, name: &str) -> Response {
+        let meta = self.group(GroupId::META);
+        if let Reply::Refused(refusal) = meta.command(&Command::MetaBucketDelete { name }).await? {
+            return Err(refusal.into());
+        }
+        match self.change_everywhere(BucketChange::Fence, name, 0).await {
+            Ok(0) => {
+                self.change_everywhere(BucketChange::Drop, name, 0).await?;
+                meta.command(&Command::MetaBucketDeleted { name }).await?;
+                Ok(Answer::Done)
+            }
+            Ok(_) => {
+                self.keep_bucket(name).await?;
+                Err(Refusal::BucketBusy.into())
+            }
+            Err(error) => {
+                self.keep_bucket(name).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes a deletion back.
+    async fn keep_bucket(self: &Rc<Self>, name: &str) -> Result<(), ShardError> {
+        self.change_everywhere(BucketChange::Unfence, name, 0).await?;
+        self.group(GroupId::META).command(&Command::MetaBucketKept { name }).await?;
+        Ok(())
+    }
+
+    /// Carries a change to every group; returns the bucket's streams in all of them.
+    async fn change_everywhere(
+        self: &Rc<Self>,
+        change: BucketChange,
+        name: &str,
+        created_ms: u64,
+    ) -> Result<u64, ShardError> {
+        let mut all = 0;
+        for group in self.topology.groups() {
+            let request = Request::BucketChange { group, change, name: name.into(), created_ms };
+            match self.call(self.topology.owner_of(group), request).await? {
+                Answer::Bucket { streams, .. } => all += streams,
+                _ => unreachable!("a bucket's change is answered with its streams"),
+            }
+        }
+        Ok(all)
+    }
+
+    /// Changes one group's own copy of a bucket.
+    pub(crate) async fn bucket_change(
+        &self,
+        group: GroupId,
+        change: BucketChange,
+        name: &str,
+        created_ms: u64,
+    ) -> Response {
+        let command = match change {
+            BucketChange::Create => Command::BucketCreate { name, created_ms },
+            BucketChange::Fence => Command::BucketFence { name },
+            BucketChange::Unfence => Command::BucketUnfence { name },
+            BucketChange::Drop => Command::BucketDrop { name },
+        };
+        match self.group(group).command(&command).await? {
+            Reply::Bucket { streams } => Ok(Answer::Bucket { streams, created_ms }),
+            Reply::Done => Ok(Answer::Bucket { streams: 0, created_ms }),
+            // Nothing to take back where the deletion never arrived, or had gone through.
+            Reply::Refused(Refusal::BucketNotFound) if change != BucketChange::Create => {
+                Ok(Answer::Bucket { streams: 0, created_ms })
+            }
+            Reply::Refused(refusal) => Err(refusal.into()),
+            other => unreachable!("a bucket's change is not answered with {other:?}"),
+        }
+    }
+
+    pub(crate) fn bucket_describe(&self, group: GroupId, name: &str) -> Response {
+        let group = self.group(group);
+        let bucket = group.state.borrow().bucket(name);
+        let bucket = bucket.ok_or(Refusal::BucketNotFound)?;
+        Ok(Answer::Bucket { streams: bucket.streams, created_ms: bucket.created_ms })
+    }
+
+    async fn reconcile_buckets(self: &Rc<Self>) -> Result<(), ShardError> {
+        let meta = self.group(GroupId::META);
+        let buckets: Vec<_> =
+            meta.state.borrow().meta().buckets().map(|(name, bucket)| (Box::<str>::from(name), bucket)).collect();
+        for (name, bucket) in buckets {
+            let mut complete = bucket.state == BucketState::Active;
+            if !complete {
+                tracing::warn!(bucket = &*name, "taking back a deletion that was not finished");
+                self.keep_bucket(&name).await?;
+            }
+            for group in self.topology.groups() {
+                let request = Request::BucketDescribe { group, name: name.clone() };
+                complete &= self.call(self.topology.owner_of(group), request).await.is_ok();
+            }
+            if !complete {
+                self.change_everywhere(BucketChange::Create, &name, bucket.created_ms).await?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,81 @@
+//! A shard's settings, and which shard owns what.
+
+use std::time::Duration;
+
+use weir_storage::WalConfig;
+use weir_types::{GroupId, ShardId, Slot, WalId};
+
+/// How many shards, WALs and groups this node has. WALs and groups are fixed when the node is formed; the number of
+/// shards may change at a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Topology {
+    /// Threads that serve.
+    pub shards: u16,
+    /// Logs.
+    pub wals: u16,
+    /// Raft groups.
+    pub groups: u16,
+}
+
+impl Topology {
+    /// The group that a new node's table gives a slot to.
+    pub fn group_of(self, slot: Slot) -> GroupId {
+        GroupId((slot.index() % usize::from(self.groups)) as u16)
+    }
+
+    /// The WAL that a group belongs to, for life.
+    pub fn wal_of(self, group: GroupId) -> WalId {
+        WalId(group.0 % self.wals)
+    }
+
+    /// The shard that runs a WAL, and with it the WAL's groups.
+    pub fn shard_of(self, wal: WalId) -> ShardId {
+        ShardId(wal.0 % self.shards)
+    }
+
+    /// The shard that runs a group.
+    pub fn owner_of(self, group: GroupId) -> ShardId {
+        self.shard_of(self.wal_of(group))
+    }
+
+    /// All groups.
+    pub fn groups(self) -> impl Iterator<Item = GroupId> {
+        (0..self.groups).map(GroupId)
+    }
+}
+
+/// A shard's settings.
+#[derive(Clone, Debug)]
+pub struct ShardConfig {
+    /// This node's id, never 0.
+    pub node_id: u64,
+    /// Each WAL's settings.
+    pub wal: WalConfig,
+    /// Memory for the index of hot bytes on this shard; beyond it appends are refused.
+    pub hot_index_bytes_max: usize,
+    /// Bodies of requests under way on this shard; beyond it writes are refused.
+    pub in_flight_bytes_max: usize,
+    /// Events kept for subscribers that have not taken them yet, on this shard; beyond it the slowest are cut off.
+    pub live_bytes_max: usize,
+    /// Active producers that one stream remembers.
+    pub producers_per_stream_max: u32,
+    /// Whether a bucket comes to be with its first stream.
+    pub buckets_auto_create: bool,
+    /// How long a write may wait for its outcome.
+    pub write_deadline: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_stay_with_their_wal_when_shards_change() {
+        let at = |shards| Topology { shards, wals: 4, groups: 6 };
+        for group in at(1).groups() {
+            assert_eq!(at(1).wal_of(group), at(3).wal_of(group));
+            assert!(at(3).owner_of(group).0 < 3);
+        }
+        assert_eq!(at(2).owner_of(GroupId(5)), ShardId(1));
+    }
+}

@@ -1,0 +1,309 @@
+//! Live reads: long-polls and subscriptions, on the shard that holds the connection. Old bytes come as pages from the
+//! stream's own shard, new ones through the feed.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use send_wrapper::SendWrapper;
+use weir_stream::{Refusal, Summary};
+use weir_types::limits::PAGE_BYTES_MAX;
+use weir_types::{Lineage, Offset, ReadFrom, ShardId, StreamKey};
+
+use crate::api::{LongPoll, Page, ShardError};
+use crate::feed::{Event, Feed, Found};
+use crate::mailbox::{Advance, Answer, Mail, Request, Response};
+use crate::shard::{Inner, Shard};
+use crate::stats::add;
+
+/// What a subscription yields next.
+pub enum LiveEvent {
+    /// Bytes.
+    Data(LiveData),
+    /// Everything is sent that there is; yielded once, before the first wait.
+    CaughtUp {
+        /// The tail.
+        next: Offset,
+    },
+    /// The stream is closed and everything is sent: the end.
+    Closed {
+        /// The final tail.
+        next: Offset,
+    },
+    /// The stream was deleted: the end.
+    Removed,
+    /// The reader was too slow and is cut off: the end. It resumes with the offset it has.
+    Lagged,
+    /// The history cannot be read: the end.
+    Failed(ShardError),
+}
+
+/// Bytes of a subscription, from a page or from the feed.
+pub struct LiveData {
+    /// The stored bytes, in order; in JSON mode `message,message,`.
+    pub chunks: Vec<Bytes>,
+    /// The offset after them.
+    pub next: Offset,
+    /// Whether that was the tail.
+    pub up_to_date: bool,
+    /// Whether nothing will ever follow.
+    pub closed: bool,
+    event: Option<SendWrapper<Rc<Event>>>,
+}
+
+impl LiveData {
+    /// The bytes as `encode` makes them. Subscribers of one stream on one shard share the result, so all of them must
+    /// encode alike.
+    pub fn rendered(&self, encode: impl FnOnce(&[Bytes]) -> Bytes) -> Bytes {
+        match &self.event {
+            Some(event) => event.rendered.get_or_init(|| encode(&self.chunks)).clone(),
+            None => encode(&self.chunks),
+        }
+    }
+}
+
+/// A reader that follows a stream. Dropping it is how a client leaves.
+pub struct Subscription {
+    shard: Shard,
+    key: StreamKey,
+    summary: Summary,
+    feed: SendWrapper<Reader>,
+    position: u64,
+    /// Whether everything was sent at least once: from then on falling behind means being cut off.
+    caught_up: bool,
+}
+
+/// A place in a feed, given back when dropped.
+struct Reader {
+    feed: Rc<Feed>,
+    place: usize,
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.feed.leave(self.place);
+    }
+}
+
+impl Shard {
+    /// Follows a stream from `from` on.
+    ///
+    /// # Errors
+    /// As a read: no such stream, or an offset that is not the stream's.
+    pub async fn subscribe(&self, key: StreamKey, from: ReadFrom) -> Result<Subscription, ShardError> {
+        loop {
+            let request = Request::Watch { key: key.clone(), number: self.0.watches.next() };
+            let Answer::Watching { summary, .. } = self.call(self.owner_of(&key), request).await? else {
+                unreachable!("a watch is answered with the stream")
+            };
+            // A feed without readers goes when the next event comes; then the answer is older than that event.
+            let Some(feed) = self.0.feeds.get(summary.incarnation) else { continue };
+            let feed = Reader { place: feed.join(), feed };
+            let position = start_of(&summary, from)?;
+            let shard = self.clone();
+            let feed = SendWrapper::new(feed);
+            return Ok(Subscription { shard, key, summary, feed, position, caught_up: false });
+        }
+    }
+
+    /// Waits until there are bytes after `from`, the stream is closed there, or `timeout` has passed.
+    ///
+    /// # Errors
+    /// As a read.
+    pub async fn long_poll(&self, key: StreamKey, from: ReadFrom, timeout: Duration) -> Result<LongPoll, ShardError> {
+        // Most long-polls that find something find it at once: only the others follow the stream.
+        let page = self.read(key.clone(), from, PAGE_BYTES_MAX).await?;
+        if page.next != page.start {
+            return Ok(LongPoll::Page(page));
+        }
+        if page.closed {
+            return Ok(LongPoll::Nothing { next: page.next, closed: true });
+        }
+        let at = ReadFrom::At(page.start);
+        let mut subscription = self.subscribe(key.clone(), at).await?;
+        match tokio::time::timeout(timeout, subscription.changed()).await {
+            Ok(Change::Bytes) => {}
+            Ok(Change::Closed) => return Ok(LongPoll::Nothing { next: page.next, closed: true }),
+            Ok(Change::Removed) => return Err(Refusal::NotFound.into()),
+            Err(_) => return Ok(LongPoll::Nothing { next: page.next, closed: false }),
+        }
+        drop(subscription);
+        self.read(key, at, PAGE_BYTES_MAX).await.map(LongPoll::Page)
+    }
+}
+
+enum Change {
+    Bytes,
+    Closed,
+    Removed,
+}
+
+impl Subscription {
+    /// The stream as it was when the subscription began.
+    pub fn summary(&self) -> &Summary {
+        &self.summary
+    }
+
+    /// What comes next; waits for it. After an event that is an end, nothing follows.
+    pub async fn next(&mut self) -> LiveEvent {
+        loop {
+            let found = poll_fn(|context| match self.feed.feed.find(self.feed.place, self.position, context.waker()) {
+                Found::Nothing { closed: false, removed: false } if self.caught_up => Poll::Pending,
+                found => Poll::Ready(found),
+            });
+            // What is found is looked at without waiting, so that nothing that must stay on this thread is kept.
+            let page_from = match self.sort(found.await) {
+                Next::Event(event) => return event,
+                Next::Page(from) => from,
+                Next::Again => continue,
+            };
+            let page = self.shard.read(self.key.clone(), ReadFrom::At(page_from), PAGE_BYTES_MAX).await;
+            match page {
+                Ok(page) if page.incarnation != self.summary.incarnation => return LiveEvent::Removed,
+                Ok(page) if page.next == page.start => {}
+                Ok(page) => return self.history(page),
+                Err(ShardError::Refused(Refusal::NotFound | Refusal::OffsetGone)) => return LiveEvent::Removed,
+                Err(error) => return LiveEvent::Failed(error),
+            }
+        }
+    }
+
+    fn sort(&mut self, found: Found) -> Next {
+        let next = self.offset(self.position);
+        match found {
+            Found::Event(event) if event.start == self.position => Next::Event(self.event(event)),
+            Found::Event(_) | Found::Older => Next::Page(next),
+            Found::CutOff if self.caught_up => {
+                add(&self.shard.0.stats.subscribers_cut, 1);
+                Next::Event(LiveEvent::Lagged)
+            }
+            // Still reading history: the log has what the feed has dropped.
+            Found::CutOff => {
+                self.feed.feed.rejoin(self.feed.place);
+                Next::Again
+            }
+            Found::Nothing { removed: true, .. } => Next::Event(LiveEvent::Removed),
+            Found::Nothing { closed: true, .. } => Next::Event(LiveEvent::Closed { next }),
+            Found::Nothing { .. } => {
+                self.caught_up = true;
+                Next::Event(LiveEvent::CaughtUp { next })
+            }
+        }
+    }
+
+    fn event(&mut self, event: Rc<Event>) -> LiveEvent {
+        self.position = event.end;
+        let (tail, closed) = self.feed.feed.tail();
+        let up_to_date = self.position == tail;
+        self.caught_up |= up_to_date;
+        LiveEvent::Data(LiveData {
+            chunks: vec![event.payload.clone()],
+            next: self.offset(self.position),
+            up_to_date,
+            closed: closed && up_to_date,
+            event: Some(SendWrapper::new(event)),
+        })
+    }
+
+    fn history(&mut self, page: Page) -> LiveEvent {
+        self.position = page.next.position;
+        self.caught_up |= page.up_to_date;
+        let Page { chunks, next, up_to_date, closed, .. } = page;
+        LiveEvent::Data(LiveData { chunks, next, up_to_date, closed, event: None })
+    }
+
+    async fn changed(&mut self) -> Change {
+        poll_fn(|context| match self.feed.feed.find(self.feed.place, self.position, context.waker()) {
+            Found::Event(_) | Found::Older | Found::CutOff => Poll::Ready(Change::Bytes),
+            Found::Nothing { removed: true, .. } => Poll::Ready(Change::Removed),
+            Found::Nothing { closed: true, .. } => Poll::Ready(Change::Closed),
+            Found::Nothing { .. } => Poll::Pending,
+        })
+        .await
+    }
+
+    fn offset(&self, position: u64) -> Offset {
+        Offset { position, lineage: self.lineage() }
+    }
+
+    fn lineage(&self) -> Lineage {
+        self.summary.next.lineage
+    }
+}
+
+enum Next {
+    Event(LiveEvent),
+    Page(Offset),
+    Again,
+}
+
+/// Where a subscription begins; the offset's place among the records is checked by the first page.
+fn start_of(summary: &Summary, from: ReadFrom) -> Result<u64, ShardError> {
+    match from {
+        ReadFrom::Start => Ok(0),
+        ReadFrom::Now => Ok(summary.next.position),
+        ReadFrom::At(offset) if offset.lineage != summary.next.lineage => Err(Refusal::OffsetGone.into()),
+        ReadFrom::At(offset) if offset.position > summary.next.position => Err(Refusal::OffsetInvalid.into()),
+        ReadFrom::At(offset) => Ok(offset.position),
+    }
+}
+
+/// The watches that a shard has asked for: numbered, so that taking one back never takes back a newer one.
+pub(crate) struct Watches {
+    last: Cell<u64>,
+    /// By owner: the highest number that it has answered.
+    answered: Vec<Cell<u64>>,
+}
+
+impl Watches {
+    pub(crate) fn new(shards: u16) -> Watches {
+        Watches { last: Cell::new(0), answered: (0..shards).map(|_| Cell::new(0)).collect() }
+    }
+
+    fn next(&self) -> u64 {
+        self.last.set(self.last.get() + 1);
+        self.last.get()
+    }
+}
+
+impl Inner {
+    /// Opens the stream's feed for this shard or a peer, and answers with the state that it begins at.
+    pub(crate) fn watch(&self, origin: ShardId, key: &StreamKey, number: u64) -> Response {
+        let group = self.local_group(key);
+        let state = group.state.borrow();
+        let stream = self.live_stream(&group, &state, key)?;
+        self.touch(stream);
+        let summary = stream.summary();
+        let feed = self.feeds.open(summary.incarnation, summary.next.position, summary.closed);
+        if origin != self.id {
+            feed.add_peer(origin, number);
+        }
+        Ok(Answer::Watching { summary, number })
+    }
+
+    /// The owner's answer to a watch: what it tells from now on follows this tail, so the mirror begins here, even if
+    /// whoever asked has left.
+    pub(crate) fn open_mirror(&self, owner: ShardId, response: &Response) {
+        if let Ok(Answer::Watching { summary, number }) = response {
+            let answered = &self.watches.answered[usize::from(owner.0)];
+            answered.set(answered.get().max(*number));
+            self.feeds.open(summary.incarnation, summary.next.position, summary.closed);
+        }
+    }
+
+    /// A stream of another shard, which this one follows, has advanced.
+    pub(crate) fn mirror_advanced(&self, owner: ShardId, advance: &Advance) {
+        let incarnation = advance.incarnation;
+        match self.feeds.used(incarnation) {
+            Some(feed) => feed.advance(advance),
+            // Every reader has left since: the owner need not go on.
+            None => {
+                let answered = self.watches.answered[usize::from(owner.0)].get();
+                self.post.mail(owner, Mail::Unwatch { origin: self.id, incarnation, answered });
+            }
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! What a shard may not make for itself: time, randomness, disks. Handed in, so that a simulator can hand in its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use weir_storage::Disk;
+
+/// The time of day and the time since some start.
+pub trait Clock: Send + Sync + 'static {
+    /// Wall clock: milliseconds since 1970. May jump.
+    fn now_ms(&self) -> u64;
+
+    /// Since an arbitrary start. Never goes back, and follows no one's corrections.
+    fn monotonic(&self) -> Duration;
+}
+
+/// Unpredictable numbers.
+pub trait Entropy: Send + Sync + 'static {
+    /// A number that nobody can guess.
+    fn u64(&self) -> u64;
+}
+
+/// The seams of one node.
+#[derive(Clone)]
+pub struct Seams {
+    /// The node's clock.
+    pub clock: Arc<dyn Clock>,
+    /// The node's randomness.
+    pub entropy: Arc<dyn Entropy>,
+    /// One directory per WAL, in the order of [`weir_types::WalId`].
+    pub disks: Vec<Arc<dyn Disk>>,
+}
+
+/// Time that never goes back: the wall clock as it was at the start, advanced by the monotonic clock.
+pub(crate) struct SteadyClock {
+    clock: Arc<dyn Clock>,
+    wall_at_start_ms: u64,
+    start: Duration,
+}
+
+impl SteadyClock {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> SteadyClock {
+        SteadyClock { wall_at_start_ms: clock.now_ms(), start: clock.monotonic(), clock }
+    }
+
+    /// Milliseconds since 1970, as far as the start's wall clock was right.
+    pub(crate) fn now_ms(&self) -> u64 {
+        let since_start = self.clock.monotonic().saturating_sub(self.start);
+        self.wall_at_start_ms.saturating_add(since_start.as_millis() as u64)
+    }
+}

@@ -1,0 +1,69 @@
+//! A shard's figures. Counted on the shard without locks; handed out as a copy when asked by mail.
+
+use std::cell::Cell;
+
+use weir_storage::WalStats;
+
+/// A shard's figures at one moment. Counters count from the shard's start.
+#[derive(Clone, Debug, Default)]
+pub struct ShardStats {
+    /// Appends that were acknowledged.
+    pub appends: u64,
+    /// Bytes of their bodies.
+    pub append_bytes: u64,
+    /// Appends that were answered with an error.
+    pub appends_refused: u64,
+    /// Log entries that carried commands.
+    pub batches: u64,
+    /// Pages read.
+    pub reads: u64,
+    /// Bytes of them.
+    pub read_bytes: u64,
+    /// Live readers that were too slow and cut off.
+    pub subscribers_cut: u64,
+    /// Live readers now.
+    pub subscribers: u64,
+    /// Bytes kept for live readers now.
+    pub live_bytes: u64,
+    /// Bodies of writes under way now, in bytes.
+    pub in_flight_bytes: u64,
+    /// Streams now.
+    pub streams: u64,
+    /// Memory of the index of hot bytes now: streams' extents and log entries.
+    pub hot_index_bytes: u64,
+    /// Groups of this shard that serve now.
+    pub groups_serving: u16,
+    /// Groups whose log has failed.
+    pub groups_failed: u16,
+    /// Each WAL of this shard.
+    pub wals: Vec<WalStats>,
+}
+
+/// The counters behind [`ShardStats`].
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) appends: Cell<u64>,
+    pub(crate) append_bytes: Cell<u64>,
+    pub(crate) appends_refused: Cell<u64>,
+    pub(crate) batches: Cell<u64>,
+    pub(crate) reads: Cell<u64>,
+    pub(crate) read_bytes: Cell<u64>,
+    pub(crate) subscribers_cut: Cell<u64>,
+}
+
+impl Counters {
+    pub(crate) fn count_append(&self, bytes: usize) {
+        add(&self.appends, 1);
+        add(&self.append_bytes, bytes as u64);
+    }
+
+    pub(crate) fn count_read(&self, bytes: u64) {
+        add(&self.reads, 1);
+        add(&self.read_bytes, bytes);
+    }
+}
+
+/// Adds to a counter.
+pub(crate) fn add(counter: &Cell<u64>, by: u64) {
+    counter.set(counter.get() + by);
+}
