@@ -1,1 +1,45 @@
-//! weir-stream
+//! One Raft group's streams as a pure state machine: a committed batch of commands goes in, one outcome each comes out.
+//!
+//! Time, randomness and limits arrive inside the batch, so that every replica decides the same; there is no clock, file,
+//! socket or thread here. Stored bytes stay in the log: the state keeps only where they are.
+//!
+//! A command's road, one file per stop:
+//! - [`command`], [`records`], [`codec`], [`batch`]: how commands are written into a log entry and read back.
+//! - [`look`]: what the leader checks before it proposes; `json` splits a body into records.
+//! - [`group`]: applies a batch, one file per verb: `create`, `append`, `close`, `delete`, `expire`, [`bucket`],
+//!   [`meta`]; [`producer`] remembers what idempotent producers have sent.
+//! - [`stream`], `slots`, `content_type`: the state; `list` reads it in pages.
+//! - [`reply`]: what is answered.
+
+mod append;
+pub mod batch;
+pub mod bucket;
+mod close;
+pub mod codec;
+pub mod command;
+mod content_type;
+mod create;
+mod delete;
+mod expire;
+pub mod group;
+mod json;
+mod list;
+pub mod look;
+pub mod meta;
+pub mod producer;
+pub mod records;
+pub mod reply;
+mod slots;
+pub mod stream;
+
+pub use batch::{Batch, BatchBuilder, Frame, Limits, PayloadView, command_frame};
+pub use bucket::BucketView;
+pub use codec::CodecError;
+pub use command::{Command, KeyRef};
+pub use group::{Change, Group, Outcome};
+pub use look::Look;
+pub use meta::{BucketState, Meta, MetaBucket, SlotTable};
+pub use producer::ProducerRef;
+pub use records::{Records, Split};
+pub use reply::{Appended, Expiry, ProducerState, Refusal, Reply, Summary};
+pub use stream::{Extent, Stream};

@@ -20,6 +20,13 @@ pub enum Reply {
         /// Streams of the bucket in this group.
         streams: u64,
     },
+    /// Group 0 has the bucket now.
+    MetaBucket {
+        /// When it was created, in milliseconds since 1970.
+        created_ms: u64,
+        /// Whether it was there before.
+        existed: bool,
+    },
     /// Nothing changed.
     Refused(Refusal),
 }

@@ -1,0 +1,124 @@
+//! Appends: where records land in one stream, and what may forbid it once the order is known.
+//!
+//! The checks, in the order that the protocol's section 5.2 asks for: closed, then the producer (a retry is answered even
+//! where the rest would refuse it: it has happened), then `Stream-Seq`, then `If-Match`. The content type and JSON were
+//! checked by the leader, against the incarnation that the command names.
+
+use weir_types::{Incarnation, Offset};
+
+use crate::command::KeyRef;
+use crate::group::{At, Change, Group, Outcome};
+use crate::producer::{ProducerRef, Turn};
+use crate::reply::{Appended, ProducerState, Refusal, Reply};
+use crate::stream::Stream;
+
+/// One append, close, or both.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Write<'a> {
+    pub(crate) incarnation: Incarnation,
+    pub(crate) close: bool,
+    pub(crate) producer: Option<ProducerRef<'a>>,
+    pub(crate) seq: Option<&'a str>,
+    pub(crate) if_match: Option<Offset>,
+    /// Bytes of the records, at the end of the command's frame; 0 for none.
+    pub(crate) bytes: u64,
+}
+
+impl Group {
+    pub(crate) fn append(&mut self, at: &At, key: KeyRef<'_>, write: Write<'_>) -> Outcome {
+        let Some(stream) = self.slots.get_mut(key) else {
+            return Outcome::refused(Refusal::NotFound);
+        };
+        if stream.incarnation() != write.incarnation {
+            return Outcome::refused(Refusal::Stale);
+        }
+        let before_bytes = stream.memory_bytes();
+        let result = stream.append(at, &write);
+        self.index_bytes = self.index_bytes - before_bytes + stream.memory_bytes();
+        match result {
+            Ok((appended, change)) => Outcome { reply: Reply::Appended(appended), change },
+            Err(refusal) => Outcome::refused(refusal),
+        }
+    }
+}
+
+impl Stream {
+    /// Appends and closes as `write` says. On a refusal nothing that a client can see has changed.
+    fn append(&mut self, at: &At, write: &Write<'_>) -> Result<(Appended, Change), Refusal> {
+        if self.is_closed() {
+            return self.answer_closed(write).map(|appended| (appended, Change::None));
+        }
+        if write.bytes == 0 && !write.close {
+            return Err(Refusal::Empty);
+        }
+        if let Some(producer) = write.producer
+            && let Some(duplicate) = self.check_producer(producer)?
+        {
+            return Ok((duplicate, Change::None));
+        }
+        self.check_seq(write.seq)?;
+        self.check_tail(write.if_match)?;
+        if let Some(producer) = write.producer {
+            self.rare_mut().producers.make_room(producer.id, at.time_ms, at.limits.producers_max)?;
+        }
+
+        // Nothing is refused from here on.
+        let start = self.tail;
+        if write.bytes > 0 {
+            self.push_extent(write.bytes, at.index, at.frame.pos, at.frame.len);
+        }
+        if write.close {
+            self.close();
+        }
+        let end = self.tail;
+        self.last_write_ms = at.time_ms;
+        if let Some(seq) = write.seq {
+            self.rare_mut().seq = Some(seq.into());
+        }
+        let producer =
+            write.producer.map(|producer| self.rare_mut().producers.accept(producer, end, at.time_ms, write.close));
+        let change = Change::Advanced {
+            incarnation: self.incarnation(),
+            start,
+            end,
+            frame_pos: at.frame.pos,
+            frame_len: at.frame.len,
+            closed: write.close,
+        };
+        Ok((Appended { next: self.tail(), closed: write.close, producer, duplicate: false }, change))
+    }
+
+    /// The answer for a request of `producer` that an open stream has already applied; `None` when its turn has come.
+    pub(crate) fn check_producer(&self, producer: ProducerRef<'_>) -> Result<Option<Appended>, Refusal> {
+        let turn = match self.producers() {
+            Some(producers) => producers.turn(producer)?,
+            None => crate::producer::Producers::default().turn(producer)?,
+        };
+        Ok(match turn {
+            Turn::Next => None,
+            Turn::Duplicate { next, state } => Some(self.duplicate(next.unwrap_or(self.tail), state)),
+        })
+    }
+
+    /// The answer to a retry whose first attempt left the tail at `position`.
+    pub(crate) fn duplicate(&self, position: u64, state: ProducerState) -> Appended {
+        Appended { next: self.offset(position), closed: self.is_closed(), producer: Some(state), duplicate: true }
+    }
+
+    fn check_seq(&self, seq: Option<&str>) -> Result<(), Refusal> {
+        let last = self.rare.as_ref().and_then(|rare| rare.seq.as_deref());
+        match (seq, last) {
+            // Byte-wise, as the protocol wants: "2" is after "10".
+            (Some(seq), Some(last)) if seq.as_bytes() <= last.as_bytes() => Err(Refusal::SeqRegression),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn check_tail(&self, expected: Option<Offset>) -> Result<(), Refusal> {
+        match expected {
+            Some(offset) if offset.lineage != self.lineage() => Err(Refusal::OffsetGone),
+            Some(offset) if offset.position != self.tail => Err(Refusal::TailMoved { tail: self.tail() }),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! The primitives of our own binary format: little-endian numbers, short texts, and a reader that trusts nothing.
+//!
+//! Reading never panics and never allocates: every length is checked against the bytes that are there, and texts and
+//! payloads are borrowed from them.
+
+use bytes::{BufMut, BytesMut};
+
+/// Why bytes are no batch or command that this or an earlier version wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CodecError {
+    /// The batch was written by a later version.
+    #[error("batch version {0} is not known")]
+    Version(u8),
+    /// The bytes end too early.
+    #[error("the bytes end inside {0}")]
+    Truncated(&'static str),
+    /// Bytes follow where nothing should.
+    #[error("{0} bytes too many")]
+    Trailing(usize),
+    /// The bytes of a command are not those that were written.
+    #[error("a command's checksum does not match")]
+    Checksum,
+    /// The command was written by a later version.
+    #[error("command kind {0} is not known")]
+    Kind(u8),
+    /// A field holds what no encoder writes.
+    #[error("{0} is malformed")]
+    Field(&'static str),
+}
+
+/// Takes fields off the front of borrowed bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Reader<'a> {
+        Reader { rest: bytes }
+    }
+
+    /// Everything not yet taken.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
+    pub(crate) fn take(&mut self, bytes: usize, what: &'static str) -> Result<&'a [u8], CodecError> {
+        let (taken, rest) = self.rest.split_at_checked(bytes).ok_or(CodecError::Truncated(what))?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], CodecError> {
+        let (taken, rest) = self.rest.split_first_chunk::<N>().ok_or(CodecError::Truncated(what))?;
+        self.rest = rest;
+        Ok(*taken)
+    }
+
+    pub(crate) fn u8(&mut self, what: &'static str) -> Result<u8, CodecError> {
+        self.array(what).map(u8::from_le_bytes)
+    }
+
+    pub(crate) fn u16(&mut self, what: &'static str) -> Result<u16, CodecError> {
+        self.array(what).map(u16::from_le_bytes)
+    }
+
+    pub(crate) fn u32(&mut self, what: &'static str) -> Result<u32, CodecError> {
+        self.array(what).map(u32::from_le_bytes)
+    }
+
+    pub(crate) fn u64(&mut self, what: &'static str) -> Result<u64, CodecError> {
+        self.array(what).map(u64::from_le_bytes)
+    }
+
+    /// A text of at most 255 bytes, as [`put_short`] writes it.
+    pub(crate) fn short(&mut self, what: &'static str) -> Result<&'a str, CodecError> {
+        let bytes = usize::from(self.u8(what)?);
+        text(self.take(bytes, what)?, what)
+    }
+
+    /// A text of at most 65,535 bytes, as [`put_long`] writes it.
+    pub(crate) fn long(&mut self, what: &'static str) -> Result<&'a str, CodecError> {
+        let bytes = usize::from(self.u16(what)?);
+        text(self.take(bytes, what)?, what)
+    }
+
+    /// Nothing is left.
+    pub(crate) fn finish(self) -> Result<(), CodecError> {
+        if self.rest.is_empty() { Ok(()) } else { Err(CodecError::Trailing(self.rest.len())) }
+    }
+}
+
+/// Writes a text of at most 255 bytes: its length in one byte, then the text.
+pub(crate) fn put_short(buf: &mut BytesMut, text: &str) {
+    let bytes = u8::try_from(text.len()).expect("short texts are checked when a request arrives");
+    buf.put_u8(bytes);
+    buf.put_slice(text.as_bytes());
+}
+
+/// Writes a text of at most 65,535 bytes: its length in two bytes, then the text.
+pub(crate) fn put_long(buf: &mut BytesMut, text: &str) {
+    let bytes = u16::try_from(text.len()).expect("names are checked when a request arrives");
+    buf.put_u16_le(bytes);
+    buf.put_slice(text.as_bytes());
+}
+
+fn text<'a>(bytes: &'a [u8], what: &'static str) -> Result<&'a str, CodecError> {
+    std::str::from_utf8(bytes).map_err(|_| CodecError::Field(what))
+}

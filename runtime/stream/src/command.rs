@@ -1,0 +1,376 @@
+//! Commands: what a leader asks a group to do, and the bytes they are in a batch.
+//!
+//! A command is borrowed on both sides: from the request when it is encoded, from the log entry when it is applied, so
+//! that apply allocates nothing for what it only reads. Kinds are part of the log's format: a number is never reused.
+
+use bytes::{BufMut, BytesMut};
+use weir_types::limits::{BUCKET_BYTES_MAX, CONTENT_TYPE_BYTES_MAX, NAME_BYTES_MAX, PRODUCER_ID_BYTES_MAX};
+use weir_types::{Incarnation, Lineage, Offset, Slot, StreamKey};
+
+use crate::codec::{CodecError, Reader, put_long, put_short};
+use crate::producer::ProducerRef;
+use crate::records::Records;
+use crate::reply::Expiry;
+
+const KIND_CREATE: u8 = 1;
+const KIND_APPEND: u8 = 2;
+const KIND_DELETE: u8 = 3;
+const KIND_EXPIRE: u8 = 4;
+const KIND_BUCKET_CREATE: u8 = 16;
+const KIND_BUCKET_FENCE: u8 = 17;
+const KIND_BUCKET_UNFENCE: u8 = 18;
+const KIND_BUCKET_DROP: u8 = 19;
+const KIND_META_FORM: u8 = 32;
+const KIND_META_BUCKET_CREATE: u8 = 33;
+const KIND_META_BUCKET_DELETE: u8 = 34;
+const KIND_META_BUCKET_DELETED: u8 = 35;
+const KIND_META_BUCKET_KEPT: u8 = 36;
+
+const FLAG_CLOSE: u8 = 1;
+const FLAG_PRODUCER: u8 = 2;
+const FLAG_SEQ: u8 = 4;
+const FLAG_IF_MATCH: u8 = 8;
+
+const EXPIRY_NEVER: u8 = 0;
+const EXPIRY_IDLE: u8 = 1;
+const EXPIRY_AT: u8 = 2;
+
+/// What a group is asked to do.
+///
+/// `incarnation` is for a create the new stream's, and otherwise the one that the leader's checks were made against.
+#[derive(Clone, Copy, Debug)]
+pub enum Command<'a> {
+    /// Creates a stream, or finds it there with the same configuration.
+    Create {
+        /// Its address.
+        key: KeyRef<'a>,
+        /// Drawn at random by the leader, never 0.
+        incarnation: Incarnation,
+        /// As sent, at most [`CONTENT_TYPE_BYTES_MAX`] bytes.
+        content_type: &'a str,
+        /// When it ends by itself.
+        expiry: Expiry,
+        /// Whether it is closed from the start.
+        closed: bool,
+        /// Its first records.
+        records: Records<'a>,
+    },
+    /// Appends records, closes the stream, or both at once.
+    Append {
+        /// The stream's address.
+        key: KeyRef<'a>,
+        /// The life of the stream that the records were checked for.
+        incarnation: Incarnation,
+        /// Whether it is closed after the append.
+        close: bool,
+        /// Who writes, for exactly-once.
+        producer: Option<ProducerRef<'a>>,
+        /// `Stream-Seq`, at most [`PRODUCER_ID_BYTES_MAX`] bytes.
+        seq: Option<&'a str>,
+        /// The tail that the writer expects.
+        if_match: Option<Offset>,
+        /// None only with `close`.
+        records: Records<'a>,
+    },
+    /// Deletes a stream.
+    Delete {
+        /// Its address.
+        key: KeyRef<'a>,
+    },
+    /// Deletes a stream that has not been used for too long, or whose time has come; apply checks again.
+    Expire {
+        /// Its address.
+        key: KeyRef<'a>,
+        /// The life that is meant to end.
+        incarnation: Incarnation,
+    },
+    /// Lets streams of a bucket be created in this group.
+    BucketCreate {
+        /// The bucket.
+        name: &'a str,
+        /// When group 0 created it, in milliseconds since 1970.
+        created_ms: u64,
+    },
+    /// Stops creates in a bucket of this group, before the bucket is deleted.
+    BucketFence {
+        /// The bucket.
+        name: &'a str,
+    },
+    /// Takes a fence back.
+    BucketUnfence {
+        /// The bucket.
+        name: &'a str,
+    },
+    /// Forgets an empty bucket.
+    BucketDrop {
+        /// The bucket.
+        name: &'a str,
+    },
+    /// Group 0 only: fixes how many groups the slots are spread over.
+    MetaForm {
+        /// At least 1.
+        groups: u16,
+    },
+    /// Group 0 only: a bucket comes to be, before any group hears of it.
+    MetaBucketCreate {
+        /// The bucket.
+        name: &'a str,
+    },
+    /// Group 0 only: a bucket's deletion begins.
+    MetaBucketDelete {
+        /// The bucket.
+        name: &'a str,
+    },
+    /// Group 0 only: a bucket's deletion ends with the bucket gone.
+    MetaBucketDeleted {
+        /// The bucket.
+        name: &'a str,
+    },
+    /// Group 0 only: a bucket's deletion ends with the bucket kept.
+    MetaBucketKept {
+        /// The bucket.
+        name: &'a str,
+    },
+}
+
+/// A stream's address, borrowed, with its hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyRef<'a> {
+    text: &'a str,
+    bucket_bytes: usize,
+    hash: u64,
+}
+
+impl<'a> KeyRef<'a> {
+    /// `bucket/name`.
+    pub fn as_str(self) -> &'a str {
+        self.text
+    }
+
+    /// The bucket's name.
+    pub fn bucket(self) -> &'a str {
+        &self.text[..self.bucket_bytes]
+    }
+
+    /// [`StreamKey::hash_of`] the whole address.
+    pub fn hash(self) -> u64 {
+        self.hash
+    }
+
+    /// The slot that the address falls into.
+    pub fn slot(self) -> Slot {
+        Slot::of_hash(self.hash)
+    }
+
+    /// The address with this text, which a request's checks let through before it was written.
+    pub(crate) fn parse(text: &'a str) -> Result<KeyRef<'a>, CodecError> {
+        let (bucket, name) = text.split_once('/').ok_or(CodecError::Field("stream key"))?;
+        let bucket_fits = (1..=BUCKET_BYTES_MAX).contains(&bucket.len());
+        let name_fits = (1..=NAME_BYTES_MAX).contains(&name.len());
+        if !bucket_fits || !name_fits {
+            return Err(CodecError::Field("stream key"));
+        }
+        Ok(KeyRef { text, bucket_bytes: bucket.len(), hash: StreamKey::hash_of(text) })
+    }
+
+    fn read(reader: &mut Reader<'a>) -> Result<KeyRef<'a>, CodecError> {
+        KeyRef::parse(reader.long("stream key")?)
+    }
+}
+
+impl<'a> From<&'a StreamKey> for KeyRef<'a> {
+    fn from(key: &'a StreamKey) -> KeyRef<'a> {
+        KeyRef { text: key.as_str(), bucket_bytes: key.bucket().len(), hash: key.hash() }
+    }
+}
+
+impl<'a> Command<'a> {
+    /// Bytes of the command without its frame's head.
+    pub(crate) fn encoded_bytes(&self) -> usize {
+        let fields = match self {
+            Command::Create { key, content_type, records, .. } => {
+                2 + key.text.len() + 8 + 1 + 9 + 1 + content_type.len() + records.encoded_bytes()
+            }
+            Command::Append { key, producer, seq, if_match, records, .. } => {
+                let producer = producer.map_or(0, |producer| 1 + producer.id.len() + 16);
+                let seq = seq.map_or(0, |seq| 1 + seq.len());
+                let if_match = if_match.map_or(0, |_| 16);
+                2 + key.text.len() + 8 + 1 + producer + seq + if_match + records.encoded_bytes()
+            }
+            Command::Delete { key } => 2 + key.text.len(),
+            Command::Expire { key, .. } => 2 + key.text.len() + 8,
+            Command::BucketCreate { name, .. } => 1 + name.len() + 8,
+            Command::MetaForm { .. } => 2,
+            Command::BucketFence { name }
+            | Command::BucketUnfence { name }
+            | Command::BucketDrop { name }
+            | Command::MetaBucketCreate { name }
+            | Command::MetaBucketDelete { name }
+            | Command::MetaBucketDeleted { name }
+            | Command::MetaBucketKept { name } => 1 + name.len(),
+        };
+        1 + fields
+    }
+
+    /// Writes kind and fields behind what `buf` holds.
+    pub(crate) fn put(&self, buf: &mut BytesMut) {
+        const { assert!(CONTENT_TYPE_BYTES_MAX <= 255 && PRODUCER_ID_BYTES_MAX <= 255 && BUCKET_BYTES_MAX <= 255) };
+        buf.put_u8(self.kind());
+        match *self {
+            Command::Create { key, incarnation, content_type, expiry, closed, records } => {
+                put_long(buf, key.text);
+                buf.put_u64_le(incarnation.0);
+                buf.put_u8(if closed { FLAG_CLOSE } else { 0 });
+                put_expiry(buf, expiry);
+                put_short(buf, content_type);
+                records.put(buf);
+            }
+            Command::Append { key, incarnation, close, producer, seq, if_match, records } => {
+                put_long(buf, key.text);
+                buf.put_u64_le(incarnation.0);
+                let flag = |set: bool, flag: u8| if set { flag } else { 0 };
+                buf.put_u8(
+                    flag(close, FLAG_CLOSE)
+                        | flag(producer.is_some(), FLAG_PRODUCER)
+                        | flag(seq.is_some(), FLAG_SEQ)
+                        | flag(if_match.is_some(), FLAG_IF_MATCH),
+                );
+                if let Some(producer) = producer {
+                    put_short(buf, producer.id);
+                    buf.put_u64_le(producer.epoch);
+                    buf.put_u64_le(producer.seq);
+                }
+                if let Some(seq) = seq {
+                    put_short(buf, seq);
+                }
+                if let Some(offset) = if_match {
+                    buf.put_u64_le(offset.position);
+                    buf.put_u64_le(offset.lineage.bits());
+                }
+                records.put(buf);
+            }
+            Command::Delete { key } => put_long(buf, key.text),
+            Command::Expire { key, incarnation } => {
+                put_long(buf, key.text);
+                buf.put_u64_le(incarnation.0);
+            }
+            Command::BucketCreate { name, created_ms } => {
+                put_short(buf, name);
+                buf.put_u64_le(created_ms);
+            }
+            Command::MetaForm { groups } => buf.put_u16_le(groups),
+            Command::BucketFence { name }
+            | Command::BucketUnfence { name }
+            | Command::BucketDrop { name }
+            | Command::MetaBucketCreate { name }
+            | Command::MetaBucketDelete { name }
+            | Command::MetaBucketDeleted { name }
+            | Command::MetaBucketKept { name } => put_short(buf, name),
+        }
+    }
+
+    /// Reads what [`Command::put`] wrote.
+    pub(crate) fn read(bytes: &'a [u8]) -> Result<Command<'a>, CodecError> {
+        let mut reader = Reader::new(bytes);
+        let r = &mut reader;
+        let command = match r.u8("command kind")? {
+            KIND_CREATE => read_create(r)?,
+            KIND_APPEND => read_append(r)?,
+            KIND_DELETE => Command::Delete { key: KeyRef::read(r)? },
+            KIND_EXPIRE => Command::Expire { key: KeyRef::read(r)?, incarnation: Incarnation(r.u64("incarnation")?) },
+            KIND_BUCKET_CREATE => Command::BucketCreate { name: read_bucket(r)?, created_ms: r.u64("creation time")? },
+            KIND_BUCKET_FENCE => Command::BucketFence { name: read_bucket(r)? },
+            KIND_BUCKET_UNFENCE => Command::BucketUnfence { name: read_bucket(r)? },
+            KIND_BUCKET_DROP => Command::BucketDrop { name: read_bucket(r)? },
+            KIND_META_FORM => match r.u16("groups")? {
+                0 => return Err(CodecError::Field("groups")),
+                groups => Command::MetaForm { groups },
+            },
+            KIND_META_BUCKET_CREATE => Command::MetaBucketCreate { name: read_bucket(r)? },
+            KIND_META_BUCKET_DELETE => Command::MetaBucketDelete { name: read_bucket(r)? },
+            KIND_META_BUCKET_DELETED => Command::MetaBucketDeleted { name: read_bucket(r)? },
+            KIND_META_BUCKET_KEPT => Command::MetaBucketKept { name: read_bucket(r)? },
+            kind => return Err(CodecError::Kind(kind)),
+        };
+        reader.finish()?;
+        Ok(command)
+    }
+
+    fn kind(&self) -> u8 {
+        match self {
+            Command::Create { .. } => KIND_CREATE,
+            Command::Append { .. } => KIND_APPEND,
+            Command::Delete { .. } => KIND_DELETE,
+            Command::Expire { .. } => KIND_EXPIRE,
+            Command::BucketCreate { .. } => KIND_BUCKET_CREATE,
+            Command::BucketFence { .. } => KIND_BUCKET_FENCE,
+            Command::BucketUnfence { .. } => KIND_BUCKET_UNFENCE,
+            Command::BucketDrop { .. } => KIND_BUCKET_DROP,
+            Command::MetaForm { .. } => KIND_META_FORM,
+            Command::MetaBucketCreate { .. } => KIND_META_BUCKET_CREATE,
+            Command::MetaBucketDelete { .. } => KIND_META_BUCKET_DELETE,
+            Command::MetaBucketDeleted { .. } => KIND_META_BUCKET_DELETED,
+            Command::MetaBucketKept { .. } => KIND_META_BUCKET_KEPT,
+        }
+    }
+}
+
+fn read_create<'a>(r: &mut Reader<'a>) -> Result<Command<'a>, CodecError> {
+    let key = KeyRef::read(r)?;
+    let incarnation = Incarnation(r.u64("incarnation")?);
+    let flags = r.u8("create flags")?;
+    if flags & !FLAG_CLOSE != 0 {
+        return Err(CodecError::Field("create flags"));
+    }
+    let expiry = read_expiry(r)?;
+    let content_type = r.short("content type")?;
+    let records = Records::read(r)?;
+    Ok(Command::Create { key, incarnation, content_type, expiry, closed: flags != 0, records })
+}
+
+fn read_append<'a>(r: &mut Reader<'a>) -> Result<Command<'a>, CodecError> {
+    let key = KeyRef::read(r)?;
+    let incarnation = Incarnation(r.u64("incarnation")?);
+    let flags = r.u8("append flags")?;
+    if flags & !(FLAG_CLOSE | FLAG_PRODUCER | FLAG_SEQ | FLAG_IF_MATCH) != 0 {
+        return Err(CodecError::Field("append flags"));
+    }
+    let producer = if flags & FLAG_PRODUCER != 0 {
+        let id = r.short("producer id")?;
+        Some(ProducerRef { id, epoch: r.u64("producer epoch")?, seq: r.u64("producer sequence")? })
+    } else {
+        None
+    };
+    let seq = if flags & FLAG_SEQ != 0 { Some(r.short("stream sequence")?) } else { None };
+    let if_match = if flags & FLAG_IF_MATCH != 0 {
+        let position = r.u64("expected tail")?;
+        Some(Offset { position, lineage: Lineage::from_bits(r.u64("expected lineage")?) })
+    } else {
+        None
+    };
+    let records = Records::read(r)?;
+    Ok(Command::Append { key, incarnation, close: flags & FLAG_CLOSE != 0, producer, seq, if_match, records })
+}
+
+fn read_bucket<'a>(r: &mut Reader<'a>) -> Result<&'a str, CodecError> {
+    r.short("bucket name")
+}
+
+fn put_expiry(buf: &mut BytesMut, expiry: Expiry) {
+    let (tag, value) = match expiry {
+        Expiry::Never => (EXPIRY_NEVER, 0),
+        Expiry::Idle { ttl_s } => (EXPIRY_IDLE, ttl_s),
+        Expiry::At { at_ms } => (EXPIRY_AT, at_ms),
+    };
+    buf.put_u8(tag);
+    buf.put_u64_le(value);
+}
+
+fn read_expiry(r: &mut Reader<'_>) -> Result<Expiry, CodecError> {
+    match (r.u8("expiry")?, r.u64("expiry")?) {
+        (EXPIRY_NEVER, 0) => Ok(Expiry::Never),
+        (EXPIRY_IDLE, ttl_s) => Ok(Expiry::Idle { ttl_s }),
+        (EXPIRY_AT, at_ms) => Ok(Expiry::At { at_ms }),
+        _ => Err(CodecError::Field("expiry")),
+    }
+}

@@ -1,0 +1,63 @@
+//! Creating a stream, or finding it there as it was asked for.
+//!
+//! Source: Durable Streams Protocol, section 5.1: an existing stream answers success only when content type, expiry and
+//! closure are the same; the body of such a request is not looked at.
+
+use weir_types::Incarnation;
+
+use crate::command::KeyRef;
+use crate::content_type;
+use crate::group::{At, Change, Group, Outcome};
+use crate::reply::{Expiry, Refusal, Reply};
+use crate::stream::Stream;
+
+/// What is to be created.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewStream<'a> {
+    pub(crate) incarnation: Incarnation,
+    pub(crate) content_type: &'a str,
+    pub(crate) expiry: Expiry,
+    pub(crate) closed: bool,
+    /// Bytes of the first records, at the end of the command's frame; 0 for none.
+    pub(crate) bytes: u64,
+}
+
+impl Group {
+    pub(crate) fn create(&mut self, at: &At, key: KeyRef<'_>, new: NewStream<'_>) -> Outcome {
+        if let Some(existing) = self.slots.get(key) {
+            return if existing.is_configured_as(&new) {
+                Outcome::unchanged(Reply::Exists(existing.summary()))
+            } else {
+                Outcome::refused(Refusal::ConfigConflict)
+            };
+        }
+        let Some(bucket) = self.buckets.get_mut(key.bucket()) else {
+            return Outcome::refused(Refusal::BucketNotFound);
+        };
+        if bucket.fenced {
+            return Outcome::refused(Refusal::BucketBusy);
+        }
+        bucket.streams += 1;
+        let content_type = self.content_types.intern(new.content_type);
+        let mut stream = Stream::new(key.as_str(), new.incarnation, content_type, new.expiry, at.time_ms);
+        if new.bytes > 0 {
+            stream.push_extent(new.bytes, at.index, at.frame.pos, at.frame.len);
+        }
+        stream.closed = new.closed;
+        if new.expiry != Expiry::Never {
+            self.expiring.insert(key.as_str().into());
+        }
+        self.index_bytes += stream.memory_bytes();
+        let reply = Reply::Created(stream.summary());
+        self.slots.insert(key, stream);
+        Outcome { reply, change: Change::Created { incarnation: new.incarnation } }
+    }
+}
+
+impl Stream {
+    fn is_configured_as(&self, new: &NewStream<'_>) -> bool {
+        content_type::same(&self.content_type, new.content_type)
+            && self.expiry() == new.expiry
+            && self.is_closed() == new.closed
+    }
+}

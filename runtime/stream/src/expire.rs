@@ -1,0 +1,40 @@
+//! Expiry: a stream ends by itself only through the leader's command, and only if group time agrees.
+//!
+//! The leader knows of reads, which no log entry records; apply knows of writes that were ordered before the command.
+//! So the leader proposes and apply decides again: a stream that was written to meanwhile stays.
+
+use weir_types::Incarnation;
+
+use crate::command::KeyRef;
+use crate::group::{At, Group, Outcome};
+use crate::reply::{Expiry, Reply};
+use crate::stream::Stream;
+
+impl Group {
+    pub(crate) fn expire(&mut self, at: &At, key: KeyRef<'_>, incarnation: Incarnation) -> Outcome {
+        let due = self.slots.get(key).is_some_and(|stream| {
+            stream.incarnation() == incarnation && stream.expires_ms().is_some_and(|end_ms| at.time_ms >= end_ms)
+        });
+        let removed = if due { self.remove(key) } else { None };
+        removed.unwrap_or_else(|| Outcome::unchanged(Reply::Done))
+    }
+
+    /// The streams that have an expiry, each with its `bucket/name`, in the order of those.
+    pub fn expirable(&self) -> impl Iterator<Item = (&str, &Stream)> {
+        self.expiring.iter().map(|text| {
+            let key = KeyRef::parse(text).expect("keys of streams were parsed when they were created");
+            (&**text, self.slots.get(key).expect("a removed stream leaves the index of expiries"))
+        })
+    }
+}
+
+impl Stream {
+    /// When it ends unless it is used, judged by writes alone, in milliseconds since 1970; `None` for never.
+    pub fn expires_ms(&self) -> Option<u64> {
+        match self.expiry() {
+            Expiry::Never => None,
+            Expiry::Idle { ttl_s } => Some(self.last_write_ms().saturating_add(ttl_s.saturating_mul(1000))),
+            Expiry::At { at_ms } => Some(at_ms),
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! A group: applies committed batches, in order, to the streams placed on it. The dispatch; each verb has its own file.
+//!
+//! Apply is deterministic: what it answers and what it becomes depend on the batches alone. A failure that the state
+//! decides is a [`Refusal`] in a reply, the same on every replica; bytes that no version of us wrote are an error, after
+//! which the replica must stop, for it no longer knows what the others have applied.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use weir_types::{Incarnation, StreamKey};
+
+use crate::append::Write;
+use crate::batch::{Batch, Frame, Limits};
+use crate::bucket::Bucket;
+use crate::codec::CodecError;
+use crate::command::Command;
+use crate::content_type::ContentTypes;
+use crate::create::NewStream;
+use crate::meta::Meta;
+use crate::reply::{Refusal, Reply};
+use crate::slots::Slots;
+use crate::stream::Stream;
+
+/// One group's state.
+#[derive(Debug)]
+pub struct Group {
+    pub(crate) slots: Slots,
+    pub(crate) buckets: BTreeMap<Box<str>, Bucket>,
+    pub(crate) content_types: ContentTypes,
+    /// Keys of the streams that have an expiry.
+    pub(crate) expiring: BTreeSet<Box<str>>,
+    pub(crate) meta: Meta,
+    pub(crate) index_bytes: usize,
+    time_ms: u64,
+}
+
+/// What became of one command, for its requester and for those who watch the stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The answer.
+    pub reply: Reply,
+    /// What changed.
+    pub change: Change,
+}
+
+/// What a command changed in a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing.
+    None,
+    /// The stream came to be.
+    Created {
+        /// Its life.
+        incarnation: Incarnation,
+    },
+    /// Records were appended, or the stream was closed, or both.
+    Advanced {
+        /// The stream's life.
+        incarnation: Incarnation,
+        /// The position of the first new byte.
+        start: u64,
+        /// The new tail; `start` when the stream was only closed.
+        end: u64,
+        /// From the batch's first byte to the command's frame; the payload is the frame's last `end - start` bytes.
+        frame_pos: u32,
+        /// The whole frame, its head included.
+        frame_len: u32,
+        /// Whether the stream is closed now.
+        closed: bool,
+    },
+    /// The stream is gone.
+    Removed {
+        /// Its life.
+        incarnation: Incarnation,
+    },
+}
+
+/// Where and when a command is applied.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct At {
+    pub(crate) index: u64,
+    pub(crate) frame: Frame,
+    /// Group time.
+    pub(crate) time_ms: u64,
+    pub(crate) limits: Limits,
+}
+
+impl Outcome {
+    pub(crate) fn unchanged(reply: Reply) -> Outcome {
+        Outcome { reply, change: Change::None }
+    }
+
+    pub(crate) fn refused(refusal: Refusal) -> Outcome {
+        Outcome::unchanged(Reply::Refused(refusal))
+    }
+}
+
+impl Default for Group {
+    fn default() -> Group {
+        Group::new()
+    }
+}
+
+impl Group {
+    /// A group without streams or buckets.
+    pub fn new() -> Group {
+        Group {
+            slots: Slots::new(),
+            buckets: BTreeMap::new(),
+            content_types: ContentTypes::default(),
+            expiring: BTreeSet::new(),
+            meta: Meta::default(),
+            index_bytes: 0,
+            time_ms: 0,
+        }
+    }
+
+    /// Applies the committed batch at log index `index`; pushes one outcome per command, in order.
+    ///
+    /// # Errors
+    /// [`CodecError`] for bytes that no version of us wrote. Commands before the bad one have been applied then, and the
+    /// group must not be used any further.
+    pub fn apply(&mut self, index: u64, batch: &[u8], outcomes: &mut Vec<Outcome>) -> Result<(), CodecError> {
+        let batch = Batch::read(batch)?;
+        // A new leader's clock may be behind its predecessor's.
+        self.time_ms = self.time_ms.max(batch.time_ms);
+        for command in batch.commands() {
+            let (frame, command) = command?;
+            let at = At { index, frame, time_ms: self.time_ms, limits: batch.limits };
+            outcomes.push(self.apply_command(&at, command));
+        }
+        Ok(())
+    }
+
+    fn apply_command(&mut self, at: &At, command: Command<'_>) -> Outcome {
+        match command {
+            Command::Create { key, incarnation, content_type, expiry, closed, records } => {
+                let bytes = records.payload_bytes() as u64;
+                self.create(at, key, NewStream { incarnation, content_type, expiry, closed, bytes })
+            }
+            Command::Append { key, incarnation, close, producer, seq, if_match, records } => {
+                let bytes = records.payload_bytes() as u64;
+                self.append(at, key, Write { incarnation, close, producer, seq, if_match, bytes })
+            }
+            Command::Delete { key } => self.delete(key),
+            Command::Expire { key, incarnation } => self.expire(at, key, incarnation),
+            Command::BucketCreate { name, created_ms } => self.bucket_create(name, created_ms),
+            Command::BucketFence { name } => self.bucket_fence(at, name),
+            Command::BucketUnfence { name } => self.bucket_unfence(name),
+            Command::BucketDrop { name } => self.bucket_drop(name),
+            Command::MetaForm { groups } => Outcome::unchanged(self.meta.form(groups)),
+            Command::MetaBucketCreate { name } => Outcome::unchanged(self.meta.bucket_create(name, at.time_ms)),
+            Command::MetaBucketDelete { name } => Outcome::unchanged(self.meta.bucket_delete(name)),
+            Command::MetaBucketDeleted { name } => Outcome::unchanged(self.meta.bucket_deleted(name)),
+            Command::MetaBucketKept { name } => Outcome::unchanged(self.meta.bucket_kept(name)),
+        }
+    }
+
+    /// The stream at `key`.
+    pub fn stream(&self, key: &StreamKey) -> Option<&Stream> {
+        self.slots.get(key.into())
+    }
+
+    /// Group time: the latest time of any applied batch, in milliseconds since 1970. Never goes backwards.
+    pub fn time_ms(&self) -> u64 {
+        self.time_ms
+    }
+
+    /// Memory of all streams: names, extents, producers. Kept as commands are applied, so asking costs nothing.
+    pub fn index_bytes(&self) -> usize {
+        self.index_bytes
+    }
+
+    /// Streams in the group.
+    pub fn streams(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// What group 0 keeps for all groups; empty in every other group.
+    pub fn meta(&self) -> &Meta {
+        &self.meta
+    }
+}

@@ -1,0 +1,77 @@
+//! JSON mode: a body is checked once and cut into messages, which are kept verbatim.
+//!
+//! A body that is an array is flattened by one level: each element is a message; any other value is one message. The
+//! parser walks values without building or recursing into them, so that nesting costs bytes and not stack.
+//!
+//! Source: Durable Streams Protocol, section 9.1.
+
+use std::ops::Range;
+
+use serde_json::value::RawValue;
+use smallvec::{SmallVec, smallvec};
+
+use crate::reply::Refusal;
+
+/// Where the messages of `body` are, in order; none for an empty array.
+///
+/// # Errors
+/// [`Refusal::JsonInvalid`] when `body` is not one JSON value in UTF-8.
+pub(crate) fn split(body: &[u8]) -> Result<SmallVec<[Range<u32>; 2]>, Refusal> {
+    assert!(u32::try_from(body.len()).is_ok(), "http limits bodies far below 4 GiB");
+    let invalid = |reason: String| Refusal::JsonInvalid { reason };
+    let text = std::str::from_utf8(body).map_err(|error| invalid(error.to_string()))?;
+    let is_array = text.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('[');
+    if is_array {
+        let messages: Vec<&RawValue> = serde_json::from_str(text).map_err(|error| invalid(error.to_string()))?;
+        Ok(messages.into_iter().map(|message| range_in(text, message)).collect())
+    } else {
+        let message: &RawValue = serde_json::from_str(text).map_err(|error| invalid(error.to_string()))?;
+        Ok(smallvec![range_in(text, message)])
+    }
+}
+
+/// Where `message`, borrowed from `text`, lies in it.
+fn range_in(text: &str, message: &RawValue) -> Range<u32> {
+    let start = message.get().as_ptr().addr() - text.as_ptr().addr();
+    start as u32..(start + message.get().len()) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn messages(body: &str) -> Result<Vec<&str>, Refusal> {
+        Ok(split(body.as_bytes())?.into_iter().map(|m| &body[m.start as usize..m.end as usize]).collect())
+    }
+
+    #[test]
+    fn arrays_are_flattened_by_one_level_and_values_kept_verbatim() {
+        assert_eq!(messages(r#" {"a" : 1e2} "#), Ok(vec![r#"{"a" : 1e2}"#]));
+        assert_eq!(messages("[ 1 ,\n[2, 3],\"x,]\" ]"), Ok(vec!["1", "[2, 3]", "\"x,]\""]));
+        assert_eq!(messages("[[[1,2]]]"), Ok(vec!["[[1,2]]"]));
+        assert_eq!(messages("[]"), Ok(vec![]));
+        assert_eq!(messages("\"[]\""), Ok(vec!["\"[]\""]));
+        assert_eq!(messages("null"), Ok(vec!["null"]));
+    }
+
+    #[test]
+    fn what_is_no_json_is_refused() {
+        for body in ["", " ", "{", "[1", "[1,]", "1 2", "{a:1}", "nul", "\"\n\"", "[1]]", "01", "\u{feff}1", "[] []"] {
+            assert!(matches!(messages(body), Err(Refusal::JsonInvalid { .. })), "{body:?}");
+        }
+        assert!(matches!(split(b"\"\xff\""), Err(Refusal::JsonInvalid { .. })));
+    }
+
+    #[test]
+    fn nesting_does_not_use_the_stack() {
+        let deep = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
+        let work = move || {
+            assert_eq!(split(deep(100_000).as_bytes()).map(|messages| messages.len()), Ok(1));
+            let objects = "{\"a\":".repeat(100_000) + "1" + &"}".repeat(100_000);
+            assert_eq!(split(objects.as_bytes()).map(|messages| messages.len()), Ok(1));
+            assert!(split("[".repeat(100_000).as_bytes()).is_err());
+        };
+        let small_stack = std::thread::Builder::new().stack_size(128 << 10).spawn(work);
+        small_stack.expect("a thread").join().expect("no overflow");
+    }
+}

@@ -1,0 +1,153 @@
+//! Idempotent producers: what each has sent, so that a retry is answered and not appended again.
+//!
+//! A producer's sequence numbers are dense within an epoch and begin at 0, so the highest accepted one says everything
+//! about which requests were applied. Besides it the tails after the last [`RECEIPTS`] of them are kept, in a ring
+//! indexed by the sequence number, so that an exact retry gets the very answer that was lost.
+//!
+//! - Duplicates older than the ring are answered with the current tail: still truly "it is there", only later.
+//! - When the table is full, producers that have been idle for [`IDLE_MS`] of group time are forgotten. A forgotten
+//!   producer is a new one: it begins again at sequence 0.
+//! - A duplicate does not count as use: the leader answers most of them without a log entry, and replicas must agree.
+//!
+//! Source: Durable Streams Protocol, section 5.2.1.
+
+use hashbrown::HashTable;
+use weir_types::StreamKey;
+
+use crate::reply::{ProducerState, Refusal};
+
+/// Tails that are remembered per producer.
+const RECEIPTS: usize = 8;
+/// Idle time after which a full table forgets a producer: 7 days.
+const IDLE_MS: u64 = 7 * 24 * 60 * 60 * 1000;
+
+/// A request's producer headers, borrowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProducerRef<'a> {
+    /// `Producer-Id`, 1 to [`weir_types::limits::PRODUCER_ID_BYTES_MAX`] bytes.
+    pub id: &'a str,
+    /// `Producer-Epoch`.
+    pub epoch: u64,
+    /// `Producer-Seq`.
+    pub seq: u64,
+}
+
+/// What a request is to its producer's earlier ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// The next one, or the first of a new epoch or producer.
+    Next,
+    /// Already applied.
+    Duplicate {
+        /// The position it was answered with, where still known.
+        next: Option<u64>,
+        /// What is accepted of the producer.
+        state: ProducerState,
+    },
+}
+
+#[derive(Debug)]
+struct Producer {
+    id: Box<str>,
+    state: ProducerState,
+    used_ms: u64,
+    /// The tail after sequence `s` is at `s % RECEIPTS`, for the last [`RECEIPTS`] of the epoch.
+    receipts: [u64; RECEIPTS],
+    /// Whether its last request closed the stream.
+    closed: bool,
+}
+
+/// The producers of one stream.
+#[derive(Debug, Default)]
+pub(crate) struct Producers {
+    table: HashTable<Producer>,
+    ids_bytes: usize,
+}
+
+impl Producers {
+    /// Places a request among its producer's earlier ones.
+    ///
+    /// # Errors
+    /// [`Refusal::ProducerFenced`], [`Refusal::ProducerEpochStart`] or [`Refusal::ProducerGap`].
+    pub(crate) fn turn(&self, producer: ProducerRef<'_>) -> Result<Turn, Refusal> {
+        let gap = |expected| Err(Refusal::ProducerGap { expected, received: producer.seq });
+        let Some(known) = self.find(producer.id) else {
+            return if producer.seq == 0 { Ok(Turn::Next) } else { gap(0) };
+        };
+        let state = known.state;
+        if producer.epoch < state.epoch {
+            return Err(Refusal::ProducerFenced { epoch: state.epoch });
+        }
+        if producer.epoch > state.epoch {
+            return if producer.seq == 0 { Ok(Turn::Next) } else { Err(Refusal::ProducerEpochStart) };
+        }
+        if producer.seq <= state.seq {
+            let kept = state.seq - producer.seq < RECEIPTS as u64;
+            let next = kept.then(|| known.receipts[ring(producer.seq)]);
+            return Ok(Turn::Duplicate { next, state });
+        }
+        if producer.seq == state.seq + 1 { Ok(Turn::Next) } else { gap(state.seq + 1) }
+    }
+
+    /// Whether this very request closed the stream, and the producer's state if so.
+    pub(crate) fn closing(&self, producer: ProducerRef<'_>) -> Option<ProducerState> {
+        let known = self.find(producer.id)?;
+        let same = known.state == ProducerState { epoch: producer.epoch, seq: producer.seq };
+        (known.closed && same).then_some(known.state)
+    }
+
+    /// Makes sure that `id` can be accepted, forgetting idle producers if the table is full.
+    ///
+    /// # Errors
+    /// [`Refusal::ProducerLimit`] when it is full of active ones.
+    pub(crate) fn make_room(&mut self, id: &str, time_ms: u64, producers_max: u32) -> Result<(), Refusal> {
+        let full = |producers: &Producers| producers.table.len() >= producers_max as usize;
+        if !full(self) || self.find(id).is_some() {
+            return Ok(());
+        }
+        let ids_bytes = &mut self.ids_bytes;
+        self.table.retain(|producer| {
+            let active = time_ms.saturating_sub(producer.used_ms) < IDLE_MS;
+            if !active {
+                *ids_bytes -= producer.id.len();
+            }
+            active
+        });
+        if full(self) { Err(Refusal::ProducerLimit) } else { Ok(()) }
+    }
+
+    /// Remembers a request that was applied: `tail` is the position after it, `closed` whether it closed the stream.
+    pub(crate) fn accept(&mut self, producer: ProducerRef<'_>, tail: u64, time_ms: u64, closed: bool) -> ProducerState {
+        let state = ProducerState { epoch: producer.epoch, seq: producer.seq };
+        let hash = StreamKey::hash_of(producer.id);
+        match self.table.find_mut(hash, |known| *known.id == *producer.id) {
+            Some(known) => {
+                known.state = state;
+                known.used_ms = time_ms;
+                known.receipts[ring(producer.seq)] = tail;
+                known.closed = closed;
+            }
+            None => {
+                let mut receipts = [0; RECEIPTS];
+                receipts[ring(producer.seq)] = tail;
+                let known = Producer { id: producer.id.into(), state, used_ms: time_ms, receipts, closed };
+                self.table.insert_unique(hash, known, |other| StreamKey::hash_of(&other.id));
+                self.ids_bytes += producer.id.len();
+            }
+        }
+        state
+    }
+
+    /// Memory outside the struct itself.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        self.table.capacity() * size_of::<Producer>() + self.ids_bytes
+    }
+
+    fn find(&self, id: &str) -> Option<&Producer> {
+        self.table.find(StreamKey::hash_of(id), |known| *known.id == *id)
+    }
+}
+
+fn ring(seq: u64) -> usize {
+    (seq % RECEIPTS as u64) as usize
+}

@@ -1,0 +1,66 @@
+//! A group's streams by slot: small tables, so that a slot can be listed, snapshot or moved by itself.
+
+use hashbrown::HashTable;
+use weir_types::StreamKey;
+use weir_types::limits::SLOTS;
+
+use crate::command::KeyRef;
+use crate::stream::Stream;
+
+/// All streams of a group.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    tables: Vec<HashTable<Box<Stream>>>,
+    streams: usize,
+}
+
+impl Slots {
+    pub(crate) fn new() -> Slots {
+        Slots { tables: (0..SLOTS).map(|_| HashTable::new()).collect(), streams: 0 }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.streams
+    }
+
+    pub(crate) fn get(&self, key: KeyRef<'_>) -> Option<&Stream> {
+        let table = &self.tables[key.slot().index()];
+        table.find(table_hash(key.hash()), |stream| *stream.key == *key.as_str()).map(|stream| &**stream)
+    }
+
+    pub(crate) fn get_mut(&mut self, key: KeyRef<'_>) -> Option<&mut Stream> {
+        let table = &mut self.tables[key.slot().index()];
+        table.find_mut(table_hash(key.hash()), |stream| *stream.key == *key.as_str()).map(|stream| &mut **stream)
+    }
+
+    /// Adds a stream whose key is not there yet.
+    pub(crate) fn insert(&mut self, key: KeyRef<'_>, stream: Stream) {
+        debug_assert!(self.get(key).is_none(), "create looks first");
+        let table = &mut self.tables[key.slot().index()];
+        // The hash is computed again when a table grows: that is rare, and keeping it would cost every stream 8 bytes.
+        table.insert_unique(table_hash(key.hash()), Box::new(stream), |stream| {
+            table_hash(StreamKey::hash_of(&stream.key))
+        });
+        self.streams += 1;
+    }
+
+    pub(crate) fn remove(&mut self, key: KeyRef<'_>) -> Option<Box<Stream>> {
+        let table = &mut self.tables[key.slot().index()];
+        let found = table.find_entry(table_hash(key.hash()), |stream| *stream.key == *key.as_str()).ok()?;
+        let (stream, _) = found.remove();
+        self.streams -= 1;
+        Some(stream)
+    }
+
+    /// The streams of one slot, in no particular order.
+    pub(crate) fn slot(&self, slot: usize) -> impl Iterator<Item = &Stream> {
+        self.tables[slot].iter().map(|stream| &**stream)
+    }
+}
+
+/// The hash within a slot's table. The slot has used up the low bits, which are the same for all its streams, and the
+/// table uses the lowest and the highest bits: so the low ones are dropped and the rest spread by an odd constant.
+fn table_hash(hash: u64) -> u64 {
+    const { assert!(SLOTS == 1 << 12) };
+    (hash >> 12).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}

@@ -1,0 +1,228 @@
+//! One stream's state: where its bytes are, and what decides the next write.
+//!
+//! An idle stream must be small, because there may be millions: what most streams lack (an expiry, producers, a
+//! sequence) is boxed together and absent by default, content types are shared, and an extent's end is not stored,
+//! since the next one's begin, or the tail, says it.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+use weir_types::{Incarnation, Lineage, Offset, ReadFrom};
+
+use crate::producer::Producers;
+use crate::reply::{Expiry, Refusal, Summary};
+
+/// What the allocator and the slot's table add to a stream: headers of its box and its name, and a table place.
+const OVERHEAD_BYTES: usize = 48;
+
+/// One stream of a group.
+#[derive(Debug)]
+pub struct Stream {
+    pub(crate) key: Box<str>,
+    pub(crate) content_type: Arc<str>,
+    incarnation: Incarnation,
+    pub(crate) tail: u64,
+    pub(crate) created_ms: u64,
+    pub(crate) last_write_ms: u64,
+    extents: SmallVec<[Place; 1]>,
+    /// `None` while every part has its default.
+    pub(crate) rare: Option<Box<Rare>>,
+    json: bool,
+    pub(crate) closed: bool,
+}
+
+/// What few streams have.
+#[derive(Debug)]
+pub(crate) struct Rare {
+    pub(crate) expiry: Expiry,
+    /// The last `Stream-Seq`.
+    pub(crate) seq: Option<Box<str>>,
+    pub(crate) producers: Producers,
+}
+
+/// Where one command's bytes are, but for their end.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    start: u64,
+    index: u64,
+    frame_pos: u32,
+    frame_len: u32,
+}
+
+/// Bytes of a stream that one command appended, and where they are in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// The position of the first byte.
+    pub start: u64,
+    /// The position after the last byte.
+    pub end: u64,
+    /// The log entry.
+    pub index: u64,
+    /// From the batch's first byte to the frame's; the payload is the frame's last `end - start` bytes.
+    pub frame_pos: u32,
+    /// The whole frame, its head included.
+    pub frame_len: u32,
+}
+
+impl Stream {
+    /// An empty stream; `key` is `bucket/name`.
+    pub(crate) fn new(
+        key: &str,
+        incarnation: Incarnation,
+        content_type: Arc<str>,
+        expiry: Expiry,
+        time_ms: u64,
+    ) -> Stream {
+        let json = crate::content_type::is_json(&content_type);
+        let mut stream = Stream {
+            key: key.into(),
+            content_type,
+            incarnation,
+            tail: 0,
+            created_ms: time_ms,
+            last_write_ms: time_ms,
+            extents: SmallVec::new(),
+            rare: None,
+            json,
+            closed: false,
+        };
+        if expiry != Expiry::Never {
+            stream.rare_mut().expiry = expiry;
+        }
+        stream
+    }
+
+    /// Which life of the name this is.
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// What its offsets carry.
+    pub fn lineage(&self) -> Lineage {
+        Lineage::of(self.incarnation)
+    }
+
+    /// `bucket/name`.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// The offset after the last record.
+    pub fn tail(&self) -> Offset {
+        self.offset(self.tail)
+    }
+
+    /// As given when the stream was created.
+    pub fn content_type(&self) -> &Arc<str> {
+        &self.content_type
+    }
+
+    /// Whether records are JSON messages.
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Whether it takes no further records.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// When it ends by itself.
+    pub fn expiry(&self) -> Expiry {
+        self.rare.as_ref().map_or(Expiry::Never, |rare| rare.expiry)
+    }
+
+    /// When it was created, in group time: milliseconds since 1970.
+    pub fn created_ms(&self) -> u64 {
+        self.created_ms
+    }
+
+    /// When it was last appended to or closed (or created), in group time: milliseconds since 1970.
+    pub fn last_write_ms(&self) -> u64 {
+        self.last_write_ms
+    }
+
+    /// Configuration and state, as `HEAD` shows it.
+    pub fn summary(&self) -> Summary {
+        Summary {
+            incarnation: self.incarnation,
+            next: self.tail(),
+            content_type: self.content_type.clone(),
+            closed: self.closed,
+            expiry: self.expiry(),
+            created_ms: self.created_ms,
+        }
+    }
+
+    /// Extents that hold bytes from `position` on, in order. The first may begin before it; none at the tail.
+    pub fn extents_from(&self, position: u64) -> impl Iterator<Item = Extent> + '_ {
+        let after = self.extents.partition_point(|place| place.start <= position);
+        let first = if position < self.tail { after.saturating_sub(1) } else { self.extents.len() };
+        (first..self.extents.len()).map(|i| {
+            let Place { start, index, frame_pos, frame_len } = self.extents[i];
+            let end = self.extents.get(i + 1).map_or(self.tail, |next| next.start);
+            Extent { start, end, index, frame_pos, frame_len }
+        })
+    }
+
+    /// The position that a read from `from` begins at. Whether it is a record boundary only the stored frame tells.
+    ///
+    /// # Errors
+    /// [`Refusal::OffsetGone`] for an earlier life of the name, [`Refusal::OffsetInvalid`] beyond the tail.
+    pub fn check_offset(&self, from: ReadFrom) -> Result<u64, Refusal> {
+        match from {
+            ReadFrom::Start => Ok(0),
+            ReadFrom::Now => Ok(self.tail),
+            ReadFrom::At(offset) if offset.lineage != self.lineage() => Err(Refusal::OffsetGone),
+            ReadFrom::At(offset) if offset.position > self.tail => Err(Refusal::OffsetInvalid),
+            ReadFrom::At(offset) => Ok(offset.position),
+        }
+    }
+
+    pub(crate) fn offset(&self, position: u64) -> Offset {
+        Offset { position, lineage: self.lineage() }
+    }
+
+    pub(crate) fn producers(&self) -> Option<&Producers> {
+        self.rare.as_ref().map(|rare| &rare.producers)
+    }
+
+    /// The rare parts, made on first use.
+    pub(crate) fn rare_mut(&mut self) -> &mut Rare {
+        self.rare
+            .get_or_insert_with(|| Box::new(Rare { expiry: Expiry::Never, seq: None, producers: Producers::default() }))
+    }
+
+    /// Adds `bytes` at the tail, stored at the end of that frame of log entry `index`.
+    pub(crate) fn push_extent(&mut self, bytes: u64, index: u64, frame_pos: u32, frame_len: u32) {
+        assert!(bytes > 0, "an extent holds bytes, or the next one's begin would not be its end");
+        assert!(bytes < u64::from(frame_len), "a payload is part of its frame");
+        self.extents.push(Place { start: self.tail, index, frame_pos, frame_len });
+        self.tail += bytes;
+    }
+
+    /// Memory that the stream holds, but for its shared content type.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let extents = if self.extents.spilled() { self.extents.capacity() * size_of::<Place>() } else { 0 };
+        let rare = self.rare.as_ref().map_or(0, |rare| {
+            size_of::<Rare>() + rare.seq.as_ref().map_or(0, |seq| seq.len()) + rare.producers.heap_bytes()
+        });
+        size_of::<Stream>() + self.key.len() + OVERHEAD_BYTES + extents + rare
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_stream_takes_at_most_300_bytes_besides_its_name() {
+        // A table of 8-byte boxes and 1-byte tags is at worst 7/16 full, right after it has grown.
+        let table_place = (size_of::<Box<Stream>>() + 1) * 16 / 7 + 1;
+        let allocator_headers = 2 * 16;
+        let plain = size_of::<Stream>() + table_place + allocator_headers;
+        assert!(plain <= 200, "{plain}");
+        let with_expiry = plain + size_of::<Rare>() + 16;
+        assert!(with_expiry <= 300, "{with_expiry}");
+    }
+}

@@ -1,0 +1,251 @@
+//! Our own bytes: what is written reads back, and nothing else is believed.
+
+use bytes::{Bytes, BytesMut};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use weir_stream::{
+    Batch, BatchBuilder, CodecError, Command, Expiry, Group, Limits, Outcome, ProducerRef, Records, Split,
+    command_frame,
+};
+use weir_types::{Incarnation, Lineage, Offset, StreamKey};
+
+const LIMITS: Limits = Limits { producers_max: 7 };
+
+/// A command's fields, owned.
+#[derive(Clone, Debug)]
+struct Fields {
+    kind: u8,
+    key: StreamKey,
+    text: String,
+    number: u64,
+    flag: bool,
+    expiry: Expiry,
+    producer: Option<(String, u64, u64)>,
+    seq: Option<String>,
+    if_match: Option<Offset>,
+    body: Vec<u8>,
+    split: Split,
+}
+
+impl Fields {
+    fn command(&self) -> Command<'_> {
+        let key = (&self.key).into();
+        let incarnation = Incarnation(self.number);
+        let name = self.key.bucket();
+        let records = Records::new(&self.body, &self.split);
+        match self.kind {
+            0 => Command::Create {
+                key,
+                incarnation,
+                content_type: &self.text,
+                expiry: self.expiry,
+                closed: self.flag,
+                records,
+            },
+            1..=3 => Command::Append {
+                key,
+                incarnation,
+                close: self.flag,
+                producer: self.producer.as_ref().map(|(id, epoch, seq)| ProducerRef { id, epoch: *epoch, seq: *seq }),
+                seq: self.seq.as_deref(),
+                if_match: self.if_match,
+                records,
+            },
+            4 => Command::Delete { key },
+            5 => Command::Expire { key, incarnation },
+            6 => Command::BucketCreate { name, created_ms: self.number },
+            7 => Command::BucketFence { name },
+            8 => Command::BucketUnfence { name },
+            9 => Command::BucketDrop { name },
+            10 => Command::MetaForm { groups: (self.number as u16).max(1) },
+            11 => Command::MetaBucketCreate { name },
+            12 => Command::MetaBucketDelete { name },
+            13 => Command::MetaBucketDeleted { name },
+            _ => Command::MetaBucketKept { name },
+        }
+    }
+
+    fn has_payload(&self) -> bool {
+        self.kind <= 3
+    }
+
+    /// The payload and the record ends that should be stored.
+    fn stored(&self) -> (Vec<u8>, Vec<u32>) {
+        let (mut payload, mut ends) = (Vec::new(), Vec::new());
+        match &self.split {
+            _ if !self.has_payload() => {}
+            Split::Whole if self.body.is_empty() => {}
+            Split::Whole => {
+                payload.extend_from_slice(&self.body);
+                ends.push(payload.len() as u32);
+            }
+            Split::Json(messages) => {
+                for message in messages {
+                    payload.extend_from_slice(&self.body[message.start as usize..message.end as usize]);
+                    payload.push(b',');
+                    ends.push(payload.len() as u32);
+                }
+            }
+        }
+        (payload, ends)
+    }
+}
+
+fn fields() -> impl Strategy<Value = Fields> {
+    let key = ("[a-z0-9][a-z0-9_-]{0,20}", "[a-zé]{1,20}(/[a-z]{1,5}){0,3}");
+    let key = key.prop_filter_map("reserved", |(bucket, name)| StreamKey::new(&bucket, &name).ok());
+    let expiry = prop_oneof![
+        Just(Expiry::Never),
+        any::<u64>().prop_map(|ttl_s| Expiry::Idle { ttl_s }),
+        any::<u64>().prop_map(|at_ms| Expiry::At { at_ms }),
+    ];
+    let offset = (any::<u64>(), any::<u64>())
+        .prop_map(|(position, bits)| Offset { position, lineage: Lineage::from_bits(bits) });
+    let body = vec(any::<u8>(), 0..40).prop_flat_map(|body| {
+        let cuts = vec(0..=body.len() as u32, 0..8);
+        (Just(body), any::<bool>(), cuts)
+    });
+    let rest = (expiry, proptest::option::of(("\\PC{1,60}", any::<u64>(), any::<u64>())));
+    let more = (proptest::option::of("\\PC{0,60}"), proptest::option::of(offset), body);
+    (0..15u8, key, "[ -~]{0,255}", any::<u64>(), any::<bool>(), rest, more).prop_map(
+        |(kind, key, text, number, flag, (expiry, producer), (seq, if_match, (body, json, mut cuts)))| {
+            cuts.sort_unstable();
+            let split =
+                if json { Split::Json(cuts.windows(2).map(|cut| cut[0]..cut[1]).collect()) } else { Split::Whole };
+            Fields { kind, key, text, number, flag, expiry, producer, seq, if_match, body, split }
+        },
+    )
+}
+
+fn build(all: &[Fields], before: usize, time_ms: u64) -> BytesMut {
+    let mut builder = BatchBuilder::new(BytesMut::zeroed(before));
+    for fields in all {
+        let bytes = builder.bytes();
+        builder.push(&fields.command());
+        assert_eq!(builder.bytes() - bytes, BatchBuilder::frame_bytes(&fields.command()));
+    }
+    assert_eq!(builder.commands(), all.len());
+    let bytes = builder.bytes();
+    let buf = builder.finish(time_ms, LIMITS);
+    assert_eq!(buf.len(), before + bytes);
+    buf
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_reads_back(all in vec(fields(), 0..6), before in 0..80usize, time_ms: u64) {
+        let buf = build(&all, before, time_ms);
+        prop_assert!(buf[..before].iter().all(|byte| *byte == 0), "what was there before is left alone");
+        let bytes = &buf[before..];
+        let batch = Batch::read(bytes).expect("our own bytes");
+        prop_assert_eq!((batch.time_ms, batch.limits), (time_ms, LIMITS));
+
+        let mut again = BatchBuilder::new(BytesMut::new());
+        let mut frames = Vec::new();
+        for item in batch.commands() {
+            let (frame, command) = item.expect("our own bytes");
+            again.push(&command);
+            frames.push((frame, format!("{command:?}")));
+        }
+        prop_assert_eq!(&again.finish(time_ms, LIMITS)[..], bytes);
+        prop_assert_eq!(frames.len(), all.len());
+        for (fields, (frame, debug)) in all.iter().zip(frames) {
+            prop_assert_eq!(format!("{:?}", fields.command()), debug);
+            let frame = &bytes[frame.pos as usize..][..frame.len as usize];
+            let view = command_frame(frame).expect("our own bytes");
+            let (payload, ends) = fields.stored();
+            prop_assert_eq!(view.payload.end, frame.len(), "the payload is the frame's last bytes");
+            prop_assert_eq!(&frame[view.payload.clone()], &payload[..]);
+            prop_assert_eq!(view.count(), ends.len());
+            prop_assert_eq!(view.record_ends().collect::<Vec<_>>(), ends);
+        }
+    }
+
+    #[test]
+    fn garbage_is_an_error_and_never_a_panic(bytes in vec(any::<u8>(), 0..200)) {
+        let _ = command_frame(&bytes);
+        let _ = read_all(&bytes);
+    }
+
+    /// Checksums are not looked at by apply, so this reaches every check behind them.
+    #[test]
+    fn damaged_batches_never_panic(
+        all in vec(fields(), 1..5),
+        damage in vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let mut bytes = build(&all, 0, 1).to_vec();
+        for (at, byte) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        let _ = read_all(&bytes);
+        bytes.truncate(cut.index(bytes.len()));
+        prop_assert!(read_all(&bytes).is_err(), "a batch cut short is noticed");
+    }
+
+    #[test]
+    fn a_flipped_bit_in_a_frame_is_noticed(fields in fields(), at in any::<prop::sample::Index>(), bit in 0..8u8) {
+        let buf = build(std::slice::from_ref(&fields), 0, 1);
+        let (place, _) = Batch::read(&buf).expect("a head").commands().next().expect("one").expect("readable");
+        let mut frame = buf[place.pos as usize..].to_vec();
+        let at = at.index(frame.len());
+        frame[at] ^= 1 << bit;
+        prop_assert!(command_frame(&frame).is_err());
+    }
+}
+
+/// Decodes a batch, and applies it too where that is possible.
+fn read_all(bytes: &[u8]) -> Result<(), CodecError> {
+    let mut outcomes: Vec<Outcome> = Vec::new();
+    let mut group = Group::new();
+    let applied = group.apply(1, bytes, &mut outcomes);
+    let decoded = Batch::read(bytes).and_then(|batch| batch.commands().try_for_each(|item| item.map(|_| ())));
+    assert_eq!(applied, decoded, "apply fails where decoding does");
+    decoded
+}
+
+#[test]
+fn a_huge_record_count_is_refused_without_allocating() {
+    let key = StreamKey::new("b", "s").expect("a valid name");
+    let split = Split::Whole;
+    let append = Command::Append {
+        key: (&key).into(),
+        incarnation: Incarnation(1),
+        close: false,
+        producer: None,
+        seq: None,
+        if_match: None,
+        records: Records::new(b"x", &split),
+    };
+    let mut builder = BatchBuilder::new(BytesMut::new());
+    builder.push(&append);
+    let mut bytes = builder.finish(1, LIMITS).to_vec();
+    let count_at = bytes.len() - 1 - 4;
+    bytes[count_at..count_at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+    assert_eq!(read_all(&bytes), Err(CodecError::Truncated("record ends")));
+}
+
+#[test]
+fn a_later_version_is_named() {
+    assert_eq!(read_all(&[9; 40]), Err(CodecError::Version(9)));
+}
+
+#[test]
+fn the_format_is_pinned() {
+    // What is in existing logs must read the same forever: a change here needs another version.
+    let key = StreamKey::new("b", "s").expect("a valid name");
+    let mut builder = BatchBuilder::new(BytesMut::new());
+    builder.push(&Command::Append {
+        key: (&key).into(),
+        incarnation: Incarnation(0x0102_0304_0506_0708),
+        close: true,
+        producer: Some(ProducerRef { id: "p", epoch: 2, seq: 3 }),
+        seq: Some("q"),
+        if_match: Some(Offset { position: 4, lineage: Lineage::from_bits(5) }),
+        records: Records::new(b"[1,22]", &Split::Json([1..2, 3..5].into_iter().collect())),
+    });
+    let bytes = Bytes::from(builder.finish(0x0a0b, LIMITS));
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    expect_test::expect!["010001000b0a0000000000000700000044000000a9f0620c020300622f7308070605040302010f017002000000000000000300000000000000017104000000000000000500000000000000020000000200000005000000312c32322c"].assert_eq(&hex);
+}

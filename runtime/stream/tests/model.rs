@@ -1,0 +1,491 @@
+//! A group against a naive model of it: lists that are searched, histories that are kept whole, bytes that are stored.
+
+mod support;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use support::World;
+use weir_stream::{Change, Command, Expiry, Outcome, ProducerRef, Records, Refusal, Reply, Split};
+use weir_types::{Incarnation, Lineage, Offset, StreamKey};
+
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+const PRODUCERS_MAX: u32 = 2;
+
+/// One random step. Numbers are relative to the model's state, so that most steps come near to something.
+#[derive(Clone, Debug)]
+enum Step {
+    Create {
+        name: usize,
+        json: bool,
+        upper: bool,
+        ttl: bool,
+        closed: bool,
+        body: usize,
+    },
+    Append {
+        name: usize,
+        close: bool,
+        producer: Option<(usize, i64, i64)>,
+        seq: Option<u8>,
+        if_match: IfMatch,
+        body: usize,
+        stale: bool,
+    },
+    Delete {
+        name: usize,
+    },
+    Expire {
+        name: usize,
+        stale: bool,
+    },
+    Bucket {
+        verb: u8,
+    },
+    Wait {
+        ms: u64,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+enum IfMatch {
+    Absent,
+    Tail,
+    Before,
+    OtherLife,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let name = 0..3usize;
+    let rarely = || prop::bool::weighted(0.1);
+    // Epoch and sequence number are given as distances to the producer's own: next is (0, 1).
+    let producer = (0..3usize, -1..2i64, -3..3i64);
+    let producer = prop_oneof![
+        3 => Just(None),
+        3 => producer.prop_map(Some),
+        6 => (0..3usize).prop_map(|id| Some((id, 0, 1))),
+    ];
+    let if_match = prop_oneof![
+        6 => Just(IfMatch::Absent),
+        3 => Just(IfMatch::Tail),
+        1 => Just(IfMatch::Before),
+        1 => Just(IfMatch::OtherLife),
+    ];
+    let seq = prop_oneof![3 => Just(None), 1 => (0..40u8).prop_map(Some)];
+    let append = (name.clone(), rarely(), producer, seq, if_match, 0..6usize, rarely());
+    let wait = prop_oneof![0..3000u64, Just(DAY_MS), Just(7 * DAY_MS)];
+    prop_oneof![
+        4 => (name.clone(), any::<bool>(), rarely(), rarely(), rarely(), 0..3usize)
+            .prop_map(|(name, json, upper, ttl, closed, body)| Step::Create { name, json, upper, ttl, closed, body }),
+        20 => append.prop_map(|(name, close, producer, seq, if_match, body, stale)| {
+            Step::Append { name, close, producer, seq, if_match, body, stale }
+        }),
+        1 => name.clone().prop_map(|name| Step::Delete { name }),
+        1 => (name, rarely()).prop_map(|(name, stale)| Step::Expire { name, stale }),
+        1 => (0..4u8).prop_map(|verb| Step::Bucket { verb }),
+        2 => wait.prop_map(|ms| Step::Wait { ms }),
+    ]
+}
+
+/// A request of a producer that was accepted, and what it did.
+#[derive(Clone)]
+struct Accepted {
+    id: usize,
+    epoch: u64,
+    seq: u64,
+    tail: u64,
+    time_ms: u64,
+    closed: bool,
+}
+
+struct ModelStream {
+    name: usize,
+    life: u64,
+    json: bool,
+    ttl: bool,
+    closed: bool,
+    records: Vec<Vec<u8>>,
+    written_ms: u64,
+    seqs: Vec<String>,
+    accepted: Vec<Accepted>,
+}
+
+impl ModelStream {
+    fn tail(&self) -> u64 {
+        self.records.iter().map(|record| record.len() as u64).sum()
+    }
+
+    fn last_of(&self, id: usize) -> Option<&Accepted> {
+        self.accepted.iter().rev().find(|accepted| accepted.id == id)
+    }
+
+    /// What the closed stream answers.
+    fn answer_closed(
+        &self,
+        producer: Option<(usize, u64, u64)>,
+        close_alone: bool,
+        mismatch: Option<Refusal>,
+    ) -> Answer {
+        let tail = self.tail();
+        if let Some((id, epoch, seq)) = producer {
+            let same = |a: &Accepted| a.closed && (a.id, a.epoch, a.seq) == (id, epoch, seq);
+            if self.accepted.iter().any(same) {
+                return Answer::Appended { tail, closed: true, producer: Some((epoch, seq)), duplicate: true };
+            }
+        }
+        if producer.is_some() || !close_alone {
+            return Answer::Refused(Refusal::Closed { tail: offset(self.life, tail) });
+        }
+        match mismatch {
+            Some(refusal) => Answer::Refused(refusal),
+            None => Answer::Appended { tail, closed: true, producer: None, duplicate: false },
+        }
+    }
+
+    /// What the open stream answers to a request whose turn it is not.
+    fn judge(&self, (id, epoch, seq): (usize, u64, u64)) -> Option<Answer> {
+        let Some(last) = self.last_of(id) else {
+            let gap = Refusal::ProducerGap { expected: 0, received: seq };
+            return (seq != 0).then_some(Answer::Refused(gap));
+        };
+        let refusal = if epoch < last.epoch {
+            Refusal::ProducerFenced { epoch: last.epoch }
+        } else if epoch > last.epoch && seq != 0 {
+            Refusal::ProducerEpochStart
+        } else if epoch > last.epoch || seq == last.seq + 1 {
+            return None;
+        } else if seq > last.seq {
+            Refusal::ProducerGap { expected: last.seq + 1, received: seq }
+        } else {
+            let first = self.accepted.iter().find(|a| (a.id, a.epoch, a.seq) == (id, epoch, seq)).expect("dense");
+            let tail = if last.seq - seq < 8 { first.tail } else { self.tail() };
+            let producer = Some((last.epoch, last.seq));
+            return Some(Answer::Appended { tail, closed: false, producer, duplicate: true });
+        };
+        Some(Answer::Refused(refusal))
+    }
+}
+
+#[derive(Default)]
+struct Model {
+    streams: Vec<ModelStream>,
+    bucket: bool,
+    fenced: bool,
+    time_ms: u64,
+    lives: u64,
+}
+
+/// The part of an answer that the model predicts.
+#[derive(Debug, PartialEq)]
+enum Answer {
+    Created { tail: u64, closed: bool },
+    Exists { tail: u64, closed: bool },
+    Appended { tail: u64, closed: bool, producer: Option<(u64, u64)>, duplicate: bool },
+    Done { removed: bool },
+    Bucket(u64),
+    Refused(Refusal),
+}
+
+impl Answer {
+    fn of(outcome: &Outcome) -> Answer {
+        match &outcome.reply {
+            Reply::Created(s) => Answer::Created { tail: s.next.position, closed: s.closed },
+            Reply::Exists(s) => Answer::Exists { tail: s.next.position, closed: s.closed },
+            Reply::Appended(a) => Answer::Appended {
+                tail: a.next.position,
+                closed: a.closed,
+                producer: a.producer.map(|p| (p.epoch, p.seq)),
+                duplicate: a.duplicate,
+            },
+            Reply::Done => Answer::Done { removed: matches!(outcome.change, Change::Removed { .. }) },
+            Reply::Bucket { streams } => Answer::Bucket(*streams),
+            Reply::MetaBucket { .. } => panic!("no meta commands here"),
+            Reply::Refused(refusal) => Answer::Refused(refusal.clone()),
+        }
+    }
+}
+
+/// The bodies that writes carry, and their records as they should be stored.
+fn body(json: bool, which: usize) -> (&'static [u8], Split, Vec<Vec<u8>>) {
+    let plain: [&[u8]; 6] = [b"", b"a", b"bc", b"def", b"ghij", b"klmno"];
+    if !json || which == 0 {
+        let body = plain[which];
+        return (body, Split::Whole, if body.is_empty() { vec![] } else { vec![body.to_vec()] });
+    }
+    let text: &[u8] = b"[1,22,333,4444,55555]";
+    let ranges = [1..2, 3..5, 6..9, 10..14, 15..20];
+    let split = Split::Json(ranges[..which].iter().cloned().collect());
+    let record = |range: &std::ops::Range<u32>| [&text[range.start as usize..range.end as usize], b","].concat();
+    (text, split, ranges[..which].iter().map(record).collect())
+}
+
+fn offset(life: u64, position: u64) -> Offset {
+    Offset { position, lineage: Lineage::of(Incarnation(life)) }
+}
+
+impl Model {
+    fn find(&mut self, name: usize) -> Option<&mut ModelStream> {
+        self.streams.iter_mut().find(|stream| stream.name == name)
+    }
+
+    fn create(&mut self, name: usize, json: bool, ttl: bool, closed: bool, records: Vec<Vec<u8>>) -> Answer {
+        let time_ms = self.time_ms;
+        if let Some(stream) = self.find(name) {
+            return if (stream.json, stream.ttl, stream.closed) == (json, ttl, closed) {
+                Answer::Exists { tail: stream.tail(), closed }
+            } else {
+                Answer::Refused(Refusal::ConfigConflict)
+            };
+        }
+        if !self.bucket {
+            return Answer::Refused(Refusal::BucketNotFound);
+        }
+        if self.fenced {
+            return Answer::Refused(Refusal::BucketBusy);
+        }
+        let (life, written_ms) = (self.lives, time_ms);
+        let stream = ModelStream { name, life, json, ttl, closed, records, written_ms, seqs: vec![], accepted: vec![] };
+        let tail = stream.tail();
+        self.streams.push(stream);
+        Answer::Created { tail, closed }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "a request has as many parts")]
+    fn append(
+        &mut self,
+        name: usize,
+        life: u64,
+        close: bool,
+        producer: Option<(usize, u64, u64)>,
+        seq: Option<&str>,
+        if_match: Option<Offset>,
+        records: Vec<Vec<u8>>,
+    ) -> Answer {
+        let time_ms = self.time_ms;
+        let refuse = |refusal| Answer::Refused(refusal);
+        let Some(stream) = self.find(name) else { return refuse(Refusal::NotFound) };
+        if stream.life != life {
+            return refuse(Refusal::Stale);
+        }
+        let tail = offset(stream.life, stream.tail());
+        let mismatch = match if_match {
+            Some(o) if o.lineage != tail.lineage => Some(Refusal::OffsetGone),
+            Some(o) if o != tail => Some(Refusal::TailMoved { tail }),
+            _ => None,
+        };
+        if stream.closed {
+            let close_alone = close && records.is_empty();
+            return stream.answer_closed(producer, close_alone, mismatch);
+        }
+        if records.is_empty() && !close {
+            return refuse(Refusal::Empty);
+        }
+        if let Some(answer) = producer.and_then(|producer| stream.judge(producer)) {
+            return answer;
+        }
+        if seq.is_some_and(|seq| stream.seqs.last().is_some_and(|last| seq.as_bytes() <= last.as_bytes())) {
+            return refuse(Refusal::SeqRegression);
+        }
+        if let Some(refusal) = mismatch {
+            return refuse(refusal);
+        }
+        if let Some((id, ..)) = producer
+            && stream.last_of(id).is_none()
+        {
+            let mut ids: Vec<usize> = stream.accepted.iter().map(|a| a.id).collect();
+            ids.sort_unstable();
+            ids.dedup();
+            if ids.len() >= PRODUCERS_MAX as usize {
+                let active: Vec<usize> = ids
+                    .iter()
+                    .copied()
+                    .filter(|id| time_ms - stream.last_of(*id).expect("listed").time_ms < 7 * DAY_MS)
+                    .collect();
+                if active.len() >= PRODUCERS_MAX as usize {
+                    return refuse(Refusal::ProducerLimit);
+                }
+                stream.accepted.retain(|a| active.contains(&a.id));
+            }
+        }
+        stream.records.extend(records);
+        stream.closed = close;
+        stream.written_ms = time_ms;
+        stream.seqs.extend(seq.map(str::to_string));
+        let tail = stream.tail();
+        if let Some((id, epoch, seq)) = producer {
+            stream.accepted.push(Accepted { id, epoch, seq, tail, time_ms, closed: close });
+        }
+        Answer::Appended {
+            tail,
+            closed: close,
+            producer: producer.map(|(_, epoch, seq)| (epoch, seq)),
+            duplicate: false,
+        }
+    }
+
+    fn remove(&mut self, name: usize) -> bool {
+        let before = self.streams.len();
+        self.streams.retain(|stream| stream.name != name);
+        self.streams.len() < before
+    }
+
+    fn expire(&mut self, name: usize, life: u64) -> Answer {
+        let time_ms = self.time_ms;
+        let due = self.find(name).is_some_and(|s| s.life == life && s.ttl && time_ms >= s.written_ms + 2000);
+        Answer::Done { removed: due && self.remove(name) }
+    }
+
+    fn bucket(&mut self, verb: u8) -> Answer {
+        let streams = self.streams.len() as u64;
+        match verb {
+            0 if self.fenced => return Answer::Refused(Refusal::BucketBusy),
+            0 => self.bucket = true,
+            1 => (self.bucket, self.fenced) = (true, true),
+            2 if !self.bucket => return Answer::Refused(Refusal::BucketNotFound),
+            2 => self.fenced = false,
+            _ if streams > 0 => return Answer::Refused(Refusal::BucketBusy),
+            _ => {
+                (self.bucket, self.fenced) = (false, false);
+                return Answer::Done { removed: false };
+            }
+        }
+        Answer::Bucket(streams)
+    }
+}
+
+/// Makes a step happen in both, and gives both answers.
+fn take(step: &Step, model: &mut Model, world: &mut World) -> (Answer, Outcome) {
+    let key = |name: usize| StreamKey::new("b", ["x", "y/z", "w"][name]).expect("a valid name");
+    match *step {
+        Step::Create { name, json, upper, ttl, closed, body: which } => {
+            let (bytes, split, records) = body(json, which);
+            model.lives += 1;
+            let expected = model.create(name, json, ttl, closed, records);
+            let content_type = match (json, upper) {
+                (true, true) => "APPLICATION/json; a=b",
+                (true, false) => "application/json",
+                (false, true) => "Text/Plain",
+                (false, false) => "text/plain",
+            };
+            let key = key(name);
+            let command = Command::Create {
+                key: (&key).into(),
+                incarnation: Incarnation(model.lives),
+                content_type,
+                expiry: if ttl { Expiry::Idle { ttl_s: 2 } } else { Expiry::Never },
+                closed,
+                records: Records::new(bytes, &split),
+            };
+            (expected, world.apply(model.time_ms, &command))
+        }
+        Step::Append { name, close, producer, seq, if_match, body: which, stale } => {
+            let ids = ["p", "q", "r"];
+            let found = model.find(name);
+            let (json, tail, life) = found.as_ref().map_or((false, 0, 0), |s| (s.json, s.tail(), s.life));
+            let life = if stale { life + 1000 } else { life };
+            let producer = producer.map(|(id, epoch, seq)| {
+                let last =
+                    found.as_ref().and_then(|s| s.last_of(id)).map_or((0, -1), |a| (a.epoch as i64, a.seq as i64));
+                (id, (last.0 + epoch).max(0) as u64, (last.1 + seq).max(0) as u64)
+            });
+            let if_match = match if_match {
+                IfMatch::Absent => None,
+                IfMatch::Tail => Some(offset(life, tail)),
+                IfMatch::Before => Some(offset(life, tail.saturating_sub(1))),
+                IfMatch::OtherLife => Some(offset(life + 7, tail)),
+            };
+            let seq = seq.map(|seq| seq.to_string());
+            let (bytes, split, records) = body(json, which);
+            let expected = model.append(name, life, close, producer, seq.as_deref(), if_match, records);
+            let key = key(name);
+            let command = Command::Append {
+                key: (&key).into(),
+                incarnation: Incarnation(life),
+                close,
+                producer: producer.map(|(id, epoch, seq)| ProducerRef { id: ids[id], epoch, seq }),
+                seq: seq.as_deref(),
+                if_match,
+                records: Records::new(bytes, &split),
+            };
+            (expected, world.apply(model.time_ms, &command))
+        }
+        Step::Delete { name } => {
+            let removed = model.remove(name);
+            let expected = if removed { Answer::Done { removed } } else { Answer::Refused(Refusal::NotFound) };
+            (expected, world.apply(model.time_ms, &Command::Delete { key: (&key(name)).into() }))
+        }
+        Step::Expire { name, stale } => {
+            let life = model.find(name).map_or(0, |stream| stream.life) + u64::from(stale) * 1000;
+            let expected = model.expire(name, life);
+            let key = key(name);
+            let command = Command::Expire { key: (&key).into(), incarnation: Incarnation(life) };
+            (expected, world.apply(model.time_ms, &command))
+        }
+        Step::Bucket { verb } => {
+            let command = match verb {
+                0 => Command::BucketCreate { name: "b", created_ms: 5 },
+                1 => Command::BucketFence { name: "b" },
+                2 => Command::BucketUnfence { name: "b" },
+                _ => Command::BucketDrop { name: "b" },
+            };
+            (model.bucket(verb), world.apply(model.time_ms, &command))
+        }
+        Step::Wait { ms } => {
+            model.time_ms += ms;
+            // A new leader whose clock is behind: group time must not follow it.
+            let behind_ms = model.time_ms / 2;
+            let expected = model.bucket(if model.fenced { 1 } else { 2 });
+            let command =
+                if model.fenced { Command::BucketFence { name: "b" } } else { Command::BucketUnfence { name: "b" } };
+            world.apply(model.time_ms, &Command::Delete { key: (&StreamKey::new("b", "none").expect("valid")).into() });
+            (expected, world.apply(behind_ms, &command))
+        }
+    }
+}
+
+fn agree(model: &Model, world: &World) {
+    let group = &world.group;
+    assert_eq!(group.streams(), model.streams.len());
+    assert_eq!(group.time_ms(), model.time_ms);
+    let view = group.bucket("b");
+    assert_eq!(view.map(|b| (b.streams, b.fenced)), model.bucket.then_some((model.streams.len() as u64, model.fenced)));
+    for expected in &model.streams {
+        let key = StreamKey::new("b", ["x", "y/z", "w"][expected.name]).expect("a valid name");
+        let stream = group.stream(&key).expect("the model has it");
+        assert_eq!(stream.incarnation(), Incarnation(expected.life));
+        assert_eq!((stream.is_json(), stream.is_closed()), (expected.json, expected.closed));
+        assert_eq!(stream.last_write_ms(), expected.written_ms);
+        assert_eq!(world.records(&key, 0), expected.records);
+        let mut position = 0;
+        for (i, record) in expected.records.iter().enumerate() {
+            assert_eq!(world.records(&key, position), expected.records[i..]);
+            position += record.len() as u64;
+        }
+        assert_eq!(stream.extents_from(stream.tail().position).count(), 0);
+    }
+    let expirable: Vec<&str> = group.expirable().map(|(key, _)| key).collect();
+    assert_eq!(expirable.len(), model.streams.iter().filter(|stream| stream.ttl).count());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_group_behaves_as_its_model(steps in vec(step(), 0..80)) {
+        let mut model = Model::default();
+        let mut world = World::new();
+        world.producers_max = PRODUCERS_MAX;
+        model.bucket(0);
+        world.apply(0, &Command::BucketCreate { name: "b", created_ms: 0 });
+        for step in &steps {
+            let (expected, outcome) = take(step, &mut model, &mut world);
+            prop_assert_eq!(Answer::of(&outcome), expected, "{:?}", step);
+        }
+        agree(&model, &world);
+        world.check_replay();
+
+        for name in 0..3 {
+            take(&Step::Delete { name }, &mut model, &mut world);
+        }
+        prop_assert_eq!(world.group.index_bytes(), 0, "what is deleted is no longer counted");
+    }
+}

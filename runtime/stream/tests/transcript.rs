@@ -1,0 +1,464 @@
+//! What each request is answered, as text: a script of requests in, one answer each out.
+
+mod support;
+
+use expect_test::{Expect, expect};
+use support::World;
+use weir_stream::{
+    Appended, Change, Command, Expiry, Group, Look, ProducerRef, Records, Refusal, Reply, Split, Summary,
+};
+use weir_types::{Incarnation, Lineage, Offset, ReadFrom, StreamKey};
+
+/// Runs a script of requests separated by `|` in bucket `b`, and compares the answers.
+///
+/// `put /s type=T 'body' close ttl=S until=MS`, `post /s type=T 'body' close producer=ID:EPOCH:SEQ seq=X if=POSITION`
+/// (`if=gone` is a token of another life), `delete /s`, `expire /s`, `read /s from=POSITION`, `list PREFIX after=NAME`,
+/// `bucket VERB NAME`, `meta VERB NAME`, `time MS`, `producers MAX`, `streams`. The type is `text/plain` where not given.
+fn check(script: &str, expected: Expect) {
+    let mut run = Run { world: World::new(), time_ms: 1000, lives: 0 };
+    run.world.apply(1000, &Command::BucketCreate { name: "b", created_ms: 1000 });
+    let answers: Vec<String> = script.split('|').map(|step| run.step(step.trim())).collect();
+    expected.assert_eq(&answers.join(" | "));
+    run.world.check_replay();
+}
+
+struct Run {
+    world: World,
+    time_ms: u64,
+    lives: u64,
+}
+
+/// The words of one step.
+struct Words<'a> {
+    verb: &'a str,
+    name: &'a str,
+    rest: Vec<&'a str>,
+}
+
+impl<'a> Words<'a> {
+    fn option(&self, name: &str) -> Option<&'a str> {
+        self.rest.iter().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+    }
+
+    fn number(&self, name: &str) -> Option<u64> {
+        self.option(name).map(|text| text.parse().expect("a number"))
+    }
+
+    fn body(&self) -> &'a str {
+        self.rest.iter().find_map(|word| word.strip_prefix('\'')?.strip_suffix('\'')).unwrap_or("")
+    }
+
+    fn has(&self, word: &str) -> bool {
+        self.rest.contains(&word)
+    }
+
+    fn key(&self) -> StreamKey {
+        StreamKey::new("b", self.name.trim_start_matches('/')).expect("a valid name")
+    }
+}
+
+impl Run {
+    fn step(&mut self, step: &str) -> String {
+        let mut words = step.split_whitespace();
+        let words = Words {
+            verb: words.next().expect("a verb"),
+            name: words.next().unwrap_or_default(),
+            rest: words.collect(),
+        };
+        match words.verb {
+            "put" => self.put(&words),
+            "post" => self.post(&words),
+            "delete" => self.run(&Command::Delete { key: (&words.key()).into() }),
+            "expire" => {
+                let key = words.key();
+                let incarnation = self.world.group.stream(&key).map_or(Incarnation(0), |stream| stream.incarnation());
+                self.run(&Command::Expire { key: (&key).into(), incarnation })
+            }
+            "read" => self.read(&words),
+            "list" => self.list(&words),
+            "bucket" | "meta" => self.bucket(&words),
+            "time" => {
+                self.time_ms = words.name.parse().expect("a number");
+                "-".to_string()
+            }
+            "producers" => {
+                self.world.producers_max = words.name.parse().expect("a number");
+                "-".to_string()
+            }
+            "streams" => {
+                let text: Vec<&str> = self.world.group.expirable().map(|(key, _)| key).collect();
+                let group = &self.world.group;
+                format!("{} indexed={} expirable={text:?}", group.streams(), group.index_bytes() > 0)
+            }
+            verb => panic!("no verb {verb}"),
+        }
+    }
+
+    fn run(&mut self, command: &Command<'_>) -> String {
+        let outcome = self.world.apply(self.time_ms, command);
+        if let Change::Advanced { start, end, closed, .. } = outcome.change {
+            assert!(end > start || closed, "an advance without an effect");
+        }
+        match outcome.change {
+            Change::Removed { .. } => format!("{} removed", render(&outcome.reply)),
+            _ => render(&outcome.reply),
+        }
+    }
+
+    fn put(&mut self, words: &Words<'_>) -> String {
+        self.lives += 1;
+        let content_type = words.option("type").unwrap_or("text/plain");
+        let body = words.body().as_bytes();
+        let split = match Group::check_create(content_type, body) {
+            Ok(split) => split,
+            Err(refusal) => return refused(&refusal),
+        };
+        let idle = words.number("ttl").map(|ttl_s| Expiry::Idle { ttl_s });
+        let until = words.number("until").map(|at_ms| Expiry::At { at_ms });
+        self.run(&Command::Create {
+            key: (&words.key()).into(),
+            incarnation: Incarnation(self.lives),
+            content_type,
+            expiry: idle.or(until).unwrap_or(Expiry::Never),
+            closed: words.has("close"),
+            records: Records::new(body, &split),
+        })
+    }
+
+    fn post(&mut self, words: &Words<'_>) -> String {
+        let key = words.key();
+        let producer = words.option("producer").map(|text| {
+            let mut parts = text.split(':');
+            let id = parts.next().expect("an id");
+            let mut number = || parts.next().expect("a number").parse().expect("a number");
+            ProducerRef { id, epoch: number(), seq: number() }
+        });
+        let content_type = match words.option("type") {
+            Some("none") => None,
+            given => Some(given.unwrap_or("text/plain")),
+        };
+        let body = words.body().as_bytes();
+        let close = words.has("close");
+        let (incarnation, split) = match self.world.group.check_append(&key, content_type, close, producer, body) {
+            Ok(Look::Propose { incarnation, split }) => (incarnation, split),
+            Ok(Look::Answer(appended)) => return format!("early {}", render(&Reply::Appended(appended))),
+            Err(refusal) => return format!("early {}", refused(&refusal)),
+        };
+        let if_match = words.option("if").map(|text| match text {
+            "gone" => Offset { position: 0, lineage: Lineage::from_bits(99) },
+            text => Offset { position: text.parse().expect("a number"), lineage: Lineage::of(incarnation) },
+        });
+        let records = Records::new(body, &split);
+        let incarnation = if words.has("stale") { Incarnation(99) } else { incarnation };
+        let seq = words.option("seq");
+        let key = (&key).into();
+        self.run(&Command::Append { key, incarnation, close, producer, seq, if_match, records })
+    }
+
+    fn read(&mut self, words: &Words<'_>) -> String {
+        let key = words.key();
+        let Some(stream) = self.world.group.stream(&key) else { return "none".to_string() };
+        let from = match words.option("from") {
+            None => ReadFrom::Start,
+            Some("now") => ReadFrom::Now,
+            Some("gone") => ReadFrom::At(Offset { position: 0, lineage: Lineage::from_bits(99) }),
+            Some(text) => ReadFrom::At(Offset { position: text.parse().expect("a number"), lineage: stream.lineage() }),
+        };
+        match stream.check_offset(from) {
+            Err(refusal) => refused(&refusal),
+            Ok(position) => {
+                let records = self.world.records(&key, position);
+                let texts: Vec<String> = records.iter().map(|r| String::from_utf8_lossy(r).into_owned()).collect();
+                format!("[{}]", texts.join(" "))
+            }
+        }
+    }
+
+    fn list(&mut self, words: &Words<'_>) -> String {
+        let mut names = Vec::new();
+        for slot in 0..weir_types::limits::SLOTS {
+            let after = words.option("after");
+            let prefix = words.name.trim_start_matches('/');
+            self.world.group.list_slot(slot, "b", prefix, after, &mut |name, _| names.push(name.to_string()));
+        }
+        names.sort();
+        names.join(" ")
+    }
+
+    fn bucket(&mut self, words: &Words<'_>) -> String {
+        let name = words.rest.first().copied().unwrap_or_default();
+        let command = match (words.verb, words.name) {
+            ("bucket", "create") => Command::BucketCreate { name, created_ms: self.time_ms },
+            ("bucket", "fence") => Command::BucketFence { name },
+            ("bucket", "unfence") => Command::BucketUnfence { name },
+            ("bucket", "drop") => Command::BucketDrop { name },
+            ("meta", "form") => Command::MetaForm { groups: name.parse().expect("a number") },
+            ("meta", "create") => Command::MetaBucketCreate { name },
+            ("meta", "delete") => Command::MetaBucketDelete { name },
+            ("meta", "deleted") => Command::MetaBucketDeleted { name },
+            ("meta", "kept") => Command::MetaBucketKept { name },
+            (verb, what) => panic!("no {verb} {what}"),
+        };
+        self.run(&command)
+    }
+}
+
+fn render(reply: &Reply) -> String {
+    let summary = |word: &str, summary: &Summary| {
+        let closed = if summary.closed { " closed" } else { "" };
+        format!("{word} tail={}{closed}", summary.next.position)
+    };
+    match reply {
+        Reply::Created(s) => summary("created", s),
+        Reply::Exists(s) => summary("exists", s),
+        Reply::Appended(Appended { next, closed, producer, duplicate }) => {
+            let word = if *duplicate { "duplicate" } else { "ok" };
+            let closed = if *closed { " closed" } else { "" };
+            let producer = producer.map(|p| format!(" producer={}:{}", p.epoch, p.seq)).unwrap_or_default();
+            format!("{word} tail={}{closed}{producer}", next.position)
+        }
+        Reply::Done => "done".to_string(),
+        Reply::Bucket { streams } => format!("bucket streams={streams}"),
+        Reply::MetaBucket { created_ms, existed } => format!("bucket created={created_ms} existed={existed}"),
+        Reply::Refused(refusal) => refused(refusal),
+    }
+}
+
+fn refused(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::Closed { tail } => format!("Closed tail={}", tail.position),
+        Refusal::TailMoved { tail } => format!("TailMoved tail={}", tail.position),
+        Refusal::JsonInvalid { .. } => "JsonInvalid".to_string(),
+        other => format!("{other:?}"),
+    }
+}
+
+#[test]
+fn append_after_close_is_refused() {
+    check(
+        "put /s | post /s 'a' close | post /s 'b' | post /s 'b' close | post /s close | read /s",
+        expect![[
+            r#"created tail=0 | ok tail=1 closed | early Closed tail=1 | early Closed tail=1 | ok tail=1 closed | [a]"#
+        ]],
+    );
+}
+
+#[test]
+fn closed_comes_before_content_type_and_empty() {
+    check(
+        "put /s close 'x' | post /s type=a/b 'a' | post /s type=none 'a' | post /s | post /s type=a/b close",
+        expect![[
+            r#"created tail=1 closed | early Closed tail=1 | early Closed tail=1 | early Closed tail=1 | ok tail=1 closed"#
+        ]],
+    );
+}
+
+#[test]
+fn a_close_alone_needs_no_content_type() {
+    check(
+        "put /s type=application/json | post /s type=text/plain close",
+        expect![[r#"created tail=0 | ok tail=0 closed"#]],
+    );
+}
+
+#[test]
+fn creating_again_needs_the_same_configuration() {
+    check(
+        "put /s ttl=5 'ab' | put /s ttl=5 'ignored' | put /s type=TEXT/Plain;charset=utf-8 ttl=5 | put /s ttl=6 | put /s \
+         | put /s ttl=5 type=text/html | put /s ttl=5 close | post /s close | put /s ttl=5 | put /s ttl=5 close | read /s",
+        expect![[
+            r#"created tail=2 | exists tail=2 | exists tail=2 | ConfigConflict | ConfigConflict | ConfigConflict | ConfigConflict | ok tail=2 closed | ConfigConflict | exists tail=2 closed | [ab]"#
+        ]],
+    );
+}
+
+#[test]
+fn a_bucket_decides_whether_streams_are_created() {
+    check(
+        "put /a | bucket fence b | put /c | put /a | post /a 'x' | bucket drop b | delete /a | bucket drop b | put /a \
+         | bucket fence b | bucket create b | bucket unfence b | put /a | bucket create b",
+        expect![[
+            r#"created tail=0 | bucket streams=1 | BucketBusy | exists tail=0 | ok tail=1 | BucketBusy | done removed | done | BucketNotFound | bucket streams=0 | BucketBusy | bucket streams=0 | created tail=0 | bucket streams=1"#
+        ]],
+    );
+}
+
+#[test]
+fn content_types_are_compared_without_case_and_parameters() {
+    check(
+        "put /s type=text/plain | post /s type=TEXT/PLAIN 'a' | post /s type=text/plain;charset=utf-8 'b' \
+         | post /s type=text/html 'c' | post /s type=none 'd' | post /s | read /s",
+        expect![[
+            r#"created tail=0 | ok tail=1 | ok tail=2 | early ContentTypeMismatch { expected: "text/plain" } | early ContentTypeMissing | early Empty | [a b]"#
+        ]],
+    );
+}
+
+#[test]
+fn json_is_flattened_by_one_level() {
+    check(
+        "put /j type=application/json '[]' | post /j type=application/json '[1,[2,3]]' \
+         | post /j type=Application/JSON;a=b '{\"a\":[]}' | post /j type=application/json '[]' \
+         | post /j type=application/json '{' | post /j type=application/json '[]' close | read /j | read /j from=2 \
+         | put /k type=application/json '[' | put /k type=application/json '[\"x\",2]' close | read /k",
+        expect![[
+            r#"created tail=0 | ok tail=8 | ok tail=17 | early Empty | early JsonInvalid | early Empty | [1, [2,3], {"a":[]},] | [[2,3], {"a":[]},] | JsonInvalid | created tail=6 closed | ["x", 2,]"#
+        ]],
+    );
+}
+
+#[test]
+fn producers_are_applied_once_and_in_order() {
+    check(
+        "put /s | post /s 'x' producer=p:0:1 | post /s 'a' producer=p:0:0 | post /s 'b' producer=p:0:1 \
+         | post /s 'a' producer=p:0:0 | post /s 'd' producer=p:0:3 | post /s 'e' producer=p:1:1 \
+         | post /s 'e' producer=p:1:0 | post /s 'z' producer=p:0:2 | post /s 'f' producer=q:7:0 | post /s 'g' | read /s",
+        expect![[
+            r#"created tail=0 | ProducerGap { expected: 0, received: 1 } | ok tail=1 producer=0:0 | ok tail=2 producer=0:1 | early duplicate tail=1 producer=0:1 | ProducerGap { expected: 2, received: 3 } | ProducerEpochStart | ok tail=3 producer=1:0 | ProducerFenced { epoch: 1 } | ok tail=4 producer=7:0 | ok tail=5 | [a b e f g]"#
+        ]],
+    );
+}
+
+#[test]
+fn a_duplicate_is_answered_with_its_own_tail_while_that_is_remembered() {
+    let nine: String = (0..10).map(|seq| format!("post /s 'xx' producer=p:0:{seq} | ")).collect();
+    check(
+        &format!("put /s | {nine} post /s 'xx' producer=p:0:2 | post /s 'xx' producer=p:0:1"),
+        expect![[
+            r#"created tail=0 | ok tail=2 producer=0:0 | ok tail=4 producer=0:1 | ok tail=6 producer=0:2 | ok tail=8 producer=0:3 | ok tail=10 producer=0:4 | ok tail=12 producer=0:5 | ok tail=14 producer=0:6 | ok tail=16 producer=0:7 | ok tail=18 producer=0:8 | ok tail=20 producer=0:9 | early duplicate tail=6 producer=0:9 | early duplicate tail=20 producer=0:9"#
+        ]],
+    );
+}
+
+#[test]
+fn a_closing_request_may_be_repeated_by_its_producer_alone() {
+    check(
+        "put /s | post /s 'a' producer=p:0:0 | post /s 'body-a' close producer=p:0:1 \
+         | post /s 'body-b' close producer=p:0:1 | post /s close producer=p:0:1 | post /s 'a' producer=p:0:0 \
+         | post /s close producer=p:0:2 | post /s close producer=q:0:0 | post /s close | read /s",
+        expect![[
+            r#"created tail=0 | ok tail=1 producer=0:0 | ok tail=7 closed producer=0:1 | early duplicate tail=7 closed producer=0:1 | early duplicate tail=7 closed producer=0:1 | early Closed tail=7 | early Closed tail=7 | early Closed tail=7 | ok tail=7 closed | [a body-a]"#
+        ]],
+    );
+}
+
+#[test]
+fn a_close_alone_by_a_producer_is_a_turn_of_its_own() {
+    check(
+        "put /s | post /s 'a' producer=p:0:0 | post /s close producer=p:0:2 | post /s close producer=p:0:1 \
+         | post /s close producer=p:0:1",
+        expect![[
+            r#"created tail=0 | ok tail=1 producer=0:0 | ProducerGap { expected: 1, received: 2 } | ok tail=1 closed producer=0:1 | early duplicate tail=1 closed producer=0:1"#
+        ]],
+    );
+}
+
+#[test]
+fn stream_seq_must_rise_byte_by_byte() {
+    check(
+        "put /s | post /s 'a' seq=09 | post /s 'b' seq=10 | post /s 'c' seq=10 | post /s 'd' seq=2 | post /s 'e' seq=10 \
+         | post /s 'f' | post /s 'g' seq=b | post /s 'h' seq=B | post /s 'i' seq=c producer=p:0:0 \
+         | post /s 'i' seq=c producer=p:0:0 | post /s 'j' seq=c producer=p:0:1 | post /s 'j' seq=d producer=p:0:1",
+        expect![[
+            r#"created tail=0 | ok tail=1 | ok tail=2 | SeqRegression | ok tail=3 | SeqRegression | ok tail=4 | ok tail=5 | SeqRegression | ok tail=6 producer=0:0 | early duplicate tail=6 producer=0:0 | SeqRegression | ok tail=7 producer=0:1"#
+        ]],
+    );
+}
+
+#[test]
+fn if_match_is_decided_against_the_tail() {
+    check(
+        "put /s 'ab' | post /s 'c' if=2 | post /s 'd' if=2 | post /s 'd' if=9 | post /s 'd' if=gone \
+         | post /s 'd' if=3 producer=p:0:0 | post /s 'd' if=3 producer=p:0:0 | post /s close if=0 | post /s close if=4 \
+         | post /s close if=0 | post /s close if=4",
+        expect![[
+            r#"created tail=2 | ok tail=3 | TailMoved tail=3 | TailMoved tail=3 | OffsetGone | ok tail=4 producer=0:0 | early duplicate tail=4 producer=0:0 | TailMoved tail=4 | ok tail=4 closed | TailMoved tail=4 | ok tail=4 closed"#
+        ]],
+    );
+}
+
+#[test]
+fn another_life_is_another_stream() {
+    check(
+        "put /s 'abc' | delete /s | read /s | post /s 'x' | delete /s | put /s type=a/b | read /s | read /s from=gone \
+         | read /s from=1 | post /s type=a/b 'x' stale | post /s type=a/b 'x' | read /s from=1 | read /s from=now",
+        expect![[
+            r#"created tail=3 | done removed | none | early NotFound | NotFound | created tail=0 | [] | OffsetGone | OffsetInvalid | Stale | ok tail=1 | [] | []"#
+        ]],
+    );
+}
+
+#[test]
+fn expiry_is_checked_again_in_apply() {
+    check(
+        "put /idle ttl=5 | put /end until=9000 | put /never | streams | time 5999 | expire /idle | time 6000 \
+         | post /idle 'x' | expire /idle | time 500 | expire /idle | time 8999 | expire /end | time 9000 | expire /end \
+         | time 11000 | expire /idle | time 99999999 | expire /never | streams | delete /never | streams",
+        expect![[
+            r#"created tail=0 | created tail=0 | created tail=0 | 3 indexed=true expirable=["b/end", "b/idle"] | - | done | - | ok tail=1 | done | - | done | - | done | - | done removed | - | done removed | - | done | 1 indexed=true expirable=[] | done removed | 0 indexed=false expirable=[]"#
+        ]],
+    );
+}
+
+#[test]
+fn a_full_producer_table_forgets_only_the_idle() {
+    check(
+        "producers 2 | put /s | post /s 'a' producer=p:0:0 | time 2000 | post /s 'b' producer=q:0:0 \
+         | post /s 'c' producer=r:0:0 | post /s 'c' producer=p:0:1 | time 604801999 | post /s 'd' producer=r:0:0 \
+         | time 604802000 | post /s 'e' producer=r:0:0 | post /s 'f' producer=q:0:1 | read /s",
+        expect![[
+            r#"- | created tail=0 | ok tail=1 producer=0:0 | - | ok tail=2 producer=0:0 | ProducerLimit | ok tail=3 producer=0:1 | - | ProducerLimit | - | ok tail=4 producer=0:0 | ProducerGap { expected: 0, received: 1 } | [a b c e]"#
+        ]],
+    );
+}
+
+#[test]
+fn listing_is_by_prefix_and_after() {
+    check(
+        "put /a/1 | put /a/2 | put /ab | put /c | bucket create bb | list | list /a/ | list /a after=a/2 | list /x",
+        expect![[
+            r#"created tail=0 | created tail=0 | created tail=0 | created tail=0 | bucket streams=0 | a/1 a/2 ab c | a/1 a/2 | ab | "#
+        ]],
+    );
+}
+
+#[test]
+fn meta_buckets_are_deleted_in_two_steps() {
+    check(
+        "meta create x | meta create x | meta delete x | meta delete x | meta create x | meta kept x | meta deleted x \
+         | meta delete x | meta deleted x | meta deleted x | meta delete x | meta kept x",
+        expect![[
+            r#"bucket created=1000 existed=false | bucket created=1000 existed=true | done | BucketBusy | BucketBusy | done | BucketBusy | done | done | done | BucketNotFound | BucketNotFound"#
+        ]],
+    );
+}
+
+#[test]
+fn slots_are_spread_once() {
+    check("meta form 3 | meta form 3 | meta form 4", expect![[r#"done | done | ConfigConflict"#]]);
+    let mut world = World::new();
+    assert!(world.group.meta().slots().is_none());
+    world.apply(0, &Command::MetaForm { groups: 3 });
+    let table = world.group.meta().slots().expect("formed");
+    let key = StreamKey::new("b", "s").expect("a valid name");
+    assert_eq!(usize::from(table.group(key.slot()).0), key.slot().index() % 3);
+}
+
+#[test]
+fn a_create_of_a_name_in_an_unknown_bucket_is_refused() {
+    let mut world = World::new();
+    let key = StreamKey::new("nowhere", "s").expect("a valid name");
+    let outcome = world.apply(
+        0,
+        &Command::Create {
+            key: (&key).into(),
+            incarnation: Incarnation(1),
+            content_type: "text/plain",
+            expiry: Expiry::Never,
+            closed: false,
+            records: Records::new(b"x", &Split::Whole),
+        },
+    );
+    assert_eq!(outcome.reply, Reply::Refused(Refusal::BucketNotFound));
+    assert_eq!(world.group.streams(), 0);
+}
