@@ -1,1 +1,32 @@
-//! weir-http
+//! HTTP: the only crate that knows it. Requests become calls of a [`weir_shard::Shard`], its answers become responses.
+//!
+//! One connection is one task of its shard's thread; nothing here crosses threads. From the wire inwards:
+//!
+//! - [`connection`]: HTTP/1.1 or h2c over one socket; [`io`] ends sockets that stall.
+//! - [`service`]: one request. A stream's address ([`path`]) goes straight to its verb in [`routes`]; all other
+//!   addresses go through an axum `Router`, which an append or a read never pays for.
+//! - [`fields`], [`query`], [`body`]: what a request says, checked strictly and once.
+//! - [`render`], [`payload`], [`sse`], [`cursor`], [`cors`], [`headers`]: what a response says.
+//! - [`error`]: every way to refuse, as one code each, rendered as `application/problem+json`.
+
+mod body;
+mod config;
+mod connection;
+mod cors;
+mod cursor;
+mod error;
+mod fields;
+mod headers;
+mod io;
+mod path;
+mod payload;
+mod query;
+mod render;
+mod routes;
+mod service;
+mod sse;
+
+pub use config::HttpConfig;
+pub use connection::serve_connection;
+pub use error::ErrorCode;
+pub use service::Service;

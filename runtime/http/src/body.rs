@@ -1,0 +1,140 @@
+//! Request bodies: read whole, within a size and without long pauses.
+//!
+//! A body that arrives in one piece (almost every append) is handed on as it came; others are copied together.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body, Frame};
+use http_body_util::BodyExt;
+
+use crate::error::{ErrorCode, Problem};
+
+/// Memory taken ahead for a body, whatever length it claims.
+const RESERVE_BYTES_MAX: usize = 1 << 20;
+/// How long the rest of a refused body is read for, so that the client gets to read the refusal.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Reads `body` to its end.
+///
+/// # Errors
+/// [`ErrorCode::BodyTooLarge`] as soon as it is longer than `bytes_max`, or says that it will be;
+/// [`ErrorCode::BodyTimeout`] when nothing arrives for `timeout`; [`ErrorCode::BodyUnreadable`] when it breaks off.
+pub(crate) async fn read<B>(body: &mut B, bytes_max: usize, timeout: Duration) -> Result<Bytes, Problem>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let announced = body.size_hint().lower();
+    if announced > bytes_max as u64 {
+        return Err(too_large(bytes_max));
+    }
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
+    let Some(first) = next(body, timeout).await? else { return Ok(Bytes::new()) };
+    if first.len() > bytes_max {
+        return Err(too_large(bytes_max));
+    }
+    if body.is_end_stream() {
+        return Ok(first);
+    }
+    let mut whole: Option<BytesMut> = None;
+    while let Some(piece) = next(body, timeout).await? {
+        let whole = whole.get_or_insert_with(|| {
+            let reserve = (announced as usize).clamp(first.len() + piece.len(), RESERVE_BYTES_MAX.max(first.len() * 2));
+            let mut whole = BytesMut::with_capacity(reserve);
+            whole.extend_from_slice(&first);
+            whole
+        });
+        if whole.len() + piece.len() > bytes_max {
+            return Err(too_large(bytes_max));
+        }
+        whole.extend_from_slice(&piece);
+    }
+    Ok(whole.map_or(first, BytesMut::freeze))
+}
+
+/// Reads on for a moment and drops what comes: a client that is still sending when the connection is closed under it
+/// sees a reset instead of the response.
+pub(crate) fn discard<B>(mut body: B)
+where
+    B: Body<Data = Bytes> + Unpin + 'static,
+{
+    if body.is_end_stream() {
+        return;
+    }
+    tokio::task::spawn_local(tokio::time::timeout(DISCARD_TIMEOUT, async move {
+        while let Some(Ok(_)) = body.frame().await {}
+    }));
+}
+
+/// The next piece; trailers are skipped.
+async fn next<B>(body: &mut B, timeout: Duration) -> Result<Option<Bytes>, Problem>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    loop {
+        // A timer only when there is something to wait for: most bodies have arrived with their head.
+        let frame = match poll_fn(|cx| Poll::Ready(Pin::new(&mut *body).poll_frame(cx))).await {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => tokio::time::timeout(timeout, body.frame())
+                .await
+                .map_err(|_| Problem::new(ErrorCode::BodyTimeout, "the body paused for too long"))?,
+        };
+        match frame.transpose().map(|frame| frame.map(Frame::into_data)) {
+            Ok(None) => return Ok(None),
+            Ok(Some(Ok(piece))) => return Ok(Some(piece)),
+            Ok(Some(Err(_trailers))) => {}
+            Err(_) => return Err(Problem::new(ErrorCode::BodyUnreadable, "the body broke off or is malformed")),
+        }
+    }
+}
+
+fn too_large(bytes_max: usize) -> Problem {
+    Problem::new(ErrorCode::BodyTooLarge, format!("a body has at most {bytes_max} bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use futures_util::{StreamExt, stream};
+    use http_body_util::{Full, StreamBody};
+
+    use super::*;
+
+    /// Reads a body without a known length that arrives in these pieces, at most 8 bytes.
+    async fn check(pieces: &'static [&'static str]) -> Result<Bytes, &'static str> {
+        let frames =
+            stream::iter(pieces).map(|piece| Ok::<_, Infallible>(Frame::data(Bytes::from_static(piece.as_bytes()))));
+        let read = read(&mut StreamBody::new(frames), 8, Duration::from_secs(1)).await;
+        read.map_err(|problem| problem.code().as_str())
+    }
+
+    #[tokio::test]
+    async fn a_body_is_read_whole_up_to_its_limit() {
+        assert_eq!(check(&[]).await, Ok(Bytes::new()));
+        assert_eq!(check(&["abc"]).await, Ok(Bytes::from("abc")));
+        assert_eq!(check(&["abc", "", "defgh"]).await, Ok(Bytes::from("abcdefgh")));
+        assert_eq!(check(&["abcdefghi"]).await, Err("body_too_large"));
+        assert_eq!(check(&["abcd", "efgh", "i"]).await, Err("body_too_large"));
+    }
+
+    #[tokio::test]
+    async fn an_announced_length_is_refused_before_it_is_read() {
+        let mut body = Full::new(Bytes::from_static(b"123456789"));
+        let refusal = read(&mut body, 8, Duration::from_secs(1)).await.expect_err("too large");
+        assert_eq!(refusal.code(), ErrorCode::BodyTooLarge);
+        assert!(!body.is_end_stream(), "nothing was read");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_pauses_is_given_up() {
+        let frames = stream::pending::<Result<Frame<Bytes>, Infallible>>();
+        let refusal = read(&mut StreamBody::new(frames), 8, Duration::ZERO).await.expect_err("nothing ever comes");
+        assert_eq!(refusal.code(), ErrorCode::BodyTimeout);
+    }
+}

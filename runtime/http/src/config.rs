@@ -1,0 +1,39 @@
+//! What an operator may choose about HTTP.
+
+use std::time::Duration;
+
+/// Limits and timings of the public listener.
+#[derive(Clone, Debug)]
+pub struct HttpConfig {
+    /// Longest request body, in bytes; at most [`weir_types::limits::BODY_BYTES_CEILING`].
+    pub body_bytes_max: usize,
+    /// How long a long-poll waits for data.
+    pub long_poll_timeout: Duration,
+    /// How often an SSE response carries a comment, so that proxies and clients see that it lives.
+    pub sse_keep_alive: Duration,
+    /// How long an SSE response lasts before the client has to come again.
+    pub sse_max_age: Duration,
+    /// How long a request's head may take; it may take up to half as long again.
+    pub header_read_timeout: Duration,
+    /// How long a request's body may pause.
+    pub body_read_timeout: Duration,
+    /// How long a client may take nothing of a response that is ready for it.
+    pub write_timeout: Duration,
+    /// `Access-Control-Allow-Origin`; empty for none. A valid header value.
+    pub cors_origin: String,
+}
+
+impl Default for HttpConfig {
+    fn default() -> HttpConfig {
+        HttpConfig {
+            body_bytes_max: 16 << 20,
+            long_poll_timeout: Duration::from_secs(20),
+            sse_keep_alive: Duration::from_secs(15),
+            sse_max_age: Duration::from_secs(60),
+            header_read_timeout: Duration::from_secs(10),
+            body_read_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
+            cors_origin: "*".to_string(),
+        }
+    }
+}

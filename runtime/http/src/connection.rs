@@ -1,0 +1,159 @@
+//! One connection, HTTP/1.1 or h2c, from its first byte to its last.
+//!
+//! An HTTP/2 client with prior knowledge begins with `PRI * HTTP/2.0`; no HTTP/1 method does, so the first bytes tell.
+//! HTTP/1 is served by hyper's plain connection: what is pipelined is answered in one write, and the head's timeout is
+//! [`Io`]'s and not hyper's, which would arm a timer for every request.
+
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use crate::io::{Activity, Io, Stalls};
+use crate::service::{Connection, Service};
+
+/// What an HTTP/2 connection begins with; four bytes are enough to tell.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const PREFACE_TELLING: usize = 4;
+/// Bounds a request's head (longer is `431`) and what is read of a body at once.
+const READ_BUFFER_BYTES_MAX: usize = 64 << 10;
+const HTTP2_HEAD_BYTES_MAX: u32 = 16 << 10;
+const HTTP2_STREAMS_MAX: u32 = 256;
+const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
+const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Serves one connection until it ends, or until `shutdown` becomes true: then no new request is taken, running ones
+/// are finished, and live reads end. Runs on the service's shard, as a local task.
+pub async fn serve_connection(service: Service, stream: TcpStream, mut shutdown: watch::Receiver<bool>) {
+    // Fails only on a socket that is gone already.
+    let _ = stream.set_nodelay(true);
+    let head_timeout = service.config().header_read_timeout;
+    let write_timeout = service.config().write_timeout;
+    let first = tokio::select! {
+        first = tokio::time::timeout(head_timeout, first_bytes(&stream)) => first,
+        _ = shutdown.wait_for(|&now| now) => return,
+    };
+    let Ok(Ok((protocol, first))) = first else { return };
+
+    let activity = Rc::new(Activity::default());
+    let connection = Rc::new(Connection::new(service, activity.clone(), shutdown.clone()));
+    let respond = service_fn(move |request| connection.clone().respond(request));
+    let stop = async move {
+        // An owner that is gone wants nothing served either.
+        let _ = shutdown.wait_for(|&now| now).await;
+    };
+    let ended = match protocol {
+        Protocol::Http1 => {
+            let stalls = Stalls { heads_are_timed: true, tick: head_timeout / 2, write: write_timeout };
+            let io = TokioIo::new(Io::new(stream, first, activity, stalls));
+            let mut builder = http1::Builder::new();
+            builder.pipeline_flush(true).max_buf_size(READ_BUFFER_BYTES_MAX);
+            let mut served = pin!(builder.serve_connection(io, respond));
+            tokio::select! {
+                biased;
+                ended = served.as_mut() => ended,
+                () = stop => {
+                    served.as_mut().graceful_shutdown();
+                    served.await
+                }
+            }
+        }
+        Protocol::Http2 => {
+            let stalls = Stalls { heads_are_timed: false, tick: head_timeout / 2, write: write_timeout };
+            let io = TokioIo::new(Io::new(stream, first, activity, stalls));
+            let mut builder = http2::Builder::new(LocalTasks);
+            builder
+                .timer(TokioTimer::new())
+                .keep_alive_interval(HTTP2_PING_INTERVAL)
+                .keep_alive_timeout(HTTP2_PING_TIMEOUT)
+                .max_concurrent_streams(HTTP2_STREAMS_MAX)
+                .max_header_list_size(HTTP2_HEAD_BYTES_MAX);
+            let mut served = pin!(builder.serve_connection(io, respond));
+            tokio::select! {
+                biased;
+                ended = served.as_mut() => ended,
+                () = stop => {
+                    served.as_mut().graceful_shutdown();
+                    served.await
+                }
+            }
+        }
+    };
+    if let Err(error) = ended {
+        // Clients leave, stall and speak nonsense: nothing that an operator must see.
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// Reads until it is clear which protocol is spoken; what was read is part of it.
+async fn first_bytes(stream: &TcpStream) -> io::Result<(Protocol, Bytes)> {
+    let mut buffer = [0; PREFACE.len()];
+    let mut filled = 0;
+    loop {
+        stream.readable().await?;
+        match stream.try_read(&mut buffer[filled..]) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(error) => return Err(error),
+        }
+        if let Some(protocol) = tell(&buffer[..filled]) {
+            return Ok((protocol, Bytes::copy_from_slice(&buffer[..filled])));
+        }
+    }
+}
+
+/// The protocol that begins with these bytes, if they tell.
+fn tell(first: &[u8]) -> Option<Protocol> {
+    let telling = &first[..first.len().min(PREFACE_TELLING)];
+    match PREFACE.starts_with(telling) {
+        false => Some(Protocol::Http1),
+        true if telling.len() == PREFACE_TELLING => Some(Protocol::Http2),
+        true => None,
+    }
+}
+
+/// Runs HTTP/2's tasks where the connection runs.
+#[derive(Clone, Copy)]
+struct LocalTasks;
+
+impl<F> hyper::rt::Executor<F> for LocalTasks
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    fn execute(&self, task: F) {
+        tokio::task::spawn_local(task);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_bytes_tell_the_protocol() {
+        for method in ["G", "PO", "PU", "PROPFIND /", "PRIVATE", "\x16\x03\x01", "\r\n"] {
+            assert_eq!(tell(method.as_bytes()), Some(Protocol::Http1), "{method}");
+        }
+        for part in ["", "P", "PR", "PRI"] {
+            assert_eq!(tell(part.as_bytes()), None, "{part}");
+        }
+        assert_eq!(tell(PREFACE), Some(Protocol::Http2));
+        assert_eq!(tell(b"PRI "), Some(Protocol::Http2));
+    }
+}

@@ -1,0 +1,395 @@
+//! Refusals: every way in which a request fails is one [`ErrorCode`], rendered as RFC 9457 `application/problem+json`.
+//!
+//! A code is part of the interface: clients decide by it, so it never changes its meaning. `type` is the code as a URN,
+//! `title` is fixed per code, `detail` says what was wrong with this request. The facts that a client needs to go on
+//! (the tail, the producer's epoch) are headers, because the protocol's own clients read only those.
+//!
+//! The `match`es below have no `_` arm: a new refusal in a lower crate does not compile until it has a code.
+
+use std::borrow::Cow;
+
+use axum::response::IntoResponse;
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+use serde::Serialize;
+use weir_shard::{ShardError, StorageLimit};
+use weir_stream::Refusal;
+use weir_types::{KeyError, Offset};
+
+use crate::headers::{
+    NO_STORE, PROBLEM_JSON, PRODUCER_EPOCH, PRODUCER_EXPECTED_SEQ, PRODUCER_RECEIVED_SEQ, STREAM_CLOSED,
+    STREAM_METHODS, STREAM_NEXT_OFFSET, TRUE,
+};
+use crate::payload::Payload;
+use crate::render;
+
+/// Why a request was refused or failed; the `code` of the problem document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the title of each code, in `row`, is its documentation")]
+pub enum ErrorCode {
+    PathMalformed,
+    BucketNameInvalid,
+    StreamNameInvalid,
+    QueryInvalid,
+    HeaderInvalid,
+    OffsetMalformed,
+    OffsetInvalid,
+    ContentTypeMissing,
+    BodyEmpty,
+    BodyUnreadable,
+    JsonInvalid,
+    ProducerEpochStart,
+    ProducerFenced,
+    RouteNotFound,
+    StreamNotFound,
+    BucketNotFound,
+    MethodNotAllowed,
+    BodyTimeout,
+    StreamClosed,
+    ContentTypeMismatch,
+    ConfigConflict,
+    SeqRegression,
+    ProducerGap,
+    BucketBusy,
+    OffsetGone,
+    TailMoved,
+    BodyTooLarge,
+    ProducerLimit,
+    Internal,
+    StorageCorrupt,
+    NotSupported,
+    Unavailable,
+    LogFailed,
+    OutcomeUnknown,
+    DiskFull,
+    WalFull,
+    HotIndexFull,
+}
+
+impl ErrorCode {
+    /// Every code, in the order of their statuses.
+    pub const ALL: [ErrorCode; 37] = {
+        use ErrorCode::*;
+        [
+            PathMalformed,
+            BucketNameInvalid,
+            StreamNameInvalid,
+            QueryInvalid,
+            HeaderInvalid,
+            OffsetMalformed,
+            OffsetInvalid,
+            ContentTypeMissing,
+            BodyEmpty,
+            BodyUnreadable,
+            JsonInvalid,
+            ProducerEpochStart,
+            ProducerFenced,
+            RouteNotFound,
+            StreamNotFound,
+            BucketNotFound,
+            MethodNotAllowed,
+            BodyTimeout,
+            StreamClosed,
+            ContentTypeMismatch,
+            ConfigConflict,
+            SeqRegression,
+            ProducerGap,
+            BucketBusy,
+            OffsetGone,
+            TailMoved,
+            BodyTooLarge,
+            ProducerLimit,
+            Internal,
+            StorageCorrupt,
+            NotSupported,
+            Unavailable,
+            LogFailed,
+            OutcomeUnknown,
+            DiskFull,
+            WalFull,
+            HotIndexFull,
+        ]
+    };
+
+    /// Status, stable text and title of the code.
+    fn row(self) -> (u16, &'static str, &'static str) {
+        match self {
+            ErrorCode::PathMalformed => (400, "path_malformed", "The path cannot be decoded."),
+            ErrorCode::BucketNameInvalid => (400, "bucket_name_invalid", "This is not a bucket's name."),
+            ErrorCode::StreamNameInvalid => (400, "stream_name_invalid", "This is not a stream's name."),
+            ErrorCode::QueryInvalid => (400, "query_invalid", "A query parameter is missing or invalid."),
+            ErrorCode::HeaderInvalid => (400, "header_invalid", "A request header is missing or invalid."),
+            ErrorCode::OffsetMalformed => (400, "offset_malformed", "This is not an offset."),
+            ErrorCode::OffsetInvalid => (400, "offset_invalid", "The stream has no such offset."),
+            ErrorCode::ContentTypeMissing => (400, "content_type_missing", "A body needs a content type."),
+            ErrorCode::BodyEmpty => (400, "body_empty", "There is nothing to append."),
+            ErrorCode::BodyUnreadable => (400, "body_unreadable", "The body could not be read to its end."),
+            ErrorCode::JsonInvalid => (400, "json_invalid", "The body is not valid JSON."),
+            ErrorCode::ProducerEpochStart => (400, "producer_epoch_start", "A new epoch begins at sequence 0."),
+            ErrorCode::ProducerFenced => (403, "producer_fenced", "A newer epoch of this producer has written."),
+            ErrorCode::RouteNotFound => (404, "route_not_found", "There is nothing at this address."),
+            ErrorCode::StreamNotFound => (404, "stream_not_found", "There is no such stream."),
+            ErrorCode::BucketNotFound => (404, "bucket_not_found", "There is no such bucket."),
+            ErrorCode::MethodNotAllowed => (405, "method_not_allowed", "This address has no such method."),
+            ErrorCode::BodyTimeout => (408, "body_timeout", "The body did not arrive in time."),
+            ErrorCode::StreamClosed => (409, "stream_closed", "The stream is closed."),
+            ErrorCode::ContentTypeMismatch => (409, "content_type_mismatch", "The stream has another content type."),
+            ErrorCode::ConfigConflict => (409, "config_conflict", "The stream exists with another configuration."),
+            ErrorCode::SeqRegression => (409, "seq_regression", "The sequence is not after the last one."),
+            ErrorCode::ProducerGap => (409, "producer_gap", "A sequence number of this producer is missing."),
+            ErrorCode::BucketBusy => (409, "bucket_busy", "The bucket is not empty or is being deleted."),
+            ErrorCode::OffsetGone => (410, "offset_gone", "What was at this offset is gone."),
+            ErrorCode::TailMoved => (412, "tail_moved", "The tail is not where the request expects it."),
+            ErrorCode::BodyTooLarge => (413, "body_too_large", "The body is larger than the server accepts."),
+            ErrorCode::ProducerLimit => (429, "producer_limit", "The stream has too many active producers."),
+            ErrorCode::Internal => (500, "internal", "The server has made a mistake."),
+            ErrorCode::StorageCorrupt => (500, "storage_corrupt", "Stored bytes are damaged."),
+            ErrorCode::NotSupported => (501, "not_supported", "The server does not do this yet."),
+            ErrorCode::Unavailable => (503, "unavailable", "The stream cannot take requests now."),
+            ErrorCode::LogFailed => (503, "log_failed", "The stream's log cannot be written any more."),
+            ErrorCode::OutcomeUnknown => (504, "outcome_unknown", "It is unknown whether this was carried out."),
+            ErrorCode::DiskFull => (507, "disk_full", "The disk is full."),
+            ErrorCode::WalFull => (507, "wal_full", "The log has reached its configured size."),
+            ErrorCode::HotIndexFull => (507, "hot_index_full", "The index of recent data has reached its size."),
+        }
+    }
+
+    /// The text that clients see and decide by; it never changes.
+    pub fn as_str(self) -> &'static str {
+        self.row().1
+    }
+
+    /// The response's status.
+    pub fn status(self) -> StatusCode {
+        StatusCode::from_u16(self.row().0).expect("the table holds valid statuses")
+    }
+
+    /// Whether the same request may succeed later, with nothing else changed by the client.
+    pub fn is_retryable(self) -> bool {
+        // 408 too: the body came too slowly, not wrongly. 500 not: it would fail again.
+        matches!(self.row().0, 408 | 429 | 503 | 504 | 507)
+    }
+
+    /// Whether it is certain that the request changed nothing, so that a retry needs no producer headers.
+    pub fn had_no_effect(self) -> bool {
+        !matches!(self, ErrorCode::OutcomeUnknown | ErrorCode::Internal | ErrorCode::StorageCorrupt)
+    }
+}
+
+/// One refusal: a code, what was wrong, and the facts that go into headers.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    code: ErrorCode,
+    detail: Cow<'static, str>,
+    facts: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// The document that a client gets.
+#[derive(Serialize)]
+struct Document<'a> {
+    r#type: String,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    code: &'static str,
+}
+
+impl Problem {
+    /// A refusal; `detail` is a sentence without a capital and a full stop.
+    pub(crate) fn new(code: ErrorCode, detail: impl Into<Cow<'static, str>>) -> Problem {
+        Problem { code, detail: detail.into(), facts: Vec::new() }
+    }
+
+    /// A method that a stream's address does not have.
+    pub(crate) fn method_of_stream() -> Problem {
+        Problem::new(ErrorCode::MethodNotAllowed, "a stream has no such method").with(&ALLOW, STREAM_METHODS.clone())
+    }
+
+    /// Adds a fact.
+    pub(crate) fn with(mut self, name: &HeaderName, value: HeaderValue) -> Problem {
+        self.facts.push((name.clone(), value));
+        self
+    }
+
+    fn with_tail(self, tail: Offset) -> Problem {
+        self.with(&STREAM_NEXT_OFFSET, render::offset(tail))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn code(&self) -> ErrorCode {
+        self.code
+    }
+
+    /// The response, with whatever kind of body.
+    pub(crate) fn into_response<B: From<Bytes>>(self) -> Response<B> {
+        let (status, code, title) = self.code.row();
+        let document = Document { r#type: format!("urn:weir:error:{code}"), title, status, detail: &self.detail, code };
+        let body = serde_json::to_vec(&document).expect("strings and a number are JSON");
+        let mut response = Response::new(B::from(Bytes::from(body)));
+        *response.status_mut() = self.code.status();
+        let headers = response.headers_mut();
+        headers.extend(self.facts);
+        headers.insert(CONTENT_TYPE, PROBLEM_JSON.clone());
+        headers.insert(CACHE_CONTROL, NO_STORE.clone());
+        if self.code.is_retryable() {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> axum::response::Response {
+        Problem::into_response(self)
+    }
+}
+
+impl From<Problem> for Response<Payload> {
+    fn from(problem: Problem) -> Response<Payload> {
+        problem.into_response()
+    }
+}
+
+impl From<KeyError> for Problem {
+    fn from(error: KeyError) -> Problem {
+        let code = match error {
+            KeyError::Bucket => ErrorCode::BucketNameInvalid,
+            KeyError::Name | KeyError::Reserved => ErrorCode::StreamNameInvalid,
+        };
+        Problem::new(code, error.to_string())
+    }
+}
+
+impl From<ShardError> for Problem {
+    fn from(error: ShardError) -> Problem {
+        let code = match &error {
+            ShardError::Refused(_) => {
+                let ShardError::Refused(refusal) = error else { unreachable!("matched above") };
+                return refusal.into();
+            }
+            ShardError::BucketUnknown => ErrorCode::BucketNotFound,
+            ShardError::StorageFull(StorageLimit::Disk) => ErrorCode::DiskFull,
+            ShardError::StorageFull(StorageLimit::WalBudget) => ErrorCode::WalFull,
+            ShardError::StorageFull(StorageLimit::HotIndex) => ErrorCode::HotIndexFull,
+            ShardError::Unavailable => ErrorCode::Unavailable,
+            ShardError::LogFailed => ErrorCode::LogFailed,
+            ShardError::Unknown => ErrorCode::OutcomeUnknown,
+            ShardError::Corrupt(_) => {
+                // The text names files and positions: for the operator's log, not for a client.
+                tracing::error!(%error, "a read met damaged bytes");
+                return Problem::new(ErrorCode::StorageCorrupt, "stored bytes of this stream are damaged");
+            }
+        };
+        Problem::new(code, error.to_string())
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Problem {
+        let of = |code| Problem::new(code, refusal.to_string());
+        match &refusal {
+            Refusal::NotFound => of(ErrorCode::StreamNotFound),
+            Refusal::BucketNotFound => of(ErrorCode::BucketNotFound),
+            Refusal::BucketBusy => of(ErrorCode::BucketBusy),
+            Refusal::ConfigConflict => of(ErrorCode::ConfigConflict),
+            Refusal::Closed { tail } => of(ErrorCode::StreamClosed).with(&STREAM_CLOSED, TRUE.clone()).with_tail(*tail),
+            Refusal::ContentTypeMismatch { .. } => of(ErrorCode::ContentTypeMismatch),
+            Refusal::ContentTypeMissing => of(ErrorCode::ContentTypeMissing),
+            Refusal::JsonInvalid { .. } => of(ErrorCode::JsonInvalid),
+            Refusal::Empty => of(ErrorCode::BodyEmpty),
+            Refusal::SeqRegression => of(ErrorCode::SeqRegression),
+            Refusal::TailMoved { tail } => of(ErrorCode::TailMoved).with_tail(*tail),
+            Refusal::OffsetGone => of(ErrorCode::OffsetGone),
+            Refusal::OffsetInvalid => of(ErrorCode::OffsetInvalid),
+            Refusal::ProducerFenced { epoch } => of(ErrorCode::ProducerFenced).with(&PRODUCER_EPOCH, (*epoch).into()),
+            Refusal::ProducerGap { expected, received } => of(ErrorCode::ProducerGap)
+                .with(&PRODUCER_EXPECTED_SEQ, (*expected).into())
+                .with(&PRODUCER_RECEIVED_SEQ, (*received).into()),
+            Refusal::ProducerEpochStart => of(ErrorCode::ProducerEpochStart),
+            Refusal::ProducerLimit => of(ErrorCode::ProducerLimit),
+            // It never leaves the shard; if it did, trying again would be right.
+            Refusal::Stale => of(ErrorCode::Unavailable),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use weir_types::{Incarnation, Lineage};
+
+    use super::*;
+
+    #[test]
+    fn codes_are_distinct_and_their_statuses_are_errors() {
+        let texts: HashSet<_> = ErrorCode::ALL.iter().map(|code| code.as_str()).collect();
+        assert_eq!(texts.len(), ErrorCode::ALL.len());
+        for code in ErrorCode::ALL {
+            assert!(code.status().is_client_error() || code.status().is_server_error(), "{code:?}");
+            // What is neither retryable nor without effect would leave a client with nothing to do.
+            assert!(code.had_no_effect() || code.status().is_server_error(), "{code:?}");
+        }
+        assert!(ErrorCode::OutcomeUnknown.is_retryable() && !ErrorCode::OutcomeUnknown.had_no_effect());
+        assert!(ErrorCode::Unavailable.is_retryable() && ErrorCode::Unavailable.had_no_effect());
+        assert!(!ErrorCode::StreamClosed.is_retryable());
+    }
+
+    /// `status code | header: value | ...` of a shard's refusal, headers in alphabetical order.
+    fn check(error: impl Into<Problem>) -> String {
+        let response: Response<Payload> = error.into().into_response();
+        let mut facts: Vec<String> = response
+            .headers()
+            .iter()
+            .filter(|(name, _)| !matches!(name.as_str(), "content-type" | "cache-control"))
+            .map(|(name, value)| format!(" | {name}: {}", value.to_str().expect("ASCII")))
+            .collect();
+        facts.sort();
+        format!("{}{}", response.status().as_u16(), facts.concat())
+    }
+
+    #[test]
+    fn refusals_carry_the_facts_to_go_on() {
+        let tail = Offset { position: 7, lineage: Lineage::of(Incarnation(1)) };
+        let token = "00000000000000000007_00000001";
+        assert_eq!(check(Refusal::Closed { tail }), format!("409 | stream-closed: true | stream-next-offset: {token}"));
+        assert_eq!(check(Refusal::TailMoved { tail }), format!("412 | stream-next-offset: {token}"));
+        assert_eq!(check(Refusal::ProducerFenced { epoch: 3 }), "403 | producer-epoch: 3");
+        assert_eq!(
+            check(Refusal::ProducerGap { expected: 1, received: 4 }),
+            "409 | producer-expected-seq: 1 | producer-received-seq: 4"
+        );
+        assert_eq!(check(Refusal::NotFound), "404");
+        assert_eq!(check(Refusal::OffsetGone), "410");
+        assert_eq!(check(Refusal::Empty), "400");
+        assert_eq!(check(Problem::method_of_stream()), "405 | allow: GET, HEAD, POST, PUT, DELETE, OPTIONS");
+    }
+
+    #[test]
+    fn a_shards_trouble_says_when_to_try_again() {
+        assert_eq!(check(ShardError::Unavailable), "503 | retry-after: 1");
+        assert_eq!(check(ShardError::StorageFull(StorageLimit::WalBudget)), "507 | retry-after: 1");
+        assert_eq!(check(ShardError::Unknown), "504 | retry-after: 1");
+        assert_eq!(check(ShardError::Corrupt("wal-0/wal-1.seg at 4096".into())), "500");
+        assert_eq!(check(ShardError::Refused(Refusal::SeqRegression)), "409");
+    }
+
+    #[test]
+    fn the_document_has_the_members_of_rfc_9457() {
+        let response: axum::response::Response = IntoResponse::into_response(Problem::from(Refusal::NotFound));
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+        let document = Document {
+            r#type: "urn:weir:error:stream_not_found".to_string(),
+            title: "There is no such stream.",
+            status: 404,
+            detail: "no such stream",
+            code: "stream_not_found",
+        };
+        let text = serde_json::to_string(&document).expect("JSON");
+        assert_eq!(
+            text,
+            r#"{"type":"urn:weir:error:stream_not_found","title":"There is no such stream.","status":404,"detail":"no such stream","code":"stream_not_found"}"#
+        );
+    }
+}

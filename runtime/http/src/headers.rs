@@ -1,0 +1,39 @@
+//! The protocol's header names, and the values that never change, ready to be cloned without an allocation.
+//!
+//! Source: Durable Streams Protocol, section 13.2. They are statics and not constants so that a use is a reference.
+
+use http::{HeaderName, HeaderValue};
+
+pub(crate) static STREAM_CLOSED: HeaderName = HeaderName::from_static("stream-closed");
+pub(crate) static STREAM_CURSOR: HeaderName = HeaderName::from_static("stream-cursor");
+pub(crate) static STREAM_EXPIRES_AT: HeaderName = HeaderName::from_static("stream-expires-at");
+pub(crate) static STREAM_FORKED_FROM: HeaderName = HeaderName::from_static("stream-forked-from");
+pub(crate) static STREAM_FORK_OFFSET: HeaderName = HeaderName::from_static("stream-fork-offset");
+pub(crate) static STREAM_FORK_SUB_OFFSET: HeaderName = HeaderName::from_static("stream-fork-sub-offset");
+pub(crate) static STREAM_NEXT_OFFSET: HeaderName = HeaderName::from_static("stream-next-offset");
+pub(crate) static STREAM_SEQ: HeaderName = HeaderName::from_static("stream-seq");
+pub(crate) static STREAM_SSE_DATA_ENCODING: HeaderName = HeaderName::from_static("stream-sse-data-encoding");
+pub(crate) static STREAM_TTL: HeaderName = HeaderName::from_static("stream-ttl");
+pub(crate) static STREAM_UP_TO_DATE: HeaderName = HeaderName::from_static("stream-up-to-date");
+
+pub(crate) static PRODUCER_ID: HeaderName = HeaderName::from_static("producer-id");
+pub(crate) static PRODUCER_EPOCH: HeaderName = HeaderName::from_static("producer-epoch");
+pub(crate) static PRODUCER_SEQ: HeaderName = HeaderName::from_static("producer-seq");
+pub(crate) static PRODUCER_EXPECTED_SEQ: HeaderName = HeaderName::from_static("producer-expected-seq");
+pub(crate) static PRODUCER_RECEIVED_SEQ: HeaderName = HeaderName::from_static("producer-received-seq");
+
+pub(crate) static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+pub(crate) static CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+pub(crate) static X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+pub(crate) static TRUE: HeaderValue = HeaderValue::from_static("true");
+pub(crate) static NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+pub(crate) static NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
+pub(crate) static NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
+pub(crate) static CROSS_ORIGIN: HeaderValue = HeaderValue::from_static("cross-origin");
+pub(crate) static APPLICATION_JSON: HeaderValue = HeaderValue::from_static("application/json");
+pub(crate) static PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+pub(crate) static PUBLIC_ONE_MINUTE: HeaderValue =
+    HeaderValue::from_static("public, max-age=60, stale-while-revalidate=300");
+/// The methods of a stream's address.
+pub(crate) static STREAM_METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS");

@@ -1,0 +1,245 @@
+//! A connection's socket, ended when its client stalls.
+//!
+//! A shard serves very many sockets; a client that keeps one and does nothing must not keep it forever, and the ones
+//! that behave must not pay for that. So nothing here runs per request:
+//!
+//! - *Reading*: one timer per connection ticks every half `header_read_timeout`, looked at only when there is nothing
+//!   to read. A request's head that is still incomplete after three ticks ends the connection, and so do
+//!   [`IDLE_TICKS_MAX`] ticks without a byte. A running request is not the reader's business: its body has its own
+//!   timeout, and its response may take as long as it takes.
+//! - *Writing*: a timer exists only while the socket takes nothing, and ends the connection after `write_timeout`.
+
+use std::cell::Cell;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep};
+
+/// Ticks of an incomplete head: more than two whole ones, so at least the configured timeout.
+const HEAD_TICKS_MAX: u32 = 3;
+/// Ticks without a request: 80 s with the default timeout, which is longer than clients keep connections.
+const IDLE_TICKS_MAX: u32 = 16;
+
+/// What one connection's requests and its socket know of each other.
+#[derive(Default)]
+pub(crate) struct Activity {
+    running: Cell<u32>,
+    /// Requests so far, to tell whether any began since the last tick.
+    begun: Cell<u64>,
+    /// Whether bytes came while no request ran: the next request's head.
+    head_begun: Cell<bool>,
+}
+
+impl Activity {
+    /// A request begins: its head is complete.
+    pub(crate) fn begin(self: &Rc<Self>) -> ActiveRequest {
+        self.running.set(self.running.get() + 1);
+        self.begun.set(self.begun.get() + 1);
+        self.head_begun.set(false);
+        ActiveRequest(self.clone())
+    }
+}
+
+/// A request that is running; dropped when its response is sent.
+pub(crate) struct ActiveRequest(Rc<Activity>);
+
+impl Drop for ActiveRequest {
+    fn drop(&mut self) {
+        self.0.running.set(self.0.running.get() - 1);
+    }
+}
+
+/// How long a client may stall.
+#[derive(Clone, Copy)]
+pub(crate) struct Stalls {
+    /// Half of what a request's head may take.
+    pub(crate) tick: Duration,
+    /// Whether bytes without a request are a head that has begun; in HTTP/2 they may be a ping's answer.
+    pub(crate) heads_are_timed: bool,
+    /// For a blocked write.
+    pub(crate) write: Duration,
+}
+
+/// The socket, with the bytes that were read to tell the protocol.
+pub(crate) struct Io {
+    stream: TcpStream,
+    prefix: Bytes,
+    activity: Rc<Activity>,
+    stalls: Stalls,
+    ticker: Option<Pin<Box<Sleep>>>,
+    ticks: Ticks,
+    blocked_write: Option<Pin<Box<Sleep>>>,
+}
+
+#[derive(Default)]
+struct Ticks {
+    head: u32,
+    idle: u32,
+    begun_before: u64,
+}
+
+impl Io {
+    /// Reads `prefix` first, then `stream`.
+    pub(crate) fn new(stream: TcpStream, prefix: Bytes, activity: Rc<Activity>, stalls: Stalls) -> Io {
+        let ticks = Ticks::default();
+        Io { stream, prefix, activity, stalls, ticker: None, ticks, blocked_write: None }
+    }
+
+    fn note_read(&self) {
+        if self.activity.running.get() == 0 {
+            self.activity.head_begun.set(true);
+        }
+    }
+
+    /// Nothing to read: looks at the ticker.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let tick = self.stalls.tick;
+        loop {
+            let ticker = match &mut self.ticker {
+                // It has this task's waker since it was armed: no need to touch the timer at every read.
+                Some(ticker) if !ticker.is_elapsed() => return Poll::Pending,
+                Some(ticker) => {
+                    ticker.as_mut().reset(Instant::now() + tick);
+                    if self.ticks.count(&self.activity, self.stalls.heads_are_timed) {
+                        return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                    }
+                    ticker
+                }
+                none => none.insert(Box::pin(sleep(tick))),
+            };
+            if ticker.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Nothing could be written: waits for the socket, but not too long.
+    fn poll_blocked(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let timeout = self.stalls.write;
+        let timer = self.blocked_write.get_or_insert_with(|| Box::pin(sleep(timeout)));
+        timer.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl Ticks {
+    /// Counts one tick; whether it was one too many.
+    fn count(&mut self, activity: &Activity, heads_are_timed: bool) -> bool {
+        let begun = activity.begun.get();
+        if activity.running.get() > 0 || begun != self.begun_before {
+            *self = Ticks { begun_before: begun, ..Ticks::default() };
+        }
+        if activity.running.get() > 0 {
+            return false;
+        }
+        if !activity.head_begun.get() {
+            self.idle += 1;
+        } else if heads_are_timed {
+            self.head += 1;
+        } else {
+            // What came was no request but kept the connection alive.
+            activity.head_begun.set(false);
+            self.idle = 0;
+        }
+        self.head >= HEAD_TICKS_MAX || self.idle >= IDLE_TICKS_MAX
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.prefix.is_empty() {
+            let taken = self.prefix.len().min(buf.remaining());
+            buf.put_slice(&self.prefix[..taken]);
+            self.prefix.advance(taken);
+            self.note_read();
+            return Poll::Ready(Ok(()));
+        }
+        match Pin::new(&mut self.stream).poll_read(cx, buf) {
+            Poll::Pending => self.poll_idle(cx),
+            ready => {
+                self.note_read();
+                ready
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match Pin::new(&mut self.stream).poll_write(cx, buf) {
+            Poll::Pending => self.poll_blocked(cx),
+            ready => {
+                self.blocked_write = None;
+                ready
+            }
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match Pin::new(&mut self.stream).poll_write_vectored(cx, bufs) {
+            Poll::Pending => self.poll_blocked(cx),
+            ready => {
+                self.blocked_write = None;
+                ready
+            }
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The tick at which a connection ends, if it does within 100; `each` is what happens before every tick.
+    fn ended_at(heads_are_timed: bool, mut each: impl FnMut(&Rc<Activity>)) -> Option<u32> {
+        let (activity, mut ticks) = (Rc::new(Activity::default()), Ticks::default());
+        (1..=100).find(|_| {
+            each(&activity);
+            ticks.count(&activity, heads_are_timed)
+        })
+    }
+
+    #[test]
+    fn an_incomplete_head_ends_the_connection() {
+        assert_eq!(ended_at(true, |activity| activity.head_begun.set(true)), Some(HEAD_TICKS_MAX));
+    }
+
+    #[test]
+    fn an_idle_connection_ends_later() {
+        assert_eq!(ended_at(true, |_| {}), Some(IDLE_TICKS_MAX));
+    }
+
+    #[test]
+    fn requests_keep_a_connection() {
+        assert_eq!(ended_at(true, |activity| drop(activity.begin())), None);
+        let mut running = None;
+        assert_eq!(ended_at(true, |activity| running = running.take().or_else(|| Some(activity.begin()))), None);
+    }
+
+    #[test]
+    fn pings_keep_a_connection_of_the_other_protocol() {
+        assert_eq!(ended_at(false, |activity| activity.head_begun.set(true)), None);
+        assert_eq!(ended_at(false, |_| {}), Some(IDLE_TICKS_MAX));
+    }
+}

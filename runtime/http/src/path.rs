@@ -1,0 +1,114 @@
+//! Addresses: which stream a path names, if it names one.
+//!
+//! `/{bucket}/{name...}` is a stream; `/v1/stream/{name...}` and `/v1/streams/{name...}` are the same streams of the
+//! bucket `default`. What is left is the router's: buckets, and what is reserved (`/{bucket}/-/...`, `/-/...`,
+//! `/v1/...`, a first name segment `__ds`).
+//!
+//! A path is percent-decoded once, before it is split. An encoded slash is refused, so that a name is cut into
+//! segments in one way only.
+
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
+use weir_types::StreamKey;
+
+use crate::error::{ErrorCode, Problem};
+
+/// The bucket of the addresses that have none.
+const DEFAULT_BUCKET: &str = "default";
+
+/// What a path names.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// A stream.
+    Stream(StreamKey),
+    /// Something else, or nothing.
+    Other,
+}
+
+/// Reads a request's path, as sent.
+pub(crate) fn parse(path: &str) -> Result<Target, Problem> {
+    let path = decode(path)?;
+    let Some(rest) = path.strip_prefix('/') else { return Ok(Target::Other) };
+    let Some((bucket, name)) = rest.split_once('/') else { return Ok(Target::Other) };
+    let (bucket, name) = match bucket {
+        "v1" => match name.split_once('/') {
+            Some(("stream" | "streams", name)) => (DEFAULT_BUCKET, name),
+            _ => return Ok(Target::Other),
+        },
+        "-" => return Ok(Target::Other),
+        _ => (bucket, name),
+    };
+    if matches!(name.split('/').next(), Some("-" | "__ds")) {
+        return Ok(Target::Other);
+    }
+    Ok(Target::Stream(StreamKey::new(bucket, name)?))
+}
+
+fn decode(path: &str) -> Result<Cow<'_, str>, Problem> {
+    let malformed = |detail| Problem::new(ErrorCode::PathMalformed, detail);
+    if !path.contains('%') {
+        return Ok(Cow::Borrowed(path));
+    }
+    let bytes = path.as_bytes();
+    for (i, _) in path.match_indices('%') {
+        match bytes.get(i + 1..i + 3) {
+            Some(hex) if hex.eq_ignore_ascii_case(b"2f") => return Err(malformed("an encoded slash is refused")),
+            Some(hex) if hex.iter().all(u8::is_ascii_hexdigit) => {}
+            _ => return Err(malformed("a '%' is followed by two hexadecimal digits")),
+        }
+    }
+    percent_decode_str(path).decode_utf8().map_err(|_| malformed("the path is not UTF-8"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `bucket/name`, `other`, or the code of the refusal.
+    fn check(path: &str) -> String {
+        match parse(path) {
+            Ok(Target::Stream(key)) => key.to_string(),
+            Ok(Target::Other) => "other".to_string(),
+            Err(problem) => problem.code().as_str().to_string(),
+        }
+    }
+
+    #[test]
+    fn both_forms_of_an_address_name_one_stream() {
+        for path in ["/v1/stream/a/b", "/v1/streams/a/b", "/default/a/b", "/v1/stream/a/%62", "/d%65fault/a/b"] {
+            assert_eq!(check(path), "default/a/b", "{path}");
+        }
+        assert_eq!(check("/demo/orders/7/.updates"), "demo/orders/7/.updates");
+    }
+
+    #[test]
+    fn buckets_and_reserved_addresses_are_the_routers() {
+        for path in ["/", "/demo", "/demo/-/streams", "/-/x", "/v1/other", "/v1/stream", "/demo/__ds/x", "*", ""] {
+            assert_eq!(check(path), "other", "{path}");
+        }
+        assert_eq!(check("/v1/stream/__ds/subscriptions/x"), "other");
+        assert_eq!(check("/v1/stream/-/x"), "other");
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused() {
+        assert_eq!(check("/demo/a%2Fb"), "path_malformed");
+        assert_eq!(check("/demo%2fa"), "path_malformed");
+        assert_eq!(check("/demo/a%2"), "path_malformed");
+        assert_eq!(check("/demo/a%zz"), "path_malformed");
+        assert_eq!(check("/demo/a%ff"), "path_malformed");
+        assert_eq!(check("/demo/a%00"), "stream_name_invalid");
+        assert_eq!(check("/demo/a/../b"), "stream_name_invalid");
+        assert_eq!(check("/demo/a/%2e%2e/b"), "stream_name_invalid");
+        assert_eq!(check("/demo/"), "stream_name_invalid");
+        assert_eq!(check("/Demo/a"), "bucket_name_invalid");
+    }
+
+    #[test]
+    fn a_name_is_decoded_once() {
+        assert_eq!(check("/demo/a%2525"), "demo/a%25");
+        assert_eq!(check("/demo/%C3%A9"), "demo/é");
+        assert_eq!(check("/demo/a+b"), "demo/a+b");
+    }
+}

@@ -1,0 +1,251 @@
+//! Response headers and pages.
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use jiff::Timestamp;
+use weir_shard::Page;
+use weir_stream::{Expiry, Summary};
+use weir_types::{Offset, ReadFrom};
+
+use crate::headers::{
+    APPLICATION_JSON, NO_CACHE, NO_STORE, PUBLIC_ONE_MINUTE, STREAM_CLOSED, STREAM_CURSOR, STREAM_EXPIRES_AT,
+    STREAM_NEXT_OFFSET, STREAM_TTL, STREAM_UP_TO_DATE, TRUE,
+};
+use crate::payload::Payload;
+
+/// How long a shared cache may keep a page, in seconds.
+const CACHED_S: u64 = 60;
+
+/// An offset's token.
+pub(crate) fn offset(offset: Offset) -> HeaderValue {
+    HeaderValue::from_bytes(&offset.token()).expect("a token is ASCII")
+}
+
+/// A stream's content type; the usual ones cost no allocation.
+pub(crate) fn content_type(text: &str) -> HeaderValue {
+    match text {
+        "application/json" => APPLICATION_JSON.clone(),
+        "text/plain" => HeaderValue::from_static("text/plain"),
+        "application/octet-stream" => HeaderValue::from_static("application/octet-stream"),
+        // It came as a header; should a stream ever hold another text, it is served as bytes.
+        _ => HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("application/octet-stream")),
+    }
+}
+
+/// A type without its parameters, as sent.
+pub(crate) fn essence(content_type: &str) -> &str {
+    content_type.split(';').next().unwrap_or_default().trim()
+}
+
+/// Whether a stream of this type keeps messages (protocol, section 9.1).
+pub(crate) fn is_json(content_type: &str) -> bool {
+    essence(content_type).eq_ignore_ascii_case("application/json")
+}
+
+/// A time, RFC 3339 in UTC; `ms` since 1970.
+pub(crate) fn time(ms: u64) -> String {
+    let ms = i64::try_from(ms).ok();
+    ms.and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or(Timestamp::MAX).to_string()
+}
+
+/// An empty response with this status.
+pub(crate) fn empty(status: StatusCode) -> Response<Payload> {
+    let mut response = Response::new(Payload::empty());
+    *response.status_mut() = status;
+    response
+}
+
+/// The tail or the place to read on, and whether the stream is closed there.
+pub(crate) fn position(headers: &mut HeaderMap, next: Offset, closed: bool) {
+    headers.insert(&STREAM_NEXT_OFFSET, offset(next));
+    if closed {
+        headers.insert(&STREAM_CLOSED, TRUE.clone());
+    }
+}
+
+/// A stream's configuration and state, as `PUT` and `HEAD` show it.
+pub(crate) fn summary(headers: &mut HeaderMap, summary: &Summary) {
+    headers.insert(CONTENT_TYPE, content_type(&summary.content_type));
+    position(headers, summary.next, summary.closed);
+    match summary.expiry {
+        Expiry::Never => {}
+        Expiry::Idle { ttl_s } => {
+            headers.insert(&STREAM_TTL, ttl_s.into());
+        }
+        Expiry::At { at_ms } => {
+            let at = HeaderValue::from_str(&time(at_ms)).expect("a time is ASCII");
+            headers.insert(&STREAM_EXPIRES_AT, at);
+        }
+    }
+}
+
+/// The cursor of a live response.
+pub(crate) fn cursor(headers: &mut HeaderMap, cursor: u64) {
+    headers.insert(&STREAM_CURSOR, cursor.into());
+}
+
+/// A page of a stream that was read from `from` at `now_ms`, or `304` when `if_none_match` names it.
+pub(crate) fn page(page: Page, from: ReadFrom, now_ms: u64, if_none_match: Option<&HeaderValue>) -> Response<Payload> {
+    let mut headers = HeaderMap::with_capacity(12);
+    headers.insert(CACHE_CONTROL, cache_control(&page, from, now_ms));
+    position(&mut headers, page.next, page.closed);
+    if page.up_to_date {
+        headers.insert(&STREAM_UP_TO_DATE, TRUE.clone());
+    }
+    // `now` is another place at every read: nothing to validate.
+    if from != ReadFrom::Now {
+        let etag = etag(&page);
+        let unchanged = if_none_match.is_some_and(|tags| matches(tags, &etag));
+        headers.insert(ETAG, etag);
+        if unchanged {
+            let mut response = empty(StatusCode::NOT_MODIFIED);
+            *response.headers_mut() = headers;
+            return response;
+        }
+    }
+    headers.insert(CONTENT_TYPE, content_type(&page.content_type));
+    let chunks = if is_json(&page.content_type) { array(page.chunks) } else { page.chunks };
+    let mut response = Response::new(Payload::chunks(chunks));
+    *response.headers_mut() = headers;
+    response
+}
+
+/// Stored messages, `message,message,`, as an array.
+pub(crate) fn array(mut messages: Vec<Bytes>) -> Vec<Bytes> {
+    if let Some(last) = messages.iter_mut().rev().find(|chunk| !chunk.is_empty()) {
+        debug_assert_eq!(last.last(), Some(&b','), "a range ends at a message's end");
+        last.truncate(last.len() - 1);
+    }
+    let mut chunks = Vec::with_capacity(messages.len() + 2);
+    chunks.push(Bytes::from_static(b"["));
+    chunks.append(&mut messages);
+    chunks.push(Bytes::from_static(b"]"));
+    chunks
+}
+
+/// How long a page may be kept. Its bytes never change, but that it is the newest does, and a stream may expire.
+///
+/// - `offset=now`: never; it is another page every time.
+/// - Nothing there yet: it must be asked for again, or a client that polls would see nothing for as long as a cache
+///   keeps it.
+/// - A stream that expires: not after that. A sliding TTL counts as if this read were the last.
+fn cache_control(page: &Page, from: ReadFrom, now_ms: u64) -> HeaderValue {
+    if from == ReadFrom::Now {
+        return NO_STORE.clone();
+    }
+    if page.start == page.next && !page.closed {
+        return NO_CACHE.clone();
+    }
+    let left_s = match page.expiry {
+        Expiry::Never => return PUBLIC_ONE_MINUTE.clone(),
+        Expiry::Idle { ttl_s } => ttl_s,
+        Expiry::At { at_ms } => at_ms.saturating_sub(now_ms) / 1000,
+    };
+    let text = format!("public, max-age={}", left_s.min(CACHED_S));
+    HeaderValue::from_maybe_shared(Bytes::from(text)).expect("words and a number")
+}
+
+/// The page's entity tag: which life of the stream, which range, and whether it ends there. No hash: the bytes of a
+/// range never change.
+fn etag(page: &Page) -> HeaderValue {
+    let closed = if page.closed { ":c" } else { "" };
+    let tag = format!("\"{:x}:{}:{}{closed}\"", page.incarnation.0, page.start.position, page.next.position);
+    HeaderValue::from_maybe_shared(Bytes::from(tag)).expect("hexadecimal and decimal digits")
+}
+
+/// Whether `If-None-Match` names `etag`, by weak comparison (RFC 9110, section 13.1.2).
+fn matches(if_none_match: &HeaderValue, etag: &HeaderValue) -> bool {
+    let Ok(tags) = if_none_match.to_str() else { return false };
+    tags.split(',').map(str::trim).any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body::Body;
+    use weir_types::{Incarnation, Lineage};
+
+    use super::*;
+
+    fn at(position: u64) -> Offset {
+        Offset { position, lineage: Lineage::of(Incarnation(10)) }
+    }
+
+    fn a_page(start: u64, next: u64, closed: bool, expiry: Expiry) -> Page {
+        Page {
+            incarnation: Incarnation(10),
+            content_type: "text/plain".into(),
+            start: at(start),
+            next: at(next),
+            chunks: vec![Bytes::from(vec![b'x'; (next - start) as usize])],
+            up_to_date: true,
+            closed,
+            expiry,
+        }
+    }
+
+    fn header(response: &Response<Payload>, name: &str) -> String {
+        response.headers().get(name).map_or("-".to_string(), |value| value.to_str().expect("ASCII").to_string())
+    }
+
+    #[test]
+    fn an_etag_names_life_range_and_closure() {
+        let tag = |start, next, closed| {
+            header(&page(a_page(start, next, closed, Expiry::Never), ReadFrom::Start, 0, None), "etag")
+        };
+        assert_eq!(tag(0, 4, false), "\"a:0:4\"");
+        assert_eq!(tag(4, 4, true), "\"a:4:4:c\"");
+        let now = page(a_page(4, 4, false, Expiry::Never), ReadFrom::Now, 0, None);
+        assert_eq!((header(&now, "etag"), header(&now, "cache-control")), ("-".to_string(), "no-store".to_string()));
+    }
+
+    #[test]
+    fn a_known_page_is_not_sent_again() {
+        let status = |tags: &'static str| {
+            let tags = HeaderValue::from_static(tags);
+            page(a_page(0, 4, false, Expiry::Never), ReadFrom::Start, 0, Some(&tags)).status().as_u16()
+        };
+        for tags in ["\"a:0:4\"", "W/\"a:0:4\"", "\"x\", \"a:0:4\"", "*"] {
+            assert_eq!(status(tags), 304, "{tags}");
+        }
+        for tags in ["\"a:0:4:c\"", "\"b:0:4\"", "a:0:4", ""] {
+            assert_eq!(status(tags), 200, "{tags}");
+        }
+    }
+
+    #[test]
+    fn a_page_is_kept_no_longer_than_it_is_true() {
+        let kept = |start, closed, expiry| {
+            header(&page(a_page(start, 4, closed, expiry), ReadFrom::At(at(start)), 10_000, None), "cache-control")
+        };
+        assert_eq!(kept(0, false, Expiry::Never), "public, max-age=60, stale-while-revalidate=300");
+        assert_eq!(kept(4, false, Expiry::Never), "no-cache");
+        assert_eq!(kept(4, true, Expiry::Never), "public, max-age=60, stale-while-revalidate=300");
+        assert_eq!(kept(0, false, Expiry::Idle { ttl_s: 5 }), "public, max-age=5");
+        assert_eq!(kept(0, false, Expiry::At { at_ms: 12_500 }), "public, max-age=2");
+        assert_eq!(kept(0, false, Expiry::At { at_ms: 1 }), "public, max-age=0");
+    }
+
+    #[test]
+    fn stored_messages_become_an_array() {
+        let text = |chunks: &[&'static str]| {
+            let chunks = array(chunks.iter().map(|chunk| Bytes::from_static(chunk.as_bytes())).collect());
+            String::from_utf8(chunks.concat()).expect("UTF-8")
+        };
+        assert_eq!(text(&[]), "[]");
+        assert_eq!(text(&["1,"]), "[1]");
+        assert_eq!(text(&["1,2,", "[3,4],", ""]), "[1,2,[3,4]]");
+    }
+
+    #[test]
+    fn a_page_knows_its_length() {
+        let response = page(a_page(0, 4, false, Expiry::Never), ReadFrom::Start, 0, None);
+        assert_eq!(response.body().size_hint().exact(), Some(4));
+    }
+
+    #[test]
+    fn times_are_rfc_3339() {
+        assert_eq!(time(1_500), "1970-01-01T00:00:01.5Z");
+        assert!(time(u64::MAX).starts_with("9999-12-30T"), "what no calendar holds is its end");
+    }
+}

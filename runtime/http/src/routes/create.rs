@@ -1,0 +1,45 @@
+//! `PUT`: create a stream, or make sure that it is there (protocol, section 5.1).
+
+use http::header::LOCATION;
+use http::request::Parts;
+use http::{Response, StatusCode};
+use hyper::body::Incoming;
+use weir_shard::CreateRequest;
+use weir_types::StreamKey;
+
+use crate::error::{ErrorCode, Problem};
+use crate::headers::{STREAM_FORK_OFFSET, STREAM_FORK_SUB_OFFSET, STREAM_FORKED_FROM};
+use crate::payload::Payload;
+use crate::service::{Connection, own_url};
+use crate::{fields, render};
+
+/// The type of a stream that was created without one.
+const CONTENT_TYPE_DEFAULT: &str = "application/octet-stream";
+
+/// Creates the stream with the body as its first records.
+pub(crate) async fn put(
+    connection: &Connection,
+    key: StreamKey,
+    head: &Parts,
+    body: Incoming,
+) -> Result<Response<Payload>, Problem> {
+    // Refused rather than ignored: a fork without its source's data would be a silent loss.
+    if [&STREAM_FORKED_FROM, &STREAM_FORK_OFFSET, &STREAM_FORK_SUB_OFFSET]
+        .iter()
+        .any(|name| head.headers.contains_key(*name))
+    {
+        return Err(Problem::new(ErrorCode::NotSupported, "streams cannot be forked yet"));
+    }
+    let content_type = fields::content_type(&head.headers)?.unwrap_or_else(|| CONTENT_TYPE_DEFAULT.into());
+    let expiry = fields::expiry(&head.headers)?;
+    let closed = fields::closed(&head.headers);
+    let body = connection.body(body).await?;
+    let request = CreateRequest { content_type, expiry, closed, body };
+    let (summary, existed) = connection.shard().create(key, request).await?;
+    let mut response = render::empty(if existed { StatusCode::OK } else { StatusCode::CREATED });
+    render::summary(response.headers_mut(), &summary);
+    if !existed && let Some(url) = own_url(head) {
+        response.headers_mut().insert(LOCATION, url);
+    }
+    Ok(response)
+}

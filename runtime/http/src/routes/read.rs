@@ -1,0 +1,25 @@
+//! `GET`: one page of what is there (protocol, section 5.6).
+
+use http::Response;
+use http::header::IF_NONE_MATCH;
+use http::request::Parts;
+use weir_types::StreamKey;
+use weir_types::limits::PAGE_BYTES_MAX;
+
+use crate::error::Problem;
+use crate::payload::Payload;
+use crate::query::ReadQuery;
+use crate::render;
+use crate::service::Connection;
+
+/// Reads the page at the query's offset.
+pub(crate) async fn get(
+    connection: &Connection,
+    key: StreamKey,
+    head: &Parts,
+    query: ReadQuery,
+) -> Result<Response<Payload>, Problem> {
+    let page = connection.shard().read(key, query.from, PAGE_BYTES_MAX).await?;
+    let now_ms = connection.shard().now_ms();
+    Ok(render::page(page, query.from, now_ms, head.headers.get(IF_NONE_MATCH)))
+}

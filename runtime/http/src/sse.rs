@@ -1,0 +1,288 @@
+//! Server-sent events: how a stream's bytes and a reader's position become frames, and the body that carries them.
+//!
+//! A `data` event holds the bytes of some whole records: a JSON array in JSON mode, text as it is for `text/*`, base64
+//! otherwise. A `control` event with the position follows it. Both carry `id:`, the offset to read on from, so that a
+//! browser's `EventSource` resumes where it was.
+//!
+//! - A line break of any kind (CRLF, CR, LF) in text begins a new `data:` line; a client sees LF for all of them. SSE
+//!   cannot tell them apart, and a break that was not escaped so could forge an event.
+//! - Clients drop one space after `data:`; a line that begins with a space gets another one before it.
+//! - Text that is not UTF-8 reaches the client with replacement characters: read it otherwise.
+//!
+//! Source: Durable Streams Protocol, section 5.8; the WHATWG HTML standard, section 9.2.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::io::Write;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use base64::engine::general_purpose::STANDARD;
+use base64::write::EncoderWriter;
+use bytes::Bytes;
+use weir_types::Offset;
+
+use crate::render::{array, essence, is_json};
+
+/// How a stream's bytes become text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    /// Messages as an array.
+    Json,
+    /// As they are.
+    Text,
+    /// Base64.
+    Base64,
+}
+
+impl Encoding {
+    /// The encoding for a stream of this type.
+    pub(crate) fn of(content_type: &str) -> Encoding {
+        let is_text = essence(content_type).get(..5).is_some_and(|prefix| prefix.eq_ignore_ascii_case("text/"));
+        match (is_json(content_type), is_text) {
+            (true, _) => Encoding::Json,
+            (false, true) => Encoding::Text,
+            (false, false) => Encoding::Base64,
+        }
+    }
+}
+
+/// A comment: shows that the connection lives, and nothing else.
+pub(crate) const COMMENT: Bytes = Bytes::from_static(b":\n\n");
+
+/// The event with these stored bytes, after which a client reads on at `next`.
+pub(crate) fn data(encoding: Encoding, chunks: &[Bytes], next: Offset) -> Bytes {
+    let length: usize = chunks.iter().map(Bytes::len).sum();
+    let mut frame = Vec::with_capacity(80 + length + length / 3 + 4);
+    id(&mut frame, next);
+    frame.extend_from_slice(b"event: data\ndata:");
+    match encoding {
+        Encoding::Json => lines(&mut frame, &array(chunks.to_vec())),
+        Encoding::Text => lines(&mut frame, chunks),
+        Encoding::Base64 => {
+            let mut encoder = EncoderWriter::new(&mut frame, &STANDARD);
+            for chunk in chunks {
+                encoder.write_all(chunk).expect("a vector takes everything");
+            }
+            encoder.finish().expect("a vector takes everything");
+        }
+    }
+    frame.extend_from_slice(b"\n\n");
+    Bytes::from(frame)
+}
+
+/// A reader's position, and what it may expect there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Control {
+    /// Where to read on.
+    pub(crate) next: Offset,
+    /// Whether that was the tail.
+    pub(crate) up_to_date: bool,
+    /// Whether nothing will ever follow.
+    pub(crate) closed: bool,
+}
+
+impl Control {
+    /// The event; `cursor` is left out at the end of a closed stream, where nobody comes again.
+    pub(crate) fn frame(self, cursor: u64) -> Bytes {
+        let mut frame = Vec::with_capacity(192);
+        id(&mut frame, self.next);
+        frame.extend_from_slice(b"event: control\ndata:{\"streamNextOffset\":\"");
+        frame.extend_from_slice(&self.next.token());
+        frame.push(b'"');
+        if self.closed {
+            frame.extend_from_slice(b",\"streamClosed\":true");
+        } else {
+            write!(frame, ",\"streamCursor\":\"{cursor}\"").expect("a vector takes everything");
+        }
+        if self.up_to_date || self.closed {
+            frame.extend_from_slice(b",\"upToDate\":true");
+        }
+        frame.extend_from_slice(b"}\n\n");
+        Bytes::from(frame)
+    }
+}
+
+fn id(frame: &mut Vec<u8>, next: Offset) {
+    frame.extend_from_slice(b"id:");
+    frame.extend_from_slice(&next.token());
+    frame.push(b'\n');
+}
+
+/// Writes `chunks`, one text, as the values of `data:` lines, the first of which has been begun.
+fn lines(frame: &mut Vec<u8>, chunks: &[Bytes]) {
+    let (mut line_begins, mut after_cr) = (true, false);
+    for chunk in chunks {
+        let mut rest = &chunk[..];
+        while let Some(&first) = rest.first() {
+            if after_cr && first == b'\n' {
+                // The second half of a CRLF, perhaps in the next chunk.
+                (rest, after_cr) = (&rest[1..], false);
+                continue;
+            }
+            if line_begins && first == b' ' {
+                frame.push(b' ');
+            }
+            let line = rest.iter().position(|b| matches!(b, b'\r' | b'\n')).unwrap_or(rest.len());
+            frame.extend_from_slice(&rest[..line]);
+            let line_break = rest.get(line);
+            (line_begins, after_cr) = (line_break.is_some(), line_break == Some(&b'\r'));
+            if line_begins {
+                frame.extend_from_slice(b"\ndata:");
+            }
+            rest = rest.get(line + 1..).unwrap_or_default();
+        }
+    }
+}
+
+/// Where a session puts its frames, and the body takes them.
+#[derive(Clone, Default)]
+pub(crate) struct Outbox {
+    frames: Rc<RefCell<VecDeque<Bytes>>>,
+}
+
+impl Outbox {
+    /// Puts a frame, to be sent when the session waits next.
+    pub(crate) fn put(&self, frame: Bytes) {
+        self.frames.borrow_mut().push_back(frame);
+    }
+
+    /// Waits until every frame was taken, so that a session is never ahead of its connection.
+    pub(crate) async fn flushed(&self) {
+        // Nobody is woken here: the body polls the session again when it is asked for more than it has.
+        poll_fn(|_| if self.frames.borrow().is_empty() { Poll::Ready(()) } else { Poll::Pending }).await;
+    }
+
+    fn take(&self) -> Option<Bytes> {
+        self.frames.borrow_mut().pop_front()
+    }
+}
+
+/// A response body that is written by a session: a future that puts frames into an [`Outbox`].
+pub(crate) struct Events {
+    outbox: Outbox,
+    session: Option<Pin<Box<dyn Future<Output = ()>>>>,
+}
+
+impl Events {
+    /// The body of what `session` puts into `outbox`; it ends when the session ends.
+    pub(crate) fn new(outbox: Outbox, session: impl Future<Output = ()> + 'static) -> Events {
+        Events { outbox, session: Some(Box::pin(session)) }
+    }
+
+    /// The next frame, or none at the end.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if let Some(frame) = self.outbox.take() {
+            return Poll::Ready(Some(frame));
+        }
+        if let Some(session) = &mut self.session
+            && session.as_mut().poll(cx).is_ready()
+        {
+            self.session = None;
+        }
+        match (self.outbox.take(), &self.session) {
+            (None, Some(_)) => Poll::Pending,
+            (frame, _) => Poll::Ready(frame),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use weir_types::{Incarnation, Lineage};
+
+    use super::*;
+
+    fn at(position: u64) -> Offset {
+        Offset { position, lineage: Lineage::of(Incarnation(1)) }
+    }
+
+    /// The `data:` lines of the event with these chunks, as sent.
+    fn check(encoding: Encoding, chunks: &[&'static [u8]]) -> String {
+        let chunks: Vec<Bytes> = chunks.iter().map(|chunk| Bytes::from_static(chunk)).collect();
+        let frame = String::from_utf8(data(encoding, &chunks, at(5)).to_vec()).expect("UTF-8");
+        let body = frame.strip_prefix("id:00000000000000000005_00000001\nevent: data\n").expect("an id and a name");
+        body.strip_suffix("\n\n").expect("an end").to_string()
+    }
+
+    #[test]
+    fn the_type_decides_the_encoding() {
+        assert_eq!(Encoding::of("application/json; charset=utf-8"), Encoding::Json);
+        assert_eq!(Encoding::of("Application/JSON"), Encoding::Json);
+        assert_eq!(Encoding::of("TEXT/html"), Encoding::Text);
+        for binary in ["application/octet-stream", "image/png", "application/ndjson", "text", "", "tex\u{e9}/x"] {
+            assert_eq!(Encoding::of(binary), Encoding::Base64, "{binary}");
+        }
+    }
+
+    #[test]
+    fn every_line_break_begins_a_data_line() {
+        assert_eq!(check(Encoding::Text, &[b"one"]), "data:one");
+        assert_eq!(check(Encoding::Text, &[b"a\nb\r\nc\rd"]), "data:a\ndata:b\ndata:c\ndata:d");
+        assert_eq!(check(Encoding::Text, &[b"a\r", b"\nb"]), "data:a\ndata:b");
+        assert_eq!(check(Encoding::Text, &[b"a\r\rb\n\n"]), "data:a\ndata:\ndata:b\ndata:\ndata:");
+        assert_eq!(
+            check(Encoding::Text, &[b"a\r\n\r\nevent: control\r\n"]),
+            "data:a\ndata:\ndata:event: control\ndata:"
+        );
+    }
+
+    #[test]
+    fn a_leading_space_survives() {
+        assert_eq!(check(Encoding::Text, &[b" a\n  b", b" c"]), "data:  a\ndata:   b c");
+    }
+
+    #[test]
+    fn messages_are_an_array_over_as_many_lines_as_they_have() {
+        assert_eq!(check(Encoding::Json, &[b"{\"n\":1},", b"2,"]), "data:[{\"n\":1},2]");
+        assert_eq!(check(Encoding::Json, &[b"{\r\n \"n\": 1\r\n},"]), "data:[{\ndata:  \"n\": 1\ndata:}]");
+    }
+
+    #[test]
+    fn other_bytes_are_base64_over_all_chunks() {
+        assert_eq!(check(Encoding::Base64, &[b"He", b"llo"]), "data:SGVsbG8=");
+        assert_eq!(check(Encoding::Base64, &[b"\x00\n\r\xff"]), "data:AAoN/w==");
+    }
+
+    #[test]
+    fn a_control_event_says_where_the_reader_is() {
+        let check = |up_to_date, closed| {
+            let frame = Control { next: at(5), up_to_date, closed }.frame(12);
+            let frame = String::from_utf8(frame.to_vec()).expect("UTF-8");
+            let prefix = "id:00000000000000000005_00000001\nevent: control\ndata:{\"streamNextOffset\":\"00000000000000000005_00000001\",";
+            frame.strip_prefix(prefix).expect("the same beginning").to_string()
+        };
+        assert_eq!(check(false, false), "\"streamCursor\":\"12\"}\n\n");
+        assert_eq!(check(true, false), "\"streamCursor\":\"12\",\"upToDate\":true}\n\n");
+        assert_eq!(check(true, true), "\"streamClosed\":true,\"upToDate\":true}\n\n");
+    }
+
+    #[test]
+    fn a_session_is_never_ahead_of_its_reader() {
+        let outbox = Outbox::default();
+        let made = Rc::new(RefCell::new(0));
+        let mut events = Events::new(outbox.clone(), {
+            let made = made.clone();
+            async move {
+                for _ in 0..2 {
+                    *made.borrow_mut() += 1;
+                    outbox.put(Bytes::from_static(b"data"));
+                    outbox.put(Bytes::from_static(b"control"));
+                    outbox.flushed().await;
+                }
+            }
+        });
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut seen = Vec::new();
+        while let Poll::Ready(Some(frame)) = events.poll_next(&mut cx) {
+            seen.push((*made.borrow(), frame));
+        }
+        let seen: Vec<_> = seen.iter().map(|(made, frame)| (*made, &frame[..])).collect();
+        assert_eq!(seen, [(1, &b"data"[..]), (1, b"control"), (2, b"data"), (2, b"control")]);
+        assert_eq!(events.poll_next(&mut cx), Poll::Ready(None));
+    }
+}
