@@ -20,14 +20,15 @@ const BACKLOG: u32 = 4096;
 /// Pause after an error that the next `accept` would meet again, such as too many open files.
 const BACK_OFF: Duration = Duration::from_millis(100);
 
-/// What a connection beyond the limit is told before it is closed.
+/// What a connection beyond the limit is told before it is closed: the same document as weir-http's for that code.
 const TURNED_AWAY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     Connection: close\r\n\
     Retry-After: 1\r\n\
     Content-Type: application/problem+json\r\n\
-    Content-Length: 142\r\n\
+    Content-Length: 174\r\n\
     \r\n\
-    {\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\"code\":\"unavailable\",\"detail\":\"the server has as many connections as it may\"}";
+    {\"type\":\"urn:weir:error:unavailable\",\"title\":\"The stream cannot take requests now.\",\"status\":503,\
+    \"detail\":\"the server has as many connections as it may\",\"code\":\"unavailable\"}";
 
 /// Opens a listener at `address`.
 ///

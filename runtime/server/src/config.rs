@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use tracing_subscriber::EnvFilter;
 use weir_types::limits::{BATCH_BYTES_MAX, BODY_BYTES_CEILING};
 
 const MIB: u64 = 1 << 20;
@@ -245,6 +246,21 @@ impl Default for LogConfig {
     }
 }
 
+impl LogConfig {
+    /// The filter that `level` describes.
+    ///
+    /// # Errors
+    /// [`ConfigError::TextInvalid`] when it describes none.
+    pub(crate) fn filter(&self) -> Result<EnvFilter, ConfigError> {
+        // openraft tells each step of each group as `info`. Whoever wants that says so: a later directive wins.
+        EnvFilter::try_new(format!("openraft=warn,{}", self.level)).map_err(|error| ConfigError::TextInvalid {
+            key: "log.level",
+            value: self.level.clone(),
+            reason: error.to_string(),
+        })
+    }
+}
+
 /// Form of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -311,14 +327,7 @@ impl Config {
                 reason: "an origin is visible ASCII without spaces".to_string(),
             });
         }
-        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log.level) {
-            return Err(ConfigError::TextInvalid {
-                key: "log.level",
-                value: self.log.level.clone(),
-                reason: error.to_string(),
-            });
-        }
-        Ok(())
+        self.log.filter().map(drop)
     }
 
     /// Shards to run: as configured, else one per core.
@@ -418,6 +427,16 @@ mod tests {
         assert!(refusal(|config| config.wal.segment_bytes = 1_000_000).contains("a multiple of 4096"));
         assert!(refusal(|config| config.http.cors_origin = "a\r\nb".to_string()).contains("http.cors_origin"));
         assert!(refusal(|config| config.log.level = "weir=loud".to_string()).contains("log.level"));
+    }
+
+    #[test]
+    fn raft_is_quiet_unless_it_is_asked_for() {
+        let filter = |level: &str| {
+            let config = LogConfig { level: level.to_string(), ..LogConfig::default() };
+            config.filter().expect("a valid level").to_string()
+        };
+        assert_eq!(filter("info"), "openraft=warn,info");
+        assert_eq!(filter("openraft=debug,info"), "openraft=debug,info");
     }
 
     #[test]

@@ -22,7 +22,6 @@ mod shard_thread;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command};
 use crate::config::{LogConfig, LogFormat};
@@ -59,7 +58,7 @@ fn abort_on_panic() {
 
 /// One line per event, on standard error: standard output stays free.
 fn log_to_stderr(config: &LogConfig) {
-    let filter = EnvFilter::try_new(&config.level).expect("the configuration has been checked");
+    let filter = config.filter().expect("the configuration has been checked");
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match config.format {
         LogFormat::Text => lines.with_target(false).with_ansi(false).init(),

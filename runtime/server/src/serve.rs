@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use weir_shard::{Address, Entropy as _, Seams, ShardConfig, Topology, mesh};
 use weir_storage::WriteMode;
-use weir_types::ShardId;
+use weir_types::{GroupId, ShardId};
 
 use crate::accept::{self, Connections};
 use crate::admin::{self, Admin, Phase};
@@ -81,11 +81,10 @@ async fn run(config: &Config) -> Result<(), Exit> {
         shards.push(shard.map_err(|source| Exit::System { doing: "start a shard's thread", source })?);
     }
     tokio::select! {
-        recovered = all_opened(&mut openings, &phase) => recovered?,
+        recovered = recover(&mut openings, &shards, topology.owner_of(GroupId::META), &phase) => recovered?,
         // Nothing is acknowledged before the recovery has ended, so there is nothing to flush.
         () = signals.next() => return Ok(()),
     }
-    phase.send_replace(Phase::Serving);
     if let Ok(address) = listener.local_addr() {
         tracing::info!("listening on http://{address}");
     }
@@ -159,6 +158,25 @@ fn http_config(config: &Config, sizes: Sizes) -> weir_http::HttpConfig {
         write_timeout: Duration::from_millis(http.write_timeout_ms),
         cors_origin: http.cors_origin.clone(),
     }
+}
+
+/// Waits until all shards are open and the node's tables are formed.
+async fn recover(
+    openings: &mut mpsc::UnboundedReceiver<Opened>,
+    shards: &[ShardThread],
+    meta: ShardId,
+    phase: &watch::Sender<Phase>,
+) -> Result<(), Exit> {
+    all_opened(openings, phase).await?;
+    let (formed, forming) = oneshot::channel();
+    let failed = |source| Exit::ShardOpen { shard: meta.0, source };
+    // A shard that is gone has panicked, and that has ended the process.
+    let _ = shards[usize::from(meta.0)].requests.send(Request::Form(formed));
+    if let Ok(result) = forming.await {
+        result.map_err(failed)?;
+    }
+    phase.send_replace(Phase::Serving);
+    Ok(())
 }
 
 /// Waits until all shards are open, or the first cannot be: the others may then wait for it forever.

@@ -8,7 +8,7 @@ use std::net::TcpStream;
 use std::thread::{self, JoinHandle};
 
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use weir_http::{HttpConfig, Service, serve_connection};
 use weir_shard::{Mailbox, Seams, Shard, ShardConfig, ShardOpenError, Topology};
 use weir_types::ShardId;
@@ -24,6 +24,8 @@ pub(crate) enum Request {
         /// Its place in the count, given back when the connection has ended.
         open: Open,
     },
+    /// Form or check the node's tables, which only the meta group's shard can, once all shards have opened.
+    Form(oneshot::Sender<Result<(), ShardOpenError>>),
     /// Flush what is acknowledged and end. No request follows.
     Stop,
 }
@@ -93,6 +95,10 @@ async fn run(parts: ShardParts, mut inbox: mpsc::UnboundedReceiver<Request>, ope
     while let Some(request) = inbox.recv().await {
         match request {
             Request::Serve { stream, open } => serve(service.clone(), stream, open, shutdown.clone()),
+            Request::Form(formed) => {
+                // Nobody is served before the answer, so nothing waits behind this.
+                let _ = formed.send(shard.form().await);
+            }
             Request::Stop => break,
         }
     }

@@ -29,6 +29,8 @@ mod replicas;
 mod seams;
 mod shard;
 mod stats;
+#[cfg(test)]
+mod tests;
 mod wakeup;
 
 pub use api::{

@@ -1,0 +1,351 @@
+//! A whole node on one thread: two shards over memory disks, as a simulator would run it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use weir_storage::{Disk, MemoryDisk, WalConfig, WriteMode};
+use weir_stream::{Appended, Expiry, Refusal};
+use weir_types::limits::PAGE_BYTES_MAX;
+use weir_types::{BucketName, ReadFrom, ShardId, StreamKey};
+
+use crate::{
+    AppendRequest, Clock, CreateRequest, Entropy, LiveEvent, LongPoll, Seams, Shard, ShardConfig, ShardError, Topology,
+    mesh,
+};
+
+const TOPOLOGY: Topology = Topology { shards: 2, wals: 2, groups: 2 };
+
+/// Time that moves when a test says so.
+struct TestClock(AtomicU64);
+
+impl Clock for TestClock {
+    fn now_ms(&self) -> u64 {
+        1_000_000
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::Relaxed))
+    }
+}
+
+struct Counter(AtomicU64);
+
+impl Entropy for Counter {
+    fn u64(&self) -> u64 {
+        self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)
+    }
+}
+
+struct Node {
+    shards: Vec<Shard>,
+    clock: Arc<TestClock>,
+    disks: Vec<Arc<dyn Disk>>,
+}
+
+impl Node {
+    async fn start() -> Node {
+        let disks = (0..TOPOLOGY.wals).map(|_| Arc::new(MemoryDisk::new(64 << 20)) as Arc<dyn Disk>).collect();
+        Node::start_on(disks, config()).await
+    }
+
+    async fn start_on(disks: Vec<Arc<dyn Disk>>, config: ShardConfig) -> Node {
+        let clock = Arc::new(TestClock(AtomicU64::new(0)));
+        let entropy = Arc::new(Counter(AtomicU64::new(1)));
+        let seams = Seams { clock: clock.clone(), entropy, disks: disks.clone() };
+        let mut shards = Vec::new();
+        for (id, mailbox) in mesh(TOPOLOGY.shards).0.into_iter().enumerate() {
+            let id = ShardId(id as u16);
+            let shard = Shard::open(id, TOPOLOGY, mailbox, seams.clone(), config.clone()).await;
+            shards.push(shard.expect("opens"));
+        }
+        shards[0].form().await.expect("forms");
+        Node { shards, clock, disks }
+    }
+
+    async fn restart(self) -> Node {
+        for shard in &self.shards {
+            shard.shutdown().await;
+        }
+        Node::start_on(self.disks, config()).await
+    }
+
+    fn advance(&self, by: Duration) {
+        self.clock.0.fetch_add(by.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// A shard that does not own the stream, so that every request hops.
+    fn far(&self, key: &StreamKey) -> &Shard {
+        let owner = self.shards[0].owner_of(key);
+        self.shards.iter().find(|shard| shard.0.id != owner).expect("there are two shards")
+    }
+
+    async fn create(&self, key: &StreamKey, expiry: Expiry) {
+        let request = CreateRequest { content_type: "text/plain".into(), expiry, closed: false, body: Bytes::new() };
+        self.far(key).create(key.clone(), request).await.expect("creates");
+    }
+
+    async fn append(&self, key: &StreamKey, body: &str) -> Result<Appended, ShardError> {
+        self.far(key).append(key.clone(), append(body)).await
+    }
+
+    async fn content(&self, key: &StreamKey) -> Result<String, ShardError> {
+        let page = self.far(key).read(key.clone(), ReadFrom::Start, PAGE_BYTES_MAX).await?;
+        Ok(String::from_utf8(page.chunks.concat()).expect("text"))
+    }
+}
+
+fn config() -> ShardConfig {
+    ShardConfig {
+        node_id: 1,
+        wal: WalConfig {
+            segment_bytes: 4 << 20,
+            budget_bytes: 48 << 20,
+            // Almost nothing stays in memory, so that reads go to the WAL.
+            cache_bytes: 8 << 10,
+            write: WriteMode::Inline,
+        },
+        hot_index_bytes_max: 16 << 20,
+        in_flight_bytes_max: 16 << 20,
+        live_bytes_max: 64 << 10,
+        producers_per_stream_max: 16,
+        buckets_auto_create: true,
+        write_deadline: Duration::from_secs(5),
+    }
+}
+
+fn append(body: &str) -> AppendRequest {
+    AppendRequest {
+        content_type: Some("text/plain".into()),
+        close: false,
+        producer: None,
+        seq: None,
+        if_match: None,
+        body: Bytes::copy_from_slice(body.as_bytes()),
+    }
+}
+
+fn key(name: &str) -> StreamKey {
+    StreamKey::new("demo", name).expect("a valid address")
+}
+
+fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+    runtime.expect("a runtime").block_on(test);
+}
+
+#[test]
+fn appends_of_other_shards_streams_are_read_back_and_survive_a_restart() {
+    run(async {
+        let mut node = Node::start().await;
+        for name in ["a", "b", "c", "d"] {
+            node.create(&key(name), Expiry::Never).await;
+            for i in 0..50 {
+                node.append(&key(name), &format!("{name}{i} ")).await.expect("appends");
+            }
+        }
+        let expected = |name: &str| (0..50).map(|i| format!("{name}{i} ")).collect::<String>();
+        for round in 0..3 {
+            for name in ["a", "b", "c", "d"] {
+                assert_eq!(node.content(&key(name)).await.expect("reads"), expected(name), "round {round}");
+            }
+            node = node.restart().await;
+        }
+    });
+}
+
+#[test]
+fn a_subscription_sees_history_then_every_append_then_the_close() {
+    run(async {
+        let node = Node::start().await;
+        let key = key("s");
+        node.create(&key, Expiry::Never).await;
+        node.append(&key, "old ").await.expect("appends");
+        let mut subscription = node.far(&key).subscribe(key.clone(), ReadFrom::Start).await.expect("subscribes");
+        let mut seen = String::new();
+        for i in 0..20 {
+            node.append(&key, &format!("{i} ")).await.expect("appends");
+        }
+        node.far(&key).append(key.clone(), AppendRequest { close: true, ..append("end") }).await.expect("closes");
+        loop {
+            match subscription.next().await {
+                LiveEvent::Data(data) => {
+                    seen.push_str(std::str::from_utf8(&data.chunks.concat()).expect("text"));
+                    if data.closed {
+                        break;
+                    }
+                }
+                LiveEvent::CaughtUp { .. } => {}
+                LiveEvent::Closed { .. } => break,
+                LiveEvent::Removed | LiveEvent::Lagged | LiveEvent::Failed(_) => panic!("ended early after {seen}"),
+            }
+        }
+        assert_eq!(seen, format!("old {}end", (0..20).map(|i| format!("{i} ")).collect::<String>()));
+        assert!(matches!(subscription.next().await, LiveEvent::Closed { .. }));
+    });
+}
+
+#[test]
+fn subscribers_that_come_and_go_never_go_deaf() {
+    run(async {
+        let node = Node::start().await;
+        let key = key("s");
+        node.create(&key, Expiry::Never).await;
+        for i in 0..50 {
+            // The last one leaves, an append makes its shard tell the owner so, and the next comes at the same time.
+            let mut subscription = node.far(&key).subscribe(key.clone(), ReadFrom::Now).await.expect("subscribes");
+            assert!(matches!(subscription.next().await, LiveEvent::CaughtUp { .. }));
+            let body = i.to_string();
+            let (event, _) = tokio::join!(subscription.next(), node.append(&key, &body));
+            let LiveEvent::Data(data) = event else { panic!("round {i}") };
+            assert_eq!(data.chunks.concat(), i.to_string().as_bytes());
+            drop(subscription);
+            let next = node.far(&key).subscribe(key.clone(), ReadFrom::Now);
+            let (next, _) = tokio::join!(next, node.append(&key, "x"));
+            let mut next = next.expect("subscribes");
+            node.append(&key, "y").await.expect("appends");
+            let mut seen = Vec::new();
+            while !seen.ends_with(b"y") {
+                match next.next().await {
+                    LiveEvent::Data(data) => seen.extend(data.chunks.concat()),
+                    LiveEvent::CaughtUp { .. } => {}
+                    _ => panic!("round {i}"),
+                }
+            }
+        }
+        assert_eq!(node.shards.iter().map(|shard| shard.stats().subscribers).sum::<u64>(), 0);
+    });
+}
+
+#[test]
+fn a_subscriber_that_does_not_read_is_cut_off_and_holds_nothing() {
+    run(async {
+        let node = Node::start().await;
+        let key = key("s");
+        node.create(&key, Expiry::Never).await;
+        let mut slow = node.far(&key).subscribe(key.clone(), ReadFrom::Start).await.expect("subscribes");
+        assert!(matches!(slow.next().await, LiveEvent::CaughtUp { .. }));
+        for _ in 0..100 {
+            node.append(&key, &"x".repeat(4096)).await.expect("appends");
+        }
+        assert!(node.far(&key).stats().live_bytes <= 64 << 10);
+        assert!(matches!(slow.next().await, LiveEvent::Lagged));
+        drop(slow);
+        assert_eq!(node.far(&key).stats().live_bytes, 0);
+    });
+}
+
+#[test]
+fn a_long_poll_ends_with_bytes_with_the_close_or_with_time() {
+    run(async {
+        let node = Node::start().await;
+        let key = key("s");
+        node.create(&key, Expiry::Never).await;
+        let poll = |from, ms| node.far(&key).long_poll(key.clone(), from, Duration::from_millis(ms));
+        assert!(matches!(poll(ReadFrom::Start, 1).await, Ok(LongPoll::Nothing { closed: false, .. })));
+        let (polled, _) = tokio::join!(poll(ReadFrom::Now, 60_000), node.append(&key, "a"));
+        let Ok(LongPoll::Page(page)) = polled else { panic!("no page") };
+        assert_eq!(page.chunks.concat(), b"a");
+        let close = AppendRequest { close: true, ..append("") };
+        let (polled, _) = tokio::join!(poll(ReadFrom::Now, 60_000), node.far(&key).append(key.clone(), close));
+        assert!(matches!(polled, Ok(LongPoll::Nothing { closed: true, .. })));
+    });
+}
+
+#[test]
+fn a_sliding_ttl_is_extended_by_reads_and_ends_the_stream_without_them() {
+    run(async {
+        let node = Node::start().await;
+        let key = key("s");
+        node.create(&key, Expiry::Idle { ttl_s: 10 }).await;
+        for _ in 0..3 {
+            node.advance(Duration::from_secs(9));
+            assert_eq!(node.content(&key).await.expect("reads"), "");
+        }
+        node.advance(Duration::from_secs(9));
+        node.far(&key).head(key.clone()).await.expect("still there");
+        node.advance(Duration::from_secs(2));
+        assert!(matches!(node.content(&key).await, Err(ShardError::Refused(Refusal::NotFound))));
+        assert!(matches!(node.append(&key, "x").await, Err(ShardError::Refused(Refusal::NotFound))));
+        node.create(&key, Expiry::Never).await;
+        assert_eq!(node.content(&key).await.expect("reads"), "");
+    });
+}
+
+#[test]
+fn a_page_ends_at_a_record_and_begins_only_at_one() {
+    run(async {
+        let node = Node::start().await;
+        let key = key("s");
+        let request = CreateRequest {
+            content_type: "application/json".into(),
+            expiry: Expiry::Never,
+            closed: false,
+            body: Bytes::from_static(b"[1,22,333]"),
+        };
+        node.far(&key).create(key.clone(), request).await.expect("creates");
+        let read = async |from, bytes_max| {
+            let page = node.far(&key).read(key.clone(), from, bytes_max).await?;
+            Ok::<_, ShardError>((String::from_utf8(page.chunks.concat()).expect("text"), page.next, page.up_to_date))
+        };
+        let (first, next, up_to_date) = read(ReadFrom::Start, 3).await.expect("reads");
+        assert_eq!((&*first, up_to_date), ("1,", false));
+        let (second, next, _) = read(ReadFrom::At(next), 3).await.expect("reads");
+        assert_eq!(second, "22,");
+        let (third, _, up_to_date) = read(ReadFrom::At(next), 1).await.expect("reads");
+        assert_eq!((&*third, up_to_date), ("333,", true));
+        let inside = weir_types::Offset { position: next.position - 1, ..next };
+        assert!(matches!(read(ReadFrom::At(inside), 9).await, Err(ShardError::Refused(Refusal::OffsetInvalid))));
+    });
+}
+
+#[test]
+fn a_bucket_is_listed_in_order_and_deleted_only_when_empty() {
+    run(async {
+        let node = Node::start().await;
+        for name in ["b/2", "a", "b/1", "c"] {
+            node.create(&key(name), Expiry::Never).await;
+        }
+        let list = async |prefix: &str, after: Option<&str>, limit| {
+            let listed = node.shards[1].list("demo", prefix, after, limit).await.expect("lists");
+            listed.into_iter().map(|stream| stream.name.into_string()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(list("", None, 3).await, "a b/1 b/2");
+        assert_eq!(list("", Some("b/1"), 9).await, "b/2 c");
+        assert_eq!(list("b/", None, 9).await, "b/1 b/2");
+        let demo = || BucketName::new("demo").expect("a valid name");
+        assert_eq!(node.shards[1].bucket(demo()).await.expect("is there").streams, 4);
+        let busy = node.shards[1].bucket_delete(demo()).await;
+        assert!(matches!(busy, Err(ShardError::Refused(Refusal::BucketBusy))));
+        for name in ["b/2", "a", "b/1", "c"] {
+            node.far(&key(name)).delete(key(name)).await.expect("deletes");
+        }
+        node.shards[1].bucket_delete(demo()).await.expect("is empty");
+        assert!(matches!(node.shards[1].bucket(demo()).await, Err(ShardError::Refused(Refusal::BucketNotFound))));
+        assert!(!node.shards[1].bucket_create(demo()).await.expect("creates"));
+    });
+}
+
+#[test]
+fn beyond_the_wal_budget_appends_are_refused_and_reads_go_on() {
+    run(async {
+        let disks = (0..TOPOLOGY.wals).map(|_| Arc::new(MemoryDisk::new(64 << 20)) as Arc<dyn Disk>).collect();
+        let wal = WalConfig { budget_bytes: 16 << 20, ..config().wal };
+        let node = Node::start_on(disks, ShardConfig { wal, ..config() }).await;
+        let key = key("s");
+        node.create(&key, Expiry::Never).await;
+        let body = "x".repeat(512 << 10);
+        let mut acknowledged = 0;
+        let refusal = loop {
+            match node.append(&key, &body).await {
+                Ok(_) => acknowledged += body.len() as u64,
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(refusal, ShardError::StorageFull(crate::StorageLimit::WalBudget)), "{refusal}");
+        assert!(acknowledged > 0);
+        assert_eq!(node.far(&key).head(key.clone()).await.expect("is there").next.position, acknowledged);
+        assert_eq!(node.content(&key).await.expect("reads").len(), PAGE_BYTES_MAX.min(acknowledged as usize));
+    });
+}
