@@ -11,7 +11,9 @@
 use std::ops::Range;
 
 use bytes::{BufMut, BytesMut};
-use weir_types::limits::BATCH_COMMANDS_MAX;
+use weir_types::limits::{
+    BATCH_COMMANDS_MAX, BUCKET_BYTES_MAX, CONTENT_TYPE_BYTES_MAX, NAME_BYTES_MAX, PRODUCER_ID_BYTES_MAX,
+};
 
 use crate::codec::{CodecError, Reader};
 use crate::command::Command;
@@ -22,6 +24,16 @@ const VERSION: u8 = 1;
 pub const BATCH_HEAD_BYTES: usize = 16;
 /// Bytes before a frame's kind: length and checksum.
 pub const FRAME_HEAD_BYTES: usize = 8;
+
+/// The largest frame that a body of at most `body_bytes` can become, for sizing what must hold one.
+///
+/// In JSON mode every message is at least a byte and a separator of the body, and costs its bytes, a comma and an end of
+/// 4 bytes; so `[1,1,1]` triples. The rest is head, key, content type, producer and sequence.
+pub const fn frame_bytes_max(body_bytes: usize) -> usize {
+    const FIELDS_BYTES_MAX: usize = 256 + BUCKET_BYTES_MAX + NAME_BYTES_MAX + 2 * PRODUCER_ID_BYTES_MAX;
+    const { assert!(CONTENT_TYPE_BYTES_MAX <= 2 * PRODUCER_ID_BYTES_MAX) };
+    FIELDS_BYTES_MAX + 3 * body_bytes
+}
 
 /// Limits that apply enforces. They travel with the batch, so that replicas agree whatever their configuration says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -49,3 +49,49 @@ impl ContentTypes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use weir_types::Incarnation;
+
+    use super::*;
+    use crate::batch::{Frame, Limits};
+    use crate::command::KeyRef;
+    use crate::create::NewStream;
+    use crate::group::{At, Group};
+    use crate::reply::Expiry;
+
+    #[test]
+    fn equal_types_are_kept_once_and_freed_with_their_last_use() {
+        let mut types = ContentTypes::default();
+        let first = types.intern("text/plain");
+        assert!(Arc::ptr_eq(&first, &types.intern("text/plain")));
+        types.intern("Text/Plain");
+        types.release("text/plain");
+        assert_eq!(types.uses.len(), 2);
+        types.release("text/plain");
+        types.release("Text/Plain");
+        assert!(types.uses.is_empty());
+    }
+
+    #[test]
+    fn a_deleted_stream_gives_its_type_back() {
+        let mut group = Group::new();
+        group.bucket_create("b", 0);
+        let key = KeyRef::parse("b/s").expect("a key");
+        let frame = Frame { pos: 0, len: 0 };
+        let at = At { index: 1, frame, time_ms: 0, limits: Limits { producers_max: 1 } };
+        let new = NewStream {
+            incarnation: Incarnation(1),
+            content_type: "text/plain",
+            expiry: Expiry::Never,
+            closed: false,
+            bytes: 0,
+        };
+        group.create(&at, key, new);
+        group.create(&at, key, new);
+        assert_eq!(group.content_types.uses.len(), 1);
+        group.delete(key);
+        assert!(group.content_types.uses.is_empty());
+    }
+}

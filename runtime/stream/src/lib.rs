@@ -32,7 +32,7 @@ pub mod reply;
 mod slots;
 pub mod stream;
 
-pub use batch::{Batch, BatchBuilder, Frame, Limits, PayloadView, command_frame};
+pub use batch::{Batch, BatchBuilder, Frame, Limits, PayloadView, command_frame, frame_bytes_max};
 pub use bucket::BucketView;
 pub use codec::CodecError;
 pub use command::{Command, KeyRef};

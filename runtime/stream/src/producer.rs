@@ -17,9 +17,9 @@ use weir_types::StreamKey;
 use crate::reply::{ProducerState, Refusal};
 
 /// Tails that are remembered per producer.
-const RECEIPTS: usize = 8;
+pub const RECEIPTS: usize = 8;
 /// Idle time after which a full table forgets a producer: 7 days.
-const IDLE_MS: u64 = 7 * 24 * 60 * 60 * 1000;
+pub const IDLE_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 
 /// A request's producer headers, borrowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -64,3 +64,25 @@ fn table_hash(hash: u64) -> u64 {
     const { assert!(SLOTS == 1 << 12) };
     (hash >> 12).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn hashes_within_a_slot_differ_in_the_bits_that_a_table_uses() {
+        // 256 streams of one slot: their hashes share the low 12 bits.
+        let hashes: Vec<u64> = (0..1 << 20)
+            .map(|n| StreamKey::hash_of(&format!("b/{n}")))
+            .filter(|hash| hash % SLOTS as u64 == 7)
+            .map(table_hash)
+            .collect();
+        assert!(hashes.len() > 200);
+        let low: HashSet<u64> = hashes.iter().map(|hash| hash % 256).collect();
+        let high: HashSet<u64> = hashes.iter().map(|hash| hash >> 57).collect();
+        assert!(low.len() > 120, "places: {}", low.len());
+        assert!(high.len() > 80, "tags: {}", high.len());
+    }
+}

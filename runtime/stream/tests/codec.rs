@@ -5,7 +5,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use weir_stream::{
     Batch, BatchBuilder, CodecError, Command, Expiry, Group, Limits, Outcome, ProducerRef, Records, Split,
-    command_frame,
+    command_frame, frame_bytes_max,
 };
 use weir_types::{Incarnation, Lineage, Offset, StreamKey};
 
@@ -224,6 +224,26 @@ fn a_huge_record_count_is_refused_without_allocating() {
     let count_at = bytes.len() - 1 - 4;
     bytes[count_at..count_at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
     assert_eq!(read_all(&bytes), Err(CodecError::Truncated("record ends")));
+}
+
+#[test]
+fn the_largest_frame_is_foreseen() {
+    let key = StreamKey::new(&"b".repeat(64), &"n".repeat(1024)).expect("a valid name");
+    let long = "x".repeat(255);
+    for messages in [0, 1, 2, 1000] {
+        let body = format!("[{}]", vec!["1"; messages].join(","));
+        let split = Group::check_create("application/json", body.as_bytes()).expect("JSON");
+        let append = Command::Append {
+            key: (&key).into(),
+            incarnation: Incarnation(1),
+            close: true,
+            producer: Some(ProducerRef { id: &long, epoch: 1, seq: 1 }),
+            seq: Some(&long),
+            if_match: Some(Offset { position: 1, lineage: Lineage::from_bits(1) }),
+            records: Records::new(body.as_bytes(), &split),
+        };
+        assert!(BatchBuilder::frame_bytes(&append) <= frame_bytes_max(body.len()), "{messages}");
+    }
 }
 
 #[test]

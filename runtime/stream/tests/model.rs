@@ -467,7 +467,7 @@ fn agree(model: &Model, world: &World) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
     fn a_group_behaves_as_its_model(steps in vec(step(), 0..80)) {

@@ -321,12 +321,12 @@ fn producers_are_applied_once_and_in_order() {
 
 #[test]
 fn a_duplicate_is_answered_with_its_own_tail_while_that_is_remembered() {
-    let nine: String = (0..10).map(|seq| format!("post /s 'xx' producer=p:0:{seq} | ")).collect();
+    let ten: String = (0..10).map(|seq| format!("post /s 'xx' producer=p:0:{seq} | ")).collect();
     check(
-        &format!("put /s | {nine} post /s 'xx' producer=p:0:2 | post /s 'xx' producer=p:0:1"),
-        expect![[
-            r#"created tail=0 | ok tail=2 producer=0:0 | ok tail=4 producer=0:1 | ok tail=6 producer=0:2 | ok tail=8 producer=0:3 | ok tail=10 producer=0:4 | ok tail=12 producer=0:5 | ok tail=14 producer=0:6 | ok tail=16 producer=0:7 | ok tail=18 producer=0:8 | ok tail=20 producer=0:9 | early duplicate tail=6 producer=0:9 | early duplicate tail=20 producer=0:9"#
-        ]],
+        &format!("put /s | {ten} post /s 'y' | post /s 'xx' producer=p:0:2 | post /s 'xx' producer=p:0:1"),
+        expect![
+            "created tail=0 | ok tail=2 producer=0:0 | ok tail=4 producer=0:1 | ok tail=6 producer=0:2 | ok tail=8 producer=0:3 | ok tail=10 producer=0:4 | ok tail=12 producer=0:5 | ok tail=14 producer=0:6 | ok tail=16 producer=0:7 | ok tail=18 producer=0:8 | ok tail=20 producer=0:9 | ok tail=21 | early duplicate tail=6 producer=0:9 | early duplicate tail=21 producer=0:9"
+        ],
     );
 }
 
