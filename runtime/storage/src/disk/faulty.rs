@@ -1,0 +1,306 @@
+//! A disk in memory that fails on command, for tests of what is above it.
+//!
+//! Operations are everything that changes the disk: durable writes, and making, renaming, removing and replacing files.
+//! They are counted from 1, so that a test can cut the power at any of them. What a power cut does:
+//!
+//! - The write that it hits is torn: any subset of its 512-byte sectors is on the disk, whatever their order. So is every
+//!   write that another thread has begun and that has not returned.
+//! - A rename or removal that it hits has happened or not; a file in the making is left partial.
+//! - Everything after it fails; [`FaultyDisk::crash`] gives the disk as it is found when the power is back.
+
+use std::collections::BTreeMap;
+use std::io::{self, IoSlice};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::memory::MemoryFile;
+use super::{Disk, DiskFile, MemoryDisk, PARTIAL_SUFFIX, assert_aligned};
+
+/// What a disk writes as a whole or not at all, in bytes.
+const SECTOR_BYTES: usize = 512;
+
+/// A disk that fails on command. Clones are the same disk.
+#[derive(Clone)]
+pub struct FaultyDisk {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    disk: MemoryDisk,
+    state: Mutex<State>,
+}
+
+struct State {
+    plan: Plan,
+    random: Random,
+    operations: u64,
+    has_power: bool,
+    history: Vec<DurableWrite>,
+    /// Writes that have begun and not returned, by operation.
+    begun: BTreeMap<u64, Begun>,
+}
+
+#[derive(Default)]
+struct Plan {
+    cut_power_at: Option<u64>,
+    refuse_write_at: Option<u64>,
+    is_full: bool,
+    write_delay: Duration,
+}
+
+struct Begun {
+    file: Arc<MemoryFile>,
+    position: usize,
+    bytes: Vec<u8>,
+}
+
+/// One call of [`DiskFile::write_durable`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DurableWrite {
+    /// The file's name when it was opened.
+    pub name: String,
+    /// Where the write began.
+    pub position: u64,
+    /// Its bytes.
+    pub bytes: u64,
+}
+
+/// SplitMix64: a test needs a seed more than it needs good numbers.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn coin(&mut self) -> bool {
+        self.next() & 1 == 1
+    }
+}
+
+/// What an operation is to do.
+enum Fate {
+    Proceed,
+    /// The power is cut during it.
+    Torn,
+}
+
+impl FaultyDisk {
+    /// An empty disk of `cap_bytes` that does nothing wrong yet. `seed` decides what a power cut tears.
+    pub fn new(cap_bytes: u64, seed: u64) -> FaultyDisk {
+        FaultyDisk::with(MemoryDisk::new(cap_bytes), seed)
+    }
+
+    fn with(disk: MemoryDisk, seed: u64) -> FaultyDisk {
+        let state = State {
+            plan: Plan::default(),
+            random: Random(seed),
+            operations: 0,
+            has_power: true,
+            history: Vec::new(),
+            begun: BTreeMap::new(),
+        };
+        FaultyDisk { inner: Arc::new(Inner { disk, state: Mutex::new(state) }) }
+    }
+
+    /// Operations so far, power cut included.
+    pub fn operations(&self) -> u64 {
+        self.inner.state().operations
+    }
+
+    /// Whether the power is on.
+    pub fn has_power(&self) -> bool {
+        self.inner.state().has_power
+    }
+
+    /// Cuts the power during the `operation`th operation.
+    pub fn cut_power_at(&self, operation: u64) {
+        self.inner.state().plan.cut_power_at = Some(operation);
+    }
+
+    /// Answers the `operation`th operation, if it is a durable write, with an I/O error; nothing of it is written.
+    pub fn refuse_write_at(&self, operation: u64) {
+        self.inner.state().plan.refuse_write_at = Some(operation);
+    }
+
+    /// Whether there is space for new files.
+    pub fn set_full(&self, is_full: bool) {
+        self.inner.state().plan.is_full = is_full;
+    }
+
+    /// How much longer than memory every durable write takes.
+    pub fn set_write_delay(&self, delay: Duration) {
+        self.inner.state().plan.write_delay = delay;
+    }
+
+    /// Inverts bit `bit` of the byte at `position`.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::NotFound`] when there is no such file.
+    pub fn flip_bit(&self, name: &str, position: u64, bit: u8) -> io::Result<()> {
+        self.inner.disk.file(name)?.content()[position as usize] ^= 1 << bit;
+        Ok(())
+    }
+
+    /// All durable writes that were asked for, in order, also those that failed.
+    pub fn history(&self) -> Vec<DurableWrite> {
+        self.inner.state().history.clone()
+    }
+
+    /// Cuts the power now, if it was not, and gives the disk as it is found afterwards; this one stays without power.
+    pub fn crash(&self) -> FaultyDisk {
+        let mut state = self.inner.state();
+        state.lose_power();
+        let seed = state.random.next();
+        FaultyDisk::with(self.inner.disk.deep_clone(), seed)
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Counts an operation and says what becomes of it.
+    fn begin(&mut self) -> io::Result<Fate> {
+        if !self.has_power {
+            return Err(no_power());
+        }
+        self.operations += 1;
+        if self.plan.cut_power_at == Some(self.operations) { Ok(Fate::Torn) } else { Ok(Fate::Proceed) }
+    }
+
+    fn lose_power(&mut self) {
+        self.has_power = false;
+        for (_, begun) in std::mem::take(&mut self.begun) {
+            let mut content = begun.file.content();
+            for (i, sector) in begun.bytes.chunks(SECTOR_BYTES).enumerate() {
+                if self.random.coin() {
+                    let at = begun.position + i * SECTOR_BYTES;
+                    content[at..at + sector.len()].copy_from_slice(sector);
+                }
+            }
+        }
+    }
+}
+
+fn no_power() -> io::Error {
+    io::Error::other("the disk has no power")
+}
+
+impl Inner {
+    /// A change of names: during a power cut it has happened or not.
+    fn change(&self, change: impl FnOnce(&MemoryDisk) -> io::Result<()>) -> io::Result<()> {
+        let mut state = self.state();
+        match state.begin()? {
+            Fate::Proceed => change(&self.disk),
+            Fate::Torn => {
+                if state.random.coin() {
+                    // The answer is lost in any case.
+                    drop(change(&self.disk));
+                }
+                state.lose_power();
+                Err(no_power())
+            }
+        }
+    }
+}
+
+impl Disk for FaultyDisk {
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.inner.disk.list()
+    }
+
+    fn create_filled(&self, name: &str, bytes: u64) -> io::Result<()> {
+        let mut state = self.inner.state();
+        match state.begin()? {
+            Fate::Proceed if state.plan.is_full => Err(io::ErrorKind::StorageFull.into()),
+            Fate::Proceed => self.inner.disk.create_filled(name, bytes),
+            Fate::Torn => {
+                // As the real disk does it: under another name until it is whole.
+                let is_whole = state.random.coin();
+                let left = if is_whole { (name.to_string(), bytes) } else { (format!("{name}{PARTIAL_SUFFIX}"), bytes / 2) };
+                drop(self.inner.disk.create_filled(&left.0, left.1));
+                state.lose_power();
+                Err(no_power())
+            }
+        }
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let file = self.inner.disk.file(name)?;
+        Ok(Arc::new(FaultyFile { disk: self.inner.clone(), file, name: name.to_string() }))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.inner.change(|disk| disk.remove(name))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.inner.change(|disk| disk.rename(from, to))
+    }
+
+    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        self.inner.disk.read(name)
+    }
+
+    fn write_atomic(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        if self.inner.state().plan.is_full {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.inner.change(|disk| disk.write_atomic(name, bytes))
+    }
+}
+
+struct FaultyFile {
+    disk: Arc<Inner>,
+    file: Arc<MemoryFile>,
+    name: String,
+}
+
+impl DiskFile for FaultyFile {
+    fn bytes(&self) -> u64 {
+        self.file.bytes()
+    }
+
+    fn write_durable(&self, position: u64, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        let bytes = assert_aligned(self.file.bytes(), position, parts);
+        let (operation, delay) = {
+            let mut state = self.disk.state();
+            state.history.push(DurableWrite { name: self.name.clone(), position, bytes });
+            let fate = state.begin()?;
+            let operation = state.operations;
+            if state.plan.refuse_write_at == Some(operation) {
+                return Err(io::Error::other("the disk refuses the write"));
+            }
+            let begun = Begun { file: self.file.clone(), position: position as usize, bytes: concat(parts) };
+            state.begun.insert(operation, begun);
+            if let Fate::Torn = fate {
+                state.lose_power();
+                return Err(no_power());
+            }
+            (operation, state.plan.write_delay)
+        };
+        if !delay.is_zero() {
+            std::thread::sleep(delay);
+        }
+        let mut state = self.disk.state();
+        // A power cut during the delay has taken the write away and torn it.
+        state.begun.remove(&operation).ok_or_else(no_power)?;
+        self.file.write_durable(position, parts)
+    }
+
+    fn read_at(&self, position: u64, into: &mut [u8]) -> io::Result<()> {
+        self.file.read_at(position, into)
+    }
+}
+
+fn concat(parts: &[IoSlice<'_>]) -> Vec<u8> {
+    parts.iter().flat_map(|part| part.iter().copied()).collect()
+}

@@ -1,0 +1,84 @@
+//! The plain values that go into a WAL and come out of it.
+
+use std::io;
+
+use bytes::Bytes;
+
+use crate::reader::Place;
+
+/// Called once a frame is on stable storage, or will never be. An error says nothing about what a restart will find.
+pub type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
+
+/// One entry of a group's Raft log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EntryId {
+    /// Its place in the group's order.
+    pub index: u64,
+    /// The term of the leader that proposed it.
+    pub term: u64,
+}
+
+/// An entry as it is found in the log.
+#[derive(Clone, Debug)]
+pub struct EntryRef {
+    /// Which entry.
+    pub id: EntryId,
+    /// What the caller gave with it; the WAL does not interpret it.
+    pub kind: u8,
+    /// Where its bytes are.
+    pub body: EntryBody,
+}
+
+/// Where an entry's bytes are.
+#[derive(Clone, Debug)]
+pub enum EntryBody {
+    /// In memory: the whole frame, and the body's length. The body begins after
+    /// [`FRAME_HEADER_BYTES`](crate::FRAME_HEADER_BYTES); what follows it is padding.
+    Cached(Bytes, usize),
+    /// On disk, to be read with [`WalReader`](crate::WalReader).
+    Stored(Place),
+}
+
+/// Sizes and manner of one WAL.
+#[derive(Clone, Copy, Debug)]
+pub struct WalConfig {
+    /// Bytes of a new segment, a multiple of [`BLOCK_BYTES`](crate::BLOCK_BYTES). A frame must fit into one.
+    pub segment_bytes: u64,
+    /// What all segments together may take: at least three of them (the current one, a spare, the reserve).
+    pub budget_bytes: u64,
+    /// Bytes of applied entries that stay in memory. Unapplied ones stay whatever they take.
+    pub cache_bytes: usize,
+    /// Which thread writes.
+    pub write: WriteMode,
+}
+
+/// Which thread writes to the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteMode {
+    /// The shard's while the disk answers in under about 100 us, a thread of its own otherwise.
+    Auto,
+    /// Always the shard's.
+    Inline,
+    /// Always a thread of its own.
+    Thread,
+}
+
+/// Whether the log has room for a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// It has; or the log has failed, and an append will say so.
+    Free,
+    /// A segment is being made ready: wait for [`Wal::room_changed`](crate::Wal::room_changed) and ask again.
+    Preparing,
+    /// It has none until space is found; asking again later is what to do.
+    Full(FullCause),
+}
+
+/// Why there is no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FullCause {
+    /// The disk has no space for another segment, or refuses to make one.
+    Disk,
+    /// The segments have reached [`WalConfig::budget_bytes`], or the frame is larger than any segment.
+    Budget,
+}

@@ -1,0 +1,263 @@
+//! One group's log: where each entry lies, and the newest of them in memory.
+//!
+//! Indices are dense, so an entry is found by subtraction. What is cached is always a suffix of the log: entries enter
+//! at its end and leave the cache oldest first.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use weir_types::GroupId;
+
+use crate::BLOCK_BYTES;
+use crate::entry::EntryId;
+use crate::state::GroupState;
+
+/// A block of the log: segment, and block within it. Later blocks are greater.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct BlockAddress {
+    pub(crate) segment: u32,
+    pub(crate) block: u32,
+}
+
+impl BlockAddress {
+    /// The block that begins at byte `position` of `segment`.
+    pub(crate) fn new(segment: u32, position: u64) -> BlockAddress {
+        BlockAddress { segment, block: (position / BLOCK_BYTES as u64) as u32 }
+    }
+
+    /// Where the block begins in its segment, in bytes.
+    pub(crate) fn position(self) -> u64 {
+        u64::from(self.block) * BLOCK_BYTES as u64
+    }
+}
+
+/// What is known of one entry without reading it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slot {
+    pub(crate) term: u64,
+    pub(crate) at: BlockAddress,
+    pub(crate) body_bytes: u32,
+    pub(crate) kind: u8,
+}
+
+/// How many entries of which segments are needed no more.
+pub(crate) type Deaths = Vec<(u32, u32)>;
+
+/// One group's log.
+#[derive(Default)]
+pub(crate) struct GroupLog {
+    /// Index of the first slot; of the next entry when there is none.
+    first: u64,
+    slots: VecDeque<Slot>,
+    /// Frames of the last entries.
+    cached: VecDeque<Bytes>,
+    applied: Option<u64>,
+    pub(crate) vote: Option<Bytes>,
+    pub(crate) committed: Option<EntryId>,
+    purged: Option<EntryId>,
+}
+
+impl GroupLog {
+    /// A log as a state frame describes it, without its entries: they were before what is known.
+    pub(crate) fn from_state(state: GroupState) -> GroupLog {
+        GroupLog {
+            first: state.next,
+            vote: state.vote,
+            committed: state.committed,
+            purged: state.purged,
+            ..GroupLog::default()
+        }
+    }
+
+    pub(crate) fn state(&self, group: GroupId) -> GroupState {
+        GroupState {
+            group,
+            first: self.first,
+            next: self.next(),
+            purged: self.purged,
+            committed: self.committed,
+            vote: self.vote.clone(),
+        }
+    }
+
+    /// Index of the first entry; of the next one when there is none.
+    pub(crate) fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// Index after the last entry.
+    pub(crate) fn next(&self) -> u64 {
+        self.first + self.slots.len() as u64
+    }
+
+    pub(crate) fn purged(&self) -> Option<EntryId> {
+        self.purged
+    }
+
+    /// The last entry, or the last purged one when there is none after it.
+    pub(crate) fn last(&self) -> Option<EntryId> {
+        let last = self.slots.back().map(|slot| EntryId { index: self.next() - 1, term: slot.term });
+        last.or(self.purged)
+    }
+
+    /// Whether the group has neither entries nor a purged one: its first entry may have any index.
+    pub(crate) fn is_unbegun(&self) -> bool {
+        self.slots.is_empty() && self.purged.is_none()
+    }
+
+    pub(crate) fn slot(&self, index: u64) -> Option<&Slot> {
+        self.slots.get(usize::try_from(index.checked_sub(self.first)?).ok()?)
+    }
+
+    pub(crate) fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.iter()
+    }
+
+    /// The entry's frame, if it is in memory.
+    pub(crate) fn cached(&self, index: u64) -> Option<&Bytes> {
+        let from_end = self.next().checked_sub(index)?;
+        self.cached.get(self.cached.len().checked_sub(usize::try_from(from_end).ok()?)?)
+    }
+
+    /// Appends an entry. Only a log without a cached entry may take one that is not cached.
+    pub(crate) fn push(&mut self, index: u64, slot: Slot, frame: Option<Bytes>) {
+        if self.is_unbegun() {
+            self.first = index;
+        }
+        assert_eq!(index, self.next(), "an entry follows the last one");
+        assert!(frame.is_some() || self.cached.is_empty(), "what is cached is a suffix");
+        self.slots.push_back(slot);
+        self.cached.extend(frame);
+    }
+
+    /// Removes the entries from `from` on; returns their deaths and the cached bytes that are free again.
+    pub(crate) fn truncate(&mut self, from: u64) -> (Deaths, usize) {
+        let mut deaths = Deaths::new();
+        let mut freed = 0;
+        while self.next() > from {
+            let Some(slot) = self.slots.pop_back() else {
+                // The entries were never seen: they are in segments that are gone.
+                self.first = from;
+                break;
+            };
+            note_death(&mut deaths, slot.at.segment);
+            freed += self.cached.pop_back().map_or(0, |frame| frame.len());
+        }
+        (deaths, freed)
+    }
+
+    /// Removes the entries up to `upto`, which may be beyond the last; returns as [`GroupLog::truncate`] does.
+    pub(crate) fn purge(&mut self, upto: EntryId) -> (Deaths, usize) {
+        let mut deaths = Deaths::new();
+        let mut freed = 0;
+        while self.first <= upto.index
+            && let Some(slot) = self.slots.pop_front()
+        {
+            note_death(&mut deaths, slot.at.segment);
+            self.first += 1;
+            if self.cached.len() > self.slots.len() {
+                freed += self.cached.pop_front().map_or(0, |frame| frame.len());
+            }
+        }
+        if self.purged.is_none_or(|purged| purged.index < upto.index) {
+            self.purged = Some(upto);
+            self.first = self.first.max(upto.index + 1);
+        }
+        if self.committed.is_none_or(|committed| committed.index < upto.index) {
+            self.committed = Some(upto);
+        }
+        // A burst must not keep its memory: what is left may be a small part of it.
+        if self.slots.capacity() > 64 + 4 * self.slots.len() {
+            self.slots.shrink_to(2 * self.slots.len());
+        }
+        (deaths, freed)
+    }
+
+    /// Notes that entries up to `index` are applied.
+    pub(crate) fn note_applied(&mut self, index: u64) {
+        self.applied = self.applied.max(Some(index));
+    }
+
+    /// Takes over a committed index that came without its term, when the entry is known.
+    pub(crate) fn note_committed(&mut self, index: u64) {
+        if self.committed.is_none_or(|committed| committed.index < index)
+            && let Some(slot) = self.slot(index)
+        {
+            self.committed = Some(EntryId { index, term: slot.term });
+        }
+    }
+
+    /// Where the oldest cached entry lies, if it may leave memory: it is applied, and durable because it lies before
+    /// `durable`.
+    pub(crate) fn evictable(&self, durable: BlockAddress) -> Option<BlockAddress> {
+        let oldest = self.next() - self.cached.len() as u64;
+        let slot = self.slot(oldest)?;
+        (self.applied >= Some(oldest) && slot.at < durable).then_some(slot.at)
+    }
+
+    /// Drops the oldest cached frame from memory and returns its size.
+    pub(crate) fn evict(&mut self) -> usize {
+        self.cached.pop_front().map_or(0, |frame| frame.len())
+    }
+
+    /// Memory of the index, in bytes.
+    pub(crate) fn index_bytes(&self) -> usize {
+        size_of::<GroupLog>()
+            + self.slots.capacity() * size_of::<Slot>()
+            + self.cached.capacity() * size_of::<Bytes>()
+    }
+}
+
+fn note_death(deaths: &mut Deaths, segment: u32) {
+    match deaths.last_mut() {
+        Some((last, count)) if *last == segment => *count += 1,
+        _ => deaths.push((segment, 1)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log_of(indices: std::ops::Range<u64>) -> GroupLog {
+        let mut log = GroupLog::default();
+        for index in indices {
+            let at = BlockAddress { segment: index as u32 / 4, block: 1 };
+            let frame = Bytes::from(vec![index as u8; 10]);
+            log.push(index, Slot { term: 1, at, body_bytes: 0, kind: 0 }, Some(frame));
+        }
+        log
+    }
+
+    #[test]
+    fn purge_and_truncate_count_the_dead_of_each_segment() {
+        let mut log = log_of(0..12);
+        assert_eq!(log.purge(EntryId { index: 5, term: 1 }), (vec![(0, 4), (1, 2)], 60));
+        assert_eq!(log.truncate(7), (vec![(2, 4), (1, 1)], 50));
+        assert_eq!((log.first(), log.next()), (6, 7));
+        assert_eq!(log.cached(6).map(|frame| frame[0]), Some(6));
+        assert!(log.slot(7).is_none() && log.slot(5).is_none());
+    }
+
+    #[test]
+    fn purging_beyond_the_end_moves_the_next_index() {
+        let mut log = log_of(0..3);
+        log.purge(EntryId { index: 9, term: 4 });
+        assert_eq!((log.next(), log.last()), (10, Some(EntryId { index: 9, term: 4 })));
+    }
+
+    #[test]
+    fn entries_leave_memory_only_when_applied_and_durable() {
+        let mut log = log_of(0..8);
+        let durable = BlockAddress { segment: 1, block: 0 };
+        assert_eq!(log.evictable(durable), None);
+        log.note_applied(5);
+        for _ in 0..4 {
+            assert!(log.evictable(durable).is_some());
+            log.evict();
+        }
+        assert_eq!(log.evictable(durable), None, "entry 4 is applied, not durable");
+        assert_eq!(log.evictable(BlockAddress { segment: 9, block: 0 }), Some(BlockAddress { segment: 1, block: 1 }));
+        assert!(log.cached(3).is_none() && log.cached(4).is_some());
+    }
+}

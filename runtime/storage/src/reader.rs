@@ -1,0 +1,93 @@
+//! Reading stored entries back, from any thread.
+
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::{Bytes, BytesMut};
+use weir_types::GroupId;
+
+use crate::entry::EntryId;
+use crate::error::WalError;
+use crate::frame::{FRAME_HEADER_BYTES, FrameHeader, FrameKind};
+use crate::segment::SegmentFile;
+
+/// Where one entry lies on disk. While it is alive its segment is neither recycled nor removed.
+#[derive(Clone)]
+pub struct Place {
+    pub(crate) segment: Arc<SegmentFile>,
+    pub(crate) position: u64,
+    pub(crate) body_bytes: u32,
+    pub(crate) group: GroupId,
+    pub(crate) id: EntryId,
+}
+
+impl Place {
+    /// Length of the entry's body.
+    pub fn body_bytes(&self) -> usize {
+        self.body_bytes as usize
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Place({} @{}, {} bytes)", self.segment.name, self.position, self.body_bytes)
+    }
+}
+
+/// Reads [`Place`]s of a WAL. Every call blocks on the disk.
+#[derive(Clone, Debug, Default)]
+pub struct WalReader {
+    reads: Arc<AtomicU64>,
+}
+
+impl WalReader {
+    /// Reads `range` of the entry's body. The bytes are not checked: only the whole frame has a checksum, and what the
+    /// caller reads a part of carries its own.
+    ///
+    /// # Errors
+    /// Whatever the disk says. `range` must lie within the body.
+    pub fn read(&self, place: &Place, range: Range<usize>) -> io::Result<Bytes> {
+        assert!(range.start <= range.end && range.end <= place.body_bytes(), "a range of the body");
+        let position = place.position + (FRAME_HEADER_BYTES + range.start) as u64;
+        self.read_at(place, position, range.len())
+    }
+
+    /// Reads the entry's frame, header space included, without padding, and checks that it is the entry's and whole.
+    ///
+    /// # Errors
+    /// [`WalError::Io`] when the disk refuses, [`WalError::Corrupt`] when the bytes are not those that were written.
+    pub fn read_frame(&self, place: &Place) -> Result<Bytes, WalError> {
+        let file = &place.segment.name;
+        let frame = self
+            .read_at(place, place.position, FRAME_HEADER_BYTES + place.body_bytes())
+            .map_err(|source| WalError::io(file, source))?;
+        let is_expected = |header: FrameHeader| {
+            header.kind == FrameKind::Entry
+                && header.salt == place.segment.salt
+                && header.group == place.group
+                && EntryId { index: header.index, term: header.term } == place.id
+                && header.body_bytes == place.body_bytes
+        };
+        if FrameHeader::is_intact(&frame) && FrameHeader::parse(&frame).is_some_and(is_expected) {
+            Ok(frame)
+        } else {
+            let reason = format!("not the entry {} of group {} that was written there", place.id.index, place.group);
+            Err(WalError::corrupt(file, place.position, reason))
+        }
+    }
+
+    /// Reads done with this reader and its clones.
+    pub(crate) fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
+    }
+
+    fn read_at(&self, place: &Place, position: u64, bytes: usize) -> io::Result<Bytes> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        let mut buf = BytesMut::zeroed(bytes);
+        place.segment.file.read_at(position, &mut buf)?;
+        Ok(buf.freeze())
+    }
+}
