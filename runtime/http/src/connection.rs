@@ -1,8 +1,8 @@
 //! One connection, HTTP/1.1 or h2c, from its first byte to its last.
 //!
 //! An HTTP/2 client with prior knowledge begins with `PRI * HTTP/2.0`; no HTTP/1 method does, so the first bytes tell.
-//! HTTP/1 is served by hyper's plain connection: what is pipelined is answered in one write, and the head's timeout is
-//! [`Io`]'s and not hyper's, which would arm a timer for every request.
+//! HTTP/1 is served by hyper's plain connection. The head's timeout is [`Io`]'s and not hyper's, which would arm a timer
+//! for every request.
 
 use std::future::Future;
 use std::io;
@@ -55,7 +55,9 @@ pub async fn serve_connection(service: Service, stream: TcpStream, mut shutdown:
             let stalls = Stalls { heads_are_timed: true, tick: head_timeout / 2, write: write_timeout };
             let io = TokioIo::new(Io::new(stream, first, activity, stalls));
             let mut builder = http1::Builder::new();
-            builder.pipeline_flush(true).max_buf_size(READ_BUFFER_BYTES_MAX);
+            // Not `pipeline_flush`: it buffers a body without bound while the client reads slowly, and drops what is
+            // buffered when a connection ends with bytes unread.
+            builder.header_read_timeout(None).max_buf_size(READ_BUFFER_BYTES_MAX);
             let mut served = pin!(builder.serve_connection(io, respond));
             tokio::select! {
                 biased;

@@ -18,7 +18,9 @@ use weir_types::{Offset, ReadFrom, StreamKey};
 
 use crate::cursor::cursor;
 use crate::error::{ErrorCode, Problem};
-use crate::headers::{LAST_EVENT_ID, NO_CACHE, STREAM_SSE_DATA_ENCODING, STREAM_UP_TO_DATE, TRUE, X_ACCEL_BUFFERING};
+use crate::headers::{
+    LAST_EVENT_ID, NO_CACHE, NO_STORE, STREAM_SSE_DATA_ENCODING, STREAM_UP_TO_DATE, TRUE, X_ACCEL_BUFFERING,
+};
 use crate::payload::Payload;
 use crate::query::ReadQuery;
 use crate::render;
@@ -82,7 +84,7 @@ fn finished(next: Offset) -> Response<Payload> {
     let headers = response.headers_mut();
     render::position(headers, next, true);
     headers.insert(&STREAM_UP_TO_DATE, TRUE.clone());
-    headers.insert(CACHE_CONTROL, NO_CACHE.clone());
+    headers.insert(CACHE_CONTROL, NO_STORE.clone());
     response
 }
 
