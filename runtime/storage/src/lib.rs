@@ -5,6 +5,7 @@
 //! - [`wal`]: the log of several Raft groups, one durable write per drained batch. Its parts:
 //!   - `frame`, `segment`, `state`: the format on disk;
 //!   - `log`: where each entry of a group lies, and which are still in memory;
+//!   - `queue`: the frames on their way to disk, in one order;
 //!   - `recover`: what a log says after a restart, and what counts as damage;
 //!   - `spares`: segments made ready ahead, and what to do when there is no space for them;
 //!   - `writer`: the task that writes units, on the shard's thread or beside it;
@@ -16,6 +17,7 @@ mod entry;
 mod error;
 mod frame;
 mod log;
+mod queue;
 mod reader;
 mod recover;
 mod segment;

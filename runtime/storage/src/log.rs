@@ -202,9 +202,7 @@ impl GroupLog {
 
     /// Memory of the index, in bytes.
     pub(crate) fn index_bytes(&self) -> usize {
-        size_of::<GroupLog>()
-            + self.slots.capacity() * size_of::<Slot>()
-            + self.cached.capacity() * size_of::<Bytes>()
+        size_of::<GroupLog>() + self.slots.capacity() * size_of::<Slot>() + self.cached.capacity() * size_of::<Bytes>()
     }
 }
 

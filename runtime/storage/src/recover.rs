@@ -268,10 +268,11 @@ impl Recovery {
         Ok(())
     }
 
-    /// The first segment's state is where the log begins; later ones must say what is known already.
+    /// The first state frame is where the log begins; later ones must say what is known already.
     fn apply_state(&mut self, body: &[u8], at: BlockAddress) -> Result<(), String> {
         let states = state::decode(body).ok_or("not a state frame of this version")?;
-        let is_start = self.found.segments.len() == 1;
+        // Not always the first segment's: one may be left that was torn before it had a state frame.
+        let is_start = self.found.anchor == 0;
         let groups = states.len();
         for state in states {
             if is_start {
@@ -281,7 +282,8 @@ impl Recovery {
             }
             let log = self.found.logs.entry(state.group).or_default();
             if (log.next(), log.purged(), &log.vote) != (state.next, state.purged, &state.vote) {
-                return Err(format!("the state of group {} does not follow from the log before it", state.group));
+                let found = log.state(state.group);
+                return Err(format!("the state does not follow from the log before it: {state:?} after {found:?}"));
             }
             log.committed = log.committed.max(state.committed);
         }
@@ -329,8 +331,11 @@ impl Recovery {
         for (group, unseen) in &self.unseen {
             if !unseen.is_empty() {
                 let first = self.found.segments.front().map_or(0, |segment| segment.number);
-                let reason =
-                    format!("entries {} to {} of group {group} were before it and are gone", unseen.start, unseen.end - 1);
+                let reason = format!(
+                    "entries {} to {} of group {group} were before it and are gone",
+                    unseen.start,
+                    unseen.end - 1
+                );
                 return Err(WalError::corrupt(&segment_name(first), 0, reason));
             }
         }

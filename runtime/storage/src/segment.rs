@@ -68,12 +68,9 @@ impl SegmentHeader {
             return Parsed::OtherVersion(block[7]);
         }
         match u32::try_from(field(8)) {
-            Ok(number) => Parsed::Header(SegmentHeader {
-                number,
-                salt: field(16),
-                first_seq: field(24),
-                bytes: field(32),
-            }),
+            Ok(number) => {
+                Parsed::Header(SegmentHeader { number, salt: field(16), first_seq: field(24), bytes: field(32) })
+            }
             Err(_) => Parsed::Nothing,
         }
     }

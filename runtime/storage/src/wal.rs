@@ -13,31 +13,25 @@
 //! - A full disk is met only where segments are made ahead. [`Wal::room`] tells; who appends without asking waits.
 
 use std::cell::{Ref, RefCell, RefMut};
-use std::collections::{BTreeMap, VecDeque};
-use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Notify;
-use tokio::sync::mpsc::UnboundedReceiver;
 use weir_types::GroupId;
 
 use crate::BLOCK_BYTES;
-use crate::arena::{Arena, padded, to_blocks};
+use crate::arena::Arena;
 use crate::disk::Disk;
-use crate::entry::{Done, EntryBody, EntryId, EntryRef, FullCause, Room, WalConfig};
+use crate::entry::{Done, EntryBody, EntryId, EntryRef, Room, WalConfig};
 use crate::error::WalError;
-use crate::frame::{FRAME_HEADER_BYTES, FrameHeader, FrameKind};
-use crate::log::{BlockAddress, Deaths, GroupLog, Slot};
+use crate::frame::{FRAME_HEADER_BYTES, FrameKind};
+use crate::log::{Deaths, GroupLog, Slot};
+use crate::queue::{Closed, Frame, Queue};
 use crate::reader::{Place, WalReader};
-use crate::recover::recover;
-use crate::segment::{Segment, SegmentHeader};
 use crate::signal::Signal;
-use crate::spares::{Report, Spares};
-use crate::state::{self, VOTE_BYTES_MAX};
+use crate::state::VOTE_BYTES_MAX;
 use crate::stats::WalStats;
-use crate::writer::Writer;
 
 /// Segments that a budget must hold: the current one, a spare and the reserve.
 const SEGMENTS_MIN: u64 = 3;
@@ -49,76 +43,11 @@ pub struct Wal {
 }
 
 pub(crate) struct Shared {
-    pub(crate) inner: RefCell<Inner>,
+    queue: RefCell<Queue>,
     /// Frames wait, or the log is to stop.
     pub(crate) work: Signal,
     /// See [`Wal::room_changed`].
     pub(crate) room: Notify,
-}
-
-/// Frames that are written together.
-pub(crate) struct Unit {
-    pub(crate) segment: u32,
-    /// Where it begins in its segment, in bytes.
-    pub(crate) position: u64,
-    pub(crate) bytes: u64,
-    /// Its blocks: the segment's header when it is the first, then whole frames.
-    pub(crate) parts: Vec<Bytes>,
-    first_seq: u64,
-    pub(crate) dones: Vec<Done>,
-    /// What is dead once the unit is durable.
-    pub(crate) deaths: Deaths,
-    /// Whether it may take the reserve.
-    is_urgent: bool,
-}
-
-pub(crate) struct Inner {
-    config: WalConfig,
-    logs: BTreeMap<GroupId, GroupLog>,
-    /// By number, without gaps.
-    segments: VecDeque<Segment>,
-    /// Where the next frame goes in the last segment; `None` when it needs a new one.
-    next_position: Option<u64>,
-    next_seq: u64,
-    /// Units that are not being written yet; the last one takes further frames.
-    queue: VecDeque<Unit>,
-    /// The end of what is durable.
-    durable: BlockAddress,
-    /// The last segment whose state frame is durable.
-    anchor: u32,
-    spares: Spares,
-    pub(crate) reports: Option<UnboundedReceiver<Report>>,
-    pub(crate) writer: Writer,
-    reader: WalReader,
-    cache_bytes: usize,
-    pub(crate) is_stopping: bool,
-    /// Why nothing is taken any more.
-    closed: Option<Closed>,
-    pub(crate) stats: WalStats,
-}
-
-/// Why a log takes nothing any more.
-#[derive(Clone)]
-pub(crate) enum Closed {
-    Stopped,
-    Failed { kind: io::ErrorKind, reason: Arc<str> },
-}
-
-impl Closed {
-    fn error(&self) -> io::Error {
-        match self {
-            Closed::Stopped => io::Error::other("the log was stopped"),
-            Closed::Failed { kind, reason } => io::Error::new(*kind, format!("the log has failed: {reason}")),
-        }
-    }
-}
-
-/// What a frame's caller decides of its header.
-struct Frame {
-    kind: FrameKind,
-    entry_kind: u8,
-    group: GroupId,
-    id: EntryId,
 }
 
 impl Wal {
@@ -138,80 +67,58 @@ impl Wal {
             let reason = format!("the budget must hold {SEGMENTS_MIN} segments of {} bytes", config.segment_bytes);
             return Err(WalError::Format { file: String::new(), reason });
         }
-        let found = recover(&*disk, config.segment_bytes)?;
-        let (spares, reports) = Spares::new(disk.clone(), config.segment_bytes, found.spares, found.next_spare)
-            .map_err(|source| WalError::io("", source))?;
-        let mut inner = Inner {
-            config,
-            logs: found.logs,
-            segments: found.segments,
-            next_position: found.resume_at,
-            next_seq: found.next_seq,
-            queue: VecDeque::new(),
-            durable: found.end,
-            anchor: found.anchor,
-            spares,
-            reports: Some(reports),
-            writer: Writer::new(disk, config.write),
-            reader: WalReader::default(),
-            cache_bytes: 0,
-            is_stopping: false,
-            closed: None,
-            stats: WalStats::default(),
-        };
-        inner.release_dead();
-        let shared = Shared { inner: RefCell::new(inner), work: Signal::default(), room: Notify::new() };
-        Ok(Wal { shared: Rc::new(shared) })
+        let queue = RefCell::new(Queue::open(disk, config)?);
+        Ok(Wal { shared: Rc::new(Shared { queue, work: Signal::default(), room: Notify::new() }) })
     }
 
-    fn inner(&self) -> Ref<'_, Inner> {
-        self.shared.inner.borrow()
+    fn queue(&self) -> Ref<'_, Queue> {
+        self.shared.queue.borrow()
     }
 
-    pub(crate) fn inner_mut(&self) -> RefMut<'_, Inner> {
-        self.shared.inner.borrow_mut()
+    pub(crate) fn queue_mut(&self) -> RefMut<'_, Queue> {
+        self.shared.queue.borrow_mut()
     }
 
     /// All groups that the log knows of.
     pub fn groups(&self) -> Vec<GroupId> {
-        self.inner().logs.keys().copied().collect()
+        self.queue().logs.keys().copied().collect()
     }
 
     /// The group's last entry; the last purged one when none follows it.
     pub fn last(&self, group: GroupId) -> Option<EntryId> {
-        self.inner().logs.get(&group)?.last()
+        self.queue().logs.get(&group)?.last()
     }
 
     /// The last entry that was purged.
     pub fn purged(&self, group: GroupId) -> Option<EntryId> {
-        self.inner().logs.get(&group)?.purged()
+        self.queue().logs.get(&group)?.purged()
     }
 
     /// Index of the group's first entry, or of the next one when it has none.
     pub fn first_index(&self, group: GroupId) -> u64 {
-        self.inner().logs.get(&group).map_or(0, GroupLog::first)
+        self.queue().logs.get(&group).map_or(0, GroupLog::first)
     }
 
     /// What was saved last with [`Wal::save_vote`].
     pub fn vote(&self, group: GroupId) -> Option<Bytes> {
-        self.inner().logs.get(&group)?.vote.clone()
+        self.queue().logs.get(&group)?.vote.clone()
     }
 
     /// The last entry known to be committed. After a restart it may be an earlier one than was saved.
     pub fn committed(&self, group: GroupId) -> Option<EntryId> {
-        self.inner().logs.get(&group)?.committed
+        self.queue().logs.get(&group)?.committed
     }
 
     /// The entry at `index`, if the log has it.
     pub fn entry(&self, group: GroupId, index: u64) -> Option<EntryRef> {
-        let inner = self.inner();
-        let log = inner.logs.get(&group)?;
+        let queue = self.queue();
+        let log = queue.logs.get(&group)?;
         let slot = log.slot(index)?;
         let id = EntryId { index, term: slot.term };
         let body = match log.cached(index) {
             Some(frame) => EntryBody::Cached(frame.clone(), slot.body_bytes as usize),
             None => {
-                let segment = &inner.segments[inner.position_of(slot.at.segment)];
+                let segment = &queue.segments[queue.position_of(slot.at.segment)];
                 let file = segment.file.clone().expect("what is not cached is durable");
                 let body_bytes = slot.body_bytes;
                 EntryBody::Stored(Place { segment: file, position: slot.at.position(), body_bytes, group, id })
@@ -227,17 +134,17 @@ impl Wal {
     /// and means nothing here.
     pub fn append(&self, group: GroupId, id: EntryId, kind: u8, frame: Bytes, done: Done) {
         let Some(done) = self.unless_closed(done) else { return };
-        let mut inner = self.inner_mut();
+        let mut queue = self.queue_mut();
         let body_bytes = (frame.len() - FRAME_HEADER_BYTES) as u32;
         let header = Frame { kind: FrameKind::Entry, entry_kind: kind, group, id };
-        let (at, frame) = inner.put(header, frame, Deaths::new(), Some(done));
-        let last = inner.segments.back_mut().expect("the frame was put into it");
+        let (at, frame) = queue.put(header, frame, Deaths::new(), Some(done));
+        let last = queue.segments.back_mut().expect("the frame was put into it");
         last.live += 1;
-        inner.cache_bytes += frame.len();
+        queue.cache_bytes += frame.len();
         let slot = Slot { term: id.term, at, body_bytes, kind };
-        inner.logs.entry(group).or_default().push(id.index, slot, Some(frame));
-        inner.evict();
-        drop(inner);
+        queue.logs.entry(group).or_default().push(id.index, slot, Some(frame));
+        queue.evict();
+        drop(queue);
         self.shared.work.set();
     }
 
@@ -275,22 +182,22 @@ impl Wal {
 
     /// Notes what is committed. It goes to disk with the group's next frame and costs no write of its own.
     pub fn save_committed(&self, group: GroupId, id: EntryId) {
-        let mut inner = self.inner_mut();
-        let log = inner.logs.entry(group).or_default();
+        let mut queue = self.queue_mut();
+        let log = queue.logs.entry(group).or_default();
         log.committed = log.committed.max(Some(id));
     }
 
     /// Notes that the group's entries up to `index` are applied: they may leave memory.
     pub fn applied(&self, group: GroupId, index: u64) {
-        let mut inner = self.inner_mut();
-        inner.logs.entry(group).or_default().note_applied(index);
-        inner.evict();
+        let mut queue = self.queue_mut();
+        queue.logs.entry(group).or_default().note_applied(index);
+        queue.evict();
     }
 
     /// Whether a frame of `frame_bytes` (header and body) can be written. Asked before entries are proposed: those that
     /// come without asking wait in the queue until there is a segment for them, and so does everything behind them.
     pub fn room(&self, frame_bytes: usize) -> Room {
-        self.inner_mut().room(frame_bytes)
+        self.queue_mut().room(frame_bytes)
     }
 
     /// Waits until a segment is ready, or making one was refused, or the log has ended. Ask [`Wal::room`] again then.
@@ -300,57 +207,57 @@ impl Wal {
 
     /// The longest frame, header and body, that fits into a segment.
     pub fn frame_bytes_max(&self) -> usize {
-        self.inner().frame_bytes_max()
+        self.queue().frame_bytes_max()
     }
 
     /// The groups whose entries keep the oldest segment from being recycled: what to purge first when space is short.
     pub fn pinned_by(&self) -> Vec<GroupId> {
-        let inner = self.inner();
-        let Some(oldest) = inner.segments.front() else { return Vec::new() };
+        let queue = self.queue();
+        let Some(oldest) = queue.segments.front() else { return Vec::new() };
         let is_there = |log: &GroupLog| log.slots().next().is_some_and(|slot| slot.at.segment == oldest.number);
-        inner.logs.iter().filter(|(_, log)| is_there(log)).map(|(&group, _)| group).collect()
+        queue.logs.iter().filter(|(_, log)| is_there(log)).map(|(&group, _)| group).collect()
     }
 
     /// Ends [`Wal::run`] once what waits now is written, or cannot be.
     pub fn stop(&self) {
-        self.inner_mut().is_stopping = true;
+        self.queue_mut().is_stopping = true;
         self.shared.work.set();
     }
 
     /// Whether a write has failed: the log takes nothing any more until it is opened again.
     pub fn failed(&self) -> bool {
-        matches!(self.inner().closed, Some(Closed::Failed { .. }))
+        matches!(self.queue().closed, Some(Closed::Failed { .. }))
     }
 
     /// Figures since the log was opened.
     pub fn stats(&self) -> WalStats {
-        let inner = self.inner();
+        let queue = self.queue();
         WalStats {
-            write_latency: inner.writer.latency(),
-            threaded: inner.writer.is_threaded(),
-            segments: inner.segments.len(),
-            spares: inner.spares.ready(),
-            used_bytes: inner.used_bytes(),
-            cache_bytes: inner.cache_bytes,
-            index_bytes: inner.index_bytes(),
-            reads: inner.reader.reads(),
-            ..inner.stats
+            write_latency: queue.writer.latency(),
+            threaded: queue.writer.is_threaded(),
+            segments: queue.segments.len(),
+            spares: queue.spares.ready(),
+            used_bytes: queue.used_bytes(),
+            cache_bytes: queue.cache_bytes,
+            index_bytes: queue.index_bytes(),
+            reads: queue.reader.reads(),
+            ..queue.stats
         }
     }
 
     /// Memory of the entry index, in bytes; the cached entries themselves are not in it.
     pub fn index_bytes(&self) -> usize {
-        self.inner().index_bytes()
+        self.queue().index_bytes()
     }
 
     /// Reads stored entries from any thread.
     pub fn reader(&self) -> WalReader {
-        self.inner().reader.clone()
+        self.queue().reader.clone()
     }
 
     /// Gives `done` back, or answers it when the log takes nothing any more.
     fn unless_closed(&self, done: Done) -> Option<Done> {
-        let closed = self.inner().closed.clone();
+        let closed = self.queue().closed.clone();
         match closed {
             None => Some(done),
             Some(closed) => {
@@ -370,245 +277,14 @@ impl Wal {
         done: Done,
         carry_out: impl FnOnce(&mut GroupLog) -> (Deaths, usize),
     ) {
-        let mut inner = self.inner_mut();
+        let mut queue = self.queue_mut();
         // A segment may begin with this frame, and its state frame, which comes before it, is without its effect: what
         // is carried out in memory first would be in both.
-        inner.make_place(FRAME_HEADER_BYTES + VOTE_BYTES_MAX);
-        let (deaths, freed) = carry_out(inner.logs.entry(group).or_default());
-        inner.cache_bytes -= freed;
-        inner.put(Frame { kind, entry_kind: 0, group, id }, Arena::seal(body), deaths, Some(done));
-        drop(inner);
+        queue.make_place(FRAME_HEADER_BYTES + VOTE_BYTES_MAX);
+        let (deaths, freed) = carry_out(queue.logs.entry(group).or_default());
+        queue.cache_bytes -= freed;
+        queue.put(Frame { kind, entry_kind: 0, group, id }, Arena::seal(body), deaths, Some(done));
+        drop(queue);
         self.shared.work.set();
-    }
-}
-
-impl Inner {
-    fn position_of(&self, segment: u32) -> usize {
-        let first = self.segments.front().expect("there is a segment when one is asked for").number;
-        (segment - first) as usize
-    }
-
-    fn index_bytes(&self) -> usize {
-        self.logs.values().map(GroupLog::index_bytes).sum()
-    }
-
-    fn used_bytes(&self) -> u64 {
-        // Segments that have no file yet will take a spare, which is counted.
-        let in_files = self.segments.iter().filter(|segment| segment.file.is_some());
-        in_files.map(|segment| segment.bytes).sum::<u64>() + self.spares.bytes()
-    }
-
-    /// Segments of the log that have no file yet. They are its last ones.
-    fn owed(&self) -> usize {
-        self.segments.iter().rev().take_while(|segment| segment.file.is_none()).count()
-    }
-
-    fn frame_bytes_max(&self) -> usize {
-        let state = self.state_frame(BLOCK_BYTES).len();
-        self.config.segment_bytes as usize - BLOCK_BYTES - padded(state)
-    }
-
-    fn room(&mut self, frame_bytes: usize) -> Room {
-        if self.closed.is_some() {
-            return Room::Free;
-        }
-        if frame_bytes > self.frame_bytes_max() {
-            return Room::Full(FullCause::Budget);
-        }
-        let bytes = padded(frame_bytes) as u64;
-        let fits = |inner: &Inner| {
-            let is_current = inner.next_position.is_some_and(|at| at + bytes <= inner.last_segment_bytes());
-            let needed = inner.owed() + 1 + usize::from(!is_current);
-            inner.spares.ready() >= needed
-        };
-        if fits(self) {
-            return Room::Free;
-        }
-        // Readers may have let go of segments since the last write.
-        self.release_dead();
-        if self.spares.is_preparing() {
-            Room::Preparing
-        } else if self.spares.is_refused() {
-            Room::Full(FullCause::Disk)
-        } else {
-            Room::Full(FullCause::Budget)
-        }
-    }
-
-    fn last_segment_bytes(&self) -> u64 {
-        self.segments.back().map_or(0, |segment| segment.bytes)
-    }
-
-    /// Sees to it that the next frame, of at most `frame_bytes`, has its place: begins a segment if need be.
-    fn make_place(&mut self, frame_bytes: usize) {
-        let bytes = padded(frame_bytes) as u64;
-        if self.next_position.is_some_and(|at| at + bytes <= self.last_segment_bytes()) {
-            return;
-        }
-        let number = self.segments.back().map_or(1, |segment| segment.number + 1);
-        let salt = getrandom::u64().expect("the operating system has random numbers");
-        let bytes = self.config.segment_bytes;
-        self.segments.push_back(Segment { number, salt, bytes, file: None, live: 0 });
-        self.next_position = Some(BLOCK_BYTES as u64);
-        let header = SegmentHeader { number, salt, first_seq: self.next_seq, bytes };
-        self.queue.push_back(Unit {
-            segment: number,
-            position: 0,
-            bytes: BLOCK_BYTES as u64,
-            parts: vec![header.to_block()],
-            first_seq: self.next_seq,
-            dones: Vec::new(),
-            deaths: Deaths::new(),
-            is_urgent: false,
-        });
-        let state = Frame {
-            kind: FrameKind::State,
-            entry_kind: 0,
-            group: GroupId::META,
-            id: EntryId { index: 0, term: 0 },
-        };
-        let frame = self.state_frame(bytes as usize);
-        self.put(state, Arena::seal(frame), Deaths::new(), None);
-        self.replenish();
-    }
-
-    /// The state frame of a segment that would begin now, header not filled in.
-    fn state_frame(&self, capacity: usize) -> BytesMut {
-        let mut buf = Arena::new(capacity.min(BLOCK_BYTES - FRAME_HEADER_BYTES)).into_buf();
-        state::encode(self.logs.iter().map(|(&group, log)| log.state(group)), &mut buf);
-        buf
-    }
-
-    /// Puts a frame at the end of the queue; returns its place and its bytes.
-    fn put(&mut self, frame: Frame, bytes: Bytes, deaths: Deaths, done: Option<Done>) -> (BlockAddress, Bytes) {
-        let body_bytes = bytes.len() - FRAME_HEADER_BYTES;
-        self.make_place(bytes.len());
-        let (mut blocks, is_copied) = to_blocks(bytes);
-        self.stats.copies += u64::from(is_copied);
-        let segment = self.segments.back().expect("the place was made");
-        let position = self.next_position.expect("the place was made");
-        assert!(position + blocks.len() as u64 <= segment.bytes, "a frame fits into a segment");
-        let (number, salt) = (segment.number, segment.salt);
-        // The last unit is open unless it is of an earlier segment.
-        if self.queue.back().is_none_or(|unit| unit.segment != number) {
-            self.queue.push_back(Unit {
-                segment: number,
-                position,
-                bytes: 0,
-                parts: Vec::new(),
-                first_seq: self.next_seq,
-                dones: Vec::new(),
-                deaths: Deaths::new(),
-                is_urgent: false,
-            });
-        }
-        let unit = self.queue.back_mut().expect("just made");
-        let header = FrameHeader {
-            body_bytes: body_bytes as u32,
-            kind: frame.kind,
-            entry_kind: frame.entry_kind,
-            group: frame.group,
-            term: frame.id.term,
-            index: frame.id.index,
-            seq: self.next_seq,
-            unit_first_seq: unit.first_seq,
-            salt,
-            committed: self.logs.get(&frame.group).and_then(|log| log.committed).map(|id| id.index),
-        };
-        header.seal(&mut blocks);
-        let blocks = blocks.freeze();
-        unit.bytes += blocks.len() as u64;
-        unit.parts.push(blocks.clone());
-        unit.deaths.extend(deaths);
-        unit.dones.extend(done);
-        unit.is_urgent |= matches!(frame.kind, FrameKind::Vote | FrameKind::Truncate | FrameKind::Purge);
-        self.next_seq += 1;
-        self.next_position = Some(position + blocks.len() as u64);
-        self.stats.frames += 1;
-        (BlockAddress::new(number, position), blocks)
-    }
-
-    /// Lets entries leave memory, oldest first, while the cache is over its limit.
-    fn evict(&mut self) {
-        while self.cache_bytes > self.config.cache_bytes {
-            let durable = self.durable;
-            let oldest = self.logs.values_mut().filter_map(|log| Some((log.evictable(durable)?, log)));
-            let Some((_, log)) = oldest.min_by_key(|(at, _)| *at) else { return };
-            self.cache_bytes -= log.evict();
-        }
-    }
-
-    /// Gives segments back that nothing needs, oldest first, and has spares made for what that frees.
-    pub(crate) fn release_dead(&mut self) {
-        while let Some(oldest) = self.segments.front()
-            && oldest.number < self.anchor
-            && oldest.live == 0
-            && let Some(file) = &oldest.file
-            // One owner means this one: nobody can get at it but through `entry`, which finds nothing in it.
-            && Arc::strong_count(file) == 1
-        {
-            self.spares.release(file.name.clone(), oldest.bytes);
-            self.segments.pop_front();
-        }
-        self.replenish();
-    }
-
-    fn replenish(&mut self) {
-        let free_bytes = self.config.budget_bytes.saturating_sub(self.used_bytes());
-        self.spares.replenish(self.owed(), free_bytes);
-    }
-
-    /// Takes over what the filling thread has done.
-    pub(crate) fn note(&mut self, report: Report) {
-        self.spares.note(report);
-        self.replenish();
-    }
-}
-
-/// The writer's side of the queue.
-impl Inner {
-    /// Takes the next unit and the file to write it to; `None` when there is none, or no spare for it yet.
-    pub(crate) fn take_unit(&mut self) -> Option<(Unit, crate::writer::Target)> {
-        let next = self.queue.front()?;
-        let at = self.position_of(next.segment);
-        let target = match &self.segments[at].file {
-            Some(file) => crate::writer::Target { file: file.clone(), spare: None },
-            None => {
-                // A frame that may take the reserve takes it for those before it too: it is behind them in the order.
-                let and_reserve = self.queue.iter().any(|unit| unit.is_urgent);
-                let spare = self.spares.take(and_reserve)?;
-                let segment = &mut self.segments[at];
-                let target = crate::writer::Target::of_spare(spare, segment.number, segment.salt);
-                segment.file = Some(target.file.clone());
-                target
-            }
-        };
-        self.replenish();
-        self.queue.pop_front().map(|unit| (unit, target))
-    }
-
-    /// Notes that a unit is durable.
-    pub(crate) fn unit_written(&mut self, unit: &Unit) {
-        self.durable = BlockAddress::new(unit.segment, unit.position + unit.bytes);
-        self.anchor = unit.segment;
-        self.stats.units += 1;
-        self.stats.bytes += unit.bytes;
-        for &(segment, count) in &unit.deaths {
-            let at = self.position_of(segment);
-            self.segments[at].live -= count;
-        }
-        self.release_dead();
-        self.evict();
-    }
-
-    /// Takes nothing from now on; returns all that waits, to be told so.
-    pub(crate) fn close(&mut self, closed: Closed) -> Vec<Done> {
-        self.closed.get_or_insert(closed);
-        std::mem::take(&mut self.queue).into_iter().flat_map(|unit| unit.dones).collect()
-    }
-
-    /// What is told to those who come after [`Inner::close`].
-    pub(crate) fn closed_error(&self) -> Option<io::Error> {
-        self.closed.as_ref().map(Closed::error)
     }
 }

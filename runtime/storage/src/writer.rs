@@ -17,9 +17,10 @@ use tokio::sync::oneshot;
 
 use crate::disk::Disk;
 use crate::entry::WriteMode;
+use crate::queue::{Closed, Unit};
 use crate::segment::{SegmentFile, segment_name};
 use crate::spares::{Report, Spare};
-use crate::wal::{Closed, Unit, Wal};
+use crate::wal::Wal;
 
 /// Writes that take longer than this, lately, go to a thread.
 const INLINE_MAX: Duration = Duration::from_micros(100);
@@ -152,12 +153,12 @@ impl Wal {
     /// Each turn takes all frames that wait and writes them with one durable write; what comes meanwhile waits for the
     /// next one. After a failed write it ends, and so does the log.
     pub async fn run(self) {
-        let reports = self.inner_mut().reports.take();
+        let reports = self.queue_mut().reports.take();
         let mut reports = reports.expect("the writer is spawned once");
         loop {
-            let taken = self.inner_mut().take_unit();
+            let taken = self.queue_mut().take_unit();
             let Some((unit, target)) = taken else {
-                if self.inner_mut().is_stopping {
+                if self.queue_mut().is_stopping {
                     return self.close(Closed::Stopped);
                 }
                 self.wait(&mut reports).await;
@@ -177,7 +178,7 @@ impl Wal {
         let parts = std::mem::take(&mut unit.parts);
         let dones = std::mem::take(&mut unit.dones);
         let file = target.file.name.clone();
-        let begun = self.inner_mut().writer.begin(Job { target, position: unit.position, parts });
+        let begun = self.queue_mut().writer.begin(Job { target, position: unit.position, parts });
         let written = match begun {
             Ok(Begun::Inline(job, disk)) => job.carry_out(&*disk),
             Ok(Begun::Threaded(answered)) => {
@@ -185,19 +186,19 @@ impl Wal {
             }
             Err(error) => Err(error),
         };
-        let mut inner = self.inner_mut();
-        inner.stats.durable_writes += 1;
+        let mut queue = self.queue_mut();
+        queue.stats.durable_writes += 1;
         match written {
             Ok(took) => {
-                inner.writer.note_latency(took);
-                inner.unit_written(&unit);
-                drop(inner);
+                queue.writer.note_latency(took);
+                queue.unit_written(&unit);
+                drop(queue);
                 // Not under the borrow: who is told may append.
                 dones.into_iter().for_each(|done| done(Ok(())));
                 Ok(())
             }
             Err(error) => {
-                drop(inner);
+                drop(queue);
                 tracing::error!(%error, file, position = unit.position, "the log cannot be written any more");
                 let reason = format!("{file} at {}: {error}", unit.position).into();
                 let kind = error.kind();
@@ -209,11 +210,8 @@ impl Wal {
 
     /// Ends the log: answers whatever waits, and whoever waits for room.
     fn close(&self, closed: Closed) {
-        let mut inner = self.inner_mut();
-        let dones = inner.close(closed);
-        let errors: Vec<_> = dones.iter().filter_map(|_| inner.closed_error()).collect();
-        drop(inner);
-        dones.into_iter().zip(errors).for_each(|(done, error)| done(Err(error)));
+        let dones = self.queue_mut().close(closed.clone());
+        dones.into_iter().for_each(|done| done(Err(closed.error())));
         self.shared.room.notify_waiters();
     }
 
@@ -237,7 +235,7 @@ impl Wal {
     }
 
     fn note(&self, report: Report) {
-        self.inner_mut().note(report);
+        self.queue_mut().note(report);
         self.shared.room.notify_waiters();
     }
 }

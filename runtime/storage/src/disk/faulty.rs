@@ -225,7 +225,8 @@ impl Disk for FaultyDisk {
             Fate::Torn => {
                 // As the real disk does it: under another name until it is whole.
                 let is_whole = state.random.coin();
-                let left = if is_whole { (name.to_string(), bytes) } else { (format!("{name}{PARTIAL_SUFFIX}"), bytes / 2) };
+                let left =
+                    if is_whole { (name.to_string(), bytes) } else { (format!("{name}{PARTIAL_SUFFIX}"), bytes / 2) };
                 drop(self.inner.disk.create_filled(&left.0, left.1));
                 state.lose_power();
                 Err(no_power())

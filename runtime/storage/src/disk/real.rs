@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt};
-use rustix::fs::OFlags;
+use rustix::fs::{Advice, OFlags, fadvise};
 use rustix::io::{pread, pwritev, retry_on_intr};
 
 use super::{Disk, DiskFile, PARTIAL_SUFFIX, assert_aligned};
@@ -20,8 +20,9 @@ use crate::arena::block_buf;
 
 /// Parts that one system call takes: Linux's `UIO_MAXIOV`.
 const PARTS_MAX: usize = 1024;
-/// Bytes of zeros that are written at a time while a file is made.
-const FILL_BYTES: usize = 1 << 20;
+/// Bytes of zeros that are written and synced at a time while a file is made: little, so that the log's own writes never
+/// queue behind many.
+const FILL_BYTES: usize = 2 << 20;
 
 /// A directory behind a handle.
 pub struct RealDisk {
@@ -95,7 +96,10 @@ impl Disk for RealDisk {
             while position < bytes {
                 let part = &zeros[..FILL_BYTES.min((bytes - position) as usize)];
                 position += write_some(file, position, &[IoSlice::new(part)])? as u64;
+                file.sync_data()?;
             }
+            // Nobody reads these zeros soon. That they leave the page cache is only a courtesy, so it may fail.
+            let _ = fadvise(file, 0, None, Advice::DontNeed);
             Ok(())
         });
         if made.is_err() {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use proptest::prelude::*;
 use crate::support::{CONFIG, Log, Outcomes};
+use proptest::prelude::*;
 use weir_storage::{EntryId, FaultyDisk, WalConfig, WriteMode};
 use weir_types::GroupId;
 
@@ -12,15 +12,32 @@ const GROUPS: u16 = 3;
 
 #[derive(Clone, Debug)]
 enum Op {
-    Append { group: u16, bytes: usize },
+    Append {
+        group: u16,
+        bytes: usize,
+    },
     /// Removes this many entries from the end.
-    Truncate { group: u16, count: u64 },
+    Truncate {
+        group: u16,
+        count: u64,
+    },
     /// Purges all but this many.
-    Purge { group: u16, kept: u64 },
+    Purge {
+        group: u16,
+        kept: u64,
+    },
     /// As after a snapshot came in: purges beyond the end.
-    Leap { group: u16, by: u64 },
-    Vote { group: u16, vote: u8 },
-    Applied { group: u16 },
+    Leap {
+        group: u16,
+        by: u64,
+    },
+    Vote {
+        group: u16,
+        vote: u8,
+    },
+    Applied {
+        group: u16,
+    },
     /// Lets the writer and everything else run once.
     Turn,
     /// Waits until all before is durable.
@@ -51,8 +68,11 @@ fn op() -> impl Strategy<Value = Op> {
 
 fn life() -> impl Strategy<Value = Life> {
     let mode = prop_oneof![Just(WriteMode::Inline), Just(WriteMode::Thread), Just(WriteMode::Auto)];
-    (prop::collection::vec(op(), 1..60), 1..60u64, mode)
-        .prop_map(|(ops, power_for, mode)| Life { ops, power_for, mode })
+    (prop::collection::vec(op(), 1..60), 1..60u64, mode).prop_map(|(ops, power_for, mode)| Life {
+        ops,
+        power_for,
+        mode,
+    })
 }
 
 /// One group as it should be.
@@ -194,7 +214,7 @@ fn live(lives: &[Life]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn power_cuts_lose_nothing_acknowledged(lives in prop::collection::vec(life(), 1..6)) {
