@@ -8,7 +8,7 @@
 //! - What is appended can be read at once, from memory. It leaves memory when it is applied, durable, and the cache is
 //!   over its limit.
 //! - A segment begins with a state frame; it goes when all before it have gone and every entry in it is purged or
-//!   truncated by a durable frame, and nobody holds a [`Place`](crate::Place) in it.
+//!   truncated by a durable frame, and nobody holds a [`Place`] in it.
 //! - A failed write ends the log: nothing is known of the disk afterwards, so nothing is tried again.
 //! - A full disk is met only where segments are made ahead. [`Wal::room`] tells; who appends without asking waits.
 
@@ -51,7 +51,7 @@ pub(crate) struct Shared {
 }
 
 impl Wal {
-    /// Opens the log in `disk`, or begins one there. Blocks while it reads what is live (about a second per GiB).
+    /// Opens the log in `disk`, or begins one there. Blocks while it reads its segments: as fast as the disk does.
     ///
     /// # Errors
     /// [`WalError::Corrupt`] when what was durable is damaged or missing; nothing is changed then that would lose more.
@@ -195,7 +195,8 @@ impl Wal {
     }
 
     /// Whether a frame of `frame_bytes` (header and body) can be written. Asked before entries are proposed: those that
-    /// come without asking wait in the queue until there is a segment for them, and so does everything behind them.
+    /// come without asking wait in the queue until there is a segment for them, and so does everything behind them. The
+    /// reserve helps out when a vote, truncation or purge is among those, for as much as one segment holds.
     pub fn room(&self, frame_bytes: usize) -> Room {
         self.queue_mut().room(frame_bytes)
     }

@@ -180,12 +180,48 @@ impl State {
         self.has_power = false;
         for (_, begun) in std::mem::take(&mut self.begun) {
             let mut content = begun.file.content();
+            let sectors = begun.bytes.len() / SECTOR_BYTES;
+            let tear = Tear::draw(&mut self.random, sectors);
             for (i, sector) in begun.bytes.chunks(SECTOR_BYTES).enumerate() {
-                if self.random.coin() {
+                if tear.keeps(i, &mut self.random) {
                     let at = begun.position + i * SECTOR_BYTES;
                     content[at..at + sector.len()].copy_from_slice(sector);
                 }
             }
+        }
+    }
+}
+
+/// Which sectors of a write reach the disk. All are subsets that a real disk may leave; drawing each sector by itself
+/// alone would almost never leave a whole frame behind a torn one.
+enum Tear {
+    Any,
+    /// Each run of this many sectors by itself.
+    Runs(usize, u64),
+    AllBut(usize),
+    From(usize),
+    Before(usize),
+}
+
+impl Tear {
+    fn draw(random: &mut Random, sectors: usize) -> Tear {
+        let at = (random.next() % (sectors as u64 + 1)) as usize;
+        match random.next() % 5 {
+            0 => Tear::Any,
+            1 => Tear::Runs(8, random.next()),
+            2 => Tear::AllBut(at),
+            3 => Tear::From(at),
+            _ => Tear::Before(at),
+        }
+    }
+
+    fn keeps(&self, sector: usize, random: &mut Random) -> bool {
+        match *self {
+            Tear::Any => random.coin(),
+            Tear::Runs(sectors, seed) => Random(seed ^ (sector / sectors) as u64).coin(),
+            Tear::AllBut(lost) => sector != lost,
+            Tear::From(first) => sector >= first,
+            Tear::Before(end) => sector < end,
         }
     }
 }

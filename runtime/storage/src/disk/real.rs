@@ -20,6 +20,9 @@ use crate::arena::block_buf;
 
 /// Parts that one system call takes: Linux's `UIO_MAXIOV`.
 const PARTS_MAX: usize = 1024;
+/// `O_DSYNC` as most Linux architectures number it (`asm-generic/fcntl.h`). `OFlags::DSYNC` of rustix 1.1 is `O_SYNC`,
+/// which makes the file's times durable too: a journal commit for every write.
+const O_DSYNC: OFlags = OFlags::from_bits_retain(0o10000);
 /// Bytes of zeros that are written and synced at a time while a file is made: little, so that the log's own writes never
 /// queue behind many.
 const FILL_BYTES: usize = 2 << 20;
@@ -69,7 +72,7 @@ impl RealDisk {
 
     fn open_direct(&self, name: &str) -> io::Result<File> {
         let mut options = OpenOptions::new();
-        let flags = (OFlags::DIRECT | OFlags::DSYNC).bits() as i32;
+        let flags = (OFlags::DIRECT | O_DSYNC).bits() as i32;
         let file = self.dir.open_with(name, options.read(true).write(true).custom_flags(flags))?;
         // Some file systems take the flag and refuse the reads and writes, so one read is tried.
         let mut block = block_buf(BLOCK_BYTES);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::support::{A, B, CONFIG, Log};
+use crate::support::{A, B, CONFIG, Log, Outcomes};
 use weir_storage::{BLOCK_BYTES, EntryBody, FRAME_HEADER_BYTES, FaultyDisk, WalConfig, WalError};
 
 /// A body whose frame is exactly one block: every byte of it is under its checksum.
@@ -68,6 +68,27 @@ fn a_damaged_last_unit_is_cut() {
     let log = Log::open(Arc::new(disk.crash()), CONFIG).expect("still no damage");
     assert_eq!(log.wal.last(A).map(|last| last.index), Some(11));
     assert_eq!(log.body(B, log.wal.last(B).expect("appended").index), Some(vec![99; BODY_BYTES]));
+}
+
+#[test]
+fn what_a_torn_unit_left_never_follows_a_new_frame() {
+    let disk = FaultyDisk::new(16 << 20, 1);
+    let log = Log::open(Arc::new(disk.clone()), CONFIG).expect("an empty disk");
+    log.append_durably(A, 1, &[0; BODY_BYTES]).expect("a good disk");
+    let outcomes = Outcomes::default();
+    for i in 1..5u8 {
+        log.append(A, 1, &[i; BODY_BYTES], outcomes.done());
+    }
+    log.until(|| outcomes.good() == 4);
+    let torn = disk.crash();
+    let position = disk.history()[1].position;
+    torn.flip_bit("wal-0000000001.seg", position + 1000, 0).expect("the file is there");
+    // The new frame has the torn one's sequence number and index: the old second one would fit behind it.
+    let log = Log::open(Arc::new(torn.clone()), CONFIG).expect("a torn tail is no damage");
+    log.append_durably(A, 1, &[9; BODY_BYTES]).expect("a good disk");
+    let log = Log::open(Arc::new(torn.crash()), CONFIG).expect("a torn tail is no damage");
+    assert_eq!(log.wal.last(A).map(|last| last.index), Some(1));
+    assert_eq!(log.body(A, 1), Some(vec![9; BODY_BYTES]));
 }
 
 #[test]
