@@ -28,7 +28,7 @@ const STATS_TIMEOUT: Duration = Duration::from_secs(1);
 /// How far the process is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// These shards are reading their WALs.
+    /// These shards are reading their WALs; when none is left, the node's tables are formed.
     Recovering(BTreeSet<u16>),
     /// Connections are accepted.
     Serving,
@@ -66,6 +66,7 @@ pub(crate) async fn serve(listener: TcpListener, admin: Admin) {
 async fn readyz(State(admin): State<Admin>) -> (StatusCode, String) {
     let phase = admin.phase.borrow().clone();
     let missing = match phase {
+        Phase::Recovering(shards) if shards.is_empty() => vec!["the node's tables are being formed".to_string()],
         Phase::Recovering(shards) => {
             shards.into_iter().map(|shard| format!("shard {shard} is reading its logs")).collect()
         }

@@ -148,8 +148,8 @@ mod tests {
     #[test]
     fn transparent_errors_are_not_told_twice() {
         let source = io::Error::from(io::ErrorKind::PermissionDenied);
-        let exit = Exit::from(NodeError::Io { path: "/data".into(), what: "lock".to_string(), source });
+        let exit = Exit::from(NodeError::Io { path: "/data/lock".into(), source });
         assert_eq!(exit.code(), 5);
-        assert_eq!(exit.sentence(), "cannot use lock in the data directory /data: permission denied");
+        assert_eq!(exit.sentence(), "cannot use /data/lock: permission denied");
     }
 }

@@ -31,13 +31,11 @@ pub(crate) enum NodeError {
         /// The directory.
         path: PathBuf,
     },
-    /// It cannot be created, read or written.
-    #[error("cannot use {} in the data directory {}", what, path.display())]
+    /// It, or something in it, cannot be created, read or written.
+    #[error("cannot use {}", path.display())]
     Io {
-        /// The directory.
+        /// What cannot be used.
         path: PathBuf,
-        /// What in it.
-        what: String,
         /// Why.
         #[source]
         source: io::Error,
@@ -135,15 +133,15 @@ impl DataDir {
     /// [`NodeError::Locked`] or [`NodeError::Io`].
     pub(crate) fn open(path: &Path) -> Result<DataDir, NodeError> {
         use std::os::unix::fs::DirBuilderExt as _;
-        let failed = |what: &str, source| NodeError::Io { path: path.to_path_buf(), what: what.to_string(), source };
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| failed("it", e))?;
-        let dir = Dir::open_ambient_dir(path, cap_std::ambient_authority()).map_err(|e| failed("it", e))?;
-        let lock =
-            dir.open_with(LOCK_FILE, OpenOptions::new().create(true).write(true)).map_err(|e| failed(LOCK_FILE, e))?;
+        let failed = |source| NodeError::Io { path: path.to_path_buf(), source };
+        let lock_failed = |source| NodeError::Io { path: path.join(LOCK_FILE), source };
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+        let dir = Dir::open_ambient_dir(path, cap_std::ambient_authority()).map_err(failed)?;
+        let lock = dir.open_with(LOCK_FILE, OpenOptions::new().create(true).write(true)).map_err(lock_failed)?;
         match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(DataDir { path: path.to_path_buf(), dir, _lock: lock }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(NodeError::Locked { path: path.to_path_buf() }),
-            Err(errno) => Err(failed(LOCK_FILE, errno.into())),
+            Err(errno) => Err(lock_failed(errno.into())),
         }
     }
 
@@ -233,7 +231,7 @@ impl DataDir {
     }
 
     fn failed(&self, what: &str, source: io::Error) -> NodeError {
-        NodeError::Io { path: self.path.clone(), what: what.to_string(), source }
+        NodeError::Io { path: self.path.join(what), source }
     }
 }
 
