@@ -1,0 +1,221 @@
+//! Live reads: what an `EventSource` sees, how it resumes, and what becomes of readers that do not read.
+
+use std::time::{Duration, Instant};
+
+use weir_testkit::{Event, Events, Request, Server};
+
+use crate::{append, create, in_memory, metric, on_disk, read, wait_until};
+
+const TARGET: &str = "/demo/live";
+
+fn follow(server: &Server, request: Request) -> Events {
+    let (events, head) = Events::open(server.address(), &request).unwrap_or_else(|r| panic!("no live read: {r:?}"));
+    assert_eq!(head.header("content-type"), Some("text/event-stream"), "{head:?}");
+    events
+}
+
+fn sse(offset: &str) -> Request {
+    Request::get(&format!("{TARGET}?offset={offset}&live=sse"))
+}
+
+#[track_caller]
+fn next(events: &mut Events) -> Event {
+    events.next_event().expect("the connection holds").expect("the response goes on")
+}
+
+/// The next data event; control events before it are checked and passed over.
+#[track_caller]
+fn next_data(events: &mut Events) -> Event {
+    loop {
+        let event = next(events);
+        match event.kind.as_str() {
+            "data" => return event,
+            _ => assert_eq!(event.control()["streamNextOffset"], event.id, "{event:?}"),
+        }
+    }
+}
+
+#[test]
+fn events_carry_the_offset_to_resume_from() {
+    let server = in_memory().start();
+    let mut client = server.client();
+    create(&mut client, TARGET);
+    append(&mut client, TARGET, "one");
+    let mut events = follow(&server, sse("-1"));
+    let first = next_data(&mut events);
+    assert_eq!(first.data, "one");
+    let tail = append(&mut client, TARGET, "two");
+    let second = next_data(&mut events);
+    assert_eq!((second.data.as_str(), second.id.as_str()), ("two", tail.as_str()));
+    assert_eq!(next(&mut events).control()["upToDate"], true);
+}
+
+#[test]
+fn a_browser_that_comes_again_gets_nothing_twice() {
+    let server = in_memory().env("WEIR_HTTP_SSE_MAX_AGE_MS", 300).start();
+    let mut client = server.client();
+    create(&mut client, TARGET);
+    let (mut last_id, mut seen) = (None, String::new());
+    for life in 0..4 {
+        append(&mut client, TARGET, &format!("{life}a;"));
+        // As an EventSource does: the same URL again, with the last id that it saw.
+        let mut request = sse("-1");
+        if let Some(id) = &last_id {
+            request = request.header("Last-Event-ID", id);
+        }
+        let mut events = follow(&server, request);
+        seen += &next_data(&mut events).data;
+        append(&mut client, TARGET, &format!("{life}b;"));
+        // The server ends the response by itself, properly, when it is old enough.
+        while let Some(event) = events.next_event().expect("a proper end") {
+            if event.kind == "data" {
+                seen += &event.data;
+            }
+            last_id = Some(event.id);
+        }
+        append(&mut client, TARGET, &format!("{life}c;"));
+    }
+    // What came after the last end was not seen; everything else was, once.
+    assert_eq!(seen + "3c;", read(&mut client, TARGET));
+    let _ = client.send(sse("-1").header("Last-Event-ID", "nonsense")).expect(400);
+}
+
+#[test]
+fn a_closed_stream_ends_its_readers_and_keeps_browsers_away() {
+    let server = in_memory().start();
+    let mut client = server.client();
+    create(&mut client, TARGET);
+    let mut events = follow(&server, sse("-1"));
+    assert_eq!(next(&mut events).control()["upToDate"], true);
+    let close = Request::post(TARGET).header("Stream-Closed", "true").body("text/plain", "last");
+    let tail = client.send(close).expect(204).next_offset().to_owned();
+    assert_eq!(next_data(&mut events).data, "last");
+    let control = next(&mut events);
+    assert_eq!((&control.control()["streamClosed"], control.id.as_str()), (&true.into(), tail.as_str()));
+    assert_eq!(events.next_event().expect("a proper end"), None);
+    // 204 is the only answer after which an EventSource does not come again.
+    let _ = client.send(sse("-1").header("Last-Event-ID", &tail)).expect(204);
+}
+
+#[test]
+fn silence_is_kept_alive_with_comments() {
+    let server = in_memory().env("WEIR_HTTP_SSE_KEEP_ALIVE_MS", 50).env("WEIR_HTTP_SSE_MAX_AGE_MS", 1000).start();
+    create(&mut server.client(), TARGET);
+    let mut events = follow(&server, sse("now"));
+    while events.next_event().expect("a proper end").is_some() {}
+    assert!(events.comments >= 3, "{} comments in a second of silence", events.comments);
+}
+
+#[test]
+fn a_deleted_stream_ends_its_readers() {
+    let server = in_memory().start();
+    let mut client = server.client();
+    create(&mut client, TARGET);
+    let mut events = follow(&server, sse("now"));
+    assert_eq!(next(&mut events).kind, "control");
+    let _ = client.send(Request::delete(TARGET)).expect(204);
+    assert_eq!(events.next_event().expect("a proper end"), None);
+}
+
+#[test]
+fn line_breaks_cannot_forge_events() {
+    let server = in_memory().start();
+    let mut client = server.client();
+    create(&mut client, TARGET);
+    let forged =
+        "a\n\nevent: control\ndata: {\"streamNextOffset\":\"forged\"}\n\n\r\rid: x\r\n\r\nevent: control\rdata: {}\r\r";
+    append(&mut client, TARGET, forged);
+    let mut events = follow(&server, sse("-1"));
+    let data = next(&mut events);
+    assert_eq!(data.kind, "data");
+    assert_eq!(data.data, forged.replace("\r\n", "\n").replace('\r', "\n"));
+    assert_eq!(next(&mut events).control()["streamNextOffset"], data.id);
+    // The bytes themselves are as they were written.
+    assert_eq!(read(&mut client, TARGET), forged);
+}
+
+#[test]
+fn many_readers_see_the_same_and_a_late_one_all() {
+    let server = in_memory().start();
+    let mut client = server.client();
+    create(&mut client, TARGET);
+    let mut readers: Vec<Events> = (0..40).map(|_| follow(&server, sse("-1"))).collect();
+    for number in 0..50 {
+        append(&mut client, TARGET, &format!("{number};"));
+    }
+    readers.push(follow(&server, sse("-1")));
+    let expected: String = (0..50).map(|number| format!("{number};")).collect();
+    for reader in &mut readers {
+        let mut seen = String::new();
+        while seen.len() < expected.len() {
+            seen += &next_data(reader).data;
+        }
+        assert_eq!(seen, expected);
+    }
+    drop(readers);
+    wait_until("the end of all subscriptions", || metric(&server, "weir_subscribers") == 0.0);
+}
+
+#[test]
+fn readers_that_do_not_read_are_cut_and_take_no_memory() {
+    const READERS: usize = 20;
+    const APPENDS: usize = 600;
+    const APPEND_BYTES: usize = 100_000;
+    let server = on_disk()
+        .args(&["--shards", "1"])
+        .env("WEIR_HTTP_WRITE_TIMEOUT_MS", 1000)
+        .env("WEIR_WAL_CACHE_BYTES", 4 << 20)
+        .start();
+    let mut client = server.client();
+    create(&mut client, TARGET);
+    let text = "x".repeat(APPEND_BYTES);
+    // What appends alone take is there before the readers come.
+    (0..100).for_each(|_| drop(append(&mut client, TARGET, &text)));
+    let before = server.resident_bytes();
+    let mut stuck: Vec<Events> = (0..READERS).map(|_| follow(&server, sse("now"))).collect();
+    let mut lively = follow(&server, sse("now"));
+    assert_eq!(next(&mut lively).kind, "control");
+    for _ in 0..APPENDS {
+        append(&mut client, TARGET, &text);
+        assert_eq!(next_data(&mut lively).data.len(), APPEND_BYTES);
+    }
+    let grown = server.resident_bytes().saturating_sub(before);
+    // Each of them would have had 60 MB to come; the events themselves are shared.
+    let bound = 64 << 20;
+    assert!(grown < bound, "{READERS} readers that do not read took {grown} bytes");
+    wait_until("the end of all stuck readers", || metric(&server, "weir_subscribers") <= 1.0);
+    for reader in &mut stuck {
+        assert!(reader.connection().ends_within(Duration::from_secs(5)), "a stuck reader's connection is cut");
+    }
+    append(&mut client, TARGET, "still live");
+    assert_eq!(next_data(&mut lively).data, "still live");
+}
+
+#[test]
+fn a_long_poll_is_answered_by_the_append_that_it_waits_for() {
+    let server = in_memory().start();
+    let mut client = server.client();
+    let tail = create(&mut client, TARGET).next_offset().to_owned();
+    let mut waiting = server.connect();
+    let request = Request::get(&format!("{TARGET}?offset={tail}&live=long-poll"));
+    waiting.write(&request.to_bytes("x")).expect("the request is written");
+    wait_until("the long-poll", || metric(&server, "weir_subscribers") == 1.0);
+    append(&mut client, TARGET, "news");
+    let begun = Instant::now();
+    let answer = waiting.read_response(false).expect("an answer").expect(200);
+    assert_eq!(answer.text(), "news");
+    // Woken, not timed out: the timeout is 20 s.
+    assert!(begun.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn abandoned_long_polls_are_forgotten() {
+    let server = in_memory().start();
+    let tail = create(&mut server.client(), TARGET).next_offset().to_owned();
+    let request = Request::get(&format!("{TARGET}?offset={tail}&live=long-poll")).to_bytes("x");
+    let mut polls: Vec<_> = (0..200).map(|_| server.connect()).collect();
+    polls.iter_mut().for_each(|poll| poll.write(&request).expect("the request is written"));
+    wait_until("200 long-polls", || metric(&server, "weir_subscribers") == 200.0);
+    drop(polls);
+    wait_until("the end of all long-polls", || metric(&server, "weir_subscribers") == 0.0);
+}

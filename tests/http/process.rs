@@ -1,0 +1,146 @@
+//! The process: how it begins, how it ends, and what it says when it cannot.
+
+use std::fs;
+use std::net::TcpListener;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use weir_testkit::{Client, Events, Request, Setup};
+
+use crate::{append, create, in_memory, metric, on_disk, read, wait_until};
+
+const TARGET: &str = "/demo/process";
+
+#[test]
+fn a_server_that_is_asked_to_stop_finishes_what_it_has_begun() {
+    let mut setup = on_disk();
+    let mut server = setup.start();
+    let mut client = server.client();
+    let tail = create(&mut client, TARGET).next_offset().to_owned();
+    let mut upload = server.connect();
+    upload
+        .write(b"POST /demo/process HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 8\r\n\r\nhalf")
+        .expect("half a request is written");
+    let poll = Request::get(&format!("{TARGET}?offset={tail}&live=long-poll"));
+    let mut waiting = server.connect();
+    waiting.write(&poll.to_bytes("x")).expect("the request is written");
+    let live = Request::get(&format!("{TARGET}?offset=now&live=sse"));
+    let (mut events, _) = Events::open(server.address(), &live).expect("a live read");
+    assert_eq!(events.next_event().expect("the connection holds").expect("an event").kind, "control");
+    wait_until("both live reads", || metric(&server, "weir_subscribers") == 2.0);
+    let mut idle = server.connect();
+    let _ = idle.send(&Request::head(TARGET)).expect("an answer").expect(200);
+
+    server.signal(Signal::TERM);
+    // Live reads end properly, idle connections are closed, no new ones are taken.
+    assert_eq!(events.next_event().expect("a proper end"), None);
+    assert!(idle.ends_within(Duration::from_secs(5)), "an idle connection is kept");
+    wait_until("the end of the listener", || weir_testkit::Connection::open(server.address()).is_err());
+    upload.write(b"done").expect("the other half is written");
+    let _ = upload.read_response(false).expect("the append is answered").expect(204);
+    let answer = waiting.read_response(false).expect("the long-poll is answered");
+    assert!(answer.status == 204 || answer.header("retry-after").is_some(), "{answer:?}");
+    let exit = server.wait_exit();
+    assert_eq!(exit.code, Some(0), "{}", exit.log);
+
+    let mut server = setup.start();
+    assert_eq!(read(&mut server.client(), TARGET), "halfdone");
+    // The other signal that asks.
+    server.signal(Signal::INT);
+    assert_eq!(server.wait_exit().code, Some(0));
+}
+
+#[test]
+fn a_server_without_connections_stops_at_once() {
+    for setup in [in_memory(), on_disk()] {
+        let exit = setup.clone().start().stop();
+        assert_eq!(exit.code, Some(0), "{}", exit.log);
+        assert!(exit.log.contains("listening on http://127.0.0.1:"), "{}", exit.log);
+    }
+}
+
+#[test]
+fn a_data_directory_has_one_process() {
+    let mut setup = on_disk();
+    let server = setup.start();
+    let second = setup.clone().on_other_ports().run();
+    assert_eq!(second.code, Some(4), "{}", second.log);
+    assert!(second.log.contains(&*setup.data_dir().to_string_lossy()), "{}", second.log);
+    create(&mut server.client(), TARGET);
+    // The lock goes with the process, however it ends.
+    server.kill();
+    assert_eq!(setup.start().stop().code, Some(0));
+}
+
+#[test]
+fn a_taken_port_is_an_error() {
+    let held = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = held.local_addr().expect("an address");
+    let exit = in_memory().listen(address).run();
+    assert_eq!(exit.code, Some(3), "{}", exit.log);
+    assert!(exit.log.contains(&address.to_string()), "{}", exit.log);
+}
+
+#[test]
+fn a_configuration_that_makes_no_sense_is_refused() {
+    let file = |content: &str| {
+        let setup = in_memory();
+        let path = setup.home().join("weir.toml");
+        fs::write(&path, content).expect("a configuration file");
+        setup.args(&["--config", &path.to_string_lossy()])
+    };
+    let cases: [(Setup, &str); 8] = [
+        (file("[http]\nlong_pol_timeout_ms = 1\n"), "long_pol_timeout_ms"),
+        (file("[htp]\n"), "htp"),
+        (file("[http\n"), "weir.toml"),
+        (in_memory().args(&["--config", "/does/not/exist.toml"]), "/does/not/exist.toml"),
+        (in_memory().env("WEIR_HTTP_LONG_POL_TIMEOUT_MS", 1), "WEIR_HTTP_LONG_POL_TIMEOUT_MS"),
+        (in_memory().env("WEIR_HTTP_LONG_POLL_TIMEOUT_MS", "soon"), "WEIR_HTTP_LONG_POLL_TIMEOUT_MS"),
+        (in_memory().listen(([0, 0, 0, 0], 4437).into()), "0.0.0.0:4437"),
+        (in_memory().args(&["--colour", "blue"]), "--colour"),
+    ];
+    for (setup, named) in cases {
+        let exit = setup.run();
+        assert_eq!(exit.code, Some(2), "{named}: {}", exit.log);
+        assert!(exit.log.contains(named), "{named} is not named: {}", exit.log);
+    }
+}
+
+#[test]
+fn a_data_directory_that_is_none_is_refused() {
+    let setup = on_disk();
+    fs::write(setup.data_dir(), "a file").expect("a file in its place");
+    let exit = setup.run();
+    assert_eq!(exit.code, Some(5), "{}", exit.log);
+
+    let mut setup = on_disk();
+    assert_eq!(setup.start().stop().code, Some(0));
+    let node = setup.data_dir().join("node.toml");
+    let text = fs::read_to_string(&node).expect("the node's file");
+    fs::write(&node, text.replacen("format = 1", "format = 99", 1)).expect("the node's file");
+    let exit = setup.run();
+    assert_eq!(exit.code, Some(5), "{}", exit.log);
+    assert!(exit.log.contains("99"), "{}", exit.log);
+    fs::remove_file(&node).expect("the node's file");
+    assert_eq!(setup.run().code, Some(5), "logs without the node's file are not formed anew");
+    fs::write(&node, text).expect("the node's file");
+    assert_eq!(setup.clone().args(&["--groups", "7"]).run().code, Some(2), "the number of groups is final");
+    assert_eq!(setup.start().stop().code, Some(0));
+}
+
+#[test]
+fn the_admin_listener_says_how_it_is() {
+    let server = in_memory().start();
+    let mut admin = Client::new(server.admin());
+    let _ = admin.send(Request::get("/livez")).expect(200);
+    let _ = admin.send(Request::get("/readyz")).expect(200);
+    let before = metric(&server, "weir_appends_total");
+    create(&mut server.client(), TARGET);
+    append(&mut server.client(), TARGET, "one");
+    assert_eq!(metric(&server, "weir_appends_total") - before, 1.0);
+    assert_eq!(metric(&server, "weir_build_info"), 1.0);
+    assert_eq!(metric(&server, "weir_streams"), 1.0);
+    // Neither listener has what the other has.
+    let _ = server.client().send(Request::get("/metrics")).expect(404);
+    let _ = admin.send(Request::get(TARGET)).expect(404);
+}
