@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use weir_storage::{Disk, MemoryDisk, WalConfig, WriteMode};
+use weir_storage::{Disk, FaultyDisk, MemoryDisk, WalConfig, WriteMode};
 use weir_stream::{Appended, Expiry, Refusal};
 use weir_types::limits::PAGE_BYTES_MAX;
 use weir_types::{BucketName, ReadFrom, ShardId, StreamKey};
@@ -79,6 +79,12 @@ impl Node {
     fn far(&self, key: &StreamKey) -> &Shard {
         let owner = self.shards[0].owner_of(key);
         self.shards.iter().find(|shard| shard.0.id != owner).expect("there are two shards")
+    }
+
+    /// The shard that owns the stream.
+    fn near(&self, key: &StreamKey) -> &Shard {
+        let owner = self.shards[0].owner_of(key);
+        &self.shards[usize::from(owner.0)]
     }
 
     async fn create(&self, key: &StreamKey, expiry: Expiry) {
@@ -324,6 +330,94 @@ fn a_bucket_is_listed_in_order_and_deleted_only_when_empty() {
         node.shards[1].bucket_delete(demo()).await.expect("is empty");
         assert!(matches!(node.shards[1].bucket(demo()).await, Err(ShardError::Refused(Refusal::BucketNotFound))));
         assert!(!node.shards[1].bucket_create(demo()).await.expect("creates"));
+    });
+}
+
+/// A node on disks that fail on command, and the disk of the group that `key` is in.
+async fn start_on_faulty_disks(key: &StreamKey) -> (Node, Arc<FaultyDisk>) {
+    let disks: Vec<_> = (0..TOPOLOGY.wals).map(|wal| Arc::new(FaultyDisk::new(64 << 20, u64::from(wal)))).collect();
+    let node = Node::start_on(disks.iter().map(|disk| disk.clone() as Arc<dyn Disk>).collect(), config()).await;
+    node.create(key, Expiry::Never).await;
+    let wal = TOPOLOGY.wal_of(TOPOLOGY.group_of(key.slot()));
+    (node, disks[usize::from(wal.0)].clone())
+}
+
+#[test]
+fn what_arrives_together_is_one_durable_write_before_its_answers_and_none_after() {
+    run(async {
+        let key = key("s");
+        let (node, disk) = start_on_faulty_disks(&key).await;
+        let writes = || disk.history().len();
+        let before = writes();
+        node.append(&key, "alone").await.expect("appends");
+        assert_eq!(writes() - before, 1);
+        let together = (0..64).map(|i| {
+            let (shard, key) = (node.near(&key).clone(), key.clone());
+            tokio::task::spawn_local(async move { shard.append(key, append(&i.to_string())).await })
+        });
+        let before = writes();
+        for answer in together.collect::<Vec<_>>() {
+            answer.await.expect("runs").expect("appends");
+            assert_eq!(writes() - before, 1, "answered, so written, and nothing more");
+        }
+        // What would still be written after the answers would be written in one of these turns.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(writes() - before, 1);
+    });
+}
+
+#[test]
+fn a_write_error_leaves_the_outcome_unknown_and_then_refuses() {
+    run(async {
+        let key = key("s");
+        let (node, disk) = start_on_faulty_disks(&key).await;
+        let mut kept = String::new();
+        // The next operation may be one of the thread that makes segments ahead; then the append after it is the one.
+        let unknown = loop {
+            disk.refuse_write_at(disk.operations() + 1);
+            match node.append(&key, "x").await {
+                Ok(_) => kept.push('x'),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(unknown, ShardError::Unknown), "{unknown}");
+        assert!(matches!(node.append(&key, "refused").await, Err(ShardError::LogFailed)));
+        assert_eq!(node.content(&key).await.expect("reads"), kept);
+        assert_eq!(node.near(&key).stats().groups_failed, 1);
+        let other = (0..).map(|i| StreamKey::new("demo", &format!("other{i}")).expect("a valid address"));
+        let mut others = other.filter(|other| node.near(other).0.id != node.near(&key).0.id);
+        let other = others.next().expect("there is another shard");
+        node.create(&other, Expiry::Never).await;
+        node.append(&other, "goes on").await.expect("another WAL has not failed");
+    });
+}
+
+#[test]
+fn a_full_disk_refuses_until_there_is_space_again() {
+    run(async {
+        let key = key("s");
+        let (node, disk) = start_on_faulty_disks(&key).await;
+        disk.set_full(true);
+        let body = "x".repeat(512 << 10);
+        let mut acknowledged = 0;
+        let refusal = loop {
+            match node.append(&key, &body).await {
+                Ok(_) => acknowledged += body.len() as u64,
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(refusal, ShardError::StorageFull(crate::StorageLimit::Disk)), "{refusal}");
+        disk.set_full(false);
+        let resumed = async {
+            while node.append(&key, &body).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), resumed).await.expect("resumes by itself");
+        let tail = node.far(&key).head(key.clone()).await.expect("is there").next.position;
+        assert_eq!(tail, acknowledged + body.len() as u64);
     });
 }
 
