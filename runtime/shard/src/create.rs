@@ -39,7 +39,6 @@ impl Inner {
             closed: request.closed,
             records: Records::new(&request.body, &split),
         };
-        self.expire(&group, &key).await;
         let mut reply = group.command(&create).await?;
         if reply == Reply::Refused(Refusal::BucketNotFound) {
             if !self.config.buckets_auto_create {

@@ -43,6 +43,17 @@ impl Inner {
         }
     }
 
+    /// The stream's group, if the stream is there and its time is over.
+    pub(crate) fn expired_group(&self, key: &StreamKey) -> Option<Rc<LocalGroup>> {
+        let group = self.local_group(key);
+        let is_expired = {
+            let state = group.state.borrow();
+            // Most groups have no stream that ends by itself, and every request asks.
+            state.has_expirable() && state.stream(key).is_some_and(|stream| self.is_expired(&group, stream))
+        };
+        is_expired.then_some(group)
+    }
+
     /// Ends the stream if its time is over, and waits until it is gone.
     pub(crate) async fn expire(&self, group: &LocalGroup, key: &StreamKey) {
         let expired = {

@@ -62,6 +62,25 @@ pub(crate) enum Request {
     },
 }
 
+impl Request {
+    /// The stream that it is about, if it is about one.
+    pub(crate) fn key(&self) -> Option<&StreamKey> {
+        match self {
+            Request::Append(key, _)
+            | Request::Create(key, _)
+            | Request::Delete(key)
+            | Request::Head(key)
+            | Request::Read { key, .. }
+            | Request::Watch { key, .. } => Some(key),
+            Request::List { .. }
+            | Request::BucketCreate(_)
+            | Request::BucketDelete(_)
+            | Request::BucketDescribe { .. }
+            | Request::BucketChange { .. } => None,
+        }
+    }
+}
+
 /// A change of one group's own copy of a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BucketChange {

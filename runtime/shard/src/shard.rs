@@ -215,8 +215,25 @@ impl Inner {
         }
     }
 
-    /// Carries out a request: at once where nothing has to be waited for, in a task of its own otherwise.
+    /// Carries out a request. If its stream's time is over, the stream is ended first: an answer that says so must hold
+    /// after a crash too.
     fn serve(self: &Rc<Self>, origin: ShardId, call: CallId, request: Request) {
+        match request.key().and_then(|key| self.expired_group(key)) {
+            None => self.carry_out(origin, call, request),
+            Some(group) => {
+                let shard = self.clone();
+                tokio::task::spawn_local(async move {
+                    if let Some(key) = request.key() {
+                        shard.expire(&group, key).await;
+                    }
+                    shard.carry_out(origin, call, request);
+                });
+            }
+        }
+    }
+
+    /// Carries out a request: at once where nothing has to be waited for, in a task of its own otherwise.
+    fn carry_out(self: &Rc<Self>, origin: ShardId, call: CallId, request: Request) {
         match request {
             Request::Append(key, request) => return self.begin_append(origin, call, key, request),
             Request::Read { key, from, bytes_max } => return self.begin_read(origin, call, key, from, bytes_max),

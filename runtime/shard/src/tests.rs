@@ -280,6 +280,19 @@ fn a_sliding_ttl_is_extended_by_reads_and_ends_the_stream_without_them() {
 }
 
 #[test]
+fn a_stream_that_was_said_to_have_expired_does_not_come_back() {
+    run(async {
+        let node = Node::start().await;
+        let key = key("s");
+        node.create(&key, Expiry::Idle { ttl_s: 10 }).await;
+        node.advance(Duration::from_secs(11));
+        assert!(matches!(node.far(&key).head(key.clone()).await, Err(ShardError::Refused(Refusal::NotFound))));
+        let node = node.restart().await;
+        assert!(matches!(node.far(&key).head(key.clone()).await, Err(ShardError::Refused(Refusal::NotFound))));
+    });
+}
+
+#[test]
 fn a_page_ends_at_a_record_and_begins_only_at_one() {
     run(async {
         let node = Node::start().await;

@@ -19,6 +19,11 @@ impl Group {
         removed.unwrap_or_else(|| Outcome::unchanged(Reply::Done))
     }
 
+    /// Whether any stream has an expiry.
+    pub fn has_expirable(&self) -> bool {
+        !self.expiring.is_empty()
+    }
+
     /// The streams that have an expiry, each with its `bucket/name`, in the order of those.
     pub fn expirable(&self) -> impl Iterator<Item = (&str, &Stream)> {
         self.expiring.iter().map(|text| {

@@ -1,0 +1,101 @@
+//! What guests and their compilation may take, and the one way in which the engine is set up.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use wasmtime::{Config, Engine};
+
+/// Stack that a guest call may use, in bytes.
+pub(crate) const GUEST_STACK_BYTES: usize = 512 << 10;
+
+/// Limits of a host and of every call into a guest.
+#[derive(Clone, Debug)]
+pub struct HostConfig {
+    /// Bytes of all memories of one instance together.
+    pub memory_bytes_max: usize,
+    /// Bytes of an uploaded module.
+    pub module_bytes_max: usize,
+    /// After this time a compilation is killed.
+    pub compile_timeout: Duration,
+    /// Address space of the process that compiles, in bytes.
+    pub compile_memory_bytes_max: u64,
+    /// Fuel of every call. A unit is about one WebAssembly instruction; ten million take 0.5 to 1 ms.
+    pub fuel_base: u64,
+    /// Further fuel per record given.
+    pub fuel_per_record: u64,
+    /// Further fuel per byte given.
+    pub fuel_per_byte: u64,
+    /// How often the engine's epoch advances.
+    pub epoch_tick: Duration,
+    /// After about this time a call is ended whatever fuel it has left. It counts the time of the machine, so it is a
+    /// backstop and not the limit.
+    pub call_timeout: Duration,
+}
+
+impl Default for HostConfig {
+    fn default() -> HostConfig {
+        HostConfig {
+            memory_bytes_max: 64 << 20,
+            module_bytes_max: 32 << 20,
+            compile_timeout: Duration::from_secs(60),
+            compile_memory_bytes_max: 2 << 30,
+            // What parsing costs is 10 to 35 thousand per record of 256 bytes; a document that merges changes may take
+            // ten times that for one of them (`wasm-costs.md`, sections 2, 8 and 9).
+            fuel_base: 50_000_000,
+            fuel_per_record: 500_000,
+            fuel_per_byte: 2_000,
+            epoch_tick: Duration::from_millis(10),
+            call_timeout: Duration::from_secs(1),
+        }
+    }
+}
+
+impl HostConfig {
+    /// What one compilation may take.
+    pub(crate) fn compile_limits(&self) -> CompileLimits {
+        CompileLimits { timeout: self.compile_timeout, memory_bytes_max: self.compile_memory_bytes_max }
+    }
+
+    /// Ticks of the epoch that a call may see. The first may come at once.
+    pub(crate) fn call_ticks(&self) -> u64 {
+        let ticks = self.call_timeout.as_nanos().div_ceil(self.epoch_tick.as_nanos().max(1));
+        u64::try_from(ticks).unwrap_or(u64::MAX).saturating_add(1)
+    }
+}
+
+/// What one compilation may take.
+#[derive(Clone, Copy, Debug)]
+pub struct CompileLimits {
+    /// Time after which it is killed.
+    pub timeout: Duration,
+    /// Address space of its process, in bytes.
+    pub memory_bytes_max: u64,
+}
+
+/// The engine, set up alike wherever code is compiled and wherever it runs.
+///
+/// Off is everything that the contract does not need: each proposal is code in the engine that a guest could reach.
+/// Several memories stay on, because components made from JavaScript need them.
+pub(crate) fn engine() -> wasmtime::Result<Engine> {
+    let mut config = Config::new();
+    config
+        .wasm_component_model(true)
+        .concurrency_support(false)
+        .consume_fuel(true)
+        .epoch_interruption(true)
+        // Two bit patterns of one NaN would make two replicas' summaries differ.
+        .cranelift_nan_canonicalization(true)
+        .wasm_relaxed_simd(false)
+        .wasm_threads(false)
+        .shared_memory(false)
+        .wasm_memory64(false)
+        .wasm_gc(false)
+        .wasm_exceptions(false)
+        .gc_support(false)
+        .wasm_tail_call(false)
+        .wasm_wide_arithmetic(false)
+        .wasm_custom_page_sizes(false)
+        .max_wasm_stack(GUEST_STACK_BYTES)
+        .wasm_backtrace_max_frames(NonZeroUsize::new(32));
+    Engine::new(&config)
+}

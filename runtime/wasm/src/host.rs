@@ -1,0 +1,201 @@
+//! One engine per process, and the modules of this node: stored, compiled, ready.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread;
+
+use wasmtime::Engine;
+use wasmtime::component::Linker;
+
+use crate::cache::Cache;
+use crate::compile::{CompileError, Compiler};
+use crate::config::{self, HostConfig};
+use crate::digest::Digest;
+use crate::guest::Guest;
+use crate::inspect::{self, Inspected, Refusal};
+use crate::module::{self, Module};
+use crate::store::{ModuleStore, lock};
+
+/// The modules of one node. Clones are the same host.
+#[derive(Clone)]
+pub struct Host {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    engine: Engine,
+    linker: Linker<Guest>,
+    store: Arc<dyn ModuleStore>,
+    compiler: Arc<dyn Compiler>,
+    cache: Cache,
+    config: HostConfig,
+    ready: RwLock<HashMap<Digest, Arc<Module>>>,
+    /// Held while a module is compiled: one at a time is enough, and leaves the other cores to the shards.
+    compiling: Mutex<()>,
+}
+
+/// Why there is no host.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// The engine does not run on this machine.
+    #[error("the WebAssembly engine cannot be set up: {0}")]
+    Engine(String),
+    /// The store cannot be used, or there can be no further thread.
+    #[error("the modules cannot be kept")]
+    Io(#[source] io::Error),
+}
+
+impl Host {
+    /// A host over the modules in `store`. None is loaded yet.
+    ///
+    /// # Errors
+    /// See [`HostError`].
+    pub fn new(
+        store: Arc<dyn ModuleStore>,
+        compiler: Arc<dyn Compiler>,
+        config: HostConfig,
+    ) -> Result<Host, HostError> {
+        let sentence = |error: wasmtime::Error| HostError::Engine(format!("{error:#}"));
+        let engine = config::engine().map_err(sentence)?;
+        let linker = module::linker(&engine).map_err(sentence)?;
+        let cache = Cache::open(&*store, &engine).map_err(HostError::Io)?;
+        tick(&engine, &config).map_err(HostError::Io)?;
+        let (ready, compiling) = (RwLock::default(), Mutex::default());
+        let inner = Inner { engine, linker, store, compiler, cache, config, ready, compiling };
+        Ok(Host { inner: Arc::new(inner) })
+    }
+
+    /// Looks at an upload, which may be anything, and says what it is. Runs no engine; a few milliseconds per megabyte.
+    ///
+    /// # Errors
+    /// The first reason not to accept it.
+    pub fn inspect(&self, wasm: &[u8]) -> Result<Inspected, Refusal> {
+        inspect::inspect(wasm, self.inner.config.module_bytes_max)
+    }
+
+    /// Keeps a module's bytes, durably. Blocks.
+    ///
+    /// # Errors
+    /// Whatever the store says.
+    pub fn store(&self, wasm: &[u8]) -> io::Result<Digest> {
+        let digest = Digest::of(wasm);
+        // Bytes of this name that are damaged are not kept for being there.
+        if !self.read(digest).is_ok_and(|stored| stored == wasm) {
+            self.inner.store.write_atomic(&wasm_name(digest), wasm)?;
+        }
+        Ok(digest)
+    }
+
+    /// A module's bytes, as they were uploaded. Blocks.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::NotFound`], or whatever the store says.
+    pub fn read(&self, digest: Digest) -> io::Result<Vec<u8>> {
+        self.inner.store.read(&wasm_name(digest))
+    }
+
+    /// Whether a module's bytes are on this node. Blocks.
+    pub fn has(&self, digest: Digest) -> bool {
+        self.inner.store.list().is_ok_and(|names| names.contains(&wasm_name(digest)))
+    }
+
+    /// Makes a module ready to run: from the cache, or compiled. Blocks, for as long as compilations may take.
+    ///
+    /// # Errors
+    /// See [`CompileError`]. What is the module's fault will be so again.
+    pub fn prepare(&self, digest: Digest) -> Result<(), CompileError> {
+        if self.is_ready(digest) || self.load_cached(digest) {
+            return Ok(());
+        }
+        let inner = &*self.inner;
+        let _turn = lock(&inner.compiling);
+        // Whoever had the turn may have compiled the same module.
+        if self.is_ready(digest) {
+            return Ok(());
+        }
+        let wasm = self.read(digest).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => CompileError::NotStored(digest),
+            _ => CompileError::Io(error),
+        })?;
+        if Digest::of(&wasm) != digest {
+            return Err(CompileError::Damaged(digest));
+        }
+        let compiled = inner.compiler.compile(&wasm, &inner.config.compile_limits())?;
+        let artifact = inner.cache.seal(digest, &compiled);
+        let module = Module::load(&inner.engine, &inner.linker, &artifact).map_err(CompileError::Refused)?;
+        if let Err(error) = inner.cache.write(&*inner.store, digest, &artifact) {
+            tracing::warn!(%digest, %error, "cannot keep compiled code; it will be compiled again after a restart");
+        }
+        self.insert(digest, module);
+        Ok(())
+    }
+
+    /// Whether a module can be run at once.
+    pub fn is_ready(&self, digest: Digest) -> bool {
+        self.module(digest).is_some()
+    }
+
+    /// Removes a module that nothing uses any more. Instances that still run keep its code until they end. Blocks.
+    ///
+    /// # Errors
+    /// Whatever the store says; the module is not ready any more in any case.
+    pub fn remove(&self, digest: Digest) -> io::Result<()> {
+        let inner = &*self.inner;
+        inner.ready.write().unwrap_or_else(PoisonError::into_inner).remove(&digest);
+        for name in [inner.cache.name(digest), wasm_name(digest)] {
+            match inner.store.remove(&name) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// A module that is ready.
+    pub(crate) fn module(&self, digest: Digest) -> Option<Arc<Module>> {
+        self.inner.ready.read().unwrap_or_else(PoisonError::into_inner).get(&digest).cloned()
+    }
+
+    pub(crate) fn config(&self) -> &HostConfig {
+        &self.inner.config
+    }
+
+    fn load_cached(&self, digest: Digest) -> bool {
+        let inner = &*self.inner;
+        let Some(artifact) = inner.cache.read(&*inner.store, digest) else { return false };
+        match Module::load(&inner.engine, &inner.linker, &artifact) {
+            Ok(module) => {
+                self.insert(digest, module);
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%digest, error, "cannot load compiled code; compiling again");
+                false
+            }
+        }
+    }
+
+    fn insert(&self, digest: Digest, module: Module) {
+        self.inner.ready.write().unwrap_or_else(PoisonError::into_inner).insert(digest, Arc::new(module));
+    }
+}
+
+/// The file of a module's bytes.
+fn wasm_name(digest: Digest) -> String {
+    format!("{digest}.wasm")
+}
+
+/// Starts the thread that advances the epoch. It ends when nothing holds the engine any more.
+fn tick(engine: &Engine, config: &HostConfig) -> io::Result<()> {
+    let (engine, tick) = (engine.weak(), config.epoch_tick);
+    thread::Builder::new().name("guest-epochs".to_string()).spawn(move || {
+        while let Some(engine) = engine.upgrade() {
+            engine.increment_epoch();
+            // Not held while asleep, or the engine would live as long as this thread.
+            drop(engine);
+            thread::sleep(tick);
+        }
+    })?;
+    Ok(())
+}

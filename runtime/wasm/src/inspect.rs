@@ -1,0 +1,290 @@
+//! What is looked at when a module is uploaded: its size, its validity, and the names on its surface.
+//!
+//! The server itself parses the bytes only with the validator of `wasmparser`, which is made for hostile input. All that
+//! may trip over a strange module (making a component of it, compiling it) is left to the [`Compiler`](crate::Compiler),
+//! which runs where it may die. So a module that passes here may still fail there.
+//!
+//! Two forms are accepted. A *component* names interfaces: `weir:module/log@0.1.0`. A *core module*, as cargo makes for
+//! `wasm32-unknown-unknown`, names functions by the same interfaces: it imports `log` from module
+//! `weir:module/log@0.1.0` and exports `weir:module/validator@0.1.0#validate`; what it needs for its own resources it
+//! imports from `[export]weir:module/summary@0.1.0`.
+
+use std::collections::BTreeSet;
+
+use wasmparser::{BinaryReaderError, Parser, Payload, Validator, WasmFeatures};
+
+use crate::contract::{PACKAGE, Role, SUPPORTED, is_version_served};
+use crate::digest::Digest;
+
+/// Exports that a refusal names at most.
+const EXPORTS_NAMED_MAX: usize = 8;
+
+/// What an acceptable module is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inspected {
+    /// Its name.
+    pub digest: Digest,
+    /// What it can be used as; at least one.
+    pub roles: Vec<Role>,
+}
+
+/// Why a module is not accepted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Larger than modules may be.
+    #[error("a module may have {bytes_max} bytes, and this one has {bytes}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// Neither a core module nor a component.
+    #[error("this is not WebAssembly: a module begins with the bytes 00 61 73 6d")]
+    NotWasm,
+    /// Truncated, malformed, or in need of a proposal that is off.
+    #[error("this is not valid WebAssembly: {0}")]
+    Invalid(String),
+    /// It wants what guests do not have.
+    #[error("the module imports `{name}`, which is not provided: {hint}")]
+    UnknownImport {
+        /// The import.
+        name: String,
+        /// Where it may have come from.
+        hint: &'static str,
+    },
+    /// It exports nothing that could be called.
+    #[error("the module exports neither world; it exports {found}, and supported are {SUPPORTED}")]
+    NoWorld {
+        /// What it exports instead.
+        found: String,
+    },
+    /// It was made for another version of the contract.
+    #[error("the module uses `{found}`; supported are {SUPPORTED}")]
+    Version {
+        /// An interface of the other version.
+        found: String,
+    },
+}
+
+/// The names on a module's outside.
+#[derive(Default)]
+struct Surface {
+    imports: BTreeSet<String>,
+    exports: Vec<String>,
+}
+
+/// Checks `wasm`, which may be anything.
+///
+/// # Errors
+/// The first reason not to accept it.
+pub(crate) fn inspect(wasm: &[u8], bytes_max: usize) -> Result<Inspected, Refusal> {
+    validate(wasm, bytes_max)?;
+    let surface = surface(wasm).map_err(invalid)?;
+    for import in &surface.imports {
+        check_import(import)?;
+    }
+    Ok(Inspected { digest: Digest::of(wasm), roles: roles(&surface.exports)? })
+}
+
+/// Checks size and validity: what must be true before any other code may look at the bytes.
+pub(crate) fn validate(wasm: &[u8], bytes_max: usize) -> Result<(), Refusal> {
+    if wasm.len() > bytes_max {
+        return Err(Refusal::TooLarge { bytes: wasm.len(), bytes_max });
+    }
+    if !Parser::is_core_wasm(wasm) && !Parser::is_component(wasm) {
+        return Err(Refusal::NotWasm);
+    }
+    Validator::new_with_features(features()).validate_all(wasm).map(drop).map_err(invalid)
+}
+
+/// The proposals that [`engine`](crate::config::engine) leaves on.
+fn features() -> WasmFeatures {
+    WasmFeatures::WASM2 | WasmFeatures::EXTENDED_CONST | WasmFeatures::MULTI_MEMORY | WasmFeatures::COMPONENT_MODEL
+}
+
+fn invalid(error: BinaryReaderError) -> Refusal {
+    Refusal::Invalid(format!("{} (at byte {})", error.message(), error.offset()))
+}
+
+/// Reads the outermost names, of a module or of a component.
+fn surface(wasm: &[u8]) -> Result<Surface, BinaryReaderError> {
+    let mut surface = Surface::default();
+    let mut depth = 0_usize;
+    for payload in Parser::new(0).parse_all(wasm) {
+        match payload? {
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            _ if depth > 0 => {}
+            Payload::ImportSection(imports) => {
+                for import in imports.into_imports() {
+                    let import = import?;
+                    surface.imports.insert(core_import(import.module, import.name));
+                }
+            }
+            Payload::ExportSection(exports) => {
+                for export in exports {
+                    surface.exports.push(export?.name.to_string());
+                }
+            }
+            Payload::ComponentImportSection(imports) => {
+                for import in imports {
+                    surface.imports.insert(import?.name.name.to_string());
+                }
+            }
+            Payload::ComponentExportSection(exports) => {
+                for export in exports {
+                    surface.exports.push(export?.name.name.to_string());
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(surface)
+}
+
+/// A core import, named by its interface where it has one, else by both its names.
+fn core_import(module: &str, name: &str) -> String {
+    let interface = module.strip_prefix("[export]").unwrap_or(module);
+    if interface.contains('/') { interface.to_string() } else { format!("{module}::{name}") }
+}
+
+/// Refuses what is neither the contract's nor `wasi:*`, which gets stand-ins.
+pub(crate) fn check_import(name: &str) -> Result<(), Refusal> {
+    if name.starts_with("wasi:") {
+        return Ok(());
+    }
+    if let Some(ours) = name.strip_prefix(PACKAGE) {
+        let (interface, version) = ours.split_once('@').unwrap_or((ours, ""));
+        if !["log", "types", "validator", "summary"].contains(&interface) {
+            return Err(Refusal::UnknownImport { name: name.to_string(), hint: "the contract has no such interface" });
+        }
+        if !is_version_served(version) {
+            return Err(Refusal::Version { found: name.to_string() });
+        }
+        return Ok(());
+    }
+    let hint = if name.starts_with("wasi_snapshot_preview1") {
+        "build for wasm32-unknown-unknown or wasm32-wasip2 instead of wasm32-wasip1"
+    } else if name.starts_with("__wbindgen") {
+        "a dependency was built for a web browser; turn off its feature `js` or `wasm_js`"
+    } else {
+        "a module may import only weir:module/log"
+    };
+    Err(Refusal::UnknownImport { name: name.to_string(), hint })
+}
+
+/// The roles that a module's exports give it.
+fn roles(exports: &[String]) -> Result<Vec<Role>, Refusal> {
+    let mut roles = BTreeSet::new();
+    for export in exports {
+        let interface = export.split_once('#').map_or(export.as_str(), |(interface, _)| interface);
+        let Some((name, version)) = interface.strip_prefix(PACKAGE).and_then(|rest| rest.split_once('@')) else {
+            continue;
+        };
+        for role in [Role::Validator, Role::Summary] {
+            if name == role.interface() {
+                if !is_version_served(version) {
+                    return Err(Refusal::Version { found: interface.to_string() });
+                }
+                roles.insert(role);
+            }
+        }
+    }
+    if roles.is_empty() {
+        return Err(Refusal::NoWorld { found: listed(exports) });
+    }
+    Ok(roles.into_iter().collect())
+}
+
+/// The first exports, for a sentence.
+fn listed(exports: &[String]) -> String {
+    if exports.is_empty() {
+        return "nothing".to_string();
+    }
+    let names: Vec<String> = exports.iter().take(EXPORTS_NAMED_MAX).map(|name| format!("`{}`", cut(name, 80))).collect();
+    let more = exports.len().saturating_sub(EXPORTS_NAMED_MAX);
+    if more == 0 { names.join(", ") } else { format!("{} and {more} more", names.join(", ")) }
+}
+
+/// At most `bytes_max` bytes of a text that a module has made.
+pub(crate) fn cut(text: &str, bytes_max: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes_max)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CORE: &[u8] = b"\0asm\x01\0\0\0";
+
+    fn check(wasm: &[u8]) -> String {
+        match inspect(wasm, 1 << 20) {
+            Ok(inspected) => format!("{:?}", inspected.roles),
+            Err(refusal) => refusal.to_string(),
+        }
+    }
+
+    /// A core module that imports a function, or exports one.
+    fn core(import: Option<(&str, &str)>, export: Option<&str>) -> Vec<u8> {
+        fn name(name: &str) -> Vec<u8> {
+            [&[name.len() as u8], name.as_bytes()].concat()
+        }
+        fn section(id: u8, body: &[u8]) -> Vec<u8> {
+            [&[id, body.len() as u8], body].concat()
+        }
+        let mut wasm = [CORE, &section(1, &[1, 0x60, 0, 0])].concat();
+        if let Some((module, item)) = import {
+            wasm.extend(section(2, &[&[1][..], &name(module), &name(item), &[0, 0]].concat()));
+        }
+        if let Some(export) = export {
+            wasm.extend(section(3, &[1, 0]));
+            wasm.extend(section(7, &[&[1][..], &name(export), &[0, 0]].concat()));
+            wasm.extend(section(10, &[1, 2, 0, 0x0b]));
+        }
+        wasm
+    }
+
+    #[test]
+    fn what_is_no_module_is_refused() {
+        assert_eq!(check(b""), Refusal::NotWasm.to_string());
+        assert_eq!(check(b"#!/bin/sh"), Refusal::NotWasm.to_string());
+        assert_eq!(check(&CORE[..7]), Refusal::NotWasm.to_string());
+        let whole = core(None, Some("weir:module/validator@0.1.0#validate"));
+        assert_eq!(check(&whole), "[Validator]");
+        for bytes in 8..whole.len() {
+            let refusal = inspect(&whole[..bytes], 1 << 20).expect_err("a part is not the whole");
+            assert!(matches!(refusal, Refusal::Invalid(_) | Refusal::NoWorld { .. }), "{refusal}");
+        }
+        let large = Refusal::TooLarge { bytes: whole.len(), bytes_max: 8 };
+        assert_eq!(inspect(&whole, 8), Err(large));
+    }
+
+    #[test]
+    fn unknown_imports_are_named() {
+        let sentence = check(&core(Some(("env", "abort")), None));
+        assert!(sentence.contains("`env::abort`") && sentence.contains("weir:module/log"), "{sentence}");
+        let sentence = check(&core(Some(("wasi_snapshot_preview1", "fd_write")), None));
+        assert!(sentence.contains("`wasi_snapshot_preview1::fd_write`") && sentence.contains("wasip2"), "{sentence}");
+        let sentence = check(&core(Some(("weir:module/clock@0.1.0", "now")), None));
+        assert!(sentence.contains("`weir:module/clock@0.1.0`"), "{sentence}");
+        let sentence = check(&core(Some(("weir:module/log@0.9.0", "log")), None));
+        assert!(sentence.contains("`weir:module/log@0.9.0`") && sentence.contains(SUPPORTED), "{sentence}");
+    }
+
+    #[test]
+    fn a_missing_world_is_named_with_what_there_is() {
+        assert!(check(CORE).contains("it exports nothing, and supported are weir:module/validator@0.1"));
+        assert!(check(&core(None, Some("main"))).contains("it exports `main`"));
+        let sentence = check(&core(None, Some("weir:module/summary@0.2.0#configure")));
+        assert!(sentence.contains("`weir:module/summary@0.2.0`"), "{sentence}");
+    }
+
+    #[test]
+    fn a_summary_may_import_its_own_resource_and_wasi() {
+        let summary = "weir:module/summary@0.1.0#configure";
+        for module in ["[export]weir:module/summary@0.1.0", "weir:module/log@0.1.3", "wasi:random/random@0.2.6"] {
+            assert_eq!(check(&core(Some((module, "f")), Some(summary))), "[Summary]");
+        }
+    }
+}

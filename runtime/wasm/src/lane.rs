@@ -1,0 +1,194 @@
+//! A guest lane: one thread that runs all guest code of one shard, so that a guest which burns its fuel delays only
+//! streams that asked for that guest.
+//!
+//! What is asked of a lane runs in the order in which it was asked. Nothing bounds its queue but its callers, each of
+//! which waits for its answer. A caller that goes away while it waits loses only the answer: an `apply` is applied, a
+//! fold that nobody was told of is dropped again.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc;
+use std::thread;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::batch::{AppendContext, GuestBatch, Verdict, View};
+use crate::config::GUEST_STACK_BYTES;
+use crate::contract::Role;
+use crate::digest::Digest;
+use crate::error::GuestError;
+use crate::host::Host;
+use crate::worker::{Job, Worker};
+
+/// Stack of the lane's thread, in bytes.
+const STACK_BYTES: usize = 4 << 20;
+// A guest that would overrun the thread's stack would end the process.
+const _: () = assert!(STACK_BYTES >= 4 * GUEST_STACK_BYTES);
+
+/// A shard's guest lane. Clones are the same lane; its thread ends with the last of them.
+#[derive(Clone)]
+pub struct Lane {
+    jobs: mpsc::Sender<Job>,
+    counters: Arc<Counters>,
+}
+
+/// Whom an instance serves. Its role comes with the call.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct InstanceKey {
+    /// The bucket's name.
+    pub bucket: Arc<str>,
+    /// The module.
+    pub digest: Digest,
+    /// The binding's configuration as JSON text; `null` when it has none.
+    pub config: Arc<str>,
+}
+
+impl std::hash::Hash for InstanceKey {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.bucket.hash(state);
+        self.digest.hash(state);
+        // A configuration may be a schema of kilobytes, and this is hashed for every call. Few differ by it alone.
+        self.config.len().hash(state);
+    }
+}
+
+/// A fold that is open on a lane. No two folds of a process have the same.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FoldId(u64);
+
+impl FoldId {
+    pub(crate) fn next() -> FoldId {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        FoldId(NEXT.fetch_add(1, Relaxed))
+    }
+}
+
+/// What a lane has done and has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LaneStats {
+    /// Instances that are warm.
+    pub instances: u64,
+    /// Folds that are open.
+    pub folds: u64,
+    /// Jobs done since the start.
+    pub calls: u64,
+    /// Instances that were ended by a trap, or by an answer that could not be read.
+    pub traps: u64,
+    /// Nanoseconds that the thread was not waiting.
+    pub busy_ns: u64,
+}
+
+/// [`LaneStats`], as the lane's thread counts them.
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) instances: AtomicU64,
+    pub(crate) folds: AtomicU64,
+    pub(crate) calls: AtomicU64,
+    pub(crate) traps: AtomicU64,
+    pub(crate) busy_ns: AtomicU64,
+}
+
+impl Lane {
+    /// Starts a lane's thread.
+    ///
+    /// # Errors
+    /// When there can be no further thread.
+    pub fn start(host: Host, name: &str) -> io::Result<Lane> {
+        let (jobs, queue) = mpsc::channel();
+        let counters = Arc::new(Counters::default());
+        let worker = Worker::new(host, counters.clone());
+        let builder = thread::Builder::new().name(name.to_string()).stack_size(STACK_BYTES);
+        builder.spawn(move || worker.run(&queue))?;
+        Ok(Lane { jobs, counters })
+    }
+
+    /// Starts an instance, or finds it warm: whether the module takes its configuration.
+    ///
+    /// # Errors
+    /// [`GuestError::ConfigRefused`] with the module's sentence, also when it has not the role; or how it ended.
+    pub async fn check_config(&self, instance: InstanceKey, role: Role) -> Result<(), GuestError> {
+        self.ask(|reply| Job::Check { instance, role, reply }).await
+    }
+
+    /// Asks a validator.
+    ///
+    /// # Errors
+    /// Any [`GuestError`] but `Refused` and `FoldLost`. After `Trapped` the next call gets a fresh instance.
+    pub async fn validate(
+        &self,
+        instance: InstanceKey,
+        context: AppendContext,
+        batch: GuestBatch,
+    ) -> Result<Verdict, GuestError> {
+        batch.assert_whole();
+        self.ask(|reply| Job::Validate { instance, context, batch, reply }).await
+    }
+
+    /// Opens a fold of a summary: empty, or from a snapshot.
+    ///
+    /// # Errors
+    /// [`GuestError::Refused`] when the module cannot read the snapshot; [`GuestError::NotReady`],
+    /// [`GuestError::ConfigRefused`], or how the instance ended.
+    pub async fn fold_open(&self, instance: InstanceKey, snapshot: Option<Bytes>) -> Result<FoldId, GuestError> {
+        self.ask(|reply| Job::Open { instance, snapshot, reply }).await
+    }
+
+    /// Gives a fold its next records.
+    ///
+    /// # Errors
+    /// [`GuestError::Refused`] by the module's own words: the fold may have taken some of the records, so it is gone.
+    /// [`GuestError::Trapped`] and [`GuestError::Garbage`]: its instance is gone, and all its folds with it.
+    /// [`GuestError::FoldLost`] when it was gone before.
+    pub async fn fold_apply(&self, fold: FoldId, batch: GuestBatch) -> Result<(), GuestError> {
+        batch.assert_whole();
+        self.ask(|reply| Job::Apply { fold, batch, reply }).await
+    }
+
+    /// Asks a fold for a view.
+    ///
+    /// # Errors
+    /// [`GuestError::Refused`] by the module's own words, or [`GuestError::Garbage`] for a view that cannot be sent: the
+    /// fold is still there. Else as for [`Lane::fold_apply`].
+    pub async fn fold_query(
+        &self,
+        fold: FoldId,
+        path: String,
+        params: Vec<(String, String)>,
+    ) -> Result<View, GuestError> {
+        self.ask(|reply| Job::Query { fold, path, params, reply }).await
+    }
+
+    /// A fold's state as bytes, for [`Lane::fold_open`].
+    ///
+    /// # Errors
+    /// As for [`Lane::fold_apply`], but `Refused`.
+    pub async fn fold_snapshot(&self, fold: FoldId) -> Result<Bytes, GuestError> {
+        self.ask(|reply| Job::Snapshot { fold, reply }).await
+    }
+
+    /// Ends a fold, if it is still there.
+    pub fn fold_drop(&self, fold: FoldId) {
+        // A lane that has ended has no folds.
+        let _ = self.jobs.send(Job::Drop { fold });
+    }
+
+    /// What the lane has done and has.
+    pub fn stats(&self) -> LaneStats {
+        let counters = &*self.counters;
+        LaneStats {
+            instances: counters.instances.load(Relaxed),
+            folds: counters.folds.load(Relaxed),
+            calls: counters.calls.load(Relaxed),
+            traps: counters.traps.load(Relaxed),
+            busy_ns: counters.busy_ns.load(Relaxed),
+        }
+    }
+
+    async fn ask<T>(&self, job: impl FnOnce(oneshot::Sender<Result<T, GuestError>>) -> Job) -> Result<T, GuestError> {
+        let (reply, answer) = oneshot::channel();
+        self.jobs.send(job(reply)).map_err(|_| GuestError::Stopped)?;
+        answer.await.unwrap_or(Err(GuestError::Stopped))
+    }
+}

@@ -1,0 +1,46 @@
+//! Guest modules: what becomes of an uploaded file until its code runs, and where it runs. The only crate that knows
+//! the WebAssembly engine.
+//!
+//! - [`digest`], [`store`]: uploaded bytes are named by their hash and kept under that name.
+//! - [`contract`]: the two worlds of `wit/0.1.0` as Rust types, and which versions of them are served.
+//! - [`inspect`]: what is refused at upload, with a sentence. Only parses: no engine sees the bytes.
+//! - [`compile`], [`child`]: machine code, made in a process that may be killed.
+//! - [`cache`], `load`: machine code kept across restarts, and why it may be trusted.
+//! - [`host`]: one engine per process, and the modules that are ready to run. `module`, `standins`: what a module is
+//!   linked with.
+//! - [`lane`]: one thread that runs all guest code of a shard. `worker`: its instances and folds; `instance`: one of
+//!   them, and what a call may cost; `guest`: what an instance may take, and what its end is called.
+//!
+//! What is absent: guests have no clock, no randomness, no files and no network, and nothing here awaits: a guest call
+//! returns, or is ended by its fuel, or by the epoch.
+
+mod batch;
+pub mod cache;
+pub mod child;
+pub mod compile;
+pub mod config;
+pub mod contract;
+pub mod digest;
+mod error;
+mod guest;
+pub mod host;
+pub mod inspect;
+mod instance;
+pub mod lane;
+mod load;
+mod module;
+mod standins;
+pub mod store;
+mod worker;
+
+pub use batch::{AppendContext, GuestBatch, Verdict, View};
+pub use child::{ChildProcess, compile_child};
+pub use compile::{CompileError, Compiler, InProcess};
+pub use config::{CompileLimits, HostConfig};
+pub use contract::Role;
+pub use digest::{Digest, DigestError};
+pub use error::{GuestError, TrapReason};
+pub use host::{Host, HostError};
+pub use inspect::{Inspected, Refusal};
+pub use lane::{FoldId, InstanceKey, Lane, LaneStats};
+pub use store::{FileStore, MemoryStore, ModuleStore};
