@@ -1,11 +1,10 @@
 //! Opening a shard: its WALs, and on them the replicas of its groups.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use weir_raft::{Observer, Replica, ReplicaOptions, State};
-use weir_storage::{Disk, Wal};
+use weir_storage::Wal;
 use weir_stream::{Change, Group, Outcome};
 use weir_types::{GroupId, ShardId, WalId};
 
@@ -13,20 +12,22 @@ use crate::config::{ShardConfig, Topology};
 use crate::feed::Feeds;
 use crate::group::LocalGroup;
 use crate::mailbox::{Advance, Mail, Post};
-use crate::seams::SteadyClock;
+use crate::seams::{Seams, SteadyClock};
 use crate::shard::ShardOpenError;
 
 /// Opens the WALs that the shard runs, and starts their writers.
 pub(crate) fn open_wals(
     shard: ShardId,
     topology: Topology,
-    disks: &[Arc<dyn Disk>],
+    seams: &Seams,
     config: &ShardConfig,
 ) -> Result<Vec<(WalId, Wal)>, ShardOpenError> {
     let own = (0..topology.wals).map(WalId).filter(|&wal| topology.shard_of(wal) == shard);
     own.map(|id| {
-        let disk = disks[usize::from(id.0)].clone();
-        let wal = Wal::open(disk, config.wal).map_err(|source| ShardOpenError::Wal { wal: id, source })?;
+        let disk = seams.disks[usize::from(id.0)].clone();
+        let entropy = seams.entropy.clone();
+        let wal = Wal::open(disk, config.wal, Box::new(move || entropy.u64()))
+            .map_err(|source| ShardOpenError::Wal { wal: id, source })?;
         tokio::task::spawn_local(wal.clone().run());
         Ok((id, wal))
     })

@@ -82,10 +82,10 @@ impl Shard {
     ) -> Result<Shard, ShardOpenError> {
         assert!(id.0 < topology.shards, "shards are numbered from 0");
         assert!(seams.disks.len() == usize::from(topology.wals), "one disk per WAL");
+        let wals = replicas::open_wals(id, topology, &seams, &config)?;
         let clock = SteadyClock::new(seams.clock);
         let feeds = Feeds::new(config.live_bytes_max);
         let post = Rc::new(Post::new(id, mailbox.peers));
-        let wals = replicas::open_wals(id, topology, &seams.disks, &config)?;
         let mut groups: Vec<Option<Rc<LocalGroup>>> = Vec::new();
         for group in topology.groups() {
             groups.push(match wals.iter().find(|(wal, _)| *wal == topology.wal_of(group)) {

@@ -39,6 +39,9 @@ pub enum EntryBody {
     Stored(Place),
 }
 
+/// Where the salts of segments come from: numbers that no earlier life of a file has had.
+pub type Salts = Box<dyn Fn() -> u64>;
+
 /// Sizes and manner of one WAL.
 #[derive(Clone, Copy, Debug)]
 pub struct WalConfig {

@@ -30,7 +30,7 @@ mod writer;
 
 pub use arena::Arena;
 pub use disk::{Disk, DiskFile, FaultyDisk, MemoryDisk, RealDisk};
-pub use entry::{Done, EntryBody, EntryId, EntryRef, FullCause, Room, WalConfig, WriteMode};
+pub use entry::{Done, EntryBody, EntryId, EntryRef, FullCause, Room, Salts, WalConfig, WriteMode};
 pub use error::WalError;
 pub use frame::FRAME_HEADER_BYTES;
 pub use reader::{Place, WalReader};

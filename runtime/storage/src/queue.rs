@@ -14,7 +14,7 @@ use weir_types::GroupId;
 use crate::BLOCK_BYTES;
 use crate::arena::{Arena, padded, to_blocks};
 use crate::disk::Disk;
-use crate::entry::{Done, EntryId, FullCause, Room, WalConfig};
+use crate::entry::{Done, EntryId, FullCause, Room, Salts, WalConfig};
 use crate::error::WalError;
 use crate::frame::{FRAME_HEADER_BYTES, FrameHeader, FrameKind};
 use crate::log::{BlockAddress, Deaths, GroupLog};
@@ -48,6 +48,7 @@ pub(crate) struct Unit {
 /// The log in memory.
 pub(crate) struct Queue {
     pub(crate) config: WalConfig,
+    salts: Salts,
     pub(crate) logs: BTreeMap<GroupId, GroupLog>,
     /// By number, without gaps.
     pub(crate) segments: VecDeque<Segment>,
@@ -97,12 +98,13 @@ pub(crate) struct Frame {
 
 impl Queue {
     /// Reads the log in `disk` and has spares made for it.
-    pub(crate) fn open(disk: Arc<dyn Disk>, config: WalConfig) -> Result<Queue, WalError> {
+    pub(crate) fn open(disk: Arc<dyn Disk>, config: WalConfig, salts: Salts) -> Result<Queue, WalError> {
         let found = recover(&*disk, config.segment_bytes)?;
         let (spares, reports) = Spares::new(disk.clone(), config.segment_bytes, found.spares, found.next_spare)
             .map_err(|source| WalError::io("", source))?;
         let mut queue = Queue {
             config,
+            salts,
             logs: found.logs,
             segments: found.segments,
             next_position: found.resume_at,
@@ -188,7 +190,7 @@ impl Queue {
             return;
         }
         let number = self.segments.back().map_or(1, |segment| segment.number + 1);
-        let salt = getrandom::u64().expect("the operating system has random numbers");
+        let salt = (self.salts)();
         let bytes = self.config.segment_bytes;
         self.segments.push_back(Segment { number, salt, bytes, file: None, live: 0 });
         self.next_position = Some(BLOCK_BYTES as u64);

@@ -23,7 +23,7 @@ use weir_types::GroupId;
 use crate::BLOCK_BYTES;
 use crate::arena::Arena;
 use crate::disk::Disk;
-use crate::entry::{Done, EntryBody, EntryId, EntryRef, Room, WalConfig};
+use crate::entry::{Done, EntryBody, EntryId, EntryRef, Room, Salts, WalConfig};
 use crate::error::WalError;
 use crate::frame::{FRAME_HEADER_BYTES, FrameKind};
 use crate::log::{Deaths, GroupLog, Slot};
@@ -51,13 +51,13 @@ pub(crate) struct Shared {
 }
 
 impl Wal {
-    /// Opens the log in `disk`, or begins one there. Blocks while it reads its segments: as fast as the disk does.
+    /// Opens the log in `disk`, or begins one there. `salts` gives random numbers. Blocks while it reads its segments: as fast as the disk does.
     ///
     /// # Errors
     /// [`WalError::Corrupt`] when what was durable is damaged or missing; nothing is changed then that would lose more.
     /// [`WalError::Format`] for another version's log or sizes that cannot work. [`WalError::Io`] from the disk; a full
     /// disk is none.
-    pub fn open(disk: Arc<dyn Disk>, config: WalConfig) -> Result<Wal, WalError> {
+    pub fn open(disk: Arc<dyn Disk>, config: WalConfig, salts: Salts) -> Result<Wal, WalError> {
         let is_whole = config.segment_bytes.is_multiple_of(BLOCK_BYTES as u64);
         if !is_whole || config.segment_bytes < 16 * BLOCK_BYTES as u64 {
             let reason = format!("a segment is a multiple of {BLOCK_BYTES} bytes, at least 16 times that");
@@ -67,7 +67,7 @@ impl Wal {
             let reason = format!("the budget must hold {SEGMENTS_MIN} segments of {} bytes", config.segment_bytes);
             return Err(WalError::Format { file: String::new(), reason });
         }
-        let queue = RefCell::new(Queue::open(disk, config)?);
+        let queue = RefCell::new(Queue::open(disk, config, salts)?);
         Ok(Wal { shared: Rc::new(Shared { queue, work: Signal::default(), room: Notify::new() }) })
     }
 

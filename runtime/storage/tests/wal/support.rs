@@ -27,7 +27,8 @@ pub(crate) struct Log {
 impl Log {
     pub(crate) fn open(disk: Arc<dyn Disk>, config: WalConfig) -> Result<Log, WalError> {
         let runtime = Builder::new_current_thread().build_local(LocalOptions::default()).expect("a runtime");
-        let wal = Wal::open(disk, config)?;
+        let salts = Box::new(|| getrandom::u64().expect("the operating system has random numbers"));
+        let wal = Wal::open(disk, config, salts)?;
         let writer = runtime.spawn_local(wal.clone().run());
         Ok(Log { wal, runtime, writer })
     }
