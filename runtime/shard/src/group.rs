@@ -167,13 +167,17 @@ pub(crate) async fn flush_batches(shard: Rc<Inner>, group: Rc<LocalGroup>) {
                 Ok(()) => propose(&shard, &group, frame, waiters).await,
                 Err(error) => fail(&shard, waiters, &error),
             }
-            for job in group.take_backlog() {
-                shard.admit_append(&group, job);
-            }
+            admit_backlog(&shard, &group);
         }
-        for job in group.take_backlog() {
-            shard.admit_append(&group, job);
-        }
+        admit_backlog(&shard, &group);
+    }
+}
+
+/// Admits the appends that wait, in order: one that still finds no room keeps those behind it waiting, for they may be
+/// of the same producer.
+fn admit_backlog(shard: &Rc<Inner>, group: &Rc<LocalGroup>) {
+    for job in group.take_backlog() {
+        if group.has_backlog() { group.push_backlog(job) } else { shard.admit_append(group, job) }
     }
 }
 
