@@ -1,6 +1,7 @@
 //! Request bodies: read whole, within a size and without long pauses.
 //!
-//! A body that arrives in one piece (almost every append) is handed on as it came; others are copied together.
+//! A body is handed on in the pieces in which it came (almost every append in one), so that the log's copy is the only
+//! one; except for very small pieces, which are copied together.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -13,8 +14,10 @@ use http_body_util::BodyExt;
 
 use crate::error::{ErrorCode, Problem};
 
-/// Memory taken ahead for a body, whatever length it claims.
-const RESERVE_BYTES_MAX: usize = 1 << 20;
+/// Pieces below this are put together: a body must not take many times its size in handles.
+const PIECE_BYTES_MIN: usize = 1 << 10;
+/// Bytes of small pieces that are put together at most.
+const SMALL_BYTES_MAX: usize = 64 << 10;
 /// How long the rest of a refused body is read for, so that the client gets to read the refusal.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -23,38 +26,33 @@ const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 /// # Errors
 /// [`ErrorCode::BodyTooLarge`] as soon as it is longer than `bytes_max`, or says that it will be;
 /// [`ErrorCode::BodyTimeout`] when nothing arrives for `timeout`; [`ErrorCode::BodyUnreadable`] when it breaks off.
-pub(crate) async fn read<B>(body: &mut B, bytes_max: usize, timeout: Duration) -> Result<Bytes, Problem>
+pub(crate) async fn read<B>(body: &mut B, bytes_max: usize, timeout: Duration) -> Result<weir_shard::Body, Problem>
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    let announced = body.size_hint().lower();
-    if announced > bytes_max as u64 {
+    if body.size_hint().lower() > bytes_max as u64 {
         return Err(too_large(bytes_max));
     }
-    if body.is_end_stream() {
-        return Ok(Bytes::new());
-    }
-    let Some(first) = next(body, timeout).await? else { return Ok(Bytes::new()) };
-    if first.len() > bytes_max {
-        return Err(too_large(bytes_max));
-    }
-    if body.is_end_stream() {
-        return Ok(first);
-    }
-    let mut whole: Option<BytesMut> = None;
-    while let Some(piece) = next(body, timeout).await? {
-        let whole = whole.get_or_insert_with(|| {
-            let reserve = (announced as usize).clamp(first.len() + piece.len(), RESERVE_BYTES_MAX.max(first.len() * 2));
-            let mut whole = BytesMut::with_capacity(reserve);
-            whole.extend_from_slice(&first);
-            whole
-        });
-        if whole.len() + piece.len() > bytes_max {
+    let mut whole = weir_shard::Body::default();
+    let mut small = BytesMut::new();
+    while !body.is_end_stream() {
+        let Some(piece) = next(body, timeout).await? else { break };
+        if whole.len() + small.len() + piece.len() > bytes_max {
             return Err(too_large(bytes_max));
         }
-        whole.extend_from_slice(&piece);
+        // The first piece of almost every append is all of it.
+        if piece.len() >= PIECE_BYTES_MIN || (whole.is_empty() && body.is_end_stream()) {
+            whole.push(small.split().freeze());
+            whole.push(piece);
+        } else {
+            small.extend_from_slice(&piece);
+        }
+        if small.len() >= SMALL_BYTES_MAX {
+            whole.push(small.split().freeze());
+        }
     }
-    Ok(whole.map_or(first, BytesMut::freeze))
+    whole.push(small.freeze());
+    Ok(whole)
 }
 
 /// Reads on for a moment and drops what comes: a client that is still sending when the connection is closed under it
@@ -111,7 +109,7 @@ mod tests {
         let frames =
             stream::iter(pieces).map(|piece| Ok::<_, Infallible>(Frame::data(Bytes::from_static(piece.as_bytes()))));
         let read = read(&mut StreamBody::new(frames), 8, Duration::from_secs(1)).await;
-        read.map_err(|problem| problem.code().as_str())
+        read.map(|body| Bytes::from(body.pieces().concat())).map_err(|problem| problem.code().as_str())
     }
 
     #[tokio::test]

@@ -136,7 +136,7 @@ impl Connection {
     }
 
     /// Reads a request's body within the configured limits.
-    pub(crate) async fn body(&self, mut body: Incoming) -> Result<Bytes, Problem> {
+    pub(crate) async fn body(&self, mut body: Incoming) -> Result<weir_shard::Body, Problem> {
         let config = self.config();
         let read = body::read(&mut body, config.body_bytes_max, config.body_read_timeout).await;
         if read.is_err() {

@@ -2,10 +2,10 @@
 
 use std::rc::Rc;
 
-use weir_stream::{Appended, Command, KeyRef, Look, ProducerRef, Records, Refusal, Reply};
+use weir_stream::{Appended, Command, KeyRef, Look, ProducerRef, Records, Refusal, Reply, Split, Stream};
 use weir_types::{ShardId, StreamKey};
 
-use crate::api::{AppendRequest, ShardError};
+use crate::api::{AppendRequest, Body, ShardError};
 use crate::calls::CallId;
 use crate::group::{LocalGroup, Waiter};
 use crate::mailbox::{Answer, Request, Response};
@@ -53,19 +53,22 @@ impl Inner {
     }
 
     /// Checks an append against the applied state and encodes it into the open batch.
-    pub(crate) fn admit_append(self: &Rc<Self>, group: &Rc<LocalGroup>, job: AppendJob) {
+    pub(crate) fn admit_append(self: &Rc<Self>, group: &Rc<LocalGroup>, mut job: AppendJob) {
         if let Some(refusal) = self.storage_refusal(group, job.request.body.len()) {
             return self.answer_append(job, Err(refusal));
         }
         let look = {
             let state = group.state.borrow();
+            if job.request.body.pieces().len() > 1 && state.stream(&job.key).is_some_and(Stream::is_json) {
+                job.request.body.join();
+            }
             match state.stream(&job.key) {
                 Some(stream) if self.is_expired(group, stream) => Err(Refusal::NotFound),
                 found => {
                     found.into_iter().for_each(|stream| self.touch(stream));
                     let request = &job.request;
                     let content_type = request.content_type.as_deref();
-                    state.check_append(&job.key, content_type, request.close, producer(request), &request.body)
+                    state.check_append(&job.key, content_type, request.close, producer(request), request.body.first())
                 }
             }
         };
@@ -82,7 +85,7 @@ impl Inner {
             producer: producer(&job.request),
             seq: seq.as_deref(),
             if_match: *if_match,
-            records: Records::new(body, &split),
+            records: records(body, &split),
         };
         if group.encode(&command) { group.wait(Waiter::Append(job)) } else { group.push_backlog(job) }
     }
@@ -108,6 +111,14 @@ impl Inner {
             Err(_) => self.stats.appends_refused.set(self.stats.appends_refused.get() + 1),
         }
         self.respond(job.origin, job.call, response);
+    }
+}
+
+/// The records of a body: JSON has been joined to be parsed, everything else is one record in pieces.
+pub(crate) fn records<'a>(body: &'a Body, split: &'a Split) -> Records<'a> {
+    match split {
+        Split::Whole => Records::pieces(body.pieces()),
+        Split::Json(_) => Records::new(body.first(), split),
     }
 }
 

@@ -2,10 +2,11 @@
 
 use std::rc::Rc;
 
-use weir_stream::{Command, Group, KeyRef, Records, Refusal, Reply, Summary};
+use weir_stream::{Command, Group, KeyRef, Refusal, Reply, Summary};
 use weir_types::{GroupId, Incarnation, StreamKey};
 
 use crate::api::{CreateRequest, ShardError};
+use crate::append::records;
 use crate::mailbox::{Answer, Request, Response};
 use crate::shard::{Inner, Shard};
 
@@ -24,20 +25,23 @@ impl Shard {
 }
 
 impl Inner {
-    pub(crate) async fn create(self: &Rc<Self>, key: StreamKey, request: CreateRequest) -> Response {
+    pub(crate) async fn create(self: &Rc<Self>, key: StreamKey, mut request: CreateRequest) -> Response {
         let _counted = self.count_in_flight(request.body.len())?;
         let group = self.local_group(&key);
         if let Some(refusal) = self.storage_refusal(&group, request.body.len()) {
             return Err(refusal);
         }
-        let split = Group::check_create(&request.content_type, &request.body)?;
+        if Group::is_json(&request.content_type) {
+            request.body.join();
+        }
+        let split = Group::check_create(&request.content_type, request.body.first())?;
         let create = Command::Create {
             key: KeyRef::from(&key),
             incarnation: self.draw_incarnation(),
             content_type: &request.content_type,
             expiry: request.expiry,
             closed: request.closed,
-            records: Records::new(&request.body, &split),
+            records: records(&request.body, &split),
         };
         let mut reply = group.command(&create).await?;
         if reply == Reply::Refused(Refusal::BucketNotFound) {

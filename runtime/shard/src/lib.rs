@@ -34,7 +34,7 @@ mod tests;
 mod wakeup;
 
 pub use api::{
-    AppendRequest, BucketSummary, CreateRequest, ListedStream, LongPoll, Page, Producer, ShardError, StorageLimit,
+    AppendRequest, Body, BucketSummary, CreateRequest, ListedStream, LongPoll, Page, Producer, ShardError, StorageLimit,
 };
 pub use config::{ShardConfig, Topology};
 pub use live::{LiveData, LiveEvent, Subscription};

@@ -11,8 +11,8 @@ use weir_types::limits::PAGE_BYTES_MAX;
 use weir_types::{BucketName, ReadFrom, ShardId, StreamKey};
 
 use crate::{
-    AppendRequest, Clock, CreateRequest, Entropy, LiveEvent, LongPoll, Seams, Shard, ShardConfig, ShardError, Topology,
-    mesh,
+    AppendRequest, Body, Clock, CreateRequest, Entropy, LiveEvent, LongPoll, Seams, Shard, ShardConfig, ShardError,
+    Topology, mesh,
 };
 
 const TOPOLOGY: Topology = Topology { shards: 2, wals: 2, groups: 2 };
@@ -88,7 +88,7 @@ impl Node {
     }
 
     async fn create(&self, key: &StreamKey, expiry: Expiry) {
-        let request = CreateRequest { content_type: "text/plain".into(), expiry, closed: false, body: Bytes::new() };
+        let request = CreateRequest { content_type: "text/plain".into(), expiry, closed: false, body: Body::default() };
         self.far(key).create(key.clone(), request).await.expect("creates");
     }
 
@@ -128,7 +128,7 @@ fn append(body: &str) -> AppendRequest {
         producer: None,
         seq: None,
         if_match: None,
-        body: Bytes::copy_from_slice(body.as_bytes()),
+        body: Bytes::copy_from_slice(body.as_bytes()).into(),
     }
 }
 
@@ -301,7 +301,7 @@ fn a_page_ends_at_a_record_and_begins_only_at_one() {
             content_type: "application/json".into(),
             expiry: Expiry::Never,
             closed: false,
-            body: Bytes::from_static(b"[1,22,333]"),
+            body: Bytes::from_static(b"[1,22,333]").into(),
         };
         node.far(&key).create(key.clone(), request).await.expect("creates");
         let read = async |from, bytes_max| {
@@ -316,6 +316,35 @@ fn a_page_ends_at_a_record_and_begins_only_at_one() {
         assert_eq!((&*third, up_to_date), ("333,", true));
         let inside = weir_types::Offset { position: next.position - 1, ..next };
         assert!(matches!(read(ReadFrom::At(inside), 9).await, Err(ShardError::Refused(Refusal::OffsetInvalid))));
+    });
+}
+
+#[test]
+fn a_body_in_pieces_is_one_record_or_one_json_value() {
+    run(async {
+        let node = Node::start().await;
+        let in_pieces = |pieces: &[&'static str]| {
+            let mut body = Body::default();
+            pieces.iter().for_each(|piece| body.push(Bytes::from_static(piece.as_bytes())));
+            body
+        };
+        let text = key("text");
+        node.create(&text, Expiry::Never).await;
+        let request = AppendRequest { body: in_pieces(&["one ", "re", "cord"]), ..append("") };
+        node.far(&text).append(text.clone(), request).await.expect("appends");
+        assert_eq!(node.content(&text).await.expect("reads"), "one record");
+        let json = key("json");
+        let request = CreateRequest {
+            content_type: "application/json".into(),
+            expiry: Expiry::Never,
+            closed: false,
+            body: in_pieces(&["[1,2", "2]"]),
+        };
+        node.far(&json).create(json.clone(), request).await.expect("creates");
+        let body = in_pieces(&["{\"a\"", ":[]}"]);
+        let request = AppendRequest { content_type: Some("application/json".into()), body, ..append("") };
+        node.far(&json).append(json.clone(), request).await.expect("appends");
+        assert_eq!(node.content(&json).await.expect("reads"), "1,22,{\"a\":[]},");
     });
 }
 

@@ -78,6 +78,11 @@ impl Group {
         }
     }
 
+    /// Whether a stream of this type would be in JSON mode: then its bodies are parsed, and must be in one piece.
+    pub fn is_json(content_type: &str) -> bool {
+        content_type::is_json(content_type)
+    }
+
     /// Looks at a create's body before it is proposed. An empty `body`, and an empty JSON array, are no records.
     ///
     /// # Errors

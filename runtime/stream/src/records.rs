@@ -8,7 +8,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use smallvec::SmallVec;
 
 use crate::codec::{CodecError, Reader};
@@ -34,6 +34,7 @@ pub struct Records<'a>(Form<'a>);
 #[derive(Clone, Copy)]
 enum Form<'a> {
     Body { body: &'a [u8], split: &'a Split },
+    Pieces(&'a [Bytes]),
     Stored { payload: &'a [u8], count: u32, ends: &'a [u8] },
 }
 
@@ -46,6 +47,11 @@ impl<'a> Records<'a> {
         Records(Form::Body { body, split })
     }
 
+    /// A body that arrived in `pieces` as one record, verbatim; none when there are none. No piece is empty.
+    pub fn pieces(pieces: &'a [Bytes]) -> Records<'a> {
+        Records(Form::Pieces(pieces))
+    }
+
     /// `body` as one record, verbatim; none when it is empty.
     pub fn whole(body: &'a [u8]) -> Records<'a> {
         Records(Form::Body { body, split: &Split::Whole })
@@ -55,6 +61,7 @@ impl<'a> Records<'a> {
     pub fn count(&self) -> usize {
         match self.0 {
             Form::Body { body, split: Split::Whole } => usize::from(!body.is_empty()),
+            Form::Pieces(pieces) => usize::from(!pieces.is_empty()),
             Form::Body { split: Split::Json(messages), .. } => messages.len(),
             Form::Stored { count, .. } => count as usize,
         }
@@ -64,6 +71,7 @@ impl<'a> Records<'a> {
     pub fn payload_bytes(&self) -> usize {
         match self.0 {
             Form::Body { body, split: Split::Whole } => body.len(),
+            Form::Pieces(pieces) => pieces.iter().map(Bytes::len).sum(),
             Form::Body { split: Split::Json(messages), .. } => messages.iter().map(|m| m.len() + 1).sum(),
             Form::Stored { payload, .. } => payload.len(),
         }
@@ -84,6 +92,7 @@ impl<'a> Records<'a> {
         buf.put_u32_le(count);
         match self.0 {
             Form::Body { body, split: Split::Whole } => buf.put_slice(body),
+            Form::Pieces(pieces) => pieces.iter().for_each(|piece| buf.put_slice(piece)),
             Form::Body { body, split: Split::Json(messages) } => {
                 if count > 1 {
                     let mut end = 0;
