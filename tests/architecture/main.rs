@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
 
 /// Every crate of `runtime/` and the crates of `runtime/` that it uses. The binary may use them all.
-const ARROWS: [(&str, &[&str]); 6] = [
+const ARROWS: [(&str, &[&str]); 7] = [
     ("weir-types", &[]),
     ("weir-stream", &["weir-types"]),
     ("weir-storage", &["weir-types"]),
+    ("weir-wasm", &["weir-types"]),
     ("weir-raft", &["weir-storage", "weir-stream", "weir-types"]),
     ("weir-shard", &["weir-raft", "weir-storage", "weir-stream", "weir-types"]),
     ("weir-http", &["weir-shard", "weir-stream", "weir-types"]),

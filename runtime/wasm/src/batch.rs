@@ -159,7 +159,9 @@ mod tests {
 
     #[test]
     fn a_replacement_that_does_not_fit_is_garbage() {
-        for (ends, data) in [(&[][..], ""), (&[2], "x"), (&[1], "xy"), (&[2, 1], "xy"), (&[0, 2], "xy"), (&[2, 2], "xy")] {
+        for (ends, data) in
+            [(&[][..], ""), (&[2], "x"), (&[1], "xy"), (&[2, 1], "xy"), (&[0, 2], "xy"), (&[2, 2], "xy")]
+        {
             let answer = replace(ends, data.as_bytes());
             assert!(matches!(answer, Err(GuestError::Garbage(_))), "{ends:?} {data}: {answer:?}");
         }

@@ -113,7 +113,7 @@ fn key(store: &dyn ModuleStore) -> io::Result<[u8; KEY_BYTES]> {
         Err(error) => return Err(error),
     }
     let mut key = [0; KEY_BYTES];
-    getrandom::fill(&mut key).map_err(io::Error::other)?;
+    getrandom::fill(&mut key).map_err(|error| io::Error::other(error.to_string()))?;
     store.write_atomic(KEY_NAME, &key)?;
     Ok(key)
 }

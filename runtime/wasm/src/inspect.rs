@@ -13,11 +13,14 @@ use std::collections::BTreeSet;
 
 use wasmparser::{BinaryReaderError, Parser, Payload, Validator, WasmFeatures};
 
+use crate::batch::MESSAGE_BYTES_MAX;
 use crate::contract::{PACKAGE, Role, SUPPORTED, is_version_served};
 use crate::digest::Digest;
 
 /// Exports that a refusal names at most.
 const EXPORTS_NAMED_MAX: usize = 8;
+/// Bytes of a name that a refusal repeats: names may have a hundred thousand.
+const NAME_BYTES_MAX: usize = 120;
 
 /// What an acceptable module is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,7 +107,7 @@ fn features() -> WasmFeatures {
 }
 
 fn invalid(error: BinaryReaderError) -> Refusal {
-    Refusal::Invalid(format!("{} (at byte {})", error.message(), error.offset()))
+    Refusal::Invalid(format!("{} (at byte {})", cut(error.message(), MESSAGE_BYTES_MAX), error.offset()))
 }
 
 /// Reads the outermost names, of a module or of a component.
@@ -154,13 +157,14 @@ pub(crate) fn check_import(name: &str) -> Result<(), Refusal> {
     if name.starts_with("wasi:") {
         return Ok(());
     }
+    let unknown = |hint| Err(Refusal::UnknownImport { name: cut(name, NAME_BYTES_MAX).to_string(), hint });
     if let Some(ours) = name.strip_prefix(PACKAGE) {
         let (interface, version) = ours.split_once('@').unwrap_or((ours, ""));
         if !["log", "types", "validator", "summary"].contains(&interface) {
-            return Err(Refusal::UnknownImport { name: name.to_string(), hint: "the contract has no such interface" });
+            return unknown("the contract has no such interface");
         }
         if !is_version_served(version) {
-            return Err(Refusal::Version { found: name.to_string() });
+            return Err(version_refused(name));
         }
         return Ok(());
     }
@@ -171,7 +175,11 @@ pub(crate) fn check_import(name: &str) -> Result<(), Refusal> {
     } else {
         "a module may import only weir:module/log"
     };
-    Err(Refusal::UnknownImport { name: name.to_string(), hint })
+    unknown(hint)
+}
+
+fn version_refused(interface: &str) -> Refusal {
+    Refusal::Version { found: cut(interface, NAME_BYTES_MAX).to_string() }
 }
 
 /// The roles that a module's exports give it.
@@ -185,7 +193,7 @@ fn roles(exports: &[String]) -> Result<Vec<Role>, Refusal> {
         for role in [Role::Validator, Role::Summary] {
             if name == role.interface() {
                 if !is_version_served(version) {
-                    return Err(Refusal::Version { found: interface.to_string() });
+                    return Err(version_refused(interface));
                 }
                 roles.insert(role);
             }
@@ -202,7 +210,8 @@ fn listed(exports: &[String]) -> String {
     if exports.is_empty() {
         return "nothing".to_string();
     }
-    let names: Vec<String> = exports.iter().take(EXPORTS_NAMED_MAX).map(|name| format!("`{}`", cut(name, 80))).collect();
+    let names: Vec<String> =
+        exports.iter().take(EXPORTS_NAMED_MAX).map(|name| format!("`{}`", cut(name, NAME_BYTES_MAX))).collect();
     let more = exports.len().saturating_sub(EXPORTS_NAMED_MAX);
     if more == 0 { names.join(", ") } else { format!("{} and {more} more", names.join(", ")) }
 }

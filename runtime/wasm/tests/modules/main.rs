@@ -1,0 +1,8 @@
+//! Modules from their bytes to their answers: real guests, on a real lane.
+
+mod cache;
+mod compile;
+mod contained;
+mod folds;
+mod support;
+mod validators;
