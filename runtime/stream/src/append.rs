@@ -20,6 +20,8 @@ pub(crate) struct Write<'a> {
     pub(crate) producer: Option<ProducerRef<'a>>,
     pub(crate) seq: Option<&'a str>,
     pub(crate) if_match: Option<Offset>,
+    /// The group's bindings that the records were checked under.
+    pub(crate) bindings_epoch: u64,
     /// Bytes of the records, at the end of the command's frame; 0 for none.
     pub(crate) bytes: u64,
 }
@@ -29,7 +31,9 @@ impl Group {
         let Some(stream) = self.slots.get_mut(key) else {
             return Outcome::refused(Refusal::NotFound);
         };
-        if stream.incarnation() != write.incarnation {
+        let is_stale = stream.incarnation() != write.incarnation
+            || (write.bytes > 0 && write.bindings_epoch != self.bindings_epoch);
+        if is_stale {
             return Outcome::refused(Refusal::Stale);
         }
         let before_bytes = stream.memory_bytes();

@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use bytes::{BufMut, BytesMut};
 use weir_types::limits::{
-    BATCH_COMMANDS_MAX, BUCKET_BYTES_MAX, CONTENT_TYPE_BYTES_MAX, NAME_BYTES_MAX, PRODUCER_ID_BYTES_MAX,
+    BATCH_COMMANDS_MAX, WORD_BYTES_MAX, CONTENT_TYPE_BYTES_MAX, NAME_BYTES_MAX, PRODUCER_ID_BYTES_MAX,
 };
 
 use crate::codec::{CodecError, Reader};
@@ -30,7 +30,7 @@ pub const FRAME_HEAD_BYTES: usize = 8;
 /// In JSON mode every message is at least a byte and a separator of the body, and costs its bytes, a comma and an end of
 /// 4 bytes; so `[1,1,1]` triples. The rest is head, key, content type, producer and sequence.
 pub const fn frame_bytes_max(body_bytes: usize) -> usize {
-    const FIELDS_BYTES_MAX: usize = 256 + BUCKET_BYTES_MAX + NAME_BYTES_MAX + 2 * PRODUCER_ID_BYTES_MAX;
+    const FIELDS_BYTES_MAX: usize = 256 + WORD_BYTES_MAX + NAME_BYTES_MAX + 2 * PRODUCER_ID_BYTES_MAX;
     const { assert!(CONTENT_TYPE_BYTES_MAX <= 2 * PRODUCER_ID_BYTES_MAX) };
     FIELDS_BYTES_MAX + 3 * body_bytes
 }

@@ -5,16 +5,18 @@
 //! streams it is dropped everywhere, else the fences are taken back. Commands may be repeated: the leader of group 0
 //! begins again where its predecessor failed.
 
+use crate::binding::Bindings;
 use crate::group::{At, Group, Outcome};
 use crate::reply::{Refusal, Reply};
 
 /// A bucket in one group.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Bucket {
     pub(crate) created_ms: u64,
     pub(crate) streams: u64,
     /// No stream may be created: the bucket is being deleted.
     pub(crate) fenced: bool,
+    pub(crate) bindings: Bindings,
 }
 
 /// A bucket as one group sees it.
@@ -26,13 +28,15 @@ pub struct BucketView {
     pub streams: u64,
     /// Whether creates are stopped because it is being deleted.
     pub fenced: bool,
+    /// The last change of the bucket's bindings that this group has heard of; 0 for none.
+    pub bindings_epoch: u64,
 }
 
 impl Group {
     /// The group's own copy of a bucket.
     pub fn bucket(&self, name: &str) -> Option<BucketView> {
-        let Bucket { created_ms, streams, fenced } = *self.buckets.get(name)?;
-        Some(BucketView { created_ms, streams, fenced })
+        let &Bucket { created_ms, streams, fenced, ref bindings } = self.buckets.get(name)?;
+        Some(BucketView { created_ms, streams, fenced, bindings_epoch: bindings.epoch })
     }
 
     pub(crate) fn bucket_create(&mut self, name: &str, created_ms: u64) -> Outcome {
@@ -40,7 +44,7 @@ impl Group {
             Some(bucket) if bucket.fenced => Outcome::refused(Refusal::BucketBusy),
             Some(bucket) => Outcome::unchanged(Reply::Bucket { streams: bucket.streams }),
             None => {
-                self.buckets.insert(name.into(), Bucket { created_ms, streams: 0, fenced: false });
+                self.buckets.insert(name.into(), Bucket { created_ms, streams: 0, fenced: false, bindings: Bindings::default() });
                 Outcome::unchanged(Reply::Bucket { streams: 0 })
             }
         }
@@ -49,7 +53,7 @@ impl Group {
     pub(crate) fn bucket_fence(&mut self, at: &At, name: &str) -> Outcome {
         // A bucket unknown here is fenced all the same: its creation may still be on the way to this group, and must not
         // let streams in behind the deletion's back.
-        let absent = Bucket { created_ms: at.time_ms, streams: 0, fenced: true };
+        let absent = Bucket { created_ms: at.time_ms, streams: 0, fenced: true, bindings: Bindings::default() };
         let bucket = self.buckets.entry(name.into()).or_insert(absent);
         bucket.fenced = true;
         Outcome::unchanged(Reply::Bucket { streams: bucket.streams })
@@ -69,7 +73,9 @@ impl Group {
         if self.buckets.get(name).is_some_and(|bucket| bucket.streams > 0) {
             return Outcome::refused(Refusal::BucketBusy);
         }
-        self.buckets.remove(name);
+        if let Some(bucket) = self.buckets.remove(name) {
+            self.drop_bindings(&bucket.bindings);
+        }
         Outcome::unchanged(Reply::Done)
     }
 }

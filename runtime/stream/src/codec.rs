@@ -4,6 +4,7 @@
 //! payloads are borrowed from them.
 
 use bytes::{BufMut, BytesMut};
+use weir_types::Digest;
 
 /// Why bytes are no batch or command that this or an earlier version wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -70,6 +71,10 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn u64(&mut self, what: &'static str) -> Result<u64, CodecError> {
         self.array(what).map(u64::from_le_bytes)
+    }
+
+    pub(crate) fn digest(&mut self, what: &'static str) -> Result<Digest, CodecError> {
+        self.array(what).map(Digest)
     }
 
     /// A text of at most 255 bytes, as [`put_short`] writes it.

@@ -4,10 +4,12 @@
 //! that apply allocates nothing for what it only reads. Kinds are part of the log's format: a number is never reused.
 
 use bytes::{BufMut, BytesMut};
-use weir_types::limits::{BUCKET_BYTES_MAX, CONTENT_TYPE_BYTES_MAX, NAME_BYTES_MAX, PRODUCER_ID_BYTES_MAX};
-use weir_types::{Incarnation, Lineage, Offset, Slot, StreamKey};
+use weir_types::limits::{WORD_BYTES_MAX, CONTENT_TYPE_BYTES_MAX, NAME_BYTES_MAX, PRODUCER_ID_BYTES_MAX};
+use weir_types::{Incarnation, Lineage, Offset, Role, Slot, StreamKey};
 
+use crate::binding::{EncodedBindings, role_code, role_of};
 use crate::codec::{CodecError, Reader, put_long, put_short};
+use crate::module::Upload;
 use crate::producer::ProducerRef;
 use crate::records::Records;
 use crate::reply::Expiry;
@@ -20,16 +22,25 @@ const KIND_BUCKET_CREATE: u8 = 16;
 const KIND_BUCKET_FENCE: u8 = 17;
 const KIND_BUCKET_UNFENCE: u8 = 18;
 const KIND_BUCKET_DROP: u8 = 19;
+const KIND_BUCKET_BINDINGS: u8 = 20;
 const KIND_META_FORM: u8 = 32;
 const KIND_META_BUCKET_CREATE: u8 = 33;
 const KIND_META_BUCKET_DELETE: u8 = 34;
 const KIND_META_BUCKET_DELETED: u8 = 35;
 const KIND_META_BUCKET_KEPT: u8 = 36;
+const KIND_META_MODULE_PUT: u8 = 37;
+const KIND_META_MODULE_READY: u8 = 38;
+const KIND_META_MODULE_FAILED: u8 = 39;
+const KIND_META_MODULE_DELETE: u8 = 40;
+const KIND_META_BINDING_PUT: u8 = 41;
+const KIND_META_BINDING_DELETE: u8 = 42;
 
 const FLAG_CLOSE: u8 = 1;
 const FLAG_PRODUCER: u8 = 2;
 const FLAG_SEQ: u8 = 4;
 const FLAG_IF_MATCH: u8 = 8;
+/// An epoch of bindings other than 0 follows. Entries from before there were bindings have none.
+const FLAG_BINDINGS: u8 = 16;
 
 const EXPIRY_NEVER: u8 = 0;
 const EXPIRY_IDLE: u8 = 1;
@@ -52,6 +63,8 @@ pub enum Command<'a> {
         expiry: Expiry,
         /// Whether it is closed from the start.
         closed: bool,
+        /// [`Group::bindings_epoch`](crate::Group::bindings_epoch) when the records were checked.
+        bindings_epoch: u64,
         /// Its first records.
         records: Records<'a>,
     },
@@ -69,6 +82,8 @@ pub enum Command<'a> {
         seq: Option<&'a str>,
         /// The tail that the writer expects.
         if_match: Option<Offset>,
+        /// [`Group::bindings_epoch`](crate::Group::bindings_epoch) when the records were checked.
+        bindings_epoch: u64,
         /// None only with `close`.
         records: Records<'a>,
     },
@@ -106,6 +121,15 @@ pub enum Command<'a> {
         /// The bucket.
         name: &'a str,
     },
+    /// Replaces the group's own copy of a bucket's bindings, if it is an older one.
+    BucketBindings {
+        /// The bucket.
+        name: &'a str,
+        /// The last change that is in them.
+        epoch: u64,
+        /// All bindings of the bucket.
+        bindings: EncodedBindings<'a>,
+    },
     /// Group 0 only: fixes how many groups the slots are spread over.
     MetaForm {
         /// At least 1.
@@ -129,6 +153,56 @@ pub enum Command<'a> {
     /// Group 0 only: a bucket's deletion ends with the bucket kept.
     MetaBucketKept {
         /// The bucket.
+        name: &'a str,
+    },
+    /// Group 0 only: a module was uploaded, and is going to be compiled.
+    MetaModulePut {
+        /// The bucket.
+        bucket: &'a str,
+        /// The module.
+        name: &'a str,
+        /// What was uploaded.
+        upload: Upload<'a>,
+    },
+    /// Group 0 only: an upload is compiled.
+    MetaModuleReady {
+        /// The bucket.
+        bucket: &'a str,
+        /// The module.
+        name: &'a str,
+        /// The upload's number.
+        revision: u32,
+    },
+    /// Group 0 only: an upload cannot be compiled.
+    MetaModuleFailed {
+        /// The bucket.
+        bucket: &'a str,
+        /// The module.
+        name: &'a str,
+        /// The upload's number.
+        revision: u32,
+        /// Why, for whoever uploaded it.
+        reason: &'a str,
+    },
+    /// Group 0 only: a module that no binding uses is removed, with all its revisions.
+    MetaModuleDelete {
+        /// The bucket.
+        bucket: &'a str,
+        /// The module.
+        name: &'a str,
+    },
+    /// Group 0 only: a binding comes to be or changes, before any group hears of it.
+    MetaBindingPut {
+        /// The bucket.
+        bucket: &'a str,
+        /// The one binding; its epoch is assigned here.
+        binding: EncodedBindings<'a>,
+    },
+    /// Group 0 only: a binding is removed, before any group hears of it.
+    MetaBindingDelete {
+        /// The bucket.
+        bucket: &'a str,
+        /// The binding.
         name: &'a str,
     },
 }
@@ -165,7 +239,7 @@ impl<'a> KeyRef<'a> {
     /// The address with this text, which a request's checks let through before it was written.
     pub(crate) fn parse(text: &'a str) -> Result<KeyRef<'a>, CodecError> {
         let (bucket, name) = text.split_once('/').ok_or(CodecError::Field("stream key"))?;
-        let bucket_fits = (1..=BUCKET_BYTES_MAX).contains(&bucket.len());
+        let bucket_fits = (1..=WORD_BYTES_MAX).contains(&bucket.len());
         let name_fits = (1..=NAME_BYTES_MAX).contains(&name.len());
         if !bucket_fits || !name_fits {
             return Err(CodecError::Field("stream key"));
@@ -188,14 +262,16 @@ impl<'a> Command<'a> {
     /// Bytes of the command without its frame's head.
     pub(crate) fn encoded_bytes(&self) -> usize {
         let fields = match self {
-            Command::Create { key, content_type, records, .. } => {
-                2 + key.text.len() + 8 + 1 + 9 + 1 + content_type.len() + records.encoded_bytes()
+            Command::Create { key, content_type, bindings_epoch, records, .. } => {
+                let epoch = if *bindings_epoch == 0 { 0 } else { 8 };
+                2 + key.text.len() + 8 + 1 + epoch + 9 + 1 + content_type.len() + records.encoded_bytes()
             }
-            Command::Append { key, producer, seq, if_match, records, .. } => {
+            Command::Append { key, producer, seq, if_match, bindings_epoch, records, .. } => {
                 let producer = producer.map_or(0, |producer| 1 + producer.id.len() + 16);
                 let seq = seq.map_or(0, |seq| 1 + seq.len());
                 let if_match = if_match.map_or(0, |_| 16);
-                2 + key.text.len() + 8 + 1 + producer + seq + if_match + records.encoded_bytes()
+                let epoch = if *bindings_epoch == 0 { 0 } else { 8 };
+                2 + key.text.len() + 8 + 1 + producer + seq + if_match + epoch + records.encoded_bytes()
             }
             Command::Delete { key } => 2 + key.text.len(),
             Command::Expire { key, .. } => 2 + key.text.len() + 8,
@@ -208,33 +284,45 @@ impl<'a> Command<'a> {
             | Command::MetaBucketDelete { name }
             | Command::MetaBucketDeleted { name }
             | Command::MetaBucketKept { name } => 1 + name.len(),
+            Command::BucketBindings { name, bindings, .. } => 1 + name.len() + 8 + bindings.bytes().len(),
+            Command::MetaModulePut { bucket, name, upload } => {
+                words_bytes(bucket, name) + 32 + 8 + 1 + upload.roles.len()
+            }
+            Command::MetaModuleReady { bucket, name, .. } => words_bytes(bucket, name) + 4,
+            Command::MetaModuleFailed { bucket, name, reason, .. } => words_bytes(bucket, name) + 4 + 2 + reason.len(),
+            Command::MetaModuleDelete { bucket, name } | Command::MetaBindingDelete { bucket, name } => {
+                words_bytes(bucket, name)
+            }
+            Command::MetaBindingPut { bucket, binding } => 1 + bucket.len() + binding.bytes().len(),
         };
         1 + fields
     }
 
     /// Writes kind and fields behind what `buf` holds.
     pub(crate) fn put(&self, buf: &mut BytesMut) {
-        const { assert!(CONTENT_TYPE_BYTES_MAX <= 255 && PRODUCER_ID_BYTES_MAX <= 255 && BUCKET_BYTES_MAX <= 255) };
+        const { assert!(CONTENT_TYPE_BYTES_MAX <= 255 && PRODUCER_ID_BYTES_MAX <= 255 && WORD_BYTES_MAX <= 255) };
         buf.put_u8(self.kind());
         match *self {
-            Command::Create { key, incarnation, content_type, expiry, closed, records } => {
+            Command::Create { key, incarnation, content_type, expiry, closed, bindings_epoch, records } => {
                 put_long(buf, key.text);
                 buf.put_u64_le(incarnation.0);
-                buf.put_u8(if closed { FLAG_CLOSE } else { 0 });
+                buf.put_u8(flag(closed, FLAG_CLOSE) | flag(bindings_epoch != 0, FLAG_BINDINGS));
+                put_epoch(buf, bindings_epoch);
                 put_expiry(buf, expiry);
                 put_short(buf, content_type);
                 records.put(buf);
             }
-            Command::Append { key, incarnation, close, producer, seq, if_match, records } => {
+            Command::Append { key, incarnation, close, producer, seq, if_match, bindings_epoch, records } => {
                 put_long(buf, key.text);
                 buf.put_u64_le(incarnation.0);
-                let flag = |set: bool, flag: u8| if set { flag } else { 0 };
                 buf.put_u8(
                     flag(close, FLAG_CLOSE)
                         | flag(producer.is_some(), FLAG_PRODUCER)
                         | flag(seq.is_some(), FLAG_SEQ)
-                        | flag(if_match.is_some(), FLAG_IF_MATCH),
+                        | flag(if_match.is_some(), FLAG_IF_MATCH)
+                        | flag(bindings_epoch != 0, FLAG_BINDINGS),
                 );
+                put_epoch(buf, bindings_epoch);
                 if let Some(producer) = producer {
                     put_short(buf, producer.id);
                     buf.put_u64_le(producer.epoch);
@@ -266,6 +354,34 @@ impl<'a> Command<'a> {
             | Command::MetaBucketDelete { name }
             | Command::MetaBucketDeleted { name }
             | Command::MetaBucketKept { name } => put_short(buf, name),
+            Command::BucketBindings { name, epoch, bindings } => {
+                put_short(buf, name);
+                buf.put_u64_le(epoch);
+                buf.put_slice(bindings.bytes());
+            }
+            Command::MetaModulePut { bucket, name, upload } => {
+                put_words(buf, bucket, name);
+                buf.put_slice(&upload.digest.0);
+                buf.put_u64_le(upload.bytes);
+                buf.put_u8(upload.roles.len() as u8);
+                upload.roles.iter().for_each(|role| buf.put_u8(role_code(*role)));
+            }
+            Command::MetaModuleReady { bucket, name, revision } => {
+                put_words(buf, bucket, name);
+                buf.put_u32_le(revision);
+            }
+            Command::MetaModuleFailed { bucket, name, revision, reason } => {
+                put_words(buf, bucket, name);
+                buf.put_u32_le(revision);
+                put_long(buf, reason);
+            }
+            Command::MetaModuleDelete { bucket, name } | Command::MetaBindingDelete { bucket, name } => {
+                put_words(buf, bucket, name);
+            }
+            Command::MetaBindingPut { bucket, binding } => {
+                put_short(buf, bucket);
+                buf.put_slice(binding.bytes());
+            }
         }
     }
 
@@ -290,6 +406,34 @@ impl<'a> Command<'a> {
             KIND_META_BUCKET_DELETE => Command::MetaBucketDelete { name: read_bucket(r)? },
             KIND_META_BUCKET_DELETED => Command::MetaBucketDeleted { name: read_bucket(r)? },
             KIND_META_BUCKET_KEPT => Command::MetaBucketKept { name: read_bucket(r)? },
+            KIND_BUCKET_BINDINGS => {
+                let (name, epoch) = (read_bucket(r)?, r.u64("bindings epoch")?);
+                Command::BucketBindings { name, epoch, bindings: EncodedBindings::read(r)? }
+            }
+            KIND_META_MODULE_PUT => {
+                let (bucket, name) = read_words(r)?;
+                Command::MetaModulePut { bucket, name, upload: read_upload(r)? }
+            }
+            KIND_META_MODULE_READY => {
+                let (bucket, name) = read_words(r)?;
+                Command::MetaModuleReady { bucket, name, revision: r.u32("revision")? }
+            }
+            KIND_META_MODULE_FAILED => {
+                let (bucket, name) = read_words(r)?;
+                Command::MetaModuleFailed { bucket, name, revision: r.u32("revision")?, reason: r.long("reason")? }
+            }
+            KIND_META_MODULE_DELETE => {
+                let (bucket, name) = read_words(r)?;
+                Command::MetaModuleDelete { bucket, name }
+            }
+            KIND_META_BINDING_PUT => {
+                let (bucket, binding) = (read_bucket(r)?, EncodedBindings::read(r)?);
+                Command::MetaBindingPut { bucket, binding: binding.single()? }
+            }
+            KIND_META_BINDING_DELETE => {
+                let (bucket, name) = read_words(r)?;
+                Command::MetaBindingDelete { bucket, name }
+            }
             kind => return Err(CodecError::Kind(kind)),
         };
         reader.finish()?;
@@ -311,6 +455,13 @@ impl<'a> Command<'a> {
             Command::MetaBucketDelete { .. } => KIND_META_BUCKET_DELETE,
             Command::MetaBucketDeleted { .. } => KIND_META_BUCKET_DELETED,
             Command::MetaBucketKept { .. } => KIND_META_BUCKET_KEPT,
+            Command::BucketBindings { .. } => KIND_BUCKET_BINDINGS,
+            Command::MetaModulePut { .. } => KIND_META_MODULE_PUT,
+            Command::MetaModuleReady { .. } => KIND_META_MODULE_READY,
+            Command::MetaModuleFailed { .. } => KIND_META_MODULE_FAILED,
+            Command::MetaModuleDelete { .. } => KIND_META_MODULE_DELETE,
+            Command::MetaBindingPut { .. } => KIND_META_BINDING_PUT,
+            Command::MetaBindingDelete { .. } => KIND_META_BINDING_DELETE,
         }
     }
 }
@@ -319,22 +470,25 @@ fn read_create<'a>(r: &mut Reader<'a>) -> Result<Command<'a>, CodecError> {
     let key = KeyRef::read(r)?;
     let incarnation = Incarnation(r.u64("incarnation")?);
     let flags = r.u8("create flags")?;
-    if flags & !FLAG_CLOSE != 0 {
+    if flags & !(FLAG_CLOSE | FLAG_BINDINGS) != 0 {
         return Err(CodecError::Field("create flags"));
     }
+    let bindings_epoch = read_epoch(r, flags)?;
     let expiry = read_expiry(r)?;
     let content_type = r.short("content type")?;
     let records = Records::read(r)?;
-    Ok(Command::Create { key, incarnation, content_type, expiry, closed: flags != 0, records })
+    let closed = flags & FLAG_CLOSE != 0;
+    Ok(Command::Create { key, incarnation, content_type, expiry, closed, bindings_epoch, records })
 }
 
 fn read_append<'a>(r: &mut Reader<'a>) -> Result<Command<'a>, CodecError> {
     let key = KeyRef::read(r)?;
     let incarnation = Incarnation(r.u64("incarnation")?);
     let flags = r.u8("append flags")?;
-    if flags & !(FLAG_CLOSE | FLAG_PRODUCER | FLAG_SEQ | FLAG_IF_MATCH) != 0 {
+    if flags & !(FLAG_CLOSE | FLAG_PRODUCER | FLAG_SEQ | FLAG_IF_MATCH | FLAG_BINDINGS) != 0 {
         return Err(CodecError::Field("append flags"));
     }
+    let bindings_epoch = read_epoch(r, flags)?;
     let producer = if flags & FLAG_PRODUCER != 0 {
         let id = r.short("producer id")?;
         Some(ProducerRef { id, epoch: r.u64("producer epoch")?, seq: r.u64("producer sequence")? })
@@ -349,7 +503,54 @@ fn read_append<'a>(r: &mut Reader<'a>) -> Result<Command<'a>, CodecError> {
         None
     };
     let records = Records::read(r)?;
-    Ok(Command::Append { key, incarnation, close: flags & FLAG_CLOSE != 0, producer, seq, if_match, records })
+    let close = flags & FLAG_CLOSE != 0;
+    Ok(Command::Append { key, incarnation, close, producer, seq, if_match, bindings_epoch, records })
+}
+
+fn flag(set: bool, flag: u8) -> u8 {
+    if set { flag } else { 0 }
+}
+
+fn put_epoch(buf: &mut BytesMut, epoch: u64) {
+    if epoch != 0 {
+        buf.put_u64_le(epoch);
+    }
+}
+
+fn read_epoch(r: &mut Reader<'_>, flags: u8) -> Result<u64, CodecError> {
+    if flags & FLAG_BINDINGS == 0 {
+        return Ok(0);
+    }
+    match r.u64("bindings epoch")? {
+        0 => Err(CodecError::Field("bindings epoch")),
+        epoch => Ok(epoch),
+    }
+}
+
+fn words_bytes(bucket: &str, name: &str) -> usize {
+    1 + bucket.len() + 1 + name.len()
+}
+
+fn put_words(buf: &mut BytesMut, bucket: &str, name: &str) {
+    put_short(buf, bucket);
+    put_short(buf, name);
+}
+
+fn read_words<'a>(r: &mut Reader<'a>) -> Result<(&'a str, &'a str), CodecError> {
+    Ok((read_bucket(r)?, r.short("module or binding name")?))
+}
+
+fn read_upload<'a>(r: &mut Reader<'a>) -> Result<Upload<'a>, CodecError> {
+    let (digest, bytes) = (r.digest("module digest")?, r.u64("module size")?);
+    let count = usize::from(r.u8("module roles")?);
+    let mut codes = r.take(count, "module roles")?.iter().map(|&code| role_of(code));
+    let roles: &[Role] = match (codes.next().transpose()?, codes.next().transpose()?, codes.next()) {
+        (Some(Role::Validator), None, _) => &[Role::Validator],
+        (Some(Role::Summary), None, _) => &[Role::Summary],
+        (Some(Role::Validator), Some(Role::Summary), None) => &Role::ALL,
+        _ => return Err(CodecError::Field("module roles")),
+    };
+    Ok(Upload { digest, bytes, roles })
 }
 
 fn read_bucket<'a>(r: &mut Reader<'a>) -> Result<&'a str, CodecError> {

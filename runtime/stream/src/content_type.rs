@@ -86,6 +86,7 @@ mod tests {
             content_type: "text/plain",
             expiry: Expiry::Never,
             closed: false,
+            bindings_epoch: 0,
             bytes: 0,
         };
         group.create(&at, key, new);

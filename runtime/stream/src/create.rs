@@ -18,6 +18,8 @@ pub(crate) struct NewStream<'a> {
     pub(crate) content_type: &'a str,
     pub(crate) expiry: Expiry,
     pub(crate) closed: bool,
+    /// The group's bindings that the records were checked under.
+    pub(crate) bindings_epoch: u64,
     /// Bytes of the first records, at the end of the command's frame; 0 for none.
     pub(crate) bytes: u64,
 }
@@ -36,6 +38,9 @@ impl Group {
         };
         if bucket.fenced {
             return Outcome::refused(Refusal::BucketBusy);
+        }
+        if new.bytes > 0 && new.bindings_epoch != self.bindings_epoch {
+            return Outcome::refused(Refusal::Stale);
         }
         bucket.streams += 1;
         let content_type = self.content_types.intern(new.content_type);

@@ -30,6 +30,10 @@ pub struct Group {
     pub(crate) expiring: BTreeSet<Box<str>>,
     pub(crate) meta: Meta,
     pub(crate) index_bytes: usize,
+    /// Changes of any bucket's bindings in this group.
+    pub(crate) bindings_epoch: u64,
+    /// Buckets that have a binding.
+    pub(crate) bound_buckets: usize,
     time_ms: u64,
 }
 
@@ -110,6 +114,8 @@ impl Group {
             expiring: BTreeSet::new(),
             meta: Meta::default(),
             index_bytes: 0,
+            bindings_epoch: 0,
+            bound_buckets: 0,
             time_ms: 0,
         }
     }
@@ -133,13 +139,13 @@ impl Group {
 
     fn apply_command(&mut self, at: &At, command: Command<'_>) -> Outcome {
         match command {
-            Command::Create { key, incarnation, content_type, expiry, closed, records } => {
+            Command::Create { key, incarnation, content_type, expiry, closed, bindings_epoch, records } => {
                 let bytes = records.payload_bytes() as u64;
-                self.create(at, key, NewStream { incarnation, content_type, expiry, closed, bytes })
+                self.create(at, key, NewStream { incarnation, content_type, expiry, closed, bindings_epoch, bytes })
             }
-            Command::Append { key, incarnation, close, producer, seq, if_match, records } => {
+            Command::Append { key, incarnation, close, producer, seq, if_match, bindings_epoch, records } => {
                 let bytes = records.payload_bytes() as u64;
-                self.append(at, key, Write { incarnation, close, producer, seq, if_match, bytes })
+                self.append(at, key, Write { incarnation, close, producer, seq, if_match, bindings_epoch, bytes })
             }
             Command::Delete { key } => self.delete(key),
             Command::Expire { key, incarnation } => self.expire(at, key, incarnation),
@@ -147,11 +153,24 @@ impl Group {
             Command::BucketFence { name } => self.bucket_fence(at, name),
             Command::BucketUnfence { name } => self.bucket_unfence(name),
             Command::BucketDrop { name } => self.bucket_drop(name),
+            Command::BucketBindings { name, epoch, bindings } => self.bucket_bindings(name, epoch, bindings),
             Command::MetaForm { groups } => Outcome::unchanged(self.meta.form(groups)),
             Command::MetaBucketCreate { name } => Outcome::unchanged(self.meta.bucket_create(name, at.time_ms)),
             Command::MetaBucketDelete { name } => Outcome::unchanged(self.meta.bucket_delete(name)),
             Command::MetaBucketDeleted { name } => Outcome::unchanged(self.meta.bucket_deleted(name)),
             Command::MetaBucketKept { name } => Outcome::unchanged(self.meta.bucket_kept(name)),
+            Command::MetaModulePut { bucket, name, upload } => {
+                Outcome::unchanged(self.meta.module_put(bucket, name, &upload, at.time_ms))
+            }
+            Command::MetaModuleReady { bucket, name, revision } => {
+                Outcome::unchanged(self.meta.module_ready(bucket, name, revision))
+            }
+            Command::MetaModuleFailed { bucket, name, revision, reason } => {
+                Outcome::unchanged(self.meta.module_failed(bucket, name, revision, reason))
+            }
+            Command::MetaModuleDelete { bucket, name } => Outcome::unchanged(self.meta.module_delete(bucket, name)),
+            Command::MetaBindingPut { bucket, binding } => Outcome::unchanged(self.meta.binding_put(bucket, binding)),
+            Command::MetaBindingDelete { bucket, name } => Outcome::unchanged(self.meta.binding_delete(bucket, name)),
         }
     }
 

@@ -8,11 +8,13 @@
 //! - [`look`]: what the leader checks before it proposes; `json` splits a body into records.
 //! - [`group`]: applies a batch, one file per verb: `create`, `append`, `close`, `delete`, `expire`, [`bucket`],
 //!   [`meta`]; [`producer`] remembers what idempotent producers have sent.
+//! - [`module`], [`binding`], [`pattern`]: what was uploaded, and to which streams it is attached. No module runs here.
 //! - [`stream`], `slots`, `content_type`: the state; `list` reads it in pages.
 //! - [`reply`]: what is answered.
 
 mod append;
 pub mod batch;
+pub mod binding;
 pub mod bucket;
 mod close;
 pub mod codec;
@@ -26,6 +28,8 @@ mod json;
 mod list;
 pub mod look;
 pub mod meta;
+pub mod module;
+pub mod pattern;
 pub mod producer;
 pub mod records;
 pub mod reply;
@@ -33,12 +37,15 @@ mod slots;
 pub mod stream;
 
 pub use batch::{Batch, BatchBuilder, Frame, Limits, PayloadView, command_frame, frame_bytes_max};
+pub use binding::{BUILTIN_PREFIX, Binding, EncodedBindings};
 pub use bucket::BucketView;
 pub use codec::CodecError;
 pub use command::{Command, KeyRef};
 pub use group::{Change, Group, Outcome};
 pub use look::Look;
 pub use meta::{BucketState, Meta, MetaBucket, SlotTable};
+pub use module::{Module, Revision, Upload};
+pub use pattern::{Pattern, PatternError};
 pub use producer::ProducerRef;
 pub use records::{Records, Split};
 pub use reply::{Appended, Expiry, ProducerState, Refusal, Reply, Summary};

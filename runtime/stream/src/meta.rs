@@ -1,13 +1,17 @@
-//! What group 0 keeps for all groups: which group a slot belongs to, and which buckets there are.
+//! What group 0 keeps for all groups: which group a slot belongs to, which buckets there are, and the modules and
+//! bindings in them ([`crate::module`], [`crate::binding`]).
 //!
 //! A bucket's deletion takes several groups, so it has a state of its own: while it is *deleting*, no other create or
 //! delete of that bucket begins, and a new leader finds here what its predecessor left unfinished.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use weir_types::limits::SLOTS;
 use weir_types::{GroupId, Slot};
 
+use crate::binding::Binding;
+use crate::module::Module;
 use crate::reply::{Refusal, Reply};
 
 /// Group 0's tables.
@@ -15,6 +19,8 @@ use crate::reply::{Refusal, Reply};
 pub struct Meta {
     slots: Option<SlotTable>,
     buckets: BTreeMap<Box<str>, MetaBucket>,
+    /// The number of the last change of any binding.
+    pub(crate) bindings_epoch: u64,
 }
 
 /// Which group each slot belongs to.
@@ -25,12 +31,18 @@ pub struct SlotTable {
 }
 
 /// A bucket, wherever its streams are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MetaBucket {
     /// Whether it is being deleted.
     pub state: BucketState,
     /// When it was created, in milliseconds since 1970.
     pub created_ms: u64,
+    /// What was uploaded, by name.
+    pub modules: BTreeMap<Box<str>, Module>,
+    /// What is attached to its streams, by name.
+    pub bindings: BTreeMap<Box<str>, Arc<Binding>>,
+    /// The number of the last change of its bindings; 0 for none.
+    pub bindings_epoch: u64,
 }
 
 /// Whether a bucket is being deleted.
@@ -54,6 +66,13 @@ impl SlotTable {
     }
 }
 
+impl MetaBucket {
+    fn new(created_ms: u64) -> MetaBucket {
+        let (modules, bindings) = Default::default();
+        MetaBucket { state: BucketState::Active, created_ms, modules, bindings, bindings_epoch: 0 }
+    }
+}
+
 impl Meta {
     /// The slot table; `None` before the node or cluster is formed.
     pub fn slots(&self) -> Option<&SlotTable> {
@@ -61,13 +80,17 @@ impl Meta {
     }
 
     /// One bucket.
-    pub fn bucket(&self, name: &str) -> Option<MetaBucket> {
-        self.buckets.get(name).copied()
+    pub fn bucket(&self, name: &str) -> Option<&MetaBucket> {
+        self.buckets.get(name)
     }
 
     /// All buckets in the order of their names.
-    pub fn buckets(&self) -> impl Iterator<Item = (&str, MetaBucket)> {
-        self.buckets.iter().map(|(name, bucket)| (&**name, *bucket))
+    pub fn buckets(&self) -> impl Iterator<Item = (&str, &MetaBucket)> {
+        self.buckets.iter().map(|(name, bucket)| (&**name, bucket))
+    }
+
+    pub(crate) fn bucket_mut(&mut self, name: &str) -> Option<&mut MetaBucket> {
+        self.buckets.get_mut(name)
     }
 
     pub(crate) fn form(&mut self, groups: u16) -> Reply {
@@ -89,7 +112,7 @@ impl Meta {
             Some(MetaBucket { state: BucketState::Deleting, .. }) => Reply::Refused(Refusal::BucketBusy),
             Some(bucket) => Reply::MetaBucket { created_ms: bucket.created_ms, existed: true },
             None => {
-                self.buckets.insert(name.into(), MetaBucket { state: BucketState::Active, created_ms: time_ms });
+                self.buckets.insert(name.into(), MetaBucket::new(time_ms));
                 Reply::MetaBucket { created_ms: time_ms, existed: false }
             }
         }

@@ -27,6 +27,20 @@ pub enum Reply {
         /// Whether it was there before.
         existed: bool,
     },
+    /// Group 0 has the module now.
+    Module {
+        /// The number of the upload.
+        revision: u32,
+        /// Whether these bytes were the module's newest before.
+        existed: bool,
+    },
+    /// Group 0 has the binding now, or has it no longer.
+    Binding {
+        /// The change that made it what it is.
+        epoch: u64,
+        /// Whether there was one of this name before.
+        existed: bool,
+    },
     /// Nothing changed.
     Refused(Refusal),
 }
@@ -161,7 +175,26 @@ pub enum Refusal {
     /// The stream already remembers as many active producers as it may.
     #[error("the stream has too many active producers")]
     ProducerLimit,
-    /// The stream changed between the leader's check and apply; the leader checks again. Never leaves the shard.
-    #[error("the stream has changed since the command was checked")]
+    /// No module of the bucket has this name, or none of its uploads has the digest.
+    #[error("no such module")]
+    ModuleNotFound,
+    /// The module is still being compiled, or could not be.
+    #[error("the module is not ready")]
+    ModuleNotReady,
+    /// A binding uses the module.
+    #[error("the module is used by a binding")]
+    ModuleInUse,
+    /// The bucket has as many modules as it may.
+    #[error("the bucket has too many modules")]
+    ModuleLimit,
+    /// No binding of the bucket has this name.
+    #[error("no such binding")]
+    BindingNotFound,
+    /// The bucket has as many bindings, or as many bytes of their configurations, as it may.
+    #[error("the bucket has too many bindings, or their configurations are too large")]
+    BindingLimit,
+    /// The stream, or the bindings of the group, changed between the leader's check and apply; the leader checks again.
+    /// Never leaves the shard.
+    #[error("the stream or its bindings have changed since the command was checked")]
     Stale,
 }

@@ -4,10 +4,10 @@ use bytes::{Bytes, BytesMut};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use weir_stream::{
-    Batch, BatchBuilder, CodecError, Command, Expiry, Group, Limits, Outcome, ProducerRef, Records, Split,
-    command_frame, frame_bytes_max,
+    Batch, BatchBuilder, Binding, CodecError, Command, EncodedBindings, Expiry, Group, Limits, Outcome, Pattern,
+    ProducerRef, Records, Split, Upload, command_frame, frame_bytes_max,
 };
-use weir_types::{Incarnation, Lineage, Offset, StreamKey};
+use weir_types::{Digest, Incarnation, Lineage, Offset, Role, StreamKey};
 
 const LIMITS: Limits = Limits { producers_max: 7 };
 
@@ -18,6 +18,8 @@ struct Fields {
     key: StreamKey,
     text: String,
     number: u64,
+    epoch: u64,
+    bindings: Vec<u8>,
     flag: bool,
     expiry: Expiry,
     producer: Option<(String, u64, u64)>,
@@ -32,6 +34,7 @@ impl Fields {
         let key = (&self.key).into();
         let incarnation = Incarnation(self.number);
         let name = self.key.bucket();
+        let word = self.text.get(..8).unwrap_or("word");
         let records = Records::new(&self.body, &self.split);
         match self.kind {
             0 => Command::Create {
@@ -40,6 +43,7 @@ impl Fields {
                 content_type: &self.text,
                 expiry: self.expiry,
                 closed: self.flag,
+                bindings_epoch: self.epoch,
                 records,
             },
             1..=3 => Command::Append {
@@ -49,6 +53,7 @@ impl Fields {
                 producer: self.producer.as_ref().map(|(id, epoch, seq)| ProducerRef { id, epoch: *epoch, seq: *seq }),
                 seq: self.seq.as_deref(),
                 if_match: self.if_match,
+                bindings_epoch: self.epoch,
                 records,
             },
             4 => Command::Delete { key },
@@ -61,7 +66,21 @@ impl Fields {
             11 => Command::MetaBucketCreate { name },
             12 => Command::MetaBucketDelete { name },
             13 => Command::MetaBucketDeleted { name },
-            _ => Command::MetaBucketKept { name },
+            14 => Command::MetaBucketKept { name },
+            15 => Command::BucketBindings { name, epoch: self.epoch, bindings: EncodedBindings::of(&self.bindings) },
+            16 => {
+                let roles: &[Role] = if self.flag { &Role::ALL } else { &[Role::Summary] };
+                let upload = Upload { digest: Digest([self.number as u8; 32]), bytes: self.number, roles };
+                Command::MetaModulePut { bucket: name, name: word, upload }
+            }
+            17 => Command::MetaModuleReady { bucket: name, name: word, revision: self.number as u32 },
+            18 => {
+                let revision = self.number as u32;
+                Command::MetaModuleFailed { bucket: name, name: word, revision, reason: &self.text }
+            }
+            19 => Command::MetaModuleDelete { bucket: name, name: word },
+            20 => Command::MetaBindingPut { bucket: name, binding: EncodedBindings::of(&self.bindings) },
+            _ => Command::MetaBindingDelete { bucket: name, name: word },
         }
     }
 
@@ -107,14 +126,31 @@ fn fields() -> impl Strategy<Value = Fields> {
     });
     let rest = (expiry, proptest::option::of(("\\PC{1,60}", any::<u64>(), any::<u64>())));
     let more = (proptest::option::of("\\PC{0,60}"), proptest::option::of(offset), body);
-    (0..15u8, key, "[ -~]{0,255}", any::<u64>(), any::<bool>(), rest, more).prop_map(
-        |(kind, key, text, number, flag, (expiry, producer), (seq, if_match, (body, json, mut cuts)))| {
+    let numbers = (any::<u64>(), prop_oneof![Just(0), any::<u64>()]);
+    (0..22u8, key, "[ -~]{0,255}", numbers, any::<bool>(), rest, more).prop_map(
+        |(kind, key, text, (number, epoch), flag, (expiry, producer), (seq, if_match, (body, json, mut cuts)))| {
             cuts.sort_unstable();
             let split =
                 if json { Split::Json(cuts.windows(2).map(|cut| cut[0]..cut[1]).collect()) } else { Split::Whole };
-            Fields { kind, key, text, number, flag, expiry, producer, seq, if_match, body, split }
+            let bindings = bindings(if kind == 20 { 1 } else { number % 4 }, &text);
+            Fields { kind, key, text, number, epoch, bindings, flag, expiry, producer, seq, if_match, body, split }
         },
     )
+}
+
+/// So many bindings, encoded.
+fn bindings(count: u64, config: &str) -> Vec<u8> {
+    let binding = |n: u64| Binding {
+        name: format!("binding-{n}").into(),
+        streams: Pattern::new("orders/**").expect("a pattern"),
+        module: "builtin:stats".into(),
+        digest: Digest([n as u8; 32]),
+        role: Role::ALL[n as usize % 2],
+        config: config.into(),
+        epoch: n,
+    };
+    let bindings: Vec<Binding> = (0..count).map(binding).collect();
+    Binding::encode(bindings.iter())
 }
 
 fn build(all: &[Fields], before: usize, time_ms: u64) -> BytesMut {
@@ -216,6 +252,7 @@ fn a_huge_record_count_is_refused_without_allocating() {
         producer: None,
         seq: None,
         if_match: None,
+        bindings_epoch: 0,
         records: Records::new(b"x", &split),
     };
     let mut builder = BatchBuilder::new(BytesMut::new());
@@ -240,6 +277,7 @@ fn the_largest_frame_is_foreseen() {
             producer: Some(ProducerRef { id: &long, epoch: 1, seq: 1 }),
             seq: Some(&long),
             if_match: Some(Offset { position: 1, lineage: Lineage::from_bits(1) }),
+            bindings_epoch: u64::MAX,
             records: Records::new(body.as_bytes(), &split),
         };
         assert!(BatchBuilder::frame_bytes(&append) <= frame_bytes_max(body.len()), "{messages}");
@@ -263,6 +301,7 @@ fn the_format_is_pinned() {
         producer: Some(ProducerRef { id: "p", epoch: 2, seq: 3 }),
         seq: Some("q"),
         if_match: Some(Offset { position: 4, lineage: Lineage::from_bits(5) }),
+        bindings_epoch: 0,
         records: Records::new(b"[1,22]", &Split::Json([1..2, 3..5].into_iter().collect())),
     });
     let bytes = Bytes::from(builder.finish(0x0a0b, LIMITS));

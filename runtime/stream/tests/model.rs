@@ -199,6 +199,7 @@ impl Answer {
             Reply::Done => Answer::Done { removed: matches!(outcome.change, Change::Removed { .. }) },
             Reply::Bucket { streams } => Answer::Bucket(*streams),
             Reply::MetaBucket { .. } => panic!("no meta commands here"),
+            Reply::Module { .. } | Reply::Binding { .. } => unreachable!("the model has no modules"),
             Reply::Refused(refusal) => Answer::Refused(refusal.clone()),
         }
     }
@@ -373,6 +374,7 @@ fn take(step: &Step, model: &mut Model, world: &mut World) -> (Answer, Outcome) 
                 content_type,
                 expiry: if ttl { Expiry::Idle { ttl_s: 2 } } else { Expiry::Never },
                 closed,
+                bindings_epoch: 0,
                 records: Records::new(bytes, &split),
             };
             (expected, world.apply(model.time_ms, &command))
@@ -404,6 +406,7 @@ fn take(step: &Step, model: &mut Model, world: &mut World) -> (Answer, Outcome) 
                 producer: producer.map(|(id, epoch, seq)| ProducerRef { id: ids[id], epoch, seq }),
                 seq: seq.as_deref(),
                 if_match,
+                bindings_epoch: 0,
                 records: Records::new(bytes, &split),
             };
             (expected, world.apply(model.time_ms, &command))

@@ -5,15 +5,17 @@ mod support;
 use expect_test::{Expect, expect};
 use support::World;
 use weir_stream::{
-    Appended, Change, Command, Expiry, Group, Look, ProducerRef, Records, Refusal, Reply, Split, Summary,
+    Appended, Binding, Change, Command, EncodedBindings, Expiry, Group, Look, Pattern, ProducerRef, Records, Refusal,
+    Reply, Split, Summary, Upload,
 };
-use weir_types::{Incarnation, Lineage, Offset, ReadFrom, StreamKey};
+use weir_types::{Digest, Incarnation, Lineage, Offset, ReadFrom, Role, StreamKey};
 
 /// Runs a script of requests separated by `|` in bucket `b`, and compares the answers.
 ///
 /// `put /s type=T 'body' close ttl=S until=MS`, `post /s type=T 'body' close producer=ID:EPOCH:SEQ seq=X if=POSITION`
 /// (`if=gone` is a token of another life), `delete /s`, `expire /s`, `read /s from=POSITION`, `list PREFIX after=NAME`,
-/// `bucket VERB NAME`, `meta VERB NAME`, `time MS`, `producers MAX`, `streams`. The type is `text/plain` where not given.
+/// `bucket VERB NAME`, `meta VERB NAME`, `time MS`, `producers MAX`, `streams`; `module`, `bind`, `unbind` and `bound` are
+/// described where they are. The type is `text/plain` where not given; writes are checked under `epoch=N`, 0 if not given.
 fn check(script: &str, expected: Expect) {
     let mut run = Run { world: World::new(), time_ms: 1000, lives: 0 };
     run.world.apply(1000, &Command::BucketCreate { name: "b", created_ms: 1000 });
@@ -77,6 +79,9 @@ impl Run {
             "read" => self.read(&words),
             "list" => self.list(&words),
             "bucket" | "meta" => self.bucket(&words),
+            "module" => self.module(&words),
+            "bind" | "unbind" => self.bind(&words),
+            "bound" => self.bound(&words),
             "time" => {
                 self.time_ms = words.name.parse().expect("a number");
                 "-".to_string()
@@ -121,6 +126,7 @@ impl Run {
             content_type,
             expiry: idle.or(until).unwrap_or(Expiry::Never),
             closed: words.has("close"),
+            bindings_epoch: words.number("epoch").unwrap_or(0),
             records: Records::new(body, &split),
         })
     }
@@ -152,7 +158,8 @@ impl Run {
         let incarnation = if words.has("stale") { Incarnation(99) } else { incarnation };
         let seq = words.option("seq");
         let key = (&key).into();
-        self.run(&Command::Append { key, incarnation, close, producer, seq, if_match, records })
+        let bindings_epoch = words.number("epoch").unwrap_or(0);
+        self.run(&Command::Append { key, incarnation, close, producer, seq, if_match, bindings_epoch, records })
     }
 
     fn read(&mut self, words: &Words<'_>) -> String {
@@ -203,6 +210,69 @@ impl Run {
     }
 }
 
+/// Modules and bindings, all of bucket `b`. A digest is named by the byte that it consists of.
+impl Run {
+    /// `module put|ready|failed|delete|show NAME [DIGEST or REVISION]`
+    fn module(&mut self, words: &Words<'_>) -> String {
+        let (bucket, name) = ("b", words.rest[0]);
+        let number = || words.rest[1].parse().expect("a number");
+        let command = match words.name {
+            "put" => {
+                let upload = Upload { digest: Digest([number() as u8; 32]), bytes: 1, roles: &Role::ALL };
+                Command::MetaModulePut { bucket, name, upload }
+            }
+            "ready" => Command::MetaModuleReady { bucket, name, revision: number() },
+            "failed" => Command::MetaModuleFailed { bucket, name, revision: number(), reason: "too odd" },
+            "delete" => Command::MetaModuleDelete { bucket, name },
+            _ => {
+                let module = self.world.group.meta().bucket(bucket).and_then(|bucket| bucket.modules.get(name));
+                let Some(module) = module else { return "none".to_string() };
+                let kept = module.revisions.iter().map(|r| format!("{}{}", r.number, if r.ready { "!" } else { "?" }));
+                let failed = module.failed.as_ref().map(|(r, reason)| format!(" {} {reason}", r.number));
+                return kept.collect::<Vec<_>>().join(",") + &failed.unwrap_or_default();
+            }
+        };
+        self.run(&command)
+    }
+
+    /// `bind NAME MODULE DIGEST PATTERN`, `unbind NAME`
+    fn bind(&mut self, words: &Words<'_>) -> String {
+        let [module, digest, pattern] = words.rest[..] else {
+            return self.run(&Command::MetaBindingDelete { bucket: "b", name: words.name });
+        };
+        let binding = Binding {
+            name: words.name.into(),
+            streams: Pattern::new(pattern).expect("a pattern"),
+            module: module.into(),
+            digest: Digest([digest.parse().expect("a number"); 32]),
+            role: Role::Validator,
+            config: "null".into(),
+            epoch: 0,
+        };
+        let encoded = Binding::encode([&binding].into_iter());
+        self.run(&Command::MetaBindingPut { bucket: "b", binding: EncodedBindings::of(&encoded) })
+    }
+
+    /// `bound tell` gives the group what group 0 has; `bound EPOCH` gives it nothing, as of that epoch; `bound NAME` names
+    /// the bindings of a stream, and says how often they have changed.
+    fn bound(&mut self, words: &Words<'_>) -> String {
+        if words.name.starts_with('/') {
+            let key = words.key();
+            let names: Vec<&str> = self.world.group.bindings(&key, Role::Validator).map(|b| &*b.name).collect();
+            return format!("{names:?} epoch={}", self.world.group.bindings_epoch());
+        }
+        let known = self.world.group.meta().bucket("b");
+        let (epoch, encoded) = match (words.name.parse(), known) {
+            (Ok(epoch), _) => (epoch, Binding::encode([].into_iter())),
+            (Err(_), known) => {
+                let bucket = known.expect("the bucket is there");
+                (bucket.bindings_epoch, Binding::encode(bucket.bindings.values().map(|binding| &**binding)))
+            }
+        };
+        self.run(&Command::BucketBindings { name: "b", epoch, bindings: EncodedBindings::of(&encoded) })
+    }
+}
+
 fn render(reply: &Reply) -> String {
     let summary = |word: &str, summary: &Summary| {
         let closed = if summary.closed { " closed" } else { "" };
@@ -220,6 +290,8 @@ fn render(reply: &Reply) -> String {
         Reply::Done => "done".to_string(),
         Reply::Bucket { streams } => format!("bucket streams={streams}"),
         Reply::MetaBucket { created_ms, existed } => format!("bucket created={created_ms} existed={existed}"),
+        Reply::Module { revision, existed } => format!("module revision={revision} existed={existed}"),
+        Reply::Binding { epoch, existed } => format!("binding epoch={epoch} existed={existed}"),
         Reply::Refused(refusal) => refused(refusal),
     }
 }
@@ -456,9 +528,59 @@ fn a_create_of_a_name_in_an_unknown_bucket_is_refused() {
             content_type: "text/plain",
             expiry: Expiry::Never,
             closed: false,
+            bindings_epoch: 0,
             records: Records::new(b"x", &Split::Whole),
         },
     );
     assert_eq!(outcome.reply, Reply::Refused(Refusal::BucketNotFound));
     assert_eq!(world.group.streams(), 0);
+}
+
+#[test]
+fn an_upload_is_announced_then_ready_or_gone() {
+    check(
+        "module put stats 1 | meta create b | module put stats 1 | module put stats 1 | module ready stats 1 \
+         | module put stats 2 | module show stats | module failed stats 2 | module show stats | module put stats 3 \
+         | module failed stats 3 | module put stats 1 | module show stats | module ready other 1 | module delete other \
+         | module delete stats | module show stats",
+        expect!["BucketNotFound | bucket created=1000 existed=false | module revision=1 existed=false | module revision=1 existed=true | done | module revision=2 existed=false | 2?,1! | done | 1! 2 too odd | module revision=3 existed=false | done | module revision=1 existed=true | 1! | ModuleNotFound | ModuleNotFound | done | none"],
+    );
+}
+
+#[test]
+fn old_revisions_stay_while_they_are_new_or_bound() {
+    check(
+        "meta create b | module put m 1 | module ready m 1 | bind old m 1 ** | module put m 2 | module ready m 2 \
+         | module put m 3 | module ready m 3 | module put m 4 | module put m 5 | module put m 6 | module show m \
+         | module delete m | unbind old | module put m 7 | module show m | module put m 2 | module put m 3 | module show m",
+        expect!["bucket created=1000 existed=false | module revision=1 existed=false | done | binding epoch=1 existed=false | module revision=2 existed=false | done | module revision=3 existed=false | done | module revision=4 existed=false | module revision=5 existed=false | module revision=6 existed=false | 6?,3!,2!,1! | ModuleInUse | binding epoch=2 existed=true | module revision=7 existed=false | 7?,3!,2!,1! | module revision=8 existed=false | module revision=9 existed=false | 9!,8!,1!"],
+    );
+}
+
+#[test]
+fn a_binding_needs_a_ready_module_and_counts_its_changes() {
+    check(
+        "bind v m 1 ** | meta create b | bind v m 1 ** | module put m 1 | bind v m 1 ** | module ready m 1 | bind v m 2 ** \
+         | bind v m 1 ** | bind v m 1 ** | bind v m 1 a/** | bind w builtin:stats 9 ** | unbind v | unbind v",
+        expect!["BucketNotFound | bucket created=1000 existed=false | ModuleNotFound | module revision=1 existed=false | ModuleNotReady | done | ModuleNotFound | binding epoch=1 existed=false | binding epoch=1 existed=true | binding epoch=2 existed=true | binding epoch=3 existed=false | binding epoch=4 existed=true | BindingNotFound"],
+    );
+}
+
+#[test]
+fn a_write_checked_under_other_bindings_is_stale() {
+    check(
+        "meta create b | put /s/1 'x' | bind v builtin:stats 9 s/* | bound /s/1 | bound tell | bound tell | bound /s/1 \
+         | bound /other | post /s/1 'x' | post /s/1 'x' epoch=1 | post /s/1 close | put /s/2 'x' | put /s/2 'x' epoch=1 \
+         | put /s/3 | unbind v | bound tell | bound 1 | post /s/3 'x' epoch=1 | post /s/3 'x' epoch=2 | bound /s/3",
+        expect![[r#"bucket created=1000 existed=false | created tail=1 | binding epoch=1 existed=false | [] epoch=0 | bucket streams=1 | bucket streams=1 | ["v"] epoch=1 | [] epoch=1 | Stale | ok tail=2 | ok tail=2 closed | Stale | created tail=1 | created tail=0 | binding epoch=2 existed=true | bucket streams=3 | bucket streams=3 | Stale | ok tail=1 | [] epoch=2"#]],
+    );
+}
+
+#[test]
+fn bindings_go_with_their_bucket() {
+    check(
+        "meta create b | bind v builtin:stats 9 ** | bound tell | bound /s | bucket fence b | bucket drop b | bound /s \
+         | bucket create b | bound /s | put /s 'x' epoch=2",
+        expect![[r#"bucket created=1000 existed=false | binding epoch=1 existed=false | bucket streams=0 | ["v"] epoch=1 | bucket streams=0 | done | [] epoch=2 | bucket streams=0 | [] epoch=2 | created tail=1"#]],
+    );
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::ids::Slot;
-use crate::limits::{BUCKET_BYTES_MAX, NAME_BYTES_MAX};
+use crate::limits::{NAME_BYTES_MAX, WORD_BYTES_MAX};
 
 /// Why an address is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -113,16 +113,17 @@ impl fmt::Debug for StreamKey {
     }
 }
 
-fn check_bucket(text: &str) -> Result<(), KeyError> {
-    const { assert!(BUCKET_BYTES_MAX <= u8::MAX as usize) };
+/// Whether `text` is what buckets, modules and bindings are called by: `^[a-z0-9][a-z0-9_-]{0,63}$`.
+pub(crate) fn is_word(text: &str) -> bool {
+    const { assert!(WORD_BYTES_MAX <= u8::MAX as usize) };
     let bytes = text.as_bytes();
     let first_fits = matches!(bytes.first(), Some(b'a'..=b'z' | b'0'..=b'9'));
     let all_fit = bytes.iter().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'));
-    if first_fits && all_fit && bytes.len() <= BUCKET_BYTES_MAX && text != "v1" {
-        Ok(())
-    } else {
-        Err(KeyError::Bucket)
-    }
+    first_fits && all_fit && bytes.len() <= WORD_BYTES_MAX
+}
+
+fn check_bucket(text: &str) -> Result<(), KeyError> {
+    if is_word(text) && text != "v1" { Ok(()) } else { Err(KeyError::Bucket) }
 }
 
 fn check_name(text: &str) -> Result<(), KeyError> {

@@ -3,13 +3,16 @@
 //! - [`ids`]: which group, shard, slot, and which life of a name.
 //! - [`key`]: a stream's address, `{bucket}/{name}`, checked once and hashed once.
 //! - [`offset`]: positions in a stream and the tokens that clients see.
+//! - [`module`]: what modules and bindings are called, and what a module can be.
 //! - [`limits`]: sizes that are part of the protocol or of a format, and therefore constants.
 
 pub mod ids;
 pub mod key;
 pub mod limits;
+pub mod module;
 pub mod offset;
 
 pub use ids::{GroupId, Incarnation, ShardId, Slot, WalId};
 pub use key::{BucketName, KeyError, StreamKey};
+pub use module::{Digest, DigestError, ModuleName, ModuleNameError, Role};
 pub use offset::{Lineage, Offset, OffsetError, ReadFrom};

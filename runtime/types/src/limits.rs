@@ -3,8 +3,8 @@
 /// Hash buckets that stream keys fall into. Part of the data format: it never changes.
 pub const SLOTS: usize = 4096;
 
-/// Longest bucket name, in bytes.
-pub const BUCKET_BYTES_MAX: usize = 64;
+/// Longest name of a bucket, module or binding, in bytes.
+pub const WORD_BYTES_MAX: usize = 64;
 
 /// Longest stream name (all its segments with their slashes), in bytes.
 pub const NAME_BYTES_MAX: usize = 1024;
@@ -29,3 +29,18 @@ pub const BATCH_BYTES_MAX: usize = 1 << 20;
 
 /// The largest body that can be configured: a command must fit a WAL segment and a frame length.
 pub const BODY_BYTES_CEILING: usize = 48 << 20;
+
+/// Modules of one bucket.
+pub const MODULES_PER_BUCKET_MAX: usize = 64;
+
+/// Uploads of one module that stay for going back, besides those that a binding uses.
+pub const REVISIONS_KEPT: usize = 4;
+
+/// Bindings of one bucket.
+pub const BINDINGS_PER_BUCKET_MAX: usize = 32;
+
+/// Longest pattern of a binding, in bytes.
+pub const PATTERN_BYTES_MAX: usize = 1024;
+
+/// Bytes of the configurations of all bindings of one bucket: they travel to every group in one command.
+pub const BINDING_CONFIGS_BYTES_MAX: usize = 512 << 10;

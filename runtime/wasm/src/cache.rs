@@ -13,8 +13,8 @@ use std::io;
 use hmac::{Hmac, Mac};
 use sha2::{Digest as _, Sha256};
 use wasmtime::Engine;
+use weir_types::Digest;
 
-use crate::digest::Digest;
 use crate::store::ModuleStore;
 
 /// The file that holds the key.

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use wasmparser::Parser;
 use wit_component::ComponentEncoder;
+use weir_types::Digest;
 
 use crate::config::{self, CompileLimits};
-use crate::digest::Digest;
 use crate::inspect;
 
 /// Runs a compilation somewhere that may be killed. Blocks; may be called from any thread.

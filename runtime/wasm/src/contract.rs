@@ -3,29 +3,10 @@
 //! Before 1.0 the minor version is the breaking one, so a module made for any `0.1` is served. What a later patch adds
 //! and this host lacks is found when the module is linked.
 
-/// What a module can be used as. One module may be both.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Role {
-    /// Decides what may enter a stream.
-    Validator,
-    /// Folds a stream into a state that can be asked.
-    Summary,
-}
-
 /// The package of all interfaces.
 pub(crate) const PACKAGE: &str = "weir:module/";
 /// What is served, for refusals.
 pub(crate) const SUPPORTED: &str = "weir:module/validator@0.1 and weir:module/summary@0.1";
-
-impl Role {
-    /// The interface that a module exports to have this role.
-    pub(crate) fn interface(self) -> &'static str {
-        match self {
-            Role::Validator => "validator",
-            Role::Summary => "summary",
-        }
-    }
-}
 
 /// Whether `version`, which follows the `@` of an interface's name, is served.
 pub(crate) fn is_version_served(version: &str) -> bool {

@@ -1,17 +1,18 @@
 //! One engine per process, and the modules of this node: stored, compiled, ready.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
 
 use wasmtime::Engine;
 use wasmtime::component::Linker;
+use weir_types::Digest;
 
 use crate::cache::Cache;
 use crate::compile::{CompileError, Compiler};
 use crate::config::{self, HostConfig};
-use crate::digest::Digest;
+use crate::digest::digest_of;
 use crate::guest::Guest;
 use crate::inspect::{self, Inspected, Refusal};
 use crate::module::{self, Module};
@@ -79,7 +80,7 @@ impl Host {
     /// # Errors
     /// Whatever the store says.
     pub fn store(&self, wasm: &[u8]) -> io::Result<Digest> {
-        let digest = Digest::of(wasm);
+        let digest = digest_of(wasm);
         // Bytes of this name that are damaged are not kept for being there.
         if !self.read(digest).is_ok_and(|stored| stored == wasm) {
             self.inner.store.write_atomic(&wasm_name(digest), wasm)?;
@@ -95,9 +96,9 @@ impl Host {
         self.inner.store.read(&wasm_name(digest))
     }
 
-    /// Whether a module's bytes are on this node. Blocks.
-    pub fn has(&self, digest: Digest) -> bool {
-        self.inner.store.list().is_ok_and(|names| names.contains(&wasm_name(digest)))
+    /// Makes a module ready to run if its code is in the cache; whether it is ready now. Blocks for microseconds.
+    pub fn load(&self, digest: Digest) -> bool {
+        self.is_ready(digest) || self.load_cached(digest)
     }
 
     /// Makes a module ready to run: from the cache, or compiled. Blocks, for as long as compilations may take.
@@ -105,7 +106,7 @@ impl Host {
     /// # Errors
     /// See [`CompileError`]. What is the module's fault will be so again.
     pub fn prepare(&self, digest: Digest) -> Result<(), CompileError> {
-        if self.is_ready(digest) || self.load_cached(digest) {
+        if self.load(digest) {
             return Ok(());
         }
         let inner = &*self.inner;
@@ -118,7 +119,7 @@ impl Host {
             io::ErrorKind::NotFound => CompileError::NotStored(digest),
             _ => CompileError::Io(error),
         })?;
-        if Digest::of(&wasm) != digest {
+        if digest_of(&wasm) != digest {
             return Err(CompileError::Damaged(digest));
         }
         let compiled = inner.compiler.compile(&wasm, &inner.config.compile_limits())?;
@@ -136,20 +137,27 @@ impl Host {
         self.module(digest).is_some()
     }
 
-    /// Removes a module that nothing uses any more. Instances that still run keep its code until they end. Blocks.
+    /// Removes all modules but these, their bytes and their code. Instances that still run keep their code until they
+    /// end. Blocks.
     ///
     /// # Errors
-    /// Whatever the store says; the module is not ready any more in any case.
-    pub fn remove(&self, digest: Digest) -> io::Result<()> {
+    /// Whatever the store says; what is not ready any more is so in any case.
+    pub fn retain(&self, used: &HashSet<Digest>) -> io::Result<()> {
         let inner = &*self.inner;
-        inner.ready.write().unwrap_or_else(PoisonError::into_inner).remove(&digest);
-        for name in [inner.cache.name(digest), wasm_name(digest)] {
-            match inner.store.remove(&name) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
+        inner.ready.write().unwrap_or_else(PoisonError::into_inner).retain(|digest, _| used.contains(digest));
+        for name in inner.store.list()? {
+            // The files of a module begin with its digest; the key of the cache does not.
+            let digest = name.split(['.', '-']).next().and_then(|stem| stem.parse::<Digest>().ok());
+            if digest.is_some_and(|digest| !used.contains(&digest)) {
+                inner.store.remove(&name)?;
             }
         }
         Ok(())
+    }
+
+    /// The most bytes that an upload may have.
+    pub fn module_bytes_max(&self) -> usize {
+        self.inner.config.module_bytes_max
     }
 
     /// A module that is ready.

@@ -12,10 +12,11 @@
 use std::collections::BTreeSet;
 
 use wasmparser::{BinaryReaderError, Parser, Payload, Validator, WasmFeatures};
+use weir_types::{Digest, Role};
 
 use crate::batch::MESSAGE_BYTES_MAX;
-use crate::contract::{PACKAGE, Role, SUPPORTED, is_version_served};
-use crate::digest::Digest;
+use crate::contract::{PACKAGE, SUPPORTED, is_version_served};
+use crate::digest::digest_of;
 
 /// Exports that a refusal names at most.
 const EXPORTS_NAMED_MAX: usize = 8;
@@ -87,7 +88,7 @@ pub(crate) fn inspect(wasm: &[u8], bytes_max: usize) -> Result<Inspected, Refusa
     for import in &surface.imports {
         check_import(import)?;
     }
-    Ok(Inspected { digest: Digest::of(wasm), roles: roles(&surface.exports)? })
+    Ok(Inspected { digest: digest_of(wasm), roles: roles(&surface.exports)? })
 }
 
 /// Checks size and validity: what must be true before any other code may look at the bytes.
@@ -190,8 +191,8 @@ fn roles(exports: &[String]) -> Result<Vec<Role>, Refusal> {
         let Some((name, version)) = interface.strip_prefix(PACKAGE).and_then(|rest| rest.split_once('@')) else {
             continue;
         };
-        for role in [Role::Validator, Role::Summary] {
-            if name == role.interface() {
+        for role in Role::ALL {
+            if name == role.as_str() {
                 if !is_version_served(version) {
                     return Err(version_refused(interface));
                 }

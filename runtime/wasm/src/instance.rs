@@ -10,10 +10,10 @@
 use bytes::Bytes;
 use wasmtime::Store;
 use wasmtime::component::ResourceAny;
+use weir_types::Role;
 
 use crate::batch::{self, AppendContext, GuestBatch, MESSAGE_BYTES_MAX, Verdict, View};
 use crate::config::HostConfig;
-use crate::contract::Role;
 use crate::contract::summary::SummaryModule;
 use crate::contract::summary::exports::weir::module::summary as wit_summary;
 use crate::contract::validator::ValidatorModule;
@@ -60,7 +60,7 @@ impl Instance {
         role: Role,
     ) -> Result<Instance, GuestError> {
         if !module.has(role) {
-            return Err(GuestError::ConfigRefused(format!("the module is no {}", role.interface())));
+            return Err(GuestError::ConfigRefused(format!("the module is no {}", role.as_str())));
         }
         let engine = match (&module.validator, &module.summary) {
             (Some(pre), _) => pre.engine(),

@@ -13,11 +13,10 @@ use std::thread;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
+use weir_types::{Digest, Role};
 
 use crate::batch::{AppendContext, GuestBatch, Verdict, View};
 use crate::config::GUEST_STACK_BYTES;
-use crate::contract::Role;
-use crate::digest::Digest;
 use crate::error::GuestError;
 use crate::host::Host;
 use crate::worker::{Job, Worker};

@@ -2,11 +2,12 @@
 
 use wasmtime::Engine;
 use wasmtime::component::{Component, HasSelf, Linker};
+use weir_types::Role;
 
 use crate::cache::Artifact;
 use crate::contract::summary::SummaryModulePre;
 use crate::contract::validator::{ValidatorModule, ValidatorModulePre};
-use crate::contract::{Role, summary};
+use crate::contract::summary;
 use crate::guest::Guest;
 use crate::inspect::check_import;
 use crate::load::load;
@@ -65,6 +66,6 @@ impl Module {
 
 /// Whether a component exports the interface of a role, in whatever version.
 fn exports(engine: &Engine, component: &Component, role: Role) -> bool {
-    let prefix = format!("{}{}@", crate::contract::PACKAGE, role.interface());
+    let prefix = format!("{}{}@", crate::contract::PACKAGE, role.as_str());
     component.component_type().exports(engine).any(|(name, _)| name.starts_with(&prefix))
 }

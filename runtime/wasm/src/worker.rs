@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 use wasmtime::component::ResourceAny;
+use weir_types::Role;
 
 use crate::batch::{AppendContext, GuestBatch, Verdict, View};
-use crate::contract::Role;
 use crate::error::GuestError;
 use crate::host::Host;
 use crate::instance::{Instance, Lost};

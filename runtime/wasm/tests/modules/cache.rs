@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use cap_std::fs::Dir;
 use weir_wasm::{
-    CompileError, CompileLimits, Compiler, Digest, FileStore, Host, HostConfig, InProcess, Lane, ModuleStore,
+    CompileError, CompileLimits, Compiler, FileStore, Host, HostConfig, InProcess, Lane, ModuleStore, digest_of,
 };
 
 use crate::support::{Kit, guest, key, run};
@@ -49,7 +49,7 @@ impl Node {
 
     /// The file with a guest's compiled code.
     fn cached(&self, name: &str) -> String {
-        let digest = Digest::of(&guest(name)).to_string();
+        let digest = digest_of(&guest(name)).to_string();
         let store = FileStore::new(self.dir.try_clone().expect("a handle can be copied")).expect("it can be read");
         let names = store.list().expect("it can be read");
         let mut names = names.into_iter().filter(|name| name.starts_with(&digest) && name.ends_with(".cwasm"));
@@ -100,7 +100,7 @@ fn code_of_another_module_or_another_node_is_compiled_again() {
 fn code_of_another_engine_is_removed() {
     let node = Node::new();
     assert_eq!(node.start("accepts_all"), 1);
-    let foreign = format!("{}-0123456789abcdef.cwasm", Digest::of(&guest("accepts_all")));
+    let foreign = format!("{}-0123456789abcdef.cwasm", digest_of(&guest("accepts_all")));
     node.dir.write(&foreign, b"other code").expect("it can be written");
     assert_eq!(node.start("accepts_all"), 0);
     assert!(!node.dir.exists(&foreign));
@@ -121,10 +121,10 @@ fn the_key_is_for_the_owner_alone_and_replaced_when_damaged() {
 #[test]
 fn damaged_module_bytes_are_not_compiled() {
     let kit = Kit::new();
-    assert!(matches!(kit.host.prepare(Digest::of(b"")), Err(CompileError::NotStored(_))));
+    assert!(matches!(kit.host.prepare(digest_of(b"")), Err(CompileError::NotStored(_))));
     let node = Node::new();
     let wasm = guest("accepts_all");
-    let digest = Digest::of(&wasm);
+    let digest = digest_of(&wasm);
     node.dir.write(format!("{digest}.wasm"), &wasm[1..]).expect("it can be written");
     let store = FileStore::new(node.dir.try_clone().expect("a handle can be copied")).expect("it can be read");
     let host = Host::new(Arc::new(store), Arc::new(InProcess), HostConfig::default()).expect("it can start");

@@ -5,9 +5,9 @@ use std::process::Command;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use weir_types::{Digest, Role};
 use weir_wasm::{
-    AppendContext, Digest, FoldId, GuestBatch, GuestError, Host, HostConfig, InProcess, InstanceKey, Lane, MemoryStore,
-    Role, Verdict,
+    AppendContext, FoldId, GuestBatch, GuestError, Host, HostConfig, InProcess, InstanceKey, Lane, MemoryStore, Verdict,
 };
 
 /// A lane on a host of its own. Guests are bound by their name.

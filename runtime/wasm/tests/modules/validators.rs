@@ -1,6 +1,7 @@
 //! Verdicts, and what an instance is bound to.
 
-use weir_wasm::{Digest, Role};
+use weir_types::Role;
+use weir_wasm::digest_of;
 
 use crate::support::{Kit, context, key, run};
 
@@ -25,14 +26,16 @@ fn validators_accept_reject_and_replace() {
 fn a_module_is_bound_in_its_role_and_when_it_is_ready() {
     run(async {
         let kit = Kit::new();
-        let unknown = key("demo", Digest::of(b"unknown"));
+        let unknown = key("demo", digest_of(b"unknown"));
         assert_eq!(kit.validate(&unknown, &["a"]).await, "the module is not ready");
         let accepts = kit.bind("accepts_all");
         assert_eq!(kit.check_config(&accepts, Role::Validator).await, "configured");
         let sentence = kit.check_config(&accepts, Role::Summary).await;
         assert_eq!(sentence, "the module refuses its configuration: the module is no summary");
-        kit.host.remove(accepts.digest).expect("it can be removed");
-        assert!(!kit.host.has(accepts.digest) && !kit.host.is_ready(accepts.digest));
+        let kept = kit.bind("replaces").digest;
+        kit.host.retain(&[kept].into()).expect("the others can be removed");
+        assert!(!kit.host.is_ready(accepts.digest) && kit.host.read(accepts.digest).is_err());
+        assert!(kit.host.is_ready(kept) && kit.host.read(kept).is_ok());
         // What runs goes on; what is new finds nothing.
         assert_eq!(kit.validate(&accepts, &["a"]).await, "accept");
         assert_eq!(kit.validate(&key("other", accepts.digest), &["a"]).await, "the module is not ready");

@@ -1,0 +1,266 @@
+//! Bindings: modules attached to the streams of a bucket, in group 0 and as every group's own copy.
+//!
+//! Group 0 holds the truth and numbers its changes: a binding's *epoch*. The whole set of a bucket's bindings then
+//! travels to every group as one command, which a group takes if it is newer than what it has; so nothing depends on
+//! the order in which two changes arrive.
+//!
+//! Every group counts the changes of its own copy, whatever bucket they are of. The leader notes that count when it asks
+//! a validator, the command carries it, and apply answers [`Refusal::Stale`] when it has moved: what was validated under
+//! other bindings is never stored. It is one number for the whole group so that apply looks nothing up for it.
+
+use std::sync::Arc;
+
+use bytes::BufMut;
+use weir_types::limits::{BINDING_CONFIGS_BYTES_MAX, BINDINGS_PER_BUCKET_MAX};
+use weir_types::{Digest, Role, StreamKey};
+
+use crate::codec::{CodecError, Reader};
+use crate::group::{Group, Outcome};
+use crate::meta::{BucketState, Meta, MetaBucket};
+use crate::pattern::Pattern;
+use crate::reply::{Refusal, Reply};
+
+/// What a binding's `module` begins with when it names a module that the server brings along.
+pub const BUILTIN_PREFIX: &str = "builtin:";
+
+/// A module attached to streams.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Binding {
+    /// Its name within the bucket.
+    pub name: Box<str>,
+    /// Which streams of the bucket it is for.
+    pub streams: Pattern,
+    /// The module as it was asked for: `stats`, `stats@sha256:<digest>` or `builtin:stats`.
+    pub module: Box<str>,
+    /// The module's bytes: what the name stood for when the binding was made.
+    pub digest: Digest,
+    /// As what the module is used.
+    pub role: Role,
+    /// The module's configuration as JSON text; `null` for none.
+    pub config: Arc<str>,
+    /// The change of the node's bindings that made it what it is; assigned by group 0.
+    pub epoch: u64,
+}
+
+/// A group's copy of a bucket's bindings.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Bindings {
+    /// The last change that is in it.
+    pub(crate) epoch: u64,
+    list: Vec<Arc<Binding>>,
+}
+
+/// Bindings as bytes in a command: `[count u16]`, then each with its fields.
+#[derive(Clone, Copy)]
+pub struct EncodedBindings<'a>(&'a [u8]);
+
+impl std::fmt::Debug for EncodedBindings<'_> {
+    // A configuration is its owner's business.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "EncodedBindings({} bytes)", self.0.len())
+    }
+}
+
+impl Binding {
+    /// The uploaded module that it names, without a pinned digest; `None` for one that the server brings along.
+    pub fn module_name(&self) -> Option<&str> {
+        if self.module.starts_with(BUILTIN_PREFIX) {
+            return None;
+        }
+        Some(self.module.split_once('@').map_or(&*self.module, |(name, _)| name))
+    }
+
+    /// Writes bindings for [`EncodedBindings::of`].
+    pub fn encode<'a>(bindings: impl ExactSizeIterator<Item = &'a Binding>) -> Vec<u8> {
+        let mut buf = Vec::new();
+        buf.put_u16_le(u16::try_from(bindings.len()).expect("a bucket has few bindings"));
+        for binding in bindings {
+            for text in [&*binding.name, binding.streams.as_str(), &*binding.module] {
+                buf.put_u16_le(u16::try_from(text.len()).expect("names and patterns are checked when a request arrives"));
+                buf.put_slice(text.as_bytes());
+            }
+            buf.put_slice(&binding.digest.0);
+            buf.put_u8(role_code(binding.role));
+            buf.put_u64_le(binding.epoch);
+            buf.put_u32_le(u32::try_from(binding.config.len()).expect("configurations are limited"));
+            buf.put_slice(binding.config.as_bytes());
+        }
+        buf
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Binding, CodecError> {
+        let name = r.long("binding name")?.into();
+        let streams = Pattern::new(r.long("binding pattern")?).map_err(|_| CodecError::Field("binding pattern"))?;
+        let module = r.long("binding module")?.into();
+        let digest = r.digest("binding digest")?;
+        let role = role_of(r.u8("binding role")?)?;
+        let epoch = r.u64("binding epoch")?;
+        let config_bytes = r.u32("binding config")? as usize;
+        let config = r.take(config_bytes, "binding config")?;
+        let config = std::str::from_utf8(config).map_err(|_| CodecError::Field("binding config"))?.into();
+        Ok(Binding { name, streams, module, digest, role, config, epoch })
+    }
+
+    fn is_asked_for_as(&self, other: &Binding) -> bool {
+        Binding { epoch: other.epoch, ..self.clone() } == *other
+    }
+}
+
+impl<'a> EncodedBindings<'a> {
+    /// What [`Binding::encode`] has written.
+    pub fn of(encoded: &'a [u8]) -> EncodedBindings<'a> {
+        EncodedBindings(encoded)
+    }
+
+    pub(crate) fn bytes(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// Takes everything that is left of a command, and checks it.
+    pub(crate) fn read(reader: &mut Reader<'a>) -> Result<EncodedBindings<'a>, CodecError> {
+        let rest = reader.rest();
+        let encoded = EncodedBindings(reader.take(rest.len(), "bindings")?);
+        encoded.try_decode()?;
+        Ok(encoded)
+    }
+
+    /// Checks that it is one binding.
+    pub(crate) fn single(self) -> Result<EncodedBindings<'a>, CodecError> {
+        if self.0.starts_with(&1u16.to_le_bytes()) { Ok(self) } else { Err(CodecError::Field("binding count")) }
+    }
+
+    fn decode(self) -> Vec<Binding> {
+        self.try_decode().expect("bindings are checked when their command is read")
+    }
+
+    fn try_decode(self) -> Result<Vec<Binding>, CodecError> {
+        let mut reader = Reader::new(self.0);
+        let count = reader.u16("bindings")?;
+        let bindings = (0..count).map(|_| Binding::read(&mut reader)).collect::<Result<_, _>>()?;
+        reader.finish()?;
+        Ok(bindings)
+    }
+}
+
+/// The role's number in a command; never reused.
+pub(crate) fn role_code(role: Role) -> u8 {
+    match role {
+        Role::Validator => 1,
+        Role::Summary => 2,
+    }
+}
+
+pub(crate) fn role_of(code: u8) -> Result<Role, CodecError> {
+    Role::ALL.into_iter().find(|role| role_code(*role) == code).ok_or(CodecError::Field("role"))
+}
+
+impl Group {
+    /// How often the bindings of this group have changed. A write that was checked under another count is stale.
+    pub fn bindings_epoch(&self) -> u64 {
+        self.bindings_epoch
+    }
+
+    /// The bindings of `role` that are for the stream at `key`, in the order of their names.
+    pub fn bindings(&self, key: &StreamKey, role: Role) -> impl Iterator<Item = &Arc<Binding>> {
+        // Most groups have no binding at all, and every append asks.
+        let bucket = if self.bound_buckets == 0 { None } else { self.buckets.get(key.bucket()) };
+        let list = bucket.map_or(&[][..], |bucket| &bucket.bindings.list);
+        list.iter().filter(move |binding| binding.role == role && binding.streams.matches(key.name()))
+    }
+
+    pub(crate) fn bucket_bindings(&mut self, name: &str, epoch: u64, bindings: EncodedBindings<'_>) -> Outcome {
+        let Some(bucket) = self.buckets.get_mut(name) else {
+            return Outcome::refused(Refusal::BucketNotFound);
+        };
+        if epoch > bucket.bindings.epoch {
+            let list: Vec<_> = bindings.decode().into_iter().map(Arc::new).collect();
+            self.bound_buckets += usize::from(!list.is_empty());
+            self.bound_buckets -= usize::from(!bucket.bindings.list.is_empty());
+            self.bindings_epoch += 1;
+            bucket.bindings = Bindings { epoch, list };
+        }
+        Outcome::unchanged(Reply::Bucket { streams: bucket.streams })
+    }
+
+    /// The bindings go with their bucket.
+    pub(crate) fn drop_bindings(&mut self, bindings: &Bindings) {
+        if !bindings.list.is_empty() {
+            self.bound_buckets -= 1;
+            self.bindings_epoch += 1;
+        }
+    }
+}
+
+impl Meta {
+    pub(crate) fn binding_put(&mut self, bucket: &str, binding: EncodedBindings<'_>) -> Reply {
+        let [binding] = <[Binding; 1]>::try_from(binding.decode()).expect("one is put at a time: the codec checks it");
+        let epoch = self.bindings_epoch + 1;
+        let put = self.active_bucket(bucket).and_then(|bucket| bucket.binding_put(binding, epoch));
+        match put {
+            Ok(reply) => {
+                if reply.epoch == epoch {
+                    self.bindings_epoch = epoch;
+                }
+                Reply::Binding { epoch: reply.epoch, existed: reply.existed }
+            }
+            Err(refusal) => Reply::Refused(refusal),
+        }
+    }
+
+    pub(crate) fn binding_delete(&mut self, bucket: &str, name: &str) -> Reply {
+        let epoch = self.bindings_epoch + 1;
+        let bucket = match self.active_bucket(bucket) {
+            Ok(bucket) => bucket,
+            Err(refusal) => return Reply::Refused(refusal),
+        };
+        if bucket.bindings.remove(name).is_none() {
+            return Reply::Refused(Refusal::BindingNotFound);
+        }
+        bucket.bindings_epoch = epoch;
+        self.bindings_epoch = epoch;
+        Reply::Binding { epoch, existed: true }
+    }
+
+    /// The bucket, unless it is being deleted.
+    pub(crate) fn active_bucket(&mut self, name: &str) -> Result<&mut MetaBucket, Refusal> {
+        match self.bucket_mut(name) {
+            None => Err(Refusal::BucketNotFound),
+            Some(bucket) if bucket.state == BucketState::Deleting => Err(Refusal::BucketBusy),
+            Some(bucket) => Ok(bucket),
+        }
+    }
+}
+
+/// What has become of a binding that was put.
+struct Put {
+    epoch: u64,
+    existed: bool,
+}
+
+impl MetaBucket {
+    fn binding_put(&mut self, binding: Binding, epoch: u64) -> Result<Put, Refusal> {
+        if let Some(name) = binding.module_name() {
+            let module = self.modules.get(name).ok_or(Refusal::ModuleNotFound)?;
+            let revision = module.revision_of(binding.digest).ok_or(Refusal::ModuleNotFound)?;
+            if !revision.ready {
+                return Err(Refusal::ModuleNotReady);
+            }
+        }
+        let existing = self.bindings.get(&binding.name);
+        if let Some(existing) = existing
+            && existing.is_asked_for_as(&binding)
+        {
+            return Ok(Put { epoch: existing.epoch, existed: true });
+        }
+        let existed = existing.is_some();
+        let others = self.bindings.values().filter(|other| other.name != binding.name);
+        let config_bytes: usize = others.map(|other| other.config.len()).sum();
+        let is_full = !existed && self.bindings.len() >= BINDINGS_PER_BUCKET_MAX;
+        if is_full || config_bytes + binding.config.len() > BINDING_CONFIGS_BYTES_MAX {
+            return Err(Refusal::BindingLimit);
+        }
+        self.bindings.insert(binding.name.clone(), Arc::new(Binding { epoch, ..binding }));
+        self.bindings_epoch = epoch;
+        Ok(Put { epoch, existed })
+    }
+}
