@@ -13,7 +13,7 @@ const ARROWS: [(&str, &[&str]); 7] = [
     ("weir-storage", &["weir-types"]),
     ("weir-wasm", &["weir-types"]),
     ("weir-raft", &["weir-storage", "weir-stream", "weir-types"]),
-    ("weir-shard", &["weir-raft", "weir-storage", "weir-stream", "weir-types"]),
+    ("weir-shard", &["weir-raft", "weir-storage", "weir-stream", "weir-types", "weir-wasm"]),
     ("weir-http", &["weir-shard", "weir-stream", "weir-types"]),
 ];
 

@@ -3,16 +3,17 @@
 use std::rc::Rc;
 
 use weir_stream::{Appended, Command, KeyRef, Look, ProducerRef, Records, Refusal, Reply, Split, Stream};
-use weir_types::{ShardId, StreamKey};
+use weir_types::{Role, ShardId, StreamKey};
 
 use crate::api::{AppendRequest, Body, ShardError};
 use crate::calls::CallId;
 use crate::group::{LocalGroup, Waiter};
 use crate::mailbox::{Answer, Request, Response};
 use crate::shard::{InFlight, Inner, Shard};
+use crate::validate::{Case, Judged, Validators};
 
-/// How often an append is checked again because its stream was deleted and created again under it.
-const STALE_RETRIES_MAX: u8 = 3;
+/// How often a write is checked again because its stream was deleted and created again under it, or bindings changed.
+pub(crate) const STALE_RETRIES_MAX: u8 = 3;
 
 impl Shard {
     /// Appends records to a stream, closes it, or both at once.
@@ -34,6 +35,8 @@ pub(crate) struct AppendJob {
     origin: ShardId,
     call: CallId,
     stale_retries: u8,
+    /// What the stream's validators have left of it; looked at before it is proposed, because it may be out of date.
+    pub(crate) judged: Option<Box<Judged>>,
     _counted: InFlight,
 }
 
@@ -45,49 +48,102 @@ impl Inner {
             Err(error) => return self.respond(origin, call, Err(error)),
         };
         let group = self.local_group(&key);
-        let job = AppendJob { key, request, origin, call, stale_retries: 0, _counted: counted };
+        let job = AppendJob { key, request, origin, call, stale_retries: 0, judged: None, _counted: counted };
         if group.has_backlog() {
             return group.push_backlog(job);
         }
         self.admit_append(&group, job);
     }
 
-    /// Checks an append against the applied state and encodes it into the open batch.
+    /// Checks an append against the applied state and encodes it into the open batch, or sends it to its validators.
     pub(crate) fn admit_append(self: &Rc<Self>, group: &Rc<LocalGroup>, mut job: AppendJob) {
         if let Some(refusal) = self.storage_refusal(group, job.request.body.len()) {
             return self.answer_append(job, Err(refusal));
         }
-        let look = {
-            let state = group.state.borrow();
-            if job.request.body.pieces().len() > 1 && state.stream(&job.key).is_some_and(Stream::is_json) {
-                job.request.body.join();
-            }
-            match state.stream(&job.key) {
-                Some(stream) if self.is_expired(group, stream) => Err(Refusal::NotFound),
-                found => {
-                    found.into_iter().for_each(|stream| self.touch(stream));
-                    let request = &job.request;
-                    let content_type = request.content_type.as_deref();
-                    state.check_append(&job.key, content_type, request.close, producer(request), request.body.first())
-                }
-            }
-        };
-        let (incarnation, split) = match look {
-            Ok(Look::Propose { incarnation, split }) => (incarnation, split),
-            Ok(Look::Answer(appended)) => return self.answer_append(job, Ok(Answer::Appended(appended))),
+        if let Some(judged) = job.judged.take()
+            && self.is_current(group, &job.key, &judged)
+        {
+            return self.encode_append(group, job, *judged);
+        }
+        let (judged, case) = match self.look(group, &mut job) {
+            Ok(Looked::Propose(judged, case)) => (judged, case),
+            Ok(Looked::Answer(appended)) => return self.answer_append(job, Ok(Answer::Appended(appended))),
             Err(refusal) => return self.answer_append(job, Err(refusal.into())),
         };
+        if case.is_some() || self.guests.validations.has(judged.incarnation) {
+            return self.begin_validation(group, job, judged, case);
+        }
+        self.encode_append(group, job, judged);
+    }
+
+    /// Whether what was judged would be judged alike now.
+    fn is_current(&self, group: &LocalGroup, key: &StreamKey, judged: &Judged) -> bool {
+        let state = group.state.borrow();
+        state.bindings_epoch() == judged.bindings_epoch
+            && state.stream(key).is_some_and(|stream| stream.incarnation() == judged.incarnation)
+    }
+
+    /// The leader's early look at an append, and what its validators have to see, if it has any.
+    fn look(&self, group: &LocalGroup, job: &mut AppendJob) -> Result<Looked, Refusal> {
+        let state = group.state.borrow();
+        let stream = state.stream(&job.key);
+        if job.request.body.pieces().len() > 1 && stream.is_some_and(Stream::is_json) {
+            job.request.body.join();
+        }
+        if let Some(stream) = stream {
+            if self.is_expired(group, stream) {
+                return Err(Refusal::NotFound);
+            }
+            self.touch(stream);
+        }
+        let AppendJob { key, request, .. } = &mut *job;
+        let content_type = request.content_type.as_deref();
+        let look = state.check_append(key, content_type, request.close, producer(request), request.body.first())?;
+        let (incarnation, split) = match look {
+            Look::Propose { incarnation, split } => (incarnation, split),
+            Look::Answer(appended) => return Ok(Looked::Answer(appended)),
+        };
+        let validators: Validators = match request.body.is_empty() {
+            true => Validators::new(),
+            false => state.bindings(key, Role::Validator).cloned().collect(),
+        };
+        let case = match (validators.is_empty(), stream) {
+            (false, Some(stream)) => {
+                // A guest takes its records in one piece.
+                request.body.join();
+                Some(Case {
+                    key: key.clone(),
+                    content_type: stream.content_type().clone(),
+                    is_json: stream.is_json(),
+                    next_offset: stream.tail().position,
+                    body: request.body.pieces()[0].clone(),
+                    split: split.clone(),
+                    validators,
+                })
+            }
+            _ => None,
+        };
+        let bindings_epoch = state.bindings_epoch();
+        Ok(Looked::Propose(Judged { bindings_epoch, incarnation, split, replaced: None }, case))
+    }
+
+    fn encode_append(&self, group: &Rc<LocalGroup>, mut job: AppendJob, judged: Judged) {
         let AppendRequest { close, seq, if_match, body, .. } = &job.request;
         let command = Command::Append {
             key: KeyRef::from(&job.key),
-            incarnation,
+            incarnation: judged.incarnation,
             close: *close,
             producer: producer(&job.request),
             seq: seq.as_deref(),
             if_match: *if_match,
-            records: records(body, &split),
+            bindings_epoch: judged.bindings_epoch,
+            records: records(judged.replaced.as_ref().unwrap_or(body), &judged.split),
         };
-        if group.encode(&command) { group.wait(Waiter::Append(job)) } else { group.push_backlog(job) }
+        if group.encode(&command) {
+            return group.wait(Waiter::Append(job));
+        }
+        job.judged = Some(Box::new(judged));
+        group.push_backlog(job);
     }
 
     /// Answers an append with what apply replied; one that was checked against an earlier stream is checked again.
@@ -112,6 +168,14 @@ impl Inner {
         }
         self.respond(job.origin, job.call, response);
     }
+}
+
+/// What the early look has found.
+enum Looked {
+    /// The request was applied before.
+    Answer(Appended),
+    /// It can be proposed once its validators have seen it; without any, at once.
+    Propose(Judged, Option<Case>),
 }
 
 /// The records of a body: JSON has been joined to be parsed, everything else is one record in pieces.

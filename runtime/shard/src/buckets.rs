@@ -2,11 +2,12 @@
 //! never asks another group, and creating a stream looks at its own group's copy alone.
 //!
 //! A deletion *fences* creates in every group, then either drops the empty bucket everywhere or takes the fences back.
-//! What a crash leaves half done is taken back when the node starts: nobody was told that it was done.
+//! What a crash leaves half done is taken back when the node starts: nobody was told that it was done. A change of
+//! bindings is the exception: once group 0 has it, it holds, and the next start tells whom it did not reach.
 
 use std::rc::Rc;
 
-use weir_stream::{BucketState, Command, Refusal, Reply};
+use weir_stream::{BucketState, BucketView, Command, Refusal, Reply};
 use weir_types::{BucketName, GroupId};
 
 use crate::api::{BucketSummary, ShardError};
@@ -35,7 +36,7 @@ impl Shard {
         for group in self.0.topology.groups() {
             let owner = self.0.topology.owner_of(group);
             match self.call(owner, Request::BucketDescribe { group, name: name.as_str().into() }).await? {
-                Answer::Bucket { streams, created_ms } => {
+                Answer::Bucket { streams, created_ms, .. } => {
                     summary.streams += streams;
                     summary.created_ms = summary.created_ms.min(created_ms);
                 }
@@ -75,7 +76,9 @@ impl Shard {
                 inner.topology.groups
             )));
         }
-        inner.reconcile_buckets().await.map_err(|error| failed(&error))
+        inner.reconcile_buckets().await.map_err(|error| failed(&error))?;
+        inner.restore_modules().await;
+        Ok(())
     }
 }
 
@@ -100,7 +103,9 @@ impl Inner {
         match self.change_everywhere(BucketChange::Fence, name, 0).await {
             Ok(0) => {
                 self.change_everywhere(BucketChange::Drop, name, 0).await?;
+                let _changes = self.guests.changes.lock().await;
                 meta.command(&Command::MetaBucketDeleted { name }).await?;
+                self.sweep_modules().await;
                 Ok(Answer::Done)
             }
             Ok(_) => {
@@ -154,11 +159,11 @@ impl Inner {
             BucketChange::Drop => Command::BucketDrop { name },
         };
         match self.group(group).command(&command).await? {
-            Reply::Bucket { streams } => Ok(Answer::Bucket { streams, created_ms }),
-            Reply::Done => Ok(Answer::Bucket { streams: 0, created_ms }),
+            Reply::Bucket { streams } => Ok(Answer::Bucket { streams, created_ms, bindings_epoch: 0 }),
+            Reply::Done => Ok(Answer::Bucket { streams: 0, created_ms, bindings_epoch: 0 }),
             // Nothing to take back where the deletion never arrived, or had gone through.
             Reply::Refused(Refusal::BucketNotFound) if change != BucketChange::Create => {
-                Ok(Answer::Bucket { streams: 0, created_ms })
+                Ok(Answer::Bucket { streams: 0, created_ms, bindings_epoch: 0 })
             }
             Reply::Refused(refusal) => Err(refusal.into()),
             other => unreachable!("a bucket's change is not answered with {other:?}"),
@@ -169,25 +174,36 @@ impl Inner {
         let group = self.group(group);
         let bucket = group.state.borrow().bucket(name);
         let bucket = bucket.ok_or(Refusal::BucketNotFound)?;
-        Ok(Answer::Bucket { streams: bucket.streams, created_ms: bucket.created_ms })
+        let BucketView { streams, created_ms, bindings_epoch, .. } = bucket;
+        Ok(Answer::Bucket { streams, created_ms, bindings_epoch })
     }
 
     async fn reconcile_buckets(self: &Rc<Self>) -> Result<(), ShardError> {
         let meta = self.group(GroupId::META);
-        let buckets: Vec<_> =
-            meta.state.borrow().meta().buckets().map(|(name, bucket)| (Box::<str>::from(name), bucket)).collect();
-        for (name, bucket) in buckets {
-            let mut complete = bucket.state == BucketState::Active;
+        let buckets: Vec<_> = {
+            let state = meta.state.borrow();
+            let buckets = state.meta().buckets();
+            buckets.map(|(name, b)| (Box::<str>::from(name), b.state, b.created_ms, b.bindings_epoch)).collect()
+        };
+        for (name, bucket_state, created_ms, bindings_epoch) in buckets {
+            let mut complete = bucket_state == BucketState::Active;
+            let mut is_bound = true;
             if !complete {
                 tracing::warn!(bucket = &*name, "taking back a deletion that was not finished");
                 self.keep_bucket(&name).await?;
             }
             for group in self.topology.groups() {
                 let request = Request::BucketDescribe { group, name: name.clone() };
-                complete &= self.call(self.topology.owner_of(group), request).await.is_ok();
+                let described = self.call(self.topology.owner_of(group), request).await;
+                complete &= described.is_ok();
+                is_bound &=
+                    matches!(described, Ok(Answer::Bucket { bindings_epoch: told, .. }) if told == bindings_epoch);
             }
             if !complete {
-                self.change_everywhere(BucketChange::Create, &name, bucket.created_ms).await?;
+                self.change_everywhere(BucketChange::Create, &name, created_ms).await?;
+            }
+            if !is_bound {
+                self.tell_bindings(&name).await?;
             }
         }
         Ok(())

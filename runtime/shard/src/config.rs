@@ -61,6 +61,12 @@ pub struct ShardConfig {
     pub producers_per_stream_max: u32,
     /// Whether a bucket comes to be with its first stream.
     pub buckets_auto_create: bool,
+    /// Longest body of a request, and so of what a validator may replace it with.
+    pub body_bytes_max: usize,
+    /// Folds that this shard keeps; beyond it the least recently used go, and are computed again when asked for.
+    pub folds_max: usize,
+    /// How long an upload waits for its compilation before it is answered.
+    pub compile_wait: Duration,
     /// How long a write may wait for its outcome.
     pub write_deadline: Duration,
 }

@@ -2,13 +2,15 @@
 
 use std::rc::Rc;
 
-use weir_stream::{Command, Group, KeyRef, Refusal, Reply, Summary};
-use weir_types::{GroupId, Incarnation, StreamKey};
+use weir_stream::{Command, Group, KeyRef, Refusal, Reply, Split, Summary};
+use weir_types::{GroupId, Incarnation, Role, StreamKey};
 
 use crate::api::{CreateRequest, ShardError};
-use crate::append::records;
+use crate::append::{STALE_RETRIES_MAX, records};
+use crate::group::LocalGroup;
 use crate::mailbox::{Answer, Request, Response};
 use crate::shard::{Inner, Shard};
+use crate::validate::{Case, Judged, Validators};
 
 impl Shard {
     /// Creates a stream. The flag says whether it was there already, with the same configuration.
@@ -31,32 +33,91 @@ impl Inner {
         if let Some(refusal) = self.storage_refusal(&group, request.body.len()) {
             return Err(refusal);
         }
-        if Group::is_json(&request.content_type) {
+        let is_json = Group::is_json(&request.content_type);
+        if is_json {
             request.body.join();
         }
         let split = Group::check_create(&request.content_type, request.body.first())?;
-        let create = Command::Create {
-            key: KeyRef::from(&key),
-            incarnation: self.draw_incarnation(),
-            content_type: &request.content_type,
-            expiry: request.expiry,
-            closed: request.closed,
-            records: records(&request.body, &split),
-        };
-        let mut reply = group.command(&create).await?;
-        if reply == Reply::Refused(Refusal::BucketNotFound) {
-            if !self.config.buckets_auto_create {
-                return Err(ShardError::BucketUnknown);
+        for _ in 0..STALE_RETRIES_MAX {
+            let judged = self.judge_create(&group, &key, &mut request, &split, is_json).await?;
+            let create = Command::Create {
+                key: KeyRef::from(&key),
+                incarnation: judged.incarnation,
+                content_type: &request.content_type,
+                expiry: request.expiry,
+                closed: request.closed,
+                bindings_epoch: judged.bindings_epoch,
+                records: records(judged.replaced.as_ref().unwrap_or(&request.body), &judged.split),
+            };
+            match self.propose_create(&group, &key, &create).await? {
+                Reply::Created(summary) => return Ok(Answer::Created { summary, existed: false }),
+                Reply::Exists(summary) => return Ok(Answer::Created { summary, existed: true }),
+                Reply::Refused(Refusal::Stale) => {}
+                Reply::Refused(refusal) => return Err(refusal.into()),
+                other => unreachable!("a create is not answered with {other:?}"),
             }
-            self.call(self.topology.owner_of(GroupId::META), Request::BucketCreate(key.bucket().into())).await?;
-            reply = group.command(&create).await?;
         }
-        match reply {
-            Reply::Created(summary) => Ok(Answer::Created { summary, existed: false }),
-            Reply::Exists(summary) => Ok(Answer::Created { summary, existed: true }),
-            Reply::Refused(refusal) => Err(refusal.into()),
-            other => unreachable!("a create is not answered with {other:?}"),
+        Err(ShardError::Unavailable)
+    }
+
+    /// Has the validators that the new stream will have look at its first records. One that exists already is only asked
+    /// for, and its body is not looked at.
+    async fn judge_create(
+        self: &Rc<Self>,
+        group: &LocalGroup,
+        key: &StreamKey,
+        request: &mut CreateRequest,
+        split: &Split,
+        is_json: bool,
+    ) -> Result<Judged, ShardError> {
+        let (bindings_epoch, validators) = {
+            let state = group.state.borrow();
+            let is_asked = request.body.is_empty() || state.stream(key).is_some();
+            let validators: Validators = match is_asked {
+                true => Validators::new(),
+                false => state.bindings(key, Role::Validator).cloned().collect(),
+            };
+            (state.bindings_epoch(), validators)
+        };
+        let incarnation = self.draw_incarnation();
+        let mut judged = Judged { bindings_epoch, incarnation, split: split.clone(), replaced: None };
+        // An empty JSON array is a body, but no records.
+        if validators.is_empty() || matches!(split, Split::Json(messages) if messages.is_empty()) {
+            return Ok(judged);
         }
+        request.body.join();
+        let case = Case {
+            key: key.clone(),
+            content_type: (*request.content_type).into(),
+            is_json,
+            next_offset: 0,
+            body: request.body.pieces()[0].clone(),
+            split: split.clone(),
+            validators,
+        };
+        if let Some((body, split)) = self.judge(case).await? {
+            judged.replaced = Some(body);
+            judged.split = split;
+        }
+        Ok(judged)
+    }
+
+    /// Proposes a create, once more when its bucket had to be made first.
+    async fn propose_create(
+        self: &Rc<Self>,
+        group: &LocalGroup,
+        key: &StreamKey,
+        create: &Command<'_>,
+    ) -> Result<Reply, ShardError> {
+        let reply = group.command(create).await?;
+        if reply != Reply::Refused(Refusal::BucketNotFound) {
+            return Ok(reply);
+        }
+        if !self.config.buckets_auto_create {
+            return Err(ShardError::BucketUnknown);
+        }
+        self.call(self.topology.owner_of(GroupId::META), Request::BucketCreate(key.bucket().into())).await?;
+        group.command(create).await
     }
 
     fn draw_incarnation(&self) -> Incarnation {

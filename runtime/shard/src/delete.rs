@@ -26,6 +26,7 @@ impl Inner {
         match group.command(&Command::Delete { key: KeyRef::from(&key) }).await? {
             Reply::Done => {
                 self.touches.borrow_mut().remove(&incarnation);
+                self.guests.folds.forget(incarnation);
                 Ok(Answer::Done)
             }
             Reply::Refused(Refusal::NotFound) => Err(Refusal::NotFound.into()),

@@ -64,6 +64,7 @@ impl Inner {
         // A full or failed log keeps the stream a while longer; to readers it is gone already.
         if group.command(&Command::Expire { key: KeyRef::from(key), incarnation }).await.is_ok() {
             self.touches.borrow_mut().remove(&incarnation);
+            self.guests.folds.forget(incarnation);
         }
     }
 }

@@ -4,6 +4,8 @@
 //! - [`api`]: what a shard is asked and answers.
 //! - Verbs, one file each: [`append`] (and close), [`create`], [`delete`], [`read`] (and head), [`live`], [`list`],
 //!   [`buckets`]; [`expiry`] ends streams by time.
+//! - [`modules`], [`bindings`]: what is uploaded and attached; [`validate`]: appends on their way through validators;
+//!   [`summary`], [`folds`], [`records`]: streams on their way into folds. [`guests`]: what a shard has of all that.
 //! - [`group`]: the open batch, the flusher, the answers. [`replicas`]: opening WALs and replicas.
 //! - [`feed`]: what live readers have not taken yet.
 //! - [`calls`], [`mailbox`], [`wakeup`]: waiting for answers, from this shard or another, without locks.
@@ -13,6 +15,7 @@
 
 mod api;
 mod append;
+mod bindings;
 mod buckets;
 mod calls;
 mod config;
@@ -20,25 +23,34 @@ mod create;
 mod delete;
 mod expiry;
 mod feed;
+mod folds;
 mod group;
+mod guests;
 mod list;
 mod live;
 mod mailbox;
+mod modules;
 mod read;
+mod records;
 mod replicas;
 mod seams;
 mod shard;
 mod stats;
+mod summary;
 #[cfg(test)]
 mod tests;
+mod validate;
 mod wakeup;
 
 pub use api::{
     AppendRequest, Body, BucketSummary, CreateRequest, ListedStream, LongPoll, Page, Producer, ShardError, StorageLimit,
 };
+pub use bindings::BindingRequest;
 pub use config::{ShardConfig, Topology};
 pub use live::{LiveData, LiveEvent, Subscription};
 pub use mailbox::{Address, Mailbox, mesh};
-pub use seams::{Clock, Entropy, Seams};
+pub use modules::{ModuleState, ModuleSummary};
+pub use seams::{Builtin, Clock, Entropy, Seams};
 pub use shard::{Shard, ShardOpenError};
 pub use stats::ShardStats;
+pub use summary::{SummaryFollower, SummaryQuery, SummaryView};

@@ -135,7 +135,8 @@ impl Shard {
     }
 }
 
-enum Change {
+/// What ends a wait for something new.
+pub(crate) enum Change {
     Bytes,
     Closed,
     Removed,
@@ -215,7 +216,13 @@ impl Subscription {
         LiveEvent::Data(LiveData { chunks, next, up_to_date, closed, event: None })
     }
 
-    async fn changed(&mut self) -> Change {
+    /// Takes everything before `position` for known.
+    pub(crate) fn skip_to(&mut self, position: u64) {
+        self.position = self.position.max(position);
+    }
+
+    /// Waits until there is something after what is known.
+    pub(crate) async fn changed(&mut self) -> Change {
         poll_fn(|context| match self.feed.feed.find(self.feed.place, self.position, context.waker()) {
             Found::Event(_) | Found::Older | Found::CutOff => Poll::Ready(Change::Bytes),
             Found::Nothing { removed: true, .. } => Poll::Ready(Change::Removed),

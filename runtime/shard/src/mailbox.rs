@@ -6,12 +6,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
-use weir_stream::{Appended, Summary};
-use weir_types::{GroupId, Incarnation, ReadFrom, ShardId, StreamKey};
+use weir_stream::{Appended, Binding, Summary};
+use weir_types::{BucketName, GroupId, Incarnation, ModuleName, ReadFrom, ShardId, StreamKey};
 
 use crate::api::{AppendRequest, CreateRequest, ListedStream, Page, ShardError};
+use crate::bindings::BindingRequest;
 use crate::calls::CallId;
+use crate::modules::ModuleSummary;
 use crate::stats::ShardStats;
+use crate::summary::{SummaryQuery, SummaryView};
 use crate::wakeup::Wakeup;
 
 /// One thing to say.
@@ -60,6 +63,33 @@ pub(crate) enum Request {
         name: Box<str>,
         created_ms: u64,
     },
+    /// Replace the group's copy of a bucket's bindings by these, encoded.
+    BucketBindings {
+        group: GroupId,
+        name: Box<str>,
+        epoch: u64,
+        bindings: Bytes,
+    },
+    ModulePut {
+        bucket: BucketName,
+        name: ModuleName,
+        wasm: Bytes,
+    },
+    ModuleDelete {
+        bucket: BucketName,
+        name: ModuleName,
+    },
+    Modules(BucketName),
+    BindingPut(BucketName, Box<BindingRequest>),
+    BindingDelete {
+        bucket: BucketName,
+        name: ModuleName,
+    },
+    Bindings(BucketName),
+    Summary {
+        key: StreamKey,
+        query: Box<SummaryQuery>,
+    },
 }
 
 impl Request {
@@ -71,12 +101,20 @@ impl Request {
             | Request::Delete(key)
             | Request::Head(key)
             | Request::Read { key, .. }
-            | Request::Watch { key, .. } => Some(key),
+            | Request::Watch { key, .. }
+            | Request::Summary { key, .. } => Some(key),
             Request::List { .. }
             | Request::BucketCreate(_)
             | Request::BucketDelete(_)
             | Request::BucketDescribe { .. }
-            | Request::BucketChange { .. } => None,
+            | Request::BucketChange { .. }
+            | Request::BucketBindings { .. }
+            | Request::ModulePut { .. }
+            | Request::ModuleDelete { .. }
+            | Request::Modules(_)
+            | Request::BindingPut(..)
+            | Request::BindingDelete { .. }
+            | Request::Bindings(_) => None,
         }
     }
 }
@@ -119,14 +157,26 @@ pub(crate) enum Answer {
     },
     Page(Box<Page>),
     Listed(Vec<ListedStream>),
-    /// Streams of the bucket in one group, and when it was created.
+    /// Streams of the bucket in one group, when it was created, and the last change of its bindings that arrived there.
     Bucket {
         streams: u64,
         created_ms: u64,
+        bindings_epoch: u64,
     },
     BucketCreated {
         existed: bool,
     },
+    Module {
+        module: Box<ModuleSummary>,
+        existed: bool,
+    },
+    Modules(Vec<ModuleSummary>),
+    Binding {
+        binding: Arc<Binding>,
+        existed: bool,
+    },
+    Bindings(Vec<Arc<Binding>>),
+    View(Box<SummaryView>),
     Done,
 }
 

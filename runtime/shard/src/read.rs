@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use weir_storage::{EntryBody, FRAME_HEADER_BYTES, Place, WalReader};
-use weir_stream::{Extent, Refusal, Stream, Summary, command_frame};
+use weir_stream::batch::BATCH_HEAD_BYTES;
+use weir_stream::{Batch, Extent, Refusal, Stream, Summary, command_frame};
 use weir_types::{Lineage, Offset, ReadFrom, ShardId, StreamKey};
 
 use crate::api::{Page, ShardError};
@@ -21,24 +22,27 @@ use crate::shard::{Inner, Shard};
 const COPY_BYTES_MAX: usize = 16 << 10;
 
 /// A page, decided but not yet read.
-struct Plan {
+pub(crate) struct Plan {
     stream: Summary,
-    start: u64,
-    bytes_max: usize,
-    pieces: Vec<Piece>,
+    pub(crate) is_json: bool,
+    pub(crate) start: u64,
+    pub(crate) bytes_max: usize,
+    pub(crate) pieces: Vec<Piece>,
 }
 
 /// One command's frame with bytes of the page.
-struct Piece {
-    extent: Extent,
-    frame: Source,
+pub(crate) struct Piece {
+    pub(crate) extent: Extent,
+    source: Source,
 }
 
 enum Source {
-    /// The frame, in memory.
+    /// The entry's body, in memory.
     Memory(Bytes),
     /// The entry's place in the WAL; the frame is at the extent's position in it.
     Disk(Place),
+    /// The frame as it was read back, and where from.
+    Read(Bytes, Place),
 }
 
 impl Shard {
@@ -98,7 +102,7 @@ impl Inner {
             Ok(plan) => plan,
             Err(error) => return self.respond(origin, call, Err(error)),
         };
-        if plan.pieces.iter().all(|piece| matches!(piece.frame, Source::Memory(_))) {
+        if plan.pieces.iter().all(|piece| matches!(piece.source, Source::Memory(_))) {
             return self.finish_read(origin, call, plan.into_page());
         }
         let reader = group.wal.reader();
@@ -118,7 +122,13 @@ impl Inner {
         self.respond(origin, call, response);
     }
 
-    fn plan(&self, group: &LocalGroup, key: &StreamKey, from: ReadFrom, bytes_max: usize) -> Result<Plan, ShardError> {
+    pub(crate) fn plan(
+        &self,
+        group: &LocalGroup,
+        key: &StreamKey,
+        from: ReadFrom,
+        bytes_max: usize,
+    ) -> Result<Plan, ShardError> {
         let state = group.state.borrow();
         let stream = self.live_stream(group, &state, key)?;
         let start = stream.check_offset(from)?;
@@ -131,30 +141,27 @@ impl Inner {
                 break;
             }
             let entry = group.wal.entry(group.id, extent.index);
-            let frame = match entry.expect("an extent's entry is not purged before its stream").body {
-                EntryBody::Cached(frame, _) => {
-                    let pos = FRAME_HEADER_BYTES + extent.frame_pos as usize;
-                    Source::Memory(frame.slice(pos..pos + extent.frame_len as usize))
-                }
+            let source = match entry.expect("an extent's entry is not purged before its stream").body {
+                EntryBody::Cached(entry, _) => Source::Memory(entry.slice(FRAME_HEADER_BYTES..)),
                 EntryBody::Stored(place) => Source::Disk(place),
             };
-            pieces.push(Piece { extent, frame });
+            pieces.push(Piece { extent, source });
             bytes += extent_bytes;
         }
-        Ok(Plan { stream: stream.summary(), start, bytes_max, pieces })
+        Ok(Plan { stream: stream.summary(), is_json: stream.is_json(), start, bytes_max, pieces })
     }
 }
 
 impl Plan {
     /// Reads what is not in memory back from the WAL and checks it. Blocks.
-    fn load(mut self, reader: &WalReader) -> Result<Plan, ShardError> {
+    pub(crate) fn load(mut self, reader: &WalReader) -> Result<Plan, ShardError> {
         for piece in &mut self.pieces {
-            let Source::Disk(place) = &piece.frame else { continue };
+            let Source::Disk(place) = &piece.source else { continue };
             let pos = piece.extent.frame_pos as usize;
             let read = reader.read(place, pos..pos + piece.extent.frame_len as usize);
             let frame = read.map_err(|error| corrupt(&piece.extent, &error.to_string()))?;
             command_frame(&frame).map_err(|error| corrupt(&piece.extent, &error.to_string()))?;
-            piece.frame = Source::Memory(frame);
+            piece.source = Source::Read(frame, place.clone());
         }
         Ok(self)
     }
@@ -184,16 +191,43 @@ impl Plan {
 }
 
 impl Piece {
+    /// The frame.
+    ///
+    /// # Panics
+    /// When the plan has something on disk and is not loaded.
+    pub(crate) fn frame(&self) -> Bytes {
+        match &self.source {
+            Source::Memory(body) => {
+                let pos = self.extent.frame_pos as usize;
+                body.slice(pos..pos + self.extent.frame_len as usize)
+            }
+            Source::Read(frame, _) => frame.clone(),
+            Source::Disk(_) => unreachable!("a plan is loaded before it is used"),
+        }
+    }
+
+    /// The time of the batch that the frame is in. Blocks where that is on disk.
+    pub(crate) fn batch_time_ms(&self, reader: &WalReader) -> Result<u64, ShardError> {
+        let damaged = |reason: &dyn std::fmt::Display| corrupt(&self.extent, &reason.to_string());
+        let head = match &self.source {
+            Source::Memory(body) => body.slice(..BATCH_HEAD_BYTES),
+            Source::Read(_, place) | Source::Disk(place) => {
+                reader.read(place, 0..BATCH_HEAD_BYTES).map_err(|error| damaged(&error))?
+            }
+        };
+        Batch::read(&head).map(|batch| batch.time_ms).map_err(|error| damaged(&error))
+    }
+
     /// The piece's payload from `start` on: all of it, or as many records as fit `bytes_max`, at least one.
     fn cut(&self, start: u64, bytes_max: usize) -> Result<Bytes, ShardError> {
-        let Source::Memory(frame) = &self.frame else { unreachable!("a plan is loaded before it becomes a page") };
+        let frame = self.frame();
         let Extent { start: extent_start, end, .. } = self.extent;
         let payload = frame.slice(frame.len() - (end - extent_start) as usize..);
         if start <= extent_start && payload.len() <= bytes_max {
             return Ok(payload);
         }
         // Only here the record boundaries matter: the page begins or ends inside one command's records.
-        let view = command_frame(frame).map_err(|error| corrupt(&self.extent, &error.to_string()))?;
+        let view = command_frame(&frame).map_err(|error| corrupt(&self.extent, &error.to_string()))?;
         let skip = start.saturating_sub(extent_start) as usize;
         if skip != 0 && !view.record_ends().any(|record_end| record_end as usize == skip) {
             return Err(ShardError::Refused(Refusal::OffsetInvalid));
@@ -220,7 +254,7 @@ fn join(payloads: Vec<Bytes>) -> Vec<Bytes> {
     vec![joined.freeze()]
 }
 
-fn corrupt(extent: &Extent, reason: &str) -> ShardError {
+pub(crate) fn corrupt(extent: &Extent, reason: &str) -> ShardError {
     tracing::error!(index = extent.index, reason, "a stored frame is damaged");
     ShardError::Corrupt(Arc::from(format!("entry {}: {reason}", extent.index)))
 }

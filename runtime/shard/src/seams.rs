@@ -1,9 +1,10 @@
-//! What a shard may not make for itself: time, randomness, disks. Handed in, so that a simulator can hand in its own.
+//! What a shard may not make for itself: time, randomness, disks, the engine for modules. Handed in, so that a simulator can hand in its own.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use weir_storage::Disk;
+use weir_wasm::Host;
 
 /// The time of day and the time since some start.
 pub trait Clock: Send + Sync + 'static {
@@ -20,6 +21,15 @@ pub trait Entropy: Send + Sync + 'static {
     fn u64(&self) -> u64;
 }
 
+/// A module that the server brings along.
+#[derive(Clone, Copy, Debug)]
+pub struct Builtin {
+    /// What follows `builtin:` in a binding.
+    pub name: &'static str,
+    /// The module.
+    pub wasm: &'static [u8],
+}
+
 /// The seams of one node.
 #[derive(Clone)]
 pub struct Seams {
@@ -29,6 +39,10 @@ pub struct Seams {
     pub entropy: Arc<dyn Entropy>,
     /// One directory per WAL, in the order of [`weir_types::WalId`].
     pub disks: Vec<Arc<dyn Disk>>,
+    /// The node's modules: where they are kept, how they are compiled, what they may take.
+    pub modules: Host,
+    /// The modules that need no upload.
+    pub builtins: Arc<[Builtin]>,
 }
 
 /// Time that never goes back: the wall clock as it was at the start, advanced by the monotonic clock.

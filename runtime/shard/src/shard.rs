@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use send_wrapper::SendWrapper;
 use tokio::task::JoinHandle;
@@ -15,12 +16,13 @@ use crate::calls::{Call, CallId, Calls};
 use crate::config::{ShardConfig, Topology};
 use crate::feed::Feeds;
 use crate::group::LocalGroup;
+use crate::guests::Guests;
 use crate::live::Watches;
 use crate::mailbox::{Answer, Mail, Mailbox, Post, Request, Response};
 use crate::replicas;
 use crate::seams::{Entropy, Seams, SteadyClock};
 use crate::stats::{Counters, ShardStats};
-use crate::{expiry, group};
+use crate::{expiry, group, validate};
 
 /// Why a shard cannot begin to serve.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +39,9 @@ pub enum ShardOpenError {
     /// A group cannot be started.
     #[error("a group cannot be started")]
     Group(#[from] weir_raft::StartError),
+    /// There can be no thread for its guests.
+    #[error("the lane of its modules cannot be started")]
+    Lane(#[source] std::io::Error),
     /// The meta group does not fit this node's topology, or cannot be written.
     #[error("the node's slot table cannot be formed: {0}")]
     Form(String),
@@ -64,6 +69,7 @@ pub(crate) struct Inner {
     pub(crate) stats: Counters,
     pub(crate) post: Rc<Post>,
     pub(crate) watches: Watches,
+    pub(crate) guests: Guests,
     tasks: RefCell<Vec<JoinHandle<()>>>,
 }
 
@@ -83,6 +89,9 @@ impl Shard {
         assert!(id.0 < topology.shards, "shards are numbered from 0");
         assert!(seams.disks.len() == usize::from(topology.wals), "one disk per WAL");
         let wals = replicas::open_wals(id, topology, &seams, &config)?;
+        let lane = format!("guests-{id}");
+        let guests = Guests::start(seams.modules, seams.builtins, &lane, config.folds_max);
+        let guests = guests.map_err(ShardOpenError::Lane)?;
         let clock = SteadyClock::new(seams.clock);
         let feeds = Feeds::new(config.live_bytes_max);
         let post = Rc::new(Post::new(id, mailbox.peers));
@@ -106,6 +115,7 @@ impl Shard {
             in_flight_bytes: Cell::new(0),
             stats: Counters::default(),
             watches: Watches::new(topology.shards),
+            guests,
             post,
             tasks: RefCell::default(),
             config,
@@ -116,6 +126,7 @@ impl Shard {
         inner.spawn(read_mail(inner.clone(), mailbox.receiver));
         inner.spawn(inner.post.clone().run());
         inner.spawn(expiry::sweep(inner.clone()));
+        inner.spawn(validate::run(inner.clone()));
         Ok(Shard(SendWrapper::new(inner)))
     }
 
@@ -146,6 +157,11 @@ impl Shard {
         // The call alone is kept while it waits: it may be, where what it asks may not leave this thread.
         let call = self.0.begin_call(owner, request);
         call.await
+    }
+
+    /// The shard that owns group 0.
+    pub(crate) fn meta_owner(&self) -> ShardId {
+        self.0.topology.owner_of(GroupId::META)
     }
 
     /// The shard that owns the stream.
@@ -253,6 +269,18 @@ impl Inner {
                 Request::BucketChange { group, change, name, created_ms } => {
                     shard.bucket_change(group, change, &name, created_ms).await
                 }
+                Request::BucketBindings { group, name, epoch, bindings } => {
+                    shard.bucket_bindings(group, &name, epoch, &bindings).await
+                }
+                Request::ModulePut { bucket, name, wasm } => {
+                    shard.module_put(bucket.as_str(), name.as_str(), wasm).await
+                }
+                Request::ModuleDelete { bucket, name } => shard.module_delete(bucket.as_str(), name.as_str()).await,
+                Request::Modules(bucket) => shard.modules(bucket.as_str()),
+                Request::BindingPut(bucket, request) => shard.binding_put(bucket.as_str(), *request).await,
+                Request::BindingDelete { bucket, name } => shard.binding_delete(bucket.as_str(), name.as_str()).await,
+                Request::Bindings(bucket) => shard.bindings(bucket.as_str()),
+                Request::Summary { key, query } => shard.summarize(&key, &query).await,
                 Request::Append(..) | Request::Read { .. } | Request::Head(_) | Request::Watch { .. } => {
                     unreachable!("served above")
                 }
@@ -275,6 +303,7 @@ impl Inner {
         let counters = &self.stats;
         let failed = self.groups.iter().flatten().filter(|group| group.wal.failed()).count();
         let local = self.groups.iter().flatten().count();
+        let guests = self.guests.stats();
         ShardStats {
             appends: counters.appends.get(),
             append_bytes: counters.append_bytes.get(),
@@ -288,6 +317,13 @@ impl Inner {
             in_flight_bytes: self.in_flight_bytes.get() as u64,
             streams: self.groups.iter().flatten().map(|group| group.state.borrow().streams() as u64).sum(),
             hot_index_bytes: self.hot_index_bytes() as u64,
+            records_validated: counters.records_validated.get(),
+            records_rejected: counters.records_rejected.get(),
+            module_traps: guests.traps,
+            guest_instances: guests.instances,
+            guest_folds: guests.folds,
+            guest_calls: guests.calls,
+            guest_busy: Duration::from_nanos(guests.busy_ns),
             groups_serving: (local - failed) as u16,
             groups_failed: failed as u16,
             wals: self.wals.iter().map(Wal::stats).collect(),

@@ -1,6 +1,7 @@
 //! A shard's figures. Counted on the shard without locks; handed out as a copy when asked by mail.
 
 use std::cell::Cell;
+use std::time::Duration;
 
 use weir_storage::WalStats;
 
@@ -31,6 +32,20 @@ pub struct ShardStats {
     pub streams: u64,
     /// Memory of the index of hot bytes now: streams' extents and log entries.
     pub hot_index_bytes: u64,
+    /// Records that validators have let through, as they came or replaced.
+    pub records_validated: u64,
+    /// Writes that a validator has refused.
+    pub records_rejected: u64,
+    /// Instances of modules that were ended, or gave an answer that does not fit.
+    pub module_traps: u64,
+    /// Instances that are warm now.
+    pub guest_instances: u64,
+    /// Folds that are warm now.
+    pub guest_folds: u64,
+    /// What the shard's lane was asked.
+    pub guest_calls: u64,
+    /// Time that the lane was not waiting.
+    pub guest_busy: Duration,
     /// Groups of this shard that serve now.
     pub groups_serving: u16,
     /// Groups whose log has failed.
@@ -49,6 +64,8 @@ pub(crate) struct Counters {
     pub(crate) reads: Cell<u64>,
     pub(crate) read_bytes: Cell<u64>,
     pub(crate) subscribers_cut: Cell<u64>,
+    pub(crate) records_validated: Cell<u64>,
+    pub(crate) records_rejected: Cell<u64>,
 }
 
 impl Counters {

@@ -9,6 +9,7 @@ use weir_storage::{Disk, FaultyDisk, MemoryDisk, WalConfig, WriteMode};
 use weir_stream::{Appended, Expiry, Refusal};
 use weir_types::limits::PAGE_BYTES_MAX;
 use weir_types::{BucketName, ReadFrom, ShardId, StreamKey};
+use weir_wasm::{Host, HostConfig, InProcess, MemoryStore};
 
 use crate::{
     AppendRequest, Body, Clock, CreateRequest, Entropy, LiveEvent, LongPoll, Seams, Shard, ShardConfig, ShardError,
@@ -53,7 +54,9 @@ impl Node {
     async fn start_on(disks: Vec<Arc<dyn Disk>>, config: ShardConfig) -> Node {
         let clock = Arc::new(TestClock(AtomicU64::new(0)));
         let entropy = Arc::new(Counter(AtomicU64::new(1)));
-        let seams = Seams { clock: clock.clone(), entropy, disks: disks.clone() };
+        let modules = Host::new(Arc::new(MemoryStore::default()), Arc::new(InProcess), HostConfig::default());
+        let modules = modules.expect("the engine runs");
+        let seams = Seams { clock: clock.clone(), entropy, disks: disks.clone(), modules, builtins: Arc::new([]) };
         let mut shards = Vec::new();
         for (id, mailbox) in mesh(TOPOLOGY.shards).0.into_iter().enumerate() {
             let id = ShardId(id as u16);
@@ -117,6 +120,9 @@ fn config() -> ShardConfig {
         live_bytes_max: 64 << 10,
         producers_per_stream_max: 16,
         buckets_auto_create: true,
+        body_bytes_max: 1 << 20,
+        folds_max: 16,
+        compile_wait: Duration::from_secs(10),
         write_deadline: Duration::from_secs(5),
     }
 }

@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use bytes::{BufMut, BytesMut};
 use weir_types::limits::{
-    BATCH_COMMANDS_MAX, WORD_BYTES_MAX, CONTENT_TYPE_BYTES_MAX, NAME_BYTES_MAX, PRODUCER_ID_BYTES_MAX,
+    BATCH_COMMANDS_MAX, CONTENT_TYPE_BYTES_MAX, NAME_BYTES_MAX, PRODUCER_ID_BYTES_MAX, WORD_BYTES_MAX,
 };
 
 use crate::codec::{CodecError, Reader};

@@ -76,7 +76,9 @@ impl Binding {
         buf.put_u16_le(u16::try_from(bindings.len()).expect("a bucket has few bindings"));
         for binding in bindings {
             for text in [&*binding.name, binding.streams.as_str(), &*binding.module] {
-                buf.put_u16_le(u16::try_from(text.len()).expect("names and patterns are checked when a request arrives"));
+                buf.put_u16_le(
+                    u16::try_from(text.len()).expect("names and patterns are checked when a request arrives"),
+                );
                 buf.put_slice(text.as_bytes());
             }
             buf.put_slice(&binding.digest.0);

@@ -44,7 +44,10 @@ impl Group {
             Some(bucket) if bucket.fenced => Outcome::refused(Refusal::BucketBusy),
             Some(bucket) => Outcome::unchanged(Reply::Bucket { streams: bucket.streams }),
             None => {
-                self.buckets.insert(name.into(), Bucket { created_ms, streams: 0, fenced: false, bindings: Bindings::default() });
+                self.buckets.insert(
+                    name.into(),
+                    Bucket { created_ms, streams: 0, fenced: false, bindings: Bindings::default() },
+                );
                 Outcome::unchanged(Reply::Bucket { streams: 0 })
             }
         }

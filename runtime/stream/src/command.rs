@@ -4,7 +4,7 @@
 //! that apply allocates nothing for what it only reads. Kinds are part of the log's format: a number is never reused.
 
 use bytes::{BufMut, BytesMut};
-use weir_types::limits::{WORD_BYTES_MAX, CONTENT_TYPE_BYTES_MAX, NAME_BYTES_MAX, PRODUCER_ID_BYTES_MAX};
+use weir_types::limits::{CONTENT_TYPE_BYTES_MAX, NAME_BYTES_MAX, PRODUCER_ID_BYTES_MAX, WORD_BYTES_MAX};
 use weir_types::{Incarnation, Lineage, Offset, Role, Slot, StreamKey};
 
 use crate::binding::{EncodedBindings, role_code, role_of};

@@ -30,6 +30,15 @@ pub(crate) fn split(body: &[u8]) -> Result<SmallVec<[Range<u32>; 2]>, Refusal> {
     }
 }
 
+/// Whether `message` is one JSON value, an array as good as any other.
+///
+/// # Errors
+/// [`Refusal::JsonInvalid`] when it is not.
+pub(crate) fn check(message: &[u8]) -> Result<(), Refusal> {
+    let checked = serde_json::from_slice::<&RawValue>(message);
+    checked.map(drop).map_err(|error| Refusal::JsonInvalid { reason: error.to_string() })
+}
+
 /// Where `message`, borrowed from `text`, lies in it.
 fn range_in(text: &str, message: &RawValue) -> Range<u32> {
     let start = message.get().as_ptr().addr() - text.as_ptr().addr();
@@ -60,6 +69,17 @@ mod tests {
             assert!(matches!(messages(body), Err(Refusal::JsonInvalid { .. })), "{body:?}");
         }
         assert!(matches!(split(b"\"\xff\""), Err(Refusal::JsonInvalid { .. })));
+    }
+
+    #[test]
+    fn one_message_is_any_value_and_no_more_than_one() {
+        for message in ["1", "[1,2]", " {\"a\":[]} ", "null"] {
+            assert_eq!(check(message.as_bytes()), Ok(()), "{message}");
+        }
+        for message in ["", "1 2", "[1", "1,", "\u{feff}1"] {
+            assert!(check(message.as_bytes()).is_err(), "{message:?}");
+        }
+        assert!(check(b"\"\xff\"").is_err());
     }
 
     #[test]

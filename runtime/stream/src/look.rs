@@ -83,6 +83,14 @@ impl Group {
         content_type::is_json(content_type)
     }
 
+    /// Looks at one message that is to be stored in a stream in JSON mode as it is.
+    ///
+    /// # Errors
+    /// [`Refusal::JsonInvalid`] when it is not one JSON value.
+    pub fn check_message(message: &[u8]) -> Result<(), Refusal> {
+        json::check(message)
+    }
+
     /// Looks at a create's body before it is proposed. An empty `body`, and an empty JSON array, are no records.
     ///
     /// # Errors

@@ -63,7 +63,11 @@ impl Module {
     /// What was uploaded last.
     pub fn newest(&self) -> &Revision {
         let failed = self.failed.as_ref().map(|(revision, _)| revision);
-        failed.into_iter().chain(self.revisions.first()).max_by_key(|revision| revision.number).expect("it was uploaded")
+        failed
+            .into_iter()
+            .chain(self.revisions.first())
+            .max_by_key(|revision| revision.number)
+            .expect("it was uploaded")
     }
 }
 
@@ -164,7 +168,8 @@ impl MetaBucket {
         let (newest, mut ready) = (module.numbers, 0);
         module.revisions.retain(|revision| {
             ready += usize::from(revision.ready);
-            revision.number == newest || (revision.ready && (ready <= REVISIONS_KEPT || bound.contains(&revision.digest)))
+            revision.number == newest
+                || (revision.ready && (ready <= REVISIONS_KEPT || bound.contains(&revision.digest)))
         });
     }
 }

@@ -543,7 +543,9 @@ fn an_upload_is_announced_then_ready_or_gone() {
          | module put stats 2 | module show stats | module failed stats 2 | module show stats | module put stats 3 \
          | module failed stats 3 | module put stats 1 | module show stats | module ready other 1 | module delete other \
          | module delete stats | module show stats",
-        expect!["BucketNotFound | bucket created=1000 existed=false | module revision=1 existed=false | module revision=1 existed=true | done | module revision=2 existed=false | 2?,1! | done | 1! 2 too odd | module revision=3 existed=false | done | module revision=1 existed=true | 1! | ModuleNotFound | ModuleNotFound | done | none"],
+        expect![
+            "BucketNotFound | bucket created=1000 existed=false | module revision=1 existed=false | module revision=1 existed=true | done | module revision=2 existed=false | 2?,1! | done | 1! 2 too odd | module revision=3 existed=false | done | module revision=1 existed=true | 1! | ModuleNotFound | ModuleNotFound | done | none"
+        ],
     );
 }
 
@@ -553,7 +555,9 @@ fn old_revisions_stay_while_they_are_new_or_bound() {
         "meta create b | module put m 1 | module ready m 1 | bind old m 1 ** | module put m 2 | module ready m 2 \
          | module put m 3 | module ready m 3 | module put m 4 | module put m 5 | module put m 6 | module show m \
          | module delete m | unbind old | module put m 7 | module show m | module put m 2 | module put m 3 | module show m",
-        expect!["bucket created=1000 existed=false | module revision=1 existed=false | done | binding epoch=1 existed=false | module revision=2 existed=false | done | module revision=3 existed=false | done | module revision=4 existed=false | module revision=5 existed=false | module revision=6 existed=false | 6?,3!,2!,1! | ModuleInUse | binding epoch=2 existed=true | module revision=7 existed=false | 7?,3!,2!,1! | module revision=8 existed=false | module revision=9 existed=false | 9!,8!,1!"],
+        expect![
+            "bucket created=1000 existed=false | module revision=1 existed=false | done | binding epoch=1 existed=false | module revision=2 existed=false | done | module revision=3 existed=false | done | module revision=4 existed=false | module revision=5 existed=false | module revision=6 existed=false | 6?,3!,2!,1! | ModuleInUse | binding epoch=2 existed=true | module revision=7 existed=false | 7?,3!,2!,1! | module revision=8 existed=false | module revision=9 existed=false | 9!,8!,1!"
+        ],
     );
 }
 
@@ -562,7 +566,9 @@ fn a_binding_needs_a_ready_module_and_counts_its_changes() {
     check(
         "bind v m 1 ** | meta create b | bind v m 1 ** | module put m 1 | bind v m 1 ** | module ready m 1 | bind v m 2 ** \
          | bind v m 1 ** | bind v m 1 ** | bind v m 1 a/** | bind w builtin:stats 9 ** | unbind v | unbind v",
-        expect!["BucketNotFound | bucket created=1000 existed=false | ModuleNotFound | module revision=1 existed=false | ModuleNotReady | done | ModuleNotFound | binding epoch=1 existed=false | binding epoch=1 existed=true | binding epoch=2 existed=true | binding epoch=3 existed=false | binding epoch=4 existed=true | BindingNotFound"],
+        expect![
+            "BucketNotFound | bucket created=1000 existed=false | ModuleNotFound | module revision=1 existed=false | ModuleNotReady | done | ModuleNotFound | binding epoch=1 existed=false | binding epoch=1 existed=true | binding epoch=2 existed=true | binding epoch=3 existed=false | binding epoch=4 existed=true | BindingNotFound"
+        ],
     );
 }
 
@@ -572,7 +578,9 @@ fn a_write_checked_under_other_bindings_is_stale() {
         "meta create b | put /s/1 'x' | bind v builtin:stats 9 s/* | bound /s/1 | bound tell | bound tell | bound /s/1 \
          | bound /other | post /s/1 'x' | post /s/1 'x' epoch=1 | post /s/1 close | put /s/2 'x' | put /s/2 'x' epoch=1 \
          | put /s/3 | unbind v | bound tell | bound 1 | post /s/3 'x' epoch=1 | post /s/3 'x' epoch=2 | bound /s/3",
-        expect![[r#"bucket created=1000 existed=false | created tail=1 | binding epoch=1 existed=false | [] epoch=0 | bucket streams=1 | bucket streams=1 | ["v"] epoch=1 | [] epoch=1 | Stale | ok tail=2 | ok tail=2 closed | Stale | created tail=1 | created tail=0 | binding epoch=2 existed=true | bucket streams=3 | bucket streams=3 | Stale | ok tail=1 | [] epoch=2"#]],
+        expect![[
+            r#"bucket created=1000 existed=false | created tail=1 | binding epoch=1 existed=false | [] epoch=0 | bucket streams=1 | bucket streams=1 | ["v"] epoch=1 | [] epoch=1 | Stale | ok tail=2 | ok tail=2 closed | Stale | created tail=1 | created tail=0 | binding epoch=2 existed=true | bucket streams=3 | bucket streams=3 | Stale | ok tail=1 | [] epoch=2"#
+        ]],
     );
 }
 
@@ -581,6 +589,8 @@ fn bindings_go_with_their_bucket() {
     check(
         "meta create b | bind v builtin:stats 9 ** | bound tell | bound /s | bucket fence b | bucket drop b | bound /s \
          | bucket create b | bound /s | put /s 'x' epoch=2",
-        expect![[r#"bucket created=1000 existed=false | binding epoch=1 existed=false | bucket streams=0 | ["v"] epoch=1 | bucket streams=0 | done | [] epoch=2 | bucket streams=0 | [] epoch=2 | created tail=1"#]],
+        expect![[
+            r#"bucket created=1000 existed=false | binding epoch=1 existed=false | bucket streams=0 | ["v"] epoch=1 | bucket streams=0 | done | [] epoch=2 | bucket streams=0 | [] epoch=2 | created tail=1"#
+        ]],
     );
 }

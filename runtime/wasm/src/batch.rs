@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use weir_types::limits::{CONTENT_TYPE_BYTES_MAX, PAGE_BYTES_MAX};
 
 use crate::contract::validator::exports::weir::module::validator::{BatchResult, Rejection, Verdict as WitVerdict};
 use crate::error::GuestError;
@@ -125,10 +126,16 @@ fn rejected(input: &GuestBatch, rejection: Rejection) -> Result<Verdict, GuestEr
 /// # Errors
 /// [`GuestError::Garbage`].
 pub(crate) fn view(content_type: String, body: Vec<u8>) -> Result<View, GuestError> {
-    let is_header = (1..=weir_types::limits::CONTENT_TYPE_BYTES_MAX).contains(&content_type.len())
+    let is_header = (1..=CONTENT_TYPE_BYTES_MAX).contains(&content_type.len())
         && content_type.bytes().all(|byte| matches!(byte, b' '..=b'~'));
     if !is_header {
         return Err(garbage("the content type of a view is not one"));
+    }
+    if body.len() > PAGE_BYTES_MAX {
+        return Err(GuestError::Garbage(format!(
+            "a view of {} bytes, more than the {PAGE_BYTES_MAX} of a page",
+            body.len()
+        )));
     }
     Ok(View { content_type, body: body.into() })
 }
@@ -187,5 +194,7 @@ mod tests {
         for wrong in ["", "a\r\nb: c", "ö", &"a".repeat(256)] {
             assert!(matches!(view(wrong.to_string(), vec![]), Err(GuestError::Garbage(_))), "{wrong:?}");
         }
+        assert!(view("a/b".to_string(), vec![0; PAGE_BYTES_MAX]).is_ok());
+        assert!(matches!(view("a/b".to_string(), vec![0; PAGE_BYTES_MAX + 1]), Err(GuestError::Garbage(_))));
     }
 }

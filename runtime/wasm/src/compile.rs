@@ -7,8 +7,8 @@ use std::io;
 use std::time::Duration;
 
 use wasmparser::Parser;
-use wit_component::ComponentEncoder;
 use weir_types::Digest;
+use wit_component::ComponentEncoder;
 
 use crate::config::{self, CompileLimits};
 use crate::inspect;

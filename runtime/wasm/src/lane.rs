@@ -1,14 +1,16 @@
 //! A guest lane: one thread that runs all guest code of one shard, so that a guest which burns its fuel delays only
 //! streams that asked for that guest.
 //!
-//! What is asked of a lane runs in the order in which it was asked. Nothing bounds its queue but its callers, each of
+//! What is asked of a lane is asked when the method is called, and runs in that order: the future is only the answer. Nothing bounds its queue but its callers, each of
 //! which waits for its answer. A caller that goes away while it waits loses only the answer: an `apply` is applied, a
 //! fold that nobody was told of is dropped again.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc;
+use std::task::{Context, Poll};
 use std::thread;
 
 use bytes::Bytes;
@@ -89,6 +91,17 @@ pub(crate) struct Counters {
     pub(crate) busy_ns: AtomicU64,
 }
 
+/// An answer that is due. What it answers has been asked already, whether or not anybody waits.
+pub struct Answer<T>(oneshot::Receiver<Result<T, GuestError>>);
+
+impl<T> Future for Answer<T> {
+    type Output = Result<T, GuestError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context).map(|answer| answer.unwrap_or(Err(GuestError::Stopped)))
+    }
+}
+
 impl Lane {
     /// Starts a lane's thread.
     ///
@@ -107,22 +120,17 @@ impl Lane {
     ///
     /// # Errors
     /// [`GuestError::ConfigRefused`] with the module's sentence, also when it has not the role; or how it ended.
-    pub async fn check_config(&self, instance: InstanceKey, role: Role) -> Result<(), GuestError> {
-        self.ask(|reply| Job::Check { instance, role, reply }).await
+    pub fn check_config(&self, instance: InstanceKey, role: Role) -> Answer<()> {
+        self.ask(|reply| Job::Check { instance, role, reply })
     }
 
     /// Asks a validator.
     ///
     /// # Errors
     /// Any [`GuestError`] but `Refused` and `FoldLost`. After `Trapped` the next call gets a fresh instance.
-    pub async fn validate(
-        &self,
-        instance: InstanceKey,
-        context: AppendContext,
-        batch: GuestBatch,
-    ) -> Result<Verdict, GuestError> {
+    pub fn validate(&self, instance: InstanceKey, context: AppendContext, batch: GuestBatch) -> Answer<Verdict> {
         batch.assert_whole();
-        self.ask(|reply| Job::Validate { instance, context, batch, reply }).await
+        self.ask(|reply| Job::Validate { instance, context, batch, reply })
     }
 
     /// Opens a fold of a summary: empty, or from a snapshot.
@@ -130,8 +138,8 @@ impl Lane {
     /// # Errors
     /// [`GuestError::Refused`] when the module cannot read the snapshot; [`GuestError::NotReady`],
     /// [`GuestError::ConfigRefused`], or how the instance ended.
-    pub async fn fold_open(&self, instance: InstanceKey, snapshot: Option<Bytes>) -> Result<FoldId, GuestError> {
-        self.ask(|reply| Job::Open { instance, snapshot, reply }).await
+    pub fn fold_open(&self, instance: InstanceKey, snapshot: Option<Bytes>) -> Answer<FoldId> {
+        self.ask(|reply| Job::Open { instance, snapshot, reply })
     }
 
     /// Gives a fold its next records.
@@ -140,9 +148,9 @@ impl Lane {
     /// [`GuestError::Refused`] by the module's own words: the fold may have taken some of the records, so it is gone.
     /// [`GuestError::Trapped`] and [`GuestError::Garbage`]: its instance is gone, and all its folds with it.
     /// [`GuestError::FoldLost`] when it was gone before.
-    pub async fn fold_apply(&self, fold: FoldId, batch: GuestBatch) -> Result<(), GuestError> {
+    pub fn fold_apply(&self, fold: FoldId, batch: GuestBatch) -> Answer<()> {
         batch.assert_whole();
-        self.ask(|reply| Job::Apply { fold, batch, reply }).await
+        self.ask(|reply| Job::Apply { fold, batch, reply })
     }
 
     /// Asks a fold for a view.
@@ -150,21 +158,16 @@ impl Lane {
     /// # Errors
     /// [`GuestError::Refused`] by the module's own words, or [`GuestError::Garbage`] for a view that cannot be sent: the
     /// fold is still there. Else as for [`Lane::fold_apply`].
-    pub async fn fold_query(
-        &self,
-        fold: FoldId,
-        path: String,
-        params: Vec<(String, String)>,
-    ) -> Result<View, GuestError> {
-        self.ask(|reply| Job::Query { fold, path, params, reply }).await
+    pub fn fold_query(&self, fold: FoldId, path: String, params: Vec<(String, String)>) -> Answer<View> {
+        self.ask(|reply| Job::Query { fold, path, params, reply })
     }
 
     /// A fold's state as bytes, for [`Lane::fold_open`].
     ///
     /// # Errors
     /// As for [`Lane::fold_apply`], but `Refused`.
-    pub async fn fold_snapshot(&self, fold: FoldId) -> Result<Bytes, GuestError> {
-        self.ask(|reply| Job::Snapshot { fold, reply }).await
+    pub fn fold_snapshot(&self, fold: FoldId) -> Answer<Bytes> {
+        self.ask(|reply| Job::Snapshot { fold, reply })
     }
 
     /// Ends a fold, if it is still there.
@@ -185,9 +188,10 @@ impl Lane {
         }
     }
 
-    async fn ask<T>(&self, job: impl FnOnce(oneshot::Sender<Result<T, GuestError>>) -> Job) -> Result<T, GuestError> {
+    fn ask<T>(&self, job: impl FnOnce(oneshot::Sender<Result<T, GuestError>>) -> Job) -> Answer<T> {
         let (reply, answer) = oneshot::channel();
-        self.jobs.send(job(reply)).map_err(|_| GuestError::Stopped)?;
-        answer.await.unwrap_or(Err(GuestError::Stopped))
+        // A lane that has ended drops the job, and with it the sender.
+        let _ = self.jobs.send(job(reply));
+        Answer(answer)
     }
 }

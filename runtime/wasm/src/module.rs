@@ -5,9 +5,9 @@ use wasmtime::component::{Component, HasSelf, Linker};
 use weir_types::Role;
 
 use crate::cache::Artifact;
+use crate::contract::summary;
 use crate::contract::summary::SummaryModulePre;
 use crate::contract::validator::{ValidatorModule, ValidatorModulePre};
-use crate::contract::summary;
 use crate::guest::Guest;
 use crate::inspect::check_import;
 use crate::load::load;

@@ -1,0 +1,183 @@
+//! Bindings: group 0 decides, then every group hears of all of the bucket's bindings, and only then the client is
+//! answered. From then on no group stores what the bindings' validators have not seen.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use weir_stream::{BUILTIN_PREFIX, Binding, Command, EncodedBindings, Pattern, Refusal, Reply};
+use weir_types::{BucketName, Digest, GroupId, ModuleName, Role};
+use weir_wasm::{GuestError, InstanceKey};
+
+use crate::api::ShardError;
+use crate::mailbox::{Answer, Request, Response};
+use crate::shard::{Inner, Shard};
+
+/// What follows the name of a module that is pinned.
+const PIN: &str = "sha256:";
+
+/// A binding that is asked for.
+#[derive(Clone, Debug)]
+pub struct BindingRequest {
+    /// Its name.
+    pub name: ModuleName,
+    /// Which streams of the bucket it is for.
+    pub streams: Pattern,
+    /// `stats`, `stats@sha256:<digest>`, or `builtin:stats`.
+    pub module: Box<str>,
+    /// As what the module is used.
+    pub role: Role,
+    /// The module's configuration as JSON text; `null` for none.
+    pub config: Arc<str>,
+}
+
+impl Shard {
+    /// Makes or changes a binding; when this returns it holds for every stream. The flag says whether there was one of
+    /// this name.
+    ///
+    /// # Errors
+    /// [`Refusal::ModuleNotFound`], [`Refusal::ModuleNotReady`], [`Refusal::BindingLimit`],
+    /// [`ShardError::BindingInvalid`] when the module refuses the configuration or is not of that role.
+    pub async fn binding_put(
+        &self,
+        bucket: BucketName,
+        request: BindingRequest,
+    ) -> Result<(Arc<Binding>, bool), ShardError> {
+        match self.call(self.meta_owner(), Request::BindingPut(bucket, Box::new(request))).await? {
+            Answer::Binding { binding, existed } => Ok((binding, existed)),
+            _ => unreachable!("a bind is answered with the binding"),
+        }
+    }
+
+    /// All bindings of a bucket, by name.
+    ///
+    /// # Errors
+    /// [`Refusal::BucketNotFound`].
+    pub async fn bindings(&self, bucket: BucketName) -> Result<Vec<Arc<Binding>>, ShardError> {
+        match self.call(self.meta_owner(), Request::Bindings(bucket)).await? {
+            Answer::Bindings(bindings) => Ok(bindings),
+            _ => unreachable!("a list of bindings is asked for"),
+        }
+    }
+
+    /// One binding.
+    ///
+    /// # Errors
+    /// [`Refusal::BucketNotFound`], [`Refusal::BindingNotFound`].
+    pub async fn binding(&self, bucket: BucketName, name: ModuleName) -> Result<Arc<Binding>, ShardError> {
+        let bindings = self.bindings(bucket).await?;
+        let found = bindings.into_iter().find(|binding| *binding.name == *name.as_str());
+        found.ok_or(ShardError::Refused(Refusal::BindingNotFound))
+    }
+
+    /// Removes a binding; when this returns no stream has it any more.
+    ///
+    /// # Errors
+    /// [`Refusal::BucketNotFound`], [`Refusal::BindingNotFound`].
+    pub async fn binding_delete(&self, bucket: BucketName, name: ModuleName) -> Result<(), ShardError> {
+        self.call(self.meta_owner(), Request::BindingDelete { bucket, name }).await.map(|_| ())
+    }
+}
+
+impl Inner {
+    pub(crate) async fn binding_put(self: &Rc<Self>, bucket: &str, request: BindingRequest) -> Response {
+        self.ensure_bucket(bucket).await?;
+        let _changes = self.guests.changes.lock().await;
+        let digest = self.resolve(bucket, &request.module).await?;
+        let BindingRequest { name, streams, module, role, config } = request;
+        let instance = InstanceKey { bucket: bucket.into(), digest, config: config.clone() };
+        self.guests.lane.check_config(instance, role).await.map_err(|error| match error {
+            GuestError::NotReady => ShardError::Refused(Refusal::ModuleNotReady),
+            GuestError::Stopped => ShardError::Unavailable,
+            other => ShardError::BindingInvalid(other.to_string().into()),
+        })?;
+        let binding = Binding { name: name.as_str().into(), streams, module, digest, role, config, epoch: 0 };
+        let encoded = Binding::encode([&binding].into_iter());
+        let put = Command::MetaBindingPut { bucket, binding: EncodedBindings::of(&encoded) };
+        let (epoch, existed) = self.change_bindings(bucket, &put).await?;
+        Ok(Answer::Binding { binding: Arc::new(Binding { epoch, ..binding }), existed })
+    }
+
+    pub(crate) async fn binding_delete(self: &Rc<Self>, bucket: &str, name: &str) -> Response {
+        let _changes = self.guests.changes.lock().await;
+        self.change_bindings(bucket, &Command::MetaBindingDelete { bucket, name }).await?;
+        self.sweep_modules().await;
+        Ok(Answer::Done)
+    }
+
+    pub(crate) fn bindings(&self, bucket: &str) -> Response {
+        let meta = self.group(GroupId::META);
+        let state = meta.state.borrow();
+        let bucket = state.meta().bucket(bucket).ok_or(Refusal::BucketNotFound)?;
+        Ok(Answer::Bindings(bucket.bindings.values().cloned().collect()))
+    }
+
+    /// Has group 0 decide on a change, and tells every group.
+    async fn change_bindings(self: &Rc<Self>, bucket: &str, change: &Command<'_>) -> Result<(u64, bool), ShardError> {
+        match self.group(GroupId::META).command(change).await? {
+            Reply::Binding { epoch, existed } => {
+                // Also where nothing has changed: the change before may not have reached everyone.
+                self.tell_bindings(bucket).await?;
+                Ok((epoch, existed))
+            }
+            Reply::Refused(refusal) => Err(refusal.into()),
+            other => unreachable!("a change of bindings is not answered with {other:?}"),
+        }
+    }
+
+    /// Gives every group what group 0 has of a bucket's bindings.
+    pub(crate) async fn tell_bindings(self: &Rc<Self>, bucket: &str) -> Result<(), ShardError> {
+        let (epoch, encoded) = {
+            let meta = self.group(GroupId::META);
+            let state = meta.state.borrow();
+            let bucket = state.meta().bucket(bucket).ok_or(Refusal::BucketNotFound)?;
+            let encoded = Binding::encode(bucket.bindings.values().map(|binding| &**binding));
+            (bucket.bindings_epoch, Bytes::from(encoded))
+        };
+        for group in self.topology.groups() {
+            let request = Request::BucketBindings { group, name: bucket.into(), epoch, bindings: encoded.clone() };
+            self.call(self.topology.owner_of(group), request).await?;
+        }
+        Ok(())
+    }
+
+    /// Replaces one group's own copy of a bucket's bindings.
+    pub(crate) async fn bucket_bindings(&self, group: GroupId, name: &str, epoch: u64, bindings: &[u8]) -> Response {
+        let bindings = EncodedBindings::of(bindings);
+        match self.group(group).command(&Command::BucketBindings { name, epoch, bindings }).await? {
+            Reply::Bucket { .. } => Ok(Answer::Done),
+            Reply::Refused(refusal) => Err(refusal.into()),
+            other => unreachable!("bindings are not answered with {other:?}"),
+        }
+    }
+
+    /// The bytes that a binding's `module` means now. A module that the server brings along is made ready for it.
+    async fn resolve(&self, bucket: &str, module: &str) -> Result<Digest, ShardError> {
+        if let Some(name) = module.strip_prefix(BUILTIN_PREFIX) {
+            let builtin = self.guests.builtins.iter().find(|builtin| builtin.name == name);
+            let wasm = builtin.ok_or(Refusal::ModuleNotFound)?.wasm;
+            let digest = self.guests.store(Bytes::from_static(wasm)).await?;
+            let prepared = self.guests.blocking(move |host| host.prepare(digest)).await?;
+            return match prepared {
+                Ok(()) => Ok(digest),
+                Err(error) => Err(ShardError::BindingInvalid(error.to_string().into())),
+            };
+        }
+        let (name, pinned) = match module.split_once('@') {
+            Some((name, pin)) => {
+                let digest = pin.strip_prefix(PIN).and_then(|digest| digest.parse::<Digest>().ok());
+                let sentence = "a pinned module is written name@sha256: and 64 lower-case hexadecimal digits";
+                (name, Some(digest.ok_or_else(|| ShardError::BindingInvalid(sentence.into()))?))
+            }
+            None => (module, None),
+        };
+        let meta = self.group(GroupId::META);
+        let state = meta.state.borrow();
+        let module = state.meta().bucket(bucket).and_then(|bucket| bucket.modules.get(name));
+        let module = module.ok_or(Refusal::ModuleNotFound)?;
+        match pinned {
+            Some(digest) => Ok(module.revision_of(digest).ok_or(Refusal::ModuleNotFound)?.digest),
+            None => Ok(module.ready().ok_or(Refusal::ModuleNotReady)?.digest),
+        }
+    }
+}

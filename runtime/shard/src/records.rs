@@ -1,0 +1,98 @@
+//! Stored records as a guest takes them: packed, without the commas of JSON mode, each with its time.
+
+use std::rc::Rc;
+
+use bytes::BytesMut;
+use weir_storage::WalReader;
+use weir_stream::command_frame;
+use weir_types::{Offset, ReadFrom, StreamKey};
+use weir_wasm::GuestBatch;
+
+use crate::api::ShardError;
+use crate::read::{Plan, corrupt};
+use crate::shard::Inner;
+
+/// Records of a stream from one offset to another.
+pub(crate) struct RecordBatch {
+    /// The records; none at the tail.
+    pub(crate) records: Option<GuestBatch>,
+    /// The position after the last of them.
+    pub(crate) end: u64,
+}
+
+impl Inner {
+    /// Reads the records after `from` and not beyond `until`, of at most `bytes_max` stored bytes, or one record if that
+    /// is larger.
+    ///
+    /// # Errors
+    /// As for a page: the stream is gone, or its bytes are damaged.
+    pub(crate) async fn read_records(
+        self: &Rc<Self>,
+        key: &StreamKey,
+        from: Offset,
+        until: u64,
+        bytes_max: usize,
+    ) -> Result<RecordBatch, ShardError> {
+        let group = self.local_group(key);
+        let plan = self.plan(&group, key, ReadFrom::At(from), bytes_max)?;
+        let reader = group.wal.reader();
+        let read = move || plan.load(&reader)?.into_records(&reader, until);
+        // Off this thread even where all of it is in memory: packing takes longer than an append may wait.
+        let read = tokio::task::spawn_blocking(read);
+        read.await.unwrap_or(Err(ShardError::Unavailable))
+    }
+}
+
+impl Plan {
+    /// The plan's records, once they are in memory. Blocks for the times of those that were not.
+    fn into_records(self, reader: &WalReader, until: u64) -> Result<RecordBatch, ShardError> {
+        let separator_bytes = usize::from(self.is_json);
+        let mut batch = Packing { data: BytesMut::new(), ends: Vec::new(), times: Vec::new() };
+        let mut position = self.start;
+        let bytes_end = until.min(self.start.saturating_add(self.bytes_max as u64));
+        'pieces: for piece in &self.pieces {
+            let time_ms = piece.batch_time_ms(reader)?;
+            let frame = piece.frame();
+            let view = command_frame(&frame).map_err(|error| corrupt(&piece.extent, &error.to_string()))?;
+            let payload = &frame[view.payload.clone()];
+            let mut begin = piece.extent.start;
+            for record_end in view.record_ends() {
+                let end = piece.extent.start + u64::from(record_end);
+                if begin >= position {
+                    // One record is read in any case, but nothing beyond what was asked for.
+                    if end > until || (end > bytes_end && !batch.ends.is_empty()) {
+                        break 'pieces;
+                    }
+                    let range = (begin - piece.extent.start) as usize..record_end as usize - separator_bytes;
+                    batch.push(&payload[range], time_ms);
+                    position = end;
+                }
+                begin = end;
+            }
+        }
+        Ok(RecordBatch { records: batch.finish(self.start), end: position })
+    }
+}
+
+/// A batch in the making.
+struct Packing {
+    data: BytesMut,
+    ends: Vec<u32>,
+    times: Vec<u64>,
+}
+
+impl Packing {
+    fn push(&mut self, record: &[u8], time_ms: u64) {
+        self.data.extend_from_slice(record);
+        self.ends.push(self.data.len() as u32);
+        self.times.push(time_ms);
+    }
+
+    fn finish(mut self, first_offset: u64) -> Option<GuestBatch> {
+        let first = *self.times.first()?;
+        if self.times.iter().all(|time| *time == first) {
+            self.times.truncate(1);
+        }
+        Some(GuestBatch { first_offset, ends: self.ends, times: self.times, data: self.data.freeze() })
+    }
+}

@@ -1,0 +1,199 @@
+//! Summaries: what a fold says of a stream, read once or followed.
+//!
+//! Nothing is folded before somebody asks. Who asks brings the fold up to the tail and then asks it; both happen on the
+//! stream's own shard, off the append path, and guests run on its lane.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use weir_stream::Refusal;
+use weir_types::{Incarnation, ModuleName, Offset, ReadFrom, Role, StreamKey};
+use weir_wasm::GuestError;
+
+use crate::api::ShardError;
+use crate::live::{Change, Subscription};
+use crate::mailbox::{Answer, Request, Response};
+use crate::shard::{Inner, Shard};
+
+/// What is asked of a summary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SummaryQuery {
+    /// The binding.
+    pub binding: ModuleName,
+    /// What the fold is asked for: `/` for the summary itself.
+    pub path: Box<str>,
+    /// The query parameters that are the fold's, in their order.
+    pub params: Vec<(String, String)>,
+}
+
+/// What a fold has said, and of which part of the stream.
+#[derive(Clone, Debug)]
+pub struct SummaryView {
+    /// Which life of the stream.
+    pub incarnation: Incarnation,
+    /// The change of bindings that made the binding what it is.
+    pub epoch: u64,
+    /// The view is of all records before this offset.
+    pub next: Offset,
+    /// The view's media type, fit to be a header.
+    pub content_type: Arc<str>,
+    /// The view.
+    pub body: Bytes,
+    /// Whether the stream is closed there: the view is the last.
+    pub closed: bool,
+    /// Why the fold does not go on beyond `next`: the record there ends the module.
+    pub failed: Option<Arc<str>>,
+}
+
+/// A reader that follows a summary. Dropping it is how a client leaves.
+pub struct SummaryFollower {
+    shard: Shard,
+    key: StreamKey,
+    query: SummaryQuery,
+    subscription: Subscription,
+    /// The first view, and then nothing: the next ones are asked for.
+    first: Option<SummaryView>,
+    ended: bool,
+}
+
+impl Shard {
+    /// Reads a summary that is of at least the records before `at_least`; `None` when the stream does not get there
+    /// within `timeout`.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] and [`Refusal::BindingNotFound`]; [`Refusal::OffsetGone`]; [`ShardError::SummaryFailed`] when
+    /// the fold ends before the offset; [`ShardError::SummaryRefused`] in the module's own words;
+    /// [`ShardError::ModuleTrapped`], [`ShardError::ModuleNotReady`].
+    pub async fn summary(
+        &self,
+        key: StreamKey,
+        query: SummaryQuery,
+        at_least: ReadFrom,
+        timeout: Duration,
+    ) -> Result<Option<SummaryView>, ShardError> {
+        let view = self.view(&key, &query).await?;
+        let position = match at_least {
+            ReadFrom::At(offset) if offset.lineage != view.next.lineage => return Err(Refusal::OffsetGone.into()),
+            ReadFrom::At(offset) => offset.position,
+            ReadFrom::Start | ReadFrom::Now => 0,
+        };
+        if view.next.position >= position {
+            return Ok(Some(view));
+        }
+        let waiting = async {
+            let mut follower = self.follow_view(key, query, view).await?;
+            while let Some(view) = follower.next().await {
+                if view.next.position >= position {
+                    return Ok(Some(view));
+                }
+                if let Some(reason) = view.failed {
+                    return Err(ShardError::SummaryFailed { at: view.next, reason });
+                }
+            }
+            Ok(None)
+        };
+        tokio::time::timeout(timeout, waiting).await.unwrap_or(Ok(None))
+    }
+
+    /// Follows a summary: its state now, and after every change that the reader keeps up with.
+    ///
+    /// # Errors
+    /// As for [`Shard::summary`].
+    pub async fn follow_summary(&self, key: StreamKey, query: SummaryQuery) -> Result<SummaryFollower, ShardError> {
+        let view = self.view(&key, &query).await?;
+        self.follow_view(key, query, view).await
+    }
+
+    async fn follow_view(
+        &self,
+        key: StreamKey,
+        query: SummaryQuery,
+        first: SummaryView,
+    ) -> Result<SummaryFollower, ShardError> {
+        let subscription = self.subscribe(key.clone(), ReadFrom::At(first.next)).await?;
+        let shard = self.clone();
+        Ok(SummaryFollower { shard, key, query, subscription, first: Some(first), ended: false })
+    }
+
+    async fn view(&self, key: &StreamKey, query: &SummaryQuery) -> Result<SummaryView, ShardError> {
+        let request = Request::Summary { key: key.clone(), query: Box::new(query.clone()) };
+        match self.call(self.owner_of(key), request).await? {
+            Answer::View(view) => Ok(*view),
+            _ => unreachable!("a summary is answered with a view"),
+        }
+    }
+}
+
+impl SummaryFollower {
+    /// The next view; waits for it. `None` is the end: after the last view of a closed stream or a failed fold, when the
+    /// stream or the binding is gone, and when the fold cannot be asked any more.
+    pub async fn next(&mut self) -> Option<SummaryView> {
+        if self.ended {
+            return None;
+        }
+        let view = match self.first.take() {
+            Some(view) => view,
+            None => {
+                if matches!(self.subscription.changed().await, Change::Removed) {
+                    self.ended = true;
+                    return None;
+                }
+                match self.shard.view(&self.key, &self.query).await {
+                    Ok(view) => view,
+                    Err(error) => {
+                        tracing::debug!(%error, "a followed summary ended");
+                        self.ended = true;
+                        return None;
+                    }
+                }
+            }
+        };
+        self.subscription.skip_to(view.next.position);
+        self.ended = view.closed || view.failed.is_some();
+        Some(view)
+    }
+}
+
+impl Inner {
+    /// Brings the fold that is asked for up to the stream's tail, and asks it.
+    pub(crate) async fn summarize(self: &Rc<Self>, key: &StreamKey, query: &SummaryQuery) -> Response {
+        let (binding, incarnation) = {
+            let group = self.local_group(key);
+            let state = group.state.borrow();
+            let stream = self.live_stream(&group, &state, key)?;
+            let mut bound = state.bindings(key, Role::Summary);
+            let binding = bound.find(|binding| *binding.name == *query.binding.as_str()).cloned();
+            (binding.ok_or(Refusal::BindingNotFound)?, stream.incarnation())
+        };
+        let mut fold = self.guests.folds.lock(incarnation, binding.epoch).await;
+        // Whoever had the fold before may have taken long: the stream is looked at again.
+        let tail = self.head(key)?;
+        if tail.incarnation != incarnation {
+            return Err(Refusal::NotFound.into());
+        }
+        fold.catch_up(self, key, &binding, tail.next.position).await?;
+        let view = match fold.ask(query).await {
+            // Its instance went between the two, for another fold's sake.
+            Err(GuestError::FoldLost) => {
+                fold.catch_up(self, key, &binding, tail.next.position).await?;
+                fold.ask(query).await
+            }
+            asked => asked,
+        };
+        let view = view.map_err(|error| match error {
+            GuestError::Refused(sentence) => ShardError::SummaryRefused(sentence.into()),
+            other => other.into(),
+        })?;
+        Ok(Answer::View(Box::new(SummaryView {
+            incarnation,
+            epoch: binding.epoch,
+            next: fold.next(),
+            content_type: view.content_type.into(),
+            body: view.body,
+            closed: tail.closed && fold.next() == tail.next,
+            failed: fold.failed(),
+        })))
+    }
+}

@@ -1,0 +1,248 @@
+//! Validators: what a write meets between the leader's look and its proposal.
+//!
+//! The records go to the lane, and the verdict comes back to the shard: accepted, replaced, or rejected. Only then the
+//! command is encoded, with the count of bindings it was judged under, so that apply can tell if that was the last word.
+//! All that a shard has sent to its lane comes back in one order, and while a stream has something there everything else
+//! for it waits behind: pipelined appends of a producer stay in theirs.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
+use weir_stream::{Binding, Group, Split};
+use weir_types::{Incarnation, StreamKey};
+use weir_wasm::{AppendContext, GuestBatch, GuestError, InstanceKey, Verdict};
+
+use crate::api::{Body, ShardError};
+use crate::append::AppendJob;
+use crate::group::LocalGroup;
+use crate::shard::Inner;
+use crate::stats::add;
+use crate::wakeup::Wakeup;
+
+/// The validators of one stream; most have one.
+pub(crate) type Validators = SmallVec<[Arc<Binding>; 2]>;
+
+/// Records as they are to be stored: what came in, or what a validator has put in its place.
+#[derive(Clone, Debug)]
+pub(crate) struct Judged {
+    /// Under which bindings of the group.
+    pub(crate) bindings_epoch: u64,
+    /// For which life of the stream.
+    pub(crate) incarnation: Incarnation,
+    pub(crate) split: Split,
+    /// `None` where the body is stored as it came.
+    pub(crate) replaced: Option<Body>,
+}
+
+/// A write that is judged.
+pub(crate) struct Case {
+    pub(crate) key: StreamKey,
+    pub(crate) content_type: Arc<str>,
+    pub(crate) is_json: bool,
+    /// The tail, as far as is known.
+    pub(crate) next_offset: u64,
+    /// In one piece.
+    pub(crate) body: Bytes,
+    pub(crate) split: Split,
+    pub(crate) validators: Validators,
+}
+
+type Verdicts = Pin<Box<dyn Future<Output = Result<Option<(Body, Split)>, ShardError>>>>;
+
+/// Appends at the validators, in order.
+#[derive(Default)]
+pub(crate) struct Validations {
+    queue: RefCell<VecDeque<Validation>>,
+    /// How many of them each stream has.
+    by_stream: RefCell<HashMap<Incarnation, usize>>,
+    filled: Wakeup,
+}
+
+struct Validation {
+    group: Rc<LocalGroup>,
+    job: AppendJob,
+    judged: Judged,
+    /// `None` when it only waits behind others of its stream.
+    verdicts: Option<Verdicts>,
+}
+
+impl Validations {
+    /// Whether appends of the stream are at the validators.
+    pub(crate) fn has(&self, incarnation: Incarnation) -> bool {
+        let by_stream = self.by_stream.borrow();
+        !by_stream.is_empty() && by_stream.contains_key(&incarnation)
+    }
+
+    fn push(&self, validation: Validation) {
+        *self.by_stream.borrow_mut().entry(validation.judged.incarnation).or_default() += 1;
+        self.queue.borrow_mut().push_back(validation);
+        self.filled.ring();
+    }
+
+    fn pop(&self) -> Option<Validation> {
+        self.queue.borrow_mut().pop_front()
+    }
+
+    fn done(&self, incarnation: Incarnation) {
+        let mut by_stream = self.by_stream.borrow_mut();
+        let left = by_stream.get_mut(&incarnation).expect("it was counted when it came");
+        *left -= 1;
+        if *left == 0 {
+            by_stream.remove(&incarnation);
+        }
+    }
+}
+
+impl Inner {
+    /// Sends an append to its validators, or, without any, behind what its stream has there.
+    pub(crate) fn begin_validation(
+        self: &Rc<Self>,
+        group: &Rc<LocalGroup>,
+        job: AppendJob,
+        judged: Judged,
+        case: Option<Case>,
+    ) {
+        // What goes to the lane is sent now, or the order would be that in which the futures are asked.
+        let verdicts = case.map(|case| self.judge(case));
+        self.guests.validations.push(Validation { group: group.clone(), job, judged, verdicts });
+    }
+
+    /// Asks the validators one after the other; each judges what the one before it has left.
+    pub(crate) fn judge(self: &Rc<Self>, case: Case) -> Verdicts {
+        let Case { key, content_type, is_json, next_offset, body, split, validators } = case;
+        let context =
+            AppendContext { stream: key.name().into(), content_type, next_offset, timestamp_ms: self.clock.now_ms() };
+        let bucket: Arc<str> = key.bucket().into();
+        let instance = move |binding: &Binding| InstanceKey {
+            bucket: bucket.clone(),
+            digest: binding.digest,
+            config: binding.config.clone(),
+        };
+        let mut records = guest_batch(body, &split, &context);
+        let lane = self.guests.lane.clone();
+        let mut asked = Some(lane.validate(instance(&validators[0]), context.clone(), records.clone()));
+        let shard = self.clone();
+        Box::pin(async move {
+            let mut replaced = false;
+            for binding in &validators {
+                let verdict = match asked.take() {
+                    Some(first) => first.await,
+                    None => lane.validate(instance(binding), context.clone(), records.clone()).await,
+                };
+                match verdict {
+                    Ok(Verdict::Accept) => {}
+                    Ok(Verdict::Replace(batch)) => {
+                        replaced = true;
+                        records = batch;
+                    }
+                    Ok(Verdict::Reject { index, code, message }) => {
+                        add(&shard.stats.records_rejected, 1);
+                        let (code, message) = (code.into(), message.into());
+                        return Err(ShardError::RecordRejected { binding: binding.name.clone(), index, code, message });
+                    }
+                    Err(error) => return Err(failed(binding, error)),
+                }
+            }
+            add(&shard.stats.records_validated, records.ends.len() as u64);
+            if !replaced {
+                return Ok(None);
+            }
+            let binding = validators.last().expect("there is one");
+            let fits = replacement(records, is_json, shard.config.body_bytes_max);
+            fits.map(Some).map_err(|reason| failed(binding, GuestError::Garbage(reason)))
+        })
+    }
+}
+
+/// Takes appends from their validators to their batch, in order. Runs for the shard's life.
+pub(crate) async fn run(shard: Rc<Inner>) {
+    let validations = &shard.guests.validations;
+    loop {
+        validations.filled.rung().await;
+        while let Some(Validation { group, mut job, mut judged, verdicts }) = validations.pop() {
+            let verdict = match verdicts {
+                None => Ok(None),
+                Some(verdicts) => {
+                    // Nothing has been proposed, so a lane that is too busy has changed nothing.
+                    let waited = tokio::time::timeout(shard.config.write_deadline, verdicts).await;
+                    waited.unwrap_or(Err(ShardError::Unavailable))
+                }
+            };
+            validations.done(judged.incarnation);
+            match verdict {
+                Err(error) => shard.answer_append(job, Err(error)),
+                Ok(replacement) => {
+                    if let Some((body, split)) = replacement {
+                        judged.replaced = Some(body);
+                        judged.split = split;
+                    }
+                    job.judged = Some(Box::new(judged));
+                    if group.has_backlog() { group.push_backlog(job) } else { shard.admit_append(&group, job) }
+                }
+            }
+        }
+    }
+}
+
+/// Fails closed: what cannot be judged is not stored.
+fn failed(binding: &Binding, error: GuestError) -> ShardError {
+    if matches!(error, GuestError::Trapped { .. } | GuestError::Garbage(_)) {
+        tracing::warn!(binding = &*binding.name, module = %binding.digest, %error, "a validator failed");
+    }
+    match error.into() {
+        ShardError::ModuleTrapped(sentence) => {
+            ShardError::ModuleTrapped(format!("{}: {sentence}", binding.name).into())
+        }
+        other => other,
+    }
+}
+
+/// The records of a body as a guest takes them.
+fn guest_batch(body: Bytes, split: &Split, context: &AppendContext) -> GuestBatch {
+    let times = vec![context.timestamp_ms];
+    let first_offset = context.next_offset;
+    let range = |message: &Range<u32>| message.start as usize..message.end as usize;
+    let (ends, data) = match split {
+        Split::Whole => (vec![body.len() as u32], body),
+        Split::Json(messages) if messages.len() == 1 => {
+            (vec![messages[0].len() as u32], body.slice(range(&messages[0])))
+        }
+        Split::Json(messages) => {
+            let mut data = BytesMut::with_capacity(body.len());
+            let ends = messages.iter().map(|message| {
+                data.extend_from_slice(&body[range(message)]);
+                data.len() as u32
+            });
+            (ends.collect(), data.freeze())
+        }
+    };
+    GuestBatch { first_offset, ends, times, data }
+}
+
+/// Checks what a validator wants stored as the request itself was checked.
+fn replacement(records: GuestBatch, is_json: bool, bytes_max: usize) -> Result<(Body, Split), String> {
+    let GuestBatch { ends, data, .. } = records;
+    if data.len() > bytes_max {
+        return Err(format!("a replacement of {} bytes, more than the {bytes_max} of a request", data.len()));
+    }
+    if !is_json {
+        return match ends.len() {
+            1 => Ok((data.into(), Split::Whole)),
+            count => Err(format!("a replacement of {count} records, where an append is one")),
+        };
+    }
+    let starts = [0].into_iter().chain(ends.iter().copied());
+    let messages: SmallVec<[Range<u32>; 2]> = starts.zip(&ends).map(|(start, &end)| start..end).collect();
+    for message in &messages {
+        let text = &data[message.start as usize..message.end as usize];
+        Group::check_message(text)
+            .map_err(|refusal| format!("a replacement that the stream does not take: {refusal}"))?;
+    }
+    Ok((data.into(), Split::Json(messages)))
+}
