@@ -18,6 +18,28 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Durable appends: every connection sends its next one when the last is answered.
     Append(AppendArgs),
+    /// A summary's first read: how fast it takes what is there.
+    Fold(FoldArgs),
+}
+
+/// Arguments of `fold`.
+#[derive(Debug, Args)]
+pub(crate) struct FoldArgs {
+    /// The binding, which has to be there for all streams under the server's root.
+    #[arg(long, default_value = "totals")]
+    pub(crate) binding: String,
+    /// Records of a stream.
+    #[arg(long, default_value_t = 500_000)]
+    pub(crate) records: usize,
+    /// Bytes of one record.
+    #[arg(long, default_value_t = 256)]
+    pub(crate) bytes: usize,
+    /// Streams per server, one after the other.
+    #[arg(long, default_value_t = 3)]
+    pub(crate) rounds: usize,
+    /// A server, as for `append`.
+    #[arg(long = "server", required = true)]
+    pub(crate) servers: Vec<ServerSpec>,
 }
 
 /// Arguments of `append`.

@@ -2,6 +2,7 @@
 //!
 //! - [`cli`]: the command line.
 //! - [`servers`]: the servers under test, started here or already running.
+//! - [`fold`](mod@fold): how fast a summary takes a history.
 //! - [`load`]: the closed-loop load, one thread over kept-open connections.
 //! - [`counters`]: what the kernel knows about a process: CPU time, instructions, memory.
 //! - [`histogram`](mod@histogram): counts latencies.
@@ -12,6 +13,7 @@
 
 mod cli;
 mod counters;
+mod fold;
 mod histogram;
 mod load;
 mod report;
@@ -29,8 +31,11 @@ use crate::report::Round;
 use crate::servers::Target;
 
 fn main() -> ExitCode {
-    let Command::Append(args) = Cli::parse().command;
-    match append(&args) {
+    let done = match Cli::parse().command {
+        Command::Append(args) => append(&args),
+        Command::Fold(args) => fold::fold(&args),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
             eprintln!("weir-bench: {reason}");

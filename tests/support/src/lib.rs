@@ -4,16 +4,19 @@
 //! - [`server`]: start, wait for, kill, stop and restart `weir serve`.
 //! - [`http`]: requests and responses over kept-open connections.
 //! - [`sse`]: one live read, event by event.
+//! - [`guests`]: modules to upload, good and bad.
 //! - [`ports`]: loopback ports that nothing else is about to take.
 //!
 //! A suite asserts with panics, so most functions here panic with a sentence when the harness itself fails; what is
 //! part of a server's behaviour (a refused connection, a reset, a status) comes back as a value.
 
+pub mod guests;
 pub mod http;
 pub mod ports;
 pub mod server;
 pub mod sse;
 
+pub use guests::{compile_bomb, guest};
 pub use http::{Client, Connection, Request, Response};
 pub use server::{Exit, Server, Setup};
 pub use sse::{Event, Events};

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use weir_testkit::compile_bomb;
 use weir_wasm::{ChildProcess, CompileError, Compiler, Host, HostConfig, Lane, MemoryStore};
 
 use crate::support::{Kit, guest, key, run};
@@ -18,37 +19,6 @@ fn prepare(wasm: &[u8], config: HostConfig) -> Result<Host, CompileError> {
     host.prepare(digest).map(|()| host)
 }
 
-/// A valid component of about `bytes` that takes seconds per megabyte to compile.
-fn bomb(bytes: usize) -> Vec<u8> {
-    const BODY_BYTES: usize = 64 << 10;
-    // A block that is left if the local is zero, else the local counts down.
-    const STEP: &[u8] = b"\x02\x40\x20\x00\x45\x0d\x00\x20\x00\x41\x01\x6b\x21\x00\x0b";
-    let functions = bytes.div_ceil(BODY_BYTES);
-    let mut body = b"\x01\x01\x7f".to_vec();
-    body.extend(STEP.repeat(BODY_BYTES / STEP.len()));
-    body.push(0x0b);
-    let body = [leb(body.len()), body].concat();
-    let mut module = b"\0asm\x01\0\0\0".to_vec();
-    module.extend(section(1, b"\x01\x60\x00\x00"));
-    module.extend(section(3, &[leb(functions), vec![0; functions]].concat()));
-    module.extend(section(10, &[leb(functions), body.repeat(functions)].concat()));
-    [b"\0asm\x0d\0\x01\0".to_vec(), section(1, &module)].concat()
-}
-
-fn section(id: u8, body: &[u8]) -> Vec<u8> {
-    [vec![id], leb(body.len()), body.to_vec()].concat()
-}
-
-fn leb(mut number: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while number > 0x7f {
-        bytes.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    bytes.push(number as u8);
-    bytes
-}
-
 #[test]
 fn a_child_compiles_what_runs_here() {
     let wasm = guest("accepts_all");
@@ -62,14 +32,14 @@ fn a_child_compiles_what_runs_here() {
 #[test]
 fn a_compile_bomb_is_killed_when_its_time_is_over() {
     let compile_timeout = Duration::from_millis(200);
-    let error = prepare(&bomb(8 << 20), HostConfig { compile_timeout, ..HostConfig::default() }).err();
+    let error = prepare(&compile_bomb(8 << 20), HostConfig { compile_timeout, ..HostConfig::default() }).err();
     assert!(matches!(error, Some(CompileError::TimedOut(_))), "{error:?}");
 }
 
 #[test]
 fn a_compile_bomb_dies_of_its_memory() {
     let compile_memory_bytes_max = 128 << 20;
-    let error = prepare(&bomb(8 << 20), HostConfig { compile_memory_bytes_max, ..HostConfig::default() }).err();
+    let error = prepare(&compile_bomb(8 << 20), HostConfig { compile_memory_bytes_max, ..HostConfig::default() }).err();
     assert!(matches!(error, Some(CompileError::Died { .. })), "{error:?}");
 }
 

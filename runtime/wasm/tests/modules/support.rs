@@ -1,10 +1,9 @@
 //! Guests built for wasm, a lane to run them on, and their answers as text.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
+pub(crate) use weir_testkit::guest;
 use weir_types::{Digest, Role};
 use weir_wasm::{
     AppendContext, FoldId, GuestBatch, GuestError, Host, HostConfig, InProcess, InstanceKey, Lane, MemoryStore, Verdict,
@@ -106,29 +105,4 @@ fn text(batch: &GuestBatch) -> String {
 /// Runs a test's future to its end.
 pub(crate) fn run(test: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_current_thread().build().expect("there can be a runtime").block_on(test);
-}
-
-/// The core module of a guest in `tests/modules/guests`.
-pub(crate) fn guest(name: &str) -> Vec<u8> {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let folder = BUILT.get_or_init(build);
-    std::fs::read(folder.join(format!("{name}.wasm"))).expect("the guest is built")
-}
-
-fn build() -> PathBuf {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let target = workspace.join("target/guests");
-    let status = Command::new(env!("CARGO"))
-        .args(["build", "--release", "--target", "wasm32-unknown-unknown", "--target-dir"])
-        .arg(&target)
-        // Where cargo runs decides which configuration it reads.
-        .current_dir(workspace.join("tests/modules/guests"))
-        // What clippy or coverage want of this build is not meant for guests.
-        .env_remove("RUSTC_WORKSPACE_WRAPPER")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .env_remove("RUSTFLAGS")
-        .status()
-        .expect("cargo can be run");
-    assert!(status.success(), "the guests do not build");
-    target.join("wasm32-unknown-unknown/release")
 }
