@@ -66,6 +66,7 @@ pub(crate) struct AppendArgs {
     /// A server: `name=weir,url=http://127.0.0.1:4437/v1/stream,pid=123` for one that runs, or
     /// `name=weir,cmd=weir serve --listen 127.0.0.1:{port} ...` to start one. `{port}`, `{admin_port}` and `{dir}` are
     /// filled in; `cmd` comes last and may hold commas; `root=/v1/stream` before it sets where its streams are.
+    /// `trouble=/bucket/stream` has that stream get requests beside the load: name a server once with and once without.
     /// The first server is what the others are compared with.
     #[arg(long = "server", required = true)]
     pub(crate) servers: Vec<ServerSpec>,
@@ -85,6 +86,8 @@ pub(crate) struct AppendArgs {
 pub(crate) struct ServerSpec {
     /// What the report calls it.
     pub(crate) name: String,
+    /// The path of a stream that gets requests beside the measured load.
+    pub(crate) trouble: Option<String>,
     /// How to get at it.
     pub(crate) source: ServerSource,
 }
@@ -112,7 +115,7 @@ impl std::str::FromStr for ServerSpec {
     type Err = String;
 
     fn from_str(text: &str) -> Result<ServerSpec, String> {
-        let (mut name, mut url, mut pid, mut command) = (None, None, None, None);
+        let (mut name, mut url, mut pid, mut command, mut trouble) = (None, None, None, None, None);
         let mut root = "/v1/stream".to_owned();
         let mut rest = text;
         while !rest.is_empty() {
@@ -127,7 +130,8 @@ impl std::str::FromStr for ServerSpec {
                 "pid" => pid = Some(value.parse().map_err(|_| format!("pid={value} is no number"))?),
                 "cmd" => command = Some(value.to_owned()),
                 "root" => root = value.to_owned(),
-                _ => return Err(format!("unknown key {key:?}; known are name, url, pid, root and cmd")),
+                "trouble" => trouble = Some(value.to_owned()),
+                _ => return Err(format!("unknown key {key:?}; known are name, url, pid, root, trouble and cmd")),
             }
             rest = tail;
         }
@@ -136,6 +140,6 @@ impl std::str::FromStr for ServerSpec {
             (None, None, Some(command)) => ServerSource::Started { command, root },
             _ => return Err("a server needs either url and pid, or cmd".to_owned()),
         };
-        Ok(ServerSpec { name: name.ok_or("a server needs a name")?, source })
+        Ok(ServerSpec { name: name.ok_or("a server needs a name")?, trouble, source })
     }
 }

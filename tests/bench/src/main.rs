@@ -6,6 +6,7 @@
 //! - [`load`]: the closed-loop load, one thread over kept-open connections.
 //! - [`counters`]: what the kernel knows about a process: CPU time, instructions, memory.
 //! - [`histogram`](mod@histogram): counts latencies.
+//! - [`trouble`]: what goes on beside a load.
 //! - [`report`]: medians, the table, the JSON file.
 //!
 //! Rounds of the servers are interleaved, and their order turns around with every round, so that a slow minute of a
@@ -18,6 +19,7 @@ mod histogram;
 mod load;
 mod report;
 mod servers;
+mod trouble;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -29,6 +31,7 @@ use crate::counters::{Counters, Instructions};
 use crate::load::Load;
 use crate::report::Round;
 use crate::servers::Target;
+use crate::trouble::Trouble;
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
@@ -77,6 +80,7 @@ fn append(args: &AppendArgs) -> Result<(), String> {
 fn append_round(target: &Target, args: &AppendArgs) -> Result<Round, String> {
     let streams = target.create_streams(args.streams)?;
     let mut load = Load::open(target, &streams, args.connections, args.bytes)?;
+    let _trouble = target.trouble.as_deref().map(|path| Trouble::begin(target, path));
     load.run(Duration::from_secs_f64(args.warmup_seconds))?;
     let mut instructions = if args.perf { Instructions::attach(target.pid) } else { None };
     let before = Counters::of(target.pid)?;

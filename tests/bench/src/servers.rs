@@ -24,6 +24,8 @@ pub(crate) struct Target {
     pub(crate) root: String,
     /// Its process.
     pub(crate) pid: u32,
+    /// The stream that gets requests beside the load, if one does.
+    pub(crate) trouble: Option<String>,
     /// The process, where it was started here: ended with the target, before its directory goes.
     child: Option<Child>,
     _dir: Option<TempDir>,
@@ -39,6 +41,7 @@ impl Target {
             ServerSource::Running { url, pid } => Target::running(&spec.name, url, *pid)?,
             ServerSource::Started { command, root } => Target::started(&spec.name, command, root, dir)?,
         };
+        target.trouble.clone_from(&spec.trouble);
         target.wait_ready()?;
         Ok(target)
     }
@@ -67,7 +70,7 @@ impl Target {
         let address = host.to_socket_addrs().ok().and_then(|mut all| all.next());
         let address = address.ok_or_else(|| format!("{host} is no host:port"))?;
         let root = root.trim_end_matches('/').to_owned();
-        Ok(Target { name: name.to_owned(), address, root, pid, child: None, _dir: None })
+        Ok(Target { name: name.to_owned(), address, root, pid, trouble: None, child: None, _dir: None })
     }
 
     fn started(name: &str, command: &str, root: &str, dir: Option<&Path>) -> Result<Target, String> {
@@ -90,7 +93,7 @@ impl Target {
         command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let child = command.spawn().map_err(|e| format!("{program} does not start: {e}"))?;
         let (pid, root) = (child.id(), root.trim_end_matches('/').to_owned());
-        Ok(Target { name: name.to_owned(), address, root, pid, child: Some(child), _dir: Some(home) })
+        Ok(Target { name: name.to_owned(), address, root, pid, trouble: None, child: Some(child), _dir: Some(home) })
     }
 
     fn wait_ready(&mut self) -> Result<(), String> {
