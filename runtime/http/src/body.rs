@@ -21,12 +21,27 @@ const SMALL_BYTES_MAX: usize = 64 << 10;
 /// How long the rest of a refused body is read for, so that the client gets to read the refusal.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Reads `body` to its end. Of one that is refused, what is still to come is discarded.
+///
+/// # Errors
+/// As for [`read`].
+pub(crate) async fn take<B>(mut body: B, bytes_max: usize, timeout: Duration) -> Result<weir_shard::Body, Problem>
+where
+    B: Body<Data = Bytes> + Unpin + 'static,
+{
+    let taken = read(&mut body, bytes_max, timeout).await;
+    if taken.is_err() {
+        discard(body);
+    }
+    taken
+}
+
 /// Reads `body` to its end.
 ///
 /// # Errors
 /// [`ErrorCode::BodyTooLarge`] as soon as it is longer than `bytes_max`, or says that it will be;
 /// [`ErrorCode::BodyTimeout`] when nothing arrives for `timeout`; [`ErrorCode::BodyUnreadable`] when it breaks off.
-pub(crate) async fn read<B>(body: &mut B, bytes_max: usize, timeout: Duration) -> Result<weir_shard::Body, Problem>
+async fn read<B>(body: &mut B, bytes_max: usize, timeout: Duration) -> Result<weir_shard::Body, Problem>
 where
     B: Body<Data = Bytes> + Unpin,
 {

@@ -7,6 +7,8 @@ use std::time::Duration;
 pub struct HttpConfig {
     /// Longest request body, in bytes; at most [`weir_types::limits::BODY_BYTES_CEILING`].
     pub body_bytes_max: usize,
+    /// Longest module that is read, in bytes; a shard reads two at a time. What the node accepts may be less.
+    pub module_bytes_max: usize,
     /// How long a long-poll waits for data.
     pub long_poll_timeout: Duration,
     /// How often an SSE response carries a comment, so that proxies and clients see that it lives.
@@ -27,6 +29,7 @@ impl Default for HttpConfig {
     fn default() -> HttpConfig {
         HttpConfig {
             body_bytes_max: 16 << 20,
+            module_bytes_max: 32 << 20,
             long_poll_timeout: Duration::from_secs(20),
             sse_keep_alive: Duration::from_secs(15),
             sse_max_age: Duration::from_secs(60),

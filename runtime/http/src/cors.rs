@@ -19,8 +19,8 @@ static ALLOW_HEADERS: HeaderValue = HeaderValue::from_static(
 /// What a page may see.
 static EXPOSE_HEADERS: HeaderValue = HeaderValue::from_static(
     "ETag, Location, Retry-After, Producer-Epoch, Producer-Seq, Producer-Expected-Seq, Producer-Received-Seq, \
-     Stream-Closed, Stream-Cursor, Stream-Expires-At, Stream-Next-Offset, Stream-SSE-Data-Encoding, Stream-TTL, \
-     Stream-Up-To-Date",
+     Stream-Closed, Stream-Cursor, Stream-Expires-At, Stream-Next-Offset, Stream-SSE-Data-Encoding, \
+     Stream-Summary-Error, Stream-Summary-Failed, Stream-TTL, Stream-Up-To-Date",
 );
 static MAX_AGE_S: HeaderValue = HeaderValue::from_static("86400");
 

@@ -15,11 +15,11 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde::Serialize;
 use weir_shard::{ShardError, StorageLimit};
 use weir_stream::Refusal;
-use weir_types::{KeyError, Offset};
+use weir_types::{KeyError, ModuleNameError, Offset};
 
 use crate::headers::{
     NO_STORE, PROBLEM_JSON, PRODUCER_EPOCH, PRODUCER_EXPECTED_SEQ, PRODUCER_RECEIVED_SEQ, STREAM_CLOSED,
-    STREAM_METHODS, STREAM_NEXT_OFFSET, TRUE,
+    STREAM_METHODS, STREAM_NEXT_OFFSET, STREAM_SUMMARY_FAILED, TRUE,
 };
 use crate::render;
 
@@ -30,6 +30,7 @@ pub enum ErrorCode {
     PathMalformed,
     BucketNameInvalid,
     StreamNameInvalid,
+    ModuleNameInvalid,
     QueryInvalid,
     HeaderInvalid,
     OffsetMalformed,
@@ -39,10 +40,13 @@ pub enum ErrorCode {
     BodyUnreadable,
     JsonInvalid,
     ProducerEpochStart,
+    SummaryRefused,
     ProducerFenced,
     RouteNotFound,
     StreamNotFound,
     BucketNotFound,
+    ModuleNotFound,
+    BindingNotFound,
     MethodNotAllowed,
     BodyTimeout,
     StreamClosed,
@@ -51,15 +55,26 @@ pub enum ErrorCode {
     SeqRegression,
     ProducerGap,
     BucketBusy,
+    ModuleInUse,
+    ModuleCompiling,
     OffsetGone,
     TailMoved,
     BodyTooLarge,
+    ModuleTooLarge,
+    RecordRejected,
+    ModuleInvalid,
+    BindingInvalid,
     ProducerLimit,
+    ModuleLimit,
+    BindingLimit,
     Internal,
     StorageCorrupt,
+    ModuleTrapped,
+    SummaryFailed,
     NotSupported,
     Unavailable,
     LogFailed,
+    ModuleNotReady,
     OutcomeUnknown,
     DiskFull,
     WalFull,
@@ -68,12 +83,13 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, in the order of their statuses.
-    pub const ALL: [ErrorCode; 37] = {
+    pub const ALL: [ErrorCode; 52] = {
         use ErrorCode::*;
         [
             PathMalformed,
             BucketNameInvalid,
             StreamNameInvalid,
+            ModuleNameInvalid,
             QueryInvalid,
             HeaderInvalid,
             OffsetMalformed,
@@ -83,10 +99,13 @@ impl ErrorCode {
             BodyUnreadable,
             JsonInvalid,
             ProducerEpochStart,
+            SummaryRefused,
             ProducerFenced,
             RouteNotFound,
             StreamNotFound,
             BucketNotFound,
+            ModuleNotFound,
+            BindingNotFound,
             MethodNotAllowed,
             BodyTimeout,
             StreamClosed,
@@ -95,15 +114,26 @@ impl ErrorCode {
             SeqRegression,
             ProducerGap,
             BucketBusy,
+            ModuleInUse,
+            ModuleCompiling,
             OffsetGone,
             TailMoved,
             BodyTooLarge,
+            ModuleTooLarge,
+            RecordRejected,
+            ModuleInvalid,
+            BindingInvalid,
             ProducerLimit,
+            ModuleLimit,
+            BindingLimit,
             Internal,
             StorageCorrupt,
+            ModuleTrapped,
+            SummaryFailed,
             NotSupported,
             Unavailable,
             LogFailed,
+            ModuleNotReady,
             OutcomeUnknown,
             DiskFull,
             WalFull,
@@ -117,6 +147,7 @@ impl ErrorCode {
             ErrorCode::PathMalformed => (400, "path_malformed", "The path cannot be decoded."),
             ErrorCode::BucketNameInvalid => (400, "bucket_name_invalid", "This is not a bucket's name."),
             ErrorCode::StreamNameInvalid => (400, "stream_name_invalid", "This is not a stream's name."),
+            ErrorCode::ModuleNameInvalid => (400, "module_name_invalid", "This is not a module's or binding's name."),
             ErrorCode::QueryInvalid => (400, "query_invalid", "A query parameter is missing or invalid."),
             ErrorCode::HeaderInvalid => (400, "header_invalid", "A request header is missing or invalid."),
             ErrorCode::OffsetMalformed => (400, "offset_malformed", "This is not an offset."),
@@ -126,10 +157,13 @@ impl ErrorCode {
             ErrorCode::BodyUnreadable => (400, "body_unreadable", "The body could not be read to its end."),
             ErrorCode::JsonInvalid => (400, "json_invalid", "The body is not valid JSON."),
             ErrorCode::ProducerEpochStart => (400, "producer_epoch_start", "A new epoch begins at sequence 0."),
+            ErrorCode::SummaryRefused => (400, "summary_refused", "The module refuses the question."),
             ErrorCode::ProducerFenced => (403, "producer_fenced", "A newer epoch of this producer has written."),
             ErrorCode::RouteNotFound => (404, "route_not_found", "There is nothing at this address."),
             ErrorCode::StreamNotFound => (404, "stream_not_found", "There is no such stream."),
             ErrorCode::BucketNotFound => (404, "bucket_not_found", "There is no such bucket."),
+            ErrorCode::ModuleNotFound => (404, "module_not_found", "There is no such module."),
+            ErrorCode::BindingNotFound => (404, "binding_not_found", "There is no such binding."),
             ErrorCode::MethodNotAllowed => (405, "method_not_allowed", "This address has no such method."),
             ErrorCode::BodyTimeout => (408, "body_timeout", "The body did not arrive in time."),
             ErrorCode::StreamClosed => (409, "stream_closed", "The stream is closed."),
@@ -138,15 +172,26 @@ impl ErrorCode {
             ErrorCode::SeqRegression => (409, "seq_regression", "The sequence is not after the last one."),
             ErrorCode::ProducerGap => (409, "producer_gap", "A sequence number of this producer is missing."),
             ErrorCode::BucketBusy => (409, "bucket_busy", "The bucket is not empty or is being deleted."),
+            ErrorCode::ModuleInUse => (409, "module_in_use", "A binding uses the module."),
+            ErrorCode::ModuleCompiling => (409, "module_compiling", "The module cannot be bound yet."),
             ErrorCode::OffsetGone => (410, "offset_gone", "What was at this offset is gone."),
             ErrorCode::TailMoved => (412, "tail_moved", "The tail is not where the request expects it."),
             ErrorCode::BodyTooLarge => (413, "body_too_large", "The body is larger than the server accepts."),
+            ErrorCode::ModuleTooLarge => (413, "module_too_large", "The module is larger than the server accepts."),
+            ErrorCode::RecordRejected => (422, "record_rejected", "A validator refuses a record."),
+            ErrorCode::ModuleInvalid => (422, "module_invalid", "This is not a module that can be used."),
+            ErrorCode::BindingInvalid => (422, "binding_invalid", "The module cannot be bound like this."),
             ErrorCode::ProducerLimit => (429, "producer_limit", "The stream has too many active producers."),
+            ErrorCode::ModuleLimit => (429, "module_limit", "The bucket has as many modules as it may."),
+            ErrorCode::BindingLimit => (429, "binding_limit", "The bucket has as many bindings as it may."),
             ErrorCode::Internal => (500, "internal", "The server has made a mistake."),
             ErrorCode::StorageCorrupt => (500, "storage_corrupt", "Stored bytes are damaged."),
+            ErrorCode::ModuleTrapped => (500, "module_trapped", "A module has failed."),
+            ErrorCode::SummaryFailed => (500, "summary_failed", "The summary has stopped before this offset."),
             ErrorCode::NotSupported => (501, "not_supported", "The server does not do this yet."),
             ErrorCode::Unavailable => (503, "unavailable", "The stream cannot take requests now."),
             ErrorCode::LogFailed => (503, "log_failed", "The stream's log cannot be written any more."),
+            ErrorCode::ModuleNotReady => (503, "module_not_ready", "A module of the stream is not ready yet."),
             ErrorCode::OutcomeUnknown => (504, "outcome_unknown", "It is unknown whether this was carried out."),
             ErrorCode::DiskFull => (507, "disk_full", "The disk is full."),
             ErrorCode::WalFull => (507, "wal_full", "The log has reached its configured size."),
@@ -166,8 +211,10 @@ impl ErrorCode {
 
     /// Whether the same request may succeed later, with nothing else changed by the client.
     pub fn is_retryable(self) -> bool {
-        // 408 too: the body came too slowly, not wrongly. 500 not: it would fail again.
+        // 408 too: the body came too slowly, not wrongly. 500 not: it would fail again. A bucket's limits not: nothing
+        // but a deletion changes what they are about.
         matches!(self.row().0, 408 | 429 | 503 | 504 | 507)
+            && !matches!(self, ErrorCode::ModuleLimit | ErrorCode::BindingLimit)
     }
 
     /// Whether it is certain that the request changed nothing, so that a retry needs no producer headers.
@@ -182,6 +229,18 @@ pub(crate) struct Problem {
     code: ErrorCode,
     detail: Cow<'static, str>,
     facts: Vec<(HeaderName, HeaderValue)>,
+    rejection: Option<Box<Rejection>>,
+}
+
+/// What a validator has against a record: a member of the document.
+#[derive(Debug, Serialize)]
+struct Rejection {
+    /// The validator's binding.
+    binding: Box<str>,
+    /// Which record of the request, counted from 0.
+    index: u32,
+    code: Box<str>,
+    message: Box<str>,
 }
 
 /// The document that a client gets.
@@ -192,12 +251,14 @@ struct Document<'a> {
     status: u16,
     detail: &'a str,
     code: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rejection: Option<&'a Rejection>,
 }
 
 impl Problem {
     /// A refusal; `detail` is a sentence without a capital and a full stop.
     pub(crate) fn new(code: ErrorCode, detail: impl Into<Cow<'static, str>>) -> Problem {
-        Problem { code, detail: detail.into(), facts: Vec::new() }
+        Problem { code, detail: detail.into(), facts: Vec::new(), rejection: None }
     }
 
     /// A method that a stream's address does not have.
@@ -215,16 +276,23 @@ impl Problem {
         self.with(&STREAM_NEXT_OFFSET, render::offset(tail))
     }
 
-    #[cfg(test)]
+    /// The code.
     pub(crate) fn code(&self) -> ErrorCode {
         self.code
+    }
+
+    #[cfg(test)]
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
     }
 
     /// The response, with whatever kind of body.
     pub(crate) fn into_response<B: From<Bytes>>(self) -> Response<B> {
         let (status, code, title) = self.code.row();
-        let document = Document { r#type: format!("urn:weir:error:{code}"), title, status, detail: &self.detail, code };
-        let body = serde_json::to_vec(&document).expect("strings and a number are JSON");
+        let r#type = format!("urn:weir:error:{code}");
+        let document =
+            Document { r#type, title, status, detail: &self.detail, code, rejection: self.rejection.as_deref() };
+        let body = serde_json::to_vec(&document).expect("strings and numbers are JSON");
         let mut response = Response::new(B::from(Bytes::from(body)));
         *response.status_mut() = self.code.status();
         let headers = response.headers_mut();
@@ -254,6 +322,12 @@ impl From<KeyError> for Problem {
     }
 }
 
+impl From<ModuleNameError> for Problem {
+    fn from(error: ModuleNameError) -> Problem {
+        Problem::new(ErrorCode::ModuleNameInvalid, error.to_string())
+    }
+}
+
 impl From<ShardError> for Problem {
     fn from(error: ShardError) -> Problem {
         let detail = error.to_string();
@@ -266,6 +340,23 @@ impl From<ShardError> for Problem {
             ShardError::Unavailable => ErrorCode::Unavailable,
             ShardError::LogFailed => ErrorCode::LogFailed,
             ShardError::Unknown => ErrorCode::OutcomeUnknown,
+            ShardError::RecordRejected { binding, index, code, message } => {
+                let rejection = Some(Box::new(Rejection { binding, index, code, message }));
+                return Problem { rejection, ..Problem::new(ErrorCode::RecordRejected, detail) };
+            }
+            ShardError::ModuleTrapped(_) => ErrorCode::ModuleTrapped,
+            ShardError::ModuleNotReady => ErrorCode::ModuleNotReady,
+            ShardError::ModuleInvalid(_) => ErrorCode::ModuleInvalid,
+            ShardError::ModuleTooLarge { .. } => ErrorCode::ModuleTooLarge,
+            ShardError::ModuleStore(reason) => {
+                tracing::error!(%reason, "{detail}");
+                ErrorCode::Internal
+            }
+            ShardError::BindingInvalid(_) => ErrorCode::BindingInvalid,
+            ShardError::SummaryFailed { at, .. } => {
+                return Problem::new(ErrorCode::SummaryFailed, detail).with(&STREAM_SUMMARY_FAILED, render::offset(at));
+            }
+            ShardError::SummaryRefused(_) => ErrorCode::SummaryRefused,
             ShardError::Corrupt(_) => {
                 // The text names files and positions: for the operator's log, not for a client.
                 tracing::error!("{detail}");
@@ -299,6 +390,12 @@ impl From<Refusal> for Problem {
                 .with(&PRODUCER_RECEIVED_SEQ, (*received).into()),
             Refusal::ProducerEpochStart => of(ErrorCode::ProducerEpochStart),
             Refusal::ProducerLimit => of(ErrorCode::ProducerLimit),
+            Refusal::ModuleNotFound => of(ErrorCode::ModuleNotFound),
+            Refusal::ModuleNotReady => of(ErrorCode::ModuleCompiling),
+            Refusal::ModuleInUse => of(ErrorCode::ModuleInUse),
+            Refusal::ModuleLimit => of(ErrorCode::ModuleLimit),
+            Refusal::BindingNotFound => of(ErrorCode::BindingNotFound),
+            Refusal::BindingLimit => of(ErrorCode::BindingLimit),
             // It never leaves the shard; if it did, trying again would be right.
             Refusal::Stale => of(ErrorCode::Unavailable),
         }
@@ -317,6 +414,7 @@ mod tests {
     fn codes_are_distinct_and_their_statuses_are_errors() {
         let texts: HashSet<_> = ErrorCode::ALL.iter().map(|code| code.as_str()).collect();
         assert_eq!(texts.len(), ErrorCode::ALL.len());
+        assert!(ErrorCode::ALL.is_sorted_by_key(|code| code.status()));
         for code in ErrorCode::ALL {
             assert!(code.status().is_client_error() || code.status().is_server_error(), "{code:?}");
             // What is neither retryable nor without effect would leave a client with nothing to do.
@@ -325,6 +423,7 @@ mod tests {
         assert!(ErrorCode::OutcomeUnknown.is_retryable() && !ErrorCode::OutcomeUnknown.had_no_effect());
         assert!(ErrorCode::Unavailable.is_retryable() && ErrorCode::Unavailable.had_no_effect());
         assert!(!ErrorCode::StreamClosed.is_retryable());
+        assert!(!ErrorCode::ModuleTrapped.is_retryable() && ErrorCode::ModuleTrapped.had_no_effect());
     }
 
     /// `status code | header: value | ...` of a shard's refusal, headers in alphabetical order.
@@ -364,6 +463,40 @@ mod tests {
         assert_eq!(check(ShardError::Unknown), "504 | retry-after: 1");
         assert_eq!(check(ShardError::Corrupt("wal-0/wal-1.seg at 4096".into())), "500");
         assert_eq!(check(ShardError::Refused(Refusal::SeqRegression)), "409");
+    }
+
+    #[test]
+    fn what_is_wrong_with_modules_has_a_status_of_its_own() {
+        let at = Offset { position: 7, lineage: Lineage::of(Incarnation(1)) };
+        assert_eq!(check(ModuleNameError), "400");
+        assert_eq!(check(ShardError::SummaryRefused("no such path".into())), "400");
+        assert_eq!(check(Refusal::ModuleNotFound), "404");
+        assert_eq!(check(Refusal::ModuleNotReady), "409");
+        assert_eq!(check(ShardError::ModuleTooLarge { bytes_max: 8 }), "413");
+        assert_eq!(check(ShardError::ModuleInvalid("not WebAssembly".into())), "422");
+        assert_eq!(check(ShardError::ModuleTrapped("out of fuel".into())), "500");
+        let failed = ShardError::SummaryFailed { at, reason: "out of fuel".into() };
+        assert_eq!(check(failed), "500 | stream-summary-failed: 00000000000000000007_00000001");
+        assert_eq!(check(ShardError::ModuleNotReady), "503 | retry-after: 1");
+        // Waiting changes nothing.
+        assert_eq!(check(Refusal::ModuleLimit), "429");
+        assert_eq!(check(Refusal::BindingLimit), "429");
+        assert_eq!(check(Refusal::ProducerLimit), "429 | retry-after: 1");
+    }
+
+    #[test]
+    fn a_rejection_is_a_member_of_the_document() {
+        let rejected = ShardError::RecordRejected {
+            binding: "checked".into(),
+            index: 1,
+            code: "qty".into(),
+            message: "must be \"positive\"".into(),
+        };
+        let response: Response<Bytes> = Problem::from(rejected).into_response();
+        assert_eq!(response.status(), 422);
+        let text = std::str::from_utf8(response.body()).expect("UTF-8");
+        let expected = r#""code":"record_rejected","rejection":{"binding":"checked","index":1,"code":"qty","message":"must be \"positive\""}}"#;
+        assert!(text.ends_with(expected), "{text}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! The protocol's header names, and the values that never change, ready to be cloned without an allocation.
+//! The protocol's header names and our own, and the values that never change, ready to be cloned without an allocation.
 //!
-//! Source: Durable Streams Protocol, section 13.2. They are statics and not constants so that a use is a reference.
+//! Source: Durable Streams Protocol, section 13.2; `stream-summary-*` is ours. They are statics and not constants so that a use is a reference.
 
 use http::{HeaderName, HeaderValue};
 
@@ -13,6 +13,10 @@ pub(crate) static STREAM_FORK_SUB_OFFSET: HeaderName = HeaderName::from_static("
 pub(crate) static STREAM_NEXT_OFFSET: HeaderName = HeaderName::from_static("stream-next-offset");
 pub(crate) static STREAM_SEQ: HeaderName = HeaderName::from_static("stream-seq");
 pub(crate) static STREAM_SSE_DATA_ENCODING: HeaderName = HeaderName::from_static("stream-sse-data-encoding");
+/// Why a summary does not go on, in the server's or the module's words.
+pub(crate) static STREAM_SUMMARY_ERROR: HeaderName = HeaderName::from_static("stream-summary-error");
+/// The offset of the record at which a summary has stopped for good.
+pub(crate) static STREAM_SUMMARY_FAILED: HeaderName = HeaderName::from_static("stream-summary-failed");
 pub(crate) static STREAM_TTL: HeaderName = HeaderName::from_static("stream-ttl");
 pub(crate) static STREAM_UP_TO_DATE: HeaderName = HeaderName::from_static("stream-up-to-date");
 

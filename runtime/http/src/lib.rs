@@ -6,7 +6,8 @@
 //! - [`service`]: one request. A stream's address ([`path`]) goes straight to its verb in [`routes`]; all other
 //!   addresses go through an axum `Router`, which an append or a read never pays for.
 //! - [`fields`], [`query`], [`body`]: what a request says, checked strictly and once.
-//! - [`render`], [`payload`], [`sse`], [`cursor`], [`cors`], [`headers`]: what a response says.
+//! - [`render`], [`payload`], [`sse`], [`cursor`], [`cors`], [`headers`]: what a response says. [`session`] is one that
+//!   goes on: what is written into it, and when it ends.
 //! - [`error`]: every way to refuse, as one code each, rendered as `application/problem+json`.
 
 mod body;
@@ -24,6 +25,7 @@ mod query;
 mod render;
 mod routes;
 mod service;
+mod session;
 mod sse;
 
 pub use config::HttpConfig;

@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
-use weir_types::ReadFrom;
+use weir_shard::SummaryQuery;
+use weir_types::{ModuleName, ReadFrom};
 
 use crate::error::{ErrorCode, Problem};
 
@@ -18,6 +19,15 @@ pub(crate) enum Live {
     Sse,
 }
 
+/// What a `GET` of a stream asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum GetQuery {
+    /// Its records.
+    Read(ReadQuery),
+    /// A summary. Boxed, because most do not ask for one.
+    Summary(Box<SummaryRead>),
+}
+
 /// A read's parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ReadQuery {
@@ -29,10 +39,23 @@ pub(crate) struct ReadQuery {
     pub(crate) cursor: Option<u64>,
 }
 
-impl ReadQuery {
+/// The parameters of a read of a summary.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct SummaryRead {
+    /// `summary`, `{binding}` or `{binding}/{path}`, and the parameters that are not ours.
+    pub(crate) query: SummaryQuery,
+    /// `offset`: wait for a summary of all records before it. A follower gets what there is.
+    pub(crate) at_least: ReadFrom,
+    /// `live=sse`.
+    pub(crate) is_followed: bool,
+    /// `cursor`, as in a read.
+    pub(crate) cursor: Option<u64>,
+}
+
+impl GetQuery {
     /// Reads a request's query, as sent.
-    pub(crate) fn parse(query: Option<&str>) -> Result<ReadQuery, Problem> {
-        let (mut from, mut live, mut cursor) = (None, None, None);
+    pub(crate) fn parse(query: Option<&str>) -> Result<GetQuery, Problem> {
+        let (mut from, mut live, mut cursor, mut summary) = (None, None, None, None);
         for (key, value) in pairs(query) {
             match key {
                 "offset" => {
@@ -49,13 +72,34 @@ impl ReadQuery {
                     once(key, &mut live, value)?;
                 }
                 "cursor" => cursor = value.parse().ok(),
+                "summary" => once(key, &mut summary, value)?,
                 _ => {}
             }
+        }
+        let read = ReadQuery { from: from.unwrap_or(ReadFrom::Start), live: live.unwrap_or(Live::No), cursor };
+        if let Some(summary) = summary {
+            return SummaryRead::new(&summary, read, query).map(|read| GetQuery::Summary(Box::new(read)));
         }
         if live.is_some() && from.is_none() {
             return Err(invalid("a live read needs an 'offset'"));
         }
-        Ok(ReadQuery { from: from.unwrap_or(ReadFrom::Start), live: live.unwrap_or(Live::No), cursor })
+        Ok(GetQuery::Read(read))
+    }
+}
+
+impl SummaryRead {
+    fn new(summary: &str, read: ReadQuery, query: Option<&str>) -> Result<SummaryRead, Problem> {
+        let (binding, path) = summary.split_once('/').unwrap_or((summary, ""));
+        let is_followed = match read.live {
+            Live::No => false,
+            Live::Sse => true,
+            Live::LongPoll => return Err(invalid("a summary is read with 'offset' or followed with 'live=sse'")),
+        };
+        let is_ours = |key: &str| matches!(key, "offset" | "live" | "cursor" | "summary");
+        let params = pairs(query).filter(|(key, _)| !is_ours(key));
+        let params = params.map(|(key, value)| (decode(key).into_owned(), value.into_owned())).collect();
+        let query = SummaryQuery { binding: ModuleName::new(binding)?, path: format!("/{path}").into(), params };
+        Ok(SummaryRead { query, at_least: read.from, is_followed, cursor: read.cursor })
     }
 }
 
@@ -103,20 +147,23 @@ fn invalid(detail: &'static str) -> Problem {
     Problem::new(ErrorCode::QueryInvalid, detail)
 }
 
-/// The parameters in order, values decoded. What is not UTF-8 is made so with replacement characters, which no known
-/// value contains.
+/// The parameters in order, values decoded.
 fn pairs(query: Option<&str>) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
     query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()).map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let value = match value.contains(['%', '+']) {
-            false => Cow::Borrowed(value),
-            true => {
-                let spaced = value.replace('+', " ");
-                Cow::Owned(percent_decode_str(&spaced).decode_utf8_lossy().into_owned())
-            }
-        };
-        (key, value)
+        (key, decode(value))
     })
+}
+
+/// A key or value, decoded. What is not UTF-8 is made so with replacement characters, which no known value contains.
+fn decode(text: &str) -> Cow<'_, str> {
+    match text.contains(['%', '+']) {
+        false => Cow::Borrowed(text),
+        true => {
+            let spaced = text.replace('+', " ");
+            Cow::Owned(percent_decode_str(&spaced).decode_utf8_lossy().into_owned())
+        }
+    }
 }
 
 #[cfg(test)]
@@ -127,9 +174,33 @@ mod tests {
         result.expect_err("a refusal").code().as_str()
     }
 
+    fn read(query: Option<&str>) -> ReadQuery {
+        match GetQuery::parse(query).expect("a valid query") {
+            GetQuery::Read(read) => read,
+            GetQuery::Summary(summary) => panic!("{summary:?}"),
+        }
+    }
+
+    /// `binding path [params] offset followed|once`, or the code of the refusal.
+    fn check_summary(query: &str) -> String {
+        let read = match GetQuery::parse(Some(query)) {
+            Ok(GetQuery::Summary(read)) => read,
+            Ok(GetQuery::Read(read)) => panic!("{read:?}"),
+            Err(problem) => return problem.code().as_str().to_string(),
+        };
+        let params: Vec<_> = read.query.params.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let at_least = match read.at_least {
+            ReadFrom::Start => "-1".to_string(),
+            ReadFrom::Now => "now".to_string(),
+            ReadFrom::At(offset) => offset.position.to_string(),
+        };
+        let how = if read.is_followed { "followed" } else { "once" };
+        format!("{} {} [{}] {at_least} {how}", read.query.binding, read.query.path, params.join(","))
+    }
+
     #[test]
     fn a_read_begins_where_its_query_says() {
-        let read = |query| ReadQuery::parse(query).map(|query| (query.from, query.live)).expect("a valid query");
+        let read = |query| (read(query).from, read(query).live);
         assert_eq!(read(None), (ReadFrom::Start, Live::No));
         assert_eq!(read(Some("")), (ReadFrom::Start, Live::No));
         assert_eq!(read(Some("foo=bar&offset=now&baz")), (ReadFrom::Now, Live::No));
@@ -140,16 +211,38 @@ mod tests {
     #[test]
     fn malformed_reads_are_refused() {
         for query in ["offset=", "offset", "offset=0,1", "offset=0%201", "offset=a&offset=b", "offset=now%0A"] {
-            assert_eq!(code(ReadQuery::parse(Some(query))), "offset_malformed", "{query}");
+            assert_eq!(code(GetQuery::parse(Some(query))), "offset_malformed", "{query}");
         }
         for query in ["offset=-1&offset=-1", "live=sse", "live=long-poll", "offset=-1&live=", "offset=-1&live=true"] {
-            assert_eq!(code(ReadQuery::parse(Some(query))), "query_invalid", "{query}");
+            assert_eq!(code(GetQuery::parse(Some(query))), "query_invalid", "{query}");
         }
     }
 
     #[test]
+    fn a_summary_is_asked_by_binding_and_path_with_what_is_not_ours() {
+        assert_eq!(check_summary("summary=totals"), "totals / [] -1 once");
+        assert_eq!(check_summary("summary=totals/"), "totals / [] -1 once");
+        assert_eq!(check_summary("summary=totals/top/5"), "totals /top/5 [] -1 once");
+        assert_eq!(check_summary("summary=totals%2Ftop+5"), "totals /top 5 [] -1 once");
+        assert_eq!(check_summary("b=2&summary=totals&a%20b=%3D1&b=&c&cursor=3"), "totals / [b=2,a b==1,b=,c=] -1 once");
+        assert_eq!(check_summary("summary=totals&offset=now"), "totals / [] now once");
+        assert_eq!(check_summary("summary=totals&offset=00000000000000000012_00000007"), "totals / [] 12 once");
+        assert_eq!(check_summary("live=sse&summary=totals"), "totals / [] -1 followed");
+    }
+
+    #[test]
+    fn malformed_reads_of_summaries_are_refused() {
+        assert_eq!(check_summary("summary="), "module_name_invalid");
+        assert_eq!(check_summary("summary=/top"), "module_name_invalid");
+        assert_eq!(check_summary("summary=Totals"), "module_name_invalid");
+        assert_eq!(check_summary("summary=a&summary=a"), "query_invalid");
+        assert_eq!(check_summary("summary=a&live=long-poll&offset=-1"), "query_invalid");
+        assert_eq!(check_summary("summary=a&offset=x"), "offset_malformed");
+    }
+
+    #[test]
     fn a_foreign_cursor_is_ignored() {
-        let cursor = |query| ReadQuery::parse(Some(query)).expect("a valid query").cursor;
+        let cursor = |query| read(Some(query)).cursor;
         assert_eq!(cursor("offset=-1&live=sse&cursor=12"), Some(12));
         assert_eq!(cursor("offset=-1&live=sse&cursor=abc"), None);
     }

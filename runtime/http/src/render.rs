@@ -4,18 +4,20 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use jiff::Timestamp;
-use weir_shard::Page;
+use weir_shard::{Page, SummaryView};
 use weir_stream::{Expiry, Summary};
 use weir_types::{Offset, ReadFrom};
 
 use crate::headers::{
     APPLICATION_JSON, NO_CACHE, NO_STORE, PUBLIC_ONE_MINUTE, STREAM_CLOSED, STREAM_CURSOR, STREAM_EXPIRES_AT,
-    STREAM_NEXT_OFFSET, STREAM_TTL, STREAM_UP_TO_DATE, TRUE,
+    STREAM_NEXT_OFFSET, STREAM_SUMMARY_ERROR, STREAM_SUMMARY_FAILED, STREAM_TTL, STREAM_UP_TO_DATE, TRUE,
 };
 use crate::payload::Payload;
 
 /// How long a shared cache may keep a page, in seconds.
 const CACHED_S: u64 = 60;
+/// Longest `Stream-Summary-Error`, in bytes.
+const SUMMARY_ERROR_BYTES_MAX: usize = 500;
 
 /// An offset's token.
 pub(crate) fn offset(offset: Offset) -> HeaderValue {
@@ -94,19 +96,59 @@ pub(crate) fn page(page: Page, from: ReadFrom, now_ms: u64, if_none_match: Optio
         headers.insert(&STREAM_UP_TO_DATE, TRUE.clone());
     }
     // `now` is another place at every read: nothing to validate.
-    if from != ReadFrom::Now {
-        let etag = etag(&page);
-        let unchanged = if_none_match.is_some_and(|tags| matches(tags, &etag));
-        headers.insert(ETAG, etag);
-        if unchanged {
-            let mut response = empty(StatusCode::NOT_MODIFIED);
-            *response.headers_mut() = headers;
-            return response;
-        }
+    if from != ReadFrom::Now && tag(&mut headers, etag(&page), if_none_match) {
+        return not_modified(headers);
     }
     headers.insert(CONTENT_TYPE, content_type(&page.content_type));
     let chunks = if is_json(&page.content_type) { array(page.chunks) } else { page.chunks };
     let mut response = Response::new(Payload::chunks(chunks));
+    *response.headers_mut() = headers;
+    response
+}
+
+/// What a fold says, or `304` when `if_none_match` names it.
+pub(crate) fn view(view: SummaryView, if_none_match: Option<&HeaderValue>) -> Response<Payload> {
+    let mut headers = HeaderMap::with_capacity(12);
+    headers.insert(CACHE_CONTROL, NO_CACHE.clone());
+    position(&mut headers, view.next, view.closed);
+    failure(&mut headers, &view);
+    if tag(&mut headers, view_etag(&view), if_none_match) {
+        return not_modified(headers);
+    }
+    headers.insert(CONTENT_TYPE, content_type(&view.content_type));
+    let mut response = Response::new(Payload::from(view.body));
+    *response.headers_mut() = headers;
+    response
+}
+
+/// Says where and why a fold has stopped, if it has.
+pub(crate) fn failure(headers: &mut HeaderMap, view: &SummaryView) {
+    if let Some(reason) = &view.failed {
+        headers.insert(&STREAM_SUMMARY_FAILED, offset(view.next));
+        headers.insert(&STREAM_SUMMARY_ERROR, one_line(reason));
+    }
+}
+
+/// The beginning of a text that may have any characters, as a header can carry it.
+fn one_line(text: &str) -> HeaderValue {
+    let printable = |c: char| match c {
+        ' '..='~' => c,
+        _ if c.is_whitespace() => ' ',
+        _ => '?',
+    };
+    let line: String = text.trim().chars().map(printable).take(SUMMARY_ERROR_BYTES_MAX).collect();
+    HeaderValue::from_maybe_shared(Bytes::from(line)).expect("visible ASCII and spaces")
+}
+
+/// Adds an entity tag; whether the client has what it names.
+fn tag(headers: &mut HeaderMap, etag: HeaderValue, if_none_match: Option<&HeaderValue>) -> bool {
+    let is_known = if_none_match.is_some_and(|tags| matches(tags, &etag));
+    headers.insert(ETAG, etag);
+    is_known
+}
+
+fn not_modified(headers: HeaderMap) -> Response<Payload> {
+    let mut response = empty(StatusCode::NOT_MODIFIED);
     *response.headers_mut() = headers;
     response
 }
@@ -151,6 +193,17 @@ fn cache_control(page: &Page, from: ReadFrom, now_ms: u64) -> HeaderValue {
 fn etag(page: &Page) -> HeaderValue {
     let closed = if page.closed { ":c" } else { "" };
     let tag = format!("\"{:x}:{}:{}{closed}\"", page.incarnation.0, page.start.position, page.next.position);
+    HeaderValue::from_maybe_shared(Bytes::from(tag)).expect("hexadecimal and decimal digits")
+}
+
+/// The entity tag of what a fold says: which life of the stream, which binding, of which records, and whether that is
+/// the last. The question is the rest of the address.
+fn view_etag(view: &SummaryView) -> HeaderValue {
+    let closed = if view.closed { ":c" } else { "" };
+    // The same state, but no longer one that goes on.
+    let failed = if view.failed.is_some() { ":f" } else { "" };
+    let (incarnation, position) = (view.incarnation.0, view.next.position);
+    let tag = format!("\"{incarnation:x}:{}:{position}{closed}{failed}\"", view.epoch);
     HeaderValue::from_maybe_shared(Bytes::from(tag)).expect("hexadecimal and decimal digits")
 }
 
@@ -224,6 +277,53 @@ mod tests {
         assert_eq!(kept(0, false, Expiry::Idle { ttl_s: 5 }), "public, max-age=5");
         assert_eq!(kept(0, false, Expiry::At { at_ms: 12_500 }), "public, max-age=2");
         assert_eq!(kept(0, false, Expiry::At { at_ms: 1 }), "public, max-age=0");
+    }
+
+    fn a_view(closed: bool, failed: Option<&str>) -> SummaryView {
+        SummaryView {
+            incarnation: Incarnation(10),
+            epoch: 3,
+            next: at(4),
+            content_type: "application/json".into(),
+            body: Bytes::from_static(b"{}"),
+            closed,
+            failed: failed.map(Into::into),
+        }
+    }
+
+    /// `status | header: value | ...` of a view, headers in alphabetical order.
+    fn check_view(of: SummaryView, if_none_match: Option<&'static str>) -> String {
+        let tags = if_none_match.map(HeaderValue::from_static);
+        let response = view(of, tags.as_ref());
+        let headers = response.headers().iter();
+        let mut headers: Vec<String> =
+            headers.map(|(name, value)| format!(" | {name}: {}", value.to_str().expect("ASCII"))).collect();
+        headers.sort();
+        format!("{}{}", response.status().as_u16(), headers.concat())
+    }
+
+    #[test]
+    fn a_view_says_of_what_it_is() {
+        let open = "cache-control: no-cache | content-type: application/json | etag: \"a:3:4\" | stream-next-offset: \
+                    00000000000000000004_0000000a";
+        assert_eq!(check_view(a_view(false, None), None), format!("200 | {open}"));
+        let closed = open.replace("4\" |", "4:c\" | stream-closed: true |");
+        assert_eq!(check_view(a_view(true, None), Some("\"a:3:4\"")), format!("200 | {closed}"));
+        let unchanged = open.replace("content-type: application/json | ", "");
+        assert_eq!(check_view(a_view(false, None), Some("\"a:3:4\"")), format!("304 | {unchanged}"));
+    }
+
+    #[test]
+    fn a_failed_view_says_where_and_why_in_one_line() {
+        let token = "00000000000000000004_0000000a";
+        let reason = "trapped:\r\n\tat \u{e9}\0 ";
+        let expected = format!(
+            "200 | cache-control: no-cache | content-type: application/json | etag: \"a:3:4:f\" | stream-next-offset: \
+             {token} | stream-summary-error: trapped:   at ?? | stream-summary-failed: {token}"
+        );
+        assert_eq!(check_view(a_view(false, Some(reason)), Some("\"a:3:4\"")), expected);
+        let long = "x".repeat(2 * SUMMARY_ERROR_BYTES_MAX);
+        assert_eq!(one_line(&long).len(), SUMMARY_ERROR_BYTES_MAX);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::error::Problem;
 use crate::io::Activity;
 use crate::path::{self, Target};
 use crate::payload::Payload;
-use crate::query::{Live, ReadQuery};
+use crate::query::{GetQuery, Live};
 use crate::{body, cors, routes};
 
 /// The public listener's service on one shard. Cheap to clone; it stays on its shard's thread.
@@ -44,7 +44,7 @@ impl Service {
             "" => None,
             origin => Some(HeaderValue::from_str(origin).expect("the configured CORS origin is a header value")),
         };
-        let router = TowerToHyperService::new(routes::router(shard.clone()));
+        let router = TowerToHyperService::new(routes::router(shard.clone(), config.clone()));
         Service(Rc::new(Inner { shard, config, allow_origin, router }))
     }
 
@@ -107,15 +107,15 @@ impl Connection {
         let (head, body) = request.into_parts();
         match head.method {
             Method::POST => routes::append::post(self, key, &head, body).await,
-            Method::GET => {
-                let query = ReadQuery::parse(head.uri.query())?;
-                match query.live {
+            Method::GET => match GetQuery::parse(head.uri.query())? {
+                GetQuery::Read(query) => match query.live {
                     Live::No => routes::read::get(self, key, &head, query).await,
                     // Boxed, so that the future of an append does not carry the room for these.
                     Live::LongPoll => Box::pin(routes::long_poll::get(self, key, &head, query)).await,
                     Live::Sse => Box::pin(routes::sse::get(self, key, &head, query)).await,
-                }
-            }
+                },
+                GetQuery::Summary(query) => Box::pin(routes::summary::get(self, key, &head, *query)).await,
+            },
             _ => Box::pin(self.stream_verb(key, head, body)).await,
         }
     }
@@ -136,13 +136,9 @@ impl Connection {
     }
 
     /// Reads a request's body within the configured limits.
-    pub(crate) async fn body(&self, mut body: Incoming) -> Result<weir_shard::Body, Problem> {
+    pub(crate) async fn body(&self, body: Incoming) -> Result<weir_shard::Body, Problem> {
         let config = self.config();
-        let read = body::read(&mut body, config.body_bytes_max, config.body_read_timeout).await;
-        if read.is_err() {
-            body::discard(body);
-        }
-        read
+        body::take(body, config.body_bytes_max, config.body_read_timeout).await
     }
 }
 

@@ -1,7 +1,7 @@
 //! Server-sent events: how a stream's bytes and a reader's position become frames, and the body that carries them.
 //!
 //! A `data` event holds the bytes of some whole records: a JSON array in JSON mode, text as it is for `text/*`, base64
-//! otherwise. A `control` event with the position follows it. Both carry `id:`, the offset to read on from, so that a
+//! otherwise. A `summary` event holds what a fold says. A `control` event with the position follows either. All carry `id:`, the offset to read on from, so that a
 //! browser's `EventSource` resumes where it was.
 //!
 //! - A line break of any kind (CRLF, CR, LF) in text begins a new `data:` line; a client sees LF for all of them. SSE
@@ -47,6 +47,14 @@ impl Encoding {
             (false, false) => Encoding::Base64,
         }
     }
+
+    /// The encoding for a document of this type: one in JSON is whole as it is.
+    pub(crate) fn of_document(content_type: &str) -> Encoding {
+        match Encoding::of(content_type) {
+            Encoding::Json | Encoding::Text => Encoding::Text,
+            Encoding::Base64 => Encoding::Base64,
+        }
+    }
 }
 
 /// A comment: shows that the connection lives, and nothing else.
@@ -54,10 +62,21 @@ pub(crate) const COMMENT: Bytes = Bytes::from_static(b":\n\n");
 
 /// The event with these stored bytes, after which a client reads on at `next`.
 pub(crate) fn data(encoding: Encoding, chunks: &[Bytes], next: Offset) -> Bytes {
+    event(b"data", encoding, chunks, next)
+}
+
+/// The event with what a fold says of the records before `next`.
+pub(crate) fn view(encoding: Encoding, body: Bytes, next: Offset) -> Bytes {
+    event(b"summary", encoding, &[body], next)
+}
+
+fn event(name: &[u8], encoding: Encoding, chunks: &[Bytes], next: Offset) -> Bytes {
     let length: usize = chunks.iter().map(Bytes::len).sum();
     let mut frame = Vec::with_capacity(80 + length + length / 3 + 4);
     id(&mut frame, next);
-    frame.extend_from_slice(b"event: data\ndata:");
+    frame.extend_from_slice(b"event: ");
+    frame.extend_from_slice(name);
+    frame.extend_from_slice(b"\ndata:");
     match encoding {
         Encoding::Json => lines(&mut frame, &array(chunks.to_vec())),
         Encoding::Text => lines(&mut frame, chunks),
@@ -246,6 +265,19 @@ mod tests {
     fn other_bytes_are_base64_over_all_chunks() {
         assert_eq!(check(Encoding::Base64, &[b"He", b"llo"]), "data:SGVsbG8=");
         assert_eq!(check(Encoding::Base64, &[b"\x00\n\r\xff"]), "data:AAoN/w==");
+    }
+
+    #[test]
+    fn a_view_is_an_event_of_its_own() {
+        let check = |content_type, body: &'static [u8]| {
+            let encoding = Encoding::of_document(content_type);
+            let frame = String::from_utf8(view(encoding, Bytes::from_static(body), at(5)).to_vec()).expect("UTF-8");
+            let body = frame.strip_prefix("id:00000000000000000005_00000001\nevent: summary\n").expect("an id, a name");
+            body.strip_suffix("\n\n").expect("an end").to_string()
+        };
+        assert_eq!(check("application/json", b"{\n\"count\":1}"), "data:{\ndata:\"count\":1}");
+        assert_eq!(check("text/html", b""), "data:");
+        assert_eq!(check("image/png", b"Hello"), "data:SGVsbG8=");
     }
 
     #[test]

@@ -111,7 +111,7 @@ impl Inner {
             (false, Some(stream)) => {
                 // A guest takes its records in one piece.
                 request.body.join();
-                Some(Case {
+                Some(Box::new(Case {
                     key: key.clone(),
                     content_type: stream.content_type().clone(),
                     is_json: stream.is_json(),
@@ -119,7 +119,7 @@ impl Inner {
                     body: request.body.pieces()[0].clone(),
                     split: split.clone(),
                     validators,
-                })
+                }))
             }
             _ => None,
         };
@@ -175,7 +175,7 @@ enum Looked {
     /// The request was applied before.
     Answer(Appended),
     /// It can be proposed once its validators have seen it; without any, at once.
-    Propose(Judged, Option<Case>),
+    Propose(Judged, Option<Box<Case>>),
 }
 
 /// The records of a body: JSON has been joined to be parsed, everything else is one record in pieces.

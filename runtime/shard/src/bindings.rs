@@ -81,7 +81,6 @@ impl Shard {
 
 impl Inner {
     pub(crate) async fn binding_put(self: &Rc<Self>, bucket: &str, request: BindingRequest) -> Response {
-        self.ensure_bucket(bucket).await?;
         let _changes = self.guests.changes.lock().await;
         let digest = self.resolve(bucket, &request.module).await?;
         let BindingRequest { name, streams, module, role, config } = request;
@@ -91,6 +90,7 @@ impl Inner {
             GuestError::Stopped => ShardError::Unavailable,
             other => ShardError::BindingInvalid(other.to_string().into()),
         })?;
+        self.ensure_bucket(bucket).await?;
         let binding = Binding { name: name.as_str().into(), streams, module, digest, role, config, epoch: 0 };
         let encoded = Binding::encode([&binding].into_iter());
         let put = Command::MetaBindingPut { bucket, binding: EncodedBindings::of(&encoded) };

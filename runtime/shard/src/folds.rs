@@ -182,6 +182,7 @@ impl Fold {
                 Some(suspects) => (until.min(suspects.start), BATCH_BYTES),
                 None => (until, BATCH_BYTES),
             };
+            let _page = shard.guests.pages.acquire().await;
             let read = shard.read_records(key, self.next(), until, bytes_max).await?;
             let Some(records) = read.records else { return Ok(Ok(())) };
             let taken = self.position..read.end;

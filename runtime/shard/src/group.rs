@@ -55,6 +55,10 @@ struct OpenBatch {
 }
 
 /// Who waits for a command's outcome.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "almost every waiter is an append, and a box would be an allocation for each"
+)]
 pub(crate) enum Waiter {
     /// A client's append, kept whole: it is checked again if the stream changed meanwhile.
     Append(AppendJob),

@@ -16,6 +16,9 @@ use crate::validate::Validations;
 /// Uploads that are being compiled, or wait for their turn, at a time.
 const COMPILATIONS_MAX: usize = 8;
 
+/// Pages of records that are on their way into folds at a time: one that is folded, and others that are read.
+const PAGES_MAX: usize = 4;
+
 /// Everything about modules that one shard has.
 pub(crate) struct Guests {
     pub(crate) host: Host,
@@ -27,6 +30,8 @@ pub(crate) struct Guests {
     pub(crate) compilations: Arc<Semaphore>,
     pub(crate) validations: Validations,
     pub(crate) folds: Folds,
+    /// Permits to have a page of records in memory.
+    pub(crate) pages: Semaphore,
 }
 
 impl Guests {
@@ -44,6 +49,7 @@ impl Guests {
             changes: Mutex::new(()),
             compilations: Arc::new(Semaphore::new(COMPILATIONS_MAX)),
             validations: Validations::default(),
+            pages: Semaphore::new(PAGES_MAX),
         })
     }
 

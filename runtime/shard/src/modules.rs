@@ -94,13 +94,13 @@ impl Shard {
 impl Inner {
     pub(crate) async fn module_put(self: &Rc<Self>, bucket: &str, name: &str, wasm: Bytes) -> Response {
         let compilation = self.guests.compilations.clone().try_acquire_owned().map_err(|_| ShardError::Unavailable)?;
-        self.ensure_bucket(bucket).await?;
         let bytes = wasm.len() as u64;
         let inspected = self.guests.blocking({
             let wasm = wasm.clone();
             move |host| host.inspect(&wasm)
         });
         let roles = inspected.await?.map_err(refused)?.roles;
+        self.ensure_bucket(bucket).await?;
         let (revision, existed, digest) = {
             let _changes = self.guests.changes.lock().await;
             let digest = self.guests.store(wasm).await?;
@@ -212,30 +212,31 @@ impl Inner {
                     tracing::error!(%digest, %error, "a module that was ready cannot be made ready again");
                 }
             }
-            for (bucket, name, revision) in pending {
-                shard.compile(&bucket, &name, revision.number, revision.digest).await;
+            for Pending { bucket, name, number, digest } in pending {
+                shard.compile(&bucket, &name, number, digest).await;
             }
         });
     }
 
     /// The digests of all that was ready, those of bindings first, and the uploads that were being compiled.
-    fn known_modules(&self) -> (Vec<Digest>, Vec<(Box<str>, Box<str>, Revision)>) {
+    fn known_modules(&self) -> (Vec<Digest>, Vec<Pending>) {
         let meta = self.group(GroupId::META);
         let state = meta.state.borrow();
-        let buckets = || state.meta().buckets();
-        let bound = buckets().flat_map(|(_, bucket)| bucket.bindings.values().map(|binding| binding.digest));
-        let mut digests: Vec<Digest> = bound.collect();
-        let mut pending = Vec::new();
-        for (bucket, name, revision) in buckets().flat_map(|(bucket_name, bucket)| {
-            bucket.modules.iter().flat_map(move |(name, module)| {
-                module.revisions.iter().map(move |revision| (bucket_name, name, revision))
-            })
-        }) {
-            match revision.ready {
-                true => digests.push(revision.digest),
-                false => pending.push((bucket.into(), name.clone(), revision.clone())),
+        let (mut digests, mut ready, mut pending) = (Vec::new(), Vec::new(), Vec::new());
+        for (bucket_name, bucket) in state.meta().buckets() {
+            digests.extend(bucket.bindings.values().map(|binding| binding.digest));
+            for (name, module) in &bucket.modules {
+                for &Revision { number, digest, ready: is_ready, .. } in &module.revisions {
+                    match is_ready {
+                        true => ready.push(digest),
+                        false => {
+                            pending.push(Pending { bucket: bucket_name.into(), name: name.clone(), number, digest })
+                        }
+                    }
+                }
             }
         }
+        digests.extend(ready);
         (digests, pending)
     }
 
@@ -249,6 +250,14 @@ impl Inner {
         }
         self.bucket_create(bucket).await.map(|_| ())
     }
+}
+
+/// An upload that was being compiled when the process ended.
+struct Pending {
+    bucket: Box<str>,
+    name: Box<str>,
+    number: u32,
+    digest: Digest,
 }
 
 /// What an upload is refused for at once.

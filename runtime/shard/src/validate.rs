@@ -106,10 +106,10 @@ impl Inner {
         group: &Rc<LocalGroup>,
         job: AppendJob,
         judged: Judged,
-        case: Option<Case>,
+        case: Option<Box<Case>>,
     ) {
         // What goes to the lane is sent now, or the order would be that in which the futures are asked.
-        let verdicts = case.map(|case| self.judge(case));
+        let verdicts = case.map(|case| self.judge(*case));
         self.guests.validations.push(Validation { group: group.clone(), job, judged, verdicts });
     }
 
@@ -124,22 +124,29 @@ impl Inner {
             digest: binding.digest,
             config: binding.config.clone(),
         };
-        let mut records = guest_batch(body, &split, &context);
-        let lane = self.guests.lane.clone();
-        let mut asked = Some(lane.validate(instance(&validators[0]), context.clone(), records.clone()));
+        let records = guest_batch(body, &split, &context);
+        let count = records.ends.len() as u64;
+        // Most streams have one validator, and then nothing of this is needed again.
+        let mut left = (validators.len() > 1).then(|| (context.clone(), records.clone()));
+        let mut asked = Some(self.guests.lane.validate(instance(&validators[0]), context, records));
         let shard = self.clone();
         Box::pin(async move {
-            let mut replaced = false;
+            let mut replaced = None;
             for binding in &validators {
-                let verdict = match asked.take() {
-                    Some(first) => first.await,
-                    None => lane.validate(instance(binding), context.clone(), records.clone()).await,
+                let verdict = match (asked.take(), &left) {
+                    (Some(first), _) => first.await,
+                    (None, Some((context, records))) => {
+                        shard.guests.lane.validate(instance(binding), context.clone(), records.clone()).await
+                    }
+                    (None, None) => unreachable!("there are several"),
                 };
                 match verdict {
                     Ok(Verdict::Accept) => {}
                     Ok(Verdict::Replace(batch)) => {
-                        replaced = true;
-                        records = batch;
+                        if let Some((_, records)) = &mut left {
+                            *records = batch.clone();
+                        }
+                        replaced = Some(batch);
                     }
                     Ok(Verdict::Reject { index, code, message }) => {
                         add(&shard.stats.records_rejected, 1);
@@ -149,10 +156,8 @@ impl Inner {
                     Err(error) => return Err(failed(binding, error)),
                 }
             }
-            add(&shard.stats.records_validated, records.ends.len() as u64);
-            if !replaced {
-                return Ok(None);
-            }
+            add(&shard.stats.records_validated, count);
+            let Some(records) = replaced else { return Ok(None) };
             let binding = validators.last().expect("there is one");
             let fits = replacement(records, is_json, shard.config.body_bytes_max);
             fits.map(Some).map_err(|reason| failed(binding, GuestError::Garbage(reason)))

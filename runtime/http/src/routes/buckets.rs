@@ -2,7 +2,7 @@
 
 use axum::extract::{Path, State};
 use axum::response::Response;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION};
 use http::{HeaderValue, StatusCode};
 use send_wrapper::SendWrapper;
 use serde::Serialize;
@@ -29,11 +29,8 @@ pub(crate) async fn put(State(shard): State<Shard>, Path(bucket): Path<String>) 
     })
     .await?;
     let status = if existed { StatusCode::OK } else { StatusCode::CREATED };
-    let mut response = describe(status, &name, summary);
-    if !existed && let Ok(path) = HeaderValue::from_str(&format!("/{name}")) {
-        response.headers_mut().insert(http::header::LOCATION, path);
-    }
-    Ok(response)
+    let response = describe(status, &name, summary);
+    Ok(if existed { response } else { located(response, &format!("/{name}")) })
 }
 
 /// Describes the bucket.
@@ -47,14 +44,26 @@ pub(crate) async fn get(State(shard): State<Shard>, Path(bucket): Path<String>) 
 pub(crate) async fn delete(State(shard): State<Shard>, Path(bucket): Path<String>) -> Result<Response, Problem> {
     let name = BucketName::new(&bucket)?;
     SendWrapper::new(shard.bucket_delete(name)).await?;
-    let mut response = Response::default();
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    Ok(response)
+    Ok(deleted())
 }
 
 fn describe(status: StatusCode, name: &BucketName, summary: BucketSummary) -> Response {
     let created = render::time(summary.created_ms);
     json(status, &Bucket { name: name.as_str(), created, streams: summary.streams })
+}
+
+/// The answer when something is gone.
+pub(crate) fn deleted() -> Response {
+    let mut response = Response::default();
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}
+
+/// Says where to find what the response is about; `path` is made of checked names.
+pub(crate) fn located(mut response: Response, path: &str) -> Response {
+    let path = HeaderValue::from_str(path).expect("names are ASCII");
+    response.headers_mut().insert(LOCATION, path);
+    response
 }
 
 /// A JSON document about something that changes.

@@ -1,9 +1,13 @@
 //! The verbs, one file each, named as in the protocol.
 //!
-//! A stream's verbs are called by [`crate::service`] itself. What is not a stream goes through the [`router`], whose
-//! handlers must be `Send` although they never leave their thread: they wrap what they await in a `SendWrapper`.
+//! A stream's verbs are called by [`crate::service`] itself: [`create`], [`append`], [`close`], [`delete`], [`head`];
+//! [`read`], [`long_poll`] and [`sse`] for its records, [`summary`] for what a fold says of them.
+//!
+//! What is not a stream goes through the [`router`]: [`buckets`], [`list`], [`modules`], [`bindings`]. Its handlers must be
+//! `Send` although they never leave their thread: they wrap what they await in a `SendWrapper`.
 
 pub(crate) mod append;
+pub(crate) mod bindings;
 pub(crate) mod buckets;
 pub(crate) mod close;
 pub(crate) mod create;
@@ -11,23 +15,56 @@ pub(crate) mod delete;
 pub(crate) mod head;
 pub(crate) mod list;
 pub(crate) mod long_poll;
+pub(crate) mod modules;
 pub(crate) mod read;
 pub(crate) mod sse;
+pub(crate) mod summary;
+
+use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::FromRef;
 use axum::routing::get;
+use tokio::sync::Semaphore;
 use weir_shard::Shard;
 
+use crate::config::HttpConfig;
 use crate::error::{ErrorCode, Problem};
 
-/// Buckets, and the answer for addresses that are nothing.
-pub(crate) fn router(shard: Shard) -> Router {
+/// Modules that a shard reads at a time: each may take [`HttpConfig::module_bytes_max`] of memory, and twice that while its
+/// pieces are put together.
+const UPLOADS_MAX: usize = 2;
+
+/// What the router's handlers share. Most need only the shard.
+#[derive(Clone)]
+pub(crate) struct RouterState {
+    shard: Shard,
+    config: Arc<HttpConfig>,
+    /// Modules that may be read besides those that are.
+    uploads: Arc<Semaphore>,
+}
+
+impl FromRef<RouterState> for Shard {
+    fn from_ref(state: &RouterState) -> Shard {
+        state.shard.clone()
+    }
+}
+
+/// What is in a bucket besides the bytes of its streams, and the answer for addresses that are nothing.
+pub(crate) fn router(shard: Shard, config: HttpConfig) -> Router {
+    let state = RouterState { shard, config: Arc::new(config), uploads: Arc::new(Semaphore::new(UPLOADS_MAX)) };
+    let module = get(modules::get).put(modules::put).delete(modules::delete);
+    let binding = get(bindings::get).put(bindings::put).delete(bindings::delete);
     Router::new()
         .route("/{bucket}", get(buckets::get).put(buckets::put).delete(buckets::delete))
         .route("/{bucket}/-/streams", get(list::get))
+        .route("/{bucket}/-/modules", get(modules::list))
+        .route("/{bucket}/-/modules/{name}", module)
+        .route("/{bucket}/-/bindings", get(bindings::list))
+        .route("/{bucket}/-/bindings/{name}", binding)
         .fallback(async || Problem::new(ErrorCode::RouteNotFound, "there is nothing at this address"))
         .method_not_allowed_fallback(async || {
             Problem::new(ErrorCode::MethodNotAllowed, "this address has no such method; see Allow")
         })
-        .with_state(shard)
+        .with_state(state)
 }

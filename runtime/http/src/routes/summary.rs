@@ -1,0 +1,96 @@
+//! `GET` with `summary`: what a fold says of the stream's records, once or after every change.
+//!
+//! The answer's `Stream-Next-Offset` is where to read on: the state, and the stream from there, are all that a client needs.
+
+use std::rc::Rc;
+
+use http::header::{CACHE_CONTROL, IF_NONE_MATCH};
+use http::request::Parts;
+use http::{HeaderMap, Response, StatusCode};
+use weir_shard::{SummaryFollower, SummaryView};
+use weir_types::StreamKey;
+
+use crate::error::{ErrorCode, Problem};
+use crate::headers::NO_STORE;
+use crate::payload::Payload;
+use crate::query::SummaryRead;
+use crate::render;
+use crate::routes::sse::{finished, last_event_id};
+use crate::service::Connection;
+use crate::session::{Session, Source};
+use crate::sse::{self, Control, Encoding};
+
+/// Reads the summary, or follows it.
+pub(crate) async fn get(
+    connection: &Rc<Connection>,
+    key: StreamKey,
+    head: &Parts,
+    read: SummaryRead,
+) -> Result<Response<Payload>, Problem> {
+    if read.is_followed {
+        return follow(connection, key, head, read).await;
+    }
+    let timeout = connection.config().long_poll_timeout;
+    let view = tokio::select! {
+        biased;
+        view = connection.shard().summary(key, read.query, read.at_least, timeout) => view?,
+        () = connection.stopped() => return Err(Problem::new(ErrorCode::Unavailable, "the server is stopping")),
+    };
+    match view {
+        Some(view) => Ok(render::view(view, head.headers.get(IF_NONE_MATCH))),
+        None => {
+            let mut response = render::empty(StatusCode::NO_CONTENT);
+            response.headers_mut().insert(CACHE_CONTROL, NO_STORE.clone());
+            Ok(response)
+        }
+    }
+}
+
+async fn follow(
+    connection: &Rc<Connection>,
+    key: StreamKey,
+    head: &Parts,
+    read: SummaryRead,
+) -> Result<Response<Payload>, Problem> {
+    let seen = last_event_id(&head.headers)?;
+    let mut follower = connection.shard().follow_summary(key, read.query).await?;
+    let first = follower.next().await.expect("a follower begins with a view");
+    if first.closed && seen == Some(first.next) {
+        return Ok(finished(first.next));
+    }
+    // The first view's type decides for all of them: the response can say it only once.
+    let encoding = Encoding::of_document(&first.content_type);
+    let mut failure = HeaderMap::new();
+    render::failure(&mut failure, &first);
+    let views = Views { first: Some(first), follower, encoding };
+    let mut response = Session::new(connection, read.cursor).response(encoding, views);
+    response.headers_mut().extend(failure);
+    Ok(response)
+}
+
+/// What a fold says, as events.
+struct Views {
+    first: Option<SummaryView>,
+    follower: SummaryFollower,
+    encoding: Encoding,
+}
+
+impl Source for Views {
+    type Event = Option<SummaryView>;
+
+    async fn next(&mut self) -> Option<SummaryView> {
+        match self.first.take() {
+            Some(first) => Some(first),
+            None => self.follower.next().await,
+        }
+    }
+
+    fn send(&mut self, session: &mut Session, view: Option<SummaryView>) -> bool {
+        let Some(view) = view else { return true };
+        let (next, closed) = (view.next, view.closed);
+        session.put(sse::view(self.encoding, view.body, next));
+        // A fold that has stopped is of all that it will ever be of, but not of all there is.
+        session.control(Control { next, up_to_date: view.failed.is_none(), closed });
+        closed
+    }
+}

@@ -1,0 +1,120 @@
+//! Live responses: what all server-sent events have in common, whatever they are of.
+//!
+//! A session sends what its source yields, as fast as its connection takes it, and a comment whenever that takes long. It
+//! ends by itself after `sse_max_age`, so that caches can collapse readers and connections move to other nodes. Whatever
+//! else ends it (the source's end, a shutdown) also just ends the body: the client comes again with the offset it has,
+//! and meets the reason as a status.
+
+use std::future::Future;
+use std::pin::pin;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Response};
+use tokio::time::{Instant, sleep_until};
+
+use crate::cursor::cursor;
+use crate::headers::{NO_CACHE, STREAM_SSE_DATA_ENCODING, X_ACCEL_BUFFERING};
+use crate::payload::Payload;
+use crate::service::Connection;
+use crate::sse::{self, Control, Encoding, Events, Outbox};
+
+/// Where a session's events come from.
+pub(crate) trait Source: 'static {
+    /// What it yields.
+    type Event;
+
+    /// Waits for the next event.
+    fn next(&mut self) -> impl Future<Output = Self::Event>;
+
+    /// Writes an event; whether it was the last.
+    fn send(&mut self, session: &mut Session, event: Self::Event) -> bool;
+}
+
+/// One response in the making.
+pub(crate) struct Session {
+    connection: Rc<Connection>,
+    outbox: Outbox,
+    client_cursor: Option<u64>,
+    /// The last control event and its cursor.
+    sent: Option<(Control, u64)>,
+}
+
+impl Session {
+    /// A session of a client that sent `client_cursor`.
+    pub(crate) fn new(connection: &Rc<Connection>, client_cursor: Option<u64>) -> Session {
+        Session { connection: connection.clone(), outbox: Outbox::default(), client_cursor, sent: None }
+    }
+
+    /// The response that `source` writes.
+    pub(crate) fn response(self, encoding: Encoding, source: impl Source) -> Response<Payload> {
+        let mut headers = HeaderMap::with_capacity(12);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        headers.insert(CACHE_CONTROL, NO_CACHE.clone());
+        headers.insert(&X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+        if encoding == Encoding::Base64 {
+            headers.insert(&STREAM_SSE_DATA_ENCODING, HeaderValue::from_static("base64"));
+        }
+        let outbox = self.outbox.clone();
+        let mut response = Response::new(Payload::events(Events::new(outbox, self.run(source))));
+        *response.headers_mut() = headers;
+        response
+    }
+
+    /// Puts a frame, to be sent when the session waits next.
+    pub(crate) fn put(&self, frame: Bytes) {
+        self.outbox.put(frame);
+    }
+
+    /// Puts a control event.
+    pub(crate) fn control(&mut self, control: Control) {
+        let now_ms = self.connection.shard().now_ms();
+        // The client's cursor counts once; from then on ours must not go back.
+        let cursor = match self.sent {
+            None => cursor(now_ms, self.client_cursor),
+            Some((_, sent)) => cursor(now_ms, None).max(sent),
+        };
+        self.put(control.frame(cursor));
+        self.sent = Some((control, cursor));
+    }
+
+    /// The last control event.
+    pub(crate) fn last_control(&self) -> Option<Control> {
+        self.sent.map(|(control, _)| control)
+    }
+
+    async fn run(mut self, mut source: impl Source) {
+        let (keep_alive, max_age) = (self.connection.config().sse_keep_alive, self.connection.config().sse_max_age);
+        let end = Instant::now() + max_age;
+        let mut timer = pin!(sleep_until((Instant::now() + keep_alive).min(end)));
+        let mut stopped = pin!(self.connection.stopped());
+        loop {
+            let event = {
+                // A comment does not interrupt the wait: what was asked for may be long in coming.
+                let mut next = pin!(source.next());
+                loop {
+                    tokio::select! {
+                        biased;
+                        // First, so that a source that always has something does not keep the response beyond its age.
+                        () = &mut timer => {
+                            let now = Instant::now();
+                            if now >= end {
+                                return;
+                            }
+                            self.put(sse::COMMENT);
+                            timer.as_mut().reset((now + keep_alive).min(end));
+                        }
+                        () = &mut stopped => return,
+                        event = &mut next => break event,
+                    }
+                    self.outbox.flushed().await;
+                }
+            };
+            if source.send(&mut self, event) {
+                return;
+            }
+            self.outbox.flushed().await;
+        }
+    }
+}
