@@ -1,17 +1,21 @@
 //! What a shard has of modules: the node's host, its own lane, and what is under way on both.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::sync::{Mutex, Semaphore};
 use weir_types::Digest;
-use weir_wasm::{Host, Lane, LaneStats};
+use weir_wasm::{Answer, AppendContext, GuestBatch, Host, InstanceKey, Jobs, Lane, LaneStats, Verdict};
 
 use crate::api::{ShardError, StorageLimit};
 use crate::folds::Folds;
 use crate::seams::Builtin;
+use crate::shard::Inner;
 use crate::validate::Validations;
+use crate::wakeup::Wakeup;
 
 /// Uploads that are being compiled, or wait for their turn, at a time.
 const COMPILATIONS_MAX: usize = 8;
@@ -24,6 +28,9 @@ pub(crate) struct Guests {
     pub(crate) host: Host,
     /// Runs all guest code of this shard.
     pub(crate) lane: Lane,
+    /// What this turn has for the lane: it leaves together at the turn's end.
+    outbox: RefCell<Jobs>,
+    filled: Wakeup,
     pub(crate) builtins: Arc<[Builtin]>,
     /// Held on group 0's shard while modules or bindings change: what is looked at before a change still holds after it.
     pub(crate) changes: Mutex<()>,
@@ -45,12 +52,26 @@ impl Guests {
             host,
             folds: Folds::new(lane.clone(), folds_max),
             lane,
+            outbox: RefCell::default(),
+            filled: Wakeup::default(),
             builtins,
             changes: Mutex::new(()),
             compilations: Arc::new(Semaphore::new(COMPILATIONS_MAX)),
             validations: Validations::default(),
             pages: Semaphore::new(PAGES_MAX),
         })
+    }
+
+    /// Puts records for a validator into this turn's sending.
+    pub(crate) fn validate(
+        &self,
+        instance: InstanceKey,
+        context: AppendContext,
+        records: GuestBatch,
+    ) -> Answer<Verdict> {
+        let answer = self.outbox.borrow_mut().validate(instance, context, records);
+        self.filled.ring();
+        answer
     }
 
     pub(crate) fn stats(&self) -> LaneStats {
@@ -84,5 +105,14 @@ impl Guests {
         if let Ok(Err(error)) = retained {
             tracing::warn!(%error, "modules that nothing uses cannot be removed");
         }
+    }
+}
+
+/// Sends every turn's records to the lane. Runs for the shard's life.
+pub(crate) async fn send(shard: Rc<Inner>) {
+    let guests = &shard.guests;
+    loop {
+        guests.filled.rung().await;
+        guests.lane.send(guests.outbox.take());
     }
 }

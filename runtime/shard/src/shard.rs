@@ -22,7 +22,7 @@ use crate::mailbox::{Answer, Mail, Mailbox, Post, Request, Response};
 use crate::replicas;
 use crate::seams::{Entropy, Seams, SteadyClock};
 use crate::stats::{Counters, ShardStats};
-use crate::{expiry, group, validate};
+use crate::{expiry, group, guests, validate};
 
 /// Why a shard cannot begin to serve.
 #[derive(Debug, thiserror::Error)]
@@ -126,6 +126,7 @@ impl Shard {
         inner.spawn(read_mail(inner.clone(), mailbox.receiver));
         inner.spawn(inner.post.clone().run());
         inner.spawn(expiry::sweep(inner.clone()));
+        inner.spawn(guests::send(inner.clone()));
         inner.spawn(validate::run(inner.clone()));
         Ok(Shard(SendWrapper::new(inner)))
     }

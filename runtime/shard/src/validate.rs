@@ -7,10 +7,13 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
 use std::ops::Range;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
@@ -108,7 +111,7 @@ impl Inner {
         judged: Judged,
         case: Option<Box<Case>>,
     ) {
-        // What goes to the lane is sent now, or the order would be that in which the futures are asked.
+        // What goes to the lane is put into its outbox now: the order is not that in which the futures are asked.
         let verdicts = case.map(|case| self.judge(*case));
         self.guests.validations.push(Validation { group: group.clone(), job, judged, verdicts });
     }
@@ -128,7 +131,7 @@ impl Inner {
         let count = records.ends.len() as u64;
         // Most streams have one validator, and then nothing of this is needed again.
         let mut left = (validators.len() > 1).then(|| (context.clone(), records.clone()));
-        let mut asked = Some(self.guests.lane.validate(instance(&validators[0]), context, records));
+        let mut asked = Some(self.guests.validate(instance(&validators[0]), context, records));
         let shard = self.clone();
         Box::pin(async move {
             let mut replaced = None;
@@ -136,7 +139,7 @@ impl Inner {
                 let verdict = match (asked.take(), &left) {
                     (Some(first), _) => first.await,
                     (None, Some((context, records))) => {
-                        shard.guests.lane.validate(instance(binding), context.clone(), records.clone()).await
+                        shard.guests.validate(instance(binding), context.clone(), records.clone()).await
                     }
                     (None, None) => unreachable!("there are several"),
                 };
@@ -173,11 +176,7 @@ pub(crate) async fn run(shard: Rc<Inner>) {
         while let Some(Validation { group, mut job, mut judged, verdicts }) = validations.pop() {
             let verdict = match verdicts {
                 None => Ok(None),
-                Some(verdicts) => {
-                    // Nothing has been proposed, so a lane that is too busy has changed nothing.
-                    let waited = tokio::time::timeout(shard.config.write_deadline, verdicts).await;
-                    waited.unwrap_or(Err(ShardError::Unavailable))
-                }
+                Some(verdicts) => wait(verdicts, shard.config.write_deadline).await,
             };
             validations.done(judged.incarnation);
             match verdict {
@@ -192,6 +191,15 @@ pub(crate) async fn run(shard: Rc<Inner>) {
                 }
             }
         }
+    }
+}
+
+/// Waits for verdicts, but not for a lane that is too busy: nothing has been proposed, so nothing has changed.
+async fn wait(mut verdicts: Verdicts, deadline: Duration) -> Result<Option<(Body, Split)>, ShardError> {
+    // A timer only when there is something to wait for: behind one that was waited for, most are there.
+    match poll_fn(|context| Poll::Ready(verdicts.as_mut().poll(context))).await {
+        Poll::Ready(verdict) => verdict,
+        Poll::Pending => tokio::time::timeout(deadline, verdicts).await.unwrap_or(Err(ShardError::Unavailable)),
     }
 }
 

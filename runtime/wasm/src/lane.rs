@@ -31,8 +31,22 @@ const _: () = assert!(STACK_BYTES >= 4 * GUEST_STACK_BYTES);
 /// A shard's guest lane. Clones are the same lane; its thread ends with the last of them.
 #[derive(Clone)]
 pub struct Lane {
-    jobs: mpsc::Sender<Job>,
+    jobs: mpsc::Sender<Vec<Job>>,
     counters: Arc<Counters>,
+}
+
+/// What is to be asked of a lane at once. Waking the lane costs more than a small guest call, and is paid once for all.
+#[derive(Default)]
+pub struct Jobs(Vec<Job>);
+
+impl Jobs {
+    /// Asks a validator, once this is sent. As [`Lane::validate`].
+    pub fn validate(&mut self, instance: InstanceKey, context: AppendContext, batch: GuestBatch) -> Answer<Verdict> {
+        batch.assert_whole();
+        let (reply, answer) = oneshot::channel();
+        self.0.push(Job::Validate { instance, context, batch, reply });
+        Answer(answer)
+    }
 }
 
 /// Whom an instance serves. Its role comes with the call.
@@ -48,9 +62,9 @@ pub struct InstanceKey {
 
 impl std::hash::Hash for InstanceKey {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.bucket.hash(state);
-        self.digest.hash(state);
-        // A configuration may be a schema of kilobytes, and this is hashed for every call. Few differ by it alone.
+        // This is hashed for every call, and few keys differ in the rest: a configuration may be a schema of kilobytes, and
+        // of a digest any eight bytes are as good as all.
+        self.digest.0.first_chunk::<8>().hash(state);
         self.config.len().hash(state);
     }
 }
@@ -116,6 +130,12 @@ impl Lane {
         Ok(Lane { jobs, counters })
     }
 
+    /// Asks all of `jobs`, in their order.
+    pub fn send(&self, jobs: Jobs) {
+        // A lane that has ended drops them, and with them the senders of the answers.
+        let _ = self.jobs.send(jobs.0);
+    }
+
     /// Starts an instance, or finds it warm: whether the module takes its configuration.
     ///
     /// # Errors
@@ -173,7 +193,7 @@ impl Lane {
     /// Ends a fold, if it is still there.
     pub fn fold_drop(&self, fold: FoldId) {
         // A lane that has ended has no folds.
-        let _ = self.jobs.send(Job::Drop { fold });
+        let _ = self.jobs.send(vec![Job::Drop { fold }]);
     }
 
     /// What the lane has done and has.
@@ -191,7 +211,7 @@ impl Lane {
     fn ask<T>(&self, job: impl FnOnce(oneshot::Sender<Result<T, GuestError>>) -> Job) -> Answer<T> {
         let (reply, answer) = oneshot::channel();
         // A lane that has ended drops the job, and with it the sender.
-        let _ = self.jobs.send(job(reply));
+        let _ = self.jobs.send(vec![job(reply)]);
         Answer(answer)
     }
 }

@@ -41,5 +41,5 @@ pub use digest::digest_of;
 pub use error::{GuestError, TrapReason};
 pub use host::{Host, HostError};
 pub use inspect::{Inspected, Refusal};
-pub use lane::{Answer, FoldId, InstanceKey, Lane, LaneStats};
+pub use lane::{Answer, FoldId, InstanceKey, Jobs, Lane, LaneStats};
 pub use store::{FileStore, MemoryStore, ModuleStore};

@@ -7,13 +7,13 @@
 //! - An instance with folds does not go for being idle, because its folds would have to be computed again from their
 //!   streams.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use hashbrown::HashMap;
 use tokio::sync::oneshot;
 use wasmtime::component::ResourceAny;
 use weir_types::Role;
@@ -30,8 +30,8 @@ const INSTANCES_MAX: usize = 256;
 const IDLE_MAX: Duration = Duration::from_secs(300);
 /// How often idle instances are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
-/// Jobs between two looks at the clock.
-const JOBS_PER_TURN: usize = 64;
+/// What is taken from the queue between two looks at the clock, in sendings of one job or a few.
+const SENDINGS_PER_TURN: usize = 16;
 
 type Reply<T> = oneshot::Sender<Result<T, GuestError>>;
 
@@ -87,15 +87,15 @@ impl Worker {
     }
 
     /// Serves the queue until nobody is left who could ask.
-    pub(crate) fn run(mut self, queue: &Receiver<Job>) {
+    pub(crate) fn run(mut self, queue: &Receiver<Vec<Job>>) {
         loop {
             let first = match queue.recv_timeout(SWEEP_EVERY) {
-                Ok(job) => Some(job),
-                Err(RecvTimeoutError::Timeout) => None,
+                Ok(jobs) => jobs,
+                Err(RecvTimeoutError::Timeout) => Vec::new(),
                 Err(RecvTimeoutError::Disconnected) => return,
             };
             self.now = Instant::now();
-            for job in first.into_iter().chain(queue.try_iter().take(JOBS_PER_TURN)) {
+            for job in first.into_iter().chain(queue.try_iter().take(SENDINGS_PER_TURN).flatten()) {
                 self.counters.calls.fetch_add(1, Relaxed);
                 self.serve(job);
             }
