@@ -48,6 +48,9 @@ pub(crate) struct ServeArgs {
     /// Allow listening beyond loopback although there is no authentication and no TLS
     #[arg(long)]
     pub(crate) insecure: bool,
+    /// Set up a bucket with two modules at work, and print what to try
+    #[arg(long)]
+    pub(crate) demo: bool,
 }
 
 #[cfg(test)]

@@ -108,6 +108,8 @@ pub(crate) struct Config {
     pub(crate) limits: LimitsConfig,
     /// `[buckets]`
     pub(crate) buckets: BucketsConfig,
+    /// `[modules]`
+    pub(crate) modules: ModulesConfig,
     /// `[log]`
     pub(crate) log: LogConfig,
 }
@@ -230,6 +232,37 @@ impl Default for BucketsConfig {
     }
 }
 
+/// `[modules]`: what modules may take, and how long.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ModulesConfig {
+    /// Largest upload, in bytes.
+    pub(crate) module_bytes_max: u64,
+    /// Memory of one instance, in bytes.
+    pub(crate) memory_bytes_max: u64,
+    /// Time after which a compilation is killed, in milliseconds.
+    pub(crate) compile_timeout_ms: u64,
+    /// How long an upload waits for its compilation before it is answered with `202`, in milliseconds.
+    pub(crate) upload_wait_ms: u64,
+    /// Time after which a call into a module is ended, in milliseconds. Most are ended by their fuel long before.
+    pub(crate) call_timeout_ms: u64,
+    /// Summaries kept up to date in memory, of all shards; others are computed again when they are asked for.
+    pub(crate) folds_max: u64,
+}
+
+impl Default for ModulesConfig {
+    fn default() -> ModulesConfig {
+        ModulesConfig {
+            module_bytes_max: 32 * MIB,
+            memory_bytes_max: 64 * MIB,
+            compile_timeout_ms: 60_000,
+            upload_wait_ms: 10_000,
+            call_timeout_ms: 1_000,
+            folds_max: 16_384,
+        }
+    }
+}
+
 /// `[log]`: what is written to standard error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -307,6 +340,10 @@ impl Config {
         check_range("wal.budget_bytes", self.wal.budget_bytes, 0, i64::MAX as u64)?;
         check_range("limits.producers_per_stream_max", self.limits.producers_per_stream_max.into(), 1, 1 << 20)?;
         check_range("limits.in_flight_bytes_max", self.limits.in_flight_bytes_max, MIB, i64::MAX as u64)?;
+        check_range("modules.module_bytes_max", self.modules.module_bytes_max, 1, 256 * MIB)?;
+        // Below it hardly a module starts; above it there are no addresses in 32 bits.
+        check_range("modules.memory_bytes_max", self.modules.memory_bytes_max, MIB, 4 * GIB)?;
+        check_range("modules.folds_max", self.modules.folds_max, 1, u32::MAX.into())?;
         let day_ms = 24 * 60 * 60 * 1000;
         for (key, value) in [
             ("http.long_poll_timeout_ms", self.http.long_poll_timeout_ms),
@@ -315,6 +352,9 @@ impl Config {
             ("http.header_read_timeout_ms", self.http.header_read_timeout_ms),
             ("http.body_read_timeout_ms", self.http.body_read_timeout_ms),
             ("http.write_timeout_ms", self.http.write_timeout_ms),
+            ("modules.compile_timeout_ms", self.modules.compile_timeout_ms),
+            ("modules.upload_wait_ms", self.modules.upload_wait_ms),
+            ("modules.call_timeout_ms", self.modules.call_timeout_ms),
         ] {
             check_range(key, value, 1, day_ms)?;
         }
@@ -426,6 +466,9 @@ mod tests {
         assert!(refusal(|config| config.http.body_bytes_max = 1 << 40).contains("http.body_bytes_max"));
         assert!(refusal(|config| config.wal.segment_bytes = 1_000_000).contains("a multiple of 4096"));
         assert!(refusal(|config| config.http.cors_origin = "a\r\nb".to_string()).contains("http.cors_origin"));
+        assert!(refusal(|config| config.modules.memory_bytes_max = 8 * GIB).contains("modules.memory_bytes_max"));
+        assert!(refusal(|config| config.modules.call_timeout_ms = 0).contains("modules.call_timeout_ms = 0"));
+        assert!(refusal(|config| config.modules.folds_max = 0).contains("modules.folds_max = 0"));
         assert!(refusal(|config| config.log.level = "weir=loud".to_string()).contains("log.level"));
     }
 

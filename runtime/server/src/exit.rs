@@ -14,8 +14,9 @@ use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 
-use weir_shard::ShardOpenError;
+use weir_shard::{ShardError, ShardOpenError};
 use weir_storage::WalError;
+use weir_wasm::HostError;
 
 use crate::config::ConfigError;
 use crate::node::NodeError;
@@ -58,6 +59,12 @@ pub(crate) enum Exit {
         #[source]
         source: ShardOpenError,
     },
+    /// Modules cannot be run on this machine.
+    #[error(transparent)]
+    Engine(#[from] HostError),
+    /// What `--demo` asks for cannot be set up.
+    #[error("the demo cannot be set up")]
+    Demo(#[source] ShardError),
     /// It was asked to end a second time before it had ended.
     #[error("stopped at once, because it was asked to a second time")]
     SecondSignal,
@@ -79,7 +86,7 @@ impl Exit {
                 | NodeError::Incomplete { .. },
             ) => 5,
             Exit::ShardOpen { source, .. } => shard_open_code(source),
-            Exit::System { .. } | Exit::SecondSignal => 1,
+            Exit::System { .. } | Exit::Engine(_) | Exit::Demo(_) | Exit::SecondSignal => 1,
         }
     }
 

@@ -1,16 +1,21 @@
 //! `weir`: command line, configuration, wiring and shutdown. No logic: what the server does is in the crates below.
 //!
 //! - [`cli`], [`config`], [`layers`]: what was asked for, from flags, environment and file.
-//! - [`node`], [`seams`]: the data directory, and what else the shards are handed.
+//! - [`node`], [`seams`], [`builtins`]: the data directory, and what else the shards are handed.
 //! - [`serve`]: the order in which things begin and end.
 //! - [`shard_thread`], [`accept`]: one thread per shard, and the listener that feeds them connections.
 //! - [`admin`], [`metrics`]: the admin listener.
+//! - [`demo`]: what `--demo` sets up.
 //! - [`exit`]: exit codes.
+//!
+//! The binary is also the compiler of modules: the server starts it anew for each, as `weir compile-module`.
 
 mod accept;
 mod admin;
+mod builtins;
 mod cli;
 mod config;
+mod demo;
 mod exit;
 mod layers;
 mod metrics;
@@ -30,12 +35,19 @@ use crate::exit::Exit;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// The argument with which the server starts itself to compile a module. For nobody else, so it is not in [`cli`].
+const COMPILE_MODULE: &str = "compile-module";
+
 fn main() -> ExitCode {
+    // Before all else: it is to be under its limits before it has done anything.
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == COMPILE_MODULE) {
+        return weir_wasm::compile_child();
+    }
     abort_on_panic();
     let Command::Serve(args) = Cli::parse().command;
     let served = layers::load(&args, std::env::vars_os()).map_err(Exit::from).and_then(|config| {
         log_to_stderr(&config.log);
-        serve::serve(&config)
+        serve::serve(&config, args.demo)
     });
     match served {
         Ok(()) => ExitCode::SUCCESS,

@@ -31,6 +31,15 @@ const SHARD_FAMILIES: &[Family<ShardStats>] = &[
     ("weir_in_flight_bytes", "Bodies of writes under way now.", |s| s.in_flight_bytes as f64),
     ("weir_streams", "Streams now.", |s| s.streams as f64),
     ("weir_hot_index_bytes", "Memory of the index of stored bytes.", |s| s.hot_index_bytes as f64),
+    ("weir_records_validated_total", "Records that validators have let through, replaced ones included.", |s| {
+        s.records_validated as f64
+    }),
+    ("weir_records_rejected_total", "Writes that a validator has refused.", |s| s.records_rejected as f64),
+    ("weir_module_traps_total", "Instances of modules ended for what they did.", |s| s.module_traps as f64),
+    ("weir_guest_instances", "Instances of modules now.", |s| s.guest_instances as f64),
+    ("weir_guest_folds", "Summaries in memory now.", |s| s.guest_folds as f64),
+    ("weir_guest_calls_total", "Calls into modules.", |s| s.guest_calls as f64),
+    ("weir_guest_busy_seconds_total", "Time spent in modules.", |s| s.guest_busy.as_secs_f64()),
     ("weir_groups_serving", "Groups that serve.", |s| s.groups_serving.into()),
     ("weir_groups_failed", "Groups whose log has failed.", |s| s.groups_failed.into()),
 ];
@@ -122,7 +131,12 @@ mod tests {
     fn figures_carry_their_shard_and_wal() {
         let topology = Topology { shards: 2, wals: 3, groups: 3 };
         let wal = |units| WalStats { units, ..WalStats::default() };
-        let first = ShardStats { appends: 1 << 40, wals: vec![wal(1), wal(2)], ..ShardStats::default() };
+        let first = ShardStats {
+            appends: 1 << 40,
+            guest_busy: Duration::from_millis(250),
+            wals: vec![wal(1), wal(2)],
+            ..ShardStats::default()
+        };
         let text = text(Duration::from_millis(1500), topology, &Connections::new(2), &[Some(first), None]);
         let lines: Vec<&str> = text.lines().collect();
         for line in [
@@ -130,6 +144,7 @@ mod tests {
             "weir_uptime_seconds 1.5",
             "# TYPE weir_appends_total counter",
             "weir_appends_total{shard=\"0\"} 1099511627776",
+            "weir_guest_busy_seconds_total{shard=\"0\"} 0.25",
             "weir_shard_up{shard=\"1\"} 0",
             "weir_wal_units_total{wal=\"0\"} 1",
             "weir_wal_units_total{wal=\"2\"} 2",

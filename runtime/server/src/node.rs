@@ -4,15 +4,16 @@
 //! <data_dir>/lock        held with flock for the life of the process
 //! <data_dir>/node.toml   format, node id, numbers of WALs and groups
 //! <data_dir>/wal-<k>/    one folder per WAL, see weir-storage
+//! <data_dir>/modules/    what was uploaded and its machine code, see weir-wasm
 //! ```
 //!
-//! `node.toml` is written last, so that it is there only when all the folders are: a formed node that misses one has
-//! lost data and is refused, never formed anew. The path is resolved once; everything below works on the open directory.
+//! `node.toml` is written last, so that it is there only when all the WALs' folders are: a formed node that misses one has
+//! lost data and is refused, never formed anew. The folder of modules comes to be when it is missed. The path is resolved once; everything below works on the open directory.
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use cap_std::fs::{Dir, File, OpenOptions};
+use cap_std::fs::{Dir, DirBuilder, DirBuilderExt as _, File, OpenOptions};
 use serde::{Deserialize, Serialize};
 
 /// Version of the data directory's layout, and of everything that no format of its own below it guards.
@@ -21,6 +22,7 @@ const FORMAT: u32 = 1;
 const LOCK_FILE: &str = "lock";
 const NODE_FILE: &str = "node.toml";
 const NODE_FILE_NEW: &str = "node.toml.new";
+const MODULES_FOLDER: &str = "modules";
 
 /// Why the data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -181,6 +183,28 @@ impl DataDir {
         (0..node.wals).map(open).collect()
     }
 
+    /// The folder of uploaded modules, made (readable by its owner alone) if need be.
+    ///
+    /// # Errors
+    /// [`NodeError::Io`].
+    pub(crate) fn modules_dir(&self) -> Result<Dir, NodeError> {
+        let open = || {
+            match self.dir.create_dir_with(MODULES_FOLDER, DirBuilder::new().mode(0o700)) {
+                // Else a crash could take the folder, and with it a module that has been announced.
+                Ok(()) => self.sync()?,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+            self.dir.open_dir(MODULES_FOLDER)
+        };
+        open().map_err(|error| self.modules_failed(error))
+    }
+
+    /// The error of the folder of uploaded modules.
+    pub(crate) fn modules_failed(&self, source: io::Error) -> NodeError {
+        self.failed(MODULES_FOLDER, source)
+    }
+
     fn parse(&self, text: &str) -> Result<Node, NodeError> {
         let invalid = |reason: String| NodeError::Invalid { path: self.path.clone(), reason };
         let FormatOnly { format } = toml::from_str(text).map_err(|e| invalid(e.message().to_string()))?;
@@ -209,7 +233,7 @@ impl DataDir {
             file.sync_all()?;
             self.dir.rename(NODE_FILE_NEW, &self.dir, NODE_FILE)?;
             // Makes the folders durable too, which were made before it.
-            self.dir.open(".")?.sync_all()
+            self.sync()
         };
         write().map_err(|error| self.failed(NODE_FILE, error))
     }
@@ -228,6 +252,11 @@ impl DataDir {
             }
             Err(error) => Err(self.failed(folder, error)),
         }
+    }
+
+    /// Makes the directory's own entries durable.
+    fn sync(&self) -> io::Result<()> {
+        self.dir.open(".")?.sync_all()
     }
 
     fn failed(&self, what: &str, source: io::Error) -> NodeError {
@@ -292,6 +321,21 @@ mod tests {
         assert!(read("format = 1\nnode_id = '1'\nwals = 0\ngroups = 1").contains("at least one"));
         assert!(read("format = 1\nnode_id = '1'\nwals = 1\ngroups = 1\nmore = 1").contains("more"));
         assert!(read("{").contains("is not valid"));
+    }
+
+    #[test]
+    fn the_folder_of_modules_is_made_once_and_is_nobody_elses() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let (_root, path) = temporary();
+        let dir = DataDir::open(&path).expect("a new directory");
+        dir.modules_dir().expect("made").write("a", "module").expect("it can be written to");
+        assert_eq!(dir.modules_dir().expect("opened").read("a").expect("it is there"), b"module");
+        let mode = path.join(MODULES_FOLDER).metadata().expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        std::fs::remove_dir_all(path.join(MODULES_FOLDER)).expect("it is lost");
+        std::fs::write(path.join(MODULES_FOLDER), "a file").expect("a file in its place");
+        let refused = dir.modules_dir().expect_err("a file is no folder").to_string();
+        assert!(refused.starts_with("cannot use ") && refused.ends_with("a/b/modules"), "{refused}");
     }
 
     #[test]

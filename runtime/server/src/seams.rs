@@ -1,12 +1,15 @@
-//! What the shards must not take for themselves: the clock, randomness, and the disks.
+//! What the shards must not take for themselves: the clock, randomness, the disks, and the engine for modules.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use weir_shard::{Clock, Entropy, Seams};
 use weir_storage::{Disk, MemoryDisk, RealDisk};
+use weir_wasm::{ChildProcess, FileStore, Host, HostConfig, HostError, MemoryStore, ModuleStore};
 
-use crate::config::Sizes;
+use crate::builtins::BUILTINS;
+use crate::config::{ModulesConfig, Sizes};
 use crate::exit::Exit;
 use crate::node::{DataDir, Node};
 
@@ -38,11 +41,17 @@ impl Entropy for SystemEntropy {
     }
 }
 
-/// The seams of a server: real clocks and randomness, and one disk per WAL, in `data_dir` or, without one, in memory.
+/// The seams of a server: real clocks and randomness, one disk per WAL and a store for modules, in `data_dir` or, without
+/// one, in memory.
 ///
 /// # Errors
-/// [`Exit::Node`] when a WAL's folder cannot be opened.
-pub(crate) fn seams(data_dir: Option<&DataDir>, node: Node, sizes: Sizes) -> Result<Seams, Exit> {
+/// [`Exit::Node`] when a folder cannot be used, [`Exit::Engine`] when modules cannot be run on this machine.
+pub(crate) fn seams(
+    data_dir: Option<&DataDir>,
+    node: Node,
+    sizes: Sizes,
+    modules: &ModulesConfig,
+) -> Result<Seams, Exit> {
     let disks: Vec<Arc<dyn Disk>> = match data_dir {
         Some(data_dir) => {
             let dirs = data_dir.wal_dirs(node)?;
@@ -52,5 +61,47 @@ pub(crate) fn seams(data_dir: Option<&DataDir>, node: Node, sizes: Sizes) -> Res
             (0..node.wals).map(|_| Arc::new(MemoryDisk::new(sizes.budget_bytes_per_wal)) as Arc<dyn Disk>).collect()
         }
     };
-    Ok(Seams { clock: Arc::new(SystemClock { started: Instant::now() }), entropy: Arc::new(SystemEntropy), disks })
+    Ok(Seams {
+        clock: Arc::new(SystemClock { started: Instant::now() }),
+        entropy: Arc::new(SystemEntropy),
+        disks,
+        modules: host(data_dir, modules)?,
+        builtins: Arc::new(BUILTINS),
+    })
+}
+
+/// The node's modules, none of them loaded yet.
+fn host(data_dir: Option<&DataDir>, modules: &ModulesConfig) -> Result<Host, Exit> {
+    let store: Arc<dyn ModuleStore> = match data_dir {
+        Some(data_dir) => {
+            let files = FileStore::new(data_dir.modules_dir()?);
+            Arc::new(files.map_err(|error| data_dir.modules_failed(error))?)
+        }
+        None => Arc::new(MemoryStore::default()),
+    };
+    let compiler = ChildProcess { program: vec![own_program()?.into()] };
+    Host::new(store, Arc::new(compiler), host_config(modules)).map_err(|error| match (error, data_dir) {
+        (HostError::Io(source), Some(data_dir)) => data_dir.modules_failed(source).into(),
+        (error, _) => error.into(),
+    })
+}
+
+fn host_config(modules: &ModulesConfig) -> HostConfig {
+    let bytes = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
+    HostConfig {
+        memory_bytes_max: bytes(modules.memory_bytes_max),
+        module_bytes_max: bytes(modules.module_bytes_max),
+        compile_timeout: Duration::from_millis(modules.compile_timeout_ms),
+        call_timeout: Duration::from_millis(modules.call_timeout_ms),
+        ..HostConfig::default()
+    }
+}
+
+/// What to start for this very program once more.
+fn own_program() -> Result<PathBuf, Exit> {
+    // Whatever has meanwhile been put in the binary's place on disk: another version's code would not be ours.
+    if cfg!(target_os = "linux") {
+        return Ok("/proc/self/exe".into());
+    }
+    std::env::current_exe().map_err(|source| Exit::System { doing: "find the server's own program", source })
 }

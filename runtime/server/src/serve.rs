@@ -1,12 +1,13 @@
 //! `weir serve`: the order in which things begin and end.
 //!
 //! Begin: lock the data directory, open the listeners, form or read the node, start the shards, wait until every WAL is
-//! recovered, accept. The public port is taken early so that a taken one is an early error; who connects before the
-//! recovery has ended waits in the kernel's queue, while `/readyz` says what is missing.
+//! recovered, set up the demo if there is to be one, accept. The public port is taken early so that a taken one is an early
+//! error; who connects before the recovery has ended waits in the kernel's queue, while `/readyz` says what is missing.
 //!
 //! End: close the listener, tell the connections, wait for them a while, then flush every shard. All connections end
 //! before any shard does, because a connection of one shard may wait for an answer of another.
 
+use std::io::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ use weir_types::{GroupId, ShardId};
 use crate::accept::{self, Connections};
 use crate::admin::{self, Admin, Phase};
 use crate::config::{Config, Sizes};
+use crate::demo;
 use crate::exit::Exit;
 use crate::node::{DataDir, Node};
 use crate::seams::{SystemEntropy, seams};
@@ -34,22 +36,22 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(10);
 /// Memory for live events that subscribers have not taken yet, over all shards, in bytes.
 const LIVE_BYTES_MAX: u64 = 256 << 20;
 
-/// Serves until a signal, on this thread and one per shard.
+/// Serves until a signal, on this thread and one per shard; with `demo`, there is something to try from the start.
 ///
 /// # Errors
 /// [`Exit`] says why it ended before it was asked to, or at once because it was asked twice.
-pub(crate) fn serve(config: &Config) -> Result<(), Exit> {
+pub(crate) fn serve(config: &Config, demo: bool) -> Result<(), Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|source| Exit::System { doing: "start the main thread's runtime", source })?;
-    let ended = runtime.block_on(run(config));
+    let ended = runtime.block_on(run(config, demo));
     // The admin listener's tasks hold nothing that must be waited for.
     runtime.shutdown_background();
     ended
 }
 
-async fn run(config: &Config) -> Result<(), Exit> {
+async fn run(config: &Config, demo: bool) -> Result<(), Exit> {
     let started = Instant::now();
     let mut signals = Signals::new()?;
     accept::raise_open_files_limit();
@@ -68,7 +70,7 @@ async fn run(config: &Config) -> Result<(), Exit> {
     let (phase, phases) = watch::channel(Phase::Recovering((0..config.shards()).collect()));
     let connections = Connections::new(config.shards().into());
     let topology = Topology { shards: config.shards(), wals: node.wals, groups: node.groups };
-    let seams = seams(data_dir.as_ref(), node, sizes)?;
+    let seams = seams(data_dir.as_ref(), node, sizes, &config.modules)?;
     let parts = shard_parts(config, node.id, topology, sizes, seams, &shutdown);
     let addresses = parts.iter().map(|(_, address)| address.clone()).collect();
     let admin = Admin { started, phase: phases, topology, shards: addresses, connections: Arc::clone(&connections) };
@@ -81,13 +83,11 @@ async fn run(config: &Config) -> Result<(), Exit> {
         shards.push(shard.map_err(|source| Exit::System { doing: "start a shard's thread", source })?);
     }
     tokio::select! {
-        recovered = recover(&mut openings, &shards, topology.owner_of(GroupId::META), &phase) => recovered?,
-        // Nothing is acknowledged before the recovery has ended, so there is nothing to flush.
+        ready = ready(&mut openings, &shards, topology.owner_of(GroupId::META), &phase, demo) => ready?,
+        // Nothing is acknowledged to anyone before that, so there is nothing to flush.
         () = signals.next() => return Ok(()),
     }
-    if let Ok(address) = listener.local_addr() {
-        tracing::info!("listening on http://{address}");
-    }
+    announce(&listener, demo);
 
     let requests: Vec<_> = shards.iter().map(|shard| shard.requests.clone()).collect();
     let connections_max = usize::try_from(config.http.connections_max).unwrap_or(usize::MAX);
@@ -130,6 +130,9 @@ fn shard_parts(
         live_bytes_max: share(LIVE_BYTES_MAX).max(sizes.body_bytes_max as usize),
         producers_per_stream_max: config.limits.producers_per_stream_max,
         buckets_auto_create: config.buckets.auto_create,
+        body_bytes_max: sizes.body_bytes_max as usize,
+        folds_max: share(config.modules.folds_max).max(1),
+        compile_wait: Duration::from_millis(config.modules.upload_wait_ms),
         write_deadline: WRITE_DEADLINE,
     };
     let http = http_config(config, sizes);
@@ -150,6 +153,7 @@ fn http_config(config: &Config, sizes: Sizes) -> weir_http::HttpConfig {
     let http = &config.http;
     weir_http::HttpConfig {
         body_bytes_max: sizes.body_bytes_max as usize,
+        module_bytes_max: usize::try_from(config.modules.module_bytes_max).unwrap_or(usize::MAX),
         long_poll_timeout: Duration::from_millis(http.long_poll_timeout_ms),
         sse_keep_alive: Duration::from_millis(http.sse_keep_alive_ms),
         sse_max_age: Duration::from_millis(http.sse_max_age_ms),
@@ -160,12 +164,13 @@ fn http_config(config: &Config, sizes: Sizes) -> weir_http::HttpConfig {
     }
 }
 
-/// Waits until all shards are open and the node's tables are formed.
-async fn recover(
+/// Waits until all shards are open, the node's tables are formed, and the demo is set up if there is to be one.
+async fn ready(
     openings: &mut mpsc::UnboundedReceiver<Opened>,
     shards: &[ShardThread],
     meta: ShardId,
     phase: &watch::Sender<Phase>,
+    demo: bool,
 ) -> Result<(), Exit> {
     all_opened(openings, phase).await?;
     let (formed, forming) = oneshot::channel();
@@ -175,8 +180,25 @@ async fn recover(
     if let Ok(result) = forming.await {
         result.map_err(failed)?;
     }
+    if demo {
+        let (ready, setting_up) = oneshot::channel();
+        let _ = shards[0].requests.send(Request::Demo(ready));
+        if let Ok(result) = setting_up.await {
+            result.map_err(Exit::Demo)?;
+        }
+    }
     phase.send_replace(Phase::Serving);
     Ok(())
+}
+
+/// Says where to come, and what to try there.
+fn announce(listener: &TcpListener, demo: bool) {
+    let Ok(address) = listener.local_addr() else { return };
+    tracing::info!("listening on http://{address}");
+    if demo {
+        // Who has closed standard output does not want to read this.
+        let _ = std::io::stdout().write_all(demo::commands(address).as_bytes());
+    }
 }
 
 /// Waits until all shards are open, or the first cannot be: the others may then wait for it forever.

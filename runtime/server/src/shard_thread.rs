@@ -10,10 +10,11 @@ use std::thread::{self, JoinHandle};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot, watch};
 use weir_http::{HttpConfig, Service, serve_connection};
-use weir_shard::{Mailbox, Seams, Shard, ShardConfig, ShardOpenError, Topology};
+use weir_shard::{Mailbox, Seams, Shard, ShardConfig, ShardError, ShardOpenError, Topology};
 use weir_types::ShardId;
 
 use crate::accept::Open;
+use crate::demo;
 
 /// What the main thread asks of a shard.
 pub(crate) enum Request {
@@ -26,6 +27,8 @@ pub(crate) enum Request {
     },
     /// Form or check the node's tables, which only the meta group's shard can, once all shards have opened.
     Form(oneshot::Sender<Result<(), ShardOpenError>>),
+    /// Set up the demo, once the node's tables are formed. Any shard can.
+    Demo(oneshot::Sender<Result<(), ShardError>>),
     /// Flush what is acknowledged and end. No request follows.
     Stop,
 }
@@ -38,7 +41,7 @@ pub(crate) struct ShardParts {
     pub(crate) topology: Topology,
     /// Its own mailbox, which knows the others.
     pub(crate) mailbox: Mailbox,
-    /// Clock, randomness, disks.
+    /// Clock, randomness, disks, modules.
     pub(crate) seams: Seams,
     /// Its limits.
     pub(crate) config: ShardConfig,
@@ -98,6 +101,10 @@ async fn run(parts: ShardParts, mut inbox: mpsc::UnboundedReceiver<Request>, ope
             Request::Form(formed) => {
                 // Nobody is served before the answer, so nothing waits behind this.
                 let _ = formed.send(shard.form().await);
+            }
+            Request::Demo(ready) => {
+                // As above.
+                let _ = ready.send(demo::set_up(&shard).await);
             }
             Request::Stop => break,
         }
