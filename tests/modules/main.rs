@@ -1,0 +1,81 @@
+//! Modules through the real binary: what is uploaded and refused, what validators let in, what summaries say, what
+//! misbehaving guests can and cannot do, and what a crash leaves of an upload or a bind.
+//!
+//! The guests are in `guests/`; `weir-wasm` has its own tests of what happens to one call.
+
+mod bindings;
+mod contained;
+mod crash;
+mod history;
+mod summaries;
+mod uploads;
+mod validators;
+
+use serde_json::{Value, json};
+use weir_testkit::{Client, Request, Response, Setup};
+
+/// A server in memory with two shards, so that half of all requests cross from one to the other.
+pub(crate) fn in_memory() -> Setup {
+    Setup::new(env!("CARGO_BIN_EXE_weir")).args(&["--in-memory", "--shards", "2"])
+}
+
+/// A server on disk, with small segments so that it starts at once.
+pub(crate) fn on_disk() -> Setup {
+    Setup::new(env!("CARGO_BIN_EXE_weir"))
+        .args(&["--shards", "2"])
+        .env("WEIR_HTTP_BODY_BYTES_MAX", 1 << 20)
+        .env("WEIR_WAL_SEGMENT_BYTES", 4 << 20)
+}
+
+/// `curl -T`.
+pub(crate) fn upload(target: &str, wasm: impl Into<Vec<u8>>) -> Request {
+    Request::put(target).body("application/wasm", wasm)
+}
+
+/// Uploads a guest of `guests/` into bucket `demo` under its own name.
+#[track_caller]
+pub(crate) fn upload_guest(client: &mut Client, name: &str) -> Value {
+    let target = format!("/demo/-/modules/{}", name.replace('_', "-"));
+    client.send(upload(&target, weir_testkit::guest(name))).expect(201).json()
+}
+
+/// A request that binds in bucket `demo`.
+pub(crate) fn bind(name: &str, module: &str, role: &str, streams: &str) -> Request {
+    let binding = json!({ "streams": streams, "module": module, "role": role });
+    Request::put(&format!("/demo/-/bindings/{name}")).body("application/json", binding.to_string())
+}
+
+/// Uploads a guest and binds it to all streams of bucket `demo`, under its own name.
+#[track_caller]
+pub(crate) fn bind_guest(client: &mut Client, name: &str, role: &str) {
+    upload_guest(client, name);
+    let name = name.replace('_', "-");
+    let _ = client.send(bind(&name, &name, role, "**")).expect(201);
+}
+
+/// Creates a stream of this type.
+#[track_caller]
+pub(crate) fn create(client: &mut Client, target: &str, content_type: &str) {
+    let _ = client.send(Request::put(target).header("Content-Type", content_type)).expect(201);
+}
+
+/// A request that appends JSON.
+pub(crate) fn post(target: &str, body: impl ToString) -> Request {
+    Request::post(target).body("application/json", body.to_string())
+}
+
+/// A request that reads a summary.
+pub(crate) fn summary(target: &str, query: &str) -> Request {
+    Request::get(&format!("{target}?summary={query}"))
+}
+
+/// A stream's JSON messages.
+#[track_caller]
+pub(crate) fn read(client: &mut Client, target: &str) -> String {
+    client.send(Request::get(target)).expect(200).text()
+}
+
+/// `rejection` of a problem document.
+pub(crate) fn rejection(response: &Response) -> Value {
+    response.json()["rejection"].clone()
+}
