@@ -35,12 +35,10 @@ use crate::exit::Exit;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The argument with which the server starts itself to compile a module. For nobody else, so it is not in [`cli`].
-const COMPILE_MODULE: &str = "compile-module";
-
 fn main() -> ExitCode {
-    // Before all else: it is to be under its limits before it has done anything.
-    if std::env::args_os().nth(1).is_some_and(|argument| argument == COMPILE_MODULE) {
+    // The server has started itself to compile a module. For nobody else, so it is not in the command line; and before all
+    // else, for it is to be under its limits before it has done anything.
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == weir_wasm::COMPILE_ARGUMENT) {
         return weir_wasm::compile_child();
     }
     abort_on_panic();

@@ -20,8 +20,7 @@ impl Shard {
     /// # Errors
     /// [`Refusal::BucketBusy`] while it is being deleted.
     pub async fn bucket_create(&self, name: BucketName) -> Result<bool, ShardError> {
-        let owner = self.0.topology.owner_of(GroupId::META);
-        match self.call(owner, Request::BucketCreate(name.as_str().into())).await? {
+        match self.call(self.meta_owner(), Request::BucketCreate(name.as_str().into())).await? {
             Answer::BucketCreated { existed } => Ok(existed),
             _ => unreachable!("a bucket's creation is answered with its age"),
         }
@@ -51,8 +50,7 @@ impl Shard {
     /// # Errors
     /// [`Refusal::BucketNotFound`] when there is none, [`Refusal::BucketBusy`] when it has streams.
     pub async fn bucket_delete(&self, name: BucketName) -> Result<(), ShardError> {
-        let owner = self.0.topology.owner_of(GroupId::META);
-        self.call(owner, Request::BucketDelete(name.as_str().into())).await.map(|_| ())
+        self.call(self.meta_owner(), Request::BucketDelete(name.as_str().into())).await.map(|_| ())
     }
 
     /// Forms the node's slot table if it is new, checks it if it is not, and finishes what a crash left half done.

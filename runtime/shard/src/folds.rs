@@ -1,7 +1,7 @@
 //! Folds: the states of summaries, each of one stream under one binding, kept warm on the lane for who asks next.
 //!
 //! A fold is not stored: one that has gone is computed again from the stream. It goes when there are too many, when its
-//! instance has ended, and when its binding has changed.
+//! instance has ended, and with its stream. One of an earlier binding is asked for no more, and is among the first to go.
 //!
 //! A record that ends the module is found like this. When a batch fails, its records are *suspects*: the fold is computed
 //! again in a fresh instance up to them, and takes them one by one. If all of them pass, something else was at fault
@@ -83,7 +83,6 @@ impl Folds {
         self.clock.set(used + 1);
         let mut folds = self.folds.borrow_mut();
         if !folds.contains_key(&(incarnation, epoch)) {
-            // An earlier binding's fold of this stream may be one of them: nobody asks for it any more, so it goes first.
             if folds.len() >= self.folds_max {
                 let oldest = folds.iter().min_by_key(|(_, entry)| entry.used).map(|(&key, _)| key);
                 folds.remove(&oldest.expect("there are many"));

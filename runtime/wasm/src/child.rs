@@ -19,7 +19,7 @@ use crate::config::CompileLimits;
 use crate::inspect::cut;
 
 /// The argument by which a program knows that it is the compiler.
-const ARGUMENT: &str = "compile-module";
+pub const COMPILE_ARGUMENT: &str = "compile-module";
 const MEMORY_ENV: &str = "WEIR_COMPILE_MEMORY_BYTES_MAX";
 const CPU_ENV: &str = "WEIR_COMPILE_CPU_SECONDS_MAX";
 
@@ -82,7 +82,7 @@ impl ChildProcess {
         let (program, arguments) = self.program.split_first().expect("there is a program to run");
         Command::new(program)
             .args(arguments)
-            .arg(ARGUMENT)
+            .arg(COMPILE_ARGUMENT)
             .env_clear()
             .env(MEMORY_ENV, limits.memory_bytes_max.to_string())
             // The time of one thread, so it strikes after the timeout, and only if the parent is no longer there to.

@@ -34,7 +34,7 @@ pub mod store;
 mod worker;
 
 pub use batch::{AppendContext, GuestBatch, Verdict, View};
-pub use child::{ChildProcess, compile_child};
+pub use child::{COMPILE_ARGUMENT, ChildProcess, compile_child};
 pub use compile::{CompileError, Compiler, InProcess};
 pub use config::{CompileLimits, HostConfig};
 pub use digest::digest_of;
