@@ -25,8 +25,6 @@ pub struct HostConfig {
     pub fuel_per_record: u64,
     /// Further fuel per byte given.
     pub fuel_per_byte: u64,
-    /// How often the engine's epoch advances.
-    pub epoch_tick: Duration,
     /// After about this time a call is ended whatever fuel it has left. It counts the time of the machine, so it is a
     /// backstop and not the limit.
     pub call_timeout: Duration,
@@ -44,7 +42,6 @@ impl Default for HostConfig {
             fuel_base: 50_000_000,
             fuel_per_record: 500_000,
             fuel_per_byte: 2_000,
-            epoch_tick: Duration::from_millis(10),
             call_timeout: Duration::from_secs(1),
         }
     }
@@ -54,12 +51,6 @@ impl HostConfig {
     /// What one compilation may take.
     pub(crate) fn compile_limits(&self) -> CompileLimits {
         CompileLimits { timeout: self.compile_timeout, memory_bytes_max: self.compile_memory_bytes_max }
-    }
-
-    /// Ticks of the epoch that a call may see. The first may come at once.
-    pub(crate) fn call_ticks(&self) -> u64 {
-        let ticks = self.call_timeout.as_nanos().div_ceil(self.epoch_tick.as_nanos().max(1));
-        u64::try_from(ticks).unwrap_or(u64::MAX).saturating_add(1)
     }
 }
 

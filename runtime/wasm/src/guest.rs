@@ -34,6 +34,8 @@ pub(crate) struct Guest {
     is_memory_refused: bool,
     /// What guests that ask for `wasi:clocks` are told.
     now_ms: u64,
+    /// When this call's first epoch ended, if one has: most calls are over before, and never read the clock.
+    timed_since: Option<Instant>,
     random: u64,
     /// The last error that the guest logged in this call: a panic's message, most likely.
     error_line: Option<String>,
@@ -50,6 +52,7 @@ impl Guest {
             table_elements: 0,
             is_memory_refused: false,
             now_ms: 0,
+            timed_since: None,
             random: RANDOM_SEED,
             error_line: None,
             lines_since: Instant::now(),
@@ -60,8 +63,14 @@ impl Guest {
     /// A call begins, at this time of the guest's.
     pub(crate) fn begin(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
+        self.timed_since = None;
         self.random = RANDOM_SEED;
         self.error_line = None;
+    }
+
+    /// An epoch has ended in this call: whether the call has had its time.
+    pub(crate) fn is_over(&mut self, timeout: Duration) -> bool {
+        self.timed_since.get_or_insert_with(Instant::now).elapsed() >= timeout
     }
 
     pub(crate) fn now_ms(&self) -> u64 {

@@ -2,8 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
+use std::time::Duration;
 
 use wasmtime::Engine;
 use wasmtime::component::Linker;
@@ -17,6 +19,13 @@ use crate::guest::Guest;
 use crate::inspect::{self, Inspected, Refusal};
 use crate::module::{self, Module};
 use crate::store::{ModuleStore, lock};
+
+/// How long an epoch is while guests run: what a shard may have to wait for its core.
+const EPOCH: Duration = Duration::from_micros(500);
+/// How long it is when none has run for [`EPOCHS_AWAKE`] epochs.
+const EPOCH_IDLE: Duration = Duration::from_millis(10);
+/// A guest that is asked again and again has pauses, which must not look like the end.
+const EPOCHS_AWAKE: u32 = 200;
 
 /// The modules of one node. Clones are the same host.
 #[derive(Clone)]
@@ -34,6 +43,8 @@ struct Inner {
     ready: RwLock<HashMap<Digest, Arc<Module>>>,
     /// Held while a module is compiled: one at a time is enough, and leaves the other cores to the shards.
     compiling: Mutex<()>,
+    /// Lanes that have work. Nothing is ordered by it.
+    lanes_busy: AtomicUsize,
 }
 
 /// Why there is no host.
@@ -61,10 +72,10 @@ impl Host {
         let engine = config::engine().map_err(sentence)?;
         let linker = module::linker(&engine).map_err(sentence)?;
         let cache = Cache::open(&*store, &engine).map_err(HostError::Io)?;
-        tick(&engine, &config).map_err(HostError::Io)?;
-        let (ready, compiling) = (RwLock::default(), Mutex::default());
-        let inner = Inner { engine, linker, store, compiler, cache, config, ready, compiling };
-        Ok(Host { inner: Arc::new(inner) })
+        let (ready, compiling, lanes_busy) = (RwLock::default(), Mutex::default(), AtomicUsize::new(0));
+        let inner = Arc::new(Inner { engine, linker, store, compiler, cache, config, ready, compiling, lanes_busy });
+        tick(&inner).map_err(HostError::Io)?;
+        Ok(Host { inner })
     }
 
     /// Looks at an upload, which may be anything, and says what it is. Runs no engine; a few milliseconds per megabyte.
@@ -165,6 +176,13 @@ impl Host {
         self.inner.ready.read().unwrap_or_else(PoisonError::into_inner).get(&digest).cloned()
     }
 
+    /// Runs `work`, which may run guests: epochs are short meanwhile.
+    pub(crate) fn with_epochs(&self, work: impl FnOnce()) {
+        self.inner.lanes_busy.fetch_add(1, Relaxed);
+        work();
+        self.inner.lanes_busy.fetch_sub(1, Relaxed);
+    }
+
     pub(crate) fn config(&self) -> &HostConfig {
         &self.inner.config
     }
@@ -194,15 +212,17 @@ fn wasm_name(digest: Digest) -> String {
     format!("{digest}.wasm")
 }
 
-/// Starts the thread that advances the epoch. It ends when nothing holds the engine any more.
-fn tick(engine: &Engine, config: &HostConfig) -> io::Result<()> {
-    let (engine, tick) = (engine.weak(), config.epoch_tick);
+/// Starts the thread that advances the epoch. It ends when nothing holds the host any more.
+fn tick(host: &Arc<Inner>) -> io::Result<()> {
+    let host = Arc::downgrade(host);
     thread::Builder::new().name("guest-epochs".to_string()).spawn(move || {
-        while let Some(engine) = engine.upgrade() {
-            engine.increment_epoch();
-            // Not held while asleep, or the engine would live as long as this thread.
-            drop(engine);
-            thread::sleep(tick);
+        let mut epochs_idle = EPOCHS_AWAKE;
+        while let Some(host) = host.upgrade() {
+            host.engine.increment_epoch();
+            epochs_idle = if host.lanes_busy.load(Relaxed) > 0 { 0 } else { epochs_idle.saturating_add(1) };
+            // Not held while asleep, or the host would live as long as this thread.
+            drop(host);
+            thread::sleep(if epochs_idle < EPOCHS_AWAKE { EPOCH } else { EPOCH_IDLE });
         }
     })?;
     Ok(())

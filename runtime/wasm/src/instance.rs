@@ -2,14 +2,17 @@
 //!
 //! Fuel and epoch are set before anything that runs guest code: instantiating, every call, and dropping a fold (which
 //! runs its destructor). A call that works on a batch gets fuel by the batch's size; one that works on a whole state
-//! (configuring, a snapshot, a query) gets [`STATE_FUEL_FACTOR`] times the base.
+//! (configuring, a snapshot, a query) gets [`STATE_FUEL_FACTOR`] times the base. At every epoch a call gives way to
+//! whatever else wants its core: the kernel alone would let it finish a slice of milliseconds, and a shard wait for it.
 //!
 //! Two kinds of failure are kept apart. An answer that says *no* leaves the instance as it was. An instance that trapped,
 //! or whose answer could not be read, must never be entered again: that is [`Lost`], and its owner drops it.
 
+use std::thread;
+
 use bytes::Bytes;
-use wasmtime::Store;
 use wasmtime::component::ResourceAny;
+use wasmtime::{Store, UpdateDeadline};
 use weir_types::Role;
 
 use crate::batch::{self, AppendContext, GuestBatch, MESSAGE_BYTES_MAX, Verdict, View};
@@ -72,7 +75,13 @@ impl Instance {
         store.set_max_component_handles(HANDLES_MAX);
         // What a guest hands out at once is bounded by what it can have.
         store.set_hostcall_fuel(config.memory_bytes_max);
-        arm(&mut store, config, state_fuel(config), 0);
+        let timeout = config.call_timeout;
+        store.epoch_deadline_callback(move |mut store| {
+            thread::yield_now();
+            let is_over = store.data_mut().is_over(timeout);
+            Ok(if is_over { UpdateDeadline::Interrupt } else { UpdateDeadline::Continue(1) })
+        });
+        arm(&mut store, state_fuel(config), 0);
         let started = match role {
             Role::Validator => module.validator.as_ref().map(|pre| pre.instantiate(&mut store).map(Exports::Validator)),
             Role::Summary => module.summary.as_ref().map(|pre| pre.instantiate(&mut store).map(Exports::Summary)),
@@ -191,7 +200,7 @@ impl Instance {
     }
 
     fn arm(&mut self, fuel: u64, now_ms: u64) {
-        arm(&mut self.store, &self.config, fuel, now_ms);
+        arm(&mut self.store, fuel, now_ms);
     }
 
     fn alive<T>(&mut self, called: wasmtime::Result<T>) -> Result<T, Lost> {
@@ -200,9 +209,9 @@ impl Instance {
 }
 
 /// Sets what the next call may take.
-fn arm(store: &mut Store<Guest>, config: &HostConfig, fuel: u64, now_ms: u64) {
+fn arm(store: &mut Store<Guest>, fuel: u64, now_ms: u64) {
     store.set_fuel(fuel).expect("the engine meters fuel");
-    store.set_epoch_deadline(config.call_ticks());
+    store.set_epoch_deadline(1);
     store.data_mut().begin(now_ms);
 }
 

@@ -88,6 +88,7 @@ impl Worker {
 
     /// Serves the queue until nobody is left who could ask.
     pub(crate) fn run(mut self, queue: &Receiver<Vec<Job>>) {
+        let host = self.host.clone();
         loop {
             let first = match queue.recv_timeout(SWEEP_EVERY) {
                 Ok(jobs) => jobs,
@@ -95,11 +96,13 @@ impl Worker {
                 Err(RecvTimeoutError::Disconnected) => return,
             };
             self.now = Instant::now();
-            for job in first.into_iter().chain(queue.try_iter().take(SENDINGS_PER_TURN).flatten()) {
-                self.counters.calls.fetch_add(1, Relaxed);
-                self.serve(job);
-            }
-            self.sweep();
+            host.with_epochs(|| {
+                for job in first.into_iter().chain(queue.try_iter().take(SENDINGS_PER_TURN).flatten()) {
+                    self.counters.calls.fetch_add(1, Relaxed);
+                    self.serve(job);
+                }
+                self.sweep();
+            });
             self.counters.busy_ns.fetch_add(self.now.elapsed().as_nanos() as u64, Relaxed);
         }
     }
