@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
+use weir_shard::Shard;
 
 use crate::error::{ErrorCode, Problem};
 
@@ -21,27 +22,41 @@ const SMALL_BYTES_MAX: usize = 64 << 10;
 /// How long the rest of a refused body is read for, so that the client gets to read the refusal.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Reads `body` to its end. Of one that is refused, what is still to come is discarded.
+/// Reads `body` to its end, its memory counted among the shard's requests under way. Of one that is refused, what is still
+/// to come is discarded.
 ///
 /// # Errors
 /// As for [`read`].
-pub(crate) async fn take<B>(mut body: B, bytes_max: usize, timeout: Duration) -> Result<weir_shard::Body, Problem>
+pub(crate) async fn take<B>(
+    mut body: B,
+    shard: &Shard,
+    bytes_max: usize,
+    timeout: Duration,
+) -> Result<weir_shard::Body, Problem>
 where
     B: Body<Data = Bytes> + Unpin + 'static,
 {
-    let taken = read(&mut body, bytes_max, timeout).await;
+    let mut in_flight = None;
+    let claim = |bytes| Ok(in_flight.get_or_insert_with(|| shard.in_flight()).grow(bytes)?);
+    let taken = read(&mut body, bytes_max, timeout, claim).await;
     if taken.is_err() {
         discard(body);
     }
     taken
 }
 
-/// Reads `body` to its end.
+/// Reads `body` to its end; `claim` is asked for the memory of every piece after which there is more to wait for.
 ///
 /// # Errors
 /// [`ErrorCode::BodyTooLarge`] as soon as it is longer than `bytes_max`, or says that it will be;
-/// [`ErrorCode::BodyTimeout`] when nothing arrives for `timeout`; [`ErrorCode::BodyUnreadable`] when it breaks off.
-async fn read<B>(body: &mut B, bytes_max: usize, timeout: Duration) -> Result<weir_shard::Body, Problem>
+/// [`ErrorCode::BodyTimeout`] when nothing arrives for `timeout`; [`ErrorCode::BodyUnreadable`] when it breaks off;
+/// whatever `claim` says.
+async fn read<B>(
+    body: &mut B,
+    bytes_max: usize,
+    timeout: Duration,
+    mut claim: impl FnMut(usize) -> Result<(), Problem>,
+) -> Result<weir_shard::Body, Problem>
 where
     B: Body<Data = Bytes> + Unpin,
 {
@@ -54,6 +69,9 @@ where
         let Some(piece) = next(body, timeout).await? else { break };
         if whole.len() + small.len() + piece.len() > bytes_max {
             return Err(too_large(bytes_max));
+        }
+        if !body.is_end_stream() {
+            claim(piece.len())?;
         }
         // The first piece of almost every append is all of it.
         if piece.len() >= PIECE_BYTES_MIN || (whole.is_empty() && body.is_end_stream()) {
@@ -123,7 +141,7 @@ mod tests {
     async fn check(pieces: &'static [&'static str]) -> Result<Bytes, &'static str> {
         let frames =
             stream::iter(pieces).map(|piece| Ok::<_, Infallible>(Frame::data(Bytes::from_static(piece.as_bytes()))));
-        let read = read(&mut StreamBody::new(frames), 8, Duration::from_secs(1)).await;
+        let read = read(&mut StreamBody::new(frames), 8, Duration::from_secs(1), |_| Ok(())).await;
         read.map(|body| Bytes::from(body.pieces().concat())).map_err(|problem| problem.code().as_str())
     }
 
@@ -139,7 +157,7 @@ mod tests {
     #[tokio::test]
     async fn an_announced_length_is_refused_before_it_is_read() {
         let mut body = Full::new(Bytes::from_static(b"123456789"));
-        let refusal = read(&mut body, 8, Duration::from_secs(1)).await.expect_err("too large");
+        let refusal = read(&mut body, 8, Duration::from_secs(1), |_| Ok(())).await.expect_err("too large");
         assert_eq!(refusal.code(), ErrorCode::BodyTooLarge);
         assert!(!body.is_end_stream(), "nothing was read");
     }
@@ -147,7 +165,18 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_pauses_is_given_up() {
         let frames = stream::pending::<Result<Frame<Bytes>, Infallible>>();
-        let refusal = read(&mut StreamBody::new(frames), 8, Duration::ZERO).await.expect_err("nothing ever comes");
+        let mut body = StreamBody::new(frames);
+        let refusal = read(&mut body, 8, Duration::ZERO, |_| Ok(())).await.expect_err("nothing ever comes");
         assert_eq!(refusal.code(), ErrorCode::BodyTimeout);
+    }
+
+    #[tokio::test]
+    async fn a_body_in_pieces_needs_memory_and_a_whole_one_does_not() {
+        let full = || Err(Problem::new(ErrorCode::InFlightLimit, "none is left"));
+        let mut whole = Full::new(Bytes::from_static(b"1234"));
+        read(&mut whole, 8, Duration::from_secs(1), |_| full()).await.expect("it is here already");
+        let pieces = stream::iter(["12", "34"]).map(|piece| Ok::<_, Infallible>(Frame::data(Bytes::from(piece))));
+        let refusal = read(&mut StreamBody::new(pieces), 8, Duration::from_secs(1), |_| full()).await;
+        assert_eq!(refusal.expect_err("there is more to come").code(), ErrorCode::InFlightLimit);
     }
 }

@@ -9,6 +9,10 @@ pub struct HttpConfig {
     pub body_bytes_max: usize,
     /// Longest module that is read, in bytes; a shard reads two at a time. What the node accepts may be less.
     pub module_bytes_max: usize,
+    /// Longest head of a request (beyond it `431`), and what is read of a body at once, in bytes; at least 8 KiB.
+    pub head_bytes_max: usize,
+    /// Requests under way on one HTTP/2 connection.
+    pub streams_per_connection_max: u32,
     /// How long a long-poll waits for data.
     pub long_poll_timeout: Duration,
     /// How often an SSE response carries a comment, so that proxies and clients see that it lives.
@@ -30,6 +34,8 @@ impl Default for HttpConfig {
         HttpConfig {
             body_bytes_max: 16 << 20,
             module_bytes_max: 32 << 20,
+            head_bytes_max: 64 << 10,
+            streams_per_connection_max: 256,
             long_poll_timeout: Duration::from_secs(20),
             sse_keep_alive: Duration::from_secs(15),
             sse_max_age: Duration::from_secs(60),

@@ -23,10 +23,10 @@ use crate::service::{Connection, Service};
 /// What an HTTP/2 connection begins with; four bytes are enough to tell.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const PREFACE_TELLING: usize = 4;
-/// Bounds a request's head (longer is `431`) and what is read of a body at once.
-const READ_BUFFER_BYTES_MAX: usize = 64 << 10;
-const HTTP2_HEAD_BYTES_MAX: u32 = 16 << 10;
-const HTTP2_STREAMS_MAX: u32 = 256;
+/// What an HTTP/2 client may send ahead of being read, per stream and per connection, and what is buffered of a response
+/// that it does not take.
+const HTTP2_WINDOW_BYTES: u32 = 256 << 10;
+const HTTP2_SEND_BYTES_MAX: usize = 64 << 10;
 const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
 const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -37,6 +37,8 @@ pub async fn serve_connection(service: Service, stream: TcpStream, mut shutdown:
     let _ = stream.set_nodelay(true);
     let head_timeout = service.config().header_read_timeout;
     let write_timeout = service.config().write_timeout;
+    let head_bytes_max = service.config().head_bytes_max;
+    let streams_max = service.config().streams_per_connection_max;
     let first = tokio::select! {
         first = tokio::time::timeout(head_timeout, first_bytes(&stream)) => first,
         _ = shutdown.wait_for(|&now| now) => return,
@@ -57,7 +59,7 @@ pub async fn serve_connection(service: Service, stream: TcpStream, mut shutdown:
             let mut builder = http1::Builder::new();
             // Not `pipeline_flush`: it buffers a body without bound while the client reads slowly, and drops what is
             // buffered when a connection ends with bytes unread.
-            builder.header_read_timeout(None).max_buf_size(READ_BUFFER_BYTES_MAX);
+            builder.header_read_timeout(None).max_buf_size(head_bytes_max);
             let mut served = pin!(builder.serve_connection(io, respond));
             tokio::select! {
                 biased;
@@ -76,8 +78,11 @@ pub async fn serve_connection(service: Service, stream: TcpStream, mut shutdown:
                 .timer(TokioTimer::new())
                 .keep_alive_interval(HTTP2_PING_INTERVAL)
                 .keep_alive_timeout(HTTP2_PING_TIMEOUT)
-                .max_concurrent_streams(HTTP2_STREAMS_MAX)
-                .max_header_list_size(HTTP2_HEAD_BYTES_MAX);
+                .max_concurrent_streams(streams_max)
+                .initial_stream_window_size(HTTP2_WINDOW_BYTES)
+                .initial_connection_window_size(HTTP2_WINDOW_BYTES)
+                .max_send_buf_size(HTTP2_SEND_BYTES_MAX)
+                .max_header_list_size(u32::try_from(head_bytes_max).unwrap_or(u32::MAX));
             let mut served = pin!(builder.serve_connection(io, respond));
             tokio::select! {
                 biased;

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde::Serialize;
-use weir_shard::{ShardError, StorageLimit};
+use weir_shard::{Limit, ShardError};
 use weir_stream::Refusal;
 use weir_types::{KeyError, ModuleNameError, Offset};
 
@@ -75,6 +75,9 @@ pub enum ErrorCode {
     Unavailable,
     LogFailed,
     ModuleNotReady,
+    InFlightLimit,
+    ReadLimit,
+    SubscriberLimit,
     OutcomeUnknown,
     DiskFull,
     WalFull,
@@ -83,7 +86,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, in the order of their statuses.
-    pub const ALL: [ErrorCode; 52] = {
+    pub const ALL: [ErrorCode; 55] = {
         use ErrorCode::*;
         [
             PathMalformed,
@@ -134,6 +137,9 @@ impl ErrorCode {
             Unavailable,
             LogFailed,
             ModuleNotReady,
+            InFlightLimit,
+            ReadLimit,
+            SubscriberLimit,
             OutcomeUnknown,
             DiskFull,
             WalFull,
@@ -192,6 +198,9 @@ impl ErrorCode {
             ErrorCode::Unavailable => (503, "unavailable", "The stream cannot take requests now."),
             ErrorCode::LogFailed => (503, "log_failed", "The stream's log cannot be written any more."),
             ErrorCode::ModuleNotReady => (503, "module_not_ready", "A module of the stream is not ready yet."),
+            ErrorCode::InFlightLimit => (503, "in_flight_limit", "Requests under way have as much memory as they may."),
+            ErrorCode::ReadLimit => (503, "read_limit", "Pages being sent have as much memory as they may."),
+            ErrorCode::SubscriberLimit => (503, "subscriber_limit", "There are as many live readers as there may be."),
             ErrorCode::OutcomeUnknown => (504, "outcome_unknown", "It is unknown whether this was carried out."),
             ErrorCode::DiskFull => (507, "disk_full", "The disk is full."),
             ErrorCode::WalFull => (507, "wal_full", "The log has reached its configured size."),
@@ -334,9 +343,7 @@ impl From<ShardError> for Problem {
         let code = match error {
             ShardError::Refused(refusal) => return refusal.into(),
             ShardError::BucketUnknown => ErrorCode::BucketNotFound,
-            ShardError::StorageFull(StorageLimit::Disk) => ErrorCode::DiskFull,
-            ShardError::StorageFull(StorageLimit::WalBudget) => ErrorCode::WalFull,
-            ShardError::StorageFull(StorageLimit::HotIndex) => ErrorCode::HotIndexFull,
+            ShardError::Limit(limit) => code_of(limit),
             ShardError::Unavailable => ErrorCode::Unavailable,
             ShardError::LogFailed => ErrorCode::LogFailed,
             ShardError::Unknown => ErrorCode::OutcomeUnknown,
@@ -364,6 +371,20 @@ impl From<ShardError> for Problem {
             }
         };
         Problem::new(code, detail)
+    }
+}
+
+fn code_of(limit: Limit) -> ErrorCode {
+    match limit {
+        Limit::Disk => ErrorCode::DiskFull,
+        Limit::WalBudget => ErrorCode::WalFull,
+        Limit::HotIndex => ErrorCode::HotIndexFull,
+        Limit::InFlight => ErrorCode::InFlightLimit,
+        Limit::Reads => ErrorCode::ReadLimit,
+        // A reader that is cut off meets it as the end of its response.
+        Limit::Subscribers | Limit::Live => ErrorCode::SubscriberLimit,
+        Limit::Producers => ErrorCode::ProducerLimit,
+        Limit::Bindings => ErrorCode::BindingLimit,
     }
 }
 
@@ -459,7 +480,7 @@ mod tests {
     #[test]
     fn a_shards_trouble_says_when_to_try_again() {
         assert_eq!(check(ShardError::Unavailable), "503 | retry-after: 1");
-        assert_eq!(check(ShardError::StorageFull(StorageLimit::WalBudget)), "507 | retry-after: 1");
+        assert_eq!(check(ShardError::Limit(Limit::WalBudget)), "507 | retry-after: 1");
         assert_eq!(check(ShardError::Unknown), "504 | retry-after: 1");
         assert_eq!(check(ShardError::Corrupt("wal-0/wal-1.seg at 4096".into())), "500");
         assert_eq!(check(ShardError::Refused(Refusal::SeqRegression)), "409");

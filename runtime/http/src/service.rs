@@ -138,7 +138,7 @@ impl Connection {
     /// Reads a request's body within the configured limits.
     pub(crate) async fn body(&self, body: Incoming) -> Result<weir_shard::Body, Problem> {
         let config = self.config();
-        body::take(body, config.body_bytes_max, config.body_read_timeout).await
+        body::take(body, self.shard(), config.body_bytes_max, config.body_read_timeout).await
     }
 }
 

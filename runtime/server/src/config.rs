@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
-use weir_types::limits::{BATCH_BYTES_MAX, BODY_BYTES_CEILING};
+use weir_types::limits::{BATCH_BYTES_MAX, BINDINGS_PER_BUCKET_MAX, BODY_BYTES_CEILING};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -168,6 +168,10 @@ pub(crate) struct HttpConfig {
     pub(crate) connections_max: u64,
     /// Largest request body, in bytes; 0: 16 MiB, and 2 MiB in memory.
     pub(crate) body_bytes_max: u64,
+    /// Longest head of a request, and what is read of a body at once, in bytes.
+    pub(crate) head_bytes_max: u64,
+    /// Requests under way on one HTTP/2 connection.
+    pub(crate) streams_per_connection_max: u32,
     /// `Access-Control-Allow-Origin` of every response; empty for none.
     pub(crate) cors_origin: String,
 }
@@ -183,6 +187,8 @@ impl Default for HttpConfig {
             write_timeout_ms: 30_000,
             connections_max: 20_000,
             body_bytes_max: 0,
+            head_bytes_max: 64 << 10,
+            streams_per_connection_max: 256,
             cors_origin: "*".to_string(),
         }
     }
@@ -208,13 +214,32 @@ pub(crate) struct LimitsConfig {
     pub(crate) hot_index_bytes_max: u64,
     /// Producers that one stream remembers.
     pub(crate) producers_per_stream_max: u32,
-    /// Bytes of requests accepted and not yet answered, of all shards.
+    /// Bindings of one bucket.
+    pub(crate) bindings_per_bucket_max: u32,
+    /// Memory of writes that are coming in or not answered yet, of all shards.
     pub(crate) in_flight_bytes_max: u64,
+    /// Memory of pages that clients have not taken yet.
+    pub(crate) read_bytes_max: u64,
+    /// Live readers (SSE and waiting long-polls), of all shards.
+    pub(crate) subscribers_max: u64,
+    /// Memory of events that live readers have not taken yet, of all shards; beyond it the slowest are cut off.
+    pub(crate) live_bytes_max: u64,
+    /// As before, of one stream: how far a live reader may fall behind.
+    pub(crate) live_bytes_per_stream_max: u64,
 }
 
 impl Default for LimitsConfig {
     fn default() -> LimitsConfig {
-        LimitsConfig { hot_index_bytes_max: GIB, producers_per_stream_max: 10_000, in_flight_bytes_max: 256 * MIB }
+        LimitsConfig {
+            hot_index_bytes_max: GIB,
+            producers_per_stream_max: 10_000,
+            bindings_per_bucket_max: BINDINGS_PER_BUCKET_MAX as u32,
+            in_flight_bytes_max: 256 * MIB,
+            read_bytes_max: 256 * MIB,
+            subscribers_max: 50_000,
+            live_bytes_max: 256 * MIB,
+            live_bytes_per_stream_max: 4 * MIB,
+        }
     }
 }
 
@@ -339,7 +364,17 @@ impl Config {
         }
         check_range("wal.budget_bytes", self.wal.budget_bytes, 0, i64::MAX as u64)?;
         check_range("limits.producers_per_stream_max", self.limits.producers_per_stream_max.into(), 1, 1 << 20)?;
+        let bindings_max = BINDINGS_PER_BUCKET_MAX as u64;
+        check_range("limits.bindings_per_bucket_max", self.limits.bindings_per_bucket_max.into(), 1, bindings_max)?;
         check_range("limits.in_flight_bytes_max", self.limits.in_flight_bytes_max, MIB, i64::MAX as u64)?;
+        check_range("limits.read_bytes_max", self.limits.read_bytes_max, MIB, i64::MAX as u64)?;
+        check_range("limits.subscribers_max", self.limits.subscribers_max, 1, u32::MAX.into())?;
+        check_range("limits.live_bytes_max", self.limits.live_bytes_max, MIB, i64::MAX as u64)?;
+        check_range("limits.live_bytes_per_stream_max", self.limits.live_bytes_per_stream_max, 1, i64::MAX as u64)?;
+        // The HTTP library can do with no less than 8 KiB.
+        check_range("http.head_bytes_max", self.http.head_bytes_max, 8 << 10, MIB)?;
+        let streams_max = self.http.streams_per_connection_max;
+        check_range("http.streams_per_connection_max", streams_max.into(), 1, 1 << 16)?;
         check_range("modules.module_bytes_max", self.modules.module_bytes_max, 1, 256 * MIB)?;
         // Below it hardly a module starts; above it there are no addresses in 32 bits.
         check_range("modules.memory_bytes_max", self.modules.memory_bytes_max, MIB, 4 * GIB)?;

@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use weir_shard::{ShardStats, Topology};
+use weir_shard::{Limit, ShardStats, Topology};
 use weir_storage::WalStats;
 use weir_types::ShardId;
 
@@ -28,7 +28,7 @@ const SHARD_FAMILIES: &[Family<ShardStats>] = &[
     ("weir_subscribers_cut_total", "Live readers cut off because they were too slow.", |s| s.subscribers_cut as f64),
     ("weir_subscribers", "Live readers now.", |s| s.subscribers as f64),
     ("weir_live_bytes", "Bytes kept for live readers now.", |s| s.live_bytes as f64),
-    ("weir_in_flight_bytes", "Bodies of writes under way now.", |s| s.in_flight_bytes as f64),
+    ("weir_in_flight_bytes", "Memory of writes under way now.", |s| s.in_flight_bytes as f64),
     ("weir_streams", "Streams now.", |s| s.streams as f64),
     ("weir_hot_index_bytes", "Memory of the index of stored bytes.", |s| s.hot_index_bytes as f64),
     ("weir_records_validated_total", "Records that validators have let through, replaced ones included.", |s| {
@@ -90,6 +90,14 @@ pub(crate) fn text(
         let answered = shards.iter().enumerate().filter_map(|(shard, stats)| Some((shard, stats.as_ref()?)));
         family(&mut text, name, help, answered.map(|(shard, stats)| (shard_label(shard), value_of(stats))));
     }
+    let met = shards.iter().enumerate().filter_map(|(shard, stats)| Some((shard, stats.as_ref()?))).flat_map(
+        |(shard, stats)| {
+            let counted = Limit::ALL.into_iter().zip(stats.limits_met);
+            counted
+                .map(move |(limit, count)| (format!("{},limit=\"{}\"", shard_label(shard), limit.key()), count as f64))
+        },
+    );
+    family(&mut text, "weir_limits_met_total", "Requests refused, and live readers cut off, by a limit.", met);
     let wals: Vec<(String, &WalStats)> = (0..topology.shards)
         .zip(shards)
         .filter_map(|(shard, stats)| Some((shard, stats.as_ref()?)))
@@ -133,6 +141,7 @@ mod tests {
         let wal = |units| WalStats { units, ..WalStats::default() };
         let first = ShardStats {
             appends: 1 << 40,
+            limits_met: Limit::ALL.map(|limit| if limit == Limit::Reads { 7 } else { 0 }),
             guest_busy: Duration::from_millis(250),
             wals: vec![wal(1), wal(2)],
             ..ShardStats::default()
@@ -146,6 +155,7 @@ mod tests {
             "weir_appends_total{shard=\"0\"} 1099511627776",
             "weir_guest_busy_seconds_total{shard=\"0\"} 0.25",
             "weir_shard_up{shard=\"1\"} 0",
+            "weir_limits_met_total{shard=\"0\",limit=\"limits.read_bytes_max\"} 7",
             "weir_wal_units_total{wal=\"0\"} 1",
             "weir_wal_units_total{wal=\"2\"} 2",
             "# TYPE weir_wal_used_bytes gauge",

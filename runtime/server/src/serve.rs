@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
-use weir_shard::{Address, Entropy as _, Seams, ShardConfig, Topology, mesh};
+use weir_shard::{Address, Entropy as _, PageBudget, Seams, ShardConfig, Topology, mesh};
 use weir_storage::WriteMode;
 use weir_types::{GroupId, ShardId};
 
@@ -32,9 +32,6 @@ const DRAIN_MAX: Duration = Duration::from_secs(10);
 
 /// How long a write may wait for its outcome before it is answered with "unknown".
 const WRITE_DEADLINE: Duration = Duration::from_secs(10);
-
-/// Memory for live events that subscribers have not taken yet, over all shards, in bytes.
-const LIVE_BYTES_MAX: u64 = 256 << 20;
 
 /// Serves until a signal, on this thread and one per shard; with `demo`, there is something to try from the start.
 ///
@@ -127,7 +124,12 @@ fn shard_parts(
         hot_index_bytes_max: share(config.limits.hot_index_bytes_max),
         // A shard whose share is below one largest body could never take it.
         in_flight_bytes_max: share(config.limits.in_flight_bytes_max).max(sizes.body_bytes_max as usize),
-        live_bytes_max: share(LIVE_BYTES_MAX).max(sizes.body_bytes_max as usize),
+        live_bytes_max: share(config.limits.live_bytes_max).max(sizes.body_bytes_max as usize),
+        live_bytes_per_stream_max: usize::try_from(config.limits.live_bytes_per_stream_max).unwrap_or(usize::MAX),
+        // Connections are spread evenly, so live readers are, nearly.
+        subscribers_max: share(config.limits.subscribers_max).max(1),
+        pages: PageBudget::new(usize::try_from(config.limits.read_bytes_max).unwrap_or(usize::MAX)),
+        bindings_per_bucket_max: config.limits.bindings_per_bucket_max as usize,
         producers_per_stream_max: config.limits.producers_per_stream_max,
         buckets_auto_create: config.buckets.auto_create,
         body_bytes_max: sizes.body_bytes_max as usize,
@@ -154,6 +156,8 @@ fn http_config(config: &Config, sizes: Sizes) -> weir_http::HttpConfig {
     weir_http::HttpConfig {
         body_bytes_max: sizes.body_bytes_max as usize,
         module_bytes_max: usize::try_from(config.modules.module_bytes_max).unwrap_or(usize::MAX),
+        head_bytes_max: http.head_bytes_max as usize,
+        streams_per_connection_max: http.streams_per_connection_max,
         long_poll_timeout: Duration::from_millis(http.long_poll_timeout_ms),
         sse_keep_alive: Duration::from_millis(http.sse_keep_alive_ms),
         sse_max_age: Duration::from_millis(http.sse_max_age_ms),

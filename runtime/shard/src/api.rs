@@ -7,6 +7,8 @@ use smallvec::SmallVec;
 use weir_stream::{Expiry, Refusal};
 use weir_types::{Incarnation, Offset};
 
+use crate::limit::Limit;
+
 /// Create a stream.
 #[derive(Clone, Debug)]
 pub struct CreateRequest {
@@ -156,17 +158,6 @@ pub struct BucketSummary {
     pub streams: u64,
 }
 
-/// Which of the configured limits an append met.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StorageLimit {
-    /// The disk has no room for another WAL segment.
-    Disk,
-    /// The WAL has reached its configured size.
-    WalBudget,
-    /// The index of hot bytes has reached its configured size.
-    HotIndex,
-}
-
 /// Why a request was not carried out.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ShardError {
@@ -176,9 +167,9 @@ pub enum ShardError {
     /// The bucket does not exist and may not come to be by itself; nothing changed.
     #[error("no such bucket, and buckets are not created automatically")]
     BucketUnknown,
-    /// A storage limit is met; nothing changed.
-    #[error("storage limit reached")]
-    StorageFull(StorageLimit),
+    /// A limit is met; nothing changed.
+    #[error("a limit is met: {}", .0.key())]
+    Limit(Limit),
     /// The group has no leader, or its queue is full; nothing changed.
     #[error("the stream's group cannot take requests now")]
     Unavailable,

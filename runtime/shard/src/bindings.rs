@@ -84,6 +84,7 @@ impl Inner {
         let _changes = self.guests.changes.lock().await;
         let digest = self.resolve(bucket, &request.module).await?;
         let BindingRequest { name, streams, module, role, config } = request;
+        self.check_bindings(bucket, name.as_str())?;
         let instance = InstanceKey { bucket: bucket.into(), digest, config: config.clone() };
         self.guests.lane.check_config(instance, role).await.map_err(|error| match error {
             GuestError::NotReady => ShardError::Refused(Refusal::ModuleNotReady),
@@ -96,6 +97,16 @@ impl Inner {
         let put = Command::MetaBindingPut { bucket, binding: EncodedBindings::of(&encoded) };
         let (epoch, existed) = self.change_bindings(bucket, &put).await?;
         Ok(Answer::Binding { binding: Arc::new(Binding { epoch, ..binding }), existed })
+    }
+
+    /// Whether the bucket may have a binding of this name. What replicas must agree on is the format's own limit, which
+    /// group 0 checks; this one is the operator's.
+    fn check_bindings(&self, bucket: &str, name: &str) -> Result<(), ShardError> {
+        let meta = self.group(GroupId::META);
+        let state = meta.state.borrow();
+        let Some(bucket) = state.meta().bucket(bucket) else { return Ok(()) };
+        let is_full = bucket.bindings.len() >= self.config.bindings_per_bucket_max;
+        if is_full && !bucket.bindings.contains_key(name) { Err(Refusal::BindingLimit.into()) } else { Ok(()) }
     }
 
     pub(crate) async fn binding_delete(self: &Rc<Self>, bucket: &str, name: &str) -> Response {

@@ -5,6 +5,8 @@ use std::time::Duration;
 use weir_storage::WalConfig;
 use weir_types::{GroupId, ShardId, Slot, WalId};
 
+use crate::budget::PageBudget;
+
 /// How many shards, WALs and groups this node has. WALs and groups are fixed when the node is formed; the number of
 /// shards may change at a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,8 +59,16 @@ pub struct ShardConfig {
     pub in_flight_bytes_max: usize,
     /// Events kept for subscribers that have not taken them yet, on this shard; beyond it the slowest are cut off.
     pub live_bytes_max: usize,
+    /// As before, of one stream.
+    pub live_bytes_per_stream_max: usize,
+    /// Live readers on this shard; beyond it further ones are refused.
+    pub subscribers_max: usize,
+    /// Bytes of pages that clients have not taken yet, of the whole node; beyond it reads are refused.
+    pub pages: PageBudget,
     /// Active producers that one stream remembers.
     pub producers_per_stream_max: u32,
+    /// Bindings of one bucket, at most [`weir_types::limits::BINDINGS_PER_BUCKET_MAX`].
+    pub bindings_per_bucket_max: usize,
     /// Whether a bucket comes to be with its first stream.
     pub buckets_auto_create: bool,
     /// Longest body of a request, and so of what a validator may replace it with.

@@ -21,8 +21,6 @@ use crate::mailbox::Advance;
 
 /// Events of one feed.
 const FEED_EVENTS_MAX: usize = 1024;
-/// Bytes of one feed's events; a single larger event is kept.
-const FEED_BYTES_MAX: usize = 4 << 20;
 /// Memory of an event besides its bytes.
 const EVENT_OVERHEAD_BYTES: usize = 128;
 
@@ -34,6 +32,8 @@ struct Inner {
     feeds: RefCell<HashMap<Incarnation, Rc<Feed>>>,
     bytes: Cell<usize>,
     bytes_max: usize,
+    /// Bytes of one feed's events; a single larger event is kept.
+    bytes_per_feed_max: usize,
     subscribers: Cell<usize>,
 }
 
@@ -96,9 +96,9 @@ pub(crate) enum Found {
 }
 
 impl Feeds {
-    pub(crate) fn new(bytes_max: usize) -> Feeds {
+    pub(crate) fn new(bytes_max: usize, bytes_per_feed_max: usize) -> Feeds {
         let (feeds, bytes, subscribers) = Default::default();
-        Feeds(Rc::new(Inner { feeds, bytes, bytes_max, subscribers }))
+        Feeds(Rc::new(Inner { feeds, bytes, bytes_max, bytes_per_feed_max, subscribers }))
     }
 
     /// Live readers on this shard.
@@ -294,7 +294,7 @@ impl State {
     /// Drops the oldest events while a limit is passed. Readers that needed them are cut off.
     fn shed(&mut self, feeds: &Feeds) {
         while self.events.len() > 1
-            && (self.events.len() > FEED_EVENTS_MAX || self.bytes > FEED_BYTES_MAX || feeds.over_limit())
+            && (self.events.len() > FEED_EVENTS_MAX || self.bytes > feeds.0.bytes_per_feed_max || feeds.over_limit())
         {
             self.drop_first(feeds);
         }
@@ -325,7 +325,7 @@ mod tests {
     }
 
     fn feed(bytes_max: usize) -> Rc<Feed> {
-        Feeds::new(bytes_max).open(Incarnation(1), 0, false)
+        Feeds::new(bytes_max, bytes_max).open(Incarnation(1), 0, false)
     }
 
     fn found(feed: &Feed, reader: usize, position: u64) -> String {

@@ -12,19 +12,21 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
 use weir_raft::{ProposeError, Replica, State};
-use weir_storage::{Arena, FRAME_HEADER_BYTES, FullCause, Room, Wal};
+use weir_storage::{Arena, BLOCK_BYTES, FRAME_HEADER_BYTES, FullCause, Room, Wal};
 use weir_stream::batch::BATCH_HEAD_BYTES;
 use weir_stream::{BatchBuilder, Command, Limits, Outcome, Reply};
 use weir_types::GroupId;
 use weir_types::limits::{BATCH_BYTES_MAX, BATCH_COMMANDS_MAX};
 
-use crate::api::{ShardError, StorageLimit};
+use crate::api::ShardError;
 use crate::append::AppendJob;
+use crate::limit::Limit;
 use crate::shard::Inner;
 use crate::wakeup::Wakeup;
 
-/// The smallest arena. Batches of a few small appends fit without growing.
-const ARENA_BYTES_MIN: usize = 16 << 10;
+/// The smallest arena, which takes one block of the disk with its header. It is kept whole for as long as the log keeps
+/// the entry in memory, so it must not be larger than what most batches need.
+const ARENA_BYTES_MIN: usize = BLOCK_BYTES - FRAME_HEADER_BYTES;
 
 /// A group that this shard owns.
 pub(crate) struct LocalGroup {
@@ -78,9 +80,9 @@ impl LocalGroup {
     pub(crate) fn encode(&self, command: &Command<'_>) -> bool {
         let bytes = BatchBuilder::frame_bytes(command);
         let mut queue = self.queue.borrow_mut();
-        if queue.open.as_ref().is_some_and(|open| !open.fits(bytes)) {
+        if let Some(open) = queue.open.as_ref().filter(|open| !open.fits(bytes)) {
             // Most often the arena was too small rather than the batch too large: the next one is larger.
-            queue.arena_bytes = (queue.arena_bytes * 2).min(BATCH_BYTES_MAX);
+            queue.arena_bytes = (open.capacity * 2).min(BATCH_BYTES_MAX);
             return false;
         }
         let arena_bytes = queue.arena_bytes.max(ARENA_BYTES_MIN).max(BATCH_HEAD_BYTES + bytes);
@@ -126,8 +128,8 @@ impl LocalGroup {
         }
         match self.wal.room(bytes + FRAME_HEADER_BYTES) {
             Room::Free | Room::Preparing => None,
-            Room::Full(FullCause::Disk) => Some(ShardError::StorageFull(StorageLimit::Disk)),
-            Room::Full(FullCause::Budget) => Some(ShardError::StorageFull(StorageLimit::WalBudget)),
+            Room::Full(FullCause::Disk) => Some(ShardError::Limit(Limit::Disk)),
+            Room::Full(FullCause::Budget) => Some(ShardError::Limit(Limit::WalBudget)),
         }
     }
 
@@ -137,7 +139,7 @@ impl LocalGroup {
         self.batch_taken.notify_waiters();
         let used = open.builder.bytes();
         // Follows growth at once and shrinks slowly: an arena that is too small costs a smaller batch.
-        queue.arena_bytes = used.min(BATCH_BYTES_MAX).max(queue.arena_bytes - queue.arena_bytes / 8);
+        queue.arena_bytes = used.min(BATCH_BYTES_MAX).max(queue.arena_bytes - queue.arena_bytes / 64);
         Some(open)
     }
 
@@ -149,7 +151,9 @@ impl LocalGroup {
 impl OpenBatch {
     fn new(arena_bytes: usize) -> OpenBatch {
         let buf = Arena::new(arena_bytes).into_buf();
-        OpenBatch { builder: BatchBuilder::new(buf), waiters: Vec::new(), capacity: arena_bytes }
+        // It has at least what was asked for, in whole blocks.
+        let capacity = buf.capacity() / BLOCK_BYTES * BLOCK_BYTES - buf.len();
+        OpenBatch { builder: BatchBuilder::new(buf), waiters: Vec::new(), capacity }
     }
 
     fn fits(&self, bytes: usize) -> bool {

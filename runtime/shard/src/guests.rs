@@ -10,8 +10,9 @@ use tokio::sync::{Mutex, Semaphore};
 use weir_types::Digest;
 use weir_wasm::{Answer, AppendContext, GuestBatch, Host, InstanceKey, Jobs, Lane, LaneStats, Verdict};
 
-use crate::api::{ShardError, StorageLimit};
+use crate::api::ShardError;
 use crate::folds::Folds;
+use crate::limit::Limit;
 use crate::seams::Builtin;
 use crate::shard::Inner;
 use crate::validate::Validations;
@@ -90,7 +91,7 @@ impl Guests {
     /// Keeps a module's bytes.
     pub(crate) async fn store(&self, wasm: bytes::Bytes) -> Result<Digest, ShardError> {
         self.blocking(move |host| host.store(&wasm)).await?.map_err(|error| match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ShardError::StorageFull(StorageLimit::Disk),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ShardError::Limit(Limit::Disk),
             _ => {
                 tracing::error!(%error, "a module cannot be kept");
                 ShardError::ModuleStore(error.to_string().into())

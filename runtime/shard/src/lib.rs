@@ -17,6 +17,7 @@ mod api;
 mod append;
 mod bindings;
 mod buckets;
+mod budget;
 mod calls;
 mod config;
 mod create;
@@ -26,6 +27,7 @@ mod feed;
 mod folds;
 mod group;
 mod guests;
+mod limit;
 mod list;
 mod live;
 mod mailbox;
@@ -42,15 +44,15 @@ mod tests;
 mod validate;
 mod wakeup;
 
-pub use api::{
-    AppendRequest, Body, BucketSummary, CreateRequest, ListedStream, LongPoll, Page, Producer, ShardError, StorageLimit,
-};
+pub use api::{AppendRequest, Body, BucketSummary, CreateRequest, ListedStream, LongPoll, Page, Producer, ShardError};
 pub use bindings::BindingRequest;
+pub use budget::PageBudget;
 pub use config::{ShardConfig, Topology};
+pub use limit::Limit;
 pub use live::{LiveData, LiveEvent, Subscription};
 pub use mailbox::{Address, Mailbox, mesh};
 pub use modules::{ModuleState, ModuleSummary};
 pub use seams::{Builtin, Clock, Entropy, Seams};
-pub use shard::{Shard, ShardOpenError};
+pub use shard::{InFlight, Shard, ShardOpenError};
 pub use stats::ShardStats;
 pub use summary::{SummaryFollower, SummaryQuery, SummaryView};

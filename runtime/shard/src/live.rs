@@ -14,10 +14,17 @@ use weir_types::limits::PAGE_BYTES_MAX;
 use weir_types::{Lineage, Offset, ReadFrom, ShardId, StreamKey};
 
 use crate::api::{LongPoll, Page, ShardError};
+use crate::budget;
 use crate::feed::{Event, Feed, Found};
+use crate::limit::Limit;
 use crate::mailbox::{Advance, Answer, Mail, Request, Response};
 use crate::shard::{Inner, Shard};
 use crate::stats::add;
+
+/// Bytes of a page of history for a subscription: small, because very many of them may begin at once.
+const HISTORY_BYTES_MAX: usize = 256 << 10;
+/// How long a subscription waits for others to take theirs.
+const HISTORY_RETRY: Duration = Duration::from_millis(250);
 
 /// What a subscription yields next.
 pub enum LiveEvent {
@@ -60,7 +67,8 @@ impl LiveData {
     pub fn rendered(&self, encode: impl FnOnce(&[Bytes]) -> Bytes) -> Bytes {
         match &self.event {
             Some(event) => event.rendered.get_or_init(|| encode(&self.chunks)).clone(),
-            None => encode(&self.chunks),
+            // What is encoded is about as large as what it was made from, so it takes over the page's claim.
+            None => budget::keep(encode(&self.chunks), self.chunks.last().cloned()),
         }
     }
 }
@@ -92,8 +100,12 @@ impl Shard {
     /// Follows a stream from `from` on.
     ///
     /// # Errors
-    /// As a read: no such stream, or an offset that is not the stream's.
+    /// As a read: no such stream, or an offset that is not the stream's. [`Limit::Subscribers`].
     pub async fn subscribe(&self, key: StreamKey, from: ReadFrom) -> Result<Subscription, ShardError> {
+        if self.0.feeds.subscribers() >= self.0.config.subscribers_max {
+            self.0.stats.limits_met.count(Limit::Subscribers);
+            return Err(ShardError::Limit(Limit::Subscribers));
+        }
         loop {
             let request = Request::Watch { key: key.clone(), number: self.0.watches.next() };
             let Answer::Watching { summary, .. } = self.call(self.owner_of(&key), request).await? else {
@@ -161,12 +173,14 @@ impl Subscription {
                 Next::Page(from) => from,
                 Next::Again => continue,
             };
-            let page = self.shard.read(self.key.clone(), ReadFrom::At(page_from), PAGE_BYTES_MAX).await;
+            let page = self.shard.read(self.key.clone(), ReadFrom::At(page_from), HISTORY_BYTES_MAX).await;
             match page {
                 Ok(page) if page.incarnation != self.summary.incarnation => return LiveEvent::Removed,
                 Ok(page) if page.next == page.start => {}
                 Ok(page) => return self.history(page),
                 Err(ShardError::Refused(Refusal::NotFound | Refusal::OffsetGone)) => return LiveEvent::Removed,
+                // Readers that take nothing are cut off in time; a session that ended would only come again.
+                Err(ShardError::Limit(Limit::Reads)) => tokio::time::sleep(HISTORY_RETRY).await,
                 Err(error) => return LiveEvent::Failed(error),
             }
         }
@@ -179,6 +193,7 @@ impl Subscription {
             Found::Event(_) | Found::Older => Next::Page(next),
             Found::CutOff if self.caught_up => {
                 add(&self.shard.0.stats.subscribers_cut, 1);
+                self.shard.0.stats.limits_met.count(Limit::Live);
                 Next::Event(LiveEvent::Lagged)
             }
             // Still reading history: the log has what the feed has dropped.

@@ -13,8 +13,10 @@ use weir_stream::{Batch, Extent, Refusal, Stream, Summary, command_frame};
 use weir_types::{Lineage, Offset, ReadFrom, ShardId, StreamKey};
 
 use crate::api::{Page, ShardError};
+use crate::budget::{self, PageClaim};
 use crate::calls::CallId;
 use crate::group::LocalGroup;
+use crate::limit::Limit;
 use crate::mailbox::{Answer, Request, Response};
 use crate::shard::{Inner, Shard};
 
@@ -60,7 +62,8 @@ impl Shard {
     /// Reads a page of at most `bytes_max` bytes, or of one record if that is larger.
     ///
     /// # Errors
-    /// [`Refusal::NotFound`], [`Refusal::OffsetGone`], [`Refusal::OffsetInvalid`], or [`ShardError::Corrupt`].
+    /// [`Refusal::NotFound`], [`Refusal::OffsetGone`], [`Refusal::OffsetInvalid`], [`Limit::Reads`], or
+    /// [`ShardError::Corrupt`].
     pub async fn read(&self, key: StreamKey, from: ReadFrom, bytes_max: usize) -> Result<Page, ShardError> {
         match self.call(self.owner_of(&key), Request::Read { key, from, bytes_max }).await? {
             Answer::Page(page) => Ok(*page),
@@ -102,13 +105,16 @@ impl Inner {
             Ok(plan) => plan,
             Err(error) => return self.respond(origin, call, Err(error)),
         };
+        let Some(claim) = self.config.pages.claim(plan.bytes()) else {
+            return self.respond(origin, call, Err(ShardError::Limit(Limit::Reads)));
+        };
         if plan.pieces.iter().all(|piece| matches!(piece.source, Source::Memory(_))) {
-            return self.finish_read(origin, call, plan.into_page());
+            return self.finish_read(origin, call, plan.into_page(claim));
         }
         let reader = group.wal.reader();
         let shard = self.clone();
         tokio::task::spawn_local(async move {
-            let read = tokio::task::spawn_blocking(move || plan.load(&reader)?.into_page());
+            let read = tokio::task::spawn_blocking(move || plan.load(&reader)?.into_page(claim));
             let page = read.await.unwrap_or(Err(ShardError::Unavailable));
             shard.finish_read(origin, call, page);
         });
@@ -166,7 +172,12 @@ impl Plan {
         Ok(self)
     }
 
-    fn into_page(self) -> Result<Page, ShardError> {
+    /// Bytes that the page will have, or more where it ends inside a command's records.
+    fn bytes(&self) -> usize {
+        self.pieces.iter().map(|piece| (piece.extent.end - piece.extent.start.max(self.start)) as usize).sum()
+    }
+
+    fn into_page(self, claim: PageClaim) -> Result<Page, ShardError> {
         let mut payloads = Vec::with_capacity(self.pieces.len());
         let mut position = self.start;
         for piece in &self.pieces {
@@ -177,12 +188,16 @@ impl Plan {
         let Summary { incarnation, next: tail, content_type, closed, expiry, .. } = self.stream;
         let at = |position: u64, lineage: Lineage| Offset { position, lineage };
         let up_to_date = position == tail.position;
+        let mut chunks = join(payloads);
+        if let Some(last) = chunks.pop() {
+            chunks.push(budget::keep(last, claim));
+        }
         Ok(Page {
             incarnation,
             content_type,
             start: at(self.start, tail.lineage),
             next: at(position, tail.lineage),
-            chunks: join(payloads),
+            chunks,
             up_to_date,
             closed: closed && up_to_date,
             expiry,

@@ -11,18 +11,22 @@ use tokio::task::JoinHandle;
 use weir_storage::{Wal, WalError};
 use weir_types::{GroupId, Incarnation, ShardId, StreamKey, WalId};
 
-use crate::api::{ShardError, StorageLimit};
+use crate::api::ShardError;
 use crate::calls::{Call, CallId, Calls};
 use crate::config::{ShardConfig, Topology};
 use crate::feed::Feeds;
 use crate::group::LocalGroup;
 use crate::guests::Guests;
+use crate::limit::Limit;
 use crate::live::Watches;
 use crate::mailbox::{Answer, Mail, Mailbox, Post, Request, Response};
 use crate::replicas;
 use crate::seams::{Entropy, Seams, SteadyClock};
 use crate::stats::{Counters, ShardStats};
 use crate::{expiry, group, guests, validate};
+
+/// What a write under way takes besides its body, in bytes: a bound for how many there are.
+const REQUEST_BYTES: usize = 1 << 10;
 
 /// Why a shard cannot begin to serve.
 #[derive(Debug, thiserror::Error)]
@@ -93,7 +97,7 @@ impl Shard {
         let guests = Guests::start(seams.modules, seams.builtins, &lane, config.folds_max);
         let guests = guests.map_err(ShardOpenError::Lane)?;
         let clock = SteadyClock::new(seams.clock);
-        let feeds = Feeds::new(config.live_bytes_max);
+        let feeds = Feeds::new(config.live_bytes_max, config.live_bytes_per_stream_max);
         let post = Rc::new(Post::new(id, mailbox.peers));
         let mut groups: Vec<Option<Rc<LocalGroup>>> = Vec::new();
         for group in topology.groups() {
@@ -139,6 +143,12 @@ impl Shard {
     /// Wall-clock time in milliseconds since 1970, advanced by the monotonic clock.
     pub fn now_ms(&self) -> u64 {
         self.0.clock.now_ms()
+    }
+
+    /// Counts a request's memory while it comes in, with [`InFlight::grow`]. To be dropped when it is handed over, which
+    /// counts it again.
+    pub fn in_flight(&self) -> InFlight {
+        InFlight { shard: self.clone(), bytes: 0 }
     }
 
     /// Stops the shard's groups and WALs. What was acknowledged is durable already.
@@ -198,7 +208,7 @@ impl Inner {
     /// Why no further write of `bytes` can be stored, if it cannot.
     pub(crate) fn storage_refusal(&self, group: &LocalGroup, bytes: usize) -> Option<ShardError> {
         if self.hot_index_bytes() > self.config.hot_index_bytes_max {
-            return Some(ShardError::StorageFull(StorageLimit::HotIndex));
+            return Some(ShardError::Limit(Limit::HotIndex));
         }
         group.refusal(bytes)
     }
@@ -225,6 +235,9 @@ impl Inner {
 
     /// Answers a call of this shard or of a peer.
     pub(crate) fn respond(&self, origin: ShardId, call: CallId, response: Response) {
+        if let Err(error) = &response {
+            self.stats.limits_met.count_error(error);
+        }
         if origin == self.id {
             self.calls.answer(call, response);
         } else {
@@ -290,13 +303,10 @@ impl Inner {
         });
     }
 
-    /// Counts a body against the limit until what is returned is dropped.
-    pub(crate) fn count_in_flight(self: &Rc<Self>, bytes: usize) -> Result<InFlight, ShardError> {
-        self.in_flight_bytes.set(self.in_flight_bytes.get() + bytes);
-        let counted = InFlight { shard: self.clone(), bytes };
-        if self.in_flight_bytes.get() > self.config.in_flight_bytes_max {
-            return Err(ShardError::Unavailable);
-        }
+    /// Counts a write with this body against the limit until what is returned is dropped.
+    pub(crate) fn count_in_flight(self: &Rc<Self>, body_bytes: usize) -> Result<InFlight, ShardError> {
+        let mut counted = InFlight { shard: Shard(SendWrapper::new(self.clone())), bytes: 0 };
+        counted.add(REQUEST_BYTES + body_bytes)?;
         Ok(counted)
     }
 
@@ -313,6 +323,7 @@ impl Inner {
             reads: counters.reads.get(),
             read_bytes: counters.read_bytes.get(),
             subscribers_cut: counters.subscribers_cut.get(),
+            limits_met: counters.limits_met.figures(),
             subscribers: self.feeds.subscribers() as u64,
             live_bytes: self.feeds.bytes() as u64,
             in_flight_bytes: self.in_flight_bytes.get() as u64,
@@ -332,15 +343,37 @@ impl Inner {
     }
 }
 
-/// Bytes of one body under way.
-pub(crate) struct InFlight {
-    shard: Rc<Inner>,
+/// Memory of one request under way, counted until this is dropped.
+pub struct InFlight {
+    shard: Shard,
     bytes: usize,
+}
+
+impl InFlight {
+    /// Counts `bytes` more.
+    ///
+    /// # Errors
+    /// [`Limit::InFlight`] when that is more than the shard has; then nothing is counted.
+    pub fn grow(&mut self, bytes: usize) -> Result<(), ShardError> {
+        self.add(bytes).inspect_err(|error| self.shard.0.stats.limits_met.count_error(error))
+    }
+
+    fn add(&mut self, bytes: usize) -> Result<(), ShardError> {
+        let shard = &*self.shard.0;
+        let counted = shard.in_flight_bytes.get() + bytes;
+        if counted > shard.config.in_flight_bytes_max {
+            return Err(ShardError::Limit(Limit::InFlight));
+        }
+        shard.in_flight_bytes.set(counted);
+        self.bytes += bytes;
+        Ok(())
+    }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.shard.in_flight_bytes.set(self.shard.in_flight_bytes.get() - self.bytes);
+        let counted = &self.shard.0.in_flight_bytes;
+        counted.set(counted.get() - self.bytes);
     }
 }
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use weir_storage::WalStats;
 
+use crate::limit::{Limit, LimitsMet};
+
 /// A shard's figures at one moment. Counters count from the shard's start.
 #[derive(Clone, Debug, Default)]
 pub struct ShardStats {
@@ -22,11 +24,13 @@ pub struct ShardStats {
     pub read_bytes: u64,
     /// Live readers that were too slow and cut off.
     pub subscribers_cut: u64,
+    /// How often each limit was met, in the order of [`Limit::ALL`].
+    pub limits_met: [u64; Limit::ALL.len()],
     /// Live readers now.
     pub subscribers: u64,
     /// Bytes kept for live readers now.
     pub live_bytes: u64,
-    /// Bodies of writes under way now, in bytes.
+    /// Memory of writes under way now, in bytes.
     pub in_flight_bytes: u64,
     /// Streams now.
     pub streams: u64,
@@ -64,6 +68,7 @@ pub(crate) struct Counters {
     pub(crate) reads: Cell<u64>,
     pub(crate) read_bytes: Cell<u64>,
     pub(crate) subscribers_cut: Cell<u64>,
+    pub(crate) limits_met: LimitsMet,
     pub(crate) records_validated: Cell<u64>,
     pub(crate) records_rejected: Cell<u64>,
 }

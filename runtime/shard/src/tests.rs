@@ -118,6 +118,10 @@ fn config() -> ShardConfig {
         hot_index_bytes_max: 16 << 20,
         in_flight_bytes_max: 16 << 20,
         live_bytes_max: 64 << 10,
+        live_bytes_per_stream_max: 64 << 10,
+        subscribers_max: 1000,
+        pages: crate::PageBudget::new(64 << 20),
+        bindings_per_bucket_max: 32,
         producers_per_stream_max: 16,
         buckets_auto_create: true,
         body_bytes_max: 1 << 20,
@@ -456,7 +460,7 @@ fn a_full_disk_refuses_until_there_is_space_again() {
                 Err(error) => break error,
             }
         };
-        assert!(matches!(refusal, ShardError::StorageFull(crate::StorageLimit::Disk)), "{refusal}");
+        assert!(matches!(refusal, ShardError::Limit(crate::Limit::Disk)), "{refusal}");
         disk.set_full(false);
         let resumed = async {
             while node.append(&key, &body).await.is_err() {
@@ -485,7 +489,7 @@ fn beyond_the_wal_budget_appends_are_refused_and_reads_go_on() {
                 Err(error) => break error,
             }
         };
-        assert!(matches!(refusal, ShardError::StorageFull(crate::StorageLimit::WalBudget)), "{refusal}");
+        assert!(matches!(refusal, ShardError::Limit(crate::Limit::WalBudget)), "{refusal}");
         assert!(acknowledged > 0);
         assert_eq!(node.far(&key).head(key.clone()).await.expect("is there").next.position, acknowledged);
         assert_eq!(node.content(&key).await.expect("reads").len(), PAGE_BYTES_MAX.min(acknowledged as usize));

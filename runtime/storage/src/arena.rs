@@ -57,15 +57,25 @@ pub(crate) const fn padded(bytes: usize) -> usize {
     bytes.next_multiple_of(BLOCK_BYTES)
 }
 
-/// Makes `frame` writable, at a block address and padded with zeros; the flag says whether it had to be copied.
-pub(crate) fn to_blocks(frame: Bytes) -> (BytesMut, bool) {
+/// A frame as the disk takes it.
+pub(crate) struct Blocks {
+    /// At a block address, padded with zeros to whole blocks.
+    pub(crate) buf: BytesMut,
+    /// Whether it had to be copied for that.
+    pub(crate) is_copied: bool,
+    /// Memory that it holds on to, in bytes: what it was made for, which may be several times what it came to hold.
+    pub(crate) memory_bytes: usize,
+}
+
+/// Makes `frame` writable, at a block address and padded with zeros.
+pub(crate) fn to_blocks(frame: Bytes) -> Blocks {
     let bytes = padded(frame.len());
     let copy = |from: &[u8]| {
         let mut buf = block_buf(from.len());
         buf.extend_from_slice(from);
         buf
     };
-    let (mut buf, copied) = match frame.try_into_mut() {
+    let (mut buf, is_copied) = match frame.try_into_mut() {
         // A buffer without space for its padding would be moved to another address by it.
         Ok(buf) if is_block_address(&buf) && buf.capacity() >= bytes && !is_roomy(&buf) => (buf, false),
         Ok(buf) => (copy(&buf), true),
@@ -73,7 +83,8 @@ pub(crate) fn to_blocks(frame: Bytes) -> (BytesMut, bool) {
     };
     buf.resize(bytes, 0);
     assert!(is_block_address(&buf), "padding does not move the buffer");
-    (buf, copied)
+    let memory_bytes = buf.capacity() + BLOCK_BYTES;
+    Blocks { buf, is_copied, memory_bytes }
 }
 
 /// Whether the buffer holds on to far more memory than its bytes need. The slack is what makes small frames cheap.
@@ -92,11 +103,12 @@ mod tests {
             assert_eq!(buf.len(), FRAME_HEADER_BYTES);
             buf.resize(FRAME_HEADER_BYTES + body_bytes, 7);
             let address = buf.as_ptr();
-            let (blocks, copied) = to_blocks(Arena::seal(buf));
-            assert!(!copied, "{body_bytes}");
-            assert_eq!(blocks.as_ptr(), address);
-            assert_eq!(blocks.len(), padded(FRAME_HEADER_BYTES + body_bytes));
-            assert!(blocks[FRAME_HEADER_BYTES + body_bytes..].iter().all(|&byte| byte == 0));
+            let Blocks { buf, is_copied, memory_bytes } = to_blocks(Arena::seal(buf));
+            assert!(!is_copied, "{body_bytes}");
+            assert_eq!(buf.as_ptr(), address);
+            assert_eq!(buf.len(), padded(FRAME_HEADER_BYTES + body_bytes));
+            assert!(memory_bytes >= buf.len() + BLOCK_BYTES);
+            assert!(buf[FRAME_HEADER_BYTES + body_bytes..].iter().all(|&byte| byte == 0));
         }
     }
 
@@ -110,9 +122,9 @@ mod tests {
         let other = shared.clone();
         for frame in [Arena::seal(grown), Arena::seal(roomy), shared] {
             let bytes = frame.to_vec();
-            let (blocks, copied) = to_blocks(frame);
-            assert!(copied && is_block_address(&blocks));
-            assert_eq!(blocks[..bytes.len()], bytes);
+            let Blocks { buf, is_copied, .. } = to_blocks(frame);
+            assert!(is_copied && is_block_address(&buf));
+            assert_eq!(buf[..bytes.len()], bytes);
         }
         assert_eq!(other.len(), FRAME_HEADER_BYTES);
     }

@@ -40,6 +40,13 @@ pub(crate) struct Slot {
     pub(crate) kind: u8,
 }
 
+/// A frame in memory.
+pub(crate) struct Cached {
+    pub(crate) frame: Bytes,
+    /// What it holds on to, in bytes.
+    pub(crate) memory_bytes: usize,
+}
+
 /// How many entries of which segments are needed no more.
 pub(crate) type Deaths = Vec<(u32, u32)>;
 
@@ -50,7 +57,7 @@ pub(crate) struct GroupLog {
     first: u64,
     slots: VecDeque<Slot>,
     /// Frames of the last entries.
-    cached: VecDeque<Bytes>,
+    cached: VecDeque<Cached>,
     applied: Option<u64>,
     pub(crate) vote: Option<Bytes>,
     pub(crate) committed: Option<EntryId>,
@@ -116,18 +123,19 @@ impl GroupLog {
     /// The entry's frame, if it is in memory.
     pub(crate) fn cached(&self, index: u64) -> Option<&Bytes> {
         let from_end = self.next().checked_sub(index)?;
-        self.cached.get(self.cached.len().checked_sub(usize::try_from(from_end).ok()?)?)
+        let at = self.cached.len().checked_sub(usize::try_from(from_end).ok()?)?;
+        Some(&self.cached.get(at)?.frame)
     }
 
     /// Appends an entry. Only a log without a cached entry may take one that is not cached.
-    pub(crate) fn push(&mut self, index: u64, slot: Slot, frame: Option<Bytes>) {
+    pub(crate) fn push(&mut self, index: u64, slot: Slot, cached: Option<Cached>) {
         if self.is_unbegun() {
             self.first = index;
         }
         assert_eq!(index, self.next(), "an entry follows the last one");
-        assert!(frame.is_some() || self.cached.is_empty(), "what is cached is a suffix");
+        assert!(cached.is_some() || self.cached.is_empty(), "what is cached is a suffix");
         self.slots.push_back(slot);
-        self.cached.extend(frame);
+        self.cached.extend(cached);
     }
 
     /// Removes the entries from `from` on; returns their deaths and the cached bytes that are free again.
@@ -141,7 +149,7 @@ impl GroupLog {
                 break;
             };
             note_death(&mut deaths, slot.at.segment);
-            freed += self.cached.pop_back().map_or(0, |frame| frame.len());
+            freed += self.cached.pop_back().map_or(0, |cached| cached.memory_bytes);
         }
         (deaths, freed)
     }
@@ -156,7 +164,7 @@ impl GroupLog {
             note_death(&mut deaths, slot.at.segment);
             self.first += 1;
             if self.cached.len() > self.slots.len() {
-                freed += self.cached.pop_front().map_or(0, |frame| frame.len());
+                freed += self.evict();
             }
         }
         if self.purged.is_none_or(|purged| purged.index < upto.index) {
@@ -195,14 +203,14 @@ impl GroupLog {
         (self.applied >= Some(oldest) && slot.at < durable).then_some(slot.at)
     }
 
-    /// Drops the oldest cached frame from memory and returns its size.
+    /// Drops the oldest cached frame from memory and returns what that frees, in bytes.
     pub(crate) fn evict(&mut self) -> usize {
-        self.cached.pop_front().map_or(0, |frame| frame.len())
+        self.cached.pop_front().map_or(0, |cached| cached.memory_bytes)
     }
 
     /// Memory of the index, in bytes.
     pub(crate) fn index_bytes(&self) -> usize {
-        size_of::<GroupLog>() + self.slots.capacity() * size_of::<Slot>() + self.cached.capacity() * size_of::<Bytes>()
+        size_of::<GroupLog>() + self.slots.capacity() * size_of::<Slot>() + self.cached.capacity() * size_of::<Cached>()
     }
 }
 
@@ -221,8 +229,8 @@ mod tests {
         let mut log = GroupLog::default();
         for index in indices {
             let at = BlockAddress { segment: index as u32 / 4, block: 1 };
-            let frame = Bytes::from(vec![index as u8; 10]);
-            log.push(index, Slot { term: 1, at, body_bytes: 0, kind: 0 }, Some(frame));
+            let cached = Cached { frame: Bytes::from(vec![index as u8; 4]), memory_bytes: 10 };
+            log.push(index, Slot { term: 1, at, body_bytes: 0, kind: 0 }, Some(cached));
         }
         log
     }

@@ -12,12 +12,12 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use weir_types::GroupId;
 
 use crate::BLOCK_BYTES;
-use crate::arena::{Arena, padded, to_blocks};
+use crate::arena::{Arena, Blocks, padded, to_blocks};
 use crate::disk::Disk;
 use crate::entry::{Done, EntryId, FullCause, Room, Salts, WalConfig};
 use crate::error::WalError;
 use crate::frame::{FRAME_HEADER_BYTES, FrameHeader, FrameKind};
-use crate::log::{BlockAddress, Deaths, GroupLog};
+use crate::log::{BlockAddress, Cached, Deaths, GroupLog};
 use crate::reader::WalReader;
 use crate::recover::recover;
 use crate::segment::{Segment, SegmentHeader};
@@ -219,17 +219,17 @@ impl Queue {
         buf
     }
 
-    /// Puts a frame at the end of the queue; returns its place and its bytes.
+    /// Puts a frame at the end of the queue; returns its place, and it as it may be kept in memory.
     pub(crate) fn put(
         &mut self,
         frame: Frame,
         bytes: Bytes,
         deaths: Deaths,
         done: Option<Done>,
-    ) -> (BlockAddress, Bytes) {
+    ) -> (BlockAddress, Cached) {
         let body_bytes = bytes.len() - FRAME_HEADER_BYTES;
         self.make_place(bytes.len());
-        let (mut blocks, is_copied) = to_blocks(bytes);
+        let Blocks { buf: mut blocks, is_copied, memory_bytes } = to_blocks(bytes);
         self.stats.copies += u64::from(is_copied);
         let segment = self.segments.back().expect("the place was made");
         let position = self.next_position.expect("the place was made");
@@ -271,7 +271,7 @@ impl Queue {
         self.next_seq += 1;
         self.next_position = Some(position + blocks.len() as u64);
         self.stats.frames += 1;
-        (BlockAddress::new(number, position), blocks)
+        (BlockAddress::new(number, position), Cached { frame: blocks, memory_bytes })
     }
 
     /// Lets entries leave memory, oldest first, while the cache is over its limit.

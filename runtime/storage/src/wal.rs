@@ -137,12 +137,12 @@ impl Wal {
         let mut queue = self.queue_mut();
         let body_bytes = (frame.len() - FRAME_HEADER_BYTES) as u32;
         let header = Frame { kind: FrameKind::Entry, entry_kind: kind, group, id };
-        let (at, frame) = queue.put(header, frame, Deaths::new(), Some(done));
+        let (at, cached) = queue.put(header, frame, Deaths::new(), Some(done));
         let last = queue.segments.back_mut().expect("the frame was put into it");
         last.live += 1;
-        queue.cache_bytes += frame.len();
+        queue.cache_bytes += cached.memory_bytes;
         let slot = Slot { term: id.term, at, body_bytes, kind };
-        queue.logs.entry(group).or_default().push(id.index, slot, Some(frame));
+        queue.logs.entry(group).or_default().push(id.index, slot, Some(cached));
         queue.evict();
         drop(queue);
         self.shared.work.set();

@@ -57,7 +57,7 @@ pub(crate) async fn put(
     Path((bucket, name)): Path<(String, String)>,
     body: Body,
 ) -> Result<Response, Problem> {
-    let mut body = body::take(body, BODY_BYTES_MAX, state.config.body_read_timeout).await?;
+    let mut body = body::take(body, &state.shard, BODY_BYTES_MAX, state.config.body_read_timeout).await?;
     let (bucket, name) = names(&bucket, &name)?;
     let path = format!("/{bucket}/-/bindings/{name}");
     body.join();

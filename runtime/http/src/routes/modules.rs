@@ -102,7 +102,7 @@ async fn read(state: &RouterState, body: Body) -> Result<Bytes, Problem> {
         return Err(Problem::new(ErrorCode::Unavailable, "other modules are being uploaded"));
     };
     let bytes_max = state.config.module_bytes_max;
-    let read = body::take(body, bytes_max, state.config.body_read_timeout).await;
+    let read = body::take(body, &state.shard, bytes_max, state.config.body_read_timeout).await;
     let mut wasm = read.map_err(|problem| match problem.code() == ErrorCode::BodyTooLarge {
         true => ShardError::ModuleTooLarge { bytes_max }.into(),
         false => problem,

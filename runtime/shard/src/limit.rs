@@ -1,0 +1,101 @@
+//! The limits that an operator has chosen, as a request meets them: which one, by the name it has in the configuration.
+
+use std::cell::Cell;
+
+use weir_stream::Refusal;
+
+use crate::api::ShardError;
+use crate::stats::add;
+
+/// A configured limit that was met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// The disk has no room for another WAL segment. Nobody has configured it, but it is met like the others.
+    Disk,
+    /// The WAL has reached its size.
+    WalBudget,
+    /// The index of hot bytes has reached its size.
+    HotIndex,
+    /// Requests under way have as many bytes as they may.
+    InFlight,
+    /// Pages that clients have not taken yet have as many bytes as they may.
+    Reads,
+    /// There are as many live readers as there may be.
+    Subscribers,
+    /// Live readers have left as many bytes as may be kept for them: the slowest were cut off.
+    Live,
+    /// A stream remembers as many producers as it may.
+    Producers,
+    /// A bucket has as many bindings as it may.
+    Bindings,
+}
+
+impl Limit {
+    /// Every limit.
+    pub const ALL: [Limit; 9] = [
+        Limit::Disk,
+        Limit::WalBudget,
+        Limit::HotIndex,
+        Limit::InFlight,
+        Limit::Reads,
+        Limit::Subscribers,
+        Limit::Live,
+        Limit::Producers,
+        Limit::Bindings,
+    ];
+
+    /// Its key in the configuration; `disk` has none.
+    pub fn key(self) -> &'static str {
+        match self {
+            Limit::Disk => "disk",
+            Limit::WalBudget => "wal.budget_bytes",
+            Limit::HotIndex => "limits.hot_index_bytes_max",
+            Limit::InFlight => "limits.in_flight_bytes_max",
+            Limit::Reads => "limits.read_bytes_max",
+            Limit::Subscribers => "limits.subscribers_max",
+            Limit::Live => "limits.live_bytes_max",
+            Limit::Producers => "limits.producers_per_stream_max",
+            Limit::Bindings => "limits.bindings_per_bucket_max",
+        }
+    }
+}
+
+/// How often each limit was met on a shard, in the order of [`Limit::ALL`].
+#[derive(Default)]
+pub(crate) struct LimitsMet([Cell<u64>; Limit::ALL.len()]);
+
+impl LimitsMet {
+    pub(crate) fn count(&self, limit: Limit) {
+        add(&self.0[limit as usize], 1);
+    }
+
+    /// Counts the limit that `error` is about, if it is about one.
+    pub(crate) fn count_error(&self, error: &ShardError) {
+        match error {
+            ShardError::Limit(limit) => self.count(*limit),
+            ShardError::Refused(Refusal::ProducerLimit) => self.count(Limit::Producers),
+            ShardError::Refused(Refusal::BindingLimit) => self.count(Limit::Bindings),
+            _ => {}
+        }
+    }
+
+    pub(crate) fn figures(&self) -> [u64; Limit::ALL.len()] {
+        self.0.each_ref().map(Cell::get)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_counted_in_its_own_place() {
+        let met = LimitsMet::default();
+        met.count_error(&ShardError::Limit(Limit::Reads));
+        met.count_error(&ShardError::Refused(Refusal::ProducerLimit));
+        met.count_error(&ShardError::Unavailable);
+        for (limit, count) in Limit::ALL.into_iter().zip(met.figures()) {
+            assert_eq!(count, u64::from(matches!(limit, Limit::Reads | Limit::Producers)), "{limit:?}");
+        }
+    }
+}
