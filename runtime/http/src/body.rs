@@ -15,8 +15,9 @@ use weir_shard::Shard;
 
 use crate::error::{ErrorCode, Problem};
 
-/// Pieces below this are put together: a body must not take many times its size in handles.
-const PIECE_BYTES_MIN: usize = 1 << 10;
+/// Pieces below this are put together: each keeps the whole buffer that it was read into, of 8 KiB or more, and only its
+/// own bytes are counted.
+const PIECE_BYTES_MIN: usize = 4 << 10;
 /// Bytes of small pieces that are put together at most.
 const SMALL_BYTES_MAX: usize = 64 << 10;
 /// How long the rest of a refused body is read for, so that the client gets to read the refusal.

@@ -45,16 +45,16 @@ pub async fn serve_connection(service: Service, stream: TcpStream, mut shutdown:
     };
     let Ok(Ok((protocol, first))) = first else { return };
 
-    let activity = Rc::new(Activity::default());
+    let activity = Rc::new(Activity::new(protocol == Protocol::Http2));
     let connection = Rc::new(Connection::new(service, activity.clone(), shutdown.clone()));
     let respond = service_fn(move |request| connection.clone().respond(request));
     let stop = async move {
         // An owner that is gone wants nothing served either.
         let _ = shutdown.wait_for(|&now| now).await;
     };
+    let stalls = Stalls { tick: head_timeout / 2, write: write_timeout };
     let ended = match protocol {
         Protocol::Http1 => {
-            let stalls = Stalls { heads_are_timed: true, tick: head_timeout / 2, write: write_timeout };
             let io = TokioIo::new(Io::new(stream, first, activity, stalls));
             let mut builder = http1::Builder::new();
             // Not `pipeline_flush`: it buffers a body without bound while the client reads slowly, and drops what is
@@ -71,7 +71,6 @@ pub async fn serve_connection(service: Service, stream: TcpStream, mut shutdown:
             }
         }
         Protocol::Http2 => {
-            let stalls = Stalls { heads_are_timed: false, tick: head_timeout / 2, write: write_timeout };
             let io = TokioIo::new(Io::new(stream, first, activity, stalls));
             let mut builder = http2::Builder::new(LocalTasks);
             builder

@@ -7,7 +7,9 @@
 //!   to read. A request's head that is still incomplete after three ticks ends the connection, and so do
 //!   [`IDLE_TICKS_MAX`] ticks without a byte. A running request is not the reader's business: its body has its own
 //!   timeout, and its response may take as long as it takes.
-//! - *Writing*: a timer exists only while the socket takes nothing, and ends the connection after `write_timeout`.
+//! - *Writing*: a timer exists only while the socket takes nothing, and ends the connection after `write_timeout`. In
+//!   HTTP/2 the socket may take everything while the client's windows take nothing: there, bytes that are ready are *owed*
+//!   until they are sent, and a connection that owes and sends next to nothing ends after `write_timeout`, too.
 
 use std::cell::Cell;
 use std::io::{self, IoSlice};
@@ -17,6 +19,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use send_wrapper::SendWrapper;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
@@ -26,10 +29,18 @@ const HEAD_TICKS_MAX: u32 = 3;
 /// Ticks without a request: 80 s with the default timeout, which is longer than clients keep connections.
 const IDLE_TICKS_MAX: u32 = 16;
 
+/// What is owed in HTTP/2 is noted from this size on. Of smaller parts a connection's windows and buffers hold little.
+const OWED_BYTES_MIN: usize = 4 << 10;
+/// What a tick must send to count, in bytes: more than pings and their answers.
+const SENT_BYTES_MIN: usize = 1 << 10;
+
 /// What one connection's requests and its socket know of each other.
 #[derive(Default)]
 pub(crate) struct Activity {
+    is_http2: bool,
     running: Cell<u32>,
+    /// Parts of responses that are ready and not sent, in HTTP/2.
+    owed: Cell<u32>,
     /// Requests so far, to tell whether any began since the last tick.
     begun: Cell<u64>,
     /// Whether bytes came while no request ran: the next request's head.
@@ -37,6 +48,21 @@ pub(crate) struct Activity {
 }
 
 impl Activity {
+    /// Of a new connection.
+    pub(crate) fn new(is_http2: bool) -> Activity {
+        Activity { is_http2, ..Activity::default() }
+    }
+
+    /// Notes that `bytes` are ready, until the last of them is dropped.
+    pub(crate) fn owe(self: &Rc<Self>, bytes: Bytes) -> Bytes {
+        if !self.is_http2 || bytes.len() < OWED_BYTES_MIN {
+            return bytes;
+        }
+        self.owed.set(self.owed.get() + 1);
+        // A connection's bytes stay on its thread.
+        weir_shard::keep(bytes, SendWrapper::new(Owed(self.clone())))
+    }
+
     /// A request begins: its head is complete.
     pub(crate) fn begin(self: &Rc<Self>) -> ActiveRequest {
         self.running.set(self.running.get() + 1);
@@ -46,8 +72,24 @@ impl Activity {
     }
 }
 
+/// One part that is owed.
+struct Owed(Rc<Activity>);
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        self.0.owed.set(self.0.owed.get() - 1);
+    }
+}
+
 /// A request that is running; dropped when its response is sent.
 pub(crate) struct ActiveRequest(Rc<Activity>);
+
+impl ActiveRequest {
+    /// See [`Activity::owe`].
+    pub(crate) fn owe(&self, bytes: &mut Bytes) {
+        *bytes = self.0.owe(std::mem::take(bytes));
+    }
+}
 
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
@@ -60,8 +102,6 @@ impl Drop for ActiveRequest {
 pub(crate) struct Stalls {
     /// Half of what a request's head may take.
     pub(crate) tick: Duration,
-    /// Whether bytes without a request are a head that has begun; in HTTP/2 they may be a ping's answer.
-    pub(crate) heads_are_timed: bool,
     /// For a blocked write.
     pub(crate) write: Duration,
 }
@@ -82,6 +122,10 @@ struct Ticks {
     head: u32,
     idle: u32,
     begun_before: u64,
+    /// Ticks at which something was owed and nothing sent.
+    stuck: u32,
+    /// Bytes that the socket took since the last tick.
+    sent_bytes: usize,
 }
 
 impl Io {
@@ -106,7 +150,7 @@ impl Io {
                 Some(ticker) if !ticker.is_elapsed() => return Poll::Pending,
                 Some(ticker) => {
                     ticker.as_mut().reset(Instant::now() + tick);
-                    if self.ticks.count(&self.activity, self.stalls.heads_are_timed) {
+                    if self.ticks.count(&self.activity, self.stalls) {
                         return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
                     }
                     ticker
@@ -115,6 +159,18 @@ impl Io {
             };
             if ticker.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
+            }
+        }
+    }
+
+    /// What the socket has said to a write.
+    fn note_write(&mut self, written: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        match written {
+            Poll::Pending => self.poll_blocked(cx),
+            Poll::Ready(written) => {
+                self.blocked_write = None;
+                self.ticks.sent_bytes += *written.as_ref().unwrap_or(&0);
+                Poll::Ready(written)
             }
         }
     }
@@ -129,20 +185,26 @@ impl Io {
 
 impl Ticks {
     /// Counts one tick; whether it was one too many.
-    fn count(&mut self, activity: &Activity, heads_are_timed: bool) -> bool {
+    fn count(&mut self, activity: &Activity, stalls: Stalls) -> bool {
+        let sent_bytes = std::mem::take(&mut self.sent_bytes);
+        self.stuck = if activity.owed.get() > 0 && sent_bytes < SENT_BYTES_MIN { self.stuck + 1 } else { 0 };
+        // The first of them may come at once.
+        if self.stuck > 1 && stalls.tick * (self.stuck - 1) >= stalls.write {
+            return true;
+        }
         let begun = activity.begun.get();
         if activity.running.get() > 0 || begun != self.begun_before {
-            *self = Ticks { begun_before: begun, ..Ticks::default() };
+            (self.head, self.idle, self.begun_before) = (0, 0, begun);
         }
         if activity.running.get() > 0 {
             return false;
         }
         if !activity.head_begun.get() {
             self.idle += 1;
-        } else if heads_are_timed {
+        } else if !activity.is_http2 {
             self.head += 1;
         } else {
-            // What came was no request but kept the connection alive.
+            // In HTTP/2, bytes without a request may be a ping's answer.
             activity.head_begun.set(false);
             self.idle = 0;
         }
@@ -171,13 +233,8 @@ impl AsyncRead for Io {
 
 impl AsyncWrite for Io {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match Pin::new(&mut self.stream).poll_write(cx, buf) {
-            Poll::Pending => self.poll_blocked(cx),
-            ready => {
-                self.blocked_write = None;
-                ready
-            }
-        }
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.note_write(written, cx)
     }
 
     fn poll_write_vectored(
@@ -185,13 +242,8 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match Pin::new(&mut self.stream).poll_write_vectored(cx, bufs) {
-            Poll::Pending => self.poll_blocked(cx),
-            ready => {
-                self.blocked_write = None;
-                ready
-            }
-        }
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.note_write(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -212,34 +264,60 @@ mod tests {
     use super::*;
 
     /// The tick at which a connection ends, if it does within 100; `each` is what happens before every tick.
-    fn ended_at(heads_are_timed: bool, mut each: impl FnMut(&Rc<Activity>)) -> Option<u32> {
-        let (activity, mut ticks) = (Rc::new(Activity::default()), Ticks::default());
+    fn ended_at(is_http2: bool, mut each: impl FnMut(&Rc<Activity>, &mut Ticks)) -> Option<u32> {
+        let (activity, mut ticks) = (Rc::new(Activity::new(is_http2)), Ticks::default());
+        let stalls = Stalls { tick: Duration::from_secs(5), write: Duration::from_secs(30) };
         (1..=100).find(|_| {
-            each(&activity);
-            ticks.count(&activity, heads_are_timed)
+            each(&activity, &mut ticks);
+            ticks.count(&activity, stalls)
         })
     }
 
     #[test]
     fn an_incomplete_head_ends_the_connection() {
-        assert_eq!(ended_at(true, |activity| activity.head_begun.set(true)), Some(HEAD_TICKS_MAX));
+        assert_eq!(ended_at(false, |activity, _| activity.head_begun.set(true)), Some(HEAD_TICKS_MAX));
     }
 
     #[test]
     fn an_idle_connection_ends_later() {
-        assert_eq!(ended_at(true, |_| {}), Some(IDLE_TICKS_MAX));
+        assert_eq!(ended_at(false, |_, _| {}), Some(IDLE_TICKS_MAX));
     }
 
     #[test]
     fn requests_keep_a_connection() {
-        assert_eq!(ended_at(true, |activity| drop(activity.begin())), None);
+        assert_eq!(ended_at(false, |activity, _| drop(activity.begin())), None);
         let mut running = None;
-        assert_eq!(ended_at(true, |activity| running = running.take().or_else(|| Some(activity.begin()))), None);
+        assert_eq!(ended_at(false, |activity, _| running = running.take().or_else(|| Some(activity.begin()))), None);
     }
 
     #[test]
     fn pings_keep_a_connection_of_the_other_protocol() {
-        assert_eq!(ended_at(false, |activity| activity.head_begun.set(true)), None);
-        assert_eq!(ended_at(false, |_| {}), Some(IDLE_TICKS_MAX));
+        assert_eq!(ended_at(true, |activity, _| activity.head_begun.set(true)), None);
+        assert_eq!(ended_at(true, |_, _| {}), Some(IDLE_TICKS_MAX));
+    }
+
+    #[test]
+    fn a_client_that_opens_no_window_is_not_waited_for() {
+        let page = Bytes::from(vec![0; OWED_BYTES_MIN]);
+        let mut held = Vec::new();
+        let mut owing = |activity: &Rc<Activity>| {
+            held.push(activity.begin());
+            activity.owe(page.clone())
+        };
+        let mut owed = Vec::new();
+        assert_eq!(ended_at(true, |activity, _| owed.push(owing(activity))), Some(7), "30 s, and the first tick");
+        let mut owed = Vec::new();
+        let slowly = ended_at(true, |activity, ticks| {
+            owed.push(owing(activity));
+            ticks.sent_bytes += SENT_BYTES_MIN;
+        });
+        assert_eq!(slowly, None);
+        assert_eq!(ended_at(true, |activity, _| drop(owing(activity))), None, "what is sent is not owed");
+        let mut owed = Vec::new();
+        assert_eq!(
+            ended_at(false, |activity, _| owed.push(owing(activity))),
+            None,
+            "HTTP/1 has the socket's own timer"
+        );
     }
 }

@@ -53,6 +53,12 @@ impl Payload {
 
     /// Keeps `active` until the body is sent or given up.
     pub(crate) fn holding(mut self, active: ActiveRequest) -> Payload {
+        match &mut self.kind {
+            Kind::Full(bytes) => active.owe(bytes),
+            Kind::Chunks { chunks, .. } => chunks.as_mut_slice().iter_mut().for_each(|chunk| active.owe(chunk)),
+            // Events are owed as they are made; what the router answers is small.
+            Kind::Empty | Kind::Events(_) | Kind::Router(_) => {}
+        }
         self.active = Some(active);
         self
     }

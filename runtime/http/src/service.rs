@@ -65,6 +65,11 @@ impl Connection {
         Connection { service, activity, shutdown }
     }
 
+    /// What the connection's socket knows of its requests.
+    pub(crate) fn activity(&self) -> &Rc<Activity> {
+        &self.activity
+    }
+
     /// The shard that serves.
     pub(crate) fn shard(&self) -> &Shard {
         &self.service.0.shard

@@ -64,7 +64,7 @@ impl Session {
 
     /// Puts a frame, to be sent when the session waits next.
     pub(crate) fn put(&self, frame: Bytes) {
-        self.outbox.put(frame);
+        self.outbox.put(self.connection.activity().owe(frame));
     }
 
     /// Puts a control event.

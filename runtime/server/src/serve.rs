@@ -122,8 +122,7 @@ fn shard_parts(
             write: WriteMode::Auto,
         },
         hot_index_bytes_max: share(config.limits.hot_index_bytes_max),
-        // A shard whose share is below one largest body could never take it.
-        in_flight_bytes_max: share(config.limits.in_flight_bytes_max).max(sizes.body_bytes_max as usize),
+        in_flight_bytes_max: share(config.limits.in_flight_bytes_max),
         live_bytes_max: share(config.limits.live_bytes_max).max(sizes.body_bytes_max as usize),
         live_bytes_per_stream_max: usize::try_from(config.limits.live_bytes_per_stream_max).unwrap_or(usize::MAX),
         // Connections are spread evenly, so live readers are, nearly.

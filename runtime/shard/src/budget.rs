@@ -51,7 +51,7 @@ impl Drop for PageClaim {
 }
 
 /// `bytes`, which keep `with` for as long as any part of them is kept.
-pub(crate) fn keep<T: Send + 'static>(bytes: Bytes, with: T) -> Bytes {
+pub fn keep<T: Send + 'static>(bytes: Bytes, with: T) -> Bytes {
     struct Kept<T>(Bytes, T);
     impl<T> AsRef<[u8]> for Kept<T> {
         fn as_ref(&self) -> &[u8] {

@@ -46,7 +46,7 @@ mod wakeup;
 
 pub use api::{AppendRequest, Body, BucketSummary, CreateRequest, ListedStream, LongPoll, Page, Producer, ShardError};
 pub use bindings::BindingRequest;
-pub use budget::PageBudget;
+pub use budget::{PageBudget, keep};
 pub use config::{ShardConfig, Topology};
 pub use limit::Limit;
 pub use live::{LiveData, LiveEvent, Subscription};

@@ -350,7 +350,7 @@ pub struct InFlight {
 }
 
 impl InFlight {
-    /// Counts `bytes` more.
+    /// Counts `bytes` more. Whoever is alone may have more than there is, or the longest body could never be taken.
     ///
     /// # Errors
     /// [`Limit::InFlight`] when that is more than the shard has; then nothing is counted.
@@ -361,7 +361,8 @@ impl InFlight {
     fn add(&mut self, bytes: usize) -> Result<(), ShardError> {
         let shard = &*self.shard.0;
         let counted = shard.in_flight_bytes.get() + bytes;
-        if counted > shard.config.in_flight_bytes_max {
+        let is_alone = shard.in_flight_bytes.get() == self.bytes;
+        if counted > shard.config.in_flight_bytes_max && !is_alone {
             return Err(ShardError::Limit(Limit::InFlight));
         }
         shard.in_flight_bytes.set(counted);

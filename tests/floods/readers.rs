@@ -1,0 +1,108 @@
+//! Readers of old data that ask for much and do not read it.
+
+use std::time::Duration;
+
+use weir_testkit::{Client, Connection, Request, Response, Server};
+
+use crate::{
+    CONNECTION_BYTES, Fate, MIB, Memory, SLACK_BYTES, append, assert_serves, create, fate, metric, on_disk,
+    raise_open_files_limit, wait_until,
+};
+
+const TARGET: &str = "/floods/readers";
+const READERS: usize = 200;
+const RECORDS: usize = 280;
+const RECORD_BYTES: usize = 60_000;
+const READ_BYTES_MAX: u64 = 16 * MIB;
+
+#[test]
+fn pages_that_nobody_takes_are_as_many_as_may_be() {
+    // Several at once, because the kernel alone takes a large part of the first.
+    flood(&Request::get(TARGET), 4);
+}
+
+#[test]
+fn history_that_nobody_takes_is_as_much_as_may_be() {
+    flood(&Request::get(&format!("{TARGET}?offset=-1&live=sse")), 1);
+}
+
+/// Has many clients send `request` `times` times each and read no more than the head of the first answer.
+fn flood(request: &Request, times: usize) {
+    raise_open_files_limit();
+    let mut server = with_a_long_stream();
+    let mut client = server.client();
+    read_all(&mut client);
+    let memory = Memory::watch(&server);
+    let requests = request.to_bytes("x").repeat(times);
+    let mut stalled: Vec<Connection> = Vec::new();
+    for _ in 0..READERS {
+        let mut connection = server.connect();
+        connection.write(&requests).expect("the requests are written");
+        let head = connection.read_head().expect("an answer");
+        match head.status {
+            200 => stalled.push(connection),
+            _ => assert_refused(&head),
+        }
+        // Others are in no better place, and in no worse one.
+        let answer = client.send(Request::get(TARGET));
+        match answer.status {
+            200 => assert!(answer.body.starts_with(record(0).as_bytes()), "another beginning"),
+            _ => {
+                assert_refused(&answer);
+                assert_eq!(answer.code(), "read_limit");
+            }
+        }
+    }
+    assert!(!stalled.is_empty(), "nobody is served");
+    drop(client);
+    wait_until("the end of all that do not read", || metric(&server, "weir_connections_open") == 0.0);
+    for connection in &mut stalled {
+        assert_ne!(fate(connection.socket()), Fate::Open);
+        assert!(connection.ends_within(Duration::from_secs(10)), "a stalled connection is kept");
+    }
+    memory.assert_grown_by_at_most(READ_BYTES_MAX + READERS as u64 * CONNECTION_BYTES + SLACK_BYTES);
+    read_all(&mut server.client());
+    assert_serves(&mut server);
+}
+
+/// A server with a stream of 16 MiB at `TARGET`, and a limit of as much for all that is being read.
+pub(crate) fn with_a_long_stream() -> Server {
+    let server =
+        on_disk(MIB).env("WEIR_HTTP_WRITE_TIMEOUT_MS", 2000).env("WEIR_LIMITS_READ_BYTES_MAX", READ_BYTES_MAX).start();
+    let mut client = server.client();
+    create(&mut client, TARGET);
+    for number in 0..RECORDS {
+        let _ = client.send(append(TARGET, record(number))).expect(204);
+    }
+    server
+}
+
+/// Asserts that this is what a reader beyond the limit is told.
+#[track_caller]
+pub(crate) fn assert_refused(answer: &Response) {
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(answer.header("retry-after").is_some(), "{answer:?}");
+}
+
+/// Reads the whole stream and asserts that it is as it was written.
+#[track_caller]
+pub(crate) fn read_all(client: &mut Client) {
+    let (mut offset, mut bytes) = ("-1".to_owned(), Vec::new());
+    loop {
+        let page = client.send(Request::get(&format!("{TARGET}?offset={offset}"))).expect(200);
+        bytes.extend_from_slice(&page.body);
+        offset = page.next_offset().to_owned();
+        if page.header("stream-up-to-date").is_some() {
+            break;
+        }
+    }
+    assert_eq!(bytes.len(), RECORDS * RECORD_BYTES);
+    for (number, stored) in bytes.chunks(RECORD_BYTES).enumerate() {
+        assert!(stored == record(number).as_bytes(), "record {number} is another one");
+    }
+}
+
+/// Record `number`, its own and of a fixed length.
+fn record(number: usize) -> String {
+    format!("{number:0RECORD_BYTES$}")
+}
