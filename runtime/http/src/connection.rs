@@ -15,7 +15,6 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 
 use crate::io::{Activity, Io, Stalls};
 use crate::service::{Connection, Service};
@@ -30,9 +29,9 @@ const HTTP2_SEND_BYTES_MAX: usize = 64 << 10;
 const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
 const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Serves one connection until it ends, or until `shutdown` becomes true: then no new request is taken, running ones
+/// Serves one connection until it ends, or until the server shuts down: then no new request is taken, running ones
 /// are finished, and live reads end. Runs on the service's shard, as a local task.
-pub async fn serve_connection(service: Service, stream: TcpStream, mut shutdown: watch::Receiver<bool>) {
+pub async fn serve_connection(service: Service, stream: TcpStream) {
     // Fails only on a socket that is gone already.
     let _ = stream.set_nodelay(true);
     let head_timeout = service.config().header_read_timeout;
@@ -41,17 +40,14 @@ pub async fn serve_connection(service: Service, stream: TcpStream, mut shutdown:
     let streams_max = service.config().streams_per_connection_max;
     let first = tokio::select! {
         first = tokio::time::timeout(head_timeout, first_bytes(&stream)) => first,
-        _ = shutdown.wait_for(|&now| now) => return,
+        () = service.stop().stopped() => return,
     };
     let Ok(Ok((protocol, first))) = first else { return };
 
     let activity = Rc::new(Activity::new(protocol == Protocol::Http2));
-    let connection = Rc::new(Connection::new(service, activity.clone(), shutdown.clone()));
+    let stop = service.stop().stopped();
+    let connection = Rc::new(Connection::new(service, activity.clone()));
     let respond = service_fn(move |request| connection.clone().respond(request));
-    let stop = async move {
-        // An owner that is gone wants nothing served either.
-        let _ = shutdown.wait_for(|&now| now).await;
-    };
     let stalls = Stalls { tick: head_timeout / 2, write: write_timeout };
     let ended = match protocol {
         Protocol::Http1 => {

@@ -13,6 +13,11 @@ use crate::headers::{
     PRODUCER_EPOCH, PRODUCER_ID, PRODUCER_SEQ, STREAM_CLOSED, STREAM_EXPIRES_AT, STREAM_SEQ, STREAM_TTL,
 };
 
+/// Whether there may be fields of the protocol: all of their names begin with `Stream-` or `Producer-`.
+pub(crate) fn has_own(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| matches!(name.as_str().as_bytes()[0], b's' | b'p'))
+}
+
 /// `Stream-Closed`: only `true` counts, in any case; every other value is as if it were absent (section 4.1).
 pub(crate) fn closed(headers: &HeaderMap) -> bool {
     headers.get(&STREAM_CLOSED).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"))

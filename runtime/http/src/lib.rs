@@ -27,6 +27,7 @@ mod routes;
 mod service;
 mod session;
 mod sse;
+mod stop;
 
 pub use config::HttpConfig;
 pub use connection::serve_connection;

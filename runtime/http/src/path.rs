@@ -10,7 +10,7 @@
 use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
-use weir_types::StreamKey;
+use weir_types::{StreamKey, cut_at_slash};
 
 use crate::error::{ErrorCode, Problem};
 
@@ -30,16 +30,16 @@ pub(crate) enum Target {
 pub(crate) fn parse(path: &str) -> Result<Target, Problem> {
     let path = decode(path)?;
     let Some(rest) = path.strip_prefix('/') else { return Ok(Target::Other) };
-    let Some((bucket, name)) = rest.split_once('/') else { return Ok(Target::Other) };
+    let Some((bucket, name)) = cut_at_slash(rest) else { return Ok(Target::Other) };
     let (bucket, name) = match bucket {
-        "v1" => match name.split_once('/') {
+        "v1" => match cut_at_slash(name) {
             Some(("stream" | "streams", name)) => (DEFAULT_BUCKET, name),
             _ => return Ok(Target::Other),
         },
         "-" => return Ok(Target::Other),
         _ => (bucket, name),
     };
-    if matches!(name.split('/').next(), Some("-" | "__ds")) {
+    if matches!(cut_at_slash(name).map_or(name, |(first, _)| first), "-" | "__ds") {
         return Ok(Target::Other);
     }
     Ok(Target::Stream(StreamKey::new(bucket, name)?))
@@ -47,7 +47,7 @@ pub(crate) fn parse(path: &str) -> Result<Target, Problem> {
 
 fn decode(path: &str) -> Result<Cow<'_, str>, Problem> {
     let malformed = |detail| Problem::new(ErrorCode::PathMalformed, detail);
-    if !path.contains('%') {
+    if !path.as_bytes().contains(&b'%') {
         return Ok(Cow::Borrowed(path));
     }
     let bytes = path.as_bytes();

@@ -21,6 +21,7 @@ use crate::io::Activity;
 use crate::path::{self, Target};
 use crate::payload::Payload;
 use crate::query::{GetQuery, Live};
+use crate::stop::{Stop, Stopped};
 use crate::{body, cors, routes};
 
 /// The public listener's service on one shard. Cheap to clone; it stays on its shard's thread.
@@ -32,24 +33,30 @@ struct Inner {
     config: HttpConfig,
     allow_origin: Option<HeaderValue>,
     router: TowerToHyperService<Router>,
+    stop: Stop,
 }
 
 impl Service {
-    /// The service of `shard`.
+    /// The service of `shard`, until `shutdown` becomes true. Runs on the shard's own runtime.
     ///
     /// # Panics
     /// When `config.cors_origin` is no header value; whoever reads the configuration checks that.
-    pub fn new(shard: Shard, config: HttpConfig) -> Service {
+    pub fn new(shard: Shard, config: HttpConfig, shutdown: watch::Receiver<bool>) -> Service {
         let allow_origin = match config.cors_origin.as_str() {
             "" => None,
             origin => Some(HeaderValue::from_str(origin).expect("the configured CORS origin is a header value")),
         };
         let router = TowerToHyperService::new(routes::router(shard.clone(), config.clone()));
-        Service(Rc::new(Inner { shard, config, allow_origin, router }))
+        let stop = Stop::new(shutdown);
+        Service(Rc::new(Inner { shard, config, allow_origin, router, stop }))
     }
 
     pub(crate) fn config(&self) -> &HttpConfig {
         &self.0.config
+    }
+
+    pub(crate) fn stop(&self) -> &Stop {
+        &self.0.stop
     }
 }
 
@@ -57,12 +64,11 @@ impl Service {
 pub(crate) struct Connection {
     service: Service,
     activity: Rc<Activity>,
-    shutdown: watch::Receiver<bool>,
 }
 
 impl Connection {
-    pub(crate) fn new(service: Service, activity: Rc<Activity>, shutdown: watch::Receiver<bool>) -> Connection {
-        Connection { service, activity, shutdown }
+    pub(crate) fn new(service: Service, activity: Rc<Activity>) -> Connection {
+        Connection { service, activity }
     }
 
     /// What the connection's socket knows of its requests.
@@ -81,11 +87,8 @@ impl Connection {
     }
 
     /// Waits until the server shuts down.
-    pub(crate) fn stopped(&self) -> impl Future<Output = ()> + use<> {
-        let mut shutdown = self.shutdown.clone();
-        async move {
-            let _ = shutdown.wait_for(|&now| now).await;
-        }
+    pub(crate) fn stopped(&self) -> Stopped {
+        self.service.stop().stopped()
     }
 
     /// Answers one request.

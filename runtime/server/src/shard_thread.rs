@@ -94,10 +94,10 @@ async fn run(parts: ShardParts, mut inbox: mpsc::UnboundedReceiver<Request>, ope
         }
     };
     let _ = opened.send((id, Ok(())));
-    let service = Service::new(shard.clone(), http);
+    let service = Service::new(shard.clone(), http, shutdown);
     while let Some(request) = inbox.recv().await {
         match request {
-            Request::Serve { stream, open } => serve(service.clone(), stream, open, shutdown.clone()),
+            Request::Serve { stream, open } => serve(service.clone(), stream, open),
             Request::Form(formed) => {
                 // Nobody is served before the answer, so nothing waits behind this.
                 let _ = formed.send(shard.form().await);
@@ -112,11 +112,11 @@ async fn run(parts: ShardParts, mut inbox: mpsc::UnboundedReceiver<Request>, ope
     shard.shutdown().await;
 }
 
-fn serve(service: Service, stream: TcpStream, open: Open, shutdown: watch::Receiver<bool>) {
+fn serve(service: Service, stream: TcpStream, open: Open) {
     match tokio::net::TcpStream::from_std(stream) {
         Ok(stream) => {
             tokio::task::spawn_local(async move {
-                serve_connection(service, stream, shutdown).await;
+                serve_connection(service, stream).await;
                 drop(open);
             });
         }

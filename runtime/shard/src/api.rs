@@ -23,7 +23,7 @@ pub struct CreateRequest {
 }
 
 /// Append records, close, or both.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct AppendRequest {
     /// The body's content type, as sent.
     pub content_type: Option<Box<str>>,

@@ -5,7 +5,7 @@
 
 use bytes::{BufMut, BytesMut};
 use weir_types::limits::{CONTENT_TYPE_BYTES_MAX, NAME_BYTES_MAX, PRODUCER_ID_BYTES_MAX, WORD_BYTES_MAX};
-use weir_types::{Incarnation, Lineage, Offset, Role, Slot, StreamKey};
+use weir_types::{Incarnation, Lineage, Offset, Role, Slot, StreamKey, cut_at_slash};
 
 use crate::binding::{EncodedBindings, role_code, role_of};
 use crate::codec::{CodecError, Reader, put_long, put_short};
@@ -238,7 +238,7 @@ impl<'a> KeyRef<'a> {
 
     /// The address with this text, which a request's checks let through before it was written.
     pub(crate) fn parse(text: &'a str) -> Result<KeyRef<'a>, CodecError> {
-        let (bucket, name) = text.split_once('/').ok_or(CodecError::Field("stream key"))?;
+        let (bucket, name) = cut_at_slash(text).ok_or(CodecError::Field("stream key"))?;
         let bucket_fits = (1..=WORD_BYTES_MAX).contains(&bucket.len());
         let name_fits = (1..=NAME_BYTES_MAX).contains(&name.len());
         if !bucket_fits || !name_fits {

@@ -13,7 +13,8 @@ fn media_type(content_type: &str) -> &str {
 
 /// Whether both name the same media type.
 pub(crate) fn same(a: &str, b: &str) -> bool {
-    media_type(a).eq_ignore_ascii_case(media_type(b))
+    // Most clients send what the stream was created with.
+    a == b || media_type(a).eq_ignore_ascii_case(media_type(b))
 }
 
 /// Whether streams of this type are in JSON mode.

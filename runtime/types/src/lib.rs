@@ -13,6 +13,6 @@ pub mod module;
 pub mod offset;
 
 pub use ids::{GroupId, Incarnation, ShardId, Slot, WalId};
-pub use key::{BucketName, KeyError, StreamKey};
+pub use key::{BucketName, KeyError, StreamKey, cut_at_slash};
 pub use module::{Digest, DigestError, ModuleName, ModuleNameError, Role};
 pub use offset::{Lineage, Offset, OffsetError, ReadFrom};

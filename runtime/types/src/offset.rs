@@ -53,12 +53,15 @@ pub struct Offset {
 impl Offset {
     /// The token as ASCII bytes: what headers, URLs and `id:` lines carry.
     pub fn token(self) -> [u8; TOKEN_BYTES] {
-        let mut token = [b'_'; TOKEN_BYTES];
+        let mut token = [b'0'; TOKEN_BYTES];
         let mut rest = self.position;
-        for digit in token[..POSITION_DIGITS].iter_mut().rev() {
-            *digit = b'0' + (rest % 10) as u8;
+        let mut digits = token[..POSITION_DIGITS].iter_mut().rev();
+        // The rest of most positions is zeros, which are there.
+        while rest > 0 {
+            *digits.next().expect("a position has at most 20 digits") = b'0' + (rest % 10) as u8;
             rest /= 10;
         }
+        token[POSITION_DIGITS] = b'_';
         for (i, char) in token[POSITION_DIGITS + 1..].iter_mut().enumerate() {
             let shift = 5 * (LINEAGE_CHARS - 1 - i);
             *char = ALPHABET[(self.lineage.0 >> shift) as usize & 31];

@@ -23,12 +23,15 @@ pub(crate) async fn post(
 ) -> Result<Response<Payload>, Problem> {
     let mut request = AppendRequest {
         content_type: fields::content_type(&head.headers)?,
-        close: fields::closed(&head.headers),
-        producer: fields::producer(&head.headers)?,
-        seq: fields::seq(&head.headers)?,
         if_match: fields::if_match(&head.headers)?,
-        body: Default::default(),
+        ..AppendRequest::default()
     };
+    // Most appends have none of the protocol's own fields, and a glance at the names costs less than looking each up.
+    if fields::has_own(&head.headers) {
+        request.close = fields::closed(&head.headers);
+        request.producer = fields::producer(&head.headers)?;
+        request.seq = fields::seq(&head.headers)?;
+    }
     request.body = connection.body(body).await?;
     if request.body.is_empty() {
         return match request.close {
