@@ -1,6 +1,6 @@
 //! What the kernel counts for a process: CPU time and memory from `/proc`, instructions through `perf stat`.
 //!
-//! Instructions per append are the figure to compare: they repeat within a few per cent on a machine where
+//! Instructions per request are the figure to compare: they repeat within a few per cent on a machine where
 //! microseconds move by a factor of two.
 
 use std::fs::{self, File};
@@ -12,45 +12,99 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
-/// CPU time and memory of a process at one moment.
+use crate::report::Figure;
+
+/// What a process spent over one interval.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Counters {
-    /// User and system time of all its threads, ended ones included.
-    pub(crate) cpu: Duration,
-    /// Resident memory.
-    pub(crate) resident_bytes: u64,
+pub(crate) struct Spent {
+    cpu: Duration,
+    instructions: Option<Counted>,
+    resident_bytes: u64,
 }
 
-impl Counters {
-    /// Reads them.
+impl Spent {
+    /// Does `work` and gives what it came to, and what process `pid` spent meanwhile.
     ///
     /// # Errors
-    /// A sentence when the process is gone.
-    pub(crate) fn of(pid: u32) -> Result<Counters, String> {
-        let gone = || format!("process {pid} is gone");
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).map_err(|_| gone())?;
-        // The second field is the command in parentheses and may hold spaces; utime and stime are fields 14 and 15.
-        let fields: Vec<&str> = stat.rsplit_once(')').ok_or_else(gone)?.1.split_whitespace().collect();
-        let ticks: u64 = fields.get(11..13).ok_or_else(gone)?.iter().filter_map(|f| f.parse::<u64>().ok()).sum();
-        let cpu = Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64);
-        let resident_bytes = weir_testkit::server::resident_bytes(pid).ok_or_else(gone)?;
-        Ok(Counters { cpu, resident_bytes })
+    /// A sentence: that of `work`, or that the process is gone.
+    pub(crate) fn during<T>(
+        pid: u32,
+        perf: bool,
+        work: impl FnOnce() -> Result<T, String>,
+    ) -> Result<(T, Spent), String> {
+        let mut instructions = if perf { Instructions::attach(pid) } else { None };
+        let before = cpu_of(pid)?;
+        if let Some(counting) = &mut instructions {
+            counting.start();
+        }
+        let done = work()?;
+        let instructions = instructions.and_then(Instructions::finish);
+        let cpu = cpu_of(pid)?.saturating_sub(before);
+        let resident_bytes = weir_testkit::server::resident_bytes(pid).ok_or_else(|| gone(pid))?;
+        Ok((done, Spent { cpu, instructions, resident_bytes }))
     }
+
+    /// CPU time per request, delivery or the like, of which there were `count`.
+    pub(crate) fn cpu_us(&self, count: u64) -> Figure {
+        Figure::new("CPU us", 2, self.cpu.as_secs_f64() * 1e6 / count as f64)
+    }
+
+    /// CPU time per second.
+    pub(crate) fn cpu_ms_per_s(&self, elapsed: Duration) -> Figure {
+        Figure::new("CPU ms/s", 0, self.cpu.as_secs_f64() * 1e3 / elapsed.as_secs_f64())
+    }
+
+    /// CPU time.
+    pub(crate) fn cpu_ms(&self) -> Figure {
+        Figure::new("CPU ms", 0, self.cpu.as_secs_f64() * 1e3)
+    }
+
+    /// Thousands of instructions for each of `count`, where perf counted them.
+    pub(crate) fn instructions(&self, count: u64) -> [Figure; 3] {
+        let ki = |of: fn(Counted) -> u64| self.instructions.map(|c| of(c) as f64 / 1e3 / count as f64);
+        [
+            Figure::new("Ki user", 1, ki(|c| c.user)),
+            Figure::new("Ki kernel", 1, ki(|c| c.kernel)),
+            Figure::new("Ki", 1, ki(|c| c.user + c.kernel)).compared(),
+        ]
+    }
+
+    /// Resident memory at the end.
+    pub(crate) fn resident(&self) -> Figure {
+        Figure::new("RSS MiB", 0, self.resident_bytes as f64 / (1 << 20) as f64)
+    }
+}
+
+/// User and system time of all threads of a process, ended ones included.
+///
+/// # Errors
+/// A sentence when the process is gone.
+fn cpu_of(pid: u32) -> Result<Duration, String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).map_err(|_| gone(pid))?;
+    // The second field is the command in parentheses and may hold spaces; utime and stime are fields 14 and 15.
+    let fields: Vec<&str> = stat.rsplit_once(')').ok_or_else(|| gone(pid))?.1.split_whitespace().collect();
+    let times = fields.get(11..13).ok_or_else(|| gone(pid))?;
+    let ticks: u64 = times.iter().filter_map(|f| f.parse::<u64>().ok()).sum();
+    Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+}
+
+fn gone(pid: u32) -> String {
+    format!("process {pid} is gone")
 }
 
 /// Instructions counted over one interval.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Counted {
+struct Counted {
     /// In user mode.
-    pub(crate) user: u64,
+    user: u64,
     /// In the kernel, on behalf of the process.
-    pub(crate) kernel: u64,
+    kernel: u64,
 }
 
 /// A running `perf stat`, attached and switched on and off over a pair of named pipes, so that the interval is exactly
-/// the one that appends are counted over.
+/// the one that requests are counted over.
 #[derive(Debug)]
-pub(crate) struct Instructions {
+struct Instructions {
     perf: Child,
     control: File,
     acknowledged: BufReader<File>,
@@ -59,18 +113,18 @@ pub(crate) struct Instructions {
 
 impl Instructions {
     /// Attaches to `pid` without counting yet; `None`, with a line on stderr, where perf is missing or not permitted.
-    pub(crate) fn attach(pid: u32) -> Option<Instructions> {
+    fn attach(pid: u32) -> Option<Instructions> {
         Instructions::try_attach(pid).map_err(|reason| eprintln!("no instruction counts: {reason}")).ok()
     }
 
     /// Starts to count.
-    pub(crate) fn start(&mut self) {
+    fn start(&mut self) {
         // A perf that has died answers nothing; `finish` then finds no counts, which the report shows.
         let _ = self.order("enable");
     }
 
     /// Stops and gives what was counted; `None`, with a line on stderr, when perf counted nothing.
-    pub(crate) fn finish(self) -> Option<Counted> {
+    fn finish(self) -> Option<Counted> {
         self.try_finish().map_err(|reason| eprintln!("no instruction counts: {reason}")).ok()
     }
 

@@ -1,58 +1,56 @@
-//! Folds: how fast a summary takes a stream's history. The stream is filled first; what is timed is one read of the summary,
-//! which has all of it to take.
+//! Folds: how fast a summary takes a stream's history. The stream is filled first; what is timed is one read of the
+//! summary, which has all of it to take.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use weir_testkit::{Connection, Request, Response};
 
-use crate::cli::FoldArgs;
+use crate::cli::Common;
+use crate::report::{Figure, Report, Round, compare};
 use crate::servers::Target;
+use crate::streams;
 
 /// Records of one append.
 const RECORDS_PER_APPEND: usize = 500;
 
-/// Folds a new stream of every server in turn and prints how fast that was.
-///
-/// # Errors
-/// A sentence: a server did not start, or refused a request.
-pub(crate) fn fold(args: &FoldArgs) -> Result<(), String> {
-    let mut targets = Vec::new();
-    for spec in &args.servers {
-        targets.push(Target::start(spec, None)?);
-    }
-    for target in &targets {
-        let mut rates = Vec::new();
-        for round in 0..args.rounds {
-            let took = fold_once(target, args)?;
-            let rate = args.records as f64 / took.as_secs_f64();
-            eprintln!("round {} of {}: {}: {rate:.0} records/s", round + 1, args.rounds, target.name);
-            rates.push(rate);
-        }
-        rates.sort_by(f64::total_cmp);
-        println!("{}: {:.0} records/s (median of {})", target.name, rates[rates.len() / 2], args.rounds);
-    }
-    Ok(())
+/// Arguments of `fold`.
+#[derive(clap::Args, Debug)]
+pub(crate) struct FoldArgs {
+    /// The binding, which has to be there for all streams under the server's root.
+    #[arg(long, default_value = "totals")]
+    binding: String,
+    /// Records of a stream.
+    #[arg(long, default_value_t = 500_000)]
+    records: usize,
+    /// Bytes of one record.
+    #[arg(long, default_value_t = 256)]
+    bytes: usize,
 }
 
-fn fold_once(target: &Target, args: &FoldArgs) -> Result<Duration, String> {
-    let failed = |e: std::io::Error| format!("{}: {e}", target.name);
-    let mut connection = Connection::open(target.address).map_err(failed)?;
-    let nanoseconds = std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_nanos());
-    let path = format!("{}/fold-{nanoseconds}", target.root);
-    let create = Request::put(&path).header("Content-Type", "application/json");
-    expect(connection.send(&create).map_err(failed)?, 201)?;
+/// Folds a new stream of every server in turn.
+///
+/// # Errors
+/// A sentence when a server does not start.
+pub(crate) fn fold(args: &FoldArgs, common: &Common, title: String) -> Result<Report, String> {
+    let targets = Target::start_all(common)?;
+    Ok(compare(common, title, |i| round(&targets[i], args)))
+}
+
+fn round(target: &Target, args: &FoldArgs) -> Result<Round, String> {
+    let path = streams::create(target, 1, "application/json")?.remove(0);
+    let mut connection = Connection::open(target.address).map_err(|e| e.to_string())?;
     let mut left = args.records;
     while left > 0 {
         let count = left.min(RECORDS_PER_APPEND);
         let records: Vec<String> = (0..count).map(|n| record(left - n, args.bytes)).collect();
         let append = Request::post(&path).body("application/json", format!("[{}]", records.join(",")));
-        expect(connection.send(&append).map_err(failed)?, 204)?;
+        expect(connection.send(&append), 204)?;
         left -= count;
     }
     let begun = Instant::now();
     let summary = Request::get(&format!("{path}?summary={}", args.binding));
-    expect(connection.send(&summary).map_err(failed)?, 200)?;
-    Ok(begun.elapsed())
+    expect(connection.send(&summary), 200)?;
+    Ok(vec![Figure::new("records/s", 0, args.records as f64 / begun.elapsed().as_secs_f64()).compared()])
 }
 
 /// A JSON object of `bytes` bytes with six numbers in it.
@@ -62,7 +60,8 @@ fn record(n: usize, bytes: usize) -> String {
     format!("{numbers}\"{}\"}}", "x".repeat(fill))
 }
 
-fn expect(response: Response, status: u16) -> Result<(), String> {
+fn expect(response: std::io::Result<Response>, status: u16) -> Result<(), String> {
+    let response = response.map_err(|e| e.to_string())?;
     if response.status == status { Ok(()) } else { Err(format!("expected {status}, got {response:?}")) }
 }
 

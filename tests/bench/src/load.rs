@@ -1,180 +1,173 @@
-//! The load: one thread, epoll, kept-open connections, one append in flight on each.
+//! The load: one thread, kept-open connections, one request in flight on each.
 //!
-//! The thread shares its machine with the server, so it does little: a request's bytes are prepared once per
-//! connection, a response is looked at only as far as to find its end, and latencies go to a histogram in place.
-//! The loop is closed: a connection sends its next append when the last is answered, so a stalled server is asked less
+//! The thread shares its machine with the server, so it does little: a request's bytes are prepared beforehand, a
+//! response is looked at only as far as to find its end, and latencies go to a histogram in place.
+//! The loop is closed: a connection sends its next request when the last is answered, so a stalled server is asked less
 //! and latencies say nothing about what an open arrival rate would see.
 
-use std::io::{self, Read, Write};
+use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use rustix::event::epoll;
-
 use crate::histogram::Histogram;
+use crate::poll::Poll;
+use crate::response::Response;
 use crate::servers::Target;
 
-const EVENTS_MAX: usize = 256;
-const STALLED_AFTER: Duration = Duration::from_secs(30);
+const SCRATCH_BYTES: usize = 256 << 10;
+const STALLED_AFTER: Duration = Duration::from_secs(60);
 
 /// What one run of the load saw.
 #[derive(Debug)]
 pub(crate) struct Measured {
     /// From the first request to the last response.
     pub(crate) elapsed: Duration,
-    /// Latencies of all appends, each acknowledged.
+    /// Latencies of all requests, each answered with success.
     pub(crate) latencies: Histogram,
+    /// Bytes of the responses' bodies.
+    pub(crate) body_bytes: u64,
+}
+
+/// A request as it goes on the wire: a head, and a body that may be shared with other requests.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wire<'a> {
+    /// The head, with the empty line at its end.
+    pub(crate) head: &'a [u8],
+    /// The body.
+    pub(crate) body: &'a [u8],
 }
 
 /// Open connections to one server, idle between runs.
-#[derive(Debug)]
 pub(crate) struct Load {
-    name: String,
-    epoll: rustix::fd::OwnedFd,
+    poll: Poll,
     clients: Vec<Client>,
+    scratch: Vec<u8>,
 }
 
 #[derive(Debug)]
 struct Client {
     socket: TcpStream,
-    request: Vec<u8>,
+    response: Response,
+}
+
+/// A request that is not answered.
+struct Flight<'a> {
+    wire: Wire<'a>,
+    sent_bytes: usize,
     sent_at: Instant,
-    /// A response's bytes so far; empty when the last one is complete.
-    partial: Vec<u8>,
 }
 
 impl Load {
-    /// Opens `connections` to `target`; connection *i* appends `bytes` random-looking bytes to stream *i*.
+    /// Opens `connections` to `target`.
     ///
     /// # Errors
     /// A sentence when the server cannot be connected to.
-    pub(crate) fn open(target: &Target, streams: &[String], connections: usize, bytes: usize) -> Result<Load, String> {
-        let failed = |e: io::Error| format!("{}: {e}", target.name);
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|e| failed(e.into()))?;
+    pub(crate) fn open(target: &Target, connections: usize) -> Result<Load, String> {
+        let poll = Poll::new()?;
         let mut clients = Vec::new();
-        for i in 0..connections {
-            let socket = TcpStream::connect(target.address).map_err(failed)?;
-            socket.set_nodelay(true).map_err(failed)?;
-            let data = epoll::EventData::new_u64(i as u64);
-            epoll::add(&epoll, &socket, data, epoll::EventFlags::IN).map_err(|e| failed(e.into()))?;
-            let request = request(target, &streams[i % streams.len()], bytes);
-            clients.push(Client { socket, request, sent_at: Instant::now(), partial: Vec::new() });
+        for token in 0..connections {
+            let socket = target.connect(None)?;
+            poll.add(&socket, token)?;
+            clients.push(Client { socket, response: Response::new() });
         }
-        Ok(Load { name: target.name.clone(), epoll, clients })
+        Ok(Load { poll, clients, scratch: vec![0; SCRATCH_BYTES] })
     }
 
-    /// Appends for `duration`, then waits for the last responses.
+    /// Asks `next` for a request of every connection, given as its number and the time, again whenever one is answered,
+    /// until it has none; then waits for the last responses.
     ///
     /// # Errors
-    /// A sentence: a connection broke, a response was no success, or none came for 30 s.
-    pub(crate) fn run(&mut self, duration: Duration) -> Result<Measured, String> {
-        let mut latencies = Histogram::new();
+    /// A sentence: a connection broke, a response was no success, or none came for a minute.
+    pub(crate) fn run<'a>(
+        &mut self,
+        mut next: impl FnMut(usize, Instant) -> Option<Wire<'a>>,
+    ) -> Result<Measured, String> {
         let begun = Instant::now();
-        let until = begun + duration;
-        for client in &mut self.clients {
-            client.send(begun).map_err(|e| format!("{}: {e}", self.name))?;
+        let (mut latencies, mut body_bytes) = (Histogram::new(), 0);
+        let mut flights: Vec<Option<Flight<'a>>> = Vec::new();
+        for (i, client) in self.clients.iter_mut().enumerate() {
+            let mut flight = next(i, begun).map(|wire| Flight::new(wire, begun));
+            flight.as_mut().map_or(Ok(()), |flight| flight.send(&mut client.socket))?;
+            flights.push(flight);
         }
-        let mut in_flight = self.clients.len();
-        let mut events = Vec::with_capacity(EVENTS_MAX);
-        let stalled = rustix::event::Timespec::try_from(STALLED_AFTER).expect("a small duration");
+        let mut in_flight = flights.iter().flatten().count();
         while in_flight > 0 {
-            epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&stalled))
-                .map_err(|e| format!("epoll: {e}"))?;
-            if events.is_empty() {
-                return Err(format!("{} has not answered for {STALLED_AFTER:?}", self.name));
-            }
-            for event in events.drain(..) {
-                let client = &mut self.clients[event.data.u64() as usize];
-                let answered = client.receive().map_err(|e| format!("{}: {e}", self.name))?;
-                if !answered {
+            let mut is_stalled = true;
+            for i in self.poll.wait(STALLED_AFTER)? {
+                is_stalled = false;
+                let client = &mut self.clients[i];
+                let Some(flight) = &mut flights[i] else { continue };
+                flight.send(&mut client.socket)?;
+                if !client.receive(&mut self.scratch, &mut body_bytes)? {
                     continue;
                 }
                 let now = Instant::now();
-                latencies.record((now - client.sent_at).as_nanos() as u64);
-                if now < until {
-                    client.send(now).map_err(|e| format!("{}: {e}", self.name))?;
-                } else {
-                    in_flight -= 1;
+                latencies.record((now - flight.sent_at).as_nanos() as u64);
+                match next(i, now) {
+                    Some(wire) => {
+                        *flight = Flight::new(wire, now);
+                        flight.send(&mut client.socket)?;
+                    }
+                    None => {
+                        flights[i] = None;
+                        in_flight -= 1;
+                    }
                 }
             }
+            if is_stalled {
+                return Err(format!("no answer for {STALLED_AFTER:?}"));
+            }
         }
-        Ok(Measured { elapsed: begun.elapsed(), latencies })
+        Ok(Measured { elapsed: begun.elapsed(), latencies, body_bytes })
+    }
+
+    /// Sends every one of `wires` once.
+    ///
+    /// # Errors
+    /// As [`Load::run`].
+    pub(crate) fn send_all<'a>(&mut self, wires: impl IntoIterator<Item = Wire<'a>>) -> Result<Measured, String> {
+        let mut wires = wires.into_iter();
+        self.run(|_, _| wires.next())
+    }
+}
+
+impl<'a> Flight<'a> {
+    fn new(wire: Wire<'a>, now: Instant) -> Flight<'a> {
+        Flight { wire, sent_bytes: 0, sent_at: now }
+    }
+
+    /// Sends what the socket takes of what is left.
+    fn send(&mut self, socket: &mut TcpStream) -> Result<(), String> {
+        let Wire { head, body } = self.wire;
+        while self.sent_bytes < head.len() + body.len() {
+            let head_left = &head[self.sent_bytes.min(head.len())..];
+            let body_left = &body[self.sent_bytes.saturating_sub(head.len())..];
+            match socket.write_vectored(&[IoSlice::new(head_left), IoSlice::new(body_left)]) {
+                Ok(bytes) => self.sent_bytes += bytes,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                Err(e) => return Err(format!("a request could not be sent: {e}")),
+            }
+        }
+        Ok(())
     }
 }
 
 impl Client {
-    /// The socket blocks, which matters only for a request larger than its send buffer.
-    fn send(&mut self, now: Instant) -> io::Result<()> {
-        self.sent_at = now;
-        self.socket.write_all(&self.request)
-    }
-
     /// Reads what has arrived: true when that completes the response.
-    fn receive(&mut self) -> io::Result<bool> {
-        let mut scratch = [0; 4096];
-        let bytes = self.socket.read(&mut scratch)?;
-        if bytes == 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed a connection"));
+    fn receive(&mut self, scratch: &mut [u8], body_bytes: &mut u64) -> Result<bool, String> {
+        loop {
+            let bytes = match self.socket.read(scratch) {
+                Ok(0) => return Err("the server closed a connection".to_owned()),
+                Ok(bytes) => bytes,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(e) => return Err(format!("a connection broke: {e}")),
+            };
+            if self.response.feed(&scratch[..bytes], |part| *body_bytes += part.len() as u64)? {
+                return Ok(true);
+            }
+            if bytes < scratch.len() {
+                return Ok(false);
+            }
         }
-        if self.partial.is_empty() && is_complete(&scratch[..bytes])? {
-            return Ok(true);
-        }
-        self.partial.extend_from_slice(&scratch[..bytes]);
-        let complete = is_complete(&self.partial)?;
-        if complete {
-            self.partial.clear();
-        }
-        Ok(complete)
-    }
-}
-
-/// Whether `response` is a whole successful response.
-fn is_complete(response: &[u8]) -> io::Result<bool> {
-    let Some(end) = response.windows(4).position(|window| window == b"\r\n\r\n") else {
-        return Ok(false);
-    };
-    let head = &response[..end];
-    if head.get(9) != Some(&b'2') {
-        let text = String::from_utf8_lossy(response).into_owned();
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("an append was refused: {text}")));
-    }
-    if head.get(9..12) == Some(b"204") {
-        return Ok(true);
-    }
-    let lower = head.to_ascii_lowercase();
-    let name = b"\r\ncontent-length:";
-    let length = lower.windows(name.len()).position(|window| window == name).and_then(|at| {
-        let value = lower[at + name.len()..].split(|&byte| byte == b'\r').next()?;
-        std::str::from_utf8(value).ok()?.trim().parse::<usize>().ok()
-    });
-    Ok(response.len() >= end + 4 + length.unwrap_or(0))
-}
-
-fn request(target: &Target, path: &str, bytes: usize) -> Vec<u8> {
-    let head = format!(
-        "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/octet-stream\r\nContent-Length: {bytes}\r\n\r\n",
-        target.address
-    );
-    let mut request = head.into_bytes();
-    // Neither zeros nor a short period, so that a server which compresses gains nothing.
-    let mut state = 0x9e37_79b9_7f4a_7c15u64;
-    for _ in 0..bytes {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        request.push((state >> 56) as u8);
-    }
-    request
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn responses_are_complete_when_their_body_is() {
-        assert!(is_complete(b"HTTP/1.1 204 No Content\r\na: b\r\n\r\n").unwrap());
-        assert!(!is_complete(b"HTTP/1.1 204 No Content\r\na: b\r\n").unwrap());
-        assert!(!is_complete(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nx").unwrap());
-        assert!(is_complete(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nxy").unwrap());
-        assert!(is_complete(b"HTTP/1.1 503 Busy\r\n\r\n").is_err());
     }
 }

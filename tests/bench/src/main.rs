@@ -1,44 +1,57 @@
-//! `weir-bench`: loads one or more servers of the Durable Streams Protocol and says what an append costs each of them.
+//! `weir-bench`: loads one or more servers of the Durable Streams Protocol and says what each of them spends.
 //!
-//! - [`cli`]: the command line.
-//! - [`servers`]: the servers under test, started here or already running.
-//! - [`fold`](mod@fold): how fast a summary takes a history.
-//! - [`load`]: the closed-loop load, one thread over kept-open connections.
-//! - [`counters`]: what the kernel knows about a process: CPU time, instructions, memory.
+//! - [`cli`], [`spec`]: the command line.
+//! - [`servers`]: the servers under test, started here or already running; [`streams`] on them.
+//! - What is measured: [`append`](mod@append), [`fanout`](mod@fanout) and [`long_poll`](mod@long_poll) (both are
+//!   [`delivery`]), [`read`](mod@read), [`idle`](mod@idle), [`restart`](mod@restart), [`fold`](mod@fold), and
+//!   [`all`](mod@all).
+//! - [`load`]: the closed-loop load, one thread over kept-open connections; [`trouble`]: what goes on beside it.
+//! - [`followers`]: live reads, one thread over many connections, and the [`marker`] that says when something was sent.
+//! - [`poll`], [`response`]: sockets, and what arrives on them.
+//! - [`counters`], [`memory`]: what the kernel knows about a process: CPU time, instructions, memory.
 //! - [`histogram`](mod@histogram): counts latencies.
-//! - [`trouble`]: what goes on beside a load.
-//! - [`report`]: medians, the table, the JSON file.
+//! - [`report`]: interleaved rounds, medians, the table, the JSON file.
 //!
 //! Rounds of the servers are interleaved, and their order turns around with every round, so that a slow minute of a
 //! shared machine falls on all of them. Ratios within one run mean something; microseconds across runs do not.
 
+mod all;
+mod append;
 mod cli;
 mod counters;
+mod delivery;
+mod fanout;
 mod fold;
+mod followers;
 mod histogram;
+mod idle;
 mod load;
+mod long_poll;
+mod marker;
+mod memory;
+mod poll;
+mod read;
 mod report;
+mod response;
+mod restart;
 mod servers;
+mod spec;
+mod streams;
 mod trouble;
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Parser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::cli::{AppendArgs, Cli, Command};
-use crate::counters::{Counters, Instructions};
-use crate::load::Load;
-use crate::report::Round;
-use crate::servers::Target;
-use crate::trouble::Trouble;
+use crate::cli::{Case, Cli, Command, Common};
+use crate::report::Report;
+
+/// The most that Linux allows a process unless `fs.nr_open` says otherwise.
+const OPEN_FILES: u64 = 1 << 20;
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
-        Command::Append(args) => append(&args),
-        Command::Fold(args) => fold::fold(&args),
-    };
-    match done {
+    match begin(&Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
             eprintln!("weir-bench: {reason}");
@@ -47,48 +60,54 @@ fn main() -> ExitCode {
     }
 }
 
-/// Appends to every server in turn and prints what it cost.
-///
-/// # Errors
-/// A sentence: a server did not start, refused a request, or died.
-fn append(args: &AppendArgs) -> Result<(), String> {
-    let mut targets = Vec::new();
-    for spec in &args.servers {
-        targets.push(Target::start(spec, args.dir.as_deref())?);
+fn begin(Cli { common, command }: &Cli) -> Result<(), String> {
+    if common.servers.is_empty() {
+        return Err("no --server to measure".to_owned());
     }
-    let mut rounds: Vec<Vec<Round>> = vec![Vec::new(); targets.len()];
-    for round in 0..args.rounds {
-        let mut order: Vec<usize> = (0..targets.len()).collect();
-        if round % 2 == 1 {
-            order.reverse();
-        }
-        for i in order {
-            let measured = append_round(&targets[i], args)?;
-            eprintln!("round {} of {}: {}", round + 1, args.rounds, measured.line(&targets[i].name));
-            rounds[i].push(measured);
+    allow_open_files()?;
+    match command {
+        Command::All(args) => all::all(args, common),
+        Command::Case(case) => {
+            let report = run(case, common, format!("{case:?}"))?;
+            print!("{}", report.table());
+            write_json(common, &report.json())?;
+            if report.failures.is_empty() { Ok(()) } else { Err(report.failures.join("\n")) }
         }
     }
-    let names: Vec<&str> = targets.iter().map(|target| target.name.as_str()).collect();
-    print!("{}", report::table(&names, &rounds));
-    if let Some(path) = &args.json {
-        let document = report::json(args, &names, &rounds);
-        std::fs::write(path, document).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
-    }
-    Ok(())
 }
 
-fn append_round(target: &Target, args: &AppendArgs) -> Result<Round, String> {
-    let streams = target.create_streams(args.streams)?;
-    let mut load = Load::open(target, &streams, args.connections, args.bytes)?;
-    let _trouble = target.trouble.as_deref().map(|path| Trouble::begin(target, path));
-    load.run(Duration::from_secs_f64(args.warmup_seconds))?;
-    let mut instructions = if args.perf { Instructions::attach(target.pid) } else { None };
-    let before = Counters::of(target.pid)?;
-    if let Some(counting) = &mut instructions {
-        counting.start();
+/// Measures one thing; `title` is what the report calls it.
+///
+/// # Errors
+/// A sentence: a server did not start, or refused what every round needs.
+fn run(case: &Case, common: &Common, title: String) -> Result<Report, String> {
+    match case {
+        Case::Append(args) => append::append(args, common, title),
+        Case::Fanout(args) => fanout::fanout(args, common, title),
+        Case::LongPoll(args) => long_poll::long_poll(args, common, title),
+        Case::Read(args) => read::read(args, common, title),
+        Case::Idle(args) => idle::idle(args, common, title),
+        Case::Restart(args) => restart::restart(args, common, title),
+        Case::Fold(args) => fold::fold(args, common, title),
     }
-    let measured = load.run(Duration::from_secs_f64(args.seconds))?;
-    let counted = instructions.and_then(Instructions::finish);
-    let after = Counters::of(target.pid)?;
-    Ok(Round::new(&measured, before, after, counted))
+}
+
+/// Writes the file of `--json`, if there is to be one.
+///
+/// # Errors
+/// A sentence when it cannot be written.
+fn write_json(common: &Common, document: &serde_json::Value) -> Result<(), String> {
+    let Some(path) = &common.json else { return Ok(()) };
+    std::fs::write(path, format!("{document:#}\n")).map_err(|e| format!("cannot write {}: {e}", path.display()))
+}
+
+/// Allows as many open files as the system lets us have, here and in servers that are started: every connection is one,
+/// and some servers keep one per stream.
+fn allow_open_files() -> Result<(), String> {
+    let wanted = Rlimit { current: Some(OPEN_FILES), maximum: Some(OPEN_FILES) };
+    let allowed = getrlimit(Resource::Nofile);
+    // Only root may go above the maximum that is set.
+    let raised = setrlimit(Resource::Nofile, wanted)
+        .or_else(|_| setrlimit(Resource::Nofile, Rlimit { current: allowed.maximum, ..allowed }));
+    raised.map_err(|e| format!("no more open files: {e}"))
 }

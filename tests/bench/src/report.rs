@@ -1,131 +1,118 @@
-//! Medians over rounds, as a table and as JSON.
+//! Figures by name, their medians over rounds, as a table and as JSON.
 
-use std::time::Duration;
+use serde_json::{Map, Value, json};
 
-use serde_json::{Value, json};
+use crate::cli::Common;
 
-use crate::cli::AppendArgs;
-use crate::counters::{Counted, Counters};
-use crate::load::Measured;
+/// What one round of one server came to. Rounds of one command hold the same figures in the same order; a round that
+/// failed holds none.
+pub(crate) type Round = Vec<Figure>;
 
-/// One measured round of one server.
+/// One named number.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Round {
-    appends: u64,
-    appends_per_s: f64,
-    p50_us: f64,
-    p99_us: f64,
-    cpu_us_per_append: f64,
-    /// User and kernel instructions per append, where perf counted them.
-    instructions: Option<(f64, f64)>,
-    resident_bytes: u64,
+pub(crate) struct Figure {
+    name: &'static str,
+    /// What was measured, where it was.
+    value: Option<f64>,
+    digits: usize,
+    is_compared: bool,
 }
 
-impl Round {
-    /// What a round comes to, from the load's view and from the kernel's before and after it.
-    pub(crate) fn new(measured: &Measured, before: Counters, after: Counters, counted: Option<Counted>) -> Round {
-        let appends = measured.latencies.total();
-        let per_append = |value: f64| value / appends as f64;
-        let micros = |nanoseconds: u64| nanoseconds as f64 / 1e3;
-        Round {
-            appends,
-            appends_per_s: appends as f64 / measured.elapsed.as_secs_f64(),
-            p50_us: micros(measured.latencies.quantile(0.5)),
-            p99_us: micros(measured.latencies.quantile(0.99)),
-            cpu_us_per_append: per_append(micros(nanoseconds(after.cpu.saturating_sub(before.cpu)))),
-            instructions: counted.map(|c| (per_append(c.user as f64), per_append(c.kernel as f64))),
-            resident_bytes: after.resident_bytes,
+impl Figure {
+    /// A figure in a column called `name`, shown with `digits` places.
+    pub(crate) fn new(name: &'static str, digits: usize, value: impl Into<Option<f64>>) -> Figure {
+        Figure { name, value: value.into(), digits, is_compared: false }
+    }
+
+    /// The same with a column of ratios to the first server after it.
+    pub(crate) fn compared(self) -> Figure {
+        Figure { is_compared: true, ..self }
+    }
+
+    fn text(&self, value: Option<f64>) -> String {
+        value.map_or("-".to_owned(), |value| format!("{value:.0$}", self.digits))
+    }
+}
+
+/// All rounds of one command.
+#[derive(Debug)]
+pub(crate) struct Report {
+    /// What was run.
+    title: String,
+    names: Vec<String>,
+    /// Rounds by server.
+    rounds: Vec<Vec<Round>>,
+    /// Why rounds failed.
+    pub(crate) failures: Vec<String>,
+}
+
+/// Runs `round` for each server in turn, `common.rounds` times. The order of the servers turns around with every
+/// round. A round that fails leaves a gap, so that the other servers still have their figures.
+pub(crate) fn compare(common: &Common, title: String, mut round: impl FnMut(usize) -> Result<Round, String>) -> Report {
+    let names: Vec<String> = common.servers.iter().map(|spec| spec.name.clone()).collect();
+    let mut rounds: Vec<Vec<Round>> = vec![Vec::new(); names.len()];
+    let mut failures = Vec::new();
+    for number in 1..=common.rounds {
+        let mut order: Vec<usize> = (0..names.len()).collect();
+        if number % 2 == 0 {
+            order.reverse();
+        }
+        for i in order {
+            let measured = round(i).unwrap_or_else(|reason| {
+                eprintln!("{}: {reason}", names[i]);
+                failures.push(format!("{}: {reason}", names[i]));
+                Round::new()
+            });
+            let known = measured.iter().filter(|figure| figure.value.is_some());
+            let line: Vec<String> =
+                known.map(|figure| format!("{} {}", figure.text(figure.value), figure.name)).collect();
+            eprintln!("round {number} of {}: {}: {}", common.rounds, names[i], line.join(", "));
+            rounds[i].push(measured);
         }
     }
-
-    /// One line for stderr while the run goes on.
-    pub(crate) fn line(&self, name: &str) -> String {
-        let ki = self.instructions.map_or("-".to_owned(), |(u, k)| format!("{:.1} Ki", (u + k) / 1e3));
-        format!("{name} {:.0} appends/s, p99 {:.0} us, {ki}", self.appends_per_s, self.p99_us)
-    }
-
-    fn total_instructions(&self) -> Option<f64> {
-        self.instructions.map(|(user, kernel)| user + kernel)
-    }
-
-    fn to_json(self) -> Value {
-        json!({
-            "appends": self.appends,
-            "appends_per_s": self.appends_per_s,
-            "p50_us": self.p50_us,
-            "p99_us": self.p99_us,
-            "cpu_us_per_append": self.cpu_us_per_append,
-            "instructions_user_per_append": self.instructions.map(|(user, _)| user),
-            "instructions_kernel_per_append": self.instructions.map(|(_, kernel)| kernel),
-            "resident_bytes": self.resident_bytes,
-        })
-    }
+    Report { title, names, rounds, failures }
 }
 
-/// The table: one line per server, medians, and ratios to the first server.
-///
-/// A ratio is the median of the ratios round by round: rounds of the same number ran next to each other.
-pub(crate) fn table(names: &[&str], rounds: &[Vec<Round>]) -> String {
-    let mut rows = vec![
-        [
-            "server",
-            "appends/s",
-            "ratio",
-            "p50 us",
-            "p99 us",
-            "CPU us",
-            "Ki user",
-            "Ki kernel",
-            "Ki",
-            "ratio",
-            "RSS MiB",
-        ]
-        .map(str::to_owned),
-    ];
-    for (name, own) in names.iter().zip(rounds) {
-        let column = |value: fn(&Round) -> Option<f64>, digits: usize, unit: f64| {
-            median(own.iter().filter_map(value)).map_or("-".to_owned(), |m| format!("{:.digits$}", m / unit))
+impl Report {
+    /// The table: one line per server, medians, and ratios to the first server.
+    ///
+    /// A ratio is the median of the ratios round by round: rounds of the same number ran next to each other.
+    pub(crate) fn table(&self) -> String {
+        let Some(figures) = self.rounds.iter().flatten().find(|round| !round.is_empty()) else {
+            return format!("{}: no figures\n", self.title);
         };
-        let ratio = |value: fn(&Round) -> Option<f64>| {
-            let pairs = own.iter().zip(&rounds[0]).filter_map(|(a, b)| Some(value(a)? / value(b)?));
-            median(pairs).map_or("-".to_owned(), |m| format!("{m:.2}"))
-        };
-        rows.push([
-            (*name).to_owned(),
-            column(|r| Some(r.appends_per_s), 0, 1.0),
-            ratio(|r| Some(r.appends_per_s)),
-            column(|r| Some(r.p50_us), 0, 1.0),
-            column(|r| Some(r.p99_us), 0, 1.0),
-            column(|r| Some(r.cpu_us_per_append), 2, 1.0),
-            column(|r| r.instructions.map(|(user, _)| user), 1, 1e3),
-            column(|r| r.instructions.map(|(_, kernel)| kernel), 1, 1e3),
-            column(Round::total_instructions, 1, 1e3),
-            ratio(Round::total_instructions),
-            column(|r| Some(r.resident_bytes as f64), 0, (1 << 20) as f64),
-        ]);
+        let mut head = vec!["server".to_owned()];
+        for figure in figures {
+            head.push(figure.name.to_owned());
+            head.extend(figure.is_compared.then(|| "ratio".to_owned()));
+        }
+        let mut rows = vec![head];
+        for (name, own) in self.names.iter().zip(&self.rounds) {
+            let mut row = vec![name.clone()];
+            for (column, figure) in figures.iter().enumerate() {
+                let value = |round: &Round| round.get(column)?.value;
+                row.push(figure.text(median(own.iter().filter_map(value))));
+                if figure.is_compared {
+                    let pairs = own.iter().zip(&self.rounds[0]).filter_map(|(a, b)| Some(value(a)? / value(b)?));
+                    row.push(median(pairs).map_or("-".to_owned(), |ratio| format!("{ratio:.2}")));
+                }
+            }
+            rows.push(row);
+        }
+        aligned(&rows)
     }
-    aligned(&rows)
-}
 
-/// All rounds and what they were run with.
-pub(crate) fn json(args: &AppendArgs, names: &[&str], rounds: &[Vec<Round>]) -> String {
-    let servers: Vec<Value> = names
-        .iter()
-        .zip(rounds)
-        .map(|(name, own)| json!({ "name": name, "rounds": own.iter().map(|r| r.to_json()).collect::<Vec<_>>() }))
-        .collect();
-    let document = json!({
-        "connections": args.connections,
-        "streams": args.streams,
-        "bytes": args.bytes,
-        "seconds": args.seconds,
-        "servers": servers,
-    });
-    format!("{document:#}\n")
-}
-
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+    /// What was run, and every figure of all rounds under the name of its column.
+    pub(crate) fn json(&self) -> Value {
+        let object = |round: &Round| -> Value {
+            let pairs = round.iter().map(|figure| (figure.name.to_owned(), json!(figure.value)));
+            Value::Object(pairs.collect::<Map<String, Value>>())
+        };
+        let servers: Vec<Value> = (self.names.iter().zip(&self.rounds))
+            .map(|(name, own)| json!({ "name": name, "rounds": own.iter().map(object).collect::<Vec<_>>() }))
+            .collect();
+        json!({ "case": self.title, "servers": servers, "failures": self.failures })
+    }
 }
 
 fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
@@ -139,7 +126,7 @@ fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
     }
 }
 
-fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
+fn aligned(rows: &[Vec<String>]) -> String {
     let mut text = String::new();
     for row in rows {
         for (column, cell) in row.iter().enumerate() {
@@ -163,5 +150,15 @@ mod tests {
         assert_eq!(median([3.0, 1.0, 2.0].into_iter()), Some(2.0));
         assert_eq!(median([4.0, 1.0].into_iter()), Some(2.5));
         assert_eq!(median([].into_iter()), None);
+    }
+
+    #[test]
+    fn a_round_that_failed_is_a_gap() {
+        let round = |value: f64| vec![Figure::new("reads/s", 0, value).compared(), Figure::new("Ki", 1, None)];
+        let names = vec!["a".to_owned(), "b".to_owned()];
+        let rounds = vec![vec![round(10.0), round(20.0)], vec![Round::new(), round(10.0)]];
+        let report = Report { title: "read".to_owned(), names, rounds, failures: Vec::new() };
+        let lines = ["server  reads/s  ratio  Ki", "a            15   1.00   -", "b            10   0.50   -", ""];
+        assert_eq!(report.table(), lines.join("\n"));
     }
 }

@@ -1,17 +1,19 @@
 //! The servers under test.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use tempfile::TempDir;
 use weir_testkit::{Connection, Request, ports};
 
-use crate::cli::{ServerSource, ServerSpec};
+use crate::cli::Common;
+use crate::spec::{ServerSource, ServerSpec};
 
-const READY_WITHIN: Duration = Duration::from_secs(60);
+const READY_WITHIN: Duration = Duration::from_secs(120);
 
 /// A server that takes requests.
 #[derive(Debug)]
@@ -26,9 +28,20 @@ pub(crate) struct Target {
     pub(crate) pid: u32,
     /// The stream that gets requests beside the load, if one does.
     pub(crate) trouble: Option<String>,
-    /// The process, where it was started here: ended with the target, before its directory goes.
-    child: Option<Child>,
-    _dir: Option<TempDir>,
+    /// Subscribers that never read.
+    pub(crate) stalled: usize,
+    /// The process, where it was started here.
+    process: Option<Process>,
+}
+
+/// A started process: ended when this is dropped, before its directory goes.
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    /// Program and arguments.
+    words: Vec<String>,
+    /// Holds `data/` and `log`.
+    home: TempDir,
 }
 
 impl Target {
@@ -38,91 +51,151 @@ impl Target {
     /// A sentence: no such program, no such address, or no answer in time.
     pub(crate) fn start(spec: &ServerSpec, dir: Option<&Path>) -> Result<Target, String> {
         let mut target = match &spec.source {
-            ServerSource::Running { url, pid } => Target::running(&spec.name, url, *pid)?,
-            ServerSource::Started { command, root } => Target::started(&spec.name, command, root, dir)?,
+            ServerSource::Running { url, pid } => Target::running(spec, url, *pid)?,
+            ServerSource::Started { command, root } => Target::started(spec, command, root, dir)?,
         };
-        target.trouble.clone_from(&spec.trouble);
-        target.wait_ready()?;
+        let any = Request::head(&format!("{}/bench-ready", target.root));
+        // Any answer but "not yet" will do: the stream does not exist.
+        target.wait_for(&any, Duration::from_millis(20), |status| status < 500)?;
+        if let Some(path) = &spec.prepare {
+            let response = Connection::open(target.address).and_then(|mut c| c.send(&Request::put(path)));
+            let response = response.map_err(|e| format!("PUT {path}: {e}"))?;
+            // A server that runs already may have it.
+            if !matches!(response.status, 200 | 201 | 204 | 409) {
+                return Err(format!("PUT {path} gave {} {}", response.status, response.text()));
+            }
+        }
         Ok(target)
     }
 
-    /// Creates `count` streams with names of their own and gives back their paths.
+    /// All servers of the command line, at once.
     ///
     /// # Errors
-    /// A sentence with the response that was not `201`.
-    pub(crate) fn create_streams(&self, count: usize) -> Result<Vec<String>, String> {
-        let nanoseconds = std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_nanos());
-        let paths: Vec<String> = (0..count).map(|i| format!("{}/bench-{nanoseconds}-{i}", self.root)).collect();
-        let mut connection = Connection::open(self.address).map_err(|e| format!("{}: {e}", self.name))?;
-        for path in &paths {
-            let request = Request::put(path).header("Content-Type", "application/octet-stream");
-            let response = connection.send(&request).map_err(|e| format!("{}: {e}", self.name))?;
-            if response.status != 201 {
-                return Err(format!("{}: PUT {path} gave {response:?}", self.name));
-            }
-        }
-        Ok(paths)
+    /// As [`Target::start`].
+    pub(crate) fn start_all(common: &Common) -> Result<Vec<Target>, String> {
+        let start = |spec| Target::start(spec, common.dir.as_deref());
+        common.servers.iter().map(start).collect()
     }
 
-    fn running(name: &str, url: &str, pid: u32) -> Result<Target, String> {
+    /// A connection that does not block, with a receive buffer of that many bytes or of the kernel's choice.
+    ///
+    /// # Errors
+    /// A sentence when the server cannot be connected to.
+    pub(crate) fn connect(&self, receive_buffer: Option<usize>) -> Result<TcpStream, String> {
+        let family = if self.address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let connect = || -> std::io::Result<TcpStream> {
+            let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+            if let Some(bytes) = receive_buffer {
+                // Before it connects: a window that was offered once is not taken back.
+                sockopt::set_socket_recv_buffer_size(&socket, bytes)?;
+            }
+            rustix::net::connect(&socket, &self.address)?;
+            let socket = TcpStream::from(socket);
+            socket.set_nodelay(true)?;
+            socket.set_nonblocking(true)?;
+            Ok(socket)
+        };
+        connect().map_err(|e| format!("cannot connect to {}: {e}", self.address))
+    }
+
+    /// Kills the process, which loses what it had not written, and starts it again on its data.
+    ///
+    /// # Errors
+    /// A sentence when the server was not started here, or does not start.
+    pub(crate) fn crash_and_start_again(&mut self) -> Result<Instant, String> {
+        let process = self.process.as_mut().ok_or("only a server with cmd= can be restarted")?;
+        process.end();
+        let begun = Instant::now();
+        process.child = spawn(&process.words, &process.home)?;
+        self.pid = process.child.id();
+        Ok(begun)
+    }
+
+    /// Sends `request` every `interval` until its status is `wanted`.
+    ///
+    /// # Errors
+    /// A sentence: the process has ended, or it has not answered so for two minutes.
+    pub(crate) fn wait_for(
+        &mut self,
+        request: &Request,
+        interval: Duration,
+        wanted: impl Fn(u16) -> bool,
+    ) -> Result<(), String> {
+        let deadline = Instant::now() + READY_WITHIN;
+        loop {
+            if let Some(process) = &mut self.process
+                && let Ok(Some(status)) = process.child.try_wait()
+            {
+                let log = std::fs::read_to_string(process.home.path().join("log"));
+                return Err(format!("the server ended ({status}): {}", log.unwrap_or_default()));
+            }
+            let answer = Connection::open(self.address).and_then(|mut connection| connection.send(request));
+            if answer.is_ok_and(|response| wanted(response.status)) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(format!("no answer from {} within {READY_WITHIN:?}", self.address));
+            }
+            thread::sleep(interval);
+        }
+    }
+
+    fn running(spec: &ServerSpec, url: &str, pid: u32) -> Result<Target, String> {
         let rest = url.strip_prefix("http://").ok_or_else(|| format!("{url} does not begin with http://"))?;
         let (host, root) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let address = host.to_socket_addrs().ok().and_then(|mut all| all.next());
         let address = address.ok_or_else(|| format!("{host} is no host:port"))?;
-        let root = root.trim_end_matches('/').to_owned();
-        Ok(Target { name: name.to_owned(), address, root, pid, trouble: None, child: None, _dir: None })
+        Ok(Target::new(spec, address, root, pid, None))
     }
 
-    fn started(name: &str, command: &str, root: &str, dir: Option<&Path>) -> Result<Target, String> {
+    fn started(spec: &ServerSpec, command: &str, root: &str, dir: Option<&Path>) -> Result<Target, String> {
         let mut builder = tempfile::Builder::new();
         let builder = builder.prefix("weir-bench-");
         let home = dir.map_or_else(|| builder.tempdir(), |dir| builder.tempdir_in(dir));
-        let home = home.map_err(|e| format!("no directory for {name}: {e}"))?;
+        let home = home.map_err(|e| format!("no directory for {}: {e}", spec.name))?;
         let (address, admin) = (ports::free(), ports::free());
-        let data_dir = home.path().join("data");
         let words: Vec<String> = command
             .replace("{port}", &address.port().to_string())
             .replace("{admin_port}", &admin.port().to_string())
-            .replace("{dir}", &data_dir.to_string_lossy())
+            .replace("{dir}", &home.path().join("data").to_string_lossy())
             .split_whitespace()
             .map(str::to_owned)
             .collect();
-        let (program, args) = words.split_first().ok_or_else(|| format!("{name} has an empty command"))?;
-        let log = std::fs::File::create(home.path().join("log")).map_err(|e| format!("no log for {name}: {e}"))?;
-        let mut command = Command::new(program);
-        command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let child = command.spawn().map_err(|e| format!("{program} does not start: {e}"))?;
-        let (pid, root) = (child.id(), root.trim_end_matches('/').to_owned());
-        Ok(Target { name: name.to_owned(), address, root, pid, trouble: None, child: Some(child), _dir: Some(home) })
+        let child = spawn(&words, &home)?;
+        Ok(Target::new(spec, address, root, child.id(), Some(Process { child, words, home })))
     }
 
-    fn wait_ready(&mut self) -> Result<(), String> {
-        let deadline = Instant::now() + READY_WITHIN;
-        let request = Request::head(&format!("{}/bench-ready", self.root));
-        loop {
-            if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten()) {
-                let log = self._dir.as_ref().and_then(|dir| std::fs::read_to_string(dir.path().join("log")).ok());
-                return Err(format!("{} ended ({status}): {}", self.name, log.unwrap_or_default()));
-            }
-            // Any answer but "not yet" will do: the stream does not exist.
-            let answer = Connection::open(self.address).and_then(|mut connection| connection.send(&request));
-            if answer.is_ok_and(|response| response.status < 500) {
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                return Err(format!("{} does not answer at {}", self.name, self.address));
-            }
-            thread::sleep(Duration::from_millis(20));
+    fn new(spec: &ServerSpec, address: SocketAddr, root: &str, pid: u32, process: Option<Process>) -> Target {
+        Target {
+            name: spec.name.clone(),
+            address,
+            root: root.trim_end_matches('/').to_owned(),
+            pid,
+            trouble: spec.trouble.clone(),
+            stalled: spec.stalled,
+            process,
         }
     }
 }
 
-impl Drop for Target {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
-            // It may have ended by itself; then there is nothing left to do.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+impl Process {
+    fn end(&mut self) {
+        // It may have ended by itself; then there is nothing left to do.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn spawn(words: &[String], home: &TempDir) -> Result<Child, String> {
+    let (program, args) = words.split_first().ok_or("an empty command")?;
+    let log = std::fs::File::create(home.path().join("log")).map_err(|e| format!("no log: {e}"))?;
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    command.spawn().map_err(|e| format!("{program} does not start: {e}"))
 }
