@@ -22,7 +22,9 @@ use bytes::{Buf, Bytes};
 use send_wrapper::SendWrapper;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::Instant;
+
+use crate::alarm::Alarm;
 
 /// Ticks of an incomplete head: more than two whole ones, so at least the configured timeout.
 const HEAD_TICKS_MAX: u32 = 3;
@@ -34,6 +36,11 @@ const OWED_BYTES_MIN: usize = 4 << 10;
 /// What a tick must send to count, in bytes: more than pings and their answers.
 const SENT_BYTES_MIN: usize = 1 << 10;
 
+/// What a live reader's socket may hold that is not sent, in bytes. The kernel would take megabytes for a reader that
+/// takes nothing, and the server would go on to feed it.
+#[cfg(target_os = "linux")]
+const LIVE_UNSENT_BYTES: u32 = 16 << 10;
+
 /// What one connection's requests and its socket know of each other.
 #[derive(Default)]
 pub(crate) struct Activity {
@@ -41,6 +48,10 @@ pub(crate) struct Activity {
     running: Cell<u32>,
     /// Parts of responses that are ready and not sent, in HTTP/2.
     owed: Cell<u32>,
+    /// Whether the socket took nothing of the last write; in HTTP/1.
+    is_blocked: Cell<bool>,
+    /// Whether a live read has begun.
+    is_live: Cell<bool>,
     /// Requests so far, to tell whether any began since the last tick.
     begun: Cell<u64>,
     /// Whether bytes came while no request ran: the next request's head.
@@ -51,6 +62,16 @@ impl Activity {
     /// Of a new connection.
     pub(crate) fn new(is_http2: bool) -> Activity {
         Activity { is_http2, ..Activity::default() }
+    }
+
+    /// A live read begins.
+    pub(crate) fn begin_live(&self) {
+        self.is_live.set(true);
+    }
+
+    /// Whether what is sent now would only be buffered.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.is_blocked.get()
     }
 
     /// Notes that `bytes` are ready, until the last of them is dropped.
@@ -112,9 +133,10 @@ pub(crate) struct Io {
     prefix: Bytes,
     activity: Rc<Activity>,
     stalls: Stalls,
-    ticker: Option<Pin<Box<Sleep>>>,
+    ticker: Option<Alarm>,
     ticks: Ticks,
-    blocked_write: Option<Pin<Box<Sleep>>>,
+    blocked_write: Option<Alarm>,
+    is_set_live: bool,
 }
 
 #[derive(Default)]
@@ -132,7 +154,7 @@ impl Io {
     /// Reads `prefix` first, then `stream`.
     pub(crate) fn new(stream: TcpStream, prefix: Bytes, activity: Rc<Activity>, stalls: Stalls) -> Io {
         let ticks = Ticks::default();
-        Io { stream, prefix, activity, stalls, ticker: None, ticks, blocked_write: None }
+        Io { stream, prefix, activity, stalls, ticker: None, ticks, blocked_write: None, is_set_live: false }
     }
 
     fn note_read(&self) {
@@ -144,30 +166,35 @@ impl Io {
     /// Nothing to read: looks at the ticker.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let tick = self.stalls.tick;
-        loop {
-            let ticker = match &mut self.ticker {
-                // It has this task's waker since it was armed: no need to touch the timer at every read.
-                Some(ticker) if !ticker.is_elapsed() => return Poll::Pending,
-                Some(ticker) => {
-                    ticker.as_mut().reset(Instant::now() + tick);
-                    if self.ticks.count(&self.activity, self.stalls) {
-                        return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-                    }
-                    ticker
-                }
-                none => none.insert(Box::pin(sleep(tick))),
-            };
-            if ticker.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
+        let ticker = self.ticker.get_or_insert_with(|| Alarm::after(tick));
+        while ticker.poll(cx).is_ready() {
+            ticker.reset(Instant::now() + tick);
+            if self.ticks.count(&self.activity, self.stalls) {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
+        }
+        Poll::Pending
+    }
+
+    /// Prepares the socket for a live reader, once there is one.
+    fn set_live(&mut self) {
+        if self.activity.is_live.get() && !self.is_set_live {
+            self.is_set_live = true;
+            // Without it the reader is fed longer than it should be, and nothing else.
+            #[cfg(target_os = "linux")]
+            let _ = socket2::SockRef::from(&self.stream).set_tcp_notsent_lowat(LIVE_UNSENT_BYTES);
         }
     }
 
     /// What the socket has said to a write.
     fn note_write(&mut self, written: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         match written {
-            Poll::Pending => self.poll_blocked(cx),
+            Poll::Pending => {
+                self.activity.is_blocked.set(!self.activity.is_http2);
+                self.poll_blocked(cx)
+            }
             Poll::Ready(written) => {
+                self.activity.is_blocked.set(false);
                 self.blocked_write = None;
                 self.ticks.sent_bytes += *written.as_ref().unwrap_or(&0);
                 Poll::Ready(written)
@@ -178,8 +205,8 @@ impl Io {
     /// Nothing could be written: waits for the socket, but not too long.
     fn poll_blocked(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let timeout = self.stalls.write;
-        let timer = self.blocked_write.get_or_insert_with(|| Box::pin(sleep(timeout)));
-        timer.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        let timer = self.blocked_write.get_or_insert_with(|| Alarm::after(timeout));
+        timer.poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -233,6 +260,7 @@ impl AsyncRead for Io {
 
 impl AsyncWrite for Io {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.set_live();
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.note_write(written, cx)
     }
@@ -242,6 +270,7 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.set_live();
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         self.note_write(written, cx)
     }

@@ -10,6 +10,7 @@
 //!   goes on: what is written into it, and when it ends.
 //! - [`error`]: every way to refuse, as one code each, rendered as `application/problem+json`.
 
+mod alarm;
 mod body;
 mod config;
 mod connection;

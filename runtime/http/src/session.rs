@@ -5,15 +5,17 @@
 //! else ends it (the source's end, a shutdown) also just ends the body: the client comes again with the offset it has,
 //! and meets the reason as a status.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Response};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
+use crate::alarm::Alarm;
 use crate::cursor::cursor;
 use crate::headers::{NO_CACHE, STREAM_SSE_DATA_ENCODING, X_ACCEL_BUFFERING};
 use crate::payload::Payload;
@@ -44,6 +46,7 @@ pub(crate) struct Session {
 impl Session {
     /// A session of a client that sent `client_cursor`.
     pub(crate) fn new(connection: &Rc<Connection>, client_cursor: Option<u64>) -> Session {
+        connection.activity().begin_live();
         Session { connection: connection.clone(), outbox: Outbox::default(), client_cursor, sent: None }
     }
 
@@ -69,14 +72,20 @@ impl Session {
 
     /// Puts a control event.
     pub(crate) fn control(&mut self, control: Control) {
+        let cursor = self.cursor(control);
+        self.put(control.frame(cursor));
+    }
+
+    /// The cursor of a control event that is put next.
+    pub(crate) fn cursor(&mut self, control: Control) -> u64 {
         let now_ms = self.connection.shard().now_ms();
         // The client's cursor counts once; from then on ours must not go back.
         let cursor = match self.sent {
             None => cursor(now_ms, self.client_cursor),
             Some((_, sent)) => cursor(now_ms, None).max(sent),
         };
-        self.put(control.frame(cursor));
         self.sent = Some((control, cursor));
+        cursor
     }
 
     /// The last control event.
@@ -84,10 +93,20 @@ impl Session {
         self.sent.map(|(control, _)| control)
     }
 
+    /// Waits until every frame was taken and the socket takes more, so that a session is never ahead of its connection.
+    async fn flushed(&self) {
+        // Nobody is woken here: the body polls the session again when it is asked for more than it has.
+        poll_fn(|_| match self.outbox.is_empty() && !self.connection.activity().is_blocked() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        })
+        .await;
+    }
+
     async fn run(mut self, mut source: impl Source) {
         let (keep_alive, max_age) = (self.connection.config().sse_keep_alive, self.connection.config().sse_max_age);
         let end = Instant::now() + max_age;
-        let mut timer = pin!(sleep_until((Instant::now() + keep_alive).min(end)));
+        let mut alarm = Alarm::at((Instant::now() + keep_alive).min(end));
         let mut stopped = pin!(self.connection.stopped());
         loop {
             let event = {
@@ -97,24 +116,24 @@ impl Session {
                     tokio::select! {
                         biased;
                         // First, so that a source that always has something does not keep the response beyond its age.
-                        () = &mut timer => {
+                        () = poll_fn(|cx| alarm.poll(cx)) => {
                             let now = Instant::now();
                             if now >= end {
                                 return;
                             }
                             self.put(sse::COMMENT);
-                            timer.as_mut().reset((now + keep_alive).min(end));
+                            alarm.reset((now + keep_alive).min(end));
                         }
                         () = &mut stopped => return,
                         event = &mut next => break event,
                     }
-                    self.outbox.flushed().await;
+                    self.flushed().await;
                 }
             };
             if source.send(&mut self, event) {
                 return;
             }
-            self.outbox.flushed().await;
+            self.flushed().await;
         }
     }
 }

@@ -13,7 +13,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io::Write;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -25,6 +25,9 @@ use bytes::Bytes;
 use weir_types::Offset;
 
 use crate::render::{array, essence, is_json};
+
+/// What a control event takes, about, in bytes.
+const CONTROL_BYTES: usize = 192;
 
 /// How a stream's bytes become text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,17 +65,24 @@ pub(crate) const COMMENT: Bytes = Bytes::from_static(b":\n\n");
 
 /// The event with these stored bytes, after which a client reads on at `next`.
 pub(crate) fn data(encoding: Encoding, chunks: &[Bytes], next: Offset) -> Bytes {
-    event(b"data", encoding, chunks, next)
+    Bytes::from(event(b"data", encoding, chunks, next))
+}
+
+/// [`data`] with the control event that follows.
+pub(crate) fn data_and_control(encoding: Encoding, chunks: &[Bytes], control: Control, cursor: u64) -> Bytes {
+    let mut frame = event(b"data", encoding, chunks, control.next);
+    control.put(&mut frame, cursor);
+    Bytes::from(frame)
 }
 
 /// The event with what a fold says of the records before `next`.
 pub(crate) fn view(encoding: Encoding, body: Bytes, next: Offset) -> Bytes {
-    event(b"summary", encoding, &[body], next)
+    Bytes::from(event(b"summary", encoding, &[body], next))
 }
 
-fn event(name: &[u8], encoding: Encoding, chunks: &[Bytes], next: Offset) -> Bytes {
+fn event(name: &[u8], encoding: Encoding, chunks: &[Bytes], next: Offset) -> Vec<u8> {
     let length: usize = chunks.iter().map(Bytes::len).sum();
-    let mut frame = Vec::with_capacity(80 + length + length / 3 + 4);
+    let mut frame = Vec::with_capacity(80 + length + length / 3 + 4 + CONTROL_BYTES);
     id(&mut frame, next);
     frame.extend_from_slice(b"event: ");
     frame.extend_from_slice(name);
@@ -89,7 +99,7 @@ fn event(name: &[u8], encoding: Encoding, chunks: &[Bytes], next: Offset) -> Byt
         }
     }
     frame.extend_from_slice(b"\n\n");
-    Bytes::from(frame)
+    frame
 }
 
 /// A reader's position, and what it may expect there.
@@ -106,8 +116,18 @@ pub(crate) struct Control {
 impl Control {
     /// The event; `cursor` is left out at the end of a closed stream, where nobody comes again.
     pub(crate) fn frame(self, cursor: u64) -> Bytes {
-        let mut frame = Vec::with_capacity(192);
-        id(&mut frame, self.next);
+        let mut frame = Vec::with_capacity(CONTROL_BYTES);
+        self.put(&mut frame, cursor);
+        Bytes::from(frame)
+    }
+
+    /// What tells control events with the same offset apart.
+    pub(crate) fn key(self, cursor: u64) -> u64 {
+        cursor << 2 | u64::from(self.up_to_date) << 1 | u64::from(self.closed)
+    }
+
+    fn put(self, frame: &mut Vec<u8>, cursor: u64) {
+        id(frame, self.next);
         frame.extend_from_slice(b"event: control\ndata:{\"streamNextOffset\":\"");
         frame.extend_from_slice(&self.next.token());
         frame.push(b'"');
@@ -120,7 +140,6 @@ impl Control {
             frame.extend_from_slice(b",\"upToDate\":true");
         }
         frame.extend_from_slice(b"}\n\n");
-        Bytes::from(frame)
     }
 }
 
@@ -168,10 +187,9 @@ impl Outbox {
         self.frames.borrow_mut().push_back(frame);
     }
 
-    /// Waits until every frame was taken, so that a session is never ahead of its connection.
-    pub(crate) async fn flushed(&self) {
-        // Nobody is woken here: the body polls the session again when it is asked for more than it has.
-        poll_fn(|_| if self.frames.borrow().is_empty() { Poll::Ready(()) } else { Poll::Pending }).await;
+    /// Whether every frame was taken.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.frames.borrow().is_empty()
     }
 
     fn take(&self) -> Option<Bytes> {
@@ -210,6 +228,7 @@ impl Events {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
     use std::task::Waker;
 
     use weir_types::{Incarnation, Lineage};
@@ -294,6 +313,16 @@ mod tests {
     }
 
     #[test]
+    fn data_and_its_control_event_may_come_together() {
+        let control = Control { next: at(5), up_to_date: true, closed: false };
+        let chunks = [Bytes::from_static(b"Hello")];
+        let apart = [data(Encoding::Text, &chunks, at(5)), control.frame(12)].concat();
+        assert_eq!(data_and_control(Encoding::Text, &chunks, control, 12), apart);
+        assert_ne!(control.key(12), Control { up_to_date: false, ..control }.key(12));
+        assert_ne!(control.key(12), control.key(13));
+    }
+
+    #[test]
     fn a_session_is_never_ahead_of_its_reader() {
         let outbox = Outbox::default();
         let made = Rc::new(RefCell::new(0));
@@ -304,7 +333,7 @@ mod tests {
                     *made.borrow_mut() += 1;
                     outbox.put(Bytes::from_static(b"data"));
                     outbox.put(Bytes::from_static(b"control"));
-                    outbox.flushed().await;
+                    poll_fn(|_| if outbox.is_empty() { Poll::Ready(()) } else { Poll::Pending }).await;
                 }
             }
         });

@@ -45,7 +45,7 @@ impl Stop {
     }
 }
 
-/// See [`Stop::stopped`].
+/// See [`Stop::stopped`]. Always polled by the same task: it leaves that task's waker once.
 pub(crate) struct Stopped {
     stop: Stop,
     place: Option<usize>,
@@ -59,10 +59,8 @@ impl Future for Stopped {
         if inner.now.get() {
             return Poll::Ready(());
         }
-        let mut waiting = inner.waiting.borrow_mut();
-        match *place {
-            Some(place) => waiting[place].clone_from(context.waker()),
-            None => *place = Some(waiting.insert(context.waker().clone())),
+        if place.is_none() {
+            *place = Some(inner.waiting.borrow_mut().insert(context.waker().clone()));
         }
         Poll::Pending
     }

@@ -22,7 +22,7 @@ use crate::mailbox::Advance;
 /// Events of one feed.
 const FEED_EVENTS_MAX: usize = 1024;
 /// Memory of an event besides its bytes.
-const EVENT_OVERHEAD_BYTES: usize = 128;
+const EVENT_OVERHEAD_BYTES: usize = 384;
 
 /// The feeds of one shard. Cheap to clone: apply and the shard share it.
 #[derive(Clone)]
@@ -74,8 +74,8 @@ pub(crate) struct Event {
     pub(crate) start: u64,
     pub(crate) end: u64,
     pub(crate) payload: Bytes,
-    /// The bytes as a client gets them; made by the first reader.
-    pub(crate) rendered: OnceCell<Bytes>,
+    /// The bytes as a client gets them, and for which key; made by the first reader.
+    pub(crate) rendered: OnceCell<(u64, Bytes)>,
 }
 
 /// What a reader finds.

@@ -62,11 +62,15 @@ pub struct LiveData {
 }
 
 impl LiveData {
-    /// The bytes as `encode` makes them. Subscribers of one stream on one shard share the result, so all of them must
-    /// encode alike.
-    pub fn rendered(&self, encode: impl FnOnce(&[Bytes]) -> Bytes) -> Bytes {
+    /// The bytes as `encode` makes them. Subscribers of one stream on one shard that come with the same key as the first
+    /// share its result, so all who have the same key must encode alike.
+    pub fn rendered(&self, key: u64, encode: impl FnOnce(&[Bytes]) -> Bytes) -> Bytes {
         match &self.event {
-            Some(event) => event.rendered.get_or_init(|| encode(&self.chunks)).clone(),
+            Some(event) => match event.rendered.get() {
+                Some((of, rendered)) if *of == key => rendered.clone(),
+                Some(_) => encode(&self.chunks),
+                None => event.rendered.get_or_init(|| (key, encode(&self.chunks))).1.clone(),
+            },
             // What is encoded is about as large as what it was made from, so it takes over the page's claim.
             None => budget::keep(encode(&self.chunks), self.chunks.last().cloned()),
         }

@@ -14,8 +14,9 @@ use crate::streams;
 const APPEND_BYTES: usize = 256;
 /// Streams that the load before uses.
 const WARM_STREAMS: usize = 64;
-/// Its appends.
+/// Its appends before it reads, and after: enough to fill what a server keeps of what was written lately.
 const WARM_APPENDS: usize = 20_000;
+const WARM_APPENDS_MORE: usize = 800_000;
 /// Its reads.
 const WARM_READS: usize = 640;
 
@@ -80,7 +81,7 @@ fn round(spec: &ServerSpec, args: &IdleArgs, common: &Common) -> Result<Round, S
     ])
 }
 
-/// Appends to a few streams and reads them, so that what the server allocates once is there.
+/// Appends to a few streams and reads them, so that what the server allocates once is there, and its caches are full.
 fn warm_up(target: &Target, body: &[u8]) -> Result<(), String> {
     let paths = streams::create(target, WARM_STREAMS, "application/octet-stream")?;
     let appends = streams::append_heads(target, &paths, APPEND_BYTES);
@@ -89,5 +90,6 @@ fn warm_up(target: &Target, body: &[u8]) -> Result<(), String> {
     let mut load = streams::setup_load(target)?;
     load.send_all(appends.iter().cycle().take(WARM_APPENDS).map(|head| Wire { head, body }))?;
     load.send_all(reads.iter().cycle().take(WARM_READS).map(|head| Wire { head, body: &[] }))?;
+    load.send_all(appends.iter().cycle().take(WARM_APPENDS_MORE).map(|head| Wire { head, body }))?;
     Ok(())
 }

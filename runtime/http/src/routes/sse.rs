@@ -5,6 +5,7 @@
 
 use std::rc::Rc;
 
+use bytes::Bytes;
 use http::header::CACHE_CONTROL;
 use http::request::Parts;
 use http::{HeaderMap, Response, StatusCode};
@@ -19,6 +20,10 @@ use crate::render;
 use crate::service::Connection;
 use crate::session::{Session, Source};
 use crate::sse::{self, Control, Encoding};
+
+/// Data up to this size and its control event are one frame, which readers with the same cursor (almost all) share. For
+/// more, a copy for each other cursor would cost more than a second frame.
+const TOGETHER_BYTES_MAX: usize = 4 << 10;
 
 /// Follows the stream from the query's offset, or from where a browser's earlier response ended.
 pub(crate) async fn get(
@@ -83,8 +88,16 @@ impl Source for Records {
     fn send(&mut self, session: &mut Session, event: LiveEvent) -> bool {
         match event {
             LiveEvent::Data(data) => {
-                session.put(data.rendered(|chunks| sse::data(self.encoding, chunks, data.next)));
-                session.control(Control { next: data.next, up_to_date: data.up_to_date, closed: data.closed });
+                let control = Control { next: data.next, up_to_date: data.up_to_date, closed: data.closed };
+                let bytes: usize = data.chunks.iter().map(Bytes::len).sum();
+                if bytes <= TOGETHER_BYTES_MAX {
+                    let cursor = session.cursor(control);
+                    let both = |chunks: &[Bytes]| sse::data_and_control(self.encoding, chunks, control, cursor);
+                    session.put(data.rendered(control.key(cursor), both));
+                } else {
+                    session.put(data.rendered(0, |chunks| sse::data(self.encoding, chunks, data.next)));
+                    session.control(control);
+                }
                 data.closed
             }
             LiveEvent::CaughtUp { next } => {
