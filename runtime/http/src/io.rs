@@ -36,6 +36,10 @@ const OWED_BYTES_MIN: usize = 4 << 10;
 /// What a tick must send to count, in bytes: more than pings and their answers.
 const SENT_BYTES_MIN: usize = 1 << 10;
 
+/// A write of several parts that are no larger together is made one part: the kernel takes longer over a list of parts than
+/// copying them takes.
+const TOGETHER_BYTES_MAX: usize = 1 << 10;
+
 /// What a live reader's socket may hold that is not sent, in bytes. The kernel would take megabytes for a reader that
 /// takes nothing, and the server would go on to feed it.
 #[cfg(target_os = "linux")]
@@ -270,9 +274,22 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.set_live();
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.note_write(written, cx)
+        if let [whole] = bufs {
+            return self.poll_write(cx, whole);
+        }
+        let bytes: usize = bufs.iter().map(|buf| buf.len()).sum();
+        if bytes > TOGETHER_BYTES_MAX {
+            self.set_live();
+            let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+            return self.note_write(written, cx);
+        }
+        let mut together = [0; TOGETHER_BYTES_MAX];
+        let mut end = 0;
+        for buf in bufs {
+            together[end..end + buf.len()].copy_from_slice(buf);
+            end += buf.len();
+        }
+        self.poll_write(cx, &together[..end])
     }
 
     fn is_write_vectored(&self) -> bool {

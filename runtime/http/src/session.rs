@@ -34,6 +34,13 @@ pub(crate) trait Source: 'static {
     fn send(&mut self, session: &mut Session, event: Self::Event) -> bool;
 }
 
+/// What a session waits for.
+enum Woken<T> {
+    Alarm,
+    Stopped,
+    Event(T),
+}
+
 /// One response in the making.
 pub(crate) struct Session {
     connection: Rc<Connection>,
@@ -113,10 +120,17 @@ impl Session {
                 // A comment does not interrupt the wait: what was asked for may be long in coming.
                 let mut next = pin!(source.next());
                 loop {
-                    tokio::select! {
-                        biased;
-                        // First, so that a source that always has something does not keep the response beyond its age.
-                        () = poll_fn(|cx| alarm.poll(cx)) => {
+                    // By hand, because `select!` would be a tenth of what an event costs. The alarm comes first, so that
+                    // a source that always has something does not keep the response beyond its age.
+                    let woken = poll_fn(|cx| match (alarm.poll(cx), stopped.as_mut().poll(cx)) {
+                        (Poll::Ready(()), _) => Poll::Ready(Woken::Alarm),
+                        (_, Poll::Ready(())) => Poll::Ready(Woken::Stopped),
+                        _ => next.as_mut().poll(cx).map(Woken::Event),
+                    });
+                    match woken.await {
+                        Woken::Event(event) => break event,
+                        Woken::Stopped => return,
+                        Woken::Alarm => {
                             let now = Instant::now();
                             if now >= end {
                                 return;
@@ -124,8 +138,6 @@ impl Session {
                             self.put(sse::COMMENT);
                             alarm.reset((now + keep_alive).min(end));
                         }
-                        () = &mut stopped => return,
-                        event = &mut next => break event,
                     }
                     self.flushed().await;
                 }

@@ -23,7 +23,7 @@ use crate::store::{ModuleStore, lock};
 /// How long an epoch is while guests run: what a shard may have to wait for its core.
 const EPOCH: Duration = Duration::from_micros(500);
 /// How long it is when none has run for [`EPOCHS_AWAKE`] epochs.
-const EPOCH_IDLE: Duration = Duration::from_millis(10);
+const EPOCH_IDLE: Duration = Duration::from_millis(50);
 /// A guest that is asked again and again has pauses, which must not look like the end.
 const EPOCHS_AWAKE: u32 = 200;
 
