@@ -46,6 +46,8 @@ pub(crate) struct Session {
     connection: Rc<Connection>,
     outbox: Outbox,
     client_cursor: Option<u64>,
+    /// The time, as of the last comment: cursors need it no more exactly, and events are too many to look at the clock for.
+    now_ms: u64,
     /// The last control event and its cursor.
     sent: Option<(Control, u64)>,
 }
@@ -54,7 +56,8 @@ impl Session {
     /// A session of a client that sent `client_cursor`.
     pub(crate) fn new(connection: &Rc<Connection>, client_cursor: Option<u64>) -> Session {
         connection.activity().begin_live();
-        Session { connection: connection.clone(), outbox: Outbox::default(), client_cursor, sent: None }
+        let now_ms = connection.shard().now_ms();
+        Session { connection: connection.clone(), outbox: Outbox::default(), client_cursor, now_ms, sent: None }
     }
 
     /// The response that `source` writes.
@@ -85,11 +88,10 @@ impl Session {
 
     /// The cursor of a control event that is put next.
     pub(crate) fn cursor(&mut self, control: Control) -> u64 {
-        let now_ms = self.connection.shard().now_ms();
         // The client's cursor counts once; from then on ours must not go back.
         let cursor = match self.sent {
-            None => cursor(now_ms, self.client_cursor),
-            Some((_, sent)) => cursor(now_ms, None).max(sent),
+            None => cursor(self.now_ms, self.client_cursor),
+            Some((_, sent)) => cursor(self.now_ms, None).max(sent),
         };
         self.sent = Some((control, cursor));
         cursor
@@ -136,6 +138,7 @@ impl Session {
                                 return;
                             }
                             self.put(sse::COMMENT);
+                            self.now_ms = self.connection.shard().now_ms();
                             alarm.reset((now + keep_alive).min(end));
                         }
                     }
