@@ -16,11 +16,11 @@ mod readers;
 mod subscribers;
 
 use std::net::{Shutdown, TcpStream};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use std::{fs, io};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+pub(crate) use weir_testkit::metric;
 use weir_testkit::{Client, Connection, Request, Response, Server, Setup};
 
 pub(crate) const MIB: u64 = 1 << 20;
@@ -74,28 +74,10 @@ pub(crate) fn assert_serves(server: &mut Server) {
     assert_eq!(metric(server, "weir_shard_up"), 2.0);
 }
 
-/// The sum of a metric's samples over all its labels.
+/// Looks again and again, for up to 30 s.
 #[track_caller]
-pub(crate) fn metric(server: &Server, name: &str) -> f64 {
-    let text = Client::new(server.admin()).send(Request::get("/metrics")).expect(200).text();
-    let samples = text.lines().filter_map(|line| line.strip_prefix(name));
-    let values = samples.filter(|rest| rest.starts_with([' ', '{'])).filter_map(|rest| rest.rsplit(' ').next());
-    let values: Vec<f64> = values.map(|value| value.parse().expect("a number")).collect();
-    assert!(!values.is_empty(), "no metric {name} in\n{text}");
-    values.iter().sum()
-}
-
-/// Looks again and again until `condition` holds.
-///
-/// # Panics
-/// With `what` when it does not within 30 s.
-#[track_caller]
-pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !condition() {
-        assert!(Instant::now() < deadline, "{what} did not happen within 30 s");
-        thread::sleep(Duration::from_millis(10));
-    }
+pub(crate) fn wait_until(what: &str, condition: impl FnMut() -> bool) {
+    weir_testkit::wait_until(what, Duration::from_secs(30), condition);
 }
 
 /// Lets this process, and with it the servers that it starts, open as many files as the system permits.

@@ -87,15 +87,7 @@ pub(crate) fn assert_refused(answer: &Response) {
 /// Reads the whole stream and asserts that it is as it was written.
 #[track_caller]
 pub(crate) fn read_all(client: &mut Client) {
-    let (mut offset, mut bytes) = ("-1".to_owned(), Vec::new());
-    loop {
-        let page = client.send(Request::get(&format!("{TARGET}?offset={offset}"))).expect(200);
-        bytes.extend_from_slice(&page.body);
-        offset = page.next_offset().to_owned();
-        if page.header("stream-up-to-date").is_some() {
-            break;
-        }
-    }
+    let bytes = client.read_all(TARGET);
     assert_eq!(bytes.len(), RECORDS * RECORD_BYTES);
     for (number, stored) in bytes.chunks(RECORD_BYTES).enumerate() {
         assert!(stored == record(number).as_bytes(), "record {number} is another one");

@@ -12,7 +12,10 @@ mod process;
 mod restart;
 mod wire;
 
-use weir_testkit::{Client, Request, Response, Server, Setup};
+use std::time::Duration;
+
+pub(crate) use weir_testkit::metric;
+use weir_testkit::{Client, Request, Response, Setup};
 
 /// A server in memory with two shards, so that half of all requests cross from one to the other.
 pub(crate) fn in_memory() -> Setup {
@@ -44,26 +47,8 @@ pub(crate) fn read(client: &mut Client, target: &str) -> String {
     client.send(Request::get(target)).expect(200).text()
 }
 
-/// The sum of a metric's samples over all its labels.
+/// Looks again and again, for up to 20 s.
 #[track_caller]
-pub(crate) fn metric(server: &Server, name: &str) -> f64 {
-    let text = Client::new(server.admin()).send(Request::get("/metrics")).expect(200).text();
-    let samples = text.lines().filter_map(|line| line.strip_prefix(name));
-    let values = samples.filter(|rest| rest.starts_with([' ', '{'])).filter_map(|rest| rest.rsplit(' ').next());
-    let values: Vec<f64> = values.map(|value| value.parse().expect("a number")).collect();
-    assert!(!values.is_empty(), "no metric {name} in\n{text}");
-    values.iter().sum()
-}
-
-/// Looks again and again until `condition` holds.
-///
-/// # Panics
-/// With `what` when it does not within 20 s.
-#[track_caller]
-pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    while !condition() {
-        assert!(std::time::Instant::now() < deadline, "{what} did not happen within 20 s");
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
+pub(crate) fn wait_until(what: &str, condition: impl FnMut() -> bool) {
+    weir_testkit::wait_until(what, Duration::from_secs(20), condition);
 }

@@ -107,15 +107,7 @@ fn fill(client: &mut Client, first: usize) -> (usize, Response) {
 
 /// Asserts that the stream holds the records 0 to `count` and nothing else.
 fn assert_stored(client: &mut Client, count: usize) {
-    let (mut offset, mut bytes) = ("-1".to_owned(), Vec::new());
-    loop {
-        let page = client.send(Request::get(&format!("{TARGET}?offset={offset}"))).expect(200);
-        bytes.extend_from_slice(&page.body);
-        offset = page.next_offset().to_owned();
-        if page.header("stream-up-to-date").is_some() {
-            break;
-        }
-    }
+    let bytes = client.read_all(TARGET);
     assert_eq!(bytes.len(), count * RECORD_BYTES, "{count} records are stored");
     for (number, stored) in bytes.chunks(RECORD_BYTES).enumerate() {
         assert!(stored == record(number).as_bytes(), "record {number} is another one");

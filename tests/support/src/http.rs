@@ -323,6 +323,20 @@ impl Client {
         }
         response
     }
+
+    /// All bytes of the stream at `target`, read page by page until one is up to date.
+    #[track_caller]
+    pub fn read_all(&mut self, target: &str) -> Vec<u8> {
+        let (mut offset, mut bytes) = ("-1".to_owned(), Vec::new());
+        loop {
+            let page = self.send(Request::get(&format!("{target}?offset={offset}"))).expect(200);
+            bytes.extend_from_slice(&page.body);
+            if page.header("stream-up-to-date").is_some() {
+                return bytes;
+            }
+            offset = page.next_offset().to_owned();
+        }
+    }
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {

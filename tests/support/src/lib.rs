@@ -5,6 +5,7 @@
 //! - [`http`]: requests and responses over kept-open connections.
 //! - [`sse`]: one live read, event by event.
 //! - [`guests`]: modules to upload, good and bad.
+//! - [`watch`]: its metrics, and waiting for something.
 //! - [`ports`]: loopback ports that nothing else is about to take.
 //!
 //! A suite asserts with panics, so most functions here panic with a sentence when the harness itself fails; what is
@@ -15,8 +16,10 @@ pub mod http;
 pub mod ports;
 pub mod server;
 pub mod sse;
+pub mod watch;
 
 pub use guests::{compile_bomb, guest};
 pub use http::{Client, Connection, Request, Response};
 pub use server::{Exit, Server, Setup};
 pub use sse::{Event, Events};
+pub use watch::{metric, wait_until};
