@@ -49,9 +49,9 @@ pub async fn serve_connection(service: Service, stream: TcpStream) {
     let connection = Rc::new(Connection::new(service, activity.clone()));
     let respond = service_fn(move |request| connection.clone().respond(request));
     let stalls = Stalls { tick: head_timeout / 2, write: write_timeout };
+    let io = TokioIo::new(Io::new(stream, first, activity, stalls));
     let ended = match protocol {
         Protocol::Http1 => {
-            let io = TokioIo::new(Io::new(stream, first, activity, stalls));
             let mut builder = http1::Builder::new();
             // Not `pipeline_flush`: it buffers a body without bound while the client reads slowly, and drops what is
             // buffered when a connection ends with bytes unread.
@@ -67,7 +67,6 @@ pub async fn serve_connection(service: Service, stream: TcpStream) {
             }
         }
         Protocol::Http2 => {
-            let io = TokioIo::new(Io::new(stream, first, activity, stalls));
             let mut builder = http2::Builder::new(LocalTasks);
             builder
                 .timer(TokioTimer::new())

@@ -30,16 +30,13 @@ use crate::alarm::Alarm;
 const HEAD_TICKS_MAX: u32 = 3;
 /// Ticks without a request: 80 s with the default timeout, which is longer than clients keep connections.
 const IDLE_TICKS_MAX: u32 = 16;
-
 /// What is owed in HTTP/2 is noted from this size on. Of smaller parts a connection's windows and buffers hold little.
 const OWED_BYTES_MIN: usize = 4 << 10;
 /// What a tick must send to count, in bytes: more than pings and their answers.
 const SENT_BYTES_MIN: usize = 1 << 10;
-
 /// A write of several parts that are no larger together is made one part: the kernel takes longer over a list of parts than
 /// copying them takes.
 const TOGETHER_BYTES_MAX: usize = 1 << 10;
-
 /// What a live reader's socket may hold that is not sent, in bytes. The kernel would take megabytes for a reader that
 /// takes nothing, and the server would go on to feed it.
 #[cfg(target_os = "linux")]
@@ -54,8 +51,8 @@ pub(crate) struct Activity {
     owed: Cell<u32>,
     /// Whether the socket took nothing of the last write; in HTTP/1.
     is_blocked: Cell<bool>,
-    /// Whether a live read has begun.
-    is_live: Cell<bool>,
+    /// Whether a live read has begun that the socket does not know of.
+    live_begun: Cell<bool>,
     /// Requests so far, to tell whether any began since the last tick.
     begun: Cell<u64>,
     /// Whether bytes came while no request ran: the next request's head.
@@ -70,7 +67,7 @@ impl Activity {
 
     /// A live read begins.
     pub(crate) fn begin_live(&self) {
-        self.is_live.set(true);
+        self.live_begun.set(true);
     }
 
     /// Whether what is sent now would only be buffered.
@@ -140,7 +137,6 @@ pub(crate) struct Io {
     ticker: Option<Alarm>,
     ticks: Ticks,
     blocked_write: Option<Alarm>,
-    is_set_live: bool,
 }
 
 #[derive(Default)]
@@ -158,7 +154,7 @@ impl Io {
     /// Reads `prefix` first, then `stream`.
     pub(crate) fn new(stream: TcpStream, prefix: Bytes, activity: Rc<Activity>, stalls: Stalls) -> Io {
         let ticks = Ticks::default();
-        Io { stream, prefix, activity, stalls, ticker: None, ticks, blocked_write: None, is_set_live: false }
+        Io { stream, prefix, activity, stalls, ticker: None, ticks, blocked_write: None }
     }
 
     fn note_read(&self) {
@@ -180,10 +176,9 @@ impl Io {
         Poll::Pending
     }
 
-    /// Prepares the socket for a live reader, once there is one.
-    fn set_live(&mut self) {
-        if self.activity.is_live.get() && !self.is_set_live {
-            self.is_set_live = true;
+    /// Prepares the socket for a live reader, when one has begun.
+    fn set_live(&self) {
+        if self.activity.live_begun.take() {
             // Without it the reader is fed longer than it should be, and nothing else.
             #[cfg(target_os = "linux")]
             let _ = socket2::SockRef::from(&self.stream).set_tcp_notsent_lowat(LIVE_UNSENT_BYTES);

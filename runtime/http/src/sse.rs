@@ -1,8 +1,8 @@
 //! Server-sent events: how a stream's bytes and a reader's position become frames, and the body that carries them.
 //!
 //! A `data` event holds the bytes of some whole records: a JSON array in JSON mode, text as it is for `text/*`, base64
-//! otherwise. A `summary` event holds what a fold says. A `control` event with the position follows either. All carry `id:`, the offset to read on from, so that a
-//! browser's `EventSource` resumes where it was.
+//! otherwise. A `summary` event holds what a fold says. A `control` event with the position follows either. All carry
+//! `id:`, the offset to read on from, so that a browser's `EventSource` resumes where it was.
 //!
 //! - A line break of any kind (CRLF, CR, LF) in text begins a new `data:` line; a client sees LF for all of them. SSE
 //!   cannot tell them apart, and a break that was not escaped so could forge an event.

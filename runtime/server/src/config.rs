@@ -224,7 +224,7 @@ pub(crate) struct LimitsConfig {
     pub(crate) subscribers_max: u64,
     /// Memory of events that live readers have not taken yet, of all shards; beyond it the slowest are cut off.
     pub(crate) live_bytes_max: u64,
-    /// As before, of one stream: how far a live reader may fall behind.
+    /// Memory of such events of one stream: how far a live reader may fall behind.
     pub(crate) live_bytes_per_stream_max: u64,
 }
 
@@ -451,6 +451,11 @@ impl Config {
             body_bytes_max,
         })
     }
+}
+
+/// A configured number as a size of this machine; what is beyond its memory is as good as no limit.
+pub(crate) fn size(value: u64) -> usize {
+    usize::try_from(value).unwrap_or(usize::MAX)
 }
 
 fn check_range(key: &'static str, value: u64, min: u64, max: u64) -> Result<(), ConfigError> {

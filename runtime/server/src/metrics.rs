@@ -25,7 +25,9 @@ const SHARD_FAMILIES: &[Family<ShardStats>] = &[
     ("weir_batches_total", "Log entries that carried commands.", |s| s.batches as f64),
     ("weir_reads_total", "Pages read.", |s| s.reads as f64),
     ("weir_read_bytes_total", "Bytes of pages read.", |s| s.read_bytes as f64),
-    ("weir_subscribers_cut_total", "Live readers cut off because they were too slow.", |s| s.subscribers_cut as f64),
+    ("weir_subscribers_cut_total", "Live readers cut off because they were too slow.", |s| {
+        s.limits_met[Limit::Live as usize] as f64
+    }),
     ("weir_subscribers", "Live readers now.", |s| s.subscribers as f64),
     ("weir_live_bytes", "Bytes kept for live readers now.", |s| s.live_bytes as f64),
     ("weir_in_flight_bytes", "Memory of writes under way now.", |s| s.in_flight_bytes as f64),

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! `node.toml` is written last, so that it is there only when all the WALs' folders are: a formed node that misses one has
-//! lost data and is refused, never formed anew. The folder of modules comes to be when it is missed. The path is resolved once; everything below works on the open directory.
+//! lost data and is refused, never formed anew. The folder of modules comes to be when it is missed. The path is resolved
+//! once; everything below works on the open directory.
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};

@@ -9,7 +9,7 @@ use weir_storage::{Disk, MemoryDisk, RealDisk};
 use weir_wasm::{ChildProcess, FileStore, Host, HostConfig, HostError, MemoryStore, ModuleStore};
 
 use crate::builtins::BUILTINS;
-use crate::config::{ModulesConfig, Sizes};
+use crate::config::{ModulesConfig, Sizes, size};
 use crate::exit::Exit;
 use crate::node::{DataDir, Node};
 
@@ -87,10 +87,9 @@ fn host(data_dir: Option<&DataDir>, modules: &ModulesConfig) -> Result<Host, Exi
 }
 
 fn host_config(modules: &ModulesConfig) -> HostConfig {
-    let bytes = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
     HostConfig {
-        memory_bytes_max: bytes(modules.memory_bytes_max),
-        module_bytes_max: bytes(modules.module_bytes_max),
+        memory_bytes_max: size(modules.memory_bytes_max),
+        module_bytes_max: size(modules.module_bytes_max),
         compile_timeout: Duration::from_millis(modules.compile_timeout_ms),
         call_timeout: Duration::from_millis(modules.call_timeout_ms),
         ..HostConfig::default()

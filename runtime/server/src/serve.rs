@@ -20,7 +20,7 @@ use weir_types::{GroupId, ShardId};
 
 use crate::accept::{self, Connections};
 use crate::admin::{self, Admin, Phase};
-use crate::config::{Config, Sizes};
+use crate::config::{Config, Sizes, size};
 use crate::demo;
 use crate::exit::Exit;
 use crate::node::{DataDir, Node};
@@ -87,7 +87,7 @@ async fn run(config: &Config, demo: bool) -> Result<(), Exit> {
     announce(&listener, demo);
 
     let requests: Vec<_> = shards.iter().map(|shard| shard.requests.clone()).collect();
-    let connections_max = usize::try_from(config.http.connections_max).unwrap_or(usize::MAX);
+    let connections_max = size(config.http.connections_max);
     let accepting =
         accept::accept(listener, connections_max, Arc::clone(&connections), requests.clone(), shutdown.clone());
     tokio::select! {
@@ -112,22 +112,22 @@ fn shard_parts(
     seams: Seams,
     shutdown: &watch::Receiver<bool>,
 ) -> Vec<(ShardParts, Address)> {
-    let share = |of_node: u64| usize::try_from(of_node / u64::from(topology.shards)).unwrap_or(usize::MAX);
+    let share = |of_node: u64| size(of_node / u64::from(topology.shards));
     let shard_config = ShardConfig {
         node_id,
         wal: weir_storage::WalConfig {
             segment_bytes: sizes.segment_bytes,
             budget_bytes: sizes.budget_bytes_per_wal,
-            cache_bytes: usize::try_from(sizes.cache_bytes_per_wal).unwrap_or(usize::MAX),
+            cache_bytes: size(sizes.cache_bytes_per_wal),
             write: WriteMode::Auto,
         },
         hot_index_bytes_max: share(config.limits.hot_index_bytes_max),
         in_flight_bytes_max: share(config.limits.in_flight_bytes_max),
         live_bytes_max: share(config.limits.live_bytes_max).max(sizes.body_bytes_max as usize),
-        live_bytes_per_stream_max: usize::try_from(config.limits.live_bytes_per_stream_max).unwrap_or(usize::MAX),
+        live_bytes_per_stream_max: size(config.limits.live_bytes_per_stream_max),
         // Connections are spread evenly, so live readers are, nearly.
         subscribers_max: share(config.limits.subscribers_max).max(1),
-        pages: PageBudget::new(usize::try_from(config.limits.read_bytes_max).unwrap_or(usize::MAX)),
+        pages: PageBudget::new(size(config.limits.read_bytes_max)),
         bindings_per_bucket_max: config.limits.bindings_per_bucket_max as usize,
         producers_per_stream_max: config.limits.producers_per_stream_max,
         buckets_auto_create: config.buckets.auto_create,
@@ -154,7 +154,7 @@ fn http_config(config: &Config, sizes: Sizes) -> weir_http::HttpConfig {
     let http = &config.http;
     weir_http::HttpConfig {
         body_bytes_max: sizes.body_bytes_max as usize,
-        module_bytes_max: usize::try_from(config.modules.module_bytes_max).unwrap_or(usize::MAX),
+        module_bytes_max: size(config.modules.module_bytes_max),
         head_bytes_max: http.head_bytes_max as usize,
         streams_per_connection_max: http.streams_per_connection_max,
         long_poll_timeout: Duration::from_millis(http.long_poll_timeout_ms),

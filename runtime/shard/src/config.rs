@@ -59,7 +59,7 @@ pub struct ShardConfig {
     pub in_flight_bytes_max: usize,
     /// Events kept for subscribers that have not taken them yet, on this shard; beyond it the slowest are cut off.
     pub live_bytes_max: usize,
-    /// As before, of one stream.
+    /// Events kept so for subscribers of one stream.
     pub live_bytes_per_stream_max: usize,
     /// Live readers on this shard; beyond it further ones are refused.
     pub subscribers_max: usize,

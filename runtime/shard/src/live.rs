@@ -19,7 +19,6 @@ use crate::feed::{Event, Feed, Found};
 use crate::limit::Limit;
 use crate::mailbox::{Advance, Answer, Mail, Request, Response};
 use crate::shard::{Inner, Shard};
-use crate::stats::add;
 
 /// Bytes of a page of history for a subscription: small, because very many of them may begin at once.
 const HISTORY_BYTES_MAX: usize = 256 << 10;
@@ -196,7 +195,6 @@ impl Subscription {
             Found::Event(event) if event.start == self.position => Next::Event(self.event(event)),
             Found::Event(_) | Found::Older => Next::Page(next),
             Found::CutOff if self.caught_up => {
-                add(&self.shard.0.stats.subscribers_cut, 1);
                 self.shard.0.stats.limits_met.count(Limit::Live);
                 Next::Event(LiveEvent::Lagged)
             }

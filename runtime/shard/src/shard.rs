@@ -322,7 +322,6 @@ impl Inner {
             batches: counters.batches.get(),
             reads: counters.reads.get(),
             read_bytes: counters.read_bytes.get(),
-            subscribers_cut: counters.subscribers_cut.get(),
             limits_met: counters.limits_met.figures(),
             subscribers: self.feeds.subscribers() as u64,
             live_bytes: self.feeds.bytes() as u64,

@@ -22,8 +22,6 @@ pub struct ShardStats {
     pub reads: u64,
     /// Bytes of them.
     pub read_bytes: u64,
-    /// Live readers that were too slow and cut off.
-    pub subscribers_cut: u64,
     /// How often each limit was met, in the order of [`Limit::ALL`].
     pub limits_met: [u64; Limit::ALL.len()],
     /// Live readers now.
@@ -67,7 +65,6 @@ pub(crate) struct Counters {
     pub(crate) batches: Cell<u64>,
     pub(crate) reads: Cell<u64>,
     pub(crate) read_bytes: Cell<u64>,
-    pub(crate) subscribers_cut: Cell<u64>,
     pub(crate) limits_met: LimitsMet,
     pub(crate) records_validated: Cell<u64>,
     pub(crate) records_rejected: Cell<u64>,

@@ -1,9 +1,9 @@
 //! A guest lane: one thread that runs all guest code of one shard, so that a guest which burns its fuel delays only
 //! streams that asked for that guest.
 //!
-//! What is asked of a lane is asked when the method is called, and runs in that order: the future is only the answer. Nothing bounds its queue but its callers, each of
-//! which waits for its answer. A caller that goes away while it waits loses only the answer: an `apply` is applied, a
-//! fold that nobody was told of is dropped again.
+//! What is asked of a lane is asked when the method is called, and runs in that order: the future is only the answer.
+//! Nothing bounds its queue but its callers, each of which waits for its answer. A caller that goes away while it waits
+//! loses only the answer: an `apply` is applied, a fold that nobody was told of is dropped again.
 
 use std::io;
 use std::pin::Pin;
