@@ -107,6 +107,63 @@ fn silence_is_kept_alive_with_comments() {
 }
 
 #[test]
+fn a_live_response_is_its_connections_last() {
+    let server = in_memory().start();
+    let mut client = server.client();
+    create(&mut client, TARGET);
+    append(&mut client, TARGET, "one");
+    let mut connection = server.connect();
+    // All at once: an answer that waits to be sent, the live read, and what is none of its business.
+    let requests = [Request::get(TARGET), sse("-1"), Request::delete(TARGET)];
+    let bytes: Vec<u8> = requests.iter().flat_map(|request| request.to_bytes("x")).collect();
+    connection.write(&bytes).expect("the requests are written");
+    assert_eq!(connection.read_response(false).expect("an answer").expect(200).text(), "one");
+    let head = connection.read_head().expect("a head").expect(200);
+    assert_eq!((head.header("connection"), head.header("transfer-encoding")), (Some("close"), Some("chunked")));
+    let caught_up = connection.read_chunk().expect("a chunk").expect("the response goes on");
+    assert!(String::from_utf8_lossy(&caught_up).contains("\ndata:one\n"), "{caught_up:?}");
+    connection.write(&vec![b'x'; 100_000]).expect("what a client sends meanwhile is dropped");
+    let _ = client.send(Request::post(TARGET).header("Stream-Closed", "true")).expect(204);
+    let closed = connection.read_chunk().expect("a chunk").expect("a last event");
+    assert!(String::from_utf8_lossy(&closed).contains("streamClosed"), "{closed:?}");
+    assert_eq!(connection.read_chunk().expect("the end of the chunks"), None);
+    assert!(connection.ends_within(Duration::from_secs(5)));
+    assert_eq!(read(&mut client, TARGET), "one");
+}
+
+#[test]
+fn readers_without_chunks_see_the_same() {
+    let server = in_memory().start();
+    let mut client = server.client();
+    create(&mut client, TARGET);
+    append(&mut client, TARGET, "one");
+    let _ = client.send(Request::post(TARGET).header("Stream-Closed", "true")).expect(204);
+    let (mut chunked, _) = Events::open(server.address(), &sse("-1")).expect("a live read");
+    let mut old = server.connect();
+    let request = String::from_utf8(sse("-1").to_bytes("x")).expect("text").replace("HTTP/1.1", "HTTP/1.0");
+    old.write(request.as_bytes()).expect("the request is written");
+    let answer = old.read_response(false).expect("an answer").expect(200);
+    assert_eq!(answer.header("transfer-encoding"), None);
+    let mut inside = Vec::new();
+    while let Some(chunk) = chunked.connection().read_chunk().expect("a proper end") {
+        inside.extend(chunk);
+    }
+    assert_eq!(answer.text(), String::from_utf8_lossy(&inside));
+    assert!(answer.text().contains("\ndata:one\n"), "{answer:?}");
+}
+
+#[test]
+fn readers_that_leave_are_forgotten() {
+    let server = in_memory().start();
+    create(&mut server.client(), TARGET);
+    let mut readers: Vec<Events> = (0..50).map(|_| follow(&server, sse("now"))).collect();
+    readers.iter_mut().for_each(|reader| assert_eq!(next(reader).kind, "control"));
+    assert_eq!(metric(&server, "weir_subscribers"), 50.0);
+    drop(readers);
+    wait_until("the end of all live reads", || metric(&server, "weir_subscribers") == 0.0);
+}
+
+#[test]
 fn a_deleted_stream_ends_its_readers() {
     let server = in_memory().start();
     let mut client = server.client();

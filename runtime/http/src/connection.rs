@@ -1,13 +1,15 @@
 //! One connection, HTTP/1.1 or h2c, from its first byte to its last.
 //!
 //! An HTTP/2 client with prior knowledge begins with `PRI * HTTP/2.0`; no HTTP/1 method does, so the first bytes tell.
-//! HTTP/1 is served by hyper's plain connection. The head's timeout is [`Io`]'s and not hyper's, which would arm a timer
-//! for every request.
+//! HTTP/1 is served by hyper's plain connection, but for live responses ([`crate::live`]). The head's timeout is [`Io`]'s
+//! and not hyper's, which would arm a timer for every request.
 
-use std::future::Future;
+use std::error::Error;
+use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -36,8 +38,6 @@ pub async fn serve_connection(service: Service, stream: TcpStream) {
     let _ = stream.set_nodelay(true);
     let head_timeout = service.config().header_read_timeout;
     let write_timeout = service.config().write_timeout;
-    let head_bytes_max = service.config().head_bytes_max;
-    let streams_max = service.config().streams_per_connection_max;
     let first = tokio::select! {
         first = tokio::time::timeout(head_timeout, first_bytes(&stream)) => first,
         () = service.stop().stopped() => return,
@@ -45,53 +45,74 @@ pub async fn serve_connection(service: Service, stream: TcpStream) {
     let Ok(Ok((protocol, first))) = first else { return };
 
     let activity = Rc::new(Activity::new(protocol == Protocol::Http2));
-    let stop = service.stop().stopped();
-    let connection = Rc::new(Connection::new(service, activity.clone()));
-    let respond = service_fn(move |request| connection.clone().respond(request));
     let stalls = Stalls { tick: head_timeout / 2, write: write_timeout };
-    let io = TokioIo::new(Io::new(stream, first, activity, stalls));
+    let io = Io::new(stream, first, activity.clone(), stalls);
+    let connection = Rc::new(Connection::new(service, activity));
     let ended = match protocol {
-        Protocol::Http1 => {
-            let mut builder = http1::Builder::new();
-            // Not `pipeline_flush`: it buffers a body without bound while the client reads slowly, and drops what is
-            // buffered when a connection ends with bytes unread.
-            builder.header_read_timeout(None).max_buf_size(head_bytes_max);
-            let mut served = pin!(builder.serve_connection(io, respond));
-            tokio::select! {
-                biased;
-                ended = served.as_mut() => ended,
-                () = stop => {
-                    served.as_mut().graceful_shutdown();
-                    served.await
-                }
-            }
-        }
-        Protocol::Http2 => {
-            let mut builder = http2::Builder::new(LocalTasks);
-            builder
-                .timer(TokioTimer::new())
-                .keep_alive_interval(HTTP2_PING_INTERVAL)
-                .keep_alive_timeout(HTTP2_PING_TIMEOUT)
-                .max_concurrent_streams(streams_max)
-                .initial_stream_window_size(HTTP2_WINDOW_BYTES)
-                .initial_connection_window_size(HTTP2_WINDOW_BYTES)
-                .max_send_buf_size(HTTP2_SEND_BYTES_MAX)
-                .max_header_list_size(u32::try_from(head_bytes_max).unwrap_or(u32::MAX));
-            let mut served = pin!(builder.serve_connection(io, respond));
-            tokio::select! {
-                biased;
-                ended = served.as_mut() => ended,
-                () = stop => {
-                    served.as_mut().graceful_shutdown();
-                    served.await
-                }
-            }
-        }
+        Protocol::Http1 => serve_http1(connection, io).await,
+        // Boxed, because it is the larger one by far, and the rarer.
+        Protocol::Http2 => Box::pin(serve_http2(connection, io)).await,
     };
     if let Err(error) = ended {
         // Clients leave, stall and speak nonsense: nothing that an operator must see.
-        tracing::debug!(%error, "a connection ended early");
+        tracing::debug!(error, "a connection ended early");
     }
+}
+
+type Ended = Result<(), Box<dyn Error>>;
+
+async fn serve_http1(connection: Rc<Connection>, io: Io) -> Ended {
+    let mut builder = http1::Builder::new();
+    // Not `pipeline_flush`: it buffers a body without bound while the client reads slowly, and drops what is buffered when
+    // a connection ends with bytes unread.
+    builder.header_read_timeout(None).max_buf_size(connection.config().head_bytes_max);
+    let (mut stopped, mut is_stopping) = (connection.stopped(), false);
+    let activity = connection.activity().clone();
+    let respond = service_fn(move |request| connection.clone().respond(request));
+    // Boxed, so that a live response gives its memory back.
+    let mut served = Box::new(builder.serve_connection(TokioIo::new(io), respond));
+    let live = poll_fn(|cx| {
+        if !is_stopping && Pin::new(&mut stopped).poll(cx).is_ready() {
+            is_stopping = true;
+            Pin::new(&mut *served).graceful_shutdown();
+        }
+        let ended = Pin::new(&mut *served).poll(cx).map_ok(|()| None);
+        match activity.take_live() {
+            Some(live) if ended.is_pending() => Poll::Ready(Ok(Some(live))),
+            _ => ended,
+        }
+    });
+    if let Some(live) = live.await? {
+        let io = served.into_parts().io.into_inner();
+        live.send(io).await?;
+    }
+    Ok(())
+}
+
+async fn serve_http2(connection: Rc<Connection>, io: Io) -> Ended {
+    let config = connection.config();
+    let mut builder = http2::Builder::new(LocalTasks);
+    builder
+        .timer(TokioTimer::new())
+        .keep_alive_interval(HTTP2_PING_INTERVAL)
+        .keep_alive_timeout(HTTP2_PING_TIMEOUT)
+        .max_concurrent_streams(config.streams_per_connection_max)
+        .initial_stream_window_size(HTTP2_WINDOW_BYTES)
+        .initial_connection_window_size(HTTP2_WINDOW_BYTES)
+        .max_send_buf_size(HTTP2_SEND_BYTES_MAX)
+        .max_header_list_size(u32::try_from(config.head_bytes_max).unwrap_or(u32::MAX));
+    let stopped = connection.stopped();
+    let respond = service_fn(move |request| connection.clone().respond(request));
+    let mut served = pin!(builder.serve_connection(TokioIo::new(io), respond));
+    tokio::select! {
+        biased;
+        ended = served.as_mut() => ended?,
+        () = stopped => {
+            served.as_mut().graceful_shutdown();
+            served.await?;
+        }
+    }
+    Ok(())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -25,6 +25,8 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::alarm::Alarm;
+use crate::live::Live;
+use crate::sse::Events;
 
 /// Ticks of an incomplete head: more than two whole ones, so at least the configured timeout.
 const HEAD_TICKS_MAX: u32 = 3;
@@ -57,6 +59,8 @@ pub(crate) struct Activity {
     begun: Cell<u64>,
     /// Whether bytes came while no request ran: the next request's head.
     head_begun: Cell<bool>,
+    /// A response whose head is written and whose events the connection is to send.
+    live: Cell<Option<Live>>,
 }
 
 impl Activity {
@@ -73,6 +77,11 @@ impl Activity {
     /// Whether what is sent now would only be buffered.
     pub(crate) fn is_blocked(&self) -> bool {
         self.is_blocked.get()
+    }
+
+    /// The response that the connection goes on with, once its head has been sent.
+    pub(crate) fn take_live(&self) -> Option<Live> {
+        if self.is_blocked() { None } else { self.live.take() }
     }
 
     /// Notes that `bytes` are ready, until the last of them is dropped.
@@ -107,6 +116,12 @@ impl Drop for Owed {
 pub(crate) struct ActiveRequest(Rc<Activity>);
 
 impl ActiveRequest {
+    /// Hands the rest of the response to the connection.
+    pub(crate) fn go_live(self, events: Events) {
+        let activity = self.0.clone();
+        activity.live.set(Some(Live::new(events, self)));
+    }
+
     /// See [`Activity::owe`].
     pub(crate) fn owe(&self, bytes: &mut Bytes) {
         *bytes = self.0.owe(std::mem::take(bytes));

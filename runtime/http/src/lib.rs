@@ -20,6 +20,7 @@ mod error;
 mod fields;
 mod headers;
 mod io;
+mod live;
 mod path;
 mod payload;
 mod query;

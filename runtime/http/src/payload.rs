@@ -1,7 +1,7 @@
 //! Response bodies: one enum, so that the small ones cost no allocation and their length is known.
 
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::vec;
 
 use bytes::Bytes;
@@ -26,6 +26,8 @@ enum Kind {
         remaining: u64,
     },
     Events(Events),
+    /// Events that the connection sends itself, once the response's head is written.
+    Live(Option<Events>),
     Router(axum::body::Body),
 }
 
@@ -51,13 +53,26 @@ impl Payload {
         Payload::of(Kind::Router(body))
     }
 
+    /// Whether these are events.
+    pub(crate) fn is_events(&self) -> bool {
+        matches!(self.kind, Kind::Events(_))
+    }
+
+    /// Events that [`crate::live`] sends, and not hyper.
+    pub(crate) fn into_live(self) -> Payload {
+        match self.kind {
+            Kind::Events(events) => Payload::of(Kind::Live(Some(events))),
+            _ => self,
+        }
+    }
+
     /// Keeps `active` until the body is sent or given up.
     pub(crate) fn holding(mut self, active: ActiveRequest) -> Payload {
         match &mut self.kind {
             Kind::Full(bytes) => active.owe(bytes),
             Kind::Chunks { chunks, .. } => chunks.as_mut_slice().iter_mut().for_each(|chunk| active.owe(chunk)),
             // Events are owed as they are made; what the router answers is small.
-            Kind::Empty | Kind::Events(_) | Kind::Router(_) => {}
+            Kind::Empty | Kind::Events(_) | Kind::Live(_) | Kind::Router(_) => {}
         }
         self.active = Some(active);
         self
@@ -79,7 +94,8 @@ impl Body for Payload {
     type Error = axum::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let bytes = match &mut self.get_mut().kind {
+        let Payload { kind, active } = self.get_mut();
+        let bytes = match kind {
             Kind::Empty => None,
             Kind::Full(bytes) => Some(std::mem::take(bytes)).filter(|bytes| !bytes.is_empty()),
             Kind::Chunks { chunks, remaining } => {
@@ -87,7 +103,13 @@ impl Body for Payload {
                 *remaining -= next.as_ref().map_or(0, |chunk| chunk.len() as u64);
                 next
             }
-            Kind::Events(events) => ready!(events.poll_next(cx)),
+            Kind::Events(events) => return events.poll_next(cx).map(|frame| frame.map(|frame| Ok(Frame::data(frame)))),
+            Kind::Live(events) => {
+                if let (Some(events), Some(active)) = (events.take(), active.take()) {
+                    active.go_live(events);
+                }
+                return Poll::Pending;
+            }
             Kind::Router(body) => return Pin::new(body).poll_frame(cx),
         };
         Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))))
@@ -98,7 +120,7 @@ impl Body for Payload {
             Kind::Empty => true,
             Kind::Full(bytes) => bytes.is_empty(),
             Kind::Chunks { remaining, .. } => *remaining == 0,
-            Kind::Events(_) => false,
+            Kind::Events(_) | Kind::Live(_) => false,
             Kind::Router(body) => body.is_end_stream(),
         }
     }
@@ -108,7 +130,7 @@ impl Body for Payload {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Chunks { remaining, .. } => SizeHint::with_exact(*remaining),
-            Kind::Events(_) => SizeHint::default(),
+            Kind::Events(_) | Kind::Live(_) => SizeHint::default(),
             Kind::Router(body) => body.size_hint(),
         }
     }
