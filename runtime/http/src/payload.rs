@@ -1,7 +1,7 @@
 //! Response bodies: one enum, so that the small ones cost no allocation and their length is known.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::vec;
 
 use bytes::Bytes;
@@ -48,22 +48,14 @@ impl Payload {
         Payload::of(Kind::Events(events))
     }
 
+    /// Server-sent events that [`crate::live`] sends, and not hyper.
+    pub(crate) fn live(events: Events) -> Payload {
+        Payload::of(Kind::Live(Some(events)))
+    }
+
     /// What the axum `Router` answered.
     pub(crate) fn router(body: axum::body::Body) -> Payload {
         Payload::of(Kind::Router(body))
-    }
-
-    /// Whether these are events.
-    pub(crate) fn is_events(&self) -> bool {
-        matches!(self.kind, Kind::Events(_))
-    }
-
-    /// Events that [`crate::live`] sends, and not hyper.
-    pub(crate) fn into_live(self) -> Payload {
-        match self.kind {
-            Kind::Events(events) => Payload::of(Kind::Live(Some(events))),
-            _ => self,
-        }
     }
 
     /// Keeps `active` until the body is sent or given up.
@@ -103,7 +95,7 @@ impl Body for Payload {
                 *remaining -= next.as_ref().map_or(0, |chunk| chunk.len() as u64);
                 next
             }
-            Kind::Events(events) => return events.poll_next(cx).map(|frame| frame.map(|frame| Ok(Frame::data(frame)))),
+            Kind::Events(events) => ready!(events.poll_next(cx)),
             Kind::Live(events) => {
                 if let (Some(events), Some(active)) = (events.take(), active.take()) {
                     active.go_live(events);

@@ -5,9 +5,9 @@ use std::rc::Rc;
 
 use axum::Router;
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST, ORIGIN};
+use http::header::{HOST, ORIGIN};
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, Version};
+use http::{HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
@@ -98,14 +98,8 @@ impl Connection {
         // client to another.
         let expose = request.method() == Method::GET || request.headers().contains_key(ORIGIN);
         let is_head = request.method() == Method::HEAD;
-        let is_chunked = request.version() == Version::HTTP_11;
         let mut response = self.dispatch(request).await.unwrap_or_else(Problem::into_response);
         cors::add(response.headers_mut(), self.service.0.allow_origin.as_ref(), expose);
-        if is_chunked && response.body().is_events() {
-            // hyper does not get the connection back.
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            response = response.map(Payload::into_live);
-        }
         // A response to HEAD has no body, whatever it says; HTTP/2 would send it.
         Ok(response.map(|payload| if is_head { Payload::empty() } else { payload.holding(active) }))
     }

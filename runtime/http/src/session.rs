@@ -11,8 +11,8 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Response};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Response, Version};
 use tokio::time::Instant;
 
 use crate::alarm::Alarm;
@@ -60,8 +60,8 @@ impl Session {
         Session { connection: connection.clone(), outbox: Outbox::default(), client_cursor, now_ms, sent: None }
     }
 
-    /// The response that `source` writes.
-    pub(crate) fn response(self, encoding: Encoding, source: impl Source) -> Response<Payload> {
+    /// The response that `source` writes, to a request of `version`.
+    pub(crate) fn response(self, version: Version, encoding: Encoding, source: impl Source) -> Response<Payload> {
         let mut headers = HeaderMap::with_capacity(12);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
         headers.insert(CACHE_CONTROL, NO_CACHE.clone());
@@ -70,7 +70,14 @@ impl Session {
             headers.insert(&STREAM_SSE_DATA_ENCODING, HeaderValue::from_static("base64"));
         }
         let outbox = self.outbox.clone();
-        let mut response = Response::new(Payload::events(Events::new(outbox, self.run(source))));
+        let events = Events::new(outbox, self.run(source));
+        let mut response = Response::new(if version == Version::HTTP_11 {
+            // hyper does not get the connection back.
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            Payload::live(events)
+        } else {
+            Payload::events(events)
+        });
         *response.headers_mut() = headers;
         response
     }

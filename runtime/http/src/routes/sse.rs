@@ -42,7 +42,8 @@ pub(crate) async fn get(
     let is_at_end = summary.closed && from == ReadFrom::Now;
     let next = summary.next;
     let encoding = Encoding::of(&summary.content_type);
-    let mut response = Session::new(connection, query.cursor).response(encoding, Records { subscription, encoding });
+    let records = Records { subscription, encoding };
+    let mut response = Session::new(connection, query.cursor).response(head.version, encoding, records);
     if is_at_end {
         render::position(response.headers_mut(), next, true);
         response.headers_mut().insert(&STREAM_UP_TO_DATE, TRUE.clone());

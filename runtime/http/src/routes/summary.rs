@@ -63,7 +63,7 @@ async fn follow(
     let mut failure = HeaderMap::new();
     render::failure(&mut failure, &first);
     let views = Views { first: Some(first), follower, encoding };
-    let mut response = Session::new(connection, read.cursor).response(encoding, views);
+    let mut response = Session::new(connection, read.cursor).response(head.version, encoding, views);
     response.headers_mut().extend(failure);
     Ok(response)
 }
