@@ -11,14 +11,7 @@ use std::task::{Context, Poll, Waker};
 
 use send_wrapper::SendWrapper;
 
-use crate::mailbox::Response;
-
-/// Names a call to whoever answers it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct CallId {
-    place: u32,
-    generation: u32,
-}
+use crate::message::{CallId, Response};
 
 /// The calls of one shard.
 #[derive(Clone, Default)]
@@ -111,7 +104,7 @@ impl Drop for Call {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mailbox::Answer;
+    use crate::message::Answer;
 
     #[test]
     fn a_late_answer_does_not_reach_the_next_call() {

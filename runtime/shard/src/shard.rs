@@ -1,81 +1,26 @@
-//! The shard: one thread's groups, calls and mail, and the handle that its connections hold.
+//! The shard: how it opens and ends, and the dispatch from requests to verbs. The only file that knows all verbs.
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::time::Duration;
 
 use send_wrapper::SendWrapper;
-use tokio::task::JoinHandle;
-use weir_storage::{Wal, WalError};
-use weir_types::{GroupId, Incarnation, ShardId, StreamKey, WalId};
+use tokio::sync::mpsc;
+use weir_storage::Wal;
+use weir_types::ShardId;
 
-use crate::api::ShardError;
-use crate::calls::{Call, CallId, Calls};
+use crate::calls::Calls;
 use crate::config::{ShardConfig, Topology};
-use crate::feed::Feeds;
-use crate::group::LocalGroup;
-use crate::guests::Guests;
-use crate::limit::Limit;
-use crate::live::Watches;
-use crate::mailbox::{Answer, Mail, Mailbox, Post, Request, Response};
-use crate::replicas;
-use crate::seams::{Entropy, Seams, SteadyClock};
-use crate::stats::{Counters, ShardStats};
-use crate::{expiry, group, guests, validate};
-
-/// What a write under way takes besides its body, in bytes: a bound for how many there are.
-const REQUEST_BYTES: usize = 1 << 10;
-
-/// Why a shard cannot begin to serve.
-#[derive(Debug, thiserror::Error)]
-pub enum ShardOpenError {
-    /// A WAL cannot be opened.
-    #[error("WAL {wal} cannot be opened")]
-    Wal {
-        /// Which.
-        wal: WalId,
-        /// Why.
-        #[source]
-        source: WalError,
-    },
-    /// A group cannot be started.
-    #[error("a group cannot be started")]
-    Group(#[from] weir_raft::StartError),
-    /// There can be no thread for its guests.
-    #[error("the lane of its modules cannot be started")]
-    Lane(#[source] std::io::Error),
-    /// The meta group does not fit this node's topology, or cannot be written.
-    #[error("the node's slot table cannot be formed: {0}")]
-    Form(String),
-}
-
-/// A shard, as its connections hold it. Cheap to clone. It may be sent to other threads but used only on its own.
-#[derive(Clone)]
-pub struct Shard(pub(crate) SendWrapper<Rc<Inner>>);
-
-/// Everything one shard owns.
-pub(crate) struct Inner {
-    pub(crate) id: ShardId,
-    pub(crate) topology: Topology,
-    pub(crate) config: ShardConfig,
-    pub(crate) clock: SteadyClock,
-    pub(crate) entropy: Arc<dyn Entropy>,
-    pub(crate) wals: Vec<Wal>,
-    /// By group id; none for groups of other shards.
-    groups: Vec<Option<Rc<LocalGroup>>>,
-    pub(crate) calls: Calls,
-    pub(crate) feeds: Feeds,
-    /// When streams with a sliding TTL were used last, in milliseconds since 1970.
-    pub(crate) touches: RefCell<HashMap<Incarnation, u64>>,
-    pub(crate) in_flight_bytes: Cell<usize>,
-    pub(crate) stats: Counters,
-    pub(crate) post: Rc<Post>,
-    pub(crate) watches: Watches,
-    pub(crate) guests: Guests,
-    tasks: RefCell<Vec<JoinHandle<()>>>,
-}
+use crate::core::{Core, Shard};
+use crate::group::{self, ShardOpenError};
+use crate::in_flight::InFlightTotal;
+use crate::live::feed::Feeds;
+use crate::live::watches::Watches;
+use crate::mailbox::{Mailbox, Post};
+use crate::message::{Answer, CallId, Mail, Request};
+use crate::modules::guests::Guests;
+use crate::seams::{Seams, SteadyClock};
+use crate::stats::Counters;
+use crate::write::{expiry, rounds, validate};
 
 impl Shard {
     /// Opens the shard's WALs, replays its groups and begins to serve them. Runs on the shard's own runtime, which must
@@ -92,21 +37,22 @@ impl Shard {
     ) -> Result<Shard, ShardOpenError> {
         assert!(id.0 < topology.shards, "shards are numbered from 0");
         assert!(seams.disks.len() == usize::from(topology.wals), "one disk per WAL");
-        let wals = replicas::open_wals(id, topology, &seams, &config)?;
+        let wals = group::open_wals(id, topology, &seams, &config)?;
         let lane = format!("guests-{id}");
         let guests = Guests::start(seams.modules, seams.builtins, &lane, config.folds_max);
         let guests = guests.map_err(ShardOpenError::Lane)?;
         let clock = SteadyClock::new(seams.clock);
         let feeds = Feeds::new(config.live_bytes_max, config.live_bytes_per_stream_max);
         let post = Rc::new(Post::new(id, mailbox.peers));
-        let mut groups: Vec<Option<Rc<LocalGroup>>> = Vec::new();
+        let mut groups = Vec::new();
         for group in topology.groups() {
             groups.push(match wals.iter().find(|(wal, _)| *wal == topology.wal_of(group)) {
-                Some((_, wal)) => Some(Rc::new(replicas::start(group, wal, &config, &clock, &feeds, &post).await?)),
+                Some((_, wal)) => Some(Rc::new(group::start(group, wal, &config, &clock, &feeds, &post).await?)),
                 None => None,
             });
         }
-        let inner = Rc::new(Inner {
+        let stats = Rc::new(Counters::default());
+        let core = Rc::new(Core {
             id,
             topology,
             clock,
@@ -116,39 +62,24 @@ impl Shard {
             calls: Calls::default(),
             feeds,
             touches: RefCell::default(),
-            in_flight_bytes: Cell::new(0),
-            stats: Counters::default(),
+            in_flight: InFlightTotal::new(config.in_flight_bytes_max, stats.clone()),
+            stats,
             watches: Watches::new(topology.shards),
-            guests,
+            guests: Rc::new(guests),
             post,
             tasks: RefCell::default(),
+            serve: Core::serve,
             config,
         });
-        for group in inner.local_groups() {
-            inner.spawn(group::flush_batches(inner.clone(), group));
+        for group in core.local_groups() {
+            core.spawn(rounds::run(core.clone(), group));
         }
-        inner.spawn(read_mail(inner.clone(), mailbox.receiver));
-        inner.spawn(inner.post.clone().run());
-        inner.spawn(expiry::sweep(inner.clone()));
-        inner.spawn(guests::send(inner.clone()));
-        inner.spawn(validate::run(inner.clone()));
-        Ok(Shard(SendWrapper::new(inner)))
-    }
-
-    /// This shard's figures.
-    pub fn stats(&self) -> ShardStats {
-        self.0.figures()
-    }
-
-    /// Wall-clock time in milliseconds since 1970, advanced by the monotonic clock.
-    pub fn now_ms(&self) -> u64 {
-        self.0.clock.now_ms()
-    }
-
-    /// Counts a request's memory while it comes in, with [`InFlight::grow`]. To be dropped when it is handed over, which
-    /// counts it again.
-    pub fn in_flight(&self) -> InFlight {
-        InFlight { shard: self.clone(), bytes: 0 }
+        core.spawn(read_mail(core.clone(), mailbox.receiver));
+        core.spawn(core.post.clone().run());
+        core.spawn(expiry::sweep(core.clone()));
+        core.spawn(core.guests.clone().send());
+        core.spawn(validate::run(core.clone()));
+        Ok(Shard(SendWrapper::new(core)))
     }
 
     /// Stops the shard's groups and WALs. What was acknowledged is durable already.
@@ -162,89 +93,9 @@ impl Shard {
         self.0.wals.iter().for_each(Wal::stop);
         self.0.tasks.borrow_mut().drain(..).for_each(|task| task.abort());
     }
-
-    /// Asks the shard that owns `request`'s stream or group, and waits for the answer.
-    pub(crate) async fn call(&self, owner: ShardId, request: Request) -> Response {
-        // The call alone is kept while it waits: it may be, where what it asks may not leave this thread.
-        let call = self.0.begin_call(owner, request);
-        call.await
-    }
-
-    /// The shard that owns group 0.
-    pub(crate) fn meta_owner(&self) -> ShardId {
-        self.0.topology.owner_of(GroupId::META)
-    }
-
-    /// The shard that owns the stream.
-    pub(crate) fn owner_of(&self, key: &StreamKey) -> ShardId {
-        self.0.topology.owner_of(self.0.topology.group_of(key.slot()))
-    }
 }
 
-impl Inner {
-    /// Runs `task` until the shard shuts down.
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        self.tasks.borrow_mut().push(tokio::task::spawn_local(task));
-    }
-
-    /// The groups of this shard.
-    pub(crate) fn local_groups(&self) -> Vec<Rc<LocalGroup>> {
-        self.groups.iter().flatten().cloned().collect()
-    }
-
-    /// A group of this shard.
-    ///
-    /// # Panics
-    /// When the group lives on another shard.
-    pub(crate) fn group(&self, id: GroupId) -> Rc<LocalGroup> {
-        self.groups[usize::from(id.0)].clone().expect("requests go to the group's owner")
-    }
-
-    /// The group of a stream that lives on this shard.
-    pub(crate) fn local_group(&self, key: &StreamKey) -> Rc<LocalGroup> {
-        self.group(self.topology.group_of(key.slot()))
-    }
-
-    /// Why no further write of `bytes` can be stored, if it cannot.
-    pub(crate) fn storage_refusal(&self, group: &LocalGroup, bytes: usize) -> Option<ShardError> {
-        if self.hot_index_bytes() > self.config.hot_index_bytes_max {
-            return Some(ShardError::Limit(Limit::HotIndex));
-        }
-        group.refusal(bytes)
-    }
-
-    fn hot_index_bytes(&self) -> usize {
-        let streams: usize = self.groups.iter().flatten().map(|group| group.state.borrow().index_bytes()).sum();
-        streams + self.wals.iter().map(Wal::index_bytes).sum::<usize>()
-    }
-
-    /// As [`Shard::call`], for this shard's own tasks.
-    pub(crate) async fn call(self: &Rc<Self>, owner: ShardId, request: Request) -> Response {
-        self.begin_call(owner, request).await
-    }
-
-    fn begin_call(self: &Rc<Self>, owner: ShardId, request: Request) -> Call {
-        let call = self.calls.begin();
-        if owner == self.id {
-            self.serve(self.id, call.id(), request);
-        } else {
-            self.post.mail(owner, Mail::Request { origin: self.id, call: call.id(), request });
-        }
-        call
-    }
-
-    /// Answers a call of this shard or of a peer.
-    pub(crate) fn respond(&self, origin: ShardId, call: CallId, response: Response) {
-        if let Err(error) = &response {
-            self.stats.limits_met.count_error(error);
-        }
-        if origin == self.id {
-            self.calls.answer(call, response);
-        } else {
-            self.post.mail(origin, Mail::Response { owner: self.id, call, response });
-        }
-    }
-
+impl Core {
     /// Carries out a request. If its stream's time is over, the stream is ended first: an answer that says so must hold
     /// after a crash too.
     fn serve(self: &Rc<Self>, origin: ShardId, call: CallId, request: Request) {
@@ -302,82 +153,9 @@ impl Inner {
             shard.respond(origin, call, response);
         });
     }
-
-    /// Counts a write with this body against the limit until what is returned is dropped.
-    pub(crate) fn count_in_flight(self: &Rc<Self>, body_bytes: usize) -> Result<InFlight, ShardError> {
-        let mut counted = InFlight { shard: Shard(SendWrapper::new(self.clone())), bytes: 0 };
-        counted.add(REQUEST_BYTES + body_bytes)?;
-        Ok(counted)
-    }
-
-    fn figures(&self) -> ShardStats {
-        let counters = &self.stats;
-        let failed = self.groups.iter().flatten().filter(|group| group.wal.failed()).count();
-        let local = self.groups.iter().flatten().count();
-        let guests = self.guests.stats();
-        ShardStats {
-            appends: counters.appends.get(),
-            append_bytes: counters.append_bytes.get(),
-            appends_refused: counters.appends_refused.get(),
-            batches: counters.batches.get(),
-            reads: counters.reads.get(),
-            read_bytes: counters.read_bytes.get(),
-            limits_met: counters.limits_met.figures(),
-            subscribers: self.feeds.subscribers() as u64,
-            live_bytes: self.feeds.bytes() as u64,
-            in_flight_bytes: self.in_flight_bytes.get() as u64,
-            streams: self.groups.iter().flatten().map(|group| group.state.borrow().streams() as u64).sum(),
-            hot_index_bytes: self.hot_index_bytes() as u64,
-            records_validated: counters.records_validated.get(),
-            records_rejected: counters.records_rejected.get(),
-            module_traps: guests.traps,
-            guest_instances: guests.instances,
-            guest_folds: guests.folds,
-            guest_calls: guests.calls,
-            guest_busy: Duration::from_nanos(guests.busy_ns),
-            groups_serving: (local - failed) as u16,
-            groups_failed: failed as u16,
-            wals: self.wals.iter().map(Wal::stats).collect(),
-        }
-    }
 }
 
-/// Memory of one request under way, counted until this is dropped.
-pub struct InFlight {
-    shard: Shard,
-    bytes: usize,
-}
-
-impl InFlight {
-    /// Counts `bytes` more. Whoever is alone may have more than there is, or the longest body could never be taken.
-    ///
-    /// # Errors
-    /// [`Limit::InFlight`] when that is more than the shard has; then nothing is counted.
-    pub fn grow(&mut self, bytes: usize) -> Result<(), ShardError> {
-        self.add(bytes).inspect_err(|error| self.shard.0.stats.limits_met.count_error(error))
-    }
-
-    fn add(&mut self, bytes: usize) -> Result<(), ShardError> {
-        let shard = &*self.shard.0;
-        let counted = shard.in_flight_bytes.get() + bytes;
-        let is_alone = shard.in_flight_bytes.get() == self.bytes;
-        if counted > shard.config.in_flight_bytes_max && !is_alone {
-            return Err(ShardError::Limit(Limit::InFlight));
-        }
-        shard.in_flight_bytes.set(counted);
-        self.bytes += bytes;
-        Ok(())
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        let counted = &self.shard.0.in_flight_bytes;
-        counted.set(counted.get() - self.bytes);
-    }
-}
-
-async fn read_mail(shard: Rc<Inner>, mut receiver: tokio::sync::mpsc::UnboundedReceiver<Vec<Mail>>) {
+async fn read_mail(shard: Rc<Core>, mut receiver: mpsc::UnboundedReceiver<Vec<Mail>>) {
     let mut messages = Vec::new();
     while receiver.recv_many(&mut messages, 64).await > 0 {
         for mail in messages.drain(..).flatten() {
@@ -400,7 +178,7 @@ async fn read_mail(shard: Rc<Inner>, mut receiver: tokio::sync::mpsc::UnboundedR
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weir_types::ReadFrom;
+    use weir_types::{ReadFrom, StreamKey};
 
     /// A router's handlers must be `Send`, so what they wait for must be; nothing that belongs to a thread may be kept
     /// across a wait.

@@ -1,60 +1,10 @@
-//! A shard's figures. Counted on the shard without locks; handed out as a copy when asked by mail.
+//! A shard's counters, without locks.
 
 use std::cell::Cell;
-use std::time::Duration;
 
-use weir_storage::WalStats;
+use weir_stream::Refusal;
 
-use crate::limit::{Limit, LimitsMet};
-
-/// A shard's figures at one moment. Counters count from the shard's start.
-#[derive(Clone, Debug, Default)]
-pub struct ShardStats {
-    /// Appends that were acknowledged.
-    pub appends: u64,
-    /// Bytes of their bodies.
-    pub append_bytes: u64,
-    /// Appends that were answered with an error.
-    pub appends_refused: u64,
-    /// Log entries that carried commands.
-    pub batches: u64,
-    /// Pages read.
-    pub reads: u64,
-    /// Bytes of them.
-    pub read_bytes: u64,
-    /// How often each limit was met, in the order of [`Limit::ALL`].
-    pub limits_met: [u64; Limit::ALL.len()],
-    /// Live readers now.
-    pub subscribers: u64,
-    /// Bytes kept for live readers now.
-    pub live_bytes: u64,
-    /// Memory of writes under way now, in bytes.
-    pub in_flight_bytes: u64,
-    /// Streams now.
-    pub streams: u64,
-    /// Memory of the index of hot bytes now: streams' extents and log entries.
-    pub hot_index_bytes: u64,
-    /// Records that validators have let through, as they came or replaced.
-    pub records_validated: u64,
-    /// Writes that a validator has refused.
-    pub records_rejected: u64,
-    /// Instances of modules that were ended, or gave an answer that does not fit.
-    pub module_traps: u64,
-    /// Instances that are warm now.
-    pub guest_instances: u64,
-    /// Folds that are warm now.
-    pub guest_folds: u64,
-    /// What the shard's lane was asked.
-    pub guest_calls: u64,
-    /// Time that the lane was not waiting.
-    pub guest_busy: Duration,
-    /// Groups of this shard that serve now.
-    pub groups_serving: u16,
-    /// Groups whose log has failed.
-    pub groups_failed: u16,
-    /// Each WAL of this shard.
-    pub wals: Vec<WalStats>,
-}
+use crate::message::{Limit, ShardError};
 
 /// The counters behind [`ShardStats`].
 #[derive(Default)]
@@ -85,4 +35,44 @@ impl Counters {
 /// Adds to a counter.
 pub(crate) fn add(counter: &Cell<u64>, by: u64) {
     counter.set(counter.get() + by);
+}
+
+/// How often each limit was met on a shard, in the order of [`Limit::ALL`].
+#[derive(Default)]
+pub(crate) struct LimitsMet([Cell<u64>; Limit::ALL.len()]);
+
+impl LimitsMet {
+    pub(crate) fn count(&self, limit: Limit) {
+        add(&self.0[limit as usize], 1);
+    }
+
+    /// Counts the limit that `error` is about, if it is about one.
+    pub(crate) fn count_error(&self, error: &ShardError) {
+        match error {
+            ShardError::Limit(limit) => self.count(*limit),
+            ShardError::Refused(Refusal::ProducerLimit) => self.count(Limit::Producers),
+            ShardError::Refused(Refusal::BindingLimit) => self.count(Limit::Bindings),
+            _ => {}
+        }
+    }
+
+    pub(crate) fn figures(&self) -> [u64; Limit::ALL.len()] {
+        self.0.each_ref().map(Cell::get)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_counted_in_its_own_place() {
+        let met = LimitsMet::default();
+        met.count_error(&ShardError::Limit(Limit::Reads));
+        met.count_error(&ShardError::Refused(Refusal::ProducerLimit));
+        met.count_error(&ShardError::Unavailable);
+        for (limit, count) in Limit::ALL.into_iter().zip(met.figures()) {
+            assert_eq!(count, u64::from(matches!(limit, Limit::Reads | Limit::Producers)), "{limit:?}");
+        }
+    }
 }

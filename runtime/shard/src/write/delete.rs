@@ -5,9 +5,8 @@ use std::rc::Rc;
 use weir_stream::{Command, KeyRef, Refusal, Reply, Stream};
 use weir_types::StreamKey;
 
-use crate::api::ShardError;
-use crate::mailbox::{Answer, Request, Response};
-use crate::shard::{Inner, Shard};
+use crate::core::{Core, Shard};
+use crate::message::{Answer, Request, Response, ShardError};
 
 impl Shard {
     /// Deletes a stream and all its records.
@@ -19,7 +18,7 @@ impl Shard {
     }
 }
 
-impl Inner {
+impl Core {
     pub(crate) async fn delete(self: &Rc<Self>, key: StreamKey) -> Response {
         let group = self.local_group(&key);
         let incarnation = self.live_stream(&group, &group.state.borrow(), &key).map(Stream::incarnation)?;

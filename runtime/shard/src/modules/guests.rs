@@ -10,13 +10,11 @@ use tokio::sync::{Mutex, Semaphore};
 use weir_types::Digest;
 use weir_wasm::{Answer, AppendContext, GuestBatch, Host, InstanceKey, Jobs, Lane, LaneStats, Verdict};
 
-use crate::api::ShardError;
-use crate::folds::Folds;
-use crate::limit::Limit;
+use crate::message::{Limit, ShardError};
+use crate::modules::folds::Folds;
 use crate::seams::Builtin;
-use crate::shard::Inner;
-use crate::validate::Validations;
 use crate::wakeup::Wakeup;
+use crate::write::validations::Validations;
 
 /// Uploads that are being compiled, or wait for their turn, at a time.
 const COMPILATIONS_MAX: usize = 8;
@@ -107,13 +105,12 @@ impl Guests {
             tracing::warn!(%error, "modules that nothing uses cannot be removed");
         }
     }
-}
 
-/// Sends every turn's records to the lane. Runs for the shard's life.
-pub(crate) async fn send(shard: Rc<Inner>) {
-    let guests = &shard.guests;
-    loop {
-        guests.filled.rung().await;
-        guests.lane.send(guests.outbox.take());
+    /// Sends every turn's records to the lane. Runs for the shard's life.
+    pub(crate) async fn send(self: Rc<Self>) {
+        loop {
+            self.filled.rung().await;
+            self.lane.send(self.outbox.take());
+        }
     }
 }

@@ -8,9 +8,9 @@ use weir_stream::command_frame;
 use weir_types::{Offset, ReadFrom, StreamKey};
 use weir_wasm::GuestBatch;
 
-use crate::api::ShardError;
-use crate::read::{Plan, corrupt};
-use crate::shard::Inner;
+use crate::core::Core;
+use crate::message::ShardError;
+use crate::read::page::{Plan, corrupt};
 
 /// Records of a stream from one offset to another.
 pub(crate) struct RecordBatch {
@@ -20,7 +20,7 @@ pub(crate) struct RecordBatch {
     pub(crate) end: u64,
 }
 
-impl Inner {
+impl Core {
     /// Reads the records after `from` and not beyond `until`, of at most `bytes_max` stored bytes, or one record if that
     /// is larger.
     ///

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use slab::Slab;
 use weir_types::{Incarnation, ShardId};
 
-use crate::mailbox::Advance;
+use crate::message::Advance;
 
 /// Events of one feed.
 const FEED_EVENTS_MAX: usize = 1024;

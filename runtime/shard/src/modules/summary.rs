@@ -4,48 +4,15 @@
 //! stream's own shard, off the append path, and guests run on its lane.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use weir_stream::Refusal;
-use weir_types::{Incarnation, ModuleName, Offset, ReadFrom, Role, StreamKey};
+use weir_types::{ReadFrom, Role, StreamKey};
 use weir_wasm::GuestError;
 
-use crate::api::ShardError;
-use crate::live::{Change, Subscription};
-use crate::mailbox::{Answer, Request, Response};
-use crate::shard::{Inner, Shard};
-
-/// What is asked of a summary.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SummaryQuery {
-    /// The binding.
-    pub binding: ModuleName,
-    /// What the fold is asked for: `/` for the summary itself.
-    pub path: Box<str>,
-    /// The query parameters that are the fold's, in their order.
-    pub params: Vec<(String, String)>,
-}
-
-/// What a fold has said, and of which part of the stream.
-#[derive(Clone, Debug)]
-pub struct SummaryView {
-    /// Which life of the stream.
-    pub incarnation: Incarnation,
-    /// The change of bindings that made the binding what it is.
-    pub epoch: u64,
-    /// The view is of all records before this offset.
-    pub next: Offset,
-    /// The view's media type, fit to be a header.
-    pub content_type: Arc<str>,
-    /// The view.
-    pub body: Bytes,
-    /// Whether the stream is closed there: the view is the last.
-    pub closed: bool,
-    /// Why the fold does not go on beyond `next`: the record there ends the module.
-    pub failed: Option<Arc<str>>,
-}
+use crate::core::{Core, Shard};
+use crate::live::subscription::{Change, Subscription};
+use crate::message::{Answer, Request, Response, ShardError, SummaryQuery, SummaryView};
 
 /// A reader that follows a summary. Dropping it is how a client leaves.
 pub struct SummaryFollower {
@@ -156,7 +123,7 @@ impl SummaryFollower {
     }
 }
 
-impl Inner {
+impl Core {
     /// Brings the fold that is asked for up to the stream's tail, and asks it.
     pub(crate) async fn summarize(self: &Rc<Self>, key: &StreamKey, query: &SummaryQuery) -> Response {
         let (binding, incarnation) = {

@@ -5,11 +5,8 @@
 //! All that a shard has sent to its lane comes back in one order, and while a stream has something there everything else
 //! for it waits behind: pipelined appends of a producer stay in theirs.
 
-use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::ops::Range;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -18,91 +15,15 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 use weir_stream::{Binding, Group, Split};
-use weir_types::{Incarnation, StreamKey};
 use weir_wasm::{AppendContext, GuestBatch, GuestError, InstanceKey, Verdict};
 
-use crate::api::{Body, ShardError};
-use crate::append::AppendJob;
-use crate::group::LocalGroup;
-use crate::shard::Inner;
+use crate::core::Core;
+use crate::message::{Body, ShardError};
 use crate::stats::add;
-use crate::wakeup::Wakeup;
+use crate::write::job::{AppendJob, Judged, LocalGroup};
+use crate::write::validations::{Case, Validation, Verdicts};
 
-/// The validators of one stream; most have one.
-pub(crate) type Validators = SmallVec<[Arc<Binding>; 2]>;
-
-/// Records as they are to be stored: what came in, or what a validator has put in its place.
-#[derive(Clone, Debug)]
-pub(crate) struct Judged {
-    /// Under which bindings of the group.
-    pub(crate) bindings_epoch: u64,
-    /// For which life of the stream.
-    pub(crate) incarnation: Incarnation,
-    pub(crate) split: Split,
-    /// `None` where the body is stored as it came.
-    pub(crate) replaced: Option<Body>,
-}
-
-/// A write that is judged.
-pub(crate) struct Case {
-    pub(crate) key: StreamKey,
-    pub(crate) content_type: Arc<str>,
-    pub(crate) is_json: bool,
-    /// The tail, as far as is known.
-    pub(crate) next_offset: u64,
-    /// In one piece.
-    pub(crate) body: Bytes,
-    pub(crate) split: Split,
-    pub(crate) validators: Validators,
-}
-
-type Verdicts = Pin<Box<dyn Future<Output = Result<Option<(Body, Split)>, ShardError>>>>;
-
-/// Appends at the validators, in order.
-#[derive(Default)]
-pub(crate) struct Validations {
-    queue: RefCell<VecDeque<Validation>>,
-    /// How many of them each stream has.
-    by_stream: RefCell<HashMap<Incarnation, usize>>,
-    filled: Wakeup,
-}
-
-struct Validation {
-    group: Rc<LocalGroup>,
-    job: AppendJob,
-    judged: Judged,
-    /// `None` when it only waits behind others of its stream.
-    verdicts: Option<Verdicts>,
-}
-
-impl Validations {
-    /// Whether appends of the stream are at the validators.
-    pub(crate) fn has(&self, incarnation: Incarnation) -> bool {
-        let by_stream = self.by_stream.borrow();
-        !by_stream.is_empty() && by_stream.contains_key(&incarnation)
-    }
-
-    fn push(&self, validation: Validation) {
-        *self.by_stream.borrow_mut().entry(validation.judged.incarnation).or_default() += 1;
-        self.queue.borrow_mut().push_back(validation);
-        self.filled.ring();
-    }
-
-    fn pop(&self) -> Option<Validation> {
-        self.queue.borrow_mut().pop_front()
-    }
-
-    fn done(&self, incarnation: Incarnation) {
-        let mut by_stream = self.by_stream.borrow_mut();
-        let left = by_stream.get_mut(&incarnation).expect("it was counted when it came");
-        *left -= 1;
-        if *left == 0 {
-            by_stream.remove(&incarnation);
-        }
-    }
-}
-
-impl Inner {
+impl Core {
     /// Sends an append to its validators, or, without any, behind what its stream has there.
     pub(crate) fn begin_validation(
         self: &Rc<Self>,
@@ -169,7 +90,7 @@ impl Inner {
 }
 
 /// Takes appends from their validators to their batch, in order. Runs for the shard's life.
-pub(crate) async fn run(shard: Rc<Inner>) {
+pub(crate) async fn run(shard: Rc<Core>) {
     let validations = &shard.guests.validations;
     loop {
         validations.filled.rung().await;

@@ -5,12 +5,10 @@ use std::rc::Rc;
 use weir_stream::{Appended, Command, KeyRef, Look, ProducerRef, Records, Refusal, Reply, Split, Stream};
 use weir_types::{Role, ShardId, StreamKey};
 
-use crate::api::{AppendRequest, Body, ShardError};
-use crate::calls::CallId;
-use crate::group::{LocalGroup, Waiter};
-use crate::mailbox::{Answer, Request, Response};
-use crate::shard::{InFlight, Inner, Shard};
-use crate::validate::{Case, Judged, Validators};
+use crate::core::{Core, Shard};
+use crate::message::{Answer, AppendRequest, Body, CallId, Request, Response, ShardError};
+use crate::write::job::{AppendJob, Judged, LocalGroup};
+use crate::write::validations::{Case, Validators};
 
 /// How often a write is checked again because its stream was deleted and created again under it, or bindings changed.
 pub(crate) const STALE_RETRIES_MAX: u8 = 3;
@@ -28,19 +26,7 @@ impl Shard {
     }
 }
 
-/// An append on its way through its group.
-pub(crate) struct AppendJob {
-    key: StreamKey,
-    request: AppendRequest,
-    origin: ShardId,
-    call: CallId,
-    stale_retries: u8,
-    /// What the stream's validators have left of it; looked at before it is proposed, because it may be out of date.
-    pub(crate) judged: Option<Box<Judged>>,
-    _counted: InFlight,
-}
-
-impl Inner {
+impl Core {
     /// Takes an append in and puts it into its group's batch, or answers it at once.
     pub(crate) fn begin_append(self: &Rc<Self>, origin: ShardId, call: CallId, key: StreamKey, request: AppendRequest) {
         let counted = match self.count_in_flight(request.body.len()) {
@@ -48,7 +34,18 @@ impl Inner {
             Err(error) => return self.respond(origin, call, Err(error)),
         };
         let group = self.local_group(&key);
-        let job = AppendJob { key, request, origin, call, stale_retries: 0, judged: None, _counted: counted };
+        let (arrival, deadline) = (group.arrive(), group.deadline());
+        let job = AppendJob {
+            key,
+            request,
+            origin,
+            call,
+            arrival,
+            deadline,
+            stale_retries: 0,
+            judged: None,
+            _counted: counted,
+        };
         if group.has_backlog() {
             return group.push_backlog(job);
         }
@@ -63,7 +60,7 @@ impl Inner {
         if let Some(judged) = job.judged.take()
             && self.is_current(group, &job.key, &judged)
         {
-            return self.encode_append(group, job, *judged);
+            return self.propose_append(group, job, *judged);
         }
         let (judged, case) = match self.look(group, &mut job) {
             Ok(Looked::Propose(judged, case)) => (judged, case),
@@ -73,7 +70,7 @@ impl Inner {
         if case.is_some() || self.guests.validations.has(judged.incarnation) {
             return self.begin_validation(group, job, judged, case);
         }
-        self.encode_append(group, job, judged);
+        self.propose_append(group, job, judged);
     }
 
     /// Whether what was judged would be judged alike now.
@@ -127,7 +124,7 @@ impl Inner {
         Ok(Looked::Propose(Judged { bindings_epoch, incarnation, split, replaced: None }, case))
     }
 
-    fn encode_append(&self, group: &Rc<LocalGroup>, mut job: AppendJob, judged: Judged) {
+    fn propose_append(&self, group: &Rc<LocalGroup>, mut job: AppendJob, judged: Judged) {
         let AppendRequest { close, seq, if_match, body, .. } = &job.request;
         let command = Command::Append {
             key: KeyRef::from(&job.key),
@@ -139,8 +136,8 @@ impl Inner {
             bindings_epoch: judged.bindings_epoch,
             records: records(judged.replaced.as_ref().unwrap_or(body), &judged.split),
         };
-        if group.encode(&command) {
-            return group.wait(Waiter::Append(job));
+        if group.encode(&command, judged.bindings_epoch) {
+            return group.wait(job, judged.bindings_epoch);
         }
         job.judged = Some(Box::new(judged));
         group.push_backlog(job);
@@ -152,7 +149,8 @@ impl Inner {
             Reply::Appended(appended) => self.answer_append(job, Ok(Answer::Appended(appended))),
             Reply::Refused(Refusal::Stale) if job.stale_retries < STALE_RETRIES_MAX => {
                 job.stale_retries += 1;
-                self.admit_append(group, job);
+                // Behind what came before it and had no room, before what came after it.
+                group.push_backlog(job);
             }
             Reply::Refused(Refusal::Stale) => self.answer_append(job, Err(ShardError::Unavailable)),
             Reply::Refused(refusal) => self.answer_append(job, Err(refusal.into())),

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use weir_types::GroupId;
 use weir_types::limits::SLOTS;
 
-use crate::api::{ListedStream, ShardError};
-use crate::mailbox::{Answer, ListQuery, Request, Response};
-use crate::shard::{Inner, Shard};
+use crate::core::{Core, Shard};
+use crate::message::{Answer, ListQuery, ListedStream, Request, Response, ShardError};
 
 /// Slots between two pauses: a listing of a large bucket must not hold up the shard's appends.
 const SLOTS_PER_TURN: usize = 64;
@@ -41,7 +40,7 @@ impl Shard {
     }
 }
 
-impl Inner {
+impl Core {
     pub(crate) async fn list_group(&self, group: GroupId, query: &ListQuery) -> Response {
         let group = self.group(group);
         if group.state.borrow().bucket(&query.bucket).is_none() {

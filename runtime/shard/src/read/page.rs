@@ -12,13 +12,10 @@ use weir_stream::batch::BATCH_HEAD_BYTES;
 use weir_stream::{Batch, Extent, Refusal, Stream, Summary, command_frame};
 use weir_types::{Lineage, Offset, ReadFrom, ShardId, StreamKey};
 
-use crate::api::{Page, ShardError};
 use crate::budget::{self, PageClaim};
-use crate::calls::CallId;
-use crate::group::LocalGroup;
-use crate::limit::Limit;
-use crate::mailbox::{Answer, Request, Response};
-use crate::shard::{Inner, Shard};
+use crate::core::{Core, Shard};
+use crate::message::{Answer, CallId, Limit, Page, Request, Response, ShardError};
+use crate::write::job::LocalGroup;
 
 /// Pieces below this are put together in one buffer; larger ones are shared as they are.
 const COPY_BYTES_MAX: usize = 16 << 10;
@@ -72,7 +69,7 @@ impl Shard {
     }
 }
 
-impl Inner {
+impl Core {
     /// The state of a stream, which is not a use of it.
     pub(crate) fn head(&self, key: &StreamKey) -> Result<Summary, ShardError> {
         let group = self.local_group(key);

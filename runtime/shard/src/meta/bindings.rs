@@ -5,31 +5,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use weir_stream::{BUILTIN_PREFIX, Binding, Command, EncodedBindings, Pattern, Refusal, Reply};
-use weir_types::{BucketName, Digest, GroupId, ModuleName, Role};
+use weir_stream::{BUILTIN_PREFIX, Binding, Command, EncodedBindings, Refusal, Reply};
+use weir_types::{BucketName, Digest, GroupId, ModuleName};
 use weir_wasm::{GuestError, InstanceKey};
 
-use crate::api::ShardError;
-use crate::mailbox::{Answer, Request, Response};
-use crate::shard::{Inner, Shard};
+use crate::core::{Core, Shard};
+use crate::message::{Answer, BindingRequest, Request, Response, ShardError};
 
 /// What follows the name of a module that is pinned.
 const PIN: &str = "sha256:";
-
-/// A binding that is asked for.
-#[derive(Clone, Debug)]
-pub struct BindingRequest {
-    /// Its name.
-    pub name: ModuleName,
-    /// Which streams of the bucket it is for.
-    pub streams: Pattern,
-    /// `stats`, `stats@sha256:<digest>`, or `builtin:stats`.
-    pub module: Box<str>,
-    /// As what the module is used.
-    pub role: Role,
-    /// The module's configuration as JSON text; `null` for none.
-    pub config: Arc<str>,
-}
 
 impl Shard {
     /// Makes or changes a binding; when this returns it holds for every stream. The flag says whether there was one of
@@ -79,7 +63,7 @@ impl Shard {
     }
 }
 
-impl Inner {
+impl Core {
     pub(crate) async fn binding_put(self: &Rc<Self>, bucket: &str, request: BindingRequest) -> Response {
         let _changes = self.guests.changes.lock().await;
         let digest = self.resolve(bucket, &request.module).await?;

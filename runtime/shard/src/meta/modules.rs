@@ -12,36 +12,11 @@ use weir_stream::{Command, Module, Refusal, Reply, Revision, Upload};
 use weir_types::{BucketName, Digest, GroupId, ModuleName};
 use weir_wasm::CompileError;
 
-use crate::api::ShardError;
-use crate::mailbox::{Answer, Request, Response};
-use crate::shard::{Inner, Shard};
+use crate::core::{Core, Shard};
+use crate::message::{Answer, ModuleState, ModuleSummary, Request, Response, ShardError};
 
 /// Bytes of the reason for a failed compilation that are kept.
 const REASON_BYTES_MAX: usize = 1 << 10;
-
-/// A module as a client sees it.
-#[derive(Clone, Debug)]
-pub struct ModuleSummary {
-    /// Its name.
-    pub name: Box<str>,
-    /// What has become of the newest upload.
-    pub state: ModuleState,
-    /// The newest upload.
-    pub newest: Revision,
-    /// The uploads that can be bound, the newest first.
-    pub revisions: Vec<Revision>,
-}
-
-/// What has become of an upload.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ModuleState {
-    /// It is being compiled.
-    Compiling,
-    /// It can be bound.
-    Ready,
-    /// It could not be compiled, for this reason, and is not kept.
-    Failed(Box<str>),
-}
 
 impl Shard {
     /// Uploads a module and waits a while for it to be ready. The flag says whether these bytes were its newest before.
@@ -91,7 +66,7 @@ impl Shard {
     }
 }
 
-impl Inner {
+impl Core {
     pub(crate) async fn module_put(self: &Rc<Self>, bucket: &str, name: &str, wasm: Bytes) -> Response {
         let compilation = self.guests.compilations.clone().try_acquire_owned().map_err(|_| ShardError::Unavailable)?;
         let bytes = wasm.len() as u64;

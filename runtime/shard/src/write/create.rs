@@ -5,12 +5,11 @@ use std::rc::Rc;
 use weir_stream::{Command, Group, KeyRef, Refusal, Reply, Split, Summary};
 use weir_types::{GroupId, Incarnation, Role, StreamKey};
 
-use crate::api::{CreateRequest, ShardError};
-use crate::append::{STALE_RETRIES_MAX, records};
-use crate::group::LocalGroup;
-use crate::mailbox::{Answer, Request, Response};
-use crate::shard::{Inner, Shard};
-use crate::validate::{Case, Judged, Validators};
+use crate::core::{Core, Shard};
+use crate::message::{Answer, CreateRequest, Request, Response, ShardError};
+use crate::write::append::{STALE_RETRIES_MAX, records};
+use crate::write::job::{Judged, LocalGroup};
+use crate::write::validations::{Case, Validators};
 
 impl Shard {
     /// Creates a stream. The flag says whether it was there already, with the same configuration.
@@ -26,7 +25,7 @@ impl Shard {
     }
 }
 
-impl Inner {
+impl Core {
     pub(crate) async fn create(self: &Rc<Self>, key: StreamKey, mut request: CreateRequest) -> Response {
         let _counted = self.count_in_flight(request.body.len())?;
         let group = self.local_group(&key);

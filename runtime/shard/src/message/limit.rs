@@ -1,12 +1,5 @@
 //! The limits that an operator has chosen, as a request meets them: which one, by the name it has in the configuration.
 
-use std::cell::Cell;
-
-use weir_stream::Refusal;
-
-use crate::api::ShardError;
-use crate::stats::add;
-
 /// A configured limit that was met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
@@ -56,46 +49,6 @@ impl Limit {
             Limit::Live => "limits.live_bytes_max",
             Limit::Producers => "limits.producers_per_stream_max",
             Limit::Bindings => "limits.bindings_per_bucket_max",
-        }
-    }
-}
-
-/// How often each limit was met on a shard, in the order of [`Limit::ALL`].
-#[derive(Default)]
-pub(crate) struct LimitsMet([Cell<u64>; Limit::ALL.len()]);
-
-impl LimitsMet {
-    pub(crate) fn count(&self, limit: Limit) {
-        add(&self.0[limit as usize], 1);
-    }
-
-    /// Counts the limit that `error` is about, if it is about one.
-    pub(crate) fn count_error(&self, error: &ShardError) {
-        match error {
-            ShardError::Limit(limit) => self.count(*limit),
-            ShardError::Refused(Refusal::ProducerLimit) => self.count(Limit::Producers),
-            ShardError::Refused(Refusal::BindingLimit) => self.count(Limit::Bindings),
-            _ => {}
-        }
-    }
-
-    pub(crate) fn figures(&self) -> [u64; Limit::ALL.len()] {
-        self.0.each_ref().map(Cell::get)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_limit_is_counted_in_its_own_place() {
-        let met = LimitsMet::default();
-        met.count_error(&ShardError::Limit(Limit::Reads));
-        met.count_error(&ShardError::Refused(Refusal::ProducerLimit));
-        met.count_error(&ShardError::Unavailable);
-        for (limit, count) in Limit::ALL.into_iter().zip(met.figures()) {
-            assert_eq!(count, u64::from(matches!(limit, Limit::Reads | Limit::Producers)), "{limit:?}");
         }
     }
 }

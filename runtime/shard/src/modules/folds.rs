@@ -11,25 +11,16 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ops::Range;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::sync::{Mutex, OwnedMutexGuard};
-use weir_stream::Binding;
-use weir_types::{Incarnation, Lineage, Offset, StreamKey};
-use weir_wasm::{FoldId, GuestError, InstanceKey, Lane, TrapReason, View};
+use weir_types::{Incarnation, Lineage, Offset};
+use weir_wasm::{FoldId, GuestError, Lane, TrapReason, View};
 
-use crate::api::ShardError;
-use crate::shard::Inner;
-use crate::summary::SummaryQuery;
+use crate::message::SummaryQuery;
 
-/// Stored bytes that a fold takes at once: some thousand records, and some milliseconds of the lane.
-const BATCH_BYTES: usize = 1 << 20;
 /// The largest answer that is kept for the next reader.
 const ANSWER_BYTES_MAX: usize = 16 << 10;
-/// How often one catching-up begins anew. Finding the record that ends a module takes three times.
-const RESTARTS_MAX: usize = 8;
-
 /// The folds of one shard.
 pub(crate) struct Folds {
     lane: Lane,
@@ -47,15 +38,15 @@ struct Entry {
 
 /// One fold. Who uses it holds it alone.
 pub(crate) struct Fold {
-    lane: Lane,
+    pub(super) lane: Lane,
     incarnation: Incarnation,
     /// The guest's state, of all records before `position`; `None` when it has to be computed anew.
-    open: Option<FoldId>,
-    position: u64,
+    pub(super) open: Option<FoldId>,
+    pub(super) position: u64,
     /// Positions of records of which one may be at fault.
-    suspects: Option<Range<u64>>,
+    pub(super) suspects: Option<Range<u64>>,
     /// The record that ends the module, and how.
-    stop: Option<(u64, Arc<str>)>,
+    pub(super) stop: Option<(u64, Arc<str>)>,
     /// The summary itself as it was last asked for, and where: most readers ask for nothing else.
     answered: Option<(u64, View)>,
 }
@@ -123,80 +114,8 @@ impl Fold {
         self.stop.as_ref().filter(|(at, _)| *at == self.position).map(|(_, reason)| reason.clone())
     }
 
-    /// Takes all records up to the position `tail`, or up to the one that ends the module.
-    ///
-    /// # Errors
-    /// [`ShardError::ModuleTrapped`] when the module ends again and again, and not for one record;
-    /// [`ShardError::ModuleNotReady`]; what reading the stream says.
-    pub(crate) async fn catch_up(
-        &mut self,
-        shard: &Rc<Inner>,
-        key: &StreamKey,
-        binding: &Binding,
-        tail: u64,
-    ) -> Result<(), ShardError> {
-        let instance =
-            InstanceKey { bucket: key.bucket().into(), digest: binding.digest, config: binding.config.clone() };
-        let mut last_error = GuestError::FoldLost;
-        for _ in 0..RESTARTS_MAX {
-            match self.try_catch_up(shard, key, &instance, tail).await? {
-                Ok(()) => return Ok(()),
-                Err(error) => last_error = error,
-            }
-        }
-        tracing::warn!(stream = %key, binding = &*binding.name, error = %last_error, "a summary cannot be computed");
-        Err(last_error.into())
-    }
-
-    /// Takes records until there are no more, or until the guest fails: then the fold has to begin anew.
-    async fn try_catch_up(
-        &mut self,
-        shard: &Rc<Inner>,
-        key: &StreamKey,
-        instance: &InstanceKey,
-        tail: u64,
-    ) -> Result<Result<(), GuestError>, ShardError> {
-        let open = match self.open {
-            Some(open) => open,
-            None => {
-                self.position = 0;
-                match self.lane.fold_open(instance.clone(), None).await {
-                    Ok(open) => *self.open.insert(open),
-                    Err(GuestError::NotReady) => return Err(ShardError::ModuleNotReady),
-                    Err(error) => return Ok(Err(error)),
-                }
-            }
-        };
-        loop {
-            let until = self.stop.as_ref().map_or(tail, |(at, _)| (*at).min(tail));
-            if self.position >= until {
-                return Ok(Ok(()));
-            }
-            let (until, bytes_max) = match &self.suspects {
-                Some(suspects) if self.position >= suspects.end => {
-                    self.suspects = None;
-                    (until, BATCH_BYTES)
-                }
-                Some(suspects) if self.position >= suspects.start => (until, 1),
-                Some(suspects) => (until.min(suspects.start), BATCH_BYTES),
-                None => (until, BATCH_BYTES),
-            };
-            let _page = shard.guests.pages.acquire().await;
-            let read = shard.read_records(key, self.next(), until, bytes_max).await?;
-            let Some(records) = read.records else { return Ok(Ok(())) };
-            let taken = self.position..read.end;
-            match self.lane.fold_apply(open, records).await {
-                Ok(()) => self.position = read.end,
-                Err(error) => {
-                    self.blame(&taken, bytes_max == 1, &error);
-                    return Ok(Err(error));
-                }
-            }
-        }
-    }
-
     /// Notes what has failed: the fold is gone.
-    fn blame(&mut self, taken: &Range<u64>, is_single: bool, error: &GuestError) {
+    pub(super) fn blame(&mut self, taken: &Range<u64>, is_single: bool, error: &GuestError) {
         self.lose();
         match error {
             // Says nothing of the records.

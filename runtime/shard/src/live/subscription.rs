@@ -1,7 +1,6 @@
 //! Live reads: long-polls and subscriptions, on the shard that holds the connection. Old bytes come as pages from the
 //! stream's own shard, new ones through the feed.
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
@@ -13,12 +12,10 @@ use weir_stream::{Refusal, Summary};
 use weir_types::limits::PAGE_BYTES_MAX;
 use weir_types::{Lineage, Offset, ReadFrom, ShardId, StreamKey};
 
-use crate::api::{LongPoll, Page, ShardError};
 use crate::budget;
-use crate::feed::{Event, Feed, Found};
-use crate::limit::Limit;
-use crate::mailbox::{Advance, Answer, Mail, Request, Response};
-use crate::shard::{Inner, Shard};
+use crate::core::{Core, Shard};
+use crate::live::feed::{Event, Feed, Found};
+use crate::message::{Advance, Answer, Limit, LongPoll, Mail, Page, Request, Response, ShardError};
 
 /// Bytes of a page of history for a subscription: small, because very many of them may begin at once.
 const HISTORY_BYTES_MAX: usize = 256 << 10;
@@ -275,25 +272,7 @@ fn start_of(summary: &Summary, from: ReadFrom) -> Result<u64, ShardError> {
     }
 }
 
-/// The watches that a shard has asked for: numbered, so that taking one back never takes back a newer one.
-pub(crate) struct Watches {
-    last: Cell<u64>,
-    /// By owner: the highest number that it has answered.
-    answered: Vec<Cell<u64>>,
-}
-
-impl Watches {
-    pub(crate) fn new(shards: u16) -> Watches {
-        Watches { last: Cell::new(0), answered: (0..shards).map(|_| Cell::new(0)).collect() }
-    }
-
-    fn next(&self) -> u64 {
-        self.last.set(self.last.get() + 1);
-        self.last.get()
-    }
-}
-
-impl Inner {
+impl Core {
     /// Opens the stream's feed for this shard or a peer, and answers with the state that it begins at.
     pub(crate) fn watch(&self, origin: ShardId, key: &StreamKey, number: u64) -> Response {
         let group = self.local_group(key);
@@ -312,8 +291,7 @@ impl Inner {
     /// whoever asked has left.
     pub(crate) fn open_mirror(&self, owner: ShardId, response: &Response) {
         if let Ok(Answer::Watching { summary, number }) = response {
-            let answered = &self.watches.answered[usize::from(owner.0)];
-            answered.set(answered.get().max(*number));
+            self.watches.note_answered(owner, *number);
             self.feeds.open(summary.incarnation, summary.next.position, summary.closed);
         }
     }
@@ -325,7 +303,7 @@ impl Inner {
             Some(feed) => feed.advance(advance),
             // Every reader has left since: the owner need not go on.
             None => {
-                let answered = self.watches.answered[usize::from(owner.0)].get();
+                let answered = self.watches.answered(owner);
                 self.post.mail(owner, Mail::Unwatch { origin: self.id, incarnation, answered });
             }
         }

@@ -10,13 +10,13 @@ use std::time::Duration;
 use weir_stream::{Command, Expiry, KeyRef, Stream};
 use weir_types::StreamKey;
 
-use crate::group::LocalGroup;
-use crate::shard::Inner;
+use crate::core::Core;
+use crate::write::job::LocalGroup;
 
 /// How often streams that nobody asks for are looked at.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-impl Inner {
+impl Core {
     /// Notes that a stream with a sliding TTL was used.
     pub(crate) fn touch(&self, stream: &Stream) {
         if let Expiry::Idle { .. } = stream.expiry() {
@@ -70,7 +70,7 @@ impl Inner {
 }
 
 /// Ends streams whose time is over, without being asked. Runs for the shard's life.
-pub(crate) async fn sweep(shard: Rc<Inner>) {
+pub(crate) async fn sweep(shard: Rc<Core>) {
     loop {
         tokio::time::sleep(SWEEP_INTERVAL).await;
         for group in shard.local_groups() {

@@ -10,9 +10,9 @@ use std::rc::Rc;
 use weir_stream::{BucketState, BucketView, Command, Refusal, Reply};
 use weir_types::{BucketName, GroupId};
 
-use crate::api::{BucketSummary, ShardError};
-use crate::mailbox::{Answer, BucketChange, Request, Response};
-use crate::shard::{Inner, Shard, ShardOpenError};
+use crate::core::{Core, Shard};
+use crate::group::ShardOpenError;
+use crate::message::{Answer, BucketChange, BucketSummary, Request, Response, ShardError};
 
 impl Shard {
     /// Creates a bucket; the answer says whether it was there already.
@@ -80,7 +80,7 @@ impl Shard {
     }
 }
 
-impl Inner {
+impl Core {
     pub(crate) async fn bucket_create(self: &Rc<Self>, name: &str) -> Response {
         let meta = self.group(GroupId::META);
         match meta.command(&Command::MetaBucketCreate { name }).await? {

@@ -1,0 +1,194 @@
+//! The state of one shard, and what every verb needs of it. Knows no verb: requests to the own shard go through the
+//! dispatch by a function that [`crate::shard`] sets when the shard opens.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use send_wrapper::SendWrapper;
+use tokio::task::JoinHandle;
+use weir_storage::Wal;
+use weir_types::{GroupId, Incarnation, ShardId, StreamKey};
+
+use crate::calls::{Call, Calls};
+use crate::config::{ShardConfig, Topology};
+use crate::in_flight::{InFlight, InFlightTotal};
+use crate::live::feed::Feeds;
+use crate::live::watches::Watches;
+use crate::mailbox::Post;
+use crate::message::{CallId, Limit, Mail, Request, Response, ShardError, ShardStats};
+use crate::modules::guests::Guests;
+use crate::seams::{Entropy, SteadyClock};
+use crate::stats::Counters;
+use crate::write::job::LocalGroup;
+
+/// What a write under way takes besides its body, in bytes: a bound for how many there are.
+const REQUEST_BYTES: usize = 1 << 10;
+
+/// A shard, as its connections hold it. Cheap to clone. It may be sent to other threads but used only on its own.
+#[derive(Clone)]
+pub struct Shard(pub(crate) SendWrapper<Rc<Core>>);
+
+/// Everything one shard owns.
+pub(crate) struct Core {
+    pub(crate) id: ShardId,
+    pub(crate) topology: Topology,
+    pub(crate) config: ShardConfig,
+    pub(crate) clock: SteadyClock,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) wals: Vec<Wal>,
+    /// By group id; none for groups of other shards.
+    pub(crate) groups: Vec<Option<Rc<LocalGroup>>>,
+    pub(crate) calls: Calls,
+    pub(crate) feeds: Feeds,
+    /// When streams with a sliding TTL were used last, in milliseconds since 1970.
+    pub(crate) touches: RefCell<HashMap<Incarnation, u64>>,
+    pub(crate) in_flight: Rc<InFlightTotal>,
+    pub(crate) stats: Rc<Counters>,
+    pub(crate) post: Rc<Post>,
+    pub(crate) watches: Watches,
+    pub(crate) guests: Rc<Guests>,
+    pub(crate) tasks: RefCell<Vec<JoinHandle<()>>>,
+    /// Carries out a request of this shard's own: the dispatch, which knows the verbs.
+    pub(crate) serve: fn(&Rc<Core>, ShardId, CallId, Request),
+}
+
+impl Shard {
+    /// This shard's figures.
+    pub fn stats(&self) -> ShardStats {
+        self.0.figures()
+    }
+
+    /// Wall-clock time in milliseconds since 1970, advanced by the monotonic clock.
+    pub fn now_ms(&self) -> u64 {
+        self.0.clock.now_ms()
+    }
+
+    /// Counts a request's memory while it comes in, with [`InFlight::grow`]. To be dropped when it is handed over, which
+    /// counts it again.
+    pub fn in_flight(&self) -> InFlight {
+        self.0.in_flight.begin()
+    }
+
+    /// Asks the shard that owns `request`'s stream or group, and waits for the answer.
+    pub(crate) async fn call(&self, owner: ShardId, request: Request) -> Response {
+        // The call alone is kept while it waits: it may be, where what it asks may not leave this thread.
+        let call = self.0.begin_call(owner, request);
+        call.await
+    }
+
+    /// The shard that owns group 0.
+    pub(crate) fn meta_owner(&self) -> ShardId {
+        self.0.topology.owner_of(GroupId::META)
+    }
+
+    /// The shard that owns the stream.
+    pub(crate) fn owner_of(&self, key: &StreamKey) -> ShardId {
+        self.0.topology.owner_of(self.0.topology.group_of(key.slot()))
+    }
+}
+
+impl Core {
+    /// Runs `task` until the shard shuts down.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.tasks.borrow_mut().push(tokio::task::spawn_local(task));
+    }
+
+    /// The groups of this shard.
+    pub(crate) fn local_groups(&self) -> Vec<Rc<LocalGroup>> {
+        self.groups.iter().flatten().cloned().collect()
+    }
+
+    /// A group of this shard.
+    ///
+    /// # Panics
+    /// When the group lives on another shard.
+    pub(crate) fn group(&self, id: GroupId) -> Rc<LocalGroup> {
+        self.groups[usize::from(id.0)].clone().expect("requests go to the group's owner")
+    }
+
+    /// The group of a stream that lives on this shard.
+    pub(crate) fn local_group(&self, key: &StreamKey) -> Rc<LocalGroup> {
+        self.group(self.topology.group_of(key.slot()))
+    }
+
+    /// Why no further write of `bytes` can be stored, if it cannot.
+    pub(crate) fn storage_refusal(&self, group: &LocalGroup, bytes: usize) -> Option<ShardError> {
+        if self.hot_index_bytes() > self.config.hot_index_bytes_max {
+            return Some(ShardError::Limit(Limit::HotIndex));
+        }
+        group.refusal(bytes)
+    }
+
+    fn hot_index_bytes(&self) -> usize {
+        let streams: usize = self.groups.iter().flatten().map(|group| group.state.borrow().index_bytes()).sum();
+        streams + self.wals.iter().map(Wal::index_bytes).sum::<usize>()
+    }
+
+    /// As [`Shard::call`], for this shard's own tasks.
+    pub(crate) async fn call(self: &Rc<Self>, owner: ShardId, request: Request) -> Response {
+        self.begin_call(owner, request).await
+    }
+
+    fn begin_call(self: &Rc<Self>, owner: ShardId, request: Request) -> Call {
+        let call = self.calls.begin();
+        if owner == self.id {
+            (self.serve)(self, self.id, call.id(), request);
+        } else {
+            self.post.mail(owner, Mail::Request { origin: self.id, call: call.id(), request });
+        }
+        call
+    }
+
+    /// Answers a call of this shard or of a peer.
+    pub(crate) fn respond(&self, origin: ShardId, call: CallId, response: Response) {
+        if let Err(error) = &response {
+            self.stats.limits_met.count_error(error);
+        }
+        if origin == self.id {
+            self.calls.answer(call, response);
+        } else {
+            self.post.mail(origin, Mail::Response { owner: self.id, call, response });
+        }
+    }
+
+    /// Counts a write with this body against the limit until what is returned is dropped.
+    pub(crate) fn count_in_flight(&self, body_bytes: usize) -> Result<InFlight, ShardError> {
+        let mut counted = self.in_flight.begin();
+        counted.add(REQUEST_BYTES + body_bytes)?;
+        Ok(counted)
+    }
+
+    pub(crate) fn figures(&self) -> ShardStats {
+        let counters = &self.stats;
+        let failed = self.groups.iter().flatten().filter(|group| group.wal.failed()).count();
+        let local = self.groups.iter().flatten().count();
+        let guests = self.guests.stats();
+        ShardStats {
+            appends: counters.appends.get(),
+            append_bytes: counters.append_bytes.get(),
+            appends_refused: counters.appends_refused.get(),
+            batches: counters.batches.get(),
+            reads: counters.reads.get(),
+            read_bytes: counters.read_bytes.get(),
+            limits_met: counters.limits_met.figures(),
+            subscribers: self.feeds.subscribers() as u64,
+            live_bytes: self.feeds.bytes() as u64,
+            in_flight_bytes: self.in_flight.bytes() as u64,
+            streams: self.groups.iter().flatten().map(|group| group.state.borrow().streams() as u64).sum(),
+            hot_index_bytes: self.hot_index_bytes() as u64,
+            records_validated: counters.records_validated.get(),
+            records_rejected: counters.records_rejected.get(),
+            module_traps: guests.traps,
+            guest_instances: guests.instances,
+            guest_folds: guests.folds,
+            guest_calls: guests.calls,
+            guest_busy: Duration::from_nanos(guests.busy_ns),
+            groups_serving: (local - failed) as u16,
+            groups_failed: failed as u16,
+            wals: self.wals.iter().map(Wal::stats).collect(),
+        }
+    }
+}

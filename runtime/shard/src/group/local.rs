@@ -1,0 +1,154 @@
+//! A group that a shard owns.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+use weir_raft::{Replica, State};
+use weir_storage::{FRAME_HEADER_BYTES, FullCause, Room, Wal};
+use weir_stream::{Command, Limits, Reply};
+use weir_types::GroupId;
+
+use crate::group::proposer::{Failures, Job, Proposer, Task, Waiter};
+use crate::message::{Limit, ShardError};
+use crate::wakeup::Wakeup;
+
+/// A group that this shard owns. Its appends wait as `J`.
+pub(crate) struct Group<J> {
+    pub(crate) id: GroupId,
+    pub(crate) replica: Replica,
+    pub(crate) state: State,
+    pub(crate) wal: Wal,
+    /// When this replica began to serve: no stream was seen idle before.
+    pub(crate) serving_since_ms: u64,
+    /// How long a write may wait for its outcome.
+    write_deadline: Duration,
+    proposer: RefCell<Proposer<J>>,
+    /// Rung when there is something new to propose.
+    dirty: Wakeup,
+    /// For tasks that found the open batch full.
+    batch_taken: Notify,
+}
+
+impl<J: Job> Group<J> {
+    pub(crate) fn new(
+        id: GroupId,
+        replica: Replica,
+        state: State,
+        wal: Wal,
+        serving_since_ms: u64,
+        write_deadline: Duration,
+    ) -> Group<J> {
+        let (proposer, dirty, batch_taken) = (RefCell::default(), Wakeup::default(), Notify::new());
+        Group { id, replica, state, wal, serving_since_ms, write_deadline, proposer, dirty, batch_taken }
+    }
+
+    /// When a write that comes now is answered at the latest.
+    pub(crate) fn deadline(&self) -> Instant {
+        Instant::now() + self.write_deadline
+    }
+
+    /// A new job's place in the order of all.
+    pub(crate) fn arrive(&self) -> u64 {
+        self.proposer.borrow_mut().arrive()
+    }
+
+    /// Whether jobs wait already: another one must wait behind them.
+    pub(crate) fn has_backlog(&self) -> bool {
+        self.proposer.borrow().has_backlog()
+    }
+
+    /// Encodes a job's command, which was checked under `epoch`, into the open batch. The caller then lets it wait there,
+    /// with [`Group::wait`], or in the backlog if this says no.
+    #[must_use]
+    pub(crate) fn encode(&self, command: &Command<'_>, epoch: u64) -> bool {
+        let mut proposer = self.proposer.borrow_mut();
+        !proposer.must_wait(epoch) && proposer.encode(command)
+    }
+
+    /// Lets the job wait whose command was encoded last.
+    pub(crate) fn wait(&self, job: J, epoch: u64) {
+        self.proposer.borrow_mut().wait(Waiter::Job(job), Some(epoch));
+        self.dirty.ring();
+    }
+
+    /// Proposes a command of this shard's own and waits for its reply.
+    pub(crate) async fn command(&self, command: &Command<'_>) -> Result<Reply, ShardError> {
+        let deadline = self.deadline();
+        while !self.proposer.borrow_mut().encode(command) {
+            let taken = tokio::time::timeout_at(deadline, self.batch_taken.notified()).await;
+            taken.map_err(|_| ShardError::Unavailable)?;
+        }
+        let (answer, reply) = oneshot::channel();
+        self.proposer.borrow_mut().wait(Waiter::Task(Task { answer, deadline }), None);
+        self.dirty.ring();
+        reply.await.unwrap_or(Err(ShardError::Unknown))
+    }
+
+    /// Lets a job wait for the next batch.
+    pub(crate) fn push_backlog(&self, job: J) {
+        self.proposer.borrow_mut().push_backlog(job);
+        self.dirty.ring();
+    }
+
+    /// The jobs that waited for a batch, to be admitted again in order.
+    pub(crate) fn take_backlog(&self) -> VecDeque<J> {
+        self.proposer.borrow_mut().take_backlog()
+    }
+
+    /// Resolves when something new may be proposed.
+    pub(crate) async fn dirtied(&self) {
+        self.dirty.rung().await;
+    }
+
+    /// Bytes that the log has to take for the open batch, when no round is under way.
+    pub(crate) fn ready_bytes(&self) -> Option<usize> {
+        self.proposer.borrow().ready_bytes()
+    }
+
+    /// Begins a round with the open batch.
+    pub(crate) fn begin_round(&self, now_ms: u64, limits: Limits) -> BytesMut {
+        let batch = self.proposer.borrow_mut().begin_round(now_ms, limits);
+        self.batch_taken.notify_waiters();
+        batch
+    }
+
+    /// Ends the round: who still waits for it, in the order of its commands.
+    pub(crate) fn end_round(&self) -> Vec<Option<Waiter<J>>> {
+        self.proposer.borrow_mut().end_round()
+    }
+
+    /// Throws away what has not been proposed.
+    pub(crate) fn discard(&self) -> Vec<Waiter<J>> {
+        let waiters = self.proposer.borrow_mut().discard();
+        self.batch_taken.notify_waiters();
+        waiters
+    }
+
+    /// Ends the waiting of those whose deadline has passed.
+    pub(crate) fn expire(&self, now: Instant) -> Failures<J> {
+        let failures = self.proposer.borrow_mut().expire(now);
+        self.batch_taken.notify_waiters();
+        failures
+    }
+
+    /// The earliest deadline of all who wait.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.proposer.borrow().next_deadline()
+    }
+
+    /// Why the log takes no further `bytes`, if it does not.
+    pub(crate) fn refusal(&self, bytes: usize) -> Option<ShardError> {
+        if self.wal.failed() {
+            return Some(ShardError::LogFailed);
+        }
+        match self.wal.room(bytes + FRAME_HEADER_BYTES) {
+            Room::Free | Room::Preparing => None,
+            Room::Full(FullCause::Disk) => Some(ShardError::Limit(Limit::Disk)),
+            Room::Full(FullCause::Budget) => Some(ShardError::Limit(Limit::WalBudget)),
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Opening a shard: its WALs, and on them the replicas of its groups.
+
+use std::rc::Rc;
+
+use weir_raft::{Replica, ReplicaOptions, State};
+use weir_storage::{Wal, WalError};
+use weir_types::{GroupId, ShardId, WalId};
+
+use crate::config::{ShardConfig, Topology};
+use crate::group::announcer::Announcer;
+use crate::group::local::Group;
+use crate::group::proposer::Job;
+use crate::live::feed::Feeds;
+use crate::mailbox::Post;
+use crate::seams::{Seams, SteadyClock};
+
+/// Why a shard cannot begin to serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ShardOpenError {
+    /// A WAL cannot be opened.
+    #[error("WAL {wal} cannot be opened")]
+    Wal {
+        /// Which.
+        wal: WalId,
+        /// Why.
+        #[source]
+        source: WalError,
+    },
+    /// A group cannot be started.
+    #[error("a group cannot be started")]
+    Group(#[from] weir_raft::StartError),
+    /// There can be no thread for its guests.
+    #[error("the lane of its modules cannot be started")]
+    Lane(#[source] std::io::Error),
+    /// The meta group does not fit this node's topology, or cannot be written.
+    #[error("the node's slot table cannot be formed: {0}")]
+    Form(String),
+}
+
+/// Opens the WALs that the shard runs, and starts their writers.
+pub(crate) fn open_wals(
+    shard: ShardId,
+    topology: Topology,
+    seams: &Seams,
+    config: &ShardConfig,
+) -> Result<Vec<(WalId, Wal)>, ShardOpenError> {
+    let own = (0..topology.wals).map(WalId).filter(|&wal| topology.shard_of(wal) == shard);
+    own.map(|id| {
+        let disk = seams.disks[usize::from(id.0)].clone();
+        let entropy = seams.entropy.clone();
+        let wal = Wal::open(disk, config.wal, Box::new(move || entropy.u64()))
+            .map_err(|source| ShardOpenError::Wal { wal: id, source })?;
+        tokio::task::spawn_local(wal.clone().run());
+        Ok((id, wal))
+    })
+    .collect()
+}
+
+/// Starts a group's replica and waits until it serves: its log is applied.
+pub(crate) async fn start<J: Job>(
+    id: GroupId,
+    wal: &Wal,
+    config: &ShardConfig,
+    clock: &SteadyClock,
+    feeds: &Feeds,
+    post: &Rc<Post>,
+) -> Result<Group<J>, ShardOpenError> {
+    let state = State::new(weir_stream::Group::new());
+    let observer = Box::new(Announcer { feeds: feeds.clone(), post: post.clone() });
+    let options = ReplicaOptions { node_id: config.node_id, group: id };
+    let replica = Replica::start(options, wal.clone(), state.clone(), observer).await?;
+    replica.serving().await?;
+    Ok(Group::new(id, replica, state, wal.clone(), clock.now_ms(), config.write_deadline))
+}

@@ -1,0 +1,68 @@
+//! Memory of requests under way on one shard, counted against one limit.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use send_wrapper::SendWrapper;
+
+use crate::message::{Limit, ShardError};
+use crate::stats::Counters;
+
+/// What a shard's requests under way have together.
+pub(crate) struct InFlightTotal {
+    bytes: Cell<usize>,
+    bytes_max: usize,
+    stats: Rc<Counters>,
+}
+
+impl InFlightTotal {
+    pub(crate) fn new(bytes_max: usize, stats: Rc<Counters>) -> Rc<InFlightTotal> {
+        Rc::new(InFlightTotal { bytes: Cell::new(0), bytes_max, stats })
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.get()
+    }
+
+    /// A request that has nothing yet.
+    pub(crate) fn begin(self: &Rc<Self>) -> InFlight {
+        InFlight { total: SendWrapper::new(self.clone()), bytes: 0 }
+    }
+}
+
+/// Memory of one request under way, counted until this is dropped.
+pub struct InFlight {
+    total: SendWrapper<Rc<InFlightTotal>>,
+    bytes: usize,
+}
+
+impl InFlight {
+    /// Counts `bytes` more. Whoever is alone may have more than there is, or the longest body could never be taken.
+    ///
+    /// # Errors
+    /// [`Limit::InFlight`] when that is more than the shard has; then nothing is counted.
+    pub fn grow(&mut self, bytes: usize) -> Result<(), ShardError> {
+        self.add(bytes).inspect_err(|error| self.total.stats.limits_met.count_error(error))
+    }
+
+    /// As [`InFlight::grow`], where the refusal is counted by who answers with it.
+    pub(crate) fn add(&mut self, bytes: usize) -> Result<(), ShardError> {
+        let total = &*self.total;
+        let counted = total.bytes.get() + bytes;
+        let is_alone = total.bytes.get() == self.bytes;
+        if counted > total.bytes_max && !is_alone {
+            return Err(ShardError::Limit(Limit::InFlight));
+        }
+        total.bytes.set(counted);
+        self.bytes += bytes;
+        Ok(())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let counted = self.total.bytes.get();
+        assert!(counted >= self.bytes, "what is given back was counted");
+        self.total.bytes.set(counted - self.bytes);
+    }
+}

@@ -1,0 +1,145 @@
+//! What a shard answers.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use weir_stream::{Appended, Binding, Expiry, Revision, Summary};
+use weir_types::{Incarnation, Offset};
+
+use crate::message::error::ShardError;
+
+/// A range of a stream that begins and ends at record boundaries.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// Which life of the name it was read from.
+    pub incarnation: Incarnation,
+    /// The stream's content type.
+    pub content_type: Arc<str>,
+    /// Where the range begins.
+    pub start: Offset,
+    /// Where it ends: where to read on.
+    pub next: Offset,
+    /// The stored bytes, in order; in JSON mode `message,message,`. Empty when `start` is the tail.
+    pub chunks: Vec<Bytes>,
+    /// Whether `next` was the tail.
+    pub up_to_date: bool,
+    /// Whether `next` is the tail of a closed stream: nothing will ever follow.
+    pub closed: bool,
+    /// The stream's expiry, for cache headers.
+    pub expiry: Expiry,
+}
+
+/// How a long-poll ended.
+#[derive(Clone, Debug)]
+pub enum LongPoll {
+    /// There are bytes after the offset.
+    Page(Page),
+    /// There are none: time ran out, or the stream is closed there.
+    Nothing {
+        /// The tail.
+        next: Offset,
+        /// Whether the stream is closed.
+        closed: bool,
+    },
+}
+
+/// One row of a bucket's listing.
+#[derive(Clone, Debug)]
+pub struct ListedStream {
+    /// The name within the bucket.
+    pub name: Box<str>,
+    /// Its state.
+    pub summary: weir_stream::Summary,
+}
+
+/// A bucket, described.
+#[derive(Clone, Copy, Debug)]
+pub struct BucketSummary {
+    /// When it was created, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// Streams in it.
+    pub streams: u64,
+}
+
+/// A module as a client sees it.
+#[derive(Clone, Debug)]
+pub struct ModuleSummary {
+    /// Its name.
+    pub name: Box<str>,
+    /// What has become of the newest upload.
+    pub state: ModuleState,
+    /// The newest upload.
+    pub newest: Revision,
+    /// The uploads that can be bound, the newest first.
+    pub revisions: Vec<Revision>,
+}
+
+/// What has become of an upload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModuleState {
+    /// It is being compiled.
+    Compiling,
+    /// It can be bound.
+    Ready,
+    /// It could not be compiled, for this reason, and is not kept.
+    Failed(Box<str>),
+}
+
+/// What a fold has said, and of which part of the stream.
+#[derive(Clone, Debug)]
+pub struct SummaryView {
+    /// Which life of the stream.
+    pub incarnation: Incarnation,
+    /// The change of bindings that made the binding what it is.
+    pub epoch: u64,
+    /// The view is of all records before this offset.
+    pub next: Offset,
+    /// The view's media type, fit to be a header.
+    pub content_type: Arc<str>,
+    /// The view.
+    pub body: Bytes,
+    /// Whether the stream is closed there: the view is the last.
+    pub closed: bool,
+    /// Why the fold does not go on beyond `next`: the record there ends the module.
+    pub failed: Option<Arc<str>>,
+}
+
+/// What a request is answered with.
+pub(crate) type Response = Result<Answer, ShardError>;
+
+/// A request's result, by its kind.
+pub(crate) enum Answer {
+    Appended(Appended),
+    Created {
+        summary: Summary,
+        existed: bool,
+    },
+    Summary(Summary),
+    Watching {
+        summary: Summary,
+        number: u64,
+    },
+    Page(Box<Page>),
+    Listed(Vec<ListedStream>),
+    /// Streams of the bucket in one group, when it was created, and the last change of its bindings that arrived there.
+    Bucket {
+        streams: u64,
+        created_ms: u64,
+        bindings_epoch: u64,
+    },
+    BucketCreated {
+        existed: bool,
+    },
+    Module {
+        module: Box<ModuleSummary>,
+        existed: bool,
+    },
+    Modules(Vec<ModuleSummary>),
+    Binding {
+        binding: Arc<Binding>,
+        existed: bool,
+    },
+    Bindings(Vec<Arc<Binding>>),
+    View(Box<SummaryView>),
+    Done,
+}

@@ -1,0 +1,78 @@
+//! Why a request was not carried out.
+
+use std::sync::Arc;
+
+use weir_stream::Refusal;
+use weir_types::Offset;
+
+use crate::message::limit::Limit;
+
+/// Why a request was not carried out.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ShardError {
+    /// The stream's state forbids it; nothing changed.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The bucket does not exist and may not come to be by itself; nothing changed.
+    #[error("no such bucket, and buckets are not created automatically")]
+    BucketUnknown,
+    /// A limit is met; nothing changed.
+    #[error("a limit is met: {}", .0.key())]
+    Limit(Limit),
+    /// The group has no leader, or its queue is full; nothing changed.
+    #[error("the stream's group cannot take requests now")]
+    Unavailable,
+    /// The log cannot be written any more; nothing changed. Only a restart helps.
+    #[error("the stream's log has failed")]
+    LogFailed,
+    /// No outcome within the deadline, or the log failed under the request: it may or may not have been carried out.
+    #[error("the outcome is unknown")]
+    Unknown,
+    /// A validator refused a record; nothing changed.
+    #[error("record {index} was refused by {binding}: {message}")]
+    RecordRejected {
+        /// The validator's binding.
+        binding: Box<str>,
+        /// Which record of the request, counted from 0.
+        index: u32,
+        /// For programs: 1 to 64 characters of `a-z`, `0-9`, `-` and `_`.
+        code: Box<str>,
+        /// For people.
+        message: Box<str>,
+    },
+    /// A module that was needed for the answer ended instead of giving it; nothing changed.
+    #[error("{0}")]
+    ModuleTrapped(Arc<str>),
+    /// A module that is needed for the answer is not ready on this node yet; nothing changed.
+    #[error("a module that the stream is bound to is not ready yet")]
+    ModuleNotReady,
+    /// What was uploaded is no module that can be used; nothing is kept.
+    #[error("{0}")]
+    ModuleInvalid(Box<str>),
+    /// What was uploaded is larger than modules may be; nothing is kept.
+    #[error("a module may have {bytes_max} bytes")]
+    ModuleTooLarge {
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// What was uploaded cannot be kept.
+    #[error("the module cannot be kept")]
+    ModuleStore(Arc<str>),
+    /// The module cannot be bound like this; nothing changed.
+    #[error("{0}")]
+    BindingInvalid(Box<str>),
+    /// The fold has ended before the offset that was asked for: the record there ends the module.
+    #[error("the summary has failed at offset {at}: {reason}")]
+    SummaryFailed {
+        /// The offset of the record.
+        at: Offset,
+        /// Why.
+        reason: Arc<str>,
+    },
+    /// The module refuses the question, in its own words.
+    #[error("{0}")]
+    SummaryRefused(Box<str>),
+    /// What the disk holds is not what was written.
+    #[error("stored bytes are damaged: {0}")]
+    Corrupt(Arc<str>),
+}

@@ -1,0 +1,41 @@
+//! What one shard says to another.
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+use weir_types::{Incarnation, ShardId};
+
+use crate::message::answer::Response;
+use crate::message::request::Request;
+use crate::message::stats::ShardStats;
+
+/// One thing to say.
+pub(crate) enum Mail {
+    /// Please carry this out and answer.
+    Request { origin: ShardId, call: CallId, request: Request },
+    /// The answer.
+    Response { owner: ShardId, call: CallId, response: Response },
+    /// A stream that you watch has advanced.
+    Advanced { owner: ShardId, advance: Advance },
+    /// Nobody here watches this stream any longer; `answered` is your last answer to a watch of mine that I have seen.
+    Unwatch { origin: ShardId, incarnation: Incarnation, answered: u64 },
+    /// How are you?
+    Stats(oneshot::Sender<ShardStats>),
+}
+
+/// Names a call to whoever answers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CallId {
+    pub(crate) place: u32,
+    pub(crate) generation: u32,
+}
+
+/// New bytes of a stream, or its close or removal, for those who watch.
+#[derive(Clone)]
+pub(crate) struct Advance {
+    pub(crate) incarnation: Incarnation,
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+    pub(crate) payload: Bytes,
+    pub(crate) closed: bool,
+    pub(crate) removed: bool,
+}

@@ -1,0 +1,19 @@
+//! What is asked and answered, between connections and shards and between shards: plain values.
+
+mod answer;
+mod body;
+mod error;
+mod limit;
+mod mail;
+mod request;
+mod stats;
+
+pub(crate) use answer::{Answer, Response};
+pub use answer::{BucketSummary, ListedStream, LongPoll, ModuleState, ModuleSummary, Page, SummaryView};
+pub use body::Body;
+pub use error::ShardError;
+pub use limit::Limit;
+pub(crate) use mail::{Advance, CallId, Mail};
+pub use request::{AppendRequest, BindingRequest, CreateRequest, Producer, SummaryQuery};
+pub(crate) use request::{BucketChange, ListQuery, Request};
+pub use stats::ShardStats;

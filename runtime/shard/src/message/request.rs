@@ -1,0 +1,185 @@
+//! What a shard is asked.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use weir_stream::{Expiry, Pattern};
+use weir_types::{BucketName, GroupId, ModuleName, Offset, ReadFrom, Role, StreamKey};
+
+use crate::message::body::Body;
+
+/// Create a stream.
+#[derive(Clone, Debug)]
+pub struct CreateRequest {
+    /// The stream's content type, as sent; `application/octet-stream` when the request has none.
+    pub content_type: Box<str>,
+    /// When it ends by itself.
+    pub expiry: Expiry,
+    /// Whether it is closed from the start.
+    pub closed: bool,
+    /// Its first records; empty for none.
+    pub body: Body,
+}
+
+/// Append records, close, or both.
+#[derive(Clone, Debug, Default)]
+pub struct AppendRequest {
+    /// The body's content type, as sent.
+    pub content_type: Option<Box<str>>,
+    /// Close the stream after the append.
+    pub close: bool,
+    /// Who writes, for exactly-once.
+    pub producer: Option<Producer>,
+    /// `Stream-Seq`.
+    pub seq: Option<Box<str>>,
+    /// Append only if this is the tail.
+    pub if_match: Option<Offset>,
+    /// The records; empty only with `close`.
+    pub body: Body,
+}
+
+/// An idempotent producer's headers.
+#[derive(Clone, Debug)]
+pub struct Producer {
+    /// `Producer-Id`, 1 to [`weir_types::limits::PRODUCER_ID_BYTES_MAX`] bytes.
+    pub id: Box<str>,
+    /// `Producer-Epoch`.
+    pub epoch: u64,
+    /// `Producer-Seq`.
+    pub seq: u64,
+}
+
+/// A binding that is asked for.
+#[derive(Clone, Debug)]
+pub struct BindingRequest {
+    /// Its name.
+    pub name: ModuleName,
+    /// Which streams of the bucket it is for.
+    pub streams: Pattern,
+    /// `stats`, `stats@sha256:<digest>`, or `builtin:stats`.
+    pub module: Box<str>,
+    /// As what the module is used.
+    pub role: Role,
+    /// The module's configuration as JSON text; `null` for none.
+    pub config: Arc<str>,
+}
+
+/// What is asked of a summary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SummaryQuery {
+    /// The binding.
+    pub binding: ModuleName,
+    /// What the fold is asked for: `/` for the summary itself.
+    pub path: Box<str>,
+    /// The query parameters that are the fold's, in their order.
+    pub params: Vec<(String, String)>,
+}
+
+/// What one shard asks another.
+pub(crate) enum Request {
+    Append(StreamKey, AppendRequest),
+    Create(StreamKey, CreateRequest),
+    Delete(StreamKey),
+    Head(StreamKey),
+    Read {
+        key: StreamKey,
+        from: ReadFrom,
+        bytes_max: usize,
+    },
+    /// Tell me when the stream advances. A shard numbers its watches.
+    Watch {
+        key: StreamKey,
+        number: u64,
+    },
+    List {
+        group: GroupId,
+        query: Arc<ListQuery>,
+    },
+    BucketCreate(Box<str>),
+    BucketDelete(Box<str>),
+    BucketDescribe {
+        group: GroupId,
+        name: Box<str>,
+    },
+    BucketChange {
+        group: GroupId,
+        change: BucketChange,
+        name: Box<str>,
+        created_ms: u64,
+    },
+    /// Replace the group's copy of a bucket's bindings by these, encoded.
+    BucketBindings {
+        group: GroupId,
+        name: Box<str>,
+        epoch: u64,
+        bindings: Bytes,
+    },
+    ModulePut {
+        bucket: BucketName,
+        name: ModuleName,
+        wasm: Bytes,
+    },
+    ModuleDelete {
+        bucket: BucketName,
+        name: ModuleName,
+    },
+    Modules(BucketName),
+    BindingPut(BucketName, Box<BindingRequest>),
+    BindingDelete {
+        bucket: BucketName,
+        name: ModuleName,
+    },
+    Bindings(BucketName),
+    Summary {
+        key: StreamKey,
+        query: Box<SummaryQuery>,
+    },
+}
+
+impl Request {
+    /// The stream that it is about, if it is about one.
+    pub(crate) fn key(&self) -> Option<&StreamKey> {
+        match self {
+            Request::Append(key, _)
+            | Request::Create(key, _)
+            | Request::Delete(key)
+            | Request::Head(key)
+            | Request::Read { key, .. }
+            | Request::Watch { key, .. }
+            | Request::Summary { key, .. } => Some(key),
+            Request::List { .. }
+            | Request::BucketCreate(_)
+            | Request::BucketDelete(_)
+            | Request::BucketDescribe { .. }
+            | Request::BucketChange { .. }
+            | Request::BucketBindings { .. }
+            | Request::ModulePut { .. }
+            | Request::ModuleDelete { .. }
+            | Request::Modules(_)
+            | Request::BindingPut(..)
+            | Request::BindingDelete { .. }
+            | Request::Bindings(_) => None,
+        }
+    }
+}
+
+/// A change of one group's own copy of a bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BucketChange {
+    /// Streams may be created in it.
+    Create,
+    /// No stream may be created in it while its deletion is being decided.
+    Fence,
+    /// The deletion was refused.
+    Unfence,
+    /// The deletion was decided.
+    Drop,
+}
+
+/// Which streams of a bucket to list: those with `prefix`, after `after`, the first `limit` by name.
+pub(crate) struct ListQuery {
+    pub(crate) bucket: Box<str>,
+    pub(crate) prefix: Box<str>,
+    pub(crate) after: Option<Box<str>>,
+    pub(crate) limit: usize,
+}

@@ -1,0 +1,56 @@
+//! A shard's figures, as a copy.
+
+use std::time::Duration;
+
+use weir_storage::WalStats;
+
+use crate::message::limit::Limit;
+
+/// A shard's figures at one moment. Counters count from the shard's start.
+#[derive(Clone, Debug, Default)]
+pub struct ShardStats {
+    /// Appends that were acknowledged.
+    pub appends: u64,
+    /// Bytes of their bodies.
+    pub append_bytes: u64,
+    /// Appends that were answered with an error.
+    pub appends_refused: u64,
+    /// Log entries that carried commands.
+    pub batches: u64,
+    /// Pages read.
+    pub reads: u64,
+    /// Bytes of them.
+    pub read_bytes: u64,
+    /// How often each limit was met, in the order of [`Limit::ALL`].
+    pub limits_met: [u64; Limit::ALL.len()],
+    /// Live readers now.
+    pub subscribers: u64,
+    /// Bytes kept for live readers now.
+    pub live_bytes: u64,
+    /// Memory of writes under way now, in bytes.
+    pub in_flight_bytes: u64,
+    /// Streams now.
+    pub streams: u64,
+    /// Memory of the index of hot bytes now: streams' extents and log entries.
+    pub hot_index_bytes: u64,
+    /// Records that validators have let through, as they came or replaced.
+    pub records_validated: u64,
+    /// Writes that a validator has refused.
+    pub records_rejected: u64,
+    /// Instances of modules that were ended, or gave an answer that does not fit.
+    pub module_traps: u64,
+    /// Instances that are warm now.
+    pub guest_instances: u64,
+    /// Folds that are warm now.
+    pub guest_folds: u64,
+    /// What the shard's lane was asked.
+    pub guest_calls: u64,
+    /// Time that the lane was not waiting.
+    pub guest_busy: Duration,
+    /// Groups of this shard that serve now.
+    pub groups_serving: u16,
+    /// Groups whose log has failed.
+    pub groups_failed: u16,
+    /// Each WAL of this shard.
+    pub wals: Vec<WalStats>,
+}

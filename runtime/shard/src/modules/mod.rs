@@ -1,0 +1,7 @@
+//! Modules at work: what a shard has of them ([`guests`]), and streams on their way into folds ([`folds`], [`catch_up`],
+//! [`summary`]).
+
+mod catch_up;
+pub(crate) mod folds;
+pub(crate) mod guests;
+pub(crate) mod summary;

@@ -1,0 +1,5 @@
+//! Reading what is stored: pages for clients ([`page`]), packed records for guests ([`records`]), listings ([`list`]).
+
+mod list;
+pub(crate) mod page;
+mod records;

@@ -1,0 +1,13 @@
+//! What changes a stream: [`append`] (and close), [`create`], [`delete`], and the end by time ([`expiry`]).
+//!
+//! [`validate`] takes appends through their validators, where they wait as [`validations`]; [`rounds`] takes what is to be
+//! proposed to the log and brings the answers back; [`job`] is an append on that way.
+
+mod append;
+mod create;
+mod delete;
+pub(crate) mod expiry;
+pub(crate) mod job;
+pub(crate) mod rounds;
+pub(crate) mod validate;
+pub(crate) mod validations;

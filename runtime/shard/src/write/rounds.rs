@@ -1,0 +1,157 @@
+//! Rounds: what drives a group's proposer. Takes its open batch to the log, one round at a time, and brings the answers
+//! back. It runs after everything that is ready in this turn, so that one poll of the network becomes one log entry.
+
+use std::pin::Pin;
+use std::rc::Rc;
+
+use tokio::time::{Instant, Sleep};
+use weir_raft::ProposeError;
+use weir_storage::{Arena, Room};
+use weir_stream::{Limits, Outcome};
+
+use crate::core::Core;
+use crate::group::{Failure, Waiter};
+use crate::message::ShardError;
+use crate::write::job::{AppendJob, LocalGroup};
+
+/// Proposes batch after batch of one group. Runs for the shard's life.
+pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>) {
+    let mut alarm = Alarm::new();
+    loop {
+        group.dirtied().await;
+        loop {
+            core.admit_backlog(&group);
+            if group.ready_bytes().is_none() {
+                break;
+            }
+            match wait_for_room(&core, &group, &mut alarm).await {
+                Ok(()) => run_round(&core, &group, &mut alarm).await,
+                Err(error) => core.fail(group.discard(), &error),
+            }
+        }
+    }
+}
+
+/// A batch may be proposed only when the log can take it: afterwards a full disk would be an error to openraft. Returns
+/// also when those who waited have been answered meanwhile.
+async fn wait_for_room(core: &Rc<Core>, group: &Rc<LocalGroup>, alarm: &mut Alarm) -> Result<(), ShardError> {
+    while let Some(bytes) = group.ready_bytes() {
+        if let Some(refusal) = group.refusal(bytes) {
+            return Err(refusal);
+        }
+        if group.wal.room(bytes) != Room::Preparing {
+            break;
+        }
+        tokio::select! {
+            biased;
+            () = group.wal.room_changed() => {}
+            () = alarm.strikes(group) => core.answer_late(group),
+        }
+    }
+    Ok(())
+}
+
+async fn run_round(core: &Rc<Core>, group: &Rc<LocalGroup>, alarm: &mut Alarm) {
+    if group.ready_bytes().is_none() {
+        return;
+    }
+    let now_ms = core.clock.now_ms().max(group.state.borrow().time_ms());
+    let limits = Limits { producers_max: core.config.producers_per_stream_max };
+    let round = group.replica.propose(Arena::seal(group.begin_round(now_ms, limits)));
+    tokio::pin!(round);
+    let result = loop {
+        tokio::select! {
+            biased;
+            result = &mut round => break result,
+            // Nobody waits longer than the deadline, and still the next round begins only after this one.
+            () = alarm.strikes(group) => core.answer_late(group),
+        }
+    };
+    let waiters = group.end_round();
+    match result {
+        Ok(outcomes) => core.answer_round(group, waiters, outcomes),
+        Err(error) => {
+            let failure = match error {
+                ProposeError::NotLeader => Failure::Unavailable,
+                ProposeError::Unknown => Failure::Unknown,
+            };
+            core.fail(waiters.into_iter().flatten(), &failure.into());
+            core.fail(group.discard(), &Failure::Unavailable.into());
+        }
+    }
+}
+
+impl Core {
+    /// Admits the appends that wait for a batch again, in order: one that still finds no room keeps those behind it waiting,
+    /// for they may be of the same producer.
+    fn admit_backlog(self: &Rc<Self>, group: &Rc<LocalGroup>) {
+        for job in group.take_backlog() {
+            if group.has_backlog() { group.push_backlog(job) } else { self.admit_append(group, job) }
+        }
+    }
+
+    fn answer_round(
+        self: &Rc<Self>,
+        group: &Rc<LocalGroup>,
+        waiters: Vec<Option<Waiter<AppendJob>>>,
+        outcomes: Vec<Outcome>,
+    ) {
+        assert!(waiters.len() == outcomes.len(), "one outcome per command");
+        self.stats.batches.set(self.stats.batches.get() + 1);
+        for (waiter, outcome) in waiters.into_iter().zip(outcomes) {
+            match waiter {
+                Some(Waiter::Job(job)) => self.finish_append(group, job, outcome.reply),
+                Some(Waiter::Task(task)) => drop(task.answer.send(Ok(outcome.reply))),
+                None => {}
+            }
+        }
+    }
+
+    /// Answers those whose deadline has passed.
+    fn answer_late(self: &Rc<Self>, group: &Rc<LocalGroup>) {
+        for (waiter, failure) in group.expire(Instant::now()) {
+            self.fail([waiter], &failure.into());
+        }
+    }
+
+    fn fail(&self, waiters: impl IntoIterator<Item = Waiter<AppendJob>>, error: &ShardError) {
+        for waiter in waiters {
+            match waiter {
+                Waiter::Job(job) => self.answer_append(job, Err(error.clone())),
+                Waiter::Task(task) => drop(task.answer.send(Err(error.clone()))),
+            }
+        }
+    }
+}
+
+impl From<Failure> for ShardError {
+    fn from(failure: Failure) -> ShardError {
+        match failure {
+            Failure::Unavailable => ShardError::Unavailable,
+            Failure::Unknown => ShardError::Unknown,
+        }
+    }
+}
+
+/// One timer for all deadlines of a group: set when somebody waits and it is not, it strikes at the latest when the first of
+/// them is due. So a round that ends in time costs no timer of its own.
+struct Alarm {
+    timer: Pin<Box<Sleep>>,
+    is_set: bool,
+}
+
+impl Alarm {
+    fn new() -> Alarm {
+        Alarm { timer: Box::pin(tokio::time::sleep_until(Instant::now())), is_set: false }
+    }
+
+    async fn strikes(&mut self, group: &LocalGroup) {
+        if !self.is_set {
+            let Some(deadline) = group.next_deadline() else { return std::future::pending().await };
+            self.timer.as_mut().reset(deadline);
+            self.is_set = true;
+        }
+        self.timer.as_mut().await;
+        self.is_set = false;
+    }
+}
