@@ -43,6 +43,28 @@ fn whatever_writes_is_validated() {
 }
 
 #[test]
+fn a_create_that_a_delete_overtakes_is_validated() {
+    let server = in_memory().start();
+    let mut client = server.client();
+    bind_guest(&mut client, "rejects_bad", "validator");
+    let (mut deleter, mut creator) = (server.client(), server.client());
+    for round in 0..100 {
+        create(&mut client, "/demo/s", "application/json");
+        let both = std::sync::Barrier::new(2);
+        let created = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                both.wait();
+                let _ = deleter.send(Request::delete("/demo/s")).expect(204);
+            });
+            both.wait();
+            creator.send(Request::put("/demo/s").body("application/json", r#"{"qty":0}"#)).status
+        });
+        assert!([200, 404, 409, 422].contains(&created), "round {round}: {created}");
+        let _ = client.send(Request::get("/demo/s")).expect(404);
+    }
+}
+
+#[test]
 fn a_replacement_is_what_is_stored() {
     let server = in_memory().start();
     let mut client = server.client();

@@ -19,6 +19,7 @@ use crate::live::feed::Feeds;
 use crate::live::watches::Watches;
 use crate::mailbox::Post;
 use crate::message::{CallId, Limit, Mail, Request, Response, ShardError, ShardStats};
+use crate::meta::unsettled::Unsettled;
 use crate::modules::guests::Guests;
 use crate::seams::{Entropy, SteadyClock};
 use crate::stats::Counters;
@@ -50,6 +51,8 @@ pub(crate) struct Core {
     pub(crate) post: Rc<Post>,
     pub(crate) watches: Watches,
     pub(crate) guests: Rc<Guests>,
+    /// On the shard of group 0: buckets whose last change may not have reached every group.
+    pub(crate) unsettled: Unsettled,
     pub(crate) tasks: RefCell<Vec<JoinHandle<()>>>,
     /// Carries out a request of this shard's own: the dispatch, which knows the verbs.
     pub(crate) serve: fn(&Rc<Core>, ShardId, CallId, Request),

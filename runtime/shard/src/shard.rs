@@ -17,6 +17,7 @@ use crate::live::feed::Feeds;
 use crate::live::watches::Watches;
 use crate::mailbox::{Mailbox, Post};
 use crate::message::{Answer, CallId, Mail, Request};
+use crate::meta::unsettled::Unsettled;
 use crate::modules::guests::Guests;
 use crate::seams::{Seams, SteadyClock};
 use crate::stats::Counters;
@@ -67,6 +68,7 @@ impl Shard {
             watches: Watches::new(topology.shards),
             guests: Rc::new(guests),
             post,
+            unsettled: Unsettled::default(),
             tasks: RefCell::default(),
             serve: Core::serve,
             config,
@@ -131,12 +133,7 @@ impl Core {
                 Request::BucketCreate(name) => shard.bucket_create(&name).await,
                 Request::BucketDelete(name) => shard.bucket_delete(&name).await,
                 Request::BucketDescribe { group, name } => shard.bucket_describe(group, &name),
-                Request::BucketChange { group, change, name, created_ms } => {
-                    shard.bucket_change(group, change, &name, created_ms).await
-                }
-                Request::BucketBindings { group, name, epoch, bindings } => {
-                    shard.bucket_bindings(group, &name, epoch, &bindings).await
-                }
+                Request::BucketTell { group, news } => shard.bucket_tell(group, &news).await,
                 Request::ModulePut { bucket, name, wasm } => {
                     shard.module_put(bucket.as_str(), name.as_str(), wasm).await
                 }

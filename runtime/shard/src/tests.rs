@@ -8,7 +8,7 @@ use bytes::Bytes;
 use weir_storage::{Disk, FaultyDisk, MemoryDisk, WalConfig, WriteMode};
 use weir_stream::{Appended, Expiry, Refusal};
 use weir_types::limits::PAGE_BYTES_MAX;
-use weir_types::{BucketName, ReadFrom, ShardId, StreamKey};
+use weir_types::{BucketName, GroupId, ReadFrom, ShardId, StreamKey};
 use weir_wasm::{Host, HostConfig, InProcess, MemoryStore};
 
 use crate::{
@@ -385,10 +385,16 @@ fn a_bucket_is_listed_in_order_and_deleted_only_when_empty() {
     });
 }
 
-/// A node on disks that fail on command, and the disk of the group that `key` is in.
-async fn start_on_faulty_disks(key: &StreamKey) -> (Node, Arc<FaultyDisk>) {
+/// A node on disks that fail on command.
+async fn start_on_faulty_disks(config: ShardConfig) -> (Node, Vec<Arc<FaultyDisk>>) {
     let disks: Vec<_> = (0..TOPOLOGY.wals).map(|wal| Arc::new(FaultyDisk::new(64 << 20, u64::from(wal)))).collect();
-    let node = Node::start_on(disks.iter().map(|disk| disk.clone() as Arc<dyn Disk>).collect(), config()).await;
+    let node = Node::start_on(disks.iter().map(|disk| disk.clone() as Arc<dyn Disk>).collect(), config).await;
+    (node, disks)
+}
+
+/// A node with the stream `key` on disks that fail on command, and the disk of the group that the stream is in.
+async fn start_with_stream_on_faulty_disk(key: &StreamKey, config: ShardConfig) -> (Node, Arc<FaultyDisk>) {
+    let (node, disks) = start_on_faulty_disks(config).await;
     node.create(key, Expiry::Never).await;
     let wal = TOPOLOGY.wal_of(TOPOLOGY.group_of(key.slot()));
     (node, disks[usize::from(wal.0)].clone())
@@ -398,7 +404,7 @@ async fn start_on_faulty_disks(key: &StreamKey) -> (Node, Arc<FaultyDisk>) {
 fn what_arrives_together_is_one_durable_write_before_its_answers_and_none_after() {
     run(async {
         let key = key("s");
-        let (node, disk) = start_on_faulty_disks(&key).await;
+        let (node, disk) = start_with_stream_on_faulty_disk(&key, config()).await;
         let writes = || disk.history().len();
         let before = writes();
         node.append(&key, "alone").await.expect("appends");
@@ -424,7 +430,7 @@ fn what_arrives_together_is_one_durable_write_before_its_answers_and_none_after(
 fn a_write_error_leaves_the_outcome_unknown_and_then_refuses() {
     run(async {
         let key = key("s");
-        let (node, disk) = start_on_faulty_disks(&key).await;
+        let (node, disk) = start_with_stream_on_faulty_disk(&key, config()).await;
         let mut kept = String::new();
         // The next operation may be one of the thread that makes segments ahead; then the append after it is the one.
         let unknown = loop {
@@ -447,10 +453,68 @@ fn a_write_error_leaves_the_outcome_unknown_and_then_refuses() {
 }
 
 #[test]
+fn what_waits_behind_a_slow_round_is_answered_in_time_and_never_written() {
+    run(async {
+        let key = key("s");
+        let wal = WalConfig { write: WriteMode::Thread, ..config().wal };
+        let write_deadline = Duration::from_millis(200);
+        let (node, disk) =
+            start_with_stream_on_faulty_disk(&key, ShardConfig { wal, write_deadline, ..config() }).await;
+        disk.set_write_delay(Duration::from_secs(1));
+        let (shard, first) = (node.near(&key).clone(), key.clone());
+        let first = tokio::task::spawn_local(async move { shard.append(first, append("proposed ")).await });
+        let group = node.near(&key).0.local_group(&key);
+        let is_proposed = || group.next_deadline().is_some() && group.ready_bytes().is_none();
+        while !is_proposed() {
+            tokio::task::yield_now().await;
+        }
+        let late = node.append(&key, "waiting ").await;
+        assert!(matches!(late, Err(ShardError::Unavailable)), "{late:?}");
+        let bucket = BucketName::new("demo").expect("a valid name");
+        let late = node.near(&key).bucket_delete(bucket).await;
+        assert!(matches!(late, Err(ShardError::Unavailable)), "{late:?}");
+        let unknown = first.await.expect("runs");
+        assert!(matches!(unknown, Err(ShardError::Unknown)), "{unknown:?}");
+        disk.set_write_delay(Duration::ZERO);
+        while node.append(&key, "after").await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(node.content(&key).await.expect("reads"), "proposed after");
+    });
+}
+
+#[test]
+fn a_bucket_whose_deletion_did_not_reach_every_group_is_whole_again_after_a_restart() {
+    run(async {
+        let bucket = BucketName::new("demo").expect("a valid name");
+        let (node, disks) = start_on_faulty_disks(config()).await;
+        let shard = node.shards[0].clone();
+        // The group that is told last fails; the next operation may be one of the thread that makes segments ahead.
+        let disk = &disks[usize::from(TOPOLOGY.wal_of(GroupId(TOPOLOGY.groups - 1)).0)];
+        loop {
+            shard.bucket_create(bucket.clone()).await.expect("creates");
+            disk.refuse_write_at(disk.operations() + 1);
+            if shard.bucket_delete(bucket.clone()).await.is_err() {
+                break;
+            }
+        }
+        let mut keys = (0..).map(|i| key(&format!("s{i}")));
+        let last = keys.find(|key| TOPOLOGY.group_of(key.slot()).0 == TOPOLOGY.groups - 1).expect("there are many");
+        let node = node.restart().await;
+        node.create(&last, Expiry::Never).await;
+        node.append(&last, "kept").await.expect("appends");
+        let busy = node.near(&last).bucket_delete(bucket.clone()).await;
+        assert!(matches!(busy, Err(ShardError::Refused(Refusal::BucketBusy))), "{busy:?}");
+        node.near(&last).delete(last.clone()).await.expect("deletes");
+        node.near(&last).bucket_delete(bucket).await.expect("is empty");
+    });
+}
+
+#[test]
 fn a_full_disk_refuses_until_there_is_space_again() {
     run(async {
         let key = key("s");
-        let (node, disk) = start_on_faulty_disks(&key).await;
+        let (node, disk) = start_with_stream_on_faulty_disk(&key, config()).await;
         disk.set_full(true);
         let body = "x".repeat(512 << 10);
         let mut acknowledged = 0;

@@ -1,8 +1,7 @@
 //! Bindings: modules attached to the streams of a bucket, in group 0 and as every group's own copy.
 //!
-//! Group 0 holds the truth and numbers its changes: a binding's *epoch*. The whole set of a bucket's bindings then
-//! travels to every group as one command, which a group takes if it is newer than what it has; so nothing depends on
-//! the order in which two changes arrive.
+//! Group 0 holds the truth and numbers its changes: a binding's *epoch*. The whole set of a bucket's bindings then travels
+//! to every group with the bucket ([`crate::bucket`]).
 //!
 //! Every group counts the changes of its own copy, whatever bucket they are of. The leader notes that count when it asks
 //! a validator, the command carries it, and apply answers [`Refusal::Stale`] when it has moved: what was validated under
@@ -15,10 +14,14 @@ use weir_types::limits::{BINDING_CONFIGS_BYTES_MAX, BINDINGS_PER_BUCKET_MAX};
 use weir_types::{Digest, Role, StreamKey};
 
 use crate::codec::{CodecError, Reader};
-use crate::group::{Group, Outcome};
+use crate::group::Group;
 use crate::meta::{BucketState, Meta, MetaBucket};
 use crate::pattern::Pattern;
 use crate::reply::{Refusal, Reply};
+
+/// The epoch of records that no validator has looked at, in a create that found its stream there and did not expect to
+/// store them: apply refuses them as stale where it would have to.
+pub const EPOCH_UNJUDGED: u64 = u64::MAX;
 
 /// What a binding's `module` begins with when it names a module that the server brings along.
 pub const BUILTIN_PREFIX: &str = "builtin:";
@@ -38,16 +41,8 @@ pub struct Binding {
     pub role: Role,
     /// The module's configuration as JSON text; `null` for none.
     pub config: Arc<str>,
-    /// The change of the node's bindings that made it what it is; assigned by group 0.
+    /// The change of the node's buckets that made it what it is; assigned by group 0.
     pub epoch: u64,
-}
-
-/// A group's copy of a bucket's bindings.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Bindings {
-    /// The last change that is in it.
-    pub(crate) epoch: u64,
-    list: Vec<Arc<Binding>>,
 }
 
 /// Bindings as bytes in a command: `[count u16]`, then each with its fields.
@@ -131,7 +126,7 @@ impl<'a> EncodedBindings<'a> {
         if self.0.starts_with(&1u16.to_le_bytes()) { Ok(self) } else { Err(CodecError::Field("binding count")) }
     }
 
-    fn decode(self) -> Vec<Binding> {
+    pub(crate) fn decode(self) -> Vec<Binding> {
         self.try_decode().expect("bindings are checked when their command is read")
     }
 
@@ -166,29 +161,19 @@ impl Group {
     pub fn bindings(&self, key: &StreamKey, role: Role) -> impl Iterator<Item = &Arc<Binding>> {
         // Most groups have no binding at all, and every append asks.
         let bucket = if self.bound_buckets == 0 { None } else { self.buckets.get(key.bucket()) };
-        let list = bucket.map_or(&[][..], |bucket| &bucket.bindings.list);
+        let list = bucket.map_or(&[][..], |bucket| &bucket.bindings);
         list.iter().filter(move |binding| binding.role == role && binding.streams.matches(key.name()))
     }
 
-    pub(crate) fn bucket_bindings(&mut self, name: &str, epoch: u64, bindings: EncodedBindings<'_>) -> Outcome {
-        let Some(bucket) = self.buckets.get_mut(name) else {
-            return Outcome::refused(Refusal::BucketNotFound);
-        };
-        if epoch > bucket.bindings.epoch {
-            let list: Vec<_> = bindings.decode().into_iter().map(Arc::new).collect();
-            self.bound_buckets += usize::from(!list.is_empty());
-            self.bound_buckets -= usize::from(!bucket.bindings.list.is_empty());
+    /// Replaces the bindings of a bucket that is there.
+    pub(crate) fn set_bindings(&mut self, bucket: &str, bindings: Vec<Arc<Binding>>) {
+        let bucket = self.buckets.get_mut(bucket).expect("the caller has found it");
+        if bucket.bindings != bindings {
+            self.bound_buckets += usize::from(!bindings.is_empty());
+            self.bound_buckets -= usize::from(!bucket.bindings.is_empty());
             self.bindings_epoch += 1;
-            bucket.bindings = Bindings { epoch, list };
-        }
-        Outcome::unchanged(Reply::Bucket { streams: bucket.streams })
-    }
-
-    /// The bindings go with their bucket.
-    pub(crate) fn drop_bindings(&mut self, bindings: &Bindings) {
-        if !bindings.list.is_empty() {
-            self.bound_buckets -= 1;
-            self.bindings_epoch += 1;
+            assert!(self.bindings_epoch < EPOCH_UNJUDGED, "changes are counted one by one");
+            bucket.bindings = bindings;
         }
     }
 }
@@ -196,30 +181,31 @@ impl Group {
 impl Meta {
     pub(crate) fn binding_put(&mut self, bucket: &str, binding: EncodedBindings<'_>) -> Reply {
         let [binding] = <[Binding; 1]>::try_from(binding.decode()).expect("one is put at a time: the codec checks it");
-        let epoch = self.bindings_epoch + 1;
-        let put = self.active_bucket(bucket).and_then(|bucket| bucket.binding_put(binding, epoch));
-        match put {
-            Ok(reply) => {
-                if reply.epoch == epoch {
-                    self.bindings_epoch = epoch;
-                }
-                Reply::Binding { epoch: reply.epoch, existed: reply.existed }
+        let name = binding.name.clone();
+        match self.active_bucket(bucket).and_then(|bucket| bucket.binding_put(binding)) {
+            Ok(Put::Same { epoch }) => Reply::Binding { epoch, existed: true },
+            Ok(Put::Changed { existed }) => {
+                let epoch = self.next_change();
+                let bucket = self.bucket_mut(bucket).expect("it has the binding");
+                let binding = bucket.bindings.get_mut(&name).expect("it was just put");
+                Arc::make_mut(binding).epoch = epoch;
+                bucket.epoch = epoch;
+                Reply::Binding { epoch, existed }
             }
             Err(refusal) => Reply::Refused(refusal),
         }
     }
 
     pub(crate) fn binding_delete(&mut self, bucket: &str, name: &str) -> Reply {
-        let epoch = self.bindings_epoch + 1;
-        let bucket = match self.active_bucket(bucket) {
-            Ok(bucket) => bucket,
+        let removed = match self.active_bucket(bucket) {
+            Ok(bucket) => bucket.bindings.remove(name),
             Err(refusal) => return Reply::Refused(refusal),
         };
-        if bucket.bindings.remove(name).is_none() {
+        if removed.is_none() {
             return Reply::Refused(Refusal::BindingNotFound);
         }
-        bucket.bindings_epoch = epoch;
-        self.bindings_epoch = epoch;
+        let epoch = self.next_change();
+        self.bucket_mut(bucket).expect("it had the binding").epoch = epoch;
         Reply::Binding { epoch, existed: true }
     }
 
@@ -227,20 +213,22 @@ impl Meta {
     pub(crate) fn active_bucket(&mut self, name: &str) -> Result<&mut MetaBucket, Refusal> {
         match self.bucket_mut(name) {
             None => Err(Refusal::BucketNotFound),
-            Some(bucket) if bucket.state == BucketState::Deleting => Err(Refusal::BucketBusy),
-            Some(bucket) => Ok(bucket),
+            Some(bucket) if bucket.state == BucketState::Active => Ok(bucket),
+            Some(_) => Err(Refusal::BucketBusy),
         }
     }
 }
 
 /// What has become of a binding that was put.
-struct Put {
-    epoch: u64,
-    existed: bool,
+enum Put {
+    /// It is what it was.
+    Same { epoch: u64 },
+    /// It is there now, without an epoch yet.
+    Changed { existed: bool },
 }
 
 impl MetaBucket {
-    fn binding_put(&mut self, binding: Binding, epoch: u64) -> Result<Put, Refusal> {
+    fn binding_put(&mut self, binding: Binding) -> Result<Put, Refusal> {
         if let Some(name) = binding.module_name() {
             let module = self.modules.get(name).ok_or(Refusal::ModuleNotFound)?;
             let revision = module.revision_of(binding.digest).ok_or(Refusal::ModuleNotFound)?;
@@ -252,7 +240,7 @@ impl MetaBucket {
         if let Some(existing) = existing
             && existing.is_asked_for_as(&binding)
         {
-            return Ok(Put { epoch: existing.epoch, existed: true });
+            return Ok(Put::Same { epoch: existing.epoch });
         }
         let existed = existing.is_some();
         let others = self.bindings.values().filter(|other| other.name != binding.name);
@@ -261,8 +249,7 @@ impl MetaBucket {
         if is_full || config_bytes + binding.config.len() > BINDING_CONFIGS_BYTES_MAX {
             return Err(Refusal::BindingLimit);
         }
-        self.bindings.insert(binding.name.clone(), Arc::new(Binding { epoch, ..binding }));
-        self.bindings_epoch = epoch;
-        Ok(Put { epoch, existed })
+        self.bindings.insert(binding.name.clone(), Arc::new(binding));
+        Ok(Put::Changed { existed })
     }
 }

@@ -1,84 +1,94 @@
-//! A group's own copy of a bucket: whether streams may be created in it, and how many there are here.
+//! A group's own copy of a bucket: whether streams may be created in it, what is bound to them, and how many there are
+//! here.
 //!
-//! Group 0 holds the truth ([`crate::meta`]) and carries every change to all groups as commands, so that creating a
-//! stream never asks another group. A deletion fences the bucket everywhere first; if every group then has none of its
-//! streams it is dropped everywhere, else the fences are taken back. Commands may be repeated: the leader of group 0
-//! begins again where its predecessor failed.
+//! Group 0 holds the truth ([`crate::meta`]) and carries every change to all groups as one command, *the bucket as of epoch
+//! e*, so that creating a stream never asks another group. A group takes what is newer than what it has and refuses what is
+//! older, also when the bucket has gone meanwhile; so a command may be late, repeated or lost, and the last one wins.
+//!
+//! A deletion fences the bucket everywhere first; if every group then has none of its streams it is gone everywhere, else
+//! it is opened again.
 
-use crate::binding::Bindings;
-use crate::group::{At, Group, Outcome};
+use std::sync::Arc;
+
+use crate::binding::{Binding, EncodedBindings};
+use crate::group::{Group, Outcome};
 use crate::reply::{Refusal, Reply};
 
 /// A bucket in one group.
 #[derive(Clone, Debug)]
 pub(crate) struct Bucket {
+    /// The change that made it what it is.
+    pub(crate) epoch: u64,
     pub(crate) created_ms: u64,
     pub(crate) streams: u64,
     /// No stream may be created: the bucket is being deleted.
     pub(crate) fenced: bool,
-    pub(crate) bindings: Bindings,
+    pub(crate) bindings: Vec<Arc<Binding>>,
+}
+
+/// What a group is told of a bucket.
+#[derive(Clone, Copy, Debug)]
+pub enum BucketTold<'a> {
+    /// It is there.
+    There {
+        /// When it was created, in milliseconds since 1970.
+        created_ms: u64,
+        /// Whether no stream may be created in it, for it is being deleted.
+        fenced: bool,
+        /// All bindings of the bucket.
+        bindings: EncodedBindings<'a>,
+    },
+    /// It was deleted.
+    Gone,
 }
 
 /// A bucket as one group sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BucketView {
+    /// The last change of the bucket that this group has heard of.
+    pub epoch: u64,
     /// When it was created, in milliseconds since 1970.
     pub created_ms: u64,
     /// Its streams in this group.
     pub streams: u64,
     /// Whether creates are stopped because it is being deleted.
     pub fenced: bool,
-    /// The last change of the bucket's bindings that this group has heard of; 0 for none.
-    pub bindings_epoch: u64,
 }
 
 impl Group {
     /// The group's own copy of a bucket.
     pub fn bucket(&self, name: &str) -> Option<BucketView> {
-        let &Bucket { created_ms, streams, fenced, ref bindings } = self.buckets.get(name)?;
-        Some(BucketView { created_ms, streams, fenced, bindings_epoch: bindings.epoch })
+        let &Bucket { epoch, created_ms, streams, fenced, .. } = self.buckets.get(name)?;
+        Some(BucketView { epoch, created_ms, streams, fenced })
     }
 
-    pub(crate) fn bucket_create(&mut self, name: &str, created_ms: u64) -> Outcome {
-        match self.buckets.get(name) {
-            Some(bucket) if bucket.fenced => Outcome::refused(Refusal::BucketBusy),
-            Some(bucket) => Outcome::unchanged(Reply::Bucket { streams: bucket.streams }),
-            None => {
-                self.buckets.insert(
-                    name.into(),
-                    Bucket { created_ms, streams: 0, fenced: false, bindings: Bindings::default() },
-                );
-                Outcome::unchanged(Reply::Bucket { streams: 0 })
+    /// Takes in what group 0 says of a bucket, if it is news.
+    pub(crate) fn bucket_told(&mut self, name: &str, epoch: u64, told: BucketTold<'_>) -> Outcome {
+        let bucket = self.buckets.get(name);
+        let is_there = bucket.is_some();
+        let known = bucket.map_or(self.buckets_gone_epoch, |bucket| bucket.epoch);
+        let streams = bucket.map_or(0, |bucket| bucket.streams);
+        match told {
+            _ if is_there && epoch == known => {}
+            BucketTold::Gone if !is_there => self.buckets_gone_epoch = known.max(epoch),
+            // Without the bucket there is one number for all that have gone: it may be of another one, and then group 0
+            // says it again under a new number.
+            _ if epoch <= known => return Outcome::refused(Refusal::Stale),
+            BucketTold::Gone if streams > 0 => return Outcome::refused(Refusal::BucketBusy),
+            BucketTold::Gone => {
+                self.set_bindings(name, Vec::new());
+                self.buckets.remove(name);
+                self.buckets_gone_epoch = self.buckets_gone_epoch.max(epoch);
+            }
+            BucketTold::There { created_ms, fenced, bindings } => {
+                let new = || Bucket { epoch, created_ms, streams: 0, fenced, bindings: Vec::new() };
+                let own = self.buckets.entry(name.into()).or_insert_with(new);
+                own.epoch = epoch;
+                own.created_ms = created_ms;
+                own.fenced = fenced;
+                self.set_bindings(name, bindings.decode().into_iter().map(Arc::new).collect());
             }
         }
-    }
-
-    pub(crate) fn bucket_fence(&mut self, at: &At, name: &str) -> Outcome {
-        // A bucket unknown here is fenced all the same: its creation may still be on the way to this group, and must not
-        // let streams in behind the deletion's back.
-        let absent = Bucket { created_ms: at.time_ms, streams: 0, fenced: true, bindings: Bindings::default() };
-        let bucket = self.buckets.entry(name.into()).or_insert(absent);
-        bucket.fenced = true;
-        Outcome::unchanged(Reply::Bucket { streams: bucket.streams })
-    }
-
-    pub(crate) fn bucket_unfence(&mut self, name: &str) -> Outcome {
-        match self.buckets.get_mut(name) {
-            Some(bucket) => {
-                bucket.fenced = false;
-                Outcome::unchanged(Reply::Bucket { streams: bucket.streams })
-            }
-            None => Outcome::refused(Refusal::BucketNotFound),
-        }
-    }
-
-    pub(crate) fn bucket_drop(&mut self, name: &str) -> Outcome {
-        if self.buckets.get(name).is_some_and(|bucket| bucket.streams > 0) {
-            return Outcome::refused(Refusal::BucketBusy);
-        }
-        if let Some(bucket) = self.buckets.remove(name) {
-            self.drop_bindings(&bucket.bindings);
-        }
-        Outcome::unchanged(Reply::Done)
+        Outcome::unchanged(Reply::Bucket { streams })
     }
 }

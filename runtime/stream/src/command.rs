@@ -8,7 +8,9 @@ use weir_types::limits::{CONTENT_TYPE_BYTES_MAX, NAME_BYTES_MAX, PRODUCER_ID_BYT
 use weir_types::{Incarnation, Lineage, Offset, Role, Slot, StreamKey, cut_at_slash};
 
 use crate::binding::{EncodedBindings, role_code, role_of};
+use crate::bucket::BucketTold;
 use crate::codec::{CodecError, Reader, put_long, put_short};
+use crate::meta::BucketStep;
 use crate::module::Upload;
 use crate::producer::ProducerRef;
 use crate::records::Records;
@@ -18,22 +20,15 @@ const KIND_CREATE: u8 = 1;
 const KIND_APPEND: u8 = 2;
 const KIND_DELETE: u8 = 3;
 const KIND_EXPIRE: u8 = 4;
-const KIND_BUCKET_CREATE: u8 = 16;
-const KIND_BUCKET_FENCE: u8 = 17;
-const KIND_BUCKET_UNFENCE: u8 = 18;
-const KIND_BUCKET_DROP: u8 = 19;
-const KIND_BUCKET_BINDINGS: u8 = 20;
+const KIND_BUCKET: u8 = 21;
 const KIND_META_FORM: u8 = 32;
-const KIND_META_BUCKET_CREATE: u8 = 33;
-const KIND_META_BUCKET_DELETE: u8 = 34;
-const KIND_META_BUCKET_DELETED: u8 = 35;
-const KIND_META_BUCKET_KEPT: u8 = 36;
 const KIND_META_MODULE_PUT: u8 = 37;
 const KIND_META_MODULE_READY: u8 = 38;
 const KIND_META_MODULE_FAILED: u8 = 39;
 const KIND_META_MODULE_DELETE: u8 = 40;
 const KIND_META_BINDING_PUT: u8 = 41;
 const KIND_META_BINDING_DELETE: u8 = 42;
+const KIND_META_BUCKET: u8 = 43;
 
 const FLAG_CLOSE: u8 = 1;
 const FLAG_PRODUCER: u8 = 2;
@@ -41,6 +36,14 @@ const FLAG_SEQ: u8 = 4;
 const FLAG_IF_MATCH: u8 = 8;
 /// An epoch of bindings other than 0 follows. Entries from before there were bindings have none.
 const FLAG_BINDINGS: u8 = 16;
+
+const TOLD_GONE: u8 = 0;
+const TOLD_OPEN: u8 = 1;
+const TOLD_FENCED: u8 = 2;
+
+/// A step's number is its place.
+const BUCKET_STEPS: [BucketStep; 6] =
+    [BucketStep::Create, BucketStep::Delete, BucketStep::Keep, BucketStep::Drop, BucketStep::Forget, BucketStep::Renew];
 
 const EXPIRY_NEVER: u8 = 0;
 const EXPIRY_IDLE: u8 = 1;
@@ -99,61 +102,26 @@ pub enum Command<'a> {
         /// The life that is meant to end.
         incarnation: Incarnation,
     },
-    /// Lets streams of a bucket be created in this group.
-    BucketCreate {
+    /// Replaces the group's own copy of a bucket, if it is of an earlier change.
+    Bucket {
         /// The bucket.
         name: &'a str,
-        /// When group 0 created it, in milliseconds since 1970.
-        created_ms: u64,
-    },
-    /// Stops creates in a bucket of this group, before the bucket is deleted.
-    BucketFence {
-        /// The bucket.
-        name: &'a str,
-    },
-    /// Takes a fence back.
-    BucketUnfence {
-        /// The bucket.
-        name: &'a str,
-    },
-    /// Forgets an empty bucket.
-    BucketDrop {
-        /// The bucket.
-        name: &'a str,
-    },
-    /// Replaces the group's own copy of a bucket's bindings, if it is an older one.
-    BucketBindings {
-        /// The bucket.
-        name: &'a str,
-        /// The last change that is in them.
+        /// The last change that is in it.
         epoch: u64,
-        /// All bindings of the bucket.
-        bindings: EncodedBindings<'a>,
+        /// The bucket.
+        told: BucketTold<'a>,
     },
     /// Group 0 only: fixes how many groups the slots are spread over.
     MetaForm {
         /// At least 1.
         groups: u16,
     },
-    /// Group 0 only: a bucket comes to be, before any group hears of it.
-    MetaBucketCreate {
+    /// Group 0 only: a bucket comes to be, goes, or is on its way there.
+    MetaBucket {
         /// The bucket.
         name: &'a str,
-    },
-    /// Group 0 only: a bucket's deletion begins.
-    MetaBucketDelete {
-        /// The bucket.
-        name: &'a str,
-    },
-    /// Group 0 only: a bucket's deletion ends with the bucket gone.
-    MetaBucketDeleted {
-        /// The bucket.
-        name: &'a str,
-    },
-    /// Group 0 only: a bucket's deletion ends with the bucket kept.
-    MetaBucketKept {
-        /// The bucket.
-        name: &'a str,
+        /// What happens to it.
+        step: BucketStep,
     },
     /// Group 0 only: a module was uploaded, and is going to be compiled.
     MetaModulePut {
@@ -275,16 +243,9 @@ impl<'a> Command<'a> {
             }
             Command::Delete { key } => 2 + key.text.len(),
             Command::Expire { key, .. } => 2 + key.text.len() + 8,
-            Command::BucketCreate { name, .. } => 1 + name.len() + 8,
+            Command::Bucket { name, told, .. } => 1 + name.len() + 8 + told_bytes(told),
             Command::MetaForm { .. } => 2,
-            Command::BucketFence { name }
-            | Command::BucketUnfence { name }
-            | Command::BucketDrop { name }
-            | Command::MetaBucketCreate { name }
-            | Command::MetaBucketDelete { name }
-            | Command::MetaBucketDeleted { name }
-            | Command::MetaBucketKept { name } => 1 + name.len(),
-            Command::BucketBindings { name, bindings, .. } => 1 + name.len() + 8 + bindings.bytes().len(),
+            Command::MetaBucket { name, .. } => 1 + name.len() + 1,
             Command::MetaModulePut { bucket, name, upload } => {
                 words_bytes(bucket, name) + 32 + 8 + 1 + upload.roles.len()
             }
@@ -342,22 +303,16 @@ impl<'a> Command<'a> {
                 put_long(buf, key.text);
                 buf.put_u64_le(incarnation.0);
             }
-            Command::BucketCreate { name, created_ms } => {
-                put_short(buf, name);
-                buf.put_u64_le(created_ms);
-            }
-            Command::MetaForm { groups } => buf.put_u16_le(groups),
-            Command::BucketFence { name }
-            | Command::BucketUnfence { name }
-            | Command::BucketDrop { name }
-            | Command::MetaBucketCreate { name }
-            | Command::MetaBucketDelete { name }
-            | Command::MetaBucketDeleted { name }
-            | Command::MetaBucketKept { name } => put_short(buf, name),
-            Command::BucketBindings { name, epoch, bindings } => {
+            Command::Bucket { name, epoch, told } => {
                 put_short(buf, name);
                 buf.put_u64_le(epoch);
-                buf.put_slice(bindings.bytes());
+                put_told(buf, told);
+            }
+            Command::MetaForm { groups } => buf.put_u16_le(groups),
+            Command::MetaBucket { name, step } => {
+                put_short(buf, name);
+                let code = BUCKET_STEPS.iter().position(|other| *other == step).expect("every step has a place");
+                buf.put_u8(code as u8);
             }
             Command::MetaModulePut { bucket, name, upload } => {
                 put_words(buf, bucket, name);
@@ -394,21 +349,18 @@ impl<'a> Command<'a> {
             KIND_APPEND => read_append(r)?,
             KIND_DELETE => Command::Delete { key: KeyRef::read(r)? },
             KIND_EXPIRE => Command::Expire { key: KeyRef::read(r)?, incarnation: Incarnation(r.u64("incarnation")?) },
-            KIND_BUCKET_CREATE => Command::BucketCreate { name: read_bucket(r)?, created_ms: r.u64("creation time")? },
-            KIND_BUCKET_FENCE => Command::BucketFence { name: read_bucket(r)? },
-            KIND_BUCKET_UNFENCE => Command::BucketUnfence { name: read_bucket(r)? },
-            KIND_BUCKET_DROP => Command::BucketDrop { name: read_bucket(r)? },
+            KIND_BUCKET => {
+                let (name, epoch) = (read_bucket(r)?, r.u64("bucket epoch")?);
+                Command::Bucket { name, epoch, told: read_told(r)? }
+            }
             KIND_META_FORM => match r.u16("groups")? {
                 0 => return Err(CodecError::Field("groups")),
                 groups => Command::MetaForm { groups },
             },
-            KIND_META_BUCKET_CREATE => Command::MetaBucketCreate { name: read_bucket(r)? },
-            KIND_META_BUCKET_DELETE => Command::MetaBucketDelete { name: read_bucket(r)? },
-            KIND_META_BUCKET_DELETED => Command::MetaBucketDeleted { name: read_bucket(r)? },
-            KIND_META_BUCKET_KEPT => Command::MetaBucketKept { name: read_bucket(r)? },
-            KIND_BUCKET_BINDINGS => {
-                let (name, epoch) = (read_bucket(r)?, r.u64("bindings epoch")?);
-                Command::BucketBindings { name, epoch, bindings: EncodedBindings::read(r)? }
+            KIND_META_BUCKET => {
+                let (name, code) = (read_bucket(r)?, r.u8("bucket step")?);
+                let step = BUCKET_STEPS.get(usize::from(code)).ok_or(CodecError::Field("bucket step"))?;
+                Command::MetaBucket { name, step: *step }
             }
             KIND_META_MODULE_PUT => {
                 let (bucket, name) = read_words(r)?;
@@ -446,16 +398,9 @@ impl<'a> Command<'a> {
             Command::Append { .. } => KIND_APPEND,
             Command::Delete { .. } => KIND_DELETE,
             Command::Expire { .. } => KIND_EXPIRE,
-            Command::BucketCreate { .. } => KIND_BUCKET_CREATE,
-            Command::BucketFence { .. } => KIND_BUCKET_FENCE,
-            Command::BucketUnfence { .. } => KIND_BUCKET_UNFENCE,
-            Command::BucketDrop { .. } => KIND_BUCKET_DROP,
+            Command::Bucket { .. } => KIND_BUCKET,
             Command::MetaForm { .. } => KIND_META_FORM,
-            Command::MetaBucketCreate { .. } => KIND_META_BUCKET_CREATE,
-            Command::MetaBucketDelete { .. } => KIND_META_BUCKET_DELETE,
-            Command::MetaBucketDeleted { .. } => KIND_META_BUCKET_DELETED,
-            Command::MetaBucketKept { .. } => KIND_META_BUCKET_KEPT,
-            Command::BucketBindings { .. } => KIND_BUCKET_BINDINGS,
+            Command::MetaBucket { .. } => KIND_META_BUCKET,
             Command::MetaModulePut { .. } => KIND_META_MODULE_PUT,
             Command::MetaModuleReady { .. } => KIND_META_MODULE_READY,
             Command::MetaModuleFailed { .. } => KIND_META_MODULE_FAILED,
@@ -538,6 +483,35 @@ fn put_words(buf: &mut BytesMut, bucket: &str, name: &str) {
 
 fn read_words<'a>(r: &mut Reader<'a>) -> Result<(&'a str, &'a str), CodecError> {
     Ok((read_bucket(r)?, r.short("module or binding name")?))
+}
+
+fn told_bytes(told: &BucketTold<'_>) -> usize {
+    match told {
+        BucketTold::Gone => 1,
+        BucketTold::There { bindings, .. } => 1 + 8 + bindings.bytes().len(),
+    }
+}
+
+fn put_told(buf: &mut BytesMut, told: BucketTold<'_>) {
+    match told {
+        BucketTold::Gone => buf.put_u8(TOLD_GONE),
+        BucketTold::There { created_ms, fenced, bindings } => {
+            buf.put_u8(if fenced { TOLD_FENCED } else { TOLD_OPEN });
+            buf.put_u64_le(created_ms);
+            buf.put_slice(bindings.bytes());
+        }
+    }
+}
+
+fn read_told<'a>(r: &mut Reader<'a>) -> Result<BucketTold<'a>, CodecError> {
+    let fenced = match r.u8("bucket told")? {
+        TOLD_GONE => return Ok(BucketTold::Gone),
+        TOLD_OPEN => false,
+        TOLD_FENCED => true,
+        _ => return Err(CodecError::Field("bucket told")),
+    };
+    let created_ms = r.u64("bucket creation time")?;
+    Ok(BucketTold::There { created_ms, fenced, bindings: EncodedBindings::read(r)? })
 }
 
 fn read_upload<'a>(r: &mut Reader<'a>) -> Result<Upload<'a>, CodecError> {

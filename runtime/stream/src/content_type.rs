@@ -57,6 +57,8 @@ mod tests {
 
     use super::*;
     use crate::batch::{Frame, Limits};
+    use crate::binding::EncodedBindings;
+    use crate::bucket::BucketTold;
     use crate::command::KeyRef;
     use crate::create::NewStream;
     use crate::group::{At, Group};
@@ -78,7 +80,8 @@ mod tests {
     #[test]
     fn a_deleted_stream_gives_its_type_back() {
         let mut group = Group::new();
-        group.bucket_create("b", 0);
+        let bindings = EncodedBindings::of(&[0, 0]);
+        group.bucket_told("b", 1, BucketTold::There { created_ms: 0, fenced: false, bindings });
         let key = KeyRef::parse("b/s").expect("a key");
         let frame = Frame { pos: 0, len: 0 };
         let at = At { index: 1, frame, time_ms: 0, limits: Limits { producers_max: 1 } };

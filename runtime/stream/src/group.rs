@@ -34,6 +34,8 @@ pub struct Group {
     pub(crate) bindings_epoch: u64,
     /// Buckets that have a binding.
     pub(crate) bound_buckets: usize,
+    /// The last change that this group has heard of of a bucket that is gone: what is older may be of its life.
+    pub(crate) buckets_gone_epoch: u64,
     time_ms: u64,
 }
 
@@ -116,6 +118,7 @@ impl Group {
             index_bytes: 0,
             bindings_epoch: 0,
             bound_buckets: 0,
+            buckets_gone_epoch: 0,
             time_ms: 0,
         }
     }
@@ -149,16 +152,9 @@ impl Group {
             }
             Command::Delete { key } => self.delete(key),
             Command::Expire { key, incarnation } => self.expire(at, key, incarnation),
-            Command::BucketCreate { name, created_ms } => self.bucket_create(name, created_ms),
-            Command::BucketFence { name } => self.bucket_fence(at, name),
-            Command::BucketUnfence { name } => self.bucket_unfence(name),
-            Command::BucketDrop { name } => self.bucket_drop(name),
-            Command::BucketBindings { name, epoch, bindings } => self.bucket_bindings(name, epoch, bindings),
+            Command::Bucket { name, epoch, told } => self.bucket_told(name, epoch, told),
             Command::MetaForm { groups } => Outcome::unchanged(self.meta.form(groups)),
-            Command::MetaBucketCreate { name } => Outcome::unchanged(self.meta.bucket_create(name, at.time_ms)),
-            Command::MetaBucketDelete { name } => Outcome::unchanged(self.meta.bucket_delete(name)),
-            Command::MetaBucketDeleted { name } => Outcome::unchanged(self.meta.bucket_deleted(name)),
-            Command::MetaBucketKept { name } => Outcome::unchanged(self.meta.bucket_kept(name)),
+            Command::MetaBucket { name, step } => Outcome::unchanged(self.meta.bucket_step(name, step, at.time_ms)),
             Command::MetaModulePut { bucket, name, upload } => {
                 Outcome::unchanged(self.meta.module_put(bucket, name, &upload, at.time_ms))
             }

@@ -37,13 +37,13 @@ mod slots;
 pub mod stream;
 
 pub use batch::{Batch, BatchBuilder, Frame, Limits, PayloadView, command_frame, frame_bytes_max};
-pub use binding::{BUILTIN_PREFIX, Binding, EncodedBindings};
-pub use bucket::BucketView;
+pub use binding::{BUILTIN_PREFIX, Binding, EPOCH_UNJUDGED, EncodedBindings};
+pub use bucket::{BucketTold, BucketView};
 pub use codec::CodecError;
 pub use command::{Command, KeyRef};
 pub use group::{Change, Group, Outcome};
 pub use look::Look;
-pub use meta::{BucketState, Meta, MetaBucket, SlotTable};
+pub use meta::{BucketState, BucketStep, Meta, MetaBucket, SlotTable};
 pub use module::{Module, Revision, Upload};
 pub use pattern::{Pattern, PatternError};
 pub use producer::ProducerRef;

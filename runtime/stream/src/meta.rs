@@ -1,8 +1,12 @@
 //! What group 0 keeps for all groups: which group a slot belongs to, which buckets there are, and the modules and
 //! bindings in them ([`crate::module`], [`crate::binding`]).
 //!
-//! A bucket's deletion takes several groups, so it has a state of its own: while it is *deleting*, no other create or
-//! delete of that bucket begins, and a new leader finds here what its predecessor left unfinished.
+//! Every change of a bucket has a number, the bucket's *epoch*, and the whole bucket travels to every group under it
+//! ([`crate::bucket`]); so nothing depends on the order in which two changes arrive there.
+//!
+//! A bucket's deletion takes several groups, so it has steps of its own: while it is *deleting* or *dropped*, no other
+//! create or delete of that bucket begins, and a new leader finds here what its predecessor left unfinished. A deletion
+//! that is not decided is taken back; one that is decided is finished.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,8 +23,8 @@ use crate::reply::{Refusal, Reply};
 pub struct Meta {
     slots: Option<SlotTable>,
     buckets: BTreeMap<Box<str>, MetaBucket>,
-    /// The number of the last change of any binding.
-    pub(crate) bindings_epoch: u64,
+    /// The number of the last change of any bucket.
+    changes: u64,
 }
 
 /// Which group each slot belongs to.
@@ -33,7 +37,7 @@ pub struct SlotTable {
 /// A bucket, wherever its streams are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MetaBucket {
-    /// Whether it is being deleted.
+    /// How far its deletion is, if it is being deleted.
     pub state: BucketState,
     /// When it was created, in milliseconds since 1970.
     pub created_ms: u64,
@@ -41,17 +45,36 @@ pub struct MetaBucket {
     pub modules: BTreeMap<Box<str>, Module>,
     /// What is attached to its streams, by name.
     pub bindings: BTreeMap<Box<str>, Arc<Binding>>,
-    /// The number of the last change of its bindings; 0 for none.
-    pub bindings_epoch: u64,
+    /// The number of its last change.
+    pub epoch: u64,
 }
 
-/// Whether a bucket is being deleted.
+/// How far a bucket's deletion is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BucketState {
     /// It takes streams.
     Active,
     /// A deletion has begun and is not decided.
     Deleting,
+    /// Its deletion is decided: it is to be forgotten when every group has heard of it.
+    Dropped,
+}
+
+/// A step in a bucket's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BucketStep {
+    /// It comes to be, before any group hears of it.
+    Create,
+    /// Its deletion begins.
+    Delete,
+    /// Its deletion is taken back.
+    Keep,
+    /// Its deletion is decided: no group has streams of it.
+    Drop,
+    /// Every group knows that it is gone.
+    Forget,
+    /// It gets a new number, for a group that has heard of a later change before this one.
+    Renew,
 }
 
 impl SlotTable {
@@ -67,9 +90,9 @@ impl SlotTable {
 }
 
 impl MetaBucket {
-    fn new(created_ms: u64) -> MetaBucket {
+    fn new(created_ms: u64, epoch: u64) -> MetaBucket {
         let (modules, bindings) = Default::default();
-        MetaBucket { state: BucketState::Active, created_ms, modules, bindings, bindings_epoch: 0 }
+        MetaBucket { state: BucketState::Active, created_ms, modules, bindings, epoch }
     }
 }
 
@@ -107,46 +130,49 @@ impl Meta {
         }
     }
 
-    pub(crate) fn bucket_create(&mut self, name: &str, time_ms: u64) -> Reply {
-        match self.buckets.get(name) {
-            Some(MetaBucket { state: BucketState::Deleting, .. }) => Reply::Refused(Refusal::BucketBusy),
-            Some(bucket) => Reply::MetaBucket { created_ms: bucket.created_ms, existed: true },
-            None => {
-                self.buckets.insert(name.into(), MetaBucket::new(time_ms));
-                Reply::MetaBucket { created_ms: time_ms, existed: false }
+    pub(crate) fn bucket_step(&mut self, name: &str, step: BucketStep, time_ms: u64) -> Reply {
+        use BucketState::{Active, Deleting, Dropped};
+        let Some(bucket) = self.buckets.get_mut(name) else {
+            return match step {
+                BucketStep::Create => {
+                    let epoch = self.next_change();
+                    self.buckets.insert(name.into(), MetaBucket::new(time_ms, epoch));
+                    Reply::MetaBucket { created_ms: time_ms, existed: false }
+                }
+                BucketStep::Forget => Reply::Done,
+                BucketStep::Delete | BucketStep::Keep | BucketStep::Drop | BucketStep::Renew => {
+                    Reply::Refused(Refusal::BucketNotFound)
+                }
+            };
+        };
+        let state = match (step, bucket.state) {
+            (BucketStep::Create, Active) => {
+                return Reply::MetaBucket { created_ms: bucket.created_ms, existed: true };
             }
-        }
-    }
-
-    pub(crate) fn bucket_delete(&mut self, name: &str) -> Reply {
-        match self.buckets.get_mut(name) {
-            None => Reply::Refused(Refusal::BucketNotFound),
-            Some(MetaBucket { state: BucketState::Deleting, .. }) => Reply::Refused(Refusal::BucketBusy),
-            Some(bucket) => {
-                bucket.state = BucketState::Deleting;
-                Reply::Done
-            }
-        }
-    }
-
-    pub(crate) fn bucket_deleted(&mut self, name: &str) -> Reply {
-        match self.buckets.get(name) {
-            // Never begun, or taken back: its groups are not fenced.
-            Some(MetaBucket { state: BucketState::Active, .. }) => Reply::Refused(Refusal::BucketBusy),
-            _ => {
+            (BucketStep::Delete, Active) => Deleting,
+            (BucketStep::Keep, Deleting) => Active,
+            (BucketStep::Drop, Deleting) => Dropped,
+            (BucketStep::Renew, state) => state,
+            // Said again: the answer to the first may have been lost.
+            (BucketStep::Keep, Active) | (BucketStep::Drop, Dropped) => return Reply::Done,
+            (BucketStep::Forget, Dropped) => {
                 self.buckets.remove(name);
-                Reply::Done
+                return Reply::Done;
             }
-        }
+            (BucketStep::Create | BucketStep::Delete | BucketStep::Keep, Deleting | Dropped)
+            | (BucketStep::Drop, Active)
+            | (BucketStep::Forget, Active | Deleting) => return Reply::Refused(Refusal::BucketBusy),
+        };
+        let epoch = self.next_change();
+        let bucket = self.buckets.get_mut(name).expect("it was there");
+        bucket.state = state;
+        bucket.epoch = epoch;
+        Reply::Done
     }
 
-    pub(crate) fn bucket_kept(&mut self, name: &str) -> Reply {
-        match self.buckets.get_mut(name) {
-            Some(bucket) => {
-                bucket.state = BucketState::Active;
-                Reply::Done
-            }
-            None => Reply::Refused(Refusal::BucketNotFound),
-        }
+    /// Numbers a change.
+    pub(crate) fn next_change(&mut self) -> u64 {
+        self.changes += 1;
+        self.changes
     }
 }

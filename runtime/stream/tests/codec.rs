@@ -4,8 +4,8 @@ use bytes::{Bytes, BytesMut};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use weir_stream::{
-    Batch, BatchBuilder, Binding, CodecError, Command, EncodedBindings, Expiry, Group, Limits, Outcome, Pattern,
-    ProducerRef, Records, Split, Upload, command_frame, frame_bytes_max,
+    Batch, BatchBuilder, Binding, BucketStep, BucketTold, CodecError, Command, EncodedBindings, Expiry, Group, Limits,
+    Outcome, Pattern, ProducerRef, Records, Split, Upload, command_frame, frame_bytes_max,
 };
 use weir_types::{Digest, Incarnation, Lineage, Offset, Role, StreamKey};
 
@@ -58,16 +58,22 @@ impl Fields {
             },
             4 => Command::Delete { key },
             5 => Command::Expire { key, incarnation },
-            6 => Command::BucketCreate { name, created_ms: self.number },
-            7 => Command::BucketFence { name },
-            8 => Command::BucketUnfence { name },
-            9 => Command::BucketDrop { name },
+            6 => Command::Bucket { name, epoch: self.epoch, told: BucketTold::Gone },
+            7..=9 => Command::Bucket {
+                name,
+                epoch: self.epoch,
+                told: BucketTold::There {
+                    created_ms: self.number,
+                    fenced: self.flag,
+                    bindings: EncodedBindings::of(&self.bindings),
+                },
+            },
             10 => Command::MetaForm { groups: (self.number as u16).max(1) },
-            11 => Command::MetaBucketCreate { name },
-            12 => Command::MetaBucketDelete { name },
-            13 => Command::MetaBucketDeleted { name },
-            14 => Command::MetaBucketKept { name },
-            15 => Command::BucketBindings { name, epoch: self.epoch, bindings: EncodedBindings::of(&self.bindings) },
+            11 => Command::MetaBucket { name, step: BucketStep::Create },
+            12 => Command::MetaBucket { name, step: BucketStep::Delete },
+            13 => Command::MetaBucket { name, step: BucketStep::Keep },
+            14 => Command::MetaBucket { name, step: BucketStep::Drop },
+            15 => Command::MetaBucket { name, step: BucketStep::Forget },
             16 => {
                 let roles: &[Role] = if self.flag { &Role::ALL } else { &[Role::Summary] };
                 let upload = Upload { digest: Digest([self.number as u8; 32]), bytes: self.number, roles };

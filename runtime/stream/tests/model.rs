@@ -5,7 +5,9 @@ mod support;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use support::World;
-use weir_stream::{Change, Command, Expiry, Outcome, ProducerRef, Records, Refusal, Reply, Split};
+use weir_stream::{
+    BucketTold, Change, Command, EncodedBindings, Expiry, Outcome, ProducerRef, Records, Refusal, Reply, Split,
+};
 use weir_types::{Incarnation, Lineage, Offset, StreamKey};
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
@@ -40,6 +42,7 @@ enum Step {
     },
     Bucket {
         verb: u8,
+        epoch: u64,
     },
     Wait {
         ms: u64,
@@ -81,7 +84,7 @@ fn step() -> impl Strategy<Value = Step> {
         }),
         1 => name.clone().prop_map(|name| Step::Delete { name }),
         1 => (name, rarely()).prop_map(|(name, stale)| Step::Expire { name, stale }),
-        1 => (0..4u8).prop_map(|verb| Step::Bucket { verb }),
+        1 => (0..3u8, 1..20u64).prop_map(|(verb, epoch)| Step::Bucket { verb, epoch }),
         2 => wait.prop_map(|ms| Step::Wait { ms }),
     ]
 }
@@ -170,6 +173,8 @@ struct Model {
     streams: Vec<ModelStream>,
     bucket: bool,
     fenced: bool,
+    epoch: u64,
+    gone_epoch: u64,
     time_ms: u64,
     lives: u64,
 }
@@ -335,19 +340,17 @@ impl Model {
         Answer::Done { removed: due && self.remove(name) }
     }
 
-    fn bucket(&mut self, verb: u8) -> Answer {
+    /// The bucket is told as of `epoch`: there, fenced, or gone.
+    fn bucket(&mut self, verb: u8, epoch: u64) -> Answer {
         let streams = self.streams.len() as u64;
+        let known = if self.bucket { self.epoch } else { self.gone_epoch };
         match verb {
-            0 if self.fenced => return Answer::Refused(Refusal::BucketBusy),
-            0 => self.bucket = true,
-            1 => (self.bucket, self.fenced) = (true, true),
-            2 if !self.bucket => return Answer::Refused(Refusal::BucketNotFound),
-            2 => self.fenced = false,
-            _ if streams > 0 => return Answer::Refused(Refusal::BucketBusy),
-            _ => {
-                (self.bucket, self.fenced) = (false, false);
-                return Answer::Done { removed: false };
-            }
+            _ if self.bucket && epoch == known => return Answer::Bucket(streams),
+            2 if !self.bucket => self.gone_epoch = known.max(epoch),
+            _ if epoch <= known => return Answer::Refused(Refusal::Stale),
+            2 if streams > 0 => return Answer::Refused(Refusal::BucketBusy),
+            2 => (self.bucket, self.fenced, self.gone_epoch) = (false, false, self.gone_epoch.max(epoch)),
+            _ => (self.bucket, self.fenced, self.epoch) = (true, verb == 1, epoch),
         }
         Answer::Bucket(streams)
     }
@@ -423,26 +426,28 @@ fn take(step: &Step, model: &mut Model, world: &mut World) -> (Answer, Outcome) 
             let command = Command::Expire { key: (&key).into(), incarnation: Incarnation(life) };
             (expected, world.apply(model.time_ms, &command))
         }
-        Step::Bucket { verb } => {
-            let command = match verb {
-                0 => Command::BucketCreate { name: "b", created_ms: 5 },
-                1 => Command::BucketFence { name: "b" },
-                2 => Command::BucketUnfence { name: "b" },
-                _ => Command::BucketDrop { name: "b" },
-            };
-            (model.bucket(verb), world.apply(model.time_ms, &command))
-        }
+        Step::Bucket { verb, epoch } => (model.bucket(verb, epoch), world.apply(model.time_ms, &told(verb, epoch))),
         Step::Wait { ms } => {
             model.time_ms += ms;
             // A new leader whose clock is behind: group time must not follow it.
             let behind_ms = model.time_ms / 2;
-            let expected = model.bucket(if model.fenced { 1 } else { 2 });
-            let command =
-                if model.fenced { Command::BucketFence { name: "b" } } else { Command::BucketUnfence { name: "b" } };
+            let (verb, epoch) = (u8::from(model.fenced), model.epoch);
+            let expected = model.bucket(verb, epoch);
+            let command = told(verb, epoch);
             world.apply(model.time_ms, &Command::Delete { key: (&StreamKey::new("b", "none").expect("valid")).into() });
             (expected, world.apply(behind_ms, &command))
         }
     }
+}
+
+/// The bucket as of `epoch`: there, fenced, or gone.
+fn told(verb: u8, epoch: u64) -> Command<'static> {
+    let bindings = EncodedBindings::of(&[0, 0]);
+    let told = match verb {
+        2 => BucketTold::Gone,
+        _ => BucketTold::There { created_ms: 5, fenced: verb == 1, bindings },
+    };
+    Command::Bucket { name: "b", epoch, told }
 }
 
 fn agree(model: &Model, world: &World) {
@@ -477,8 +482,8 @@ proptest! {
         let mut model = Model::default();
         let mut world = World::new();
         world.producers_max = PRODUCERS_MAX;
-        model.bucket(0);
-        world.apply(0, &Command::BucketCreate { name: "b", created_ms: 0 });
+        model.bucket(0, 1);
+        world.apply(0, &told(0, 1));
         for step in &steps {
             let (expected, outcome) = take(step, &mut model, &mut world);
             prop_assert_eq!(Answer::of(&outcome), expected, "{:?}", step);

@@ -5,8 +5,8 @@ mod support;
 use expect_test::{Expect, expect};
 use support::World;
 use weir_stream::{
-    Appended, Binding, Change, Command, EncodedBindings, Expiry, Group, Look, Pattern, ProducerRef, Records, Refusal,
-    Reply, Split, Summary, Upload,
+    Appended, Binding, BucketStep, BucketTold, Change, Command, EncodedBindings, Expiry, Group, Look, Pattern,
+    ProducerRef, Records, Refusal, Reply, Split, Summary, Upload,
 };
 use weir_types::{Digest, Incarnation, Lineage, Offset, ReadFrom, Role, StreamKey};
 
@@ -14,11 +14,12 @@ use weir_types::{Digest, Incarnation, Lineage, Offset, ReadFrom, Role, StreamKey
 ///
 /// `put /s type=T 'body' close ttl=S until=MS`, `post /s type=T 'body' close producer=ID:EPOCH:SEQ seq=X if=POSITION`
 /// (`if=gone` is a token of another life), `delete /s`, `expire /s`, `read /s from=POSITION`, `list PREFIX after=NAME`,
-/// `bucket VERB NAME`, `meta VERB NAME`, `time MS`, `producers MAX`, `streams`; `module`, `bind`, `unbind` and `bound` are
+/// `bucket STATE NAME epoch=N`, `meta STEP NAME`, `time MS`, `producers MAX`, `streams`; `module`, `bind`, `unbind` and `bound` are
 /// described where they are. The type is `text/plain` where not given; writes are checked under `epoch=N`, 0 if not given.
 fn check(script: &str, expected: Expect) {
     let mut run = Run { world: World::new(), time_ms: 1000, lives: 0 };
-    run.world.apply(1000, &Command::BucketCreate { name: "b", created_ms: 1000 });
+    let told = BucketTold::There { created_ms: 1000, fenced: false, bindings: EncodedBindings::of(&[0, 0]) };
+    run.world.apply(1000, &Command::Bucket { name: "b", epoch: 1, told });
     let answers: Vec<String> = script.split('|').map(|step| run.step(step.trim())).collect();
     expected.assert_eq(&answers.join(" | "));
     run.world.check_replay();
@@ -195,15 +196,29 @@ impl Run {
     fn bucket(&mut self, words: &Words<'_>) -> String {
         let name = words.rest.first().copied().unwrap_or_default();
         let command = match (words.verb, words.name) {
-            ("bucket", "create") => Command::BucketCreate { name, created_ms: self.time_ms },
-            ("bucket", "fence") => Command::BucketFence { name },
-            ("bucket", "unfence") => Command::BucketUnfence { name },
-            ("bucket", "drop") => Command::BucketDrop { name },
+            ("bucket", state) => {
+                let there = |fenced| {
+                    let bindings = EncodedBindings::of(&[0, 0]);
+                    BucketTold::There { created_ms: self.time_ms, fenced, bindings }
+                };
+                let told = match state {
+                    "open" => there(false),
+                    "fenced" => there(true),
+                    "gone" => BucketTold::Gone,
+                    _ => panic!("no bucket is {state}"),
+                };
+                Command::Bucket { name, epoch: words.number("epoch").expect("an epoch"), told }
+            }
             ("meta", "form") => Command::MetaForm { groups: name.parse().expect("a number") },
-            ("meta", "create") => Command::MetaBucketCreate { name },
-            ("meta", "delete") => Command::MetaBucketDelete { name },
-            ("meta", "deleted") => Command::MetaBucketDeleted { name },
-            ("meta", "kept") => Command::MetaBucketKept { name },
+            ("meta", "create") => Command::MetaBucket { name, step: BucketStep::Create },
+            ("meta", "delete") => Command::MetaBucket { name, step: BucketStep::Delete },
+            ("meta", "keep") => Command::MetaBucket { name, step: BucketStep::Keep },
+            ("meta", "drop") => Command::MetaBucket { name, step: BucketStep::Drop },
+            ("meta", "forget") => Command::MetaBucket { name, step: BucketStep::Forget },
+            ("meta", "renew") => Command::MetaBucket { name, step: BucketStep::Renew },
+            ("meta", "epoch") => {
+                return self.world.group.meta().bucket(name).map_or(0, |bucket| bucket.epoch).to_string();
+            }
             (verb, what) => panic!("no {verb} {what}"),
         };
         self.run(&command)
@@ -266,10 +281,11 @@ impl Run {
             (Ok(epoch), _) => (epoch, Binding::encode([].into_iter())),
             (Err(_), known) => {
                 let bucket = known.expect("the bucket is there");
-                (bucket.bindings_epoch, Binding::encode(bucket.bindings.values().map(|binding| &**binding)))
+                (bucket.epoch, Binding::encode(bucket.bindings.values().map(|binding| &**binding)))
             }
         };
-        self.run(&Command::BucketBindings { name: "b", epoch, bindings: EncodedBindings::of(&encoded) })
+        let told = BucketTold::There { created_ms: 1000, fenced: false, bindings: EncodedBindings::of(&encoded) };
+        self.run(&Command::Bucket { name: "b", epoch, told })
     }
 }
 
@@ -347,10 +363,10 @@ fn creating_again_needs_the_same_configuration() {
 #[test]
 fn a_bucket_decides_whether_streams_are_created() {
     check(
-        "put /a | bucket fence b | put /c | put /a | post /a 'x' | bucket drop b | delete /a | bucket drop b | put /a \
-         | bucket fence b | bucket create b | bucket unfence b | put /a | bucket create b",
+        "put /a | bucket fenced b epoch=2 | put /c | put /a | post /a 'x' | bucket gone b epoch=3 | delete /a \
+         | bucket gone b epoch=3 | put /a | bucket fenced b epoch=4 | bucket open b epoch=5 | put /a | bucket open b epoch=5",
         expect![[
-            r#"created tail=0 | bucket streams=1 | BucketBusy | exists tail=0 | ok tail=1 | BucketBusy | done removed | done | BucketNotFound | bucket streams=0 | BucketBusy | bucket streams=0 | created tail=0 | bucket streams=1"#
+            r#"created tail=0 | bucket streams=1 | BucketBusy | exists tail=0 | ok tail=1 | BucketBusy | done removed | bucket streams=0 | BucketNotFound | bucket streams=0 | bucket streams=0 | created tail=0 | bucket streams=1"#
         ]],
     );
 }
@@ -487,7 +503,7 @@ fn a_full_producer_table_forgets_only_the_idle() {
 #[test]
 fn listing_is_by_prefix_and_after() {
     check(
-        "put /a/1 | put /a/2 | put /ab | put /c | bucket create bb | list | list /a/ | list /a after=a/2 | list /x",
+        "put /a/1 | put /a/2 | put /ab | put /c | bucket open bb epoch=2 | list | list /a/ | list /a after=a/2 | list /x",
         expect![[
             r#"created tail=0 | created tail=0 | created tail=0 | created tail=0 | bucket streams=0 | a/1 a/2 ab c | a/1 a/2 | ab | "#
         ]],
@@ -495,12 +511,25 @@ fn listing_is_by_prefix_and_after() {
 }
 
 #[test]
-fn meta_buckets_are_deleted_in_two_steps() {
+fn a_late_change_of_a_bucket_is_refused_also_when_the_bucket_is_gone() {
     check(
-        "meta create x | meta create x | meta delete x | meta delete x | meta create x | meta kept x | meta deleted x \
-         | meta delete x | meta deleted x | meta deleted x | meta delete x | meta kept x",
+        "bucket fenced b epoch=5 | bucket open b epoch=4 | put /a | bucket gone b epoch=6 | bucket open b epoch=5 | put /a \
+         | bucket gone b epoch=2 | bucket open c epoch=6 | bucket open c epoch=7 | bucket gone b epoch=8 | bucket open c epoch=7",
         expect![[
-            r#"bucket created=1000 existed=false | bucket created=1000 existed=true | done | BucketBusy | BucketBusy | done | BucketBusy | done | done | done | BucketNotFound | BucketNotFound"#
+            r#"bucket streams=0 | Stale | BucketBusy | bucket streams=0 | Stale | BucketNotFound | bucket streams=0 | Stale | bucket streams=0 | bucket streams=0 | bucket streams=0"#
+        ]],
+    );
+}
+
+#[test]
+fn meta_buckets_are_deleted_in_steps() {
+    check(
+        "meta create x | meta create x | meta delete x | meta delete x | meta create x | meta keep x | meta keep x \
+         | meta drop x | meta forget x | meta epoch x | meta delete x | meta drop x | meta drop x | meta keep x \
+         | meta delete x | meta epoch x | meta renew x | meta epoch x | meta forget x | meta forget x | meta delete x \
+         | meta create x | meta epoch x",
+        expect![[
+            r#"bucket created=1000 existed=false | bucket created=1000 existed=true | done | BucketBusy | BucketBusy | done | done | BucketBusy | BucketBusy | 3 | done | done | done | BucketBusy | BucketBusy | 5 | done | 6 | done | done | BucketNotFound | bucket created=1000 existed=false | 7"#
         ]],
     );
 }
@@ -556,7 +585,7 @@ fn old_revisions_stay_while_they_are_new_or_bound() {
          | module put m 3 | module ready m 3 | module put m 4 | module put m 5 | module put m 6 | module show m \
          | module delete m | unbind old | module put m 7 | module show m | module put m 2 | module put m 3 | module show m",
         expect![
-            "bucket created=1000 existed=false | module revision=1 existed=false | done | binding epoch=1 existed=false | module revision=2 existed=false | done | module revision=3 existed=false | done | module revision=4 existed=false | module revision=5 existed=false | module revision=6 existed=false | 6?,3!,2!,1! | ModuleInUse | binding epoch=2 existed=true | module revision=7 existed=false | 7?,3!,2!,1! | module revision=8 existed=false | module revision=9 existed=false | 9!,8!,1!"
+            "bucket created=1000 existed=false | module revision=1 existed=false | done | binding epoch=2 existed=false | module revision=2 existed=false | done | module revision=3 existed=false | done | module revision=4 existed=false | module revision=5 existed=false | module revision=6 existed=false | 6?,3!,2!,1! | ModuleInUse | binding epoch=3 existed=true | module revision=7 existed=false | 7?,3!,2!,1! | module revision=8 existed=false | module revision=9 existed=false | 9!,8!,1!"
         ],
     );
 }
@@ -567,7 +596,7 @@ fn a_binding_needs_a_ready_module_and_counts_its_changes() {
         "bind v m 1 ** | meta create b | bind v m 1 ** | module put m 1 | bind v m 1 ** | module ready m 1 | bind v m 2 ** \
          | bind v m 1 ** | bind v m 1 ** | bind v m 1 a/** | bind w builtin:stats 9 ** | unbind v | unbind v",
         expect![
-            "BucketNotFound | bucket created=1000 existed=false | ModuleNotFound | module revision=1 existed=false | ModuleNotReady | done | ModuleNotFound | binding epoch=1 existed=false | binding epoch=1 existed=true | binding epoch=2 existed=true | binding epoch=3 existed=false | binding epoch=4 existed=true | BindingNotFound"
+            "BucketNotFound | bucket created=1000 existed=false | ModuleNotFound | module revision=1 existed=false | ModuleNotReady | done | ModuleNotFound | binding epoch=2 existed=false | binding epoch=2 existed=true | binding epoch=3 existed=true | binding epoch=4 existed=false | binding epoch=5 existed=true | BindingNotFound"
         ],
     );
 }
@@ -579,7 +608,7 @@ fn a_write_checked_under_other_bindings_is_stale() {
          | bound /other | post /s/1 'x' | post /s/1 'x' epoch=1 | post /s/1 close | put /s/2 'x' | put /s/2 'x' epoch=1 \
          | put /s/3 | unbind v | bound tell | bound 1 | post /s/3 'x' epoch=1 | post /s/3 'x' epoch=2 | bound /s/3",
         expect![[
-            r#"bucket created=1000 existed=false | created tail=1 | binding epoch=1 existed=false | [] epoch=0 | bucket streams=1 | bucket streams=1 | ["v"] epoch=1 | [] epoch=1 | Stale | ok tail=2 | ok tail=2 closed | Stale | created tail=1 | created tail=0 | binding epoch=2 existed=true | bucket streams=3 | bucket streams=3 | Stale | ok tail=1 | [] epoch=2"#
+            r#"bucket created=1000 existed=false | created tail=1 | binding epoch=2 existed=false | [] epoch=0 | bucket streams=1 | bucket streams=1 | ["v"] epoch=1 | [] epoch=1 | Stale | ok tail=2 | ok tail=2 closed | Stale | created tail=1 | created tail=0 | binding epoch=3 existed=true | bucket streams=3 | Stale | Stale | ok tail=1 | [] epoch=2"#
         ]],
     );
 }
@@ -587,10 +616,10 @@ fn a_write_checked_under_other_bindings_is_stale() {
 #[test]
 fn bindings_go_with_their_bucket() {
     check(
-        "meta create b | bind v builtin:stats 9 ** | bound tell | bound /s | bucket fence b | bucket drop b | bound /s \
-         | bucket create b | bound /s | put /s 'x' epoch=2",
+        "meta create b | bind v builtin:stats 9 ** | bound tell | bound /s | bucket fenced b epoch=3 | bucket gone b epoch=4 \
+         | bound /s | bucket open b epoch=5 | bound /s | put /s 'x' epoch=2",
         expect![[
-            r#"bucket created=1000 existed=false | binding epoch=1 existed=false | bucket streams=0 | ["v"] epoch=1 | bucket streams=0 | done | [] epoch=2 | bucket streams=0 | [] epoch=2 | created tail=1"#
+            r#"bucket created=1000 existed=false | binding epoch=2 existed=false | bucket streams=0 | ["v"] epoch=1 | bucket streams=0 | bucket streams=0 | [] epoch=2 | bucket streams=0 | [] epoch=2 | created tail=1"#
         ]],
     );
 }

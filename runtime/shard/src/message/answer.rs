@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use weir_stream::{Appended, Binding, Expiry, Revision, Summary};
+use weir_stream::{Appended, Binding, BucketView, Expiry, Revision, Summary};
 use weir_types::{Incarnation, Offset};
 
 use crate::message::error::ShardError;
@@ -121,12 +121,9 @@ pub(crate) enum Answer {
     },
     Page(Box<Page>),
     Listed(Vec<ListedStream>),
-    /// Streams of the bucket in one group, when it was created, and the last change of its bindings that arrived there.
-    Bucket {
-        streams: u64,
-        created_ms: u64,
-        bindings_epoch: u64,
-    },
+    Bucket(BucketView),
+    /// The bucket's streams in one group.
+    BucketStreams(u64),
     BucketCreated {
         existed: bool,
     },

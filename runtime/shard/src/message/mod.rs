@@ -15,5 +15,5 @@ pub use error::ShardError;
 pub use limit::Limit;
 pub(crate) use mail::{Advance, CallId, Mail};
 pub use request::{AppendRequest, BindingRequest, CreateRequest, Producer, SummaryQuery};
-pub(crate) use request::{BucketChange, ListQuery, Request};
+pub(crate) use request::{BucketNews, ListQuery, Request};
 pub use stats::ShardStats;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use weir_stream::{Expiry, Pattern};
+use weir_stream::{BucketTold, EncodedBindings, Expiry, Pattern};
 use weir_types::{BucketName, GroupId, ModuleName, Offset, ReadFrom, Role, StreamKey};
 
 use crate::message::body::Body;
@@ -101,18 +101,10 @@ pub(crate) enum Request {
         group: GroupId,
         name: Box<str>,
     },
-    BucketChange {
+    /// Replace the group's copy of a bucket, if it is an older one.
+    BucketTell {
         group: GroupId,
-        change: BucketChange,
-        name: Box<str>,
-        created_ms: u64,
-    },
-    /// Replace the group's copy of a bucket's bindings by these, encoded.
-    BucketBindings {
-        group: GroupId,
-        name: Box<str>,
-        epoch: u64,
-        bindings: Bytes,
+        news: Arc<BucketNews>,
     },
     ModulePut {
         bucket: BucketName,
@@ -151,8 +143,7 @@ impl Request {
             | Request::BucketCreate(_)
             | Request::BucketDelete(_)
             | Request::BucketDescribe { .. }
-            | Request::BucketChange { .. }
-            | Request::BucketBindings { .. }
+            | Request::BucketTell { .. }
             | Request::ModulePut { .. }
             | Request::ModuleDelete { .. }
             | Request::Modules(_)
@@ -163,17 +154,28 @@ impl Request {
     }
 }
 
-/// A change of one group's own copy of a bucket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum BucketChange {
-    /// Streams may be created in it.
-    Create,
-    /// No stream may be created in it while its deletion is being decided.
-    Fence,
-    /// The deletion was refused.
-    Unfence,
-    /// The deletion was decided.
-    Drop,
+/// A bucket as group 0 has it.
+pub(crate) struct BucketNews {
+    pub(crate) name: Box<str>,
+    /// The last change that is in it.
+    pub(crate) epoch: u64,
+    pub(crate) created_ms: u64,
+    pub(crate) fenced: bool,
+    /// All its bindings, encoded; `None` when the bucket is gone.
+    pub(crate) bindings: Option<Bytes>,
+}
+
+impl BucketNews {
+    pub(crate) fn told(&self) -> BucketTold<'_> {
+        match &self.bindings {
+            None => BucketTold::Gone,
+            Some(bindings) => BucketTold::There {
+                created_ms: self.created_ms,
+                fenced: self.fenced,
+                bindings: EncodedBindings::of(bindings),
+            },
+        }
+    }
 }
 
 /// Which streams of a bucket to list: those with `prefix`, after `after`, the first `limit` by name.

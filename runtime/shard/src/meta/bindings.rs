@@ -112,37 +112,11 @@ impl Core {
         match self.group(GroupId::META).command(change).await? {
             Reply::Binding { epoch, existed } => {
                 // Also where nothing has changed: the change before may not have reached everyone.
-                self.tell_bindings(bucket).await?;
+                self.settle_or_leave(bucket).await?;
                 Ok((epoch, existed))
             }
             Reply::Refused(refusal) => Err(refusal.into()),
             other => unreachable!("a change of bindings is not answered with {other:?}"),
-        }
-    }
-
-    /// Gives every group what group 0 has of a bucket's bindings.
-    pub(crate) async fn tell_bindings(self: &Rc<Self>, bucket: &str) -> Result<(), ShardError> {
-        let (epoch, encoded) = {
-            let meta = self.group(GroupId::META);
-            let state = meta.state.borrow();
-            let bucket = state.meta().bucket(bucket).ok_or(Refusal::BucketNotFound)?;
-            let encoded = Binding::encode(bucket.bindings.values().map(|binding| &**binding));
-            (bucket.bindings_epoch, Bytes::from(encoded))
-        };
-        for group in self.topology.groups() {
-            let request = Request::BucketBindings { group, name: bucket.into(), epoch, bindings: encoded.clone() };
-            self.call(self.topology.owner_of(group), request).await?;
-        }
-        Ok(())
-    }
-
-    /// Replaces one group's own copy of a bucket's bindings.
-    pub(crate) async fn bucket_bindings(&self, group: GroupId, name: &str, epoch: u64, bindings: &[u8]) -> Response {
-        let bindings = EncodedBindings::of(bindings);
-        match self.group(group).command(&Command::BucketBindings { name, epoch, bindings }).await? {
-            Reply::Bucket { .. } => Ok(Answer::Done),
-            Reply::Refused(refusal) => Err(refusal.into()),
-            other => unreachable!("bindings are not answered with {other:?}"),
         }
     }
 

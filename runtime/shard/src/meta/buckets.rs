@@ -1,18 +1,21 @@
-//! Buckets: group 0 decides, then every group hears of it as a command, and only then the client is answered. So apply
-//! never asks another group, and creating a stream looks at its own group's copy alone.
+//! Buckets: group 0 decides, then every group is told of the bucket as it is now, and only then the client is answered. So
+//! apply never asks another group, and creating a stream looks at its own group's copy alone.
 //!
-//! A deletion *fences* creates in every group, then either drops the empty bucket everywhere or takes the fences back.
-//! What a crash leaves half done is taken back when the node starts: nobody was told that it was done. A change of
-//! bindings is the exception: once group 0 has it, it holds, and the next start tells whom it did not reach.
+//! A deletion *fences* creates in every group, then either drops the empty bucket everywhere or opens it again. What fails
+//! half way is left to the reconciler ([`super::reconcile`]), which also runs when the node starts.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
-use weir_stream::{BucketState, BucketView, Command, Refusal, Reply};
+use bytes::Bytes;
+use weir_stream::{Binding, BucketState, BucketStep, BucketView, Command, Refusal, Reply};
 use weir_types::{BucketName, GroupId};
 
 use crate::core::{Core, Shard};
-use crate::group::ShardOpenError;
-use crate::message::{Answer, BucketChange, BucketSummary, Request, Response, ShardError};
+use crate::message::{Answer, BucketNews, BucketSummary, Request, Response, ShardError};
+
+/// How often a bucket's news is numbered anew for a group that has heard of something later.
+const RENEWALS_MAX: usize = 3;
 
 impl Shard {
     /// Creates a bucket; the answer says whether it was there already.
@@ -35,7 +38,7 @@ impl Shard {
         for group in self.0.topology.groups() {
             let owner = self.0.topology.owner_of(group);
             match self.call(owner, Request::BucketDescribe { group, name: name.as_str().into() }).await? {
-                Answer::Bucket { streams, created_ms, .. } => {
+                Answer::Bucket(BucketView { streams, created_ms, .. }) => {
                     summary.streams += streams;
                     summary.created_ms = summary.created_ms.min(created_ms);
                 }
@@ -52,158 +55,127 @@ impl Shard {
     pub async fn bucket_delete(&self, name: BucketName) -> Result<(), ShardError> {
         self.call(self.meta_owner(), Request::BucketDelete(name.as_str().into())).await.map(|_| ())
     }
-
-    /// Forms the node's slot table if it is new, checks it if it is not, and finishes what a crash left half done.
-    /// Called once, on the shard that owns the meta group, when all shards serve and before any client is served.
-    ///
-    /// # Errors
-    /// [`ShardOpenError::Form`] when the table is another one, or cannot be written.
-    pub async fn form(&self) -> Result<(), ShardOpenError> {
-        let failed = |error: &dyn std::fmt::Display| ShardOpenError::Form(error.to_string());
-        let inner = &self.0;
-        let meta = inner.group(GroupId::META);
-        let formed = meta.state.borrow().meta().slots().is_some();
-        if !formed {
-            let reply = meta.command(&Command::MetaForm { groups: inner.topology.groups }).await;
-            reply.map_err(|error| failed(&error))?;
-        }
-        let groups = meta.state.borrow().meta().slots().map(weir_stream::SlotTable::groups);
-        if groups != Some(inner.topology.groups) {
-            return Err(ShardOpenError::Form(format!(
-                "it is for {groups:?} groups, the node has {}",
-                inner.topology.groups
-            )));
-        }
-        inner.reconcile_buckets().await.map_err(|error| failed(&error))?;
-        inner.restore_modules().await;
-        Ok(())
-    }
 }
 
 impl Core {
     pub(crate) async fn bucket_create(self: &Rc<Self>, name: &str) -> Response {
-        let meta = self.group(GroupId::META);
-        match meta.command(&Command::MetaBucketCreate { name }).await? {
-            Reply::MetaBucket { created_ms, existed } => {
-                self.change_everywhere(BucketChange::Create, name, created_ms).await?;
+        match self.meta_step(name, BucketStep::Create).await? {
+            Reply::MetaBucket { existed, .. } => {
+                self.settle_or_leave(name).await?;
                 Ok(Answer::BucketCreated { existed })
             }
-            Reply::Refused(refusal) => Err(refusal.into()),
             other => unreachable!("a bucket's creation is not answered with {other:?}"),
         }
     }
 
     pub(crate) async fn bucket_delete(self: &Rc<Self>, name: &str) -> Response {
-        let meta = self.group(GroupId::META);
-        if let Reply::Refused(refusal) = meta.command(&Command::MetaBucketDelete { name }).await? {
-            return Err(refusal.into());
-        }
-        match self.change_everywhere(BucketChange::Fence, name, 0).await {
-            Ok(0) => {
-                self.change_everywhere(BucketChange::Drop, name, 0).await?;
-                let _changes = self.guests.changes.lock().await;
-                meta.command(&Command::MetaBucketDeleted { name }).await?;
-                self.sweep_modules().await;
-                Ok(Answer::Done)
-            }
-            Ok(_) => {
-                self.keep_bucket(name).await?;
-                Err(Refusal::BucketBusy.into())
-            }
-            Err(error) => {
-                self.keep_bucket(name).await?;
-                Err(error)
-            }
-        }
-    }
-
-    /// Takes a deletion back.
-    async fn keep_bucket(self: &Rc<Self>, name: &str) -> Result<(), ShardError> {
-        self.change_everywhere(BucketChange::Unfence, name, 0).await?;
-        self.group(GroupId::META).command(&Command::MetaBucketKept { name }).await?;
-        Ok(())
-    }
-
-    /// Carries a change to every group; returns the bucket's streams in all of them.
-    async fn change_everywhere(
-        self: &Rc<Self>,
-        change: BucketChange,
-        name: &str,
-        created_ms: u64,
-    ) -> Result<u64, ShardError> {
-        let mut all = 0;
-        for group in self.topology.groups() {
-            let request = Request::BucketChange { group, change, name: name.into(), created_ms };
-            match self.call(self.topology.owner_of(group), request).await? {
-                Answer::Bucket { streams, .. } => all += streams,
-                _ => unreachable!("a bucket's change is answered with its streams"),
-            }
-        }
-        Ok(all)
-    }
-
-    /// Changes one group's own copy of a bucket.
-    pub(crate) async fn bucket_change(
-        &self,
-        group: GroupId,
-        change: BucketChange,
-        name: &str,
-        created_ms: u64,
-    ) -> Response {
-        let command = match change {
-            BucketChange::Create => Command::BucketCreate { name, created_ms },
-            BucketChange::Fence => Command::BucketFence { name },
-            BucketChange::Unfence => Command::BucketUnfence { name },
-            BucketChange::Drop => Command::BucketDrop { name },
+        self.meta_step(name, BucketStep::Delete).await?;
+        let fenced = self.settle(name).await;
+        let finished = match fenced {
+            Ok(0) => match self.meta_step(name, BucketStep::Drop).await {
+                Ok(_) => self.finish(name).await.map(|()| Answer::Done),
+                Err(error) => Err(error),
+            },
+            Ok(_) => self.finish(name).await.and(Err(Refusal::BucketBusy.into())),
+            Err(error) => Err(error),
         };
-        match self.group(group).command(&command).await? {
-            Reply::Bucket { streams } => Ok(Answer::Bucket { streams, created_ms, bindings_epoch: 0 }),
-            Reply::Done => Ok(Answer::Bucket { streams: 0, created_ms, bindings_epoch: 0 }),
-            // Nothing to take back where the deletion never arrived, or had gone through.
-            Reply::Refused(Refusal::BucketNotFound) if change != BucketChange::Create => {
-                Ok(Answer::Bucket { streams: 0, created_ms, bindings_epoch: 0 })
+        if finished.is_err() {
+            // Taken back if it was not decided, else carried through.
+            self.unsettled.add(name);
+        }
+        finished
+    }
+
+    /// Brings a bucket to rest: a deletion that is not decided is taken back, one that is decided is carried through, and
+    /// every group is told.
+    pub(crate) async fn finish(self: &Rc<Self>, name: &str) -> Result<(), ShardError> {
+        let state = self.group(GroupId::META).state.borrow().meta().bucket(name).map(|bucket| bucket.state);
+        match state {
+            None => return Ok(()),
+            Some(BucketState::Active) => {}
+            Some(BucketState::Deleting) => drop(self.meta_step(name, BucketStep::Keep).await?),
+            Some(BucketState::Dropped) => {
+                self.settle(name).await?;
+                let _changes = self.guests.changes.lock().await;
+                self.meta_step(name, BucketStep::Forget).await?;
+                self.sweep_modules().await;
+                return Ok(());
             }
+        }
+        self.settle(name).await.map(|_| ())
+    }
+
+    /// As [`Core::settle`]; what fails is left to the reconciler.
+    ///
+    /// # Errors
+    /// [`ShardError::Unknown`] in its place: group 0 has decided, and every group will hear of it.
+    pub(crate) async fn settle_or_leave(self: &Rc<Self>, name: &str) -> Result<(), ShardError> {
+        self.settle(name).await.map(|_| ()).map_err(|error| {
+            tracing::warn!(bucket = name, %error, "a change of a bucket has not reached every group yet");
+            self.unsettled.add(name);
+            ShardError::Unknown
+        })
+    }
+
+    /// Tells every group of a bucket as group 0 has it; returns the bucket's streams in all of them.
+    async fn settle(self: &Rc<Self>, name: &str) -> Result<u64, ShardError> {
+        for _ in 0..RENEWALS_MAX {
+            let Some(news) = self.news(name) else { return Ok(0) };
+            match self.tell_everyone(&Arc::new(news)).await {
+                Err(ShardError::Refused(Refusal::Stale)) => drop(self.meta_step(name, BucketStep::Renew).await?),
+                told => return told,
+            }
+        }
+        Err(ShardError::Unavailable)
+    }
+
+    async fn tell_everyone(self: &Rc<Self>, news: &Arc<BucketNews>) -> Result<u64, ShardError> {
+        let mut streams = 0;
+        for group in self.topology.groups() {
+            let request = Request::BucketTell { group, news: news.clone() };
+            match self.call(self.topology.owner_of(group), request).await? {
+                Answer::BucketStreams(own) => streams += own,
+                _ => unreachable!("a bucket's news is answered with its streams"),
+            }
+        }
+        Ok(streams)
+    }
+
+    /// The bucket as group 0 has it.
+    fn news(&self, name: &str) -> Option<BucketNews> {
+        let meta = self.group(GroupId::META);
+        let state = meta.state.borrow();
+        let bucket = state.meta().bucket(name)?;
+        let encode = || Bytes::from(Binding::encode(bucket.bindings.values().map(|binding| &**binding)));
+        Some(BucketNews {
+            name: name.into(),
+            epoch: bucket.epoch,
+            created_ms: bucket.created_ms,
+            fenced: bucket.state == BucketState::Deleting,
+            bindings: (bucket.state != BucketState::Dropped).then(encode),
+        })
+    }
+
+    /// Takes a bucket's next step in group 0.
+    async fn meta_step(&self, name: &str, step: BucketStep) -> Result<Reply, ShardError> {
+        match self.group(GroupId::META).command(&Command::MetaBucket { name, step }).await? {
             Reply::Refused(refusal) => Err(refusal.into()),
-            other => unreachable!("a bucket's change is not answered with {other:?}"),
+            reply => Ok(reply),
+        }
+    }
+
+    /// Replaces one group's own copy of a bucket.
+    pub(crate) async fn bucket_tell(&self, group: GroupId, news: &BucketNews) -> Response {
+        let command = Command::Bucket { name: &news.name, epoch: news.epoch, told: news.told() };
+        match self.group(group).command(&command).await? {
+            Reply::Bucket { streams } => Ok(Answer::BucketStreams(streams)),
+            Reply::Refused(refusal) => Err(refusal.into()),
+            other => unreachable!("a bucket's news is not answered with {other:?}"),
         }
     }
 
     pub(crate) fn bucket_describe(&self, group: GroupId, name: &str) -> Response {
-        let group = self.group(group);
-        let bucket = group.state.borrow().bucket(name);
-        let bucket = bucket.ok_or(Refusal::BucketNotFound)?;
-        let BucketView { streams, created_ms, bindings_epoch, .. } = bucket;
-        Ok(Answer::Bucket { streams, created_ms, bindings_epoch })
-    }
-
-    async fn reconcile_buckets(self: &Rc<Self>) -> Result<(), ShardError> {
-        let meta = self.group(GroupId::META);
-        let buckets: Vec<_> = {
-            let state = meta.state.borrow();
-            let buckets = state.meta().buckets();
-            buckets.map(|(name, b)| (Box::<str>::from(name), b.state, b.created_ms, b.bindings_epoch)).collect()
-        };
-        for (name, bucket_state, created_ms, bindings_epoch) in buckets {
-            let mut complete = bucket_state == BucketState::Active;
-            let mut is_bound = true;
-            if !complete {
-                tracing::warn!(bucket = &*name, "taking back a deletion that was not finished");
-                self.keep_bucket(&name).await?;
-            }
-            for group in self.topology.groups() {
-                let request = Request::BucketDescribe { group, name: name.clone() };
-                let described = self.call(self.topology.owner_of(group), request).await;
-                complete &= described.is_ok();
-                is_bound &=
-                    matches!(described, Ok(Answer::Bucket { bindings_epoch: told, .. }) if told == bindings_epoch);
-            }
-            if !complete {
-                self.change_everywhere(BucketChange::Create, &name, created_ms).await?;
-            }
-            if !is_bound {
-                self.tell_bindings(&name).await?;
-            }
-        }
-        Ok(())
+        let bucket = self.group(group).state.borrow().bucket(name);
+        Ok(Answer::Bucket(bucket.ok_or(Refusal::BucketNotFound)?))
     }
 }

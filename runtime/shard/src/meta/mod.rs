@@ -1,5 +1,8 @@
 //! What group 0 decides and every group hears of: [`buckets`], uploaded [`modules`], and their [`bindings`] to streams.
+//! [`reconcile`] finishes what has failed half way; [`unsettled`] is what it has to do.
 
 mod bindings;
 mod buckets;
 mod modules;
+mod reconcile;
+pub(crate) mod unsettled;

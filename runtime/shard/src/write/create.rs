@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use weir_stream::{Command, Group, KeyRef, Refusal, Reply, Split, Summary};
+use weir_stream::{Command, EPOCH_UNJUDGED, Group, KeyRef, Refusal, Reply, Split, Summary};
 use weir_types::{GroupId, Incarnation, Role, StreamKey};
 
 use crate::core::{Core, Shard};
@@ -60,7 +60,7 @@ impl Core {
     }
 
     /// Has the validators that the new stream will have look at its first records. One that exists already is only asked
-    /// for, and its body is not looked at.
+    /// for, and its body is not looked at; the command says so, in case the stream goes meanwhile.
     async fn judge_create(
         self: &Rc<Self>,
         group: &LocalGroup,
@@ -71,12 +71,15 @@ impl Core {
     ) -> Result<Judged, ShardError> {
         let (bindings_epoch, validators) = {
             let state = group.state.borrow();
-            let is_asked = request.body.is_empty() || state.stream(key).is_some();
-            let validators: Validators = match is_asked {
+            let validators: Validators = match request.body.is_empty() {
                 true => Validators::new(),
                 false => state.bindings(key, Role::Validator).cloned().collect(),
             };
-            (state.bindings_epoch(), validators)
+            // It may be gone by the time that this is applied; then nobody has looked at what would be stored.
+            match state.stream(key) {
+                Some(_) if !validators.is_empty() => (EPOCH_UNJUDGED, Validators::new()),
+                _ => (state.bindings_epoch(), validators),
+            }
         };
         let incarnation = self.draw_incarnation();
         let mut judged = Judged { bindings_epoch, incarnation, split: split.clone(), replaced: None };

@@ -133,8 +133,8 @@ impl From<Failure> for ShardError {
     }
 }
 
-/// One timer for all deadlines of a group: set when somebody waits and it is not, it strikes at the latest when the first of
-/// them is due. So a round that ends in time costs no timer of its own.
+/// One timer for all deadlines of a group: it strikes at the latest when the first of those who wait is due, and is set anew
+/// only then. So a round that ends in time costs no timer of its own.
 struct Alarm {
     timer: Pin<Box<Sleep>>,
     is_set: bool,
@@ -147,8 +147,8 @@ impl Alarm {
 
     async fn strikes(&mut self, group: &LocalGroup) {
         if !self.is_set {
-            let Some(deadline) = group.next_deadline() else { return std::future::pending().await };
-            self.timer.as_mut().reset(deadline);
+            // Where nobody waits, nobody who comes from now on is due earlier than this.
+            self.timer.as_mut().reset(group.next_deadline().unwrap_or_else(|| group.deadline()));
             self.is_set = true;
         }
         self.timer.as_mut().await;

@@ -1,0 +1,90 @@
+//! The reconciler: brings every group to what group 0 has decided, at the start and after what has failed.
+//!
+//! Nothing depends on its haste: a group that has not heard of a change refuses what it must ([`weir_stream::Refusal`]), and
+//! takes news in any order.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use weir_stream::{BucketState, BucketView, Command};
+use weir_types::GroupId;
+
+use crate::core::{Core, Shard};
+use crate::group::ShardOpenError;
+use crate::message::{Answer, Request, ShardError};
+
+/// How long a bucket that could not be settled rests.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+impl Shard {
+    /// Forms the node's slot table if it is new, checks it if it is not, and finishes what a crash left half done.
+    /// Called once, on the shard that owns the meta group, when all shards serve and before any client is served.
+    ///
+    /// # Errors
+    /// [`ShardOpenError::Form`] when the table is another one, or cannot be written.
+    pub async fn form(&self) -> Result<(), ShardOpenError> {
+        let failed = |error: &dyn std::fmt::Display| ShardOpenError::Form(error.to_string());
+        let core = &self.0;
+        let meta = core.group(GroupId::META);
+        let formed = meta.state.borrow().meta().slots().is_some();
+        if !formed {
+            let reply = meta.command(&Command::MetaForm { groups: core.topology.groups }).await;
+            reply.map_err(|error| failed(&error))?;
+        }
+        let groups = meta.state.borrow().meta().slots().map(weir_stream::SlotTable::groups);
+        if groups != Some(core.topology.groups) {
+            return Err(ShardOpenError::Form(format!(
+                "it is for {groups:?} groups, the node has {}",
+                core.topology.groups
+            )));
+        }
+        core.settle_all().await.map_err(|error| failed(&error))?;
+        core.restore_modules().await;
+        core.spawn(run(Rc::clone(core)));
+        Ok(())
+    }
+}
+
+/// Settles what was left. Runs for the shard's life.
+async fn run(core: Rc<Core>) {
+    loop {
+        for name in core.unsettled.take().await {
+            if let Err(error) = core.finish(&name).await {
+                tracing::warn!(bucket = &*name, %error, "a change of a bucket has not reached every group yet");
+                core.unsettled.add(&name);
+                tokio::time::sleep(RETRY_INTERVAL).await;
+            }
+        }
+    }
+}
+
+impl Core {
+    /// Settles every bucket of which some group has not heard the last.
+    async fn settle_all(self: &Rc<Self>) -> Result<(), ShardError> {
+        let buckets: Vec<_> = {
+            let meta = self.group(GroupId::META);
+            let state = meta.state.borrow();
+            state.meta().buckets().map(|(name, bucket)| (Box::<str>::from(name), bucket.state, bucket.epoch)).collect()
+        };
+        for (name, state, epoch) in buckets {
+            if state != BucketState::Active || !self.is_told(&name, epoch).await? {
+                tracing::warn!(bucket = &*name, "finishing a change that was not finished");
+                self.finish(&name).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether every group has the bucket as of `epoch`.
+    async fn is_told(self: &Rc<Self>, name: &str, epoch: u64) -> Result<bool, ShardError> {
+        for group in self.topology.groups() {
+            let request = Request::BucketDescribe { group, name: name.into() };
+            match self.call(self.topology.owner_of(group), request).await {
+                Ok(Answer::Bucket(BucketView { epoch: told, .. })) if told == epoch => {}
+                Ok(_) | Err(ShardError::Refused(_)) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+}
