@@ -15,8 +15,7 @@ use weir_types::{GroupId, Incarnation, ShardId, StreamKey};
 use crate::calls::{Call, Calls};
 use crate::config::{ShardConfig, Topology};
 use crate::in_flight::{InFlight, InFlightTotal};
-use crate::live::feed::Feeds;
-use crate::live::watches::Watches;
+use crate::live::feeds::Feeds;
 use crate::mailbox::Post;
 use crate::message::{CallId, Limit, Mail, Request, Response, ShardError, ShardStats};
 use crate::modules::guests::Guests;
@@ -48,7 +47,6 @@ pub(crate) struct Core {
     pub(crate) in_flight: Rc<InFlightTotal>,
     pub(crate) stats: Rc<Counters>,
     pub(crate) post: Rc<Post>,
-    pub(crate) watches: Watches,
     pub(crate) guests: Rc<Guests>,
     pub(crate) tasks: RefCell<Vec<JoinHandle<()>>>,
     /// Carries out a request of this shard's own: the dispatch, which knows the verbs.

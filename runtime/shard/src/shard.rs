@@ -13,8 +13,7 @@ use crate::config::{ShardConfig, Topology};
 use crate::core::{Core, Shard};
 use crate::group::{self, ShardOpenError};
 use crate::in_flight::InFlightTotal;
-use crate::live::feed::Feeds;
-use crate::live::watches::Watches;
+use crate::live::feeds::Feeds;
 use crate::mailbox::{Mailbox, Post};
 use crate::message::{Answer, CallId, Mail, Request};
 use crate::modules::guests::Guests;
@@ -42,12 +41,12 @@ impl Shard {
         let guests = Guests::start(seams.modules, seams.builtins, &lane, config.folds_max);
         let guests = guests.map_err(ShardOpenError::Lane)?;
         let clock = SteadyClock::new(seams.clock);
-        let feeds = Feeds::new(config.live_bytes_max, config.live_bytes_per_stream_max);
         let post = Rc::new(Post::new(id, mailbox.peers));
+        let feeds = Feeds::new(post.clone(), config.live_bytes_max, config.live_bytes_per_stream_max);
         let mut groups = Vec::new();
         for group in topology.groups() {
             groups.push(match wals.iter().find(|(wal, _)| *wal == topology.wal_of(group)) {
-                Some((_, wal)) => Some(Rc::new(group::start(group, wal, &config, &clock, &feeds, &post).await?)),
+                Some((_, wal)) => Some(Rc::new(group::start(group, wal, &config, &clock, &feeds).await?)),
                 None => None,
             });
         }
@@ -64,7 +63,6 @@ impl Shard {
             touches: RefCell::default(),
             in_flight: InFlightTotal::new(config.in_flight_bytes_max, stats.clone()),
             stats,
-            watches: Watches::new(topology.shards),
             guests: Rc::new(guests),
             post,
             tasks: RefCell::default(),
@@ -162,10 +160,10 @@ async fn read_mail(shard: Rc<Core>, mut receiver: mpsc::UnboundedReceiver<Vec<Ma
             match mail {
                 Mail::Request { origin, call, request } => shard.serve(origin, call, request),
                 Mail::Response { owner, call, response } => {
-                    shard.open_mirror(owner, &response);
+                    shard.join_mirror(owner, &response);
                     shard.calls.answer(call, response);
                 }
-                Mail::Advanced { owner, advance } => shard.mirror_advanced(owner, &advance),
+                Mail::Advanced(advance) => shard.feeds.mirror_advanced(&advance),
                 Mail::Unwatch { origin, incarnation, answered } => {
                     shard.feeds.forget_peer(incarnation, origin, answered);
                 }

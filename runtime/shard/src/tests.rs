@@ -235,6 +235,58 @@ fn subscribers_that_come_and_go_never_go_deaf() {
 }
 
 #[test]
+fn nobody_has_a_feed_of_a_stream_that_nobody_follows() {
+    run(async {
+        let node = Node::start().await;
+        let key = key("s");
+        let feeds = || node.shards.iter().map(|shard| shard.0.feeds.len()).collect::<Vec<_>>();
+        let gone = async || {
+            while feeds() != [0, 0] {
+                tokio::task::yield_now().await;
+            }
+        };
+        let follow = async |shard: &Shard| {
+            let mut subscription = shard.subscribe(key.clone(), ReadFrom::Now).await.expect("subscribes");
+            assert!(matches!(subscription.next().await, LiveEvent::CaughtUp { .. }));
+            subscription
+        };
+        node.create(&key, Expiry::Never).await;
+        // An idle stream that was followed from its own shard, from another, and from another by two.
+        drop(follow(node.near(&key)).await);
+        gone().await;
+        let first = follow(node.far(&key)).await;
+        drop(follow(node.far(&key)).await);
+        assert_eq!(feeds(), [1, 1]);
+        drop(first);
+        gone().await;
+        // A client that leaves before its watch is answered.
+        tokio::select! {
+            biased;
+            _ = node.far(&key).subscribe(key.clone(), ReadFrom::Now) => panic!("the answer is on another shard"),
+            () = std::future::ready(()) => {}
+        }
+        node.append(&key, "x").await.expect("appends");
+        gone().await;
+        // A stream that is closed, or deleted, while it is followed; its readers leave later.
+        let mut reader = follow(node.far(&key)).await;
+        let close = AppendRequest { close: true, ..append("") };
+        node.near(&key).append(key.clone(), close).await.expect("closes");
+        assert!(matches!(reader.next().await, LiveEvent::Closed { .. }));
+        assert_eq!(node.near(&key).0.feeds.len(), 0, "of a closed stream there is nothing to tell");
+        drop(reader);
+        gone().await;
+        node.near(&key).delete(key.clone()).await.expect("deletes");
+        node.create(&key, Expiry::Never).await;
+        let mut reader = follow(node.far(&key)).await;
+        node.near(&key).delete(key.clone()).await.expect("deletes");
+        assert!(matches!(reader.next().await, LiveEvent::Removed));
+        assert_eq!(node.near(&key).0.feeds.len(), 0, "of a removed stream there is nothing to tell");
+        drop(reader);
+        gone().await;
+    });
+}
+
+#[test]
 fn a_subscriber_that_does_not_read_is_cut_off_and_holds_nothing() {
     run(async {
         let node = Node::start().await;

@@ -1,19 +1,15 @@
 //! From apply to the live readers: what a committed batch has changed is told here, before anybody is answered.
 
-use std::rc::Rc;
-
 use bytes::Bytes;
 use weir_raft::Observer;
 use weir_stream::{Change, Outcome};
 
-use crate::live::feed::Feeds;
-use crate::mailbox::Post;
-use crate::message::{Advance, Mail};
+use crate::live::feeds::Feeds;
+use crate::message::Advance;
 
 /// Tells the feeds what apply has done.
 pub(crate) struct Announcer {
     pub(crate) feeds: Feeds,
-    pub(crate) post: Rc<Post>,
 }
 
 impl Observer for Announcer {
@@ -26,7 +22,9 @@ impl Observer for Announcer {
                 Change::Advanced { incarnation, .. } | Change::Removed { incarnation } => incarnation,
                 Change::None | Change::Created { .. } => continue,
             };
-            let Some(feed) = self.feeds.used(incarnation) else { continue };
+            if !self.feeds.is_followed(incarnation) {
+                continue;
+            }
             let advance = match outcome.change {
                 Change::Advanced { start, end, frame_pos, frame_len, closed, .. } => {
                     let frame_end = frame_pos as usize + frame_len as usize;
@@ -35,10 +33,7 @@ impl Observer for Announcer {
                 }
                 _ => Advance { incarnation, start: 0, end: 0, payload: Bytes::new(), closed: false, removed: true },
             };
-            for peer in feed.peers() {
-                self.post.mail(peer, Mail::Advanced { owner: self.post.own(), advance: advance.clone() });
-            }
-            feed.advance(&advance);
+            self.feeds.announce(&advance);
         }
     }
 }

@@ -1,7 +1,5 @@
 //! Opening a shard: its WALs, and on them the replicas of its groups.
 
-use std::rc::Rc;
-
 use weir_raft::{Replica, ReplicaOptions, State};
 use weir_storage::{Wal, WalError};
 use weir_types::{GroupId, ShardId, WalId};
@@ -10,8 +8,7 @@ use crate::config::{ShardConfig, Topology};
 use crate::group::announcer::Announcer;
 use crate::group::local::Group;
 use crate::group::proposer::Job;
-use crate::live::feed::Feeds;
-use crate::mailbox::Post;
+use crate::live::feeds::Feeds;
 use crate::seams::{Seams, SteadyClock};
 
 /// Why a shard cannot begin to serve.
@@ -63,10 +60,9 @@ pub(crate) async fn start<J: Job>(
     config: &ShardConfig,
     clock: &SteadyClock,
     feeds: &Feeds,
-    post: &Rc<Post>,
 ) -> Result<Group<J>, ShardOpenError> {
     let state = State::new(weir_stream::Group::new());
-    let observer = Box::new(Announcer { feeds: feeds.clone(), post: post.clone() });
+    let observer = Box::new(Announcer { feeds: feeds.clone() });
     let options = ReplicaOptions { node_id: config.node_id, group: id };
     let replica = Replica::start(options, wal.clone(), state.clone(), observer).await?;
     replica.serving().await?;

@@ -15,8 +15,8 @@ pub(crate) enum Mail {
     /// The answer.
     Response { owner: ShardId, call: CallId, response: Response },
     /// A stream that you watch has advanced.
-    Advanced { owner: ShardId, advance: Advance },
-    /// Nobody here watches this stream any longer; `answered` is your last answer to a watch of mine that I have seen.
+    Advanced(Advance),
+    /// Nobody here watches this stream any longer; `answered` is your last answer to a watch of it that I have seen.
     Unwatch { origin: ShardId, incarnation: Incarnation, answered: u64 },
     /// How are you?
     Stats(oneshot::Sender<ShardStats>),
