@@ -381,6 +381,112 @@ fn a_page_ends_at_a_record_and_begins_only_at_one() {
     });
 }
 
+/// A stream in JSON mode with one body of `count` messages, a digit each.
+async fn create_with_messages(node: &Node, key: &StreamKey, count: usize) -> String {
+    let body = format!("[{}]", vec!["1"; count].join(","));
+    let (content_type, expiry) = ("application/json".into(), Expiry::Never);
+    let request = CreateRequest { content_type, expiry, closed: false, body: Bytes::from(body).into() };
+    node.far(key).create(key.clone(), request).await.expect("creates");
+    "1,".repeat(count)
+}
+
+#[test]
+fn a_large_body_is_read_in_small_pages_from_memory_and_from_disk() {
+    run(async {
+        let key = key("s");
+        let in_memory = ShardConfig { wal: WalConfig { cache_bytes: 16 << 20, ..config().wal }, ..config() };
+        for config in [in_memory, config()] {
+            let disks = (0..TOPOLOGY.wals).map(|_| Arc::new(MemoryDisk::new(64 << 20)) as Arc<dyn Disk>).collect();
+            let node = Node::start_on(disks, config).await;
+            let expected = create_with_messages(&node, &key, 400_000).await;
+            let (mut from, mut content) = (ReadFrom::Start, String::new());
+            loop {
+                let page = node.far(&key).read(key.clone(), from, 100_001).await.expect("reads");
+                let bytes = page.chunks.concat();
+                assert!(bytes.len() <= 100_001 && bytes.ends_with(b","), "a page ends at a record");
+                content.push_str(std::str::from_utf8(&bytes).expect("text"));
+                from = ReadFrom::At(page.next);
+                if page.up_to_date {
+                    break;
+                }
+            }
+            assert!(content == expected);
+            let inside =
+                weir_types::Offset { position: 300_001, ..node.far(&key).head(key.clone()).await.expect("is").next };
+            let refused = node.far(&key).read(key.clone(), ReadFrom::At(inside), 9).await;
+            assert!(matches!(refused, Err(ShardError::Refused(Refusal::OffsetInvalid))));
+        }
+    });
+}
+
+#[test]
+fn a_large_append_reaches_a_live_reader_in_parts() {
+    run(async {
+        let node = Node::start().await;
+        let key = key("s");
+        create_with_messages(&node, &key, 1).await;
+        let mut subscription = node.far(&key).subscribe(key.clone(), ReadFrom::Now).await.expect("subscribes");
+        assert!(matches!(subscription.next().await, LiveEvent::CaughtUp { .. }));
+        let body = format!("[{}]", vec!["22"; 200_000].join(","));
+        let request = AppendRequest { content_type: Some("application/json".into()), ..append(&body) };
+        node.far(&key).append(key.clone(), request).await.expect("appends");
+        let mut seen = Vec::new();
+        while seen.len() < 600_000 {
+            let LiveEvent::Data(data) = subscription.next().await else { panic!("no data") };
+            let bytes = data.chunks.concat();
+            assert!(bytes.len() <= weir_stream::PACK_BYTES_MAX && bytes.ends_with(b","));
+            seen.extend(bytes);
+            assert_eq!(data.up_to_date, seen.len() == 600_000);
+        }
+        assert!(seen == "22,".repeat(200_000).as_bytes());
+        drop(subscription);
+        assert_eq!(node.far(&key).stats().live_bytes, 0);
+    });
+}
+
+#[test]
+fn a_page_has_a_bounded_number_of_pieces_and_keeps_no_more_than_is_claimed() {
+    run(async {
+        let pages = crate::PageBudget::new(64 << 20);
+        let config = || ShardConfig {
+            wal: WalConfig { cache_bytes: 16 << 20, ..config().wal },
+            pages: pages.clone(),
+            ..config()
+        };
+        let disks = (0..TOPOLOGY.wals).map(|_| Arc::new(MemoryDisk::new(64 << 20)) as Arc<dyn Disk>).collect();
+        let node = Node::start_on(disks, config()).await;
+        // Of two streams, so that most packs of one are not near the next in an entry.
+        let (first, second) = (key("s"), (0..).map(|i| key(&format!("s{i}"))));
+        let mut second = second.filter(|second| second.slot().index() % 2 == first.slot().index() % 2);
+        let second = second.next().expect("there are many names");
+        node.create(&first, Expiry::Never).await;
+        node.create(&second, Expiry::Never).await;
+        let appends = (0..3000).flat_map(|_| [(&first, "x".to_string()), (&second, "y".repeat(1000))]);
+        let appends = appends.map(|(key, body)| {
+            let (shard, key) = (node.near(key).clone(), key.clone());
+            tokio::task::spawn_local(async move { shard.append(key, append(&body)).await })
+        });
+        for answer in appends.collect::<Vec<_>>() {
+            answer.await.expect("runs").expect("appends");
+        }
+        let (mut from, mut lengths) = (ReadFrom::Start, Vec::new());
+        loop {
+            let page = node.far(&first).read(first.clone(), from, PAGE_BYTES_MAX).await.expect("reads");
+            let bytes = page.chunks.concat().len();
+            assert_eq!(pages.claimed(), bytes, "pieces of a byte are copied, not shared with what lies around them");
+            lengths.push(bytes);
+            from = ReadFrom::At(page.next);
+            if page.up_to_date {
+                break;
+            }
+        }
+        assert_eq!(lengths, [1024, 1024, 952]);
+        // A page of one small part of a large entry keeps a copy of that part.
+        let page = node.far(&first).read(first.clone(), ReadFrom::Start, 1).await.expect("reads");
+        assert_eq!((page.chunks.concat().len(), pages.claimed()), (1, 1));
+    });
+}
+
 #[test]
 fn a_body_in_pieces_is_one_record_or_one_json_value() {
     run(async {

@@ -60,6 +60,7 @@ mod tests {
     use crate::command::KeyRef;
     use crate::create::NewStream;
     use crate::group::{At, Group};
+    use crate::records::Records;
     use crate::reply::Expiry;
 
     #[test]
@@ -88,7 +89,7 @@ mod tests {
             expiry: Expiry::Never,
             closed: false,
             bindings_epoch: 0,
-            bytes: 0,
+            records: Records::NONE,
         };
         group.create(&at, key, new);
         group.create(&at, key, new);

@@ -64,10 +64,10 @@ pub enum Change {
         start: u64,
         /// The new tail; `start` when the stream was only closed.
         end: u64,
-        /// From the batch's first byte to the command's frame; the payload is the frame's last `end - start` bytes.
-        frame_pos: u32,
-        /// The whole frame, its head included.
-        frame_len: u32,
+        /// From the batch's first byte to the first of the records' [packs](crate::pack).
+        packs_pos: u32,
+        /// From the batch's first byte to the end of the last of them.
+        packs_end: u32,
         /// Whether the stream is closed now.
         closed: bool,
     },
@@ -140,12 +140,10 @@ impl Group {
     fn apply_command(&mut self, at: &At, command: Command<'_>) -> Outcome {
         match command {
             Command::Create { key, incarnation, content_type, expiry, closed, bindings_epoch, records } => {
-                let bytes = records.payload_bytes() as u64;
-                self.create(at, key, NewStream { incarnation, content_type, expiry, closed, bindings_epoch, bytes })
+                self.create(at, key, NewStream { incarnation, content_type, expiry, closed, bindings_epoch, records })
             }
             Command::Append { key, incarnation, close, producer, seq, if_match, bindings_epoch, records } => {
-                let bytes = records.payload_bytes() as u64;
-                self.append(at, key, Write { incarnation, close, producer, seq, if_match, bindings_epoch, bytes })
+                self.append(at, key, Write { incarnation, close, producer, seq, if_match, bindings_epoch, records })
             }
             Command::Delete { key } => self.delete(key),
             Command::Expire { key, incarnation } => self.expire(at, key, incarnation),

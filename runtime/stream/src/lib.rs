@@ -4,7 +4,7 @@
 //! socket or thread here. Stored bytes stay in the log: the state keeps only where they are.
 //!
 //! A command's road, one file per stop:
-//! - [`command`], [`records`], [`codec`], [`batch`]: how commands are written into a log entry and read back.
+//! - [`command`], [`records`], [`pack`], [`codec`], [`batch`]: how commands are written into a log entry and read back.
 //! - [`look`]: what the leader checks before it proposes; `json` splits a body into records.
 //! - [`group`]: applies a batch, one file per verb: `create`, `append`, `close`, `delete`, `expire`, [`bucket`],
 //!   [`meta`]; [`producer`] remembers what idempotent producers have sent.
@@ -29,6 +29,7 @@ mod list;
 pub mod look;
 pub mod meta;
 pub mod module;
+pub mod pack;
 pub mod pattern;
 pub mod producer;
 pub mod records;
@@ -36,7 +37,7 @@ pub mod reply;
 mod slots;
 pub mod stream;
 
-pub use batch::{Batch, BatchBuilder, Frame, Limits, PayloadView, command_frame, frame_bytes_max};
+pub use batch::{Batch, BatchBuilder, Frame, Limits, frame_bytes_max};
 pub use binding::{BUILTIN_PREFIX, Binding, EncodedBindings};
 pub use bucket::BucketView;
 pub use codec::CodecError;
@@ -45,6 +46,7 @@ pub use group::{Change, Group, Outcome};
 pub use look::Look;
 pub use meta::{BucketState, Meta, MetaBucket, SlotTable};
 pub use module::{Module, Revision, Upload};
+pub use pack::{PACK_BYTES_MAX, Pack, packs};
 pub use pattern::{Pattern, PatternError};
 pub use producer::ProducerRef;
 pub use records::{Records, Split};

@@ -40,16 +40,16 @@ pub(crate) struct Rare {
     pub(crate) producers: Producers,
 }
 
-/// Where one command's bytes are, but for their end.
+/// Where a pack is, but for the end of its bytes in the stream.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     start: u64,
     index: u64,
-    frame_pos: u32,
-    frame_len: u32,
+    pos: u32,
+    len: u32,
 }
 
-/// Bytes of a stream that one command appended, and where they are in the log.
+/// The bytes of a stream that are in one pack, and where that is in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
     /// The position of the first byte.
@@ -58,10 +58,10 @@ pub struct Extent {
     pub end: u64,
     /// The log entry.
     pub index: u64,
-    /// From the batch's first byte to the frame's; the payload is the frame's last `end - start` bytes.
-    pub frame_pos: u32,
-    /// The whole frame, its head included.
-    pub frame_len: u32,
+    /// From the batch's first byte to the pack's; the payload is the pack's last `end - start` bytes.
+    pub pos: u32,
+    /// The whole pack, its head included.
+    pub len: u32,
 }
 
 impl Stream {
@@ -159,9 +159,9 @@ impl Stream {
         let after = self.extents.partition_point(|place| place.start <= position);
         let first = if position < self.tail { after.saturating_sub(1) } else { self.extents.len() };
         (first..self.extents.len()).map(|i| {
-            let Place { start, index, frame_pos, frame_len } = self.extents[i];
+            let Place { start, index, pos, len } = self.extents[i];
             let end = self.extents.get(i + 1).map_or(self.tail, |next| next.start);
-            Extent { start, end, index, frame_pos, frame_len }
+            Extent { start, end, index, pos, len }
         })
     }
 
@@ -193,12 +193,14 @@ impl Stream {
             .get_or_insert_with(|| Box::new(Rare { expiry: Expiry::Never, seq: None, producers: Producers::default() }))
     }
 
-    /// Adds `bytes` at the tail, stored at the end of that frame of log entry `index`.
-    pub(crate) fn push_extent(&mut self, bytes: u64, index: u64, frame_pos: u32, frame_len: u32) {
+    /// Adds `bytes` at the tail, stored at the end of that pack of log entry `index`.
+    pub(crate) fn push_extent(&mut self, bytes: u64, index: u64, pos: u32, len: u32) {
         assert!(bytes > 0, "an extent holds bytes, or the next one's begin would not be its end");
-        assert!(bytes < u64::from(frame_len), "a payload is part of its frame");
-        self.extents.push(Place { start: self.tail, index, frame_pos, frame_len });
-        self.tail += bytes;
+        assert!(bytes < u64::from(len), "a payload is part of its pack");
+        let last = self.extents.last().map(|last| (last.index, last.pos));
+        assert!(last < Some((index, pos)), "packs are taken in as they lie in the log");
+        self.extents.push(Place { start: self.tail, index, pos, len });
+        self.tail = self.tail.checked_add(bytes).expect("a stream is shorter than 2^64 bytes");
     }
 
     /// Memory that the stream holds, but for its shared content type.

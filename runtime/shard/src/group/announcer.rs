@@ -1,8 +1,11 @@
 //! From apply to the live readers: what a committed batch has changed is told here, before anybody is answered.
 
+use std::ops::Range;
+
 use bytes::Bytes;
+use smallvec::SmallVec;
 use weir_raft::Observer;
-use weir_stream::{Change, Outcome};
+use weir_stream::{Change, Outcome, Pack, packs};
 
 use crate::live::feeds::Feeds;
 use crate::message::Advance;
@@ -25,20 +28,29 @@ impl Observer for Announcer {
             if !self.feeds.is_followed(incarnation) {
                 continue;
             }
+            let (closed, removed) = (false, false);
             let advance = match outcome.change {
-                Change::Advanced { start, end, frame_pos, frame_len, closed, .. } => {
-                    let frame_end = frame_pos as usize + frame_len as usize;
-                    let payload = payload(batch, frame_end - (end - start) as usize, frame_end);
-                    Advance { incarnation, start, end, payload, closed, removed: false }
+                Change::Advanced { start, end, packs_pos, packs_end, closed, .. } => {
+                    let payloads = payloads(batch, packs_pos as usize..packs_end as usize, (end - start) as usize);
+                    Advance { incarnation, start, end, payloads, closed, removed }
                 }
-                _ => Advance { incarnation, start: 0, end: 0, payload: Bytes::new(), closed: false, removed: true },
+                _ => Advance { incarnation, start: 0, end: 0, payloads: SmallVec::new(), closed, removed: true },
             };
             self.feeds.announce(&advance);
         }
     }
 }
 
-/// A command's payload. A small part of a batch is copied: shared, it would keep the whole batch in memory.
-fn payload(batch: &Bytes, start: usize, end: usize) -> Bytes {
-    if (end - start) * 4 < batch.len() { Bytes::copy_from_slice(&batch[start..end]) } else { batch.slice(start..end) }
+/// The payloads of a command's packs, `bytes` together. A small part of a batch is copied: shared, it would keep the whole
+/// batch in memory.
+fn payloads(batch: &Bytes, range: Range<usize>, bytes: usize) -> SmallVec<[Bytes; 1]> {
+    let is_copied = bytes * 4 < batch.len();
+    let mut pos = range.start;
+    let payload = |pack: &[u8]| {
+        pos += pack.len();
+        let bytes = Pack::read(pack).expect("apply has read the command").payload().len();
+        let payload = batch.slice(pos - bytes..pos);
+        if is_copied { Bytes::copy_from_slice(&payload) } else { payload }
+    };
+    packs(&batch[range]).map(|pack| pack.expect("apply has read the command")).map(payload).collect()
 }

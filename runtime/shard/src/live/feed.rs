@@ -166,16 +166,18 @@ impl Feed {
             // A mirror that was just opened may be told of bytes that its first answer counted already.
             assert!(advance.start <= state.tail, "advances are told in order and without gaps");
             state.tail = advance.end;
-            let readers = state.readers.len();
-            if readers > 0 {
-                let Advance { start, end, ref payload, .. } = *advance;
+            let pending = state.readers.len();
+            let mut start = advance.start;
+            for payload in advance.payloads.iter().filter(|_| pending > 0) {
+                let end = start + payload.len() as u64;
                 let event = Rc::new(Event { start, end, payload: payload.clone(), rendered: OnceCell::new() });
                 state.bytes += event.memory();
                 self.totals.add_bytes(event.memory());
-                state.events.push_back(Kept { event, pending: readers });
+                state.events.push_back(Kept { event, pending });
+                start = end;
             }
         }
-        state.shed(&self.totals);
+        state.shed(advance.payloads.len().max(1), &self.totals);
         let wakers: Vec<Waker> = state.readers.iter_mut().filter_map(|(_, reader)| reader.waker.take()).collect();
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
@@ -262,9 +264,10 @@ impl State {
         }
     }
 
-    /// Drops the oldest events while a limit is passed. Readers that needed them are cut off.
-    fn shed(&mut self, totals: &Totals) {
-        while self.events.len() > 1 && (self.events.len() > FEED_EVENTS_MAX || totals.is_over(self.bytes)) {
+    /// Drops the oldest events while a limit is passed, but not the newest, which nobody had the time to take. Readers that
+    /// needed them are cut off.
+    fn shed(&mut self, newest: usize, totals: &Totals) {
+        while self.events.len() > newest && (self.events.len() > FEED_EVENTS_MAX || totals.is_over(self.bytes)) {
             self.drop_first(totals);
         }
     }
@@ -289,8 +292,8 @@ mod tests {
     use super::*;
 
     fn advance(start: u64, end: u64) -> Advance {
-        let payload = Bytes::from(vec![b'x'; (end - start) as usize]);
-        Advance { incarnation: Incarnation(1), start, end, payload, closed: false, removed: false }
+        let payloads = [Bytes::from(vec![b'x'; (end - start) as usize])].into();
+        Advance { incarnation: Incarnation(1), start, end, payloads, closed: false, removed: false }
     }
 
     fn feed(bytes_max: usize) -> Feed {
@@ -341,6 +344,19 @@ mod tests {
         }
         assert!(feed.totals.bytes() <= 10 * EVENT_OVERHEAD_BYTES);
         assert_eq!(found(&feed, slow, 0), "cut off");
+    }
+
+    #[test]
+    fn one_large_advance_is_many_events_and_cuts_nobody_off() {
+        let feed = feed(10);
+        let reader = feed.join();
+        let payloads = [&b"1,"[..], b"22,", b"333,"].map(Bytes::from_static).into_iter().collect();
+        feed.advance(&Advance { payloads, ..advance(0, 9) });
+        for (position, event) in [(0, "event 0-2"), (2, "event 2-5"), (5, "event 5-9")] {
+            assert_eq!(found(&feed, reader, position), event);
+        }
+        assert_eq!(found(&feed, reader, 9), "nothing closed=false");
+        assert_eq!(feed.totals.bytes(), 0);
     }
 
     #[test]

@@ -220,6 +220,7 @@ mod tests {
     use bytes::Bytes;
     use proptest::collection::vec;
     use proptest::prelude::*;
+    use smallvec::SmallVec;
 
     use super::*;
     use crate::mailbox::mesh;
@@ -349,8 +350,8 @@ mod tests {
             self.tail += bytes;
             self.closed |= closed;
             self.removed |= removed;
-            let payload = Bytes::from(vec![b'x'; bytes as usize]);
-            self.owner().announce(&Advance { incarnation: STREAM, start, end: self.tail, payload, closed, removed });
+            let payloads = if bytes > 0 { [Bytes::from(vec![b'x'; bytes as usize])].into() } else { SmallVec::new() };
+            self.owner().announce(&Advance { incarnation: STREAM, start, end: self.tail, payloads, closed, removed });
         }
 
         fn deliver(&mut self, from: usize, to: usize, message: Message) {

@@ -1,6 +1,7 @@
 //! What one shard says to another.
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 use tokio::sync::oneshot;
 use weir_types::{Incarnation, ShardId};
 
@@ -35,7 +36,8 @@ pub(crate) struct Advance {
     pub(crate) incarnation: Incarnation,
     pub(crate) start: u64,
     pub(crate) end: u64,
-    pub(crate) payload: Bytes,
+    /// The bytes, by pack.
+    pub(crate) payloads: SmallVec<[Bytes; 1]>,
     pub(crate) closed: bool,
     pub(crate) removed: bool,
 }
