@@ -9,7 +9,7 @@
 //! - [`group`]: applies a batch, one file per verb: `create`, `append`, `close`, `delete`, `expire`, [`bucket`],
 //!   [`meta`]; [`producer`] remembers what idempotent producers have sent.
 //! - [`module`], [`binding`], [`pattern`]: what was uploaded, and to which streams it is attached. No module runs here.
-//! - [`stream`], `slots`, `content_type`: the state; `list` reads it in pages.
+//! - [`stream`], `extents`, `slots`, `content_type`: the state; `list` goes through it.
 //! - [`reply`]: what is answered.
 
 mod append;
@@ -23,6 +23,7 @@ mod content_type;
 mod create;
 mod delete;
 mod expire;
+mod extents;
 pub mod group;
 mod json;
 mod list;
@@ -42,6 +43,7 @@ pub use binding::{BUILTIN_PREFIX, Binding, EncodedBindings};
 pub use bucket::BucketView;
 pub use codec::CodecError;
 pub use command::{Command, KeyRef};
+pub use extents::Extent;
 pub use group::{Change, Group, Outcome};
 pub use look::Look;
 pub use meta::{BucketState, Meta, MetaBucket, SlotTable};
@@ -51,4 +53,4 @@ pub use pattern::{Pattern, PatternError};
 pub use producer::ProducerRef;
 pub use records::{Records, Split};
 pub use reply::{Appended, Expiry, ProducerState, Refusal, Reply, Summary};
-pub use stream::{Extent, Stream};
+pub use stream::Stream;
