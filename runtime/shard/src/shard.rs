@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use weir_storage::Wal;
 use weir_types::ShardId;
 
+use crate::agenda::Agenda;
 use crate::calls::Calls;
 use crate::config::{ShardConfig, Topology};
 use crate::core::{Core, Shard};
@@ -43,10 +44,11 @@ impl Shard {
         let clock = SteadyClock::new(seams.clock);
         let post = Rc::new(Post::new(id, mailbox.peers));
         let feeds = Feeds::new(post.clone(), config.live_bytes_max, config.live_bytes_per_stream_max);
+        let agenda = Agenda::default();
         let mut groups = Vec::new();
         for group in topology.groups() {
             groups.push(match wals.iter().find(|(wal, _)| *wal == topology.wal_of(group)) {
-                Some((_, wal)) => Some(Rc::new(group::start(group, wal, &config, &clock, &feeds).await?)),
+                Some((_, wal)) => Some(Rc::new(group::start(group, wal, &config, &clock, &feeds, &agenda).await?)),
                 None => None,
             });
         }
@@ -60,7 +62,7 @@ impl Shard {
             groups,
             calls: Calls::default(),
             feeds,
-            touches: RefCell::default(),
+            agenda,
             in_flight: InFlightTotal::new(config.in_flight_bytes_max, stats.clone()),
             stats,
             guests: Rc::new(guests),
@@ -102,10 +104,14 @@ impl Core {
             Some(group) => {
                 let shard = self.clone();
                 tokio::task::spawn_local(async move {
-                    if let Some(key) = request.key() {
-                        shard.expire(&group, key).await;
+                    let expired = match request.key() {
+                        Some(key) => shard.expire(&group, key).await,
+                        None => Ok(()),
+                    };
+                    match expired {
+                        Ok(()) => shard.carry_out(origin, call, request),
+                        Err(error) => shard.respond(origin, call, Err(error)),
                     }
-                    shard.carry_out(origin, call, request);
                 });
             }
         }

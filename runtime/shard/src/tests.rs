@@ -342,6 +342,82 @@ fn a_sliding_ttl_is_extended_by_reads_and_ends_the_stream_without_them() {
 }
 
 #[test]
+fn streams_that_nobody_asks_for_end_many_in_a_round_and_leave_nothing() {
+    run(async {
+        let node = Node::start().await;
+        for i in 0..600 {
+            node.create(&key(&format!("ttl/{i}")), Expiry::Idle { ttl_s: 5 }).await;
+        }
+        node.create(&key("used"), Expiry::Idle { ttl_s: 5 }).await;
+        let figures = || {
+            let stats = node.shards.iter().map(Shard::stats).collect::<Vec<_>>();
+            (stats.iter().map(|s| s.streams).sum::<u64>(), stats.iter().map(|s| s.batches).sum::<u64>())
+        };
+        let agenda = || node.shards.iter().map(|shard| shard.0.agenda.bytes()).sum::<usize>();
+        let before = figures();
+        assert_eq!(before.0, 601);
+        assert!(agenda() > 601 * 100, "what is remembered of them is counted");
+        node.advance(Duration::from_secs(4));
+        assert_eq!(node.content(&key("used")).await.expect("reads"), "");
+        node.advance(Duration::from_secs(2));
+        let ended = async {
+            while figures().0 > 1 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), ended).await.expect("they end");
+        let rounds = figures().1 - before.1;
+        assert!(rounds <= 12, "{rounds} rounds for 600 streams of two shards");
+        node.near(&key("used")).delete(key("used")).await.expect("was read, so it is there");
+        assert_eq!(agenda(), 0);
+    });
+}
+
+#[test]
+fn what_ends_by_itself_is_known_after_a_restart() {
+    run(async {
+        let node = Node::start().await;
+        for i in 0..20 {
+            node.create(&key(&format!("ttl/{i}")), Expiry::At { at_ms: 1_005_000 }).await;
+        }
+        node.near(&key("ttl/7")).delete(key("ttl/7")).await.expect("deletes");
+        let node = node.restart().await;
+        let armed = node.shards.iter().map(|shard| shard.0.agenda.take_due(1_005_000, 1_005_001, 99).len());
+        assert_eq!(armed.sum::<usize>(), 19);
+    });
+}
+
+#[test]
+fn an_append_that_finds_its_stream_expired_is_answered_when_that_is_durable() {
+    run(async {
+        let key = key("s");
+        let (node, disk) = start_on_faulty_disks(&key).await;
+        node.near(&key).delete(key.clone()).await.expect("deletes");
+        node.create(&key, Expiry::Idle { ttl_s: 10 }).await;
+        node.advance(Duration::from_secs(11));
+        let before = disk.history().len();
+        assert!(matches!(node.append(&key, "x").await, Err(ShardError::Refused(Refusal::NotFound))));
+        assert_eq!(disk.history().len() - before, 1, "the end is written before it is told");
+        node.create(&key, Expiry::Idle { ttl_s: 10 }).await;
+        node.advance(Duration::from_secs(11));
+        // Nobody is told of an end that may be taken back.
+        let failure = loop {
+            disk.refuse_write_at(disk.operations() + 1);
+            match node.append(&key, "x").await {
+                Err(ShardError::Refused(Refusal::NotFound)) => {
+                    node.create(&key, Expiry::Idle { ttl_s: 10 }).await;
+                    node.advance(Duration::from_secs(11));
+                }
+                Err(error) => break error,
+                Ok(_) => panic!("appended to what has ended"),
+            }
+        };
+        assert!(matches!(failure, ShardError::Unknown | ShardError::LogFailed), "{failure}");
+        assert!(matches!(node.content(&key).await, Err(ShardError::LogFailed)));
+    });
+}
+
+#[test]
 fn a_stream_that_was_said_to_have_expired_does_not_come_back() {
     run(async {
         let node = Node::start().await;
@@ -517,19 +593,31 @@ fn a_body_in_pieces_is_one_record_or_one_json_value() {
 }
 
 #[test]
-fn a_bucket_is_listed_in_order_and_deleted_only_when_empty() {
+fn a_bucket_is_listed_page_by_page_and_deleted_only_when_empty() {
     run(async {
         let node = Node::start().await;
         for name in ["b/2", "a", "b/1", "c"] {
             node.create(&key(name), Expiry::Never).await;
         }
-        let list = async |prefix: &str, after: Option<&str>, limit| {
-            let listed = node.shards[1].list("demo", prefix, after, limit).await.expect("lists");
-            listed.into_iter().map(|stream| stream.name.into_string()).collect::<Vec<_>>().join(" ")
+        let list = async |prefix: &str, limit| {
+            let (mut names, mut after) = (Vec::new(), None);
+            loop {
+                let page = node.shards[1].list("demo", prefix, after, limit).await.expect("lists");
+                assert!(page.streams.len() <= limit);
+                names.extend(page.streams.into_iter().map(|stream| stream.name.into_string()));
+                match page.next {
+                    Some(next) => after = Some(next),
+                    None => break,
+                }
+            }
+            names.sort();
+            names.join(" ")
         };
-        assert_eq!(list("", None, 3).await, "a b/1 b/2");
-        assert_eq!(list("", Some("b/1"), 9).await, "b/2 c");
-        assert_eq!(list("b/", None, 9).await, "b/1 b/2");
+        for limit in 1..6 {
+            assert_eq!(list("", limit).await, "a b/1 b/2 c", "{limit}");
+            assert_eq!(list("b/", limit).await, "b/1 b/2", "{limit}");
+            assert_eq!(list("x", limit).await, "", "{limit}");
+        }
         let demo = || BucketName::new("demo").expect("a valid name");
         assert_eq!(node.shards[1].bucket(demo()).await.expect("is there").streams, 4);
         let busy = node.shards[1].bucket_delete(demo()).await;

@@ -49,7 +49,7 @@ impl Group {
         stream.push_packs(at, &new.records);
         stream.closed = new.closed;
         if new.expiry != Expiry::Never {
-            self.expiring.insert(key.as_str().into());
+            self.expirable += 1;
         }
         self.index_bytes += stream.memory_bytes();
         let reply = Reply::Created(stream.summary());

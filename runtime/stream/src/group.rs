@@ -4,7 +4,7 @@
 //! decides is a [`Refusal`] in a reply, the same on every replica; bytes that no version of us wrote are an error, after
 //! which the replica must stop, for it no longer knows what the others have applied.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use weir_types::{Incarnation, StreamKey};
 
@@ -26,8 +26,8 @@ pub struct Group {
     pub(crate) slots: Slots,
     pub(crate) buckets: BTreeMap<Box<str>, Bucket>,
     pub(crate) content_types: ContentTypes,
-    /// Keys of the streams that have an expiry.
-    pub(crate) expiring: BTreeSet<Box<str>>,
+    /// Streams that have an expiry.
+    pub(crate) expirable: usize,
     pub(crate) meta: Meta,
     pub(crate) index_bytes: usize,
     /// Changes of any bucket's bindings in this group.
@@ -111,7 +111,7 @@ impl Group {
             slots: Slots::new(),
             buckets: BTreeMap::new(),
             content_types: ContentTypes::default(),
-            expiring: BTreeSet::new(),
+            expirable: 0,
             meta: Meta::default(),
             index_bytes: 0,
             bindings_epoch: 0,
@@ -145,7 +145,7 @@ impl Group {
             Command::Append { key, incarnation, close, producer, seq, if_match, bindings_epoch, records } => {
                 self.append(at, key, Write { incarnation, close, producer, seq, if_match, bindings_epoch, records })
             }
-            Command::Delete { key } => self.delete(key),
+            Command::Delete { key, incarnation } => self.delete(key, incarnation),
             Command::Expire { key, incarnation } => self.expire(at, key, incarnation),
             Command::BucketCreate { name, created_ms } => self.bucket_create(name, created_ms),
             Command::BucketFence { name } => self.bucket_fence(at, name),
@@ -182,9 +182,10 @@ impl Group {
         self.time_ms
     }
 
-    /// Memory of all streams: names, extents, producers. Kept as commands are applied, so asking costs nothing.
+    /// Memory of all streams: names, extents, producers, content types. Kept as commands are applied, so asking costs
+    /// nothing.
     pub fn index_bytes(&self) -> usize {
-        self.index_bytes
+        self.index_bytes + self.content_types.bytes()
     }
 
     /// Streams in the group.

@@ -56,7 +56,7 @@ impl Fields {
                 bindings_epoch: self.epoch,
                 records,
             },
-            4 => Command::Delete { key },
+            4 => Command::Delete { key, incarnation },
             5 => Command::Expire { key, incarnation },
             6 => Command::BucketCreate { name, created_ms: self.number },
             7 => Command::BucketFence { name },
@@ -309,5 +309,5 @@ fn the_format_is_pinned() {
     });
     let bytes = Bytes::from(builder.finish(0x0a0b, LIMITS));
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    expect_test::expect!["010001000b0a0000000000000700000044000000a9f0620c020300622f7308070605040302010f017002000000000000000300000000000000017104000000000000000500000000000000020000000200000005000000312c32322c"].assert_eq(&hex);
+    expect_test::expect!["020001000b0a000000000000070000004c000000020300622f7308070605040302010f01700200000000000000030000000000000001710400000000000000050000000000000011000000a035d50c020000000200000005000000312c32322c"].assert_eq(&hex);
 }

@@ -33,6 +33,7 @@ enum Step {
     },
     Delete {
         name: usize,
+        stale: bool,
     },
     Expire {
         name: usize,
@@ -79,7 +80,7 @@ fn step() -> impl Strategy<Value = Step> {
         20 => append.prop_map(|(name, close, producer, seq, if_match, body, stale)| {
             Step::Append { name, close, producer, seq, if_match, body, stale }
         }),
-        1 => name.clone().prop_map(|name| Step::Delete { name }),
+        1 => (name.clone(), rarely()).prop_map(|(name, stale)| Step::Delete { name, stale }),
         1 => (name, rarely()).prop_map(|(name, stale)| Step::Expire { name, stale }),
         1 => (0..4u8).prop_map(|verb| Step::Bucket { verb }),
         2 => wait.prop_map(|ms| Step::Wait { ms }),
@@ -411,10 +412,12 @@ fn take(step: &Step, model: &mut Model, world: &mut World) -> (Answer, Outcome) 
             };
             (expected, world.apply(model.time_ms, &command))
         }
-        Step::Delete { name } => {
-            let removed = model.remove(name);
+        Step::Delete { name, stale } => {
+            let life = model.find(name).map_or(0, |stream| stream.life) + u64::from(stale) * 1000;
+            let removed = !stale && model.remove(name);
             let expected = if removed { Answer::Done { removed } } else { Answer::Refused(Refusal::NotFound) };
-            (expected, world.apply(model.time_ms, &Command::Delete { key: (&key(name)).into() }))
+            let incarnation = Incarnation(life);
+            (expected, world.apply(model.time_ms, &Command::Delete { key: (&key(name)).into(), incarnation }))
         }
         Step::Expire { name, stale } => {
             let life = model.find(name).map_or(0, |stream| stream.life) + u64::from(stale) * 1000;
@@ -439,7 +442,7 @@ fn take(step: &Step, model: &mut Model, world: &mut World) -> (Answer, Outcome) 
             let expected = model.bucket(if model.fenced { 1 } else { 2 });
             let command =
                 if model.fenced { Command::BucketFence { name: "b" } } else { Command::BucketUnfence { name: "b" } };
-            world.apply(model.time_ms, &Command::Delete { key: (&StreamKey::new("b", "none").expect("valid")).into() });
+            world.apply(model.time_ms, &Command::BucketCreate { name: "none", created_ms: 0 });
             (expected, world.apply(behind_ms, &command))
         }
     }
@@ -465,8 +468,9 @@ fn agree(model: &Model, world: &World) {
         }
         assert_eq!(stream.extents_from(stream.tail().position).count(), 0);
     }
-    let expirable: Vec<&str> = group.expirable().map(|(key, _)| key).collect();
-    assert_eq!(expirable.len(), model.streams.iter().filter(|stream| stream.ttl).count());
+    assert_eq!(group.has_expirable(), model.streams.iter().any(|stream| stream.ttl));
+    let listed = (0..weir_types::limits::SLOTS).flat_map(|slot| group.slot(slot));
+    assert_eq!(listed.count(), model.streams.len());
 }
 
 proptest! {
@@ -487,7 +491,7 @@ proptest! {
         world.check_replay();
 
         for name in 0..3 {
-            take(&Step::Delete { name }, &mut model, &mut world);
+            take(&Step::Delete { name, stale: false }, &mut model, &mut world);
         }
         prop_assert_eq!(world.group.index_bytes(), 0, "what is deleted is no longer counted");
     }

@@ -1,22 +1,54 @@
-//! From apply to the live readers: what a committed batch has changed is told here, before anybody is answered.
+//! From apply to those who watch: what a committed batch has changed is told to live readers and to the agenda of streams
+//! that end by themselves, before anybody is answered.
 
 use std::ops::Range;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 use weir_raft::Observer;
-use weir_stream::{Change, Outcome, Pack, packs};
+use weir_stream::{Batch, Change, Command, Expiry, Outcome, Pack, Reply, packs};
+use weir_types::GroupId;
 
+use crate::agenda::Agenda;
 use crate::live::feeds::Feeds;
 use crate::message::Advance;
 
-/// Tells the feeds what apply has done.
+/// Tells the feeds and the agenda what apply has done.
 pub(crate) struct Announcer {
+    pub(crate) group: GroupId,
     pub(crate) feeds: Feeds,
+    pub(crate) agenda: Agenda,
 }
 
 impl Observer for Announcer {
     fn applied(&mut self, _index: u64, batch: &Bytes, outcomes: &[Outcome]) {
+        self.note_lives(batch, outcomes);
+        self.tell_readers(batch, outcomes);
+    }
+}
+
+impl Announcer {
+    fn note_lives(&self, batch: &Bytes, outcomes: &[Outcome]) {
+        let ends = |reply: &Reply| matches!(reply, Reply::Created(stream) if stream.expiry != Expiry::Never);
+        if outcomes.iter().any(|outcome| ends(&outcome.reply)) {
+            let commands = Batch::read(batch).expect("apply has read the batch").commands();
+            for (outcome, command) in outcomes.iter().zip(commands) {
+                let command = command.map(|(_, command)| command).expect("apply has read the command");
+                if let (Reply::Created(stream), Command::Create { key, .. }) = (&outcome.reply, command) {
+                    self.agenda.add(self.group, key.as_str(), stream);
+                }
+            }
+        }
+        if !self.agenda.is_empty() {
+            for outcome in outcomes {
+                if let Change::Removed { incarnation } = outcome.change {
+                    self.agenda.remove(incarnation);
+                }
+            }
+        }
+    }
+
+    fn tell_readers(&self, batch: &Bytes, outcomes: &[Outcome]) {
         if self.feeds.is_empty() {
             return;
         }

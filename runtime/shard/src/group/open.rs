@@ -4,6 +4,7 @@ use weir_raft::{Replica, ReplicaOptions, State};
 use weir_storage::{Wal, WalError};
 use weir_types::{GroupId, ShardId, WalId};
 
+use crate::agenda::Agenda;
 use crate::config::{ShardConfig, Topology};
 use crate::group::announcer::Announcer;
 use crate::group::local::Group;
@@ -60,9 +61,10 @@ pub(crate) async fn start<J: Job>(
     config: &ShardConfig,
     clock: &SteadyClock,
     feeds: &Feeds,
+    agenda: &Agenda,
 ) -> Result<Group<J>, ShardOpenError> {
     let state = State::new(weir_stream::Group::new());
-    let observer = Box::new(Announcer { feeds: feeds.clone() });
+    let observer = Box::new(Announcer { group: id, feeds: feeds.clone(), agenda: agenda.clone() });
     let options = ReplicaOptions { node_id: config.node_id, group: id };
     let replica = Replica::start(options, wal.clone(), state.clone(), observer).await?;
     replica.serving().await?;
