@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
-use weir_shard::SummaryQuery;
+use weir_shard::{ListCursor, SummaryQuery};
 use weir_types::{ModuleName, ReadFrom};
 
 use crate::error::{ErrorCode, Problem};
@@ -111,8 +111,8 @@ const LIST_LIMIT_MAX: usize = 1000;
 pub(crate) struct ListQuery {
     /// What the names begin with.
     pub(crate) prefix: String,
-    /// The last name of the page before.
-    pub(crate) after: Option<String>,
+    /// `next` of the page before.
+    pub(crate) after: Option<ListCursor>,
     /// Names on the page, 1 to [`LIST_LIMIT_MAX`].
     pub(crate) limit: usize,
 }
@@ -124,7 +124,11 @@ impl ListQuery {
         for (key, value) in pairs(query) {
             match key {
                 "prefix" => once(key, &mut prefix, value.into_owned())?,
-                "after" => once(key, &mut after, value.into_owned())?,
+                "after" => {
+                    let cursor = Some(&*value).filter(|text| text.len() == 16 && !text.starts_with('+'));
+                    let cursor = cursor.and_then(|text| u64::from_str_radix(text, 16).ok()).map(ListCursor);
+                    once(key, &mut after, cursor.ok_or_else(|| invalid("'after' is 'next' of the page before"))?)?;
+                }
                 "limit" => {
                     let value = value.parse().ok().filter(|limit| (1..=LIST_LIMIT_MAX).contains(limit));
                     once(key, &mut limit, value.ok_or_else(|| invalid("'limit' is a number from 1 to 1000"))?)?;
@@ -249,10 +253,19 @@ mod tests {
 
     #[test]
     fn a_listing_has_defaults_and_limits() {
-        let list = ListQuery::parse(Some("prefix=a%2Fb+c&after=x&limit=1000")).expect("a valid query");
-        assert_eq!(list, ListQuery { prefix: "a/b c".to_string(), after: Some("x".to_string()), limit: 1000 });
+        let list = ListQuery::parse(Some("prefix=a%2Fb+c&after=00000000000000ff&limit=1000")).expect("a valid query");
+        assert_eq!(list, ListQuery { prefix: "a/b c".to_string(), after: Some(ListCursor(255)), limit: 1000 });
         assert_eq!(ListQuery::parse(None).expect("a valid query").limit, 100);
-        for query in ["limit=0", "limit=1001", "limit=x", "limit=", "limit=1&limit=1"] {
+        for query in [
+            "limit=0",
+            "limit=1001",
+            "limit=x",
+            "limit=",
+            "limit=1&limit=1",
+            "after=",
+            "after=name",
+            "after=+000000000000001",
+        ] {
             assert_eq!(code(ListQuery::parse(Some(query))), "query_invalid", "{query}");
         }
     }

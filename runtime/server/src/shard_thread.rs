@@ -16,6 +16,9 @@ use weir_types::ShardId;
 use crate::accept::Open;
 use crate::demo;
 
+/// Threads beside a shard for what blocks: reads from the disk, modules that are compiled. What is more waits for one.
+const BLOCKING_THREADS_MAX: usize = 16;
+
 /// What the main thread asks of a shard.
 pub(crate) enum Request {
     /// Serve this connection.
@@ -70,7 +73,9 @@ impl ShardThread {
         let (requests, inbox) = mpsc::unbounded_channel();
         let name = format!("shard-{}", parts.id);
         let thread = thread::Builder::new().name(name).spawn(move || {
-            let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+            let mut runtime = Builder::new_current_thread();
+            runtime.enable_all().max_blocking_threads(BLOCKING_THREADS_MAX);
+            let runtime = runtime.build_local(LocalOptions::default());
             let runtime = runtime.expect("a runtime needs a few descriptors, and the process has just begun");
             runtime.block_on(run(parts, inbox, opened));
         })?;

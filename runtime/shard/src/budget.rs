@@ -24,6 +24,12 @@ impl PageBudget {
         PageBudget(Arc::new(Numbers { claimed: AtomicUsize::new(0), bytes_max }))
     }
 
+    /// What is claimed now, in bytes.
+    #[cfg(test)]
+    pub(crate) fn claimed(&self) -> usize {
+        self.0.claimed.load(Relaxed)
+    }
+
     /// Claims `bytes`, if there are so many left. A page larger than all there is gets it when nobody else has any.
     pub(crate) fn claim(&self, bytes: usize) -> Option<PageClaim> {
         let before = self.0.claimed.fetch_add(bytes, Relaxed);

@@ -2,7 +2,6 @@
 //! dispatch by a function that [`crate::shard`] sets when the shard opens.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,13 +9,13 @@ use std::time::Duration;
 use send_wrapper::SendWrapper;
 use tokio::task::JoinHandle;
 use weir_storage::Wal;
-use weir_types::{GroupId, Incarnation, ShardId, StreamKey};
+use weir_types::{GroupId, ShardId, StreamKey};
 
+use crate::agenda::Agenda;
 use crate::calls::{Call, Calls};
 use crate::config::{ShardConfig, Topology};
 use crate::in_flight::{InFlight, InFlightTotal};
-use crate::live::feed::Feeds;
-use crate::live::watches::Watches;
+use crate::live::feeds::Feeds;
 use crate::mailbox::Post;
 use crate::message::{CallId, Limit, Mail, Request, Response, ShardError, ShardStats};
 use crate::meta::unsettled::Unsettled;
@@ -44,12 +43,11 @@ pub(crate) struct Core {
     pub(crate) groups: Vec<Option<Rc<LocalGroup>>>,
     pub(crate) calls: Calls,
     pub(crate) feeds: Feeds,
-    /// When streams with a sliding TTL were used last, in milliseconds since 1970.
-    pub(crate) touches: RefCell<HashMap<Incarnation, u64>>,
+    /// Streams that end by themselves.
+    pub(crate) agenda: Agenda,
     pub(crate) in_flight: Rc<InFlightTotal>,
     pub(crate) stats: Rc<Counters>,
     pub(crate) post: Rc<Post>,
-    pub(crate) watches: Watches,
     pub(crate) guests: Rc<Guests>,
     /// On the shard of group 0: buckets whose last change may not have reached every group.
     pub(crate) unsettled: Unsettled,
@@ -127,7 +125,7 @@ impl Core {
 
     fn hot_index_bytes(&self) -> usize {
         let streams: usize = self.groups.iter().flatten().map(|group| group.state.borrow().index_bytes()).sum();
-        streams + self.wals.iter().map(Wal::index_bytes).sum::<usize>()
+        streams + self.agenda.bytes() + self.wals.iter().map(Wal::index_bytes).sum::<usize>()
     }
 
     /// As [`Shard::call`], for this shard's own tasks.

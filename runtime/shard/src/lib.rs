@@ -4,6 +4,7 @@
 //! - [`message`]: what is asked and answered: plain values.
 //! - [`calls`], [`mailbox`], [`wakeup`]: waiting for answers, from this shard or another, without locks.
 //! - [`config`], [`seams`], [`stats`], [`budget`], [`in_flight`]: settings, what is handed in, figures, what is counted.
+//! - [`agenda`]: when streams end by themselves.
 //! - [`group`]: the open batch and the proposer, opening WALs and replicas.
 //! - [`core`]: [`Shard`], the handle that connections hold, and the state behind it; knows no verb.
 //! - The verbs: [`read`], [`write`], [`live`], [`meta`] (buckets, modules, bindings), [`modules`] (guests at work).
@@ -11,6 +12,7 @@
 //!
 //! There is no lock and no state shared between threads here: a shard reaches another only by mail.
 
+mod agenda;
 mod budget;
 mod calls;
 mod config;
@@ -39,8 +41,8 @@ pub use in_flight::InFlight;
 pub use live::subscription::{LiveData, LiveEvent, Subscription};
 pub use mailbox::{Address, Mailbox, mesh};
 pub use message::{
-    AppendRequest, BindingRequest, Body, BucketSummary, CreateRequest, Limit, ListedStream, LongPoll, ModuleState,
-    ModuleSummary, Page, Producer, ShardError, ShardStats, SummaryQuery, SummaryView,
+    AppendRequest, BindingRequest, Body, BucketSummary, CreateRequest, Limit, ListCursor, ListedStream, Listing,
+    LongPoll, ModuleState, ModuleSummary, Page, Producer, ShardError, ShardStats, SummaryQuery, SummaryView,
 };
 pub use modules::summary::SummaryFollower;
 pub use seams::{Builtin, Clock, Entropy, Seams};

@@ -34,6 +34,12 @@ impl Post {
         self.filled.ring();
     }
 
+    /// Takes what would be sent to a peer at the turn's end.
+    #[cfg(test)]
+    pub(crate) fn take(&self, peer: ShardId) -> Vec<Mail> {
+        self.outbox[usize::from(peer.0)].take()
+    }
+
     /// Sends every turn's mail. Runs for the shard's life.
     pub(crate) async fn run(self: Rc<Self>) {
         loop {

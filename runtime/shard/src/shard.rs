@@ -8,13 +8,13 @@ use tokio::sync::mpsc;
 use weir_storage::Wal;
 use weir_types::ShardId;
 
+use crate::agenda::Agenda;
 use crate::calls::Calls;
 use crate::config::{ShardConfig, Topology};
 use crate::core::{Core, Shard};
 use crate::group::{self, ShardOpenError};
 use crate::in_flight::InFlightTotal;
-use crate::live::feed::Feeds;
-use crate::live::watches::Watches;
+use crate::live::feeds::Feeds;
 use crate::mailbox::{Mailbox, Post};
 use crate::message::{Answer, CallId, Mail, Request};
 use crate::meta::unsettled::Unsettled;
@@ -43,12 +43,13 @@ impl Shard {
         let guests = Guests::start(seams.modules, seams.builtins, &lane, config.folds_max);
         let guests = guests.map_err(ShardOpenError::Lane)?;
         let clock = SteadyClock::new(seams.clock);
-        let feeds = Feeds::new(config.live_bytes_max, config.live_bytes_per_stream_max);
         let post = Rc::new(Post::new(id, mailbox.peers));
+        let feeds = Feeds::new(post.clone(), config.live_bytes_max, config.live_bytes_per_stream_max);
+        let agenda = Agenda::default();
         let mut groups = Vec::new();
         for group in topology.groups() {
             groups.push(match wals.iter().find(|(wal, _)| *wal == topology.wal_of(group)) {
-                Some((_, wal)) => Some(Rc::new(group::start(group, wal, &config, &clock, &feeds, &post).await?)),
+                Some((_, wal)) => Some(Rc::new(group::start(group, wal, &config, &clock, &feeds, &agenda).await?)),
                 None => None,
             });
         }
@@ -62,10 +63,9 @@ impl Shard {
             groups,
             calls: Calls::default(),
             feeds,
-            touches: RefCell::default(),
+            agenda,
             in_flight: InFlightTotal::new(config.in_flight_bytes_max, stats.clone()),
             stats,
-            watches: Watches::new(topology.shards),
             guests: Rc::new(guests),
             post,
             unsettled: Unsettled::default(),
@@ -106,10 +106,14 @@ impl Core {
             Some(group) => {
                 let shard = self.clone();
                 tokio::task::spawn_local(async move {
-                    if let Some(key) = request.key() {
-                        shard.expire(&group, key).await;
+                    let expired = match request.key() {
+                        Some(key) => shard.expire(&group, key).await,
+                        None => Ok(()),
+                    };
+                    match expired {
+                        Ok(()) => shard.carry_out(origin, call, request),
+                        Err(error) => shard.respond(origin, call, Err(error)),
                     }
-                    shard.carry_out(origin, call, request);
                 });
             }
         }
@@ -159,10 +163,10 @@ async fn read_mail(shard: Rc<Core>, mut receiver: mpsc::UnboundedReceiver<Vec<Ma
             match mail {
                 Mail::Request { origin, call, request } => shard.serve(origin, call, request),
                 Mail::Response { owner, call, response } => {
-                    shard.open_mirror(owner, &response);
+                    shard.join_mirror(owner, &response);
                     shard.calls.answer(call, response);
                 }
-                Mail::Advanced { owner, advance } => shard.mirror_advanced(owner, &advance),
+                Mail::Advanced(advance) => shard.feeds.mirror_advanced(&advance),
                 Mail::Unwatch { origin, incarnation, answered } => {
                     shard.feeds.forget_peer(incarnation, origin, answered);
                 }

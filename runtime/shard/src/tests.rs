@@ -235,6 +235,58 @@ fn subscribers_that_come_and_go_never_go_deaf() {
 }
 
 #[test]
+fn nobody_has_a_feed_of_a_stream_that_nobody_follows() {
+    run(async {
+        let node = Node::start().await;
+        let key = key("s");
+        let feeds = || node.shards.iter().map(|shard| shard.0.feeds.len()).collect::<Vec<_>>();
+        let gone = async || {
+            while feeds() != [0, 0] {
+                tokio::task::yield_now().await;
+            }
+        };
+        let follow = async |shard: &Shard| {
+            let mut subscription = shard.subscribe(key.clone(), ReadFrom::Now).await.expect("subscribes");
+            assert!(matches!(subscription.next().await, LiveEvent::CaughtUp { .. }));
+            subscription
+        };
+        node.create(&key, Expiry::Never).await;
+        // An idle stream that was followed from its own shard, from another, and from another by two.
+        drop(follow(node.near(&key)).await);
+        gone().await;
+        let first = follow(node.far(&key)).await;
+        drop(follow(node.far(&key)).await);
+        assert_eq!(feeds(), [1, 1]);
+        drop(first);
+        gone().await;
+        // A client that leaves before its watch is answered.
+        tokio::select! {
+            biased;
+            _ = node.far(&key).subscribe(key.clone(), ReadFrom::Now) => panic!("the answer is on another shard"),
+            () = std::future::ready(()) => {}
+        }
+        node.append(&key, "x").await.expect("appends");
+        gone().await;
+        // A stream that is closed, or deleted, while it is followed; its readers leave later.
+        let mut reader = follow(node.far(&key)).await;
+        let close = AppendRequest { close: true, ..append("") };
+        node.near(&key).append(key.clone(), close).await.expect("closes");
+        assert!(matches!(reader.next().await, LiveEvent::Closed { .. }));
+        assert_eq!(node.near(&key).0.feeds.len(), 0, "of a closed stream there is nothing to tell");
+        drop(reader);
+        gone().await;
+        node.near(&key).delete(key.clone()).await.expect("deletes");
+        node.create(&key, Expiry::Never).await;
+        let mut reader = follow(node.far(&key)).await;
+        node.near(&key).delete(key.clone()).await.expect("deletes");
+        assert!(matches!(reader.next().await, LiveEvent::Removed));
+        assert_eq!(node.near(&key).0.feeds.len(), 0, "of a removed stream there is nothing to tell");
+        drop(reader);
+        gone().await;
+    });
+}
+
+#[test]
 fn a_subscriber_that_does_not_read_is_cut_off_and_holds_nothing() {
     run(async {
         let node = Node::start().await;
@@ -290,6 +342,82 @@ fn a_sliding_ttl_is_extended_by_reads_and_ends_the_stream_without_them() {
 }
 
 #[test]
+fn streams_that_nobody_asks_for_end_many_in_a_round_and_leave_nothing() {
+    run(async {
+        let node = Node::start().await;
+        for i in 0..600 {
+            node.create(&key(&format!("ttl/{i}")), Expiry::Idle { ttl_s: 5 }).await;
+        }
+        node.create(&key("used"), Expiry::Idle { ttl_s: 5 }).await;
+        let figures = || {
+            let stats = node.shards.iter().map(Shard::stats).collect::<Vec<_>>();
+            (stats.iter().map(|s| s.streams).sum::<u64>(), stats.iter().map(|s| s.batches).sum::<u64>())
+        };
+        let agenda = || node.shards.iter().map(|shard| shard.0.agenda.bytes()).sum::<usize>();
+        let before = figures();
+        assert_eq!(before.0, 601);
+        assert!(agenda() > 601 * 100, "what is remembered of them is counted");
+        node.advance(Duration::from_secs(4));
+        assert_eq!(node.content(&key("used")).await.expect("reads"), "");
+        node.advance(Duration::from_secs(2));
+        let ended = async {
+            while figures().0 > 1 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), ended).await.expect("they end");
+        let rounds = figures().1 - before.1;
+        assert!(rounds <= 12, "{rounds} rounds for 600 streams of two shards");
+        node.near(&key("used")).delete(key("used")).await.expect("was read, so it is there");
+        assert_eq!(agenda(), 0);
+    });
+}
+
+#[test]
+fn what_ends_by_itself_is_known_after_a_restart() {
+    run(async {
+        let node = Node::start().await;
+        for i in 0..20 {
+            node.create(&key(&format!("ttl/{i}")), Expiry::At { at_ms: 1_005_000 }).await;
+        }
+        node.near(&key("ttl/7")).delete(key("ttl/7")).await.expect("deletes");
+        let node = node.restart().await;
+        let armed = node.shards.iter().map(|shard| shard.0.agenda.take_due(1_005_000, 1_005_001, 99).len());
+        assert_eq!(armed.sum::<usize>(), 19);
+    });
+}
+
+#[test]
+fn an_append_that_finds_its_stream_expired_is_answered_when_that_is_durable() {
+    run(async {
+        let key = key("s");
+        let (node, disk) = start_with_stream_on_faulty_disk(&key, config()).await;
+        node.near(&key).delete(key.clone()).await.expect("deletes");
+        node.create(&key, Expiry::Idle { ttl_s: 10 }).await;
+        node.advance(Duration::from_secs(11));
+        let before = disk.history().len();
+        assert!(matches!(node.append(&key, "x").await, Err(ShardError::Refused(Refusal::NotFound))));
+        assert_eq!(disk.history().len() - before, 1, "the end is written before it is told");
+        node.create(&key, Expiry::Idle { ttl_s: 10 }).await;
+        node.advance(Duration::from_secs(11));
+        // Nobody is told of an end that may be taken back.
+        let failure = loop {
+            disk.refuse_write_at(disk.operations() + 1);
+            match node.append(&key, "x").await {
+                Err(ShardError::Refused(Refusal::NotFound)) => {
+                    node.create(&key, Expiry::Idle { ttl_s: 10 }).await;
+                    node.advance(Duration::from_secs(11));
+                }
+                Err(error) => break error,
+                Ok(_) => panic!("appended to what has ended"),
+            }
+        };
+        assert!(matches!(failure, ShardError::Unknown | ShardError::LogFailed), "{failure}");
+        assert!(matches!(node.content(&key).await, Err(ShardError::LogFailed)));
+    });
+}
+
+#[test]
 fn a_stream_that_was_said_to_have_expired_does_not_come_back() {
     run(async {
         let node = Node::start().await;
@@ -329,6 +457,112 @@ fn a_page_ends_at_a_record_and_begins_only_at_one() {
     });
 }
 
+/// A stream in JSON mode with one body of `count` messages, a digit each.
+async fn create_with_messages(node: &Node, key: &StreamKey, count: usize) -> String {
+    let body = format!("[{}]", vec!["1"; count].join(","));
+    let (content_type, expiry) = ("application/json".into(), Expiry::Never);
+    let request = CreateRequest { content_type, expiry, closed: false, body: Bytes::from(body).into() };
+    node.far(key).create(key.clone(), request).await.expect("creates");
+    "1,".repeat(count)
+}
+
+#[test]
+fn a_large_body_is_read_in_small_pages_from_memory_and_from_disk() {
+    run(async {
+        let key = key("s");
+        let in_memory = ShardConfig { wal: WalConfig { cache_bytes: 16 << 20, ..config().wal }, ..config() };
+        for config in [in_memory, config()] {
+            let disks = (0..TOPOLOGY.wals).map(|_| Arc::new(MemoryDisk::new(64 << 20)) as Arc<dyn Disk>).collect();
+            let node = Node::start_on(disks, config).await;
+            let expected = create_with_messages(&node, &key, 400_000).await;
+            let (mut from, mut content) = (ReadFrom::Start, String::new());
+            loop {
+                let page = node.far(&key).read(key.clone(), from, 100_001).await.expect("reads");
+                let bytes = page.chunks.concat();
+                assert!(bytes.len() <= 100_001 && bytes.ends_with(b","), "a page ends at a record");
+                content.push_str(std::str::from_utf8(&bytes).expect("text"));
+                from = ReadFrom::At(page.next);
+                if page.up_to_date {
+                    break;
+                }
+            }
+            assert!(content == expected);
+            let inside =
+                weir_types::Offset { position: 300_001, ..node.far(&key).head(key.clone()).await.expect("is").next };
+            let refused = node.far(&key).read(key.clone(), ReadFrom::At(inside), 9).await;
+            assert!(matches!(refused, Err(ShardError::Refused(Refusal::OffsetInvalid))));
+        }
+    });
+}
+
+#[test]
+fn a_large_append_reaches_a_live_reader_in_parts() {
+    run(async {
+        let node = Node::start().await;
+        let key = key("s");
+        create_with_messages(&node, &key, 1).await;
+        let mut subscription = node.far(&key).subscribe(key.clone(), ReadFrom::Now).await.expect("subscribes");
+        assert!(matches!(subscription.next().await, LiveEvent::CaughtUp { .. }));
+        let body = format!("[{}]", vec!["22"; 200_000].join(","));
+        let request = AppendRequest { content_type: Some("application/json".into()), ..append(&body) };
+        node.far(&key).append(key.clone(), request).await.expect("appends");
+        let mut seen = Vec::new();
+        while seen.len() < 600_000 {
+            let LiveEvent::Data(data) = subscription.next().await else { panic!("no data") };
+            let bytes = data.chunks.concat();
+            assert!(bytes.len() <= weir_stream::PACK_BYTES_MAX && bytes.ends_with(b","));
+            seen.extend(bytes);
+            assert_eq!(data.up_to_date, seen.len() == 600_000);
+        }
+        assert!(seen == "22,".repeat(200_000).as_bytes());
+        drop(subscription);
+        assert_eq!(node.far(&key).stats().live_bytes, 0);
+    });
+}
+
+#[test]
+fn a_page_has_a_bounded_number_of_pieces_and_keeps_no_more_than_is_claimed() {
+    run(async {
+        let pages = crate::PageBudget::new(64 << 20);
+        let config = || ShardConfig {
+            wal: WalConfig { cache_bytes: 16 << 20, ..config().wal },
+            pages: pages.clone(),
+            ..config()
+        };
+        let disks = (0..TOPOLOGY.wals).map(|_| Arc::new(MemoryDisk::new(64 << 20)) as Arc<dyn Disk>).collect();
+        let node = Node::start_on(disks, config()).await;
+        // Of two streams, so that most packs of one are not near the next in an entry.
+        let (first, second) = (key("s"), (0..).map(|i| key(&format!("s{i}"))));
+        let mut second = second.filter(|second| second.slot().index() % 2 == first.slot().index() % 2);
+        let second = second.next().expect("there are many names");
+        node.create(&first, Expiry::Never).await;
+        node.create(&second, Expiry::Never).await;
+        let appends = (0..3000).flat_map(|_| [(&first, "x".to_string()), (&second, "y".repeat(1000))]);
+        let appends = appends.map(|(key, body)| {
+            let (shard, key) = (node.near(key).clone(), key.clone());
+            tokio::task::spawn_local(async move { shard.append(key, append(&body)).await })
+        });
+        for answer in appends.collect::<Vec<_>>() {
+            answer.await.expect("runs").expect("appends");
+        }
+        let (mut from, mut lengths) = (ReadFrom::Start, Vec::new());
+        loop {
+            let page = node.far(&first).read(first.clone(), from, PAGE_BYTES_MAX).await.expect("reads");
+            let bytes = page.chunks.concat().len();
+            assert_eq!(pages.claimed(), bytes, "pieces of a byte are copied, not shared with what lies around them");
+            lengths.push(bytes);
+            from = ReadFrom::At(page.next);
+            if page.up_to_date {
+                break;
+            }
+        }
+        assert_eq!(lengths, [1024, 1024, 952]);
+        // A page of one small part of a large entry keeps a copy of that part.
+        let page = node.far(&first).read(first.clone(), ReadFrom::Start, 1).await.expect("reads");
+        assert_eq!((page.chunks.concat().len(), pages.claimed()), (1, 1));
+    });
+}
+
 #[test]
 fn a_body_in_pieces_is_one_record_or_one_json_value() {
     run(async {
@@ -359,19 +593,31 @@ fn a_body_in_pieces_is_one_record_or_one_json_value() {
 }
 
 #[test]
-fn a_bucket_is_listed_in_order_and_deleted_only_when_empty() {
+fn a_bucket_is_listed_page_by_page_and_deleted_only_when_empty() {
     run(async {
         let node = Node::start().await;
         for name in ["b/2", "a", "b/1", "c"] {
             node.create(&key(name), Expiry::Never).await;
         }
-        let list = async |prefix: &str, after: Option<&str>, limit| {
-            let listed = node.shards[1].list("demo", prefix, after, limit).await.expect("lists");
-            listed.into_iter().map(|stream| stream.name.into_string()).collect::<Vec<_>>().join(" ")
+        let list = async |prefix: &str, limit| {
+            let (mut names, mut after) = (Vec::new(), None);
+            loop {
+                let page = node.shards[1].list("demo", prefix, after, limit).await.expect("lists");
+                assert!(page.streams.len() <= limit);
+                names.extend(page.streams.into_iter().map(|stream| stream.name.into_string()));
+                match page.next {
+                    Some(next) => after = Some(next),
+                    None => break,
+                }
+            }
+            names.sort();
+            names.join(" ")
         };
-        assert_eq!(list("", None, 3).await, "a b/1 b/2");
-        assert_eq!(list("", Some("b/1"), 9).await, "b/2 c");
-        assert_eq!(list("b/", None, 9).await, "b/1 b/2");
+        for limit in 1..6 {
+            assert_eq!(list("", limit).await, "a b/1 b/2 c", "{limit}");
+            assert_eq!(list("b/", limit).await, "b/1 b/2", "{limit}");
+            assert_eq!(list("x", limit).await, "", "{limit}");
+        }
         let demo = || BucketName::new("demo").expect("a valid name");
         assert_eq!(node.shards[1].bucket(demo()).await.expect("is there").streams, 4);
         let busy = node.shards[1].bucket_delete(demo()).await;

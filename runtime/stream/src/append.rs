@@ -4,11 +4,15 @@
 //! where the rest would refuse it: it has happened), then `Stream-Seq`, then `If-Match`. The content type and JSON were
 //! checked by the leader, against the incarnation that the command names.
 
+use std::ops::Range;
+
 use weir_types::{Incarnation, Offset};
 
 use crate::command::KeyRef;
 use crate::group::{At, Change, Group, Outcome};
+use crate::pack::{Pack, packs};
 use crate::producer::{ProducerRef, Turn};
+use crate::records::Records;
 use crate::reply::{Appended, ProducerState, Refusal, Reply};
 use crate::stream::Stream;
 
@@ -22,8 +26,14 @@ pub(crate) struct Write<'a> {
     pub(crate) if_match: Option<Offset>,
     /// The group's bindings that the records were checked under.
     pub(crate) bindings_epoch: u64,
-    /// Bytes of the records, at the end of the command's frame; 0 for none.
-    pub(crate) bytes: u64,
+    /// As they are stored, at the end of the command's frame.
+    pub(crate) records: Records<'a>,
+}
+
+impl Write<'_> {
+    pub(crate) fn has_records(&self) -> bool {
+        self.records.count() > 0
+    }
 }
 
 impl Group {
@@ -32,7 +42,7 @@ impl Group {
             return Outcome::refused(Refusal::NotFound);
         };
         let is_stale = stream.incarnation() != write.incarnation
-            || (write.bytes > 0 && write.bindings_epoch != self.bindings_epoch);
+            || (write.has_records() && write.bindings_epoch != self.bindings_epoch);
         if is_stale {
             return Outcome::refused(Refusal::Stale);
         }
@@ -52,7 +62,7 @@ impl Stream {
         if self.is_closed() {
             return self.answer_closed(write).map(|appended| (appended, Change::None));
         }
-        if write.bytes == 0 && !write.close {
+        if !write.has_records() && !write.close {
             return Err(Refusal::Empty);
         }
         if let Some(producer) = write.producer
@@ -68,9 +78,7 @@ impl Stream {
 
         // Nothing is refused from here on.
         let start = self.tail;
-        if write.bytes > 0 {
-            self.push_extent(write.bytes, at.index, at.frame.pos, at.frame.len);
-        }
+        let packs = self.push_packs(at, &write.records);
         if write.close {
             self.close();
         }
@@ -85,11 +93,26 @@ impl Stream {
             incarnation: self.incarnation(),
             start,
             end,
-            frame_pos: at.frame.pos,
-            frame_len: at.frame.len,
+            packs_pos: packs.start,
+            packs_end: packs.end,
             closed: write.close,
         };
         Ok((Appended { next: self.tail(), closed: write.close, producer, duplicate: false }, change))
+    }
+
+    /// Takes in where a command's packs are, at the end of its frame, and says so: from the batch's first byte.
+    pub(crate) fn push_packs(&mut self, at: &At, records: &Records<'_>) -> Range<u32> {
+        let end = at.frame.pos + at.frame.len;
+        let begin = end - records.packs().len() as u32;
+        let mut pos = begin;
+        for pack in packs(records.packs()) {
+            let pack = pack.expect("packs were read with their command");
+            let payload_bytes = Pack::read(pack).expect("packs were read with their command").payload().len();
+            self.push_extent(payload_bytes as u64, at.index, pos, pack.len() as u32);
+            pos += pack.len() as u32;
+        }
+        assert!(pos == end, "packs are the last bytes of their frame");
+        begin..end
     }
 
     /// The answer for a request of `producer` that an open stream has already applied; `None` when its turn has come.

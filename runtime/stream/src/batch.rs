@@ -2,13 +2,11 @@
 //!
 //! ```text
 //! batch  [version u8][reserved u8][count u16][time_ms u64][producers_max u32]  then `count` frames
-//! frame  [len u32][crc32c u32]  then `len` bytes: [kind u8][fields...][payload]
+//! frame  [len u32]  then `len` bytes: [kind u8][fields...][packs]
 //! ```
-//! All numbers are little-endian. A frame has a checksum of its own so that a reader can take one command's payload back
-//! from the log without the rest of the entry; apply reads entries that the log has checked already and skips it.
+//! All numbers are little-endian. Apply reads entries that the log has checked; what is read back without the rest of its
+//! entry is a [pack](crate::pack), which has a checksum of its own.
 //! Time and limits stand in the batch because apply may use nothing that is not the same on every replica.
-
-use std::ops::Range;
 
 use bytes::{BufMut, BytesMut};
 use weir_types::limits::{
@@ -17,22 +15,24 @@ use weir_types::limits::{
 
 use crate::codec::{CodecError, Reader};
 use crate::command::Command;
-use crate::records::{Records, ends_of};
+use crate::pack::{PACK_BYTES_MAX, PACK_HEAD_BYTES};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Bytes before the first frame.
 pub const BATCH_HEAD_BYTES: usize = 16;
-/// Bytes before a frame's kind: length and checksum.
-pub const FRAME_HEAD_BYTES: usize = 8;
+/// Bytes before a frame's kind: its length.
+pub const FRAME_HEAD_BYTES: usize = 4;
 
 /// The largest frame that a body of at most `body_bytes` can become, for sizing what must hold one.
 ///
 /// In JSON mode every message is at least a byte and a separator of the body, and costs its bytes, a comma and an end of
-/// 4 bytes; so `[1,1,1]` triples. The rest is head, key, content type, producer and sequence.
+/// 4 bytes; so `[1,1,1]` triples. Of two packs that follow each other one is more than half full, or both would be one.
+/// The rest is head, key, content type, producer and sequence.
 pub const fn frame_bytes_max(body_bytes: usize) -> usize {
     const FIELDS_BYTES_MAX: usize = 256 + WORD_BYTES_MAX + NAME_BYTES_MAX + 2 * PRODUCER_ID_BYTES_MAX;
     const { assert!(CONTENT_TYPE_BYTES_MAX <= 2 * PRODUCER_ID_BYTES_MAX) };
-    FIELDS_BYTES_MAX + 3 * body_bytes
+    let packs_max = 2 * (2 * body_bytes / PACK_BYTES_MAX + 1);
+    FIELDS_BYTES_MAX + 3 * body_bytes + packs_max * PACK_HEAD_BYTES
 }
 
 /// Limits that apply enforces. They travel with the batch, so that replicas agree whatever their configuration says.
@@ -69,14 +69,10 @@ impl BatchBuilder {
         let encoded_bytes = command.encoded_bytes();
         let len = u32::try_from(encoded_bytes).expect("bodies are limited far below 4 GiB");
         self.buf.reserve(FRAME_HEAD_BYTES + encoded_bytes);
-        let head = self.buf.len();
         self.buf.put_u32_le(len);
-        self.buf.put_u32_le(0);
         let body = self.buf.len();
         command.put(&mut self.buf);
-        debug_assert_eq!(self.buf.len() - body, encoded_bytes, "sizes are computed as bytes are written");
-        let crc = crc32c::crc32c(&self.buf[body..]);
-        self.buf[head + 4..body].copy_from_slice(&crc.to_le_bytes());
+        assert!(self.buf.len() - body == encoded_bytes, "sizes are computed as bytes are written");
         self.count += 1;
     }
 
@@ -146,7 +142,7 @@ impl<'a> Batch<'a> {
         Ok(Batch { time_ms, limits, count, bytes })
     }
 
-    /// The commands in order, each with its place. The frames' checksums are not verified: the log's covers them.
+    /// The commands in order, each with its place. No checksum is verified: the log's covers them.
     ///
     /// Ends after the first error.
     pub fn commands(&self) -> impl Iterator<Item = Result<(Frame, Command<'a>), CodecError>> + use<'a> {
@@ -163,7 +159,7 @@ impl<'a> Batch<'a> {
             }
             left -= 1;
             let pos = bytes.len() - reader.rest().len();
-            let item = read_frame(&mut reader, false).map(|(body, command)| {
+            let item = read_frame(&mut reader).map(|(body, command)| {
                 (Frame { pos: pos as u32, len: (FRAME_HEAD_BYTES + body.len()) as u32 }, command)
             });
             ended = item.is_err();
@@ -172,52 +168,8 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// The payload of one frame, as a reader takes it back from the log.
-#[derive(Clone, Debug)]
-pub struct PayloadView<'a> {
-    /// Where the payload lies within the frame: at its end.
-    pub payload: Range<usize>,
-    count: usize,
-    ends: &'a [u8],
-}
-
-impl PayloadView<'_> {
-    /// Records in the payload.
-    pub fn count(&self) -> usize {
-        self.count
-    }
-
-    /// The end of each record, relative to the payload's begin; strictly rising, the last is the payload's length.
-    pub fn record_ends(&self) -> impl Iterator<Item = u32> + '_ {
-        // A single record's end is not stored: it is the payload's.
-        let only = (self.count == 1).then_some(self.payload.len() as u32);
-        ends_of(self.ends).chain(only)
-    }
-}
-
-/// Checks one frame as read back from the log, and says where its payload is.
-///
-/// # Errors
-/// [`CodecError`] when length, checksum or fields are not those of a frame.
-pub fn command_frame(frame: &[u8]) -> Result<PayloadView<'_>, CodecError> {
-    let mut reader = Reader::new(frame);
-    let (_, command) = read_frame(&mut reader, true)?;
-    reader.finish()?;
-    let records = match command {
-        Command::Create { records, .. } | Command::Append { records, .. } => records,
-        _ => Records::NONE,
-    };
-    let ends = records.check_ends()?;
-    let payload = frame.len() - records.payload_bytes()..frame.len();
-    Ok(PayloadView { payload, count: records.count(), ends })
-}
-
-fn read_frame<'a>(reader: &mut Reader<'a>, verify: bool) -> Result<(&'a [u8], Command<'a>), CodecError> {
+fn read_frame<'a>(reader: &mut Reader<'a>) -> Result<(&'a [u8], Command<'a>), CodecError> {
     let len = reader.u32("frame head")?;
-    let crc = reader.u32("frame head")?;
     let body = reader.take(len as usize, "frame")?;
-    if verify && crc32c::crc32c(body) != crc {
-        return Err(CodecError::Checksum);
-    }
     Ok((body, Command::read(body)?))
 }

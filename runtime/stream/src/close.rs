@@ -22,7 +22,7 @@ impl Stream {
     pub(crate) fn answer_closed(&self, write: &Write<'_>) -> Result<Appended, Refusal> {
         match write.producer {
             Some(producer) => self.closing_duplicate(producer).ok_or(Refusal::Closed { tail: self.tail() }),
-            None if write.close && write.bytes == 0 => {
+            None if write.close && !write.has_records() => {
                 self.check_tail(write.if_match)?;
                 Ok(Appended { next: self.tail(), closed: true, producer: None, duplicate: false })
             }

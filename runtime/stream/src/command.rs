@@ -94,6 +94,8 @@ pub enum Command<'a> {
     Delete {
         /// Its address.
         key: KeyRef<'a>,
+        /// The life that is meant to end.
+        incarnation: Incarnation,
     },
     /// Deletes a stream that has not been used for too long, or whose time has come; apply checks again.
     Expire {
@@ -241,8 +243,7 @@ impl<'a> Command<'a> {
                 let epoch = if *bindings_epoch == 0 { 0 } else { 8 };
                 2 + key.text.len() + 8 + 1 + producer + seq + if_match + epoch + records.encoded_bytes()
             }
-            Command::Delete { key } => 2 + key.text.len(),
-            Command::Expire { key, .. } => 2 + key.text.len() + 8,
+            Command::Delete { key, .. } | Command::Expire { key, .. } => 2 + key.text.len() + 8,
             Command::Bucket { name, told, .. } => 1 + name.len() + 8 + told_bytes(told),
             Command::MetaForm { .. } => 2,
             Command::MetaBucket { name, .. } => 1 + name.len() + 1,
@@ -298,8 +299,7 @@ impl<'a> Command<'a> {
                 }
                 records.put(buf);
             }
-            Command::Delete { key } => put_long(buf, key.text),
-            Command::Expire { key, incarnation } => {
+            Command::Delete { key, incarnation } | Command::Expire { key, incarnation } => {
                 put_long(buf, key.text);
                 buf.put_u64_le(incarnation.0);
             }
@@ -347,7 +347,7 @@ impl<'a> Command<'a> {
         let command = match r.u8("command kind")? {
             KIND_CREATE => read_create(r)?,
             KIND_APPEND => read_append(r)?,
-            KIND_DELETE => Command::Delete { key: KeyRef::read(r)? },
+            KIND_DELETE => Command::Delete { key: KeyRef::read(r)?, incarnation: Incarnation(r.u64("incarnation")?) },
             KIND_EXPIRE => Command::Expire { key: KeyRef::read(r)?, incarnation: Incarnation(r.u64("incarnation")?) },
             KIND_BUCKET => {
                 let (name, epoch) = (read_bucket(r)?, r.u64("bucket epoch")?);

@@ -26,7 +26,11 @@ pub(crate) fn is_json(content_type: &str) -> bool {
 #[derive(Debug, Default)]
 pub(crate) struct ContentTypes {
     uses: BTreeMap<Arc<str>, usize>,
+    texts_bytes: usize,
 }
+
+/// What a type takes besides its text, about: a place in the tree, and the counts of its shared text.
+const TYPE_BYTES: usize = 64;
 
 impl ContentTypes {
     /// Takes one more use of `content_type`.
@@ -37,6 +41,7 @@ impl ContentTypes {
             return known;
         }
         let new: Arc<str> = content_type.into();
+        self.texts_bytes += new.len();
         self.uses.insert(new.clone(), 1);
         new
     }
@@ -47,7 +52,13 @@ impl ContentTypes {
         *uses -= 1;
         if *uses == 0 {
             self.uses.remove(content_type);
+            self.texts_bytes -= content_type.len();
         }
+    }
+
+    /// Memory of the types.
+    pub(crate) fn bytes(&self) -> usize {
+        self.uses.len() * TYPE_BYTES + self.texts_bytes
     }
 }
 
@@ -62,6 +73,7 @@ mod tests {
     use crate::command::KeyRef;
     use crate::create::NewStream;
     use crate::group::{At, Group};
+    use crate::records::Records;
     use crate::reply::Expiry;
 
     #[test]
@@ -71,10 +83,10 @@ mod tests {
         assert!(Arc::ptr_eq(&first, &types.intern("text/plain")));
         types.intern("Text/Plain");
         types.release("text/plain");
-        assert_eq!(types.uses.len(), 2);
+        assert_eq!((types.uses.len(), types.bytes()), (2, 2 * (10 + TYPE_BYTES)));
         types.release("text/plain");
         types.release("Text/Plain");
-        assert!(types.uses.is_empty());
+        assert_eq!((types.uses.len(), types.bytes()), (0, 0));
     }
 
     #[test]
@@ -91,12 +103,12 @@ mod tests {
             expiry: Expiry::Never,
             closed: false,
             bindings_epoch: 0,
-            bytes: 0,
+            records: Records::NONE,
         };
         group.create(&at, key, new);
         group.create(&at, key, new);
         assert_eq!(group.content_types.uses.len(), 1);
-        group.delete(key);
+        group.delete(key, Incarnation(1));
         assert!(group.content_types.uses.is_empty());
     }
 }

@@ -8,6 +8,7 @@ use weir_types::Incarnation;
 use crate::command::KeyRef;
 use crate::content_type;
 use crate::group::{At, Change, Group, Outcome};
+use crate::records::Records;
 use crate::reply::{Expiry, Refusal, Reply};
 use crate::stream::Stream;
 
@@ -20,8 +21,8 @@ pub(crate) struct NewStream<'a> {
     pub(crate) closed: bool,
     /// The group's bindings that the records were checked under.
     pub(crate) bindings_epoch: u64,
-    /// Bytes of the first records, at the end of the command's frame; 0 for none.
-    pub(crate) bytes: u64,
+    /// The first records as they are stored, at the end of the command's frame.
+    pub(crate) records: Records<'a>,
 }
 
 impl Group {
@@ -39,18 +40,16 @@ impl Group {
         if bucket.fenced {
             return Outcome::refused(Refusal::BucketBusy);
         }
-        if new.bytes > 0 && new.bindings_epoch != self.bindings_epoch {
+        if new.records.count() > 0 && new.bindings_epoch != self.bindings_epoch {
             return Outcome::refused(Refusal::Stale);
         }
         bucket.streams += 1;
         let content_type = self.content_types.intern(new.content_type);
         let mut stream = Stream::new(key.as_str(), new.incarnation, content_type, new.expiry, at.time_ms);
-        if new.bytes > 0 {
-            stream.push_extent(new.bytes, at.index, at.frame.pos, at.frame.len);
-        }
+        stream.push_packs(at, &new.records);
         stream.closed = new.closed;
         if new.expiry != Expiry::Never {
-            self.expiring.insert(key.as_str().into());
+            self.expirable += 1;
         }
         self.index_bytes += stream.memory_bytes();
         let reply = Reply::Created(stream.summary());

@@ -1,12 +1,17 @@
 //! Deleting a stream: its name is free at once, its bytes go when the log is purged.
 
+use weir_types::Incarnation;
+
 use crate::command::KeyRef;
 use crate::group::{Change, Group, Outcome};
-use crate::reply::{Refusal, Reply};
+use crate::reply::{Expiry, Refusal, Reply};
 
 impl Group {
-    pub(crate) fn delete(&mut self, key: KeyRef<'_>) -> Outcome {
-        self.remove(key).unwrap_or_else(|| Outcome::refused(Refusal::NotFound))
+    /// Deletes one life of a name. If it has ended meanwhile, another one is not what was meant.
+    pub(crate) fn delete(&mut self, key: KeyRef<'_>, incarnation: Incarnation) -> Outcome {
+        let is_meant = self.slots.get(key).is_some_and(|stream| stream.incarnation() == incarnation);
+        let removed = if is_meant { self.remove(key) } else { None };
+        removed.unwrap_or_else(|| Outcome::refused(Refusal::NotFound))
     }
 
     /// Takes the stream out of everything that counts or names it; `None` when there is none.
@@ -16,7 +21,9 @@ impl Group {
         bucket.streams -= 1;
         self.index_bytes -= stream.memory_bytes();
         self.content_types.release(&stream.content_type);
-        self.expiring.remove(key.as_str());
+        if stream.expiry() != Expiry::Never {
+            self.expirable -= 1;
+        }
         Some(Outcome { reply: Reply::Done, change: Change::Removed { incarnation: stream.incarnation() } })
     }
 }

@@ -21,15 +21,7 @@ impl Group {
 
     /// Whether any stream has an expiry.
     pub fn has_expirable(&self) -> bool {
-        !self.expiring.is_empty()
-    }
-
-    /// The streams that have an expiry, each with its `bucket/name`, in the order of those.
-    pub fn expirable(&self) -> impl Iterator<Item = (&str, &Stream)> {
-        self.expiring.iter().map(|text| {
-            let key = KeyRef::parse(text).expect("keys of streams were parsed when they were created");
-            (&**text, self.slots.get(key).expect("a removed stream leaves the index of expiries"))
-        })
+        self.expirable > 0
     }
 }
 

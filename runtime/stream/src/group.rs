@@ -4,7 +4,7 @@
 //! decides is a [`Refusal`] in a reply, the same on every replica; bytes that no version of us wrote are an error, after
 //! which the replica must stop, for it no longer knows what the others have applied.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use weir_types::{Incarnation, StreamKey};
 
@@ -26,8 +26,8 @@ pub struct Group {
     pub(crate) slots: Slots,
     pub(crate) buckets: BTreeMap<Box<str>, Bucket>,
     pub(crate) content_types: ContentTypes,
-    /// Keys of the streams that have an expiry.
-    pub(crate) expiring: BTreeSet<Box<str>>,
+    /// Streams that have an expiry.
+    pub(crate) expirable: usize,
     pub(crate) meta: Meta,
     pub(crate) index_bytes: usize,
     /// Changes of any bucket's bindings in this group.
@@ -66,10 +66,10 @@ pub enum Change {
         start: u64,
         /// The new tail; `start` when the stream was only closed.
         end: u64,
-        /// From the batch's first byte to the command's frame; the payload is the frame's last `end - start` bytes.
-        frame_pos: u32,
-        /// The whole frame, its head included.
-        frame_len: u32,
+        /// From the batch's first byte to the first of the records' [packs](crate::pack).
+        packs_pos: u32,
+        /// From the batch's first byte to the end of the last of them.
+        packs_end: u32,
         /// Whether the stream is closed now.
         closed: bool,
     },
@@ -113,7 +113,7 @@ impl Group {
             slots: Slots::new(),
             buckets: BTreeMap::new(),
             content_types: ContentTypes::default(),
-            expiring: BTreeSet::new(),
+            expirable: 0,
             meta: Meta::default(),
             index_bytes: 0,
             bindings_epoch: 0,
@@ -143,14 +143,12 @@ impl Group {
     fn apply_command(&mut self, at: &At, command: Command<'_>) -> Outcome {
         match command {
             Command::Create { key, incarnation, content_type, expiry, closed, bindings_epoch, records } => {
-                let bytes = records.payload_bytes() as u64;
-                self.create(at, key, NewStream { incarnation, content_type, expiry, closed, bindings_epoch, bytes })
+                self.create(at, key, NewStream { incarnation, content_type, expiry, closed, bindings_epoch, records })
             }
             Command::Append { key, incarnation, close, producer, seq, if_match, bindings_epoch, records } => {
-                let bytes = records.payload_bytes() as u64;
-                self.append(at, key, Write { incarnation, close, producer, seq, if_match, bindings_epoch, bytes })
+                self.append(at, key, Write { incarnation, close, producer, seq, if_match, bindings_epoch, records })
             }
-            Command::Delete { key } => self.delete(key),
+            Command::Delete { key, incarnation } => self.delete(key, incarnation),
             Command::Expire { key, incarnation } => self.expire(at, key, incarnation),
             Command::Bucket { name, epoch, told } => self.bucket_told(name, epoch, told),
             Command::MetaForm { groups } => Outcome::unchanged(self.meta.form(groups)),
@@ -180,9 +178,10 @@ impl Group {
         self.time_ms
     }
 
-    /// Memory of all streams: names, extents, producers. Kept as commands are applied, so asking costs nothing.
+    /// Memory of all streams: names, extents, producers, content types. Kept as commands are applied, so asking costs
+    /// nothing.
     pub fn index_bytes(&self) -> usize {
-        self.index_bytes
+        self.index_bytes + self.content_types.bytes()
     }
 
     /// Streams in the group.

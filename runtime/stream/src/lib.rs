@@ -4,12 +4,12 @@
 //! socket or thread here. Stored bytes stay in the log: the state keeps only where they are.
 //!
 //! A command's road, one file per stop:
-//! - [`command`], [`records`], [`codec`], [`batch`]: how commands are written into a log entry and read back.
+//! - [`command`], [`records`], [`pack`], [`codec`], [`batch`]: how commands are written into a log entry and read back.
 //! - [`look`]: what the leader checks before it proposes; `json` splits a body into records.
 //! - [`group`]: applies a batch, one file per verb: `create`, `append`, `close`, `delete`, `expire`, [`bucket`],
 //!   [`meta`]; [`producer`] remembers what idempotent producers have sent.
 //! - [`module`], [`binding`], [`pattern`]: what was uploaded, and to which streams it is attached. No module runs here.
-//! - [`stream`], `slots`, `content_type`: the state; `list` reads it in pages.
+//! - [`stream`], `extents`, `slots`, `content_type`: the state; `list` goes through it.
 //! - [`reply`]: what is answered.
 
 mod append;
@@ -23,12 +23,14 @@ mod content_type;
 mod create;
 mod delete;
 mod expire;
+mod extents;
 pub mod group;
 mod json;
 mod list;
 pub mod look;
 pub mod meta;
 pub mod module;
+pub mod pack;
 pub mod pattern;
 pub mod producer;
 pub mod records;
@@ -36,17 +38,19 @@ pub mod reply;
 mod slots;
 pub mod stream;
 
-pub use batch::{Batch, BatchBuilder, Frame, Limits, PayloadView, command_frame, frame_bytes_max};
+pub use batch::{Batch, BatchBuilder, Frame, Limits, frame_bytes_max};
 pub use binding::{BUILTIN_PREFIX, Binding, EPOCH_UNJUDGED, EncodedBindings};
 pub use bucket::{BucketTold, BucketView};
 pub use codec::CodecError;
 pub use command::{Command, KeyRef};
+pub use extents::Extent;
 pub use group::{Change, Group, Outcome};
 pub use look::Look;
 pub use meta::{BucketState, BucketStep, Meta, MetaBucket, SlotTable};
 pub use module::{Module, Revision, Upload};
+pub use pack::{PACK_BYTES_MAX, Pack, packs};
 pub use pattern::{Pattern, PatternError};
 pub use producer::ProducerRef;
 pub use records::{Records, Split};
 pub use reply::{Appended, Expiry, ProducerState, Refusal, Reply, Summary};
-pub use stream::{Extent, Stream};
+pub use stream::Stream;

@@ -1,25 +1,18 @@
-//! Listing: the streams of a bucket, one slot at a time, so that a long listing can pause between slots.
+//! Listing: the streams of one slot, so that whoever goes through many streams can pause between slots.
 
 use crate::group::Group;
 use crate::stream::Stream;
 
 impl Group {
-    /// Visits the streams of `bucket` in slot `slot` whose names begin with `prefix` and sort after `after`. `visit` gets
-    /// the name within the bucket. The order is not defined, and differs between replicas: the caller merges slots anyway.
-    pub fn list_slot(
-        &self,
-        slot: usize,
-        bucket: &str,
-        prefix: &str,
-        after: Option<&str>,
-        visit: &mut dyn FnMut(&str, &Stream),
-    ) {
-        for stream in self.slots.slot(slot) {
-            let name = stream.key().strip_prefix(bucket).and_then(|rest| rest.strip_prefix('/'));
-            let wanted = |name: &&str| name.starts_with(prefix) && after.is_none_or(|after| *name > after);
-            if let Some(name) = name.filter(wanted) {
-                visit(name, stream);
-            }
-        }
+    /// The streams in slot `slot`, of all buckets, in no defined order: it differs between replicas.
+    pub fn slot(&self, slot: usize) -> impl Iterator<Item = &Stream> {
+        self.slots.slot(slot)
+    }
+}
+
+impl Stream {
+    /// The stream's name within `bucket`, if it is there.
+    pub fn name_in(&self, bucket: &str) -> Option<&str> {
+        self.key().strip_prefix(bucket)?.strip_prefix('/')
     }
 }

@@ -2,8 +2,7 @@
 //!
 //! A body is stored verbatim as one record, or in JSON mode as `message,message,`: each message followed by a comma, so
 //! that any range between boundaries becomes an array when wrapped in brackets, its last comma dropped. In the frame,
-//! the count comes first, then (for two records or more) the end of each relative to the payload's begin, then the
-//! payload, which is therefore the frame's last bytes.
+//! records are its last bytes, in [packs](crate::pack).
 
 use std::fmt;
 use std::ops::Range;
@@ -12,11 +11,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use smallvec::SmallVec;
 
 use crate::codec::{CodecError, Reader};
-
-/// Bytes of the count that precedes ends and payload.
-const COUNT_BYTES: usize = 4;
-/// Bytes of one record's end.
-pub(crate) const END_BYTES: usize = 4;
+use crate::pack::{PACK_BYTES_MAX, Pack, pack_bytes, packs, put_pack};
 
 /// How a body falls into records; made by the leader's checks, once per request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +22,7 @@ pub enum Split {
     Json(SmallVec<[Range<u32>; 2]>),
 }
 
-/// The records of one command: a body and its split when encoding, a stored payload and its ends when decoded.
+/// The records of one command: a body and its split when encoding, stored packs when decoded.
 #[derive(Clone, Copy)]
 pub struct Records<'a>(Form<'a>);
 
@@ -35,7 +30,7 @@ pub struct Records<'a>(Form<'a>);
 enum Form<'a> {
     Body { body: &'a [u8], split: &'a Split },
     Pieces(&'a [Bytes]),
-    Stored { payload: &'a [u8], count: u32, ends: &'a [u8] },
+    Stored { packs: &'a [u8], count: usize, payload_bytes: usize },
 }
 
 impl<'a> Records<'a> {
@@ -63,7 +58,7 @@ impl<'a> Records<'a> {
             Form::Body { body, split: Split::Whole } => usize::from(!body.is_empty()),
             Form::Pieces(pieces) => usize::from(!pieces.is_empty()),
             Form::Body { split: Split::Json(messages), .. } => messages.len(),
-            Form::Stored { count, .. } => count as usize,
+            Form::Stored { count, .. } => count,
         }
     }
 
@@ -72,79 +67,98 @@ impl<'a> Records<'a> {
         match self.0 {
             Form::Body { body, split: Split::Whole } => body.len(),
             Form::Pieces(pieces) => pieces.iter().map(Bytes::len).sum(),
-            Form::Body { split: Split::Json(messages), .. } => messages.iter().map(|m| m.len() + 1).sum(),
-            Form::Stored { payload, .. } => payload.len(),
+            Form::Body { split: Split::Json(messages), .. } => stored_bytes(messages),
+            Form::Stored { payload_bytes, .. } => payload_bytes,
         }
     }
 
     /// Bytes that [`Records::put`] writes.
     pub(crate) fn encoded_bytes(&self) -> usize {
-        let ends = match self.count() {
-            0 | 1 => 0,
-            count => count * END_BYTES,
-        };
-        COUNT_BYTES + ends + self.payload_bytes()
-    }
-
-    /// Writes count, ends and payload. The only place where a body is copied.
-    pub(crate) fn put(&self, buf: &mut BytesMut) {
-        let count = u32::try_from(self.count()).expect("a body is shorter than 4 GiB");
-        buf.put_u32_le(count);
         match self.0 {
-            Form::Body { body, split: Split::Whole } => buf.put_slice(body),
-            Form::Pieces(pieces) => pieces.iter().for_each(|piece| buf.put_slice(piece)),
+            Form::Stored { packs, .. } => packs.len(),
+            Form::Body { split: Split::Json(messages), .. } => {
+                fills(messages).map(|fill| pack_bytes(fill.len(), stored_bytes(fill))).sum()
+            }
+            Form::Body { .. } | Form::Pieces(_) => match self.payload_bytes() {
+                0 => 0,
+                bytes => pack_bytes(1, bytes),
+            },
+        }
+    }
+
+    /// Writes the packs. The only place where a body is copied.
+    pub(crate) fn put(&self, buf: &mut BytesMut) {
+        match self.0 {
+            Form::Body { split: Split::Whole, .. } | Form::Pieces(_) if self.payload_bytes() == 0 => {}
+            Form::Body { body, split: Split::Whole } => {
+                put_pack(buf, [body.len() as u32].into_iter(), |buf| buf.put_slice(body));
+            }
+            Form::Pieces(pieces) => put_pack(buf, [self.payload_bytes() as u32].into_iter(), |buf| {
+                pieces.iter().for_each(|piece| buf.put_slice(piece));
+            }),
             Form::Body { body, split: Split::Json(messages) } => {
-                if count > 1 {
+                for fill in fills(messages) {
                     let mut end = 0;
-                    for message in messages {
+                    let ends = fill.iter().map(|message| {
                         end += message.len() as u32 + 1;
-                        buf.put_u32_le(end);
-                    }
-                }
-                for message in messages {
-                    buf.put_slice(&body[message.start as usize..message.end as usize]);
-                    buf.put_u8(b',');
+                        end
+                    });
+                    put_pack(buf, ends, |buf| {
+                        for message in fill {
+                            buf.put_slice(&body[message.start as usize..message.end as usize]);
+                            buf.put_u8(b',');
+                        }
+                    });
                 }
             }
-            Form::Stored { payload, ends, .. } => {
-                buf.put_slice(ends);
-                buf.put_slice(payload);
-            }
+            Form::Stored { packs, .. } => buf.put_slice(packs),
         }
     }
 
-    /// Reads what [`Records::put`] wrote; everything up to the end of the frame belongs to it.
-    ///
-    /// Only sizes are checked here: apply does not look at the ends, and [`Records::check_ends`] is for those who do.
+    /// Reads what [`Records::put`] wrote; everything up to the end of the frame belongs to it. Only sizes are checked.
     pub(crate) fn read(reader: &mut Reader<'a>) -> Result<Records<'a>, CodecError> {
-        let count = reader.u32("record count")?;
-        let ends_bytes = match count {
-            0 | 1 => 0,
-            _ => (count as usize).checked_mul(END_BYTES).ok_or(CodecError::Field("record count"))?,
-        };
-        let ends = reader.take(ends_bytes, "record ends")?;
-        let payload = reader.rest();
-        reader.take(payload.len(), "payload")?;
-        if payload.len() < count as usize || (count == 0 && !payload.is_empty()) {
-            return Err(CodecError::Field("payload"));
+        let bytes = reader.rest();
+        reader.take(bytes.len(), "records")?;
+        let (mut count, mut payload_bytes) = (0, 0);
+        for pack in packs(bytes) {
+            let pack = Pack::read(pack?)?;
+            count += pack.count();
+            payload_bytes += pack.payload().len();
         }
-        Ok(Records(Form::Stored { payload, count, ends }))
+        Ok(Records(Form::Stored { packs: bytes, count, payload_bytes }))
     }
 
-    /// The stored ends as raw little-endian numbers, once they are known to rise to the payload's end.
-    pub(crate) fn check_ends(&self) -> Result<&'a [u8], CodecError> {
-        let Form::Stored { payload, ends, .. } = self.0 else {
-            return Ok(&[]);
-        };
-        let mut last = 0;
-        for end in ends_of(ends) {
-            if end <= last {
-                return Err(CodecError::Field("record ends"));
+    /// The packs of stored records, which are the last bytes of their frame.
+    pub fn packs(&self) -> &'a [u8] {
+        match self.0 {
+            Form::Stored { packs, .. } => packs,
+            Form::Body { .. } | Form::Pieces(_) => {
+                assert!(self.count() == 0, "records are in packs once they are stored");
+                &[]
             }
-            last = end;
         }
-        if ends.is_empty() || last as usize == payload.len() { Ok(ends) } else { Err(CodecError::Field("record ends")) }
     }
+}
+
+/// Bytes of messages as they are stored, each with its comma.
+fn stored_bytes(messages: &[Range<u32>]) -> usize {
+    messages.iter().map(|message| message.len() + 1).sum()
+}
+
+/// The messages of each pack: as many as fit, at least one.
+fn fills(messages: &[Range<u32>]) -> impl Iterator<Item = &[Range<u32>]> {
+    let mut rest = messages;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fitting = rest.iter().take_while(|message| {
+            bytes += message.len() + 1;
+            bytes <= PACK_BYTES_MAX
+        });
+        let count = fitting.count().max(1).min(rest.len());
+        let (fill, after) = rest.split_at(count);
+        rest = after;
+        (!fill.is_empty()).then_some(fill)
+    })
 }
 
 impl fmt::Debug for Records<'_> {
@@ -154,7 +168,27 @@ impl fmt::Debug for Records<'_> {
     }
 }
 
-/// The numbers in raw ends.
-pub(crate) fn ends_of(ends: &[u8]) -> impl ExactSizeIterator<Item = u32> + '_ {
-    ends.chunks_exact(END_BYTES).map(|end| u32::from_le_bytes([end[0], end[1], end[2], end[3]]))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_body_is_cut_into_packs_between_its_messages() {
+        let largest = PACK_BYTES_MAX;
+        for (message_bytes, count) in [(1, 400_000), (1000, 1000), (largest - 1, 3), (largest, 3), (3 * largest, 2)] {
+            let body = vec![b'1'; message_bytes * count];
+            let messages = (0..count).map(|i| (i * message_bytes) as u32..((i + 1) * message_bytes) as u32);
+            let split = Split::Json(messages.collect());
+            let records = Records::new(&body, &split);
+            let mut buf = BytesMut::new();
+            records.put(&mut buf);
+            assert_eq!(buf.len(), records.encoded_bytes());
+            let stored = Records::read(&mut Reader::new(&buf)).expect("as it was written");
+            assert_eq!((stored.count(), stored.payload_bytes()), (count, records.payload_bytes()));
+            for pack in packs(stored.packs()) {
+                let pack = Pack::check(pack.expect("whole")).expect("as it was written");
+                assert!(pack.payload().len() <= PACK_BYTES_MAX || pack.count() == 1);
+            }
+        }
+    }
 }

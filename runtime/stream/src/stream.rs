@@ -1,14 +1,13 @@
 //! One stream's state: where its bytes are, and what decides the next write.
 //!
 //! An idle stream must be small, because there may be millions: what most streams lack (an expiry, producers, a
-//! sequence) is boxed together and absent by default, content types are shared, and an extent's end is not stored,
-//! since the next one's begin, or the tail, says it.
+//! sequence) is boxed together and absent by default, and content types are shared.
 
 use std::sync::Arc;
 
-use smallvec::SmallVec;
 use weir_types::{Incarnation, Lineage, Offset, ReadFrom};
 
+use crate::extents::{Extent, Extents, Place};
 use crate::producer::Producers;
 use crate::reply::{Expiry, Refusal, Summary};
 
@@ -24,7 +23,7 @@ pub struct Stream {
     pub(crate) tail: u64,
     pub(crate) created_ms: u64,
     pub(crate) last_write_ms: u64,
-    extents: SmallVec<[Place; 1]>,
+    extents: Extents,
     /// `None` while every part has its default.
     pub(crate) rare: Option<Box<Rare>>,
     json: bool,
@@ -38,30 +37,6 @@ pub(crate) struct Rare {
     /// The last `Stream-Seq`.
     pub(crate) seq: Option<Box<str>>,
     pub(crate) producers: Producers,
-}
-
-/// Where one command's bytes are, but for their end.
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    start: u64,
-    index: u64,
-    frame_pos: u32,
-    frame_len: u32,
-}
-
-/// Bytes of a stream that one command appended, and where they are in the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extent {
-    /// The position of the first byte.
-    pub start: u64,
-    /// The position after the last byte.
-    pub end: u64,
-    /// The log entry.
-    pub index: u64,
-    /// From the batch's first byte to the frame's; the payload is the frame's last `end - start` bytes.
-    pub frame_pos: u32,
-    /// The whole frame, its head included.
-    pub frame_len: u32,
 }
 
 impl Stream {
@@ -81,7 +56,7 @@ impl Stream {
             tail: 0,
             created_ms: time_ms,
             last_write_ms: time_ms,
-            extents: SmallVec::new(),
+            extents: Extents::default(),
             rare: None,
             json,
             closed: false,
@@ -156,13 +131,7 @@ impl Stream {
 
     /// Extents that hold bytes from `position` on, in order. The first may begin before it; none at the tail.
     pub fn extents_from(&self, position: u64) -> impl Iterator<Item = Extent> + '_ {
-        let after = self.extents.partition_point(|place| place.start <= position);
-        let first = if position < self.tail { after.saturating_sub(1) } else { self.extents.len() };
-        (first..self.extents.len()).map(|i| {
-            let Place { start, index, frame_pos, frame_len } = self.extents[i];
-            let end = self.extents.get(i + 1).map_or(self.tail, |next| next.start);
-            Extent { start, end, index, frame_pos, frame_len }
-        })
+        self.extents.from(position, self.tail)
     }
 
     /// The position that a read from `from` begins at. Whether it is a record boundary only the stored frame tells.
@@ -193,21 +162,20 @@ impl Stream {
             .get_or_insert_with(|| Box::new(Rare { expiry: Expiry::Never, seq: None, producers: Producers::default() }))
     }
 
-    /// Adds `bytes` at the tail, stored at the end of that frame of log entry `index`.
-    pub(crate) fn push_extent(&mut self, bytes: u64, index: u64, frame_pos: u32, frame_len: u32) {
-        assert!(bytes > 0, "an extent holds bytes, or the next one's begin would not be its end");
-        assert!(bytes < u64::from(frame_len), "a payload is part of its frame");
-        self.extents.push(Place { start: self.tail, index, frame_pos, frame_len });
-        self.tail += bytes;
+    /// Adds `bytes` at the tail, stored at the end of that pack of log entry `index`.
+    pub(crate) fn push_extent(&mut self, bytes: u64, index: u64, pos: u32, len: u32) {
+        assert!(bytes > 0, "a pack holds bytes");
+        assert!(bytes < u64::from(len), "a payload is part of its pack");
+        self.extents.push(Place { start: self.tail, index, pos, len });
+        self.tail = self.tail.checked_add(bytes).expect("a stream is shorter than 2^64 bytes");
     }
 
     /// Memory that the stream holds, but for its shared content type.
     pub(crate) fn memory_bytes(&self) -> usize {
-        let extents = if self.extents.spilled() { self.extents.capacity() * size_of::<Place>() } else { 0 };
         let rare = self.rare.as_ref().map_or(0, |rare| {
             size_of::<Rare>() + rare.seq.as_ref().map_or(0, |seq| seq.len()) + rare.producers.heap_bytes()
         });
-        size_of::<Stream>() + self.key.len() + OVERHEAD_BYTES + extents + rare
+        size_of::<Stream>() + self.key.len() + OVERHEAD_BYTES + self.extents.heap_bytes() + rare
     }
 }
 

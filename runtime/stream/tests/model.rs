@@ -35,6 +35,7 @@ enum Step {
     },
     Delete {
         name: usize,
+        stale: bool,
     },
     Expire {
         name: usize,
@@ -82,7 +83,7 @@ fn step() -> impl Strategy<Value = Step> {
         20 => append.prop_map(|(name, close, producer, seq, if_match, body, stale)| {
             Step::Append { name, close, producer, seq, if_match, body, stale }
         }),
-        1 => name.clone().prop_map(|name| Step::Delete { name }),
+        1 => (name.clone(), rarely()).prop_map(|(name, stale)| Step::Delete { name, stale }),
         1 => (name, rarely()).prop_map(|(name, stale)| Step::Expire { name, stale }),
         1 => (0..3u8, 1..20u64).prop_map(|(verb, epoch)| Step::Bucket { verb, epoch }),
         2 => wait.prop_map(|ms| Step::Wait { ms }),
@@ -414,10 +415,12 @@ fn take(step: &Step, model: &mut Model, world: &mut World) -> (Answer, Outcome) 
             };
             (expected, world.apply(model.time_ms, &command))
         }
-        Step::Delete { name } => {
-            let removed = model.remove(name);
+        Step::Delete { name, stale } => {
+            let life = model.find(name).map_or(0, |stream| stream.life) + u64::from(stale) * 1000;
+            let removed = !stale && model.remove(name);
             let expected = if removed { Answer::Done { removed } } else { Answer::Refused(Refusal::NotFound) };
-            (expected, world.apply(model.time_ms, &Command::Delete { key: (&key(name)).into() }))
+            let incarnation = Incarnation(life);
+            (expected, world.apply(model.time_ms, &Command::Delete { key: (&key(name)).into(), incarnation }))
         }
         Step::Expire { name, stale } => {
             let life = model.find(name).map_or(0, |stream| stream.life) + u64::from(stale) * 1000;
@@ -434,7 +437,7 @@ fn take(step: &Step, model: &mut Model, world: &mut World) -> (Answer, Outcome) 
             let (verb, epoch) = (u8::from(model.fenced), model.epoch);
             let expected = model.bucket(verb, epoch);
             let command = told(verb, epoch);
-            world.apply(model.time_ms, &Command::Delete { key: (&StreamKey::new("b", "none").expect("valid")).into() });
+            world.apply(model.time_ms, &Command::MetaForm { groups: 1 });
             (expected, world.apply(behind_ms, &command))
         }
     }
@@ -470,8 +473,9 @@ fn agree(model: &Model, world: &World) {
         }
         assert_eq!(stream.extents_from(stream.tail().position).count(), 0);
     }
-    let expirable: Vec<&str> = group.expirable().map(|(key, _)| key).collect();
-    assert_eq!(expirable.len(), model.streams.iter().filter(|stream| stream.ttl).count());
+    assert_eq!(group.has_expirable(), model.streams.iter().any(|stream| stream.ttl));
+    let listed = (0..weir_types::limits::SLOTS).flat_map(|slot| group.slot(slot));
+    assert_eq!(listed.count(), model.streams.len());
 }
 
 proptest! {
@@ -492,7 +496,7 @@ proptest! {
         world.check_replay();
 
         for name in 0..3 {
-            take(&Step::Delete { name }, &mut model, &mut world);
+            take(&Step::Delete { name, stale: false }, &mut model, &mut world);
         }
         prop_assert_eq!(world.group.index_bytes(), 0, "what is deleted is no longer counted");
     }

@@ -1,10 +1,10 @@
-//! `GET /{bucket}/-/streams`: the streams of a bucket, in the order of their names, page by page.
+//! `GET /{bucket}/-/streams`: the streams of a bucket, page by page.
 
 use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
 use send_wrapper::SendWrapper;
 use serde::Serialize;
-use weir_shard::{ListedStream, Shard};
+use weir_shard::{ListCursor, ListedStream, Listing, Shard};
 use weir_stream::Expiry;
 use weir_types::BucketName;
 
@@ -13,12 +13,12 @@ use crate::query::ListQuery;
 use crate::render;
 use crate::routes::buckets::json;
 
-/// A page of names.
+/// A page of streams.
 #[derive(Serialize)]
-struct Listing {
+struct Rows {
     streams: Vec<Row>,
-    /// `after` for the next page; none on the last.
-    next: Option<Box<str>>,
+    /// `after` for the next page; none on the last. The page before the last may be short, or empty.
+    next: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -43,17 +43,14 @@ pub(crate) async fn get(
 ) -> Result<Response, Problem> {
     let bucket = BucketName::new(&bucket)?;
     let query = ListQuery::parse(query.as_deref())?;
-    // One more than asked for tells whether there is a next page.
-    let list = shard.list(bucket.as_str(), &query.prefix, query.after.as_deref(), query.limit + 1);
-    let rows = SendWrapper::new(list).await?;
-    Ok(json(http::StatusCode::OK, &listing(rows, query.limit)))
+    let list = shard.list(bucket.as_str(), &query.prefix, query.after, query.limit);
+    let listing = SendWrapper::new(list).await?;
+    Ok(json(http::StatusCode::OK, &rows(listing)))
 }
 
-fn listing(mut rows: Vec<ListedStream>, limit: usize) -> Listing {
-    let has_more = rows.len() > limit;
-    rows.truncate(limit);
-    let next = rows.last().filter(|_| has_more).map(|row| row.name.clone());
-    Listing { streams: rows.into_iter().map(row).collect(), next }
+fn rows(listing: Listing) -> Rows {
+    let next = listing.next.map(|ListCursor(hash)| format!("{hash:016x}"));
+    Rows { streams: listing.streams.into_iter().map(row).collect(), next }
 }
 
 fn row(stream: ListedStream) -> Row {
@@ -99,13 +96,12 @@ mod tests {
     }
 
     #[test]
-    fn next_is_there_when_there_is_more() {
-        let page = |names: &[&str]| {
-            let listing = listing(names.iter().map(|name| stream(name, Expiry::Never)).collect(), 2);
-            (listing.streams.len(), listing.next)
-        };
-        assert_eq!(page(&[]), (0, None));
-        assert_eq!(page(&["a", "b"]), (2, None));
-        assert_eq!(page(&["a", "b", "c"]), (2, Some("b".into())));
+    fn next_is_what_the_query_takes_as_after() {
+        let streams = vec![stream("a", Expiry::Never)];
+        let page = rows(Listing { streams, next: Some(ListCursor(0xabc)) });
+        let next = page.next.expect("there is more");
+        let query = crate::query::ListQuery::parse(Some(&format!("after={next}"))).expect("a valid query");
+        assert_eq!((page.streams.len(), query.after), (1, Some(ListCursor(0xabc))));
+        assert_eq!(rows(Listing { streams: Vec::new(), next: None }).next, None);
     }
 }

@@ -1,23 +1,54 @@
-//! From apply to the live readers: what a committed batch has changed is told here, before anybody is answered.
+//! From apply to those who watch: what a committed batch has changed is told to live readers and to the agenda of streams
+//! that end by themselves, before anybody is answered.
 
-use std::rc::Rc;
+use std::ops::Range;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 use weir_raft::Observer;
-use weir_stream::{Change, Outcome};
+use weir_stream::{Batch, Change, Command, Expiry, Outcome, Pack, Reply, packs};
+use weir_types::GroupId;
 
-use crate::live::feed::Feeds;
-use crate::mailbox::Post;
-use crate::message::{Advance, Mail};
+use crate::agenda::Agenda;
+use crate::live::feeds::Feeds;
+use crate::message::Advance;
 
-/// Tells the feeds what apply has done.
+/// Tells the feeds and the agenda what apply has done.
 pub(crate) struct Announcer {
+    pub(crate) group: GroupId,
     pub(crate) feeds: Feeds,
-    pub(crate) post: Rc<Post>,
+    pub(crate) agenda: Agenda,
 }
 
 impl Observer for Announcer {
     fn applied(&mut self, _index: u64, batch: &Bytes, outcomes: &[Outcome]) {
+        self.note_lives(batch, outcomes);
+        self.tell_readers(batch, outcomes);
+    }
+}
+
+impl Announcer {
+    fn note_lives(&self, batch: &Bytes, outcomes: &[Outcome]) {
+        let ends = |reply: &Reply| matches!(reply, Reply::Created(stream) if stream.expiry != Expiry::Never);
+        if outcomes.iter().any(|outcome| ends(&outcome.reply)) {
+            let commands = Batch::read(batch).expect("apply has read the batch").commands();
+            for (outcome, command) in outcomes.iter().zip(commands) {
+                let command = command.map(|(_, command)| command).expect("apply has read the command");
+                if let (Reply::Created(stream), Command::Create { key, .. }) = (&outcome.reply, command) {
+                    self.agenda.add(self.group, key.as_str(), stream);
+                }
+            }
+        }
+        if !self.agenda.is_empty() {
+            for outcome in outcomes {
+                if let Change::Removed { incarnation } = outcome.change {
+                    self.agenda.remove(incarnation);
+                }
+            }
+        }
+    }
+
+    fn tell_readers(&self, batch: &Bytes, outcomes: &[Outcome]) {
         if self.feeds.is_empty() {
             return;
         }
@@ -26,24 +57,32 @@ impl Observer for Announcer {
                 Change::Advanced { incarnation, .. } | Change::Removed { incarnation } => incarnation,
                 Change::None | Change::Created { .. } => continue,
             };
-            let Some(feed) = self.feeds.used(incarnation) else { continue };
-            let advance = match outcome.change {
-                Change::Advanced { start, end, frame_pos, frame_len, closed, .. } => {
-                    let frame_end = frame_pos as usize + frame_len as usize;
-                    let payload = payload(batch, frame_end - (end - start) as usize, frame_end);
-                    Advance { incarnation, start, end, payload, closed, removed: false }
-                }
-                _ => Advance { incarnation, start: 0, end: 0, payload: Bytes::new(), closed: false, removed: true },
-            };
-            for peer in feed.peers() {
-                self.post.mail(peer, Mail::Advanced { owner: self.post.own(), advance: advance.clone() });
+            if !self.feeds.is_followed(incarnation) {
+                continue;
             }
-            feed.advance(&advance);
+            let (closed, removed) = (false, false);
+            let advance = match outcome.change {
+                Change::Advanced { start, end, packs_pos, packs_end, closed, .. } => {
+                    let payloads = payloads(batch, packs_pos as usize..packs_end as usize, (end - start) as usize);
+                    Advance { incarnation, start, end, payloads, closed, removed }
+                }
+                _ => Advance { incarnation, start: 0, end: 0, payloads: SmallVec::new(), closed, removed: true },
+            };
+            self.feeds.announce(&advance);
         }
     }
 }
 
-/// A command's payload. A small part of a batch is copied: shared, it would keep the whole batch in memory.
-fn payload(batch: &Bytes, start: usize, end: usize) -> Bytes {
-    if (end - start) * 4 < batch.len() { Bytes::copy_from_slice(&batch[start..end]) } else { batch.slice(start..end) }
+/// The payloads of a command's packs, `bytes` together. A small part of a batch is copied: shared, it would keep the whole
+/// batch in memory.
+fn payloads(batch: &Bytes, range: Range<usize>, bytes: usize) -> SmallVec<[Bytes; 1]> {
+    let is_copied = bytes * 4 < batch.len();
+    let mut pos = range.start;
+    let payload = |pack: &[u8]| {
+        pos += pack.len();
+        let bytes = Pack::read(pack).expect("apply has read the command").payload().len();
+        let payload = batch.slice(pos - bytes..pos);
+        if is_copied { Bytes::copy_from_slice(&payload) } else { payload }
+    };
+    packs(&batch[range]).map(|pack| pack.expect("apply has read the command")).map(payload).collect()
 }

@@ -1,17 +1,15 @@
 //! Opening a shard: its WALs, and on them the replicas of its groups.
 
-use std::rc::Rc;
-
 use weir_raft::{Replica, ReplicaOptions, State};
 use weir_storage::{Wal, WalError};
 use weir_types::{GroupId, ShardId, WalId};
 
+use crate::agenda::Agenda;
 use crate::config::{ShardConfig, Topology};
 use crate::group::announcer::Announcer;
 use crate::group::local::Group;
 use crate::group::proposer::Job;
-use crate::live::feed::Feeds;
-use crate::mailbox::Post;
+use crate::live::feeds::Feeds;
 use crate::seams::{Seams, SteadyClock};
 
 /// Why a shard cannot begin to serve.
@@ -63,10 +61,10 @@ pub(crate) async fn start<J: Job>(
     config: &ShardConfig,
     clock: &SteadyClock,
     feeds: &Feeds,
-    post: &Rc<Post>,
+    agenda: &Agenda,
 ) -> Result<Group<J>, ShardOpenError> {
     let state = State::new(weir_stream::Group::new());
-    let observer = Box::new(Announcer { feeds: feeds.clone(), post: post.clone() });
+    let observer = Box::new(Announcer { group: id, feeds: feeds.clone(), agenda: agenda.clone() });
     let options = ReplicaOptions { node_id: config.node_id, group: id };
     let replica = Replica::start(options, wal.clone(), state.clone(), observer).await?;
     replica.serving().await?;

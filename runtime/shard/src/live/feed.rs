@@ -1,15 +1,14 @@
 //! Feeds: what live readers of one stream have not taken yet.
 //!
-//! A stream has a feed on every shard where somebody follows it, and nowhere else. The feed on the stream's own shard
-//! hears from apply; feeds of other shards are *mirrors*, told by mail, one message per advance and shard. All readers
-//! share an event, and its encoded form: an advance costs a reader a wake and a reference.
+//! All readers of one shard share an event, and its encoded form: an advance costs a reader a wake and a reference.
+//! [`crate::live::feeds`] says which shards have a feed, and from whom it hears.
 //!
 //! An event stays until every reader has taken it. A reader that falls behind holds nothing: when a feed or all feeds
 //! together grow past their limit, the oldest events go, and readers that still needed them are cut off. They resume
 //! with an offset.
 
-use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::cell::{OnceCell, RefCell};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::Waker;
 
@@ -17,6 +16,7 @@ use bytes::Bytes;
 use slab::Slab;
 use weir_types::{Incarnation, ShardId};
 
+use crate::live::totals::Totals;
 use crate::message::Advance;
 
 /// Events of one feed.
@@ -24,27 +24,15 @@ const FEED_EVENTS_MAX: usize = 1024;
 /// Memory of an event besides its bytes.
 const EVENT_OVERHEAD_BYTES: usize = 384;
 
-/// The feeds of one shard. Cheap to clone: apply and the shard share it.
-#[derive(Clone)]
-pub(crate) struct Feeds(Rc<Inner>);
-
-struct Inner {
-    feeds: RefCell<HashMap<Incarnation, Rc<Feed>>>,
-    bytes: Cell<usize>,
-    bytes_max: usize,
-    /// Bytes of one feed's events; a single larger event is kept.
-    bytes_per_feed_max: usize,
-    subscribers: Cell<usize>,
-}
-
-/// One stream's feed on one shard.
+/// One stream's feed on one shard. Somebody follows the stream through it for as long as it is there.
 pub(crate) struct Feed {
     pub(crate) incarnation: Incarnation,
-    feeds: Feeds,
+    totals: Rc<Totals>,
     state: RefCell<State>,
 }
 
 struct State {
+    kind: Kind,
     tail: u64,
     closed: bool,
     removed: bool,
@@ -53,8 +41,22 @@ struct State {
     first: u64,
     bytes: usize,
     readers: Slab<Reader>,
-    /// Shards that want to be told, each with the number of its last watch.
-    peers: Vec<(ShardId, u64)>,
+}
+
+/// From whom a feed hears, and whom it tells besides its readers.
+pub(crate) enum Kind {
+    /// On the stream's own shard: hears from apply.
+    Own {
+        /// Shards that want to be told, each with the number of its last watch.
+        peers: Vec<(ShardId, u64)>,
+    },
+    /// On another shard: hears from the owner, by mail.
+    Mirror {
+        /// The stream's own shard.
+        owner: ShardId,
+        /// The number of the last watch of this stream that the owner has answered.
+        answered: u64,
+    },
 }
 
 struct Kept {
@@ -95,101 +97,63 @@ pub(crate) enum Found {
     },
 }
 
-impl Feeds {
-    pub(crate) fn new(bytes_max: usize, bytes_per_feed_max: usize) -> Feeds {
-        let (feeds, bytes, subscribers) = Default::default();
-        Feeds(Rc::new(Inner { feeds, bytes, bytes_max, bytes_per_feed_max, subscribers }))
-    }
-
-    /// Live readers on this shard.
-    pub(crate) fn subscribers(&self) -> usize {
-        self.0.subscribers.get()
-    }
-
-    /// Bytes kept for them.
-    pub(crate) fn bytes(&self) -> usize {
-        self.0.bytes.get()
-    }
-
-    /// Whether anybody on this shard follows any stream: apply asks before it looks at anything else.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.feeds.borrow().is_empty()
-    }
-
-    pub(crate) fn get(&self, incarnation: Incarnation) -> Option<Rc<Feed>> {
-        self.0.feeds.borrow().get(&incarnation).cloned()
-    }
-
-    /// The stream's feed; a new one begins at this tail.
-    pub(crate) fn open(&self, incarnation: Incarnation, tail: u64, closed: bool) -> Rc<Feed> {
-        let mut feeds = self.0.feeds.borrow_mut();
-        let feed = feeds.entry(incarnation).or_insert_with(|| {
-            let state = State {
-                tail,
-                closed,
-                removed: false,
-                events: VecDeque::new(),
-                first: 0,
-                bytes: 0,
-                readers: Slab::new(),
-                peers: Vec::new(),
-            };
-            Rc::new(Feed { incarnation, feeds: self.clone(), state: RefCell::new(state) })
-        });
-        feed.clone()
-    }
-
-    /// The stream's feed, if somebody follows it; one that nobody follows any longer is closed.
-    pub(crate) fn used(&self, incarnation: Incarnation) -> Option<Rc<Feed>> {
-        let feed = self.get(incarnation)?;
-        feed.close_if_unused();
-        (!feed.is_unused()).then_some(feed)
-    }
-
-    /// Another shard no longer follows the stream. It may have begun to again before it said so: a watch that is newer
-    /// than the last answer it had seen stays.
-    pub(crate) fn forget_peer(&self, incarnation: Incarnation, peer: ShardId, answered: u64) {
-        if let Some(feed) = self.get(incarnation) {
-            feed.state.borrow_mut().peers.retain(|&(other, number)| other != peer || number > answered);
-            feed.close_if_unused();
-        }
-    }
-
-    fn add_bytes(&self, bytes: usize) {
-        self.0.bytes.set(self.0.bytes.get() + bytes);
-    }
-
-    fn sub_bytes(&self, bytes: usize) {
-        self.0.bytes.set(self.0.bytes.get() - bytes);
-    }
-
-    fn over_limit(&self) -> bool {
-        self.0.bytes.get() > self.0.bytes_max
-    }
-}
-
 impl Feed {
+    pub(crate) fn new(totals: Rc<Totals>, incarnation: Incarnation, kind: Kind, tail: u64, closed: bool) -> Feed {
+        let (events, readers) = (VecDeque::new(), Slab::new());
+        let state = State { kind, tail, closed, removed: false, events, first: 0, bytes: 0, readers };
+        Feed { incarnation, totals, state: RefCell::new(state) }
+    }
+
     /// Adds a shard that wants to be told, or notes its newer watch.
     pub(crate) fn add_peer(&self, peer: ShardId, number: u64) {
         let mut state = self.state.borrow_mut();
-        state.peers.retain(|&(other, _)| other != peer);
-        state.peers.push((peer, number));
+        assert!(!state.closed, "nothing is ever told of a closed stream");
+        let peers = state.peers();
+        peers.retain(|&(other, _)| other != peer);
+        peers.push((peer, number));
     }
 
-    /// The shards that want to be told.
-    pub(crate) fn peers(&self) -> Vec<ShardId> {
-        self.state.borrow().peers.iter().map(|&(peer, _)| peer).collect()
+    /// Forgets a shard that no longer wants to be told, unless it has watched again since.
+    pub(crate) fn forget_peer(&self, peer: ShardId, answered: u64) {
+        self.state.borrow_mut().peers().retain(|&(other, number)| other != peer || number > answered);
+    }
+
+    /// The shards to tell of an advance. Of a `last` one, after which there is nothing to tell, they are forgotten.
+    pub(crate) fn peers_to_tell(&self, is_last: bool) -> Vec<ShardId> {
+        let mut state = self.state.borrow_mut();
+        let told = state.peers().iter().map(|&(peer, _)| peer).collect();
+        if is_last {
+            state.peers().clear();
+        }
+        told
+    }
+
+    /// The owner of a mirror has answered another watch.
+    pub(crate) fn note_answer(&self, from: ShardId, number: u64) {
+        match &mut self.state.borrow_mut().kind {
+            Kind::Mirror { owner, answered } => {
+                assert!(*owner == from, "a stream has one owner");
+                *answered = number.max(*answered);
+            }
+            Kind::Own { .. } => unreachable!("a shard does not mirror a stream of its own"),
+        }
     }
 
     /// Whether nobody follows the stream through this feed.
     pub(crate) fn is_unused(&self) -> bool {
         let state = self.state.borrow();
-        state.readers.is_empty() && state.peers.is_empty()
+        let has_peers = matches!(&state.kind, Kind::Own { peers } if !peers.is_empty());
+        state.readers.is_empty() && !has_peers
     }
 
-    fn close_if_unused(&self) {
-        if self.is_unused() {
-            self.feeds.0.feeds.borrow_mut().remove(&self.incarnation);
+    /// Whom a mirror that is closed has to tell so, and the number of the watch that it takes back. The owner of a stream
+    /// that has ended has forgotten its peers by itself.
+    pub(crate) fn to_unwatch(&self) -> Option<(ShardId, u64)> {
+        let state = self.state.borrow();
+        assert!(state.events.is_empty() && state.bytes == 0, "events are kept for readers");
+        match state.kind {
+            Kind::Mirror { owner, answered } if !state.closed && !state.removed => Some((owner, answered)),
+            _ => None,
         }
     }
 
@@ -202,16 +166,18 @@ impl Feed {
             // A mirror that was just opened may be told of bytes that its first answer counted already.
             assert!(advance.start <= state.tail, "advances are told in order and without gaps");
             state.tail = advance.end;
-            let readers = state.readers.len();
-            if readers > 0 {
-                let Advance { start, end, ref payload, .. } = *advance;
+            let pending = state.readers.len();
+            let mut start = advance.start;
+            for payload in advance.payloads.iter().filter(|_| pending > 0) {
+                let end = start + payload.len() as u64;
                 let event = Rc::new(Event { start, end, payload: payload.clone(), rendered: OnceCell::new() });
                 state.bytes += event.memory();
-                self.feeds.add_bytes(event.memory());
-                state.events.push_back(Kept { event, pending: readers });
+                self.totals.add_bytes(event.memory());
+                state.events.push_back(Kept { event, pending });
+                start = end;
             }
         }
-        state.shed(&self.feeds);
+        state.shed(advance.payloads.len().max(1), &self.totals);
         let wakers: Vec<Waker> = state.readers.iter_mut().filter_map(|(_, reader)| reader.waker.take()).collect();
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
@@ -221,7 +187,7 @@ impl Feed {
     pub(crate) fn join(&self) -> usize {
         let mut state = self.state.borrow_mut();
         let next = state.end();
-        self.feeds.0.subscribers.set(self.feeds.0.subscribers.get() + 1);
+        self.totals.add_reader();
         state.readers.insert(Reader { next, waker: None })
     }
 
@@ -229,10 +195,8 @@ impl Feed {
     pub(crate) fn leave(&self, reader: usize) {
         let mut state = self.state.borrow_mut();
         let Reader { next, .. } = state.readers.remove(reader);
-        state.release(next, u64::MAX, &self.feeds);
-        self.feeds.0.subscribers.set(self.feeds.0.subscribers.get() - 1);
-        drop(state);
-        self.close_if_unused();
+        state.release(next, u64::MAX, &self.totals);
+        self.totals.sub_reader();
     }
 
     /// Lets a reader that was cut off go on from the events that are still there; what it missed is in the log.
@@ -253,7 +217,7 @@ impl Feed {
         let passed = state.events.iter().skip(skipped).take_while(|kept| kept.event.end <= position).count() as u64;
         if passed > 0 {
             state.readers[reader].next = next + passed;
-            state.release(next, next + passed, &self.feeds);
+            state.release(next, next + passed, &self.totals);
         }
         let at = (state.readers[reader].next - state.first) as usize;
         match state.events.get(at) {
@@ -275,35 +239,43 @@ impl Feed {
 }
 
 impl State {
+    fn peers(&mut self) -> &mut Vec<(ShardId, u64)> {
+        match &mut self.kind {
+            Kind::Own { peers } => peers,
+            Kind::Mirror { .. } => unreachable!("only a stream's own shard tells others"),
+        }
+    }
+
     /// The number of the event after the last.
     fn end(&self) -> u64 {
         self.first + self.events.len() as u64
     }
 
     /// A reader has taken, or will never take, the events from `from` until before `until`.
-    fn release(&mut self, from: u64, until: u64, feeds: &Feeds) {
+    fn release(&mut self, from: u64, until: u64, totals: &Totals) {
         let from = from.max(self.first);
         for number in from..until.min(self.end()) {
-            self.events[(number - self.first) as usize].pending -= 1;
+            let kept = &mut self.events[(number - self.first) as usize];
+            assert!(kept.pending > 0, "a reader takes an event once");
+            kept.pending -= 1;
         }
         while self.events.front().is_some_and(|kept| kept.pending == 0) {
-            self.drop_first(feeds);
+            self.drop_first(totals);
         }
     }
 
-    /// Drops the oldest events while a limit is passed. Readers that needed them are cut off.
-    fn shed(&mut self, feeds: &Feeds) {
-        while self.events.len() > 1
-            && (self.events.len() > FEED_EVENTS_MAX || self.bytes > feeds.0.bytes_per_feed_max || feeds.over_limit())
-        {
-            self.drop_first(feeds);
+    /// Drops the oldest events while a limit is passed, but not the newest, which nobody had the time to take. Readers that
+    /// needed them are cut off.
+    fn shed(&mut self, newest: usize, totals: &Totals) {
+        while self.events.len() > newest && (self.events.len() > FEED_EVENTS_MAX || totals.is_over(self.bytes)) {
+            self.drop_first(totals);
         }
     }
 
-    fn drop_first(&mut self, feeds: &Feeds) {
+    fn drop_first(&mut self, totals: &Totals) {
         let kept = self.events.pop_front().expect("there is a first event");
         self.bytes -= kept.event.memory();
-        feeds.sub_bytes(kept.event.memory());
+        totals.sub_bytes(kept.event.memory());
         self.first += 1;
     }
 }
@@ -320,12 +292,13 @@ mod tests {
     use super::*;
 
     fn advance(start: u64, end: u64) -> Advance {
-        let payload = Bytes::from(vec![b'x'; (end - start) as usize]);
-        Advance { incarnation: Incarnation(1), start, end, payload, closed: false, removed: false }
+        let payloads = [Bytes::from(vec![b'x'; (end - start) as usize])].into();
+        Advance { incarnation: Incarnation(1), start, end, payloads, closed: false, removed: false }
     }
 
-    fn feed(bytes_max: usize) -> Rc<Feed> {
-        Feeds::new(bytes_max, bytes_max).open(Incarnation(1), 0, false)
+    fn feed(bytes_max: usize) -> Feed {
+        let totals = Rc::new(Totals::new(bytes_max, bytes_max));
+        Feed::new(totals, Incarnation(1), Kind::Own { peers: Vec::new() }, 0, false)
     }
 
     fn found(feed: &Feed, reader: usize, position: u64) -> String {
@@ -344,10 +317,10 @@ mod tests {
         feed.advance(&advance(0, 5));
         assert_eq!(found(&feed, fast, 0), "event 0-5");
         assert_eq!(found(&feed, fast, 5), "nothing closed=false");
-        assert!(feed.feeds.bytes() > 0);
+        assert!(feed.totals.bytes() > 0);
         assert_eq!(found(&feed, slow, 0), "event 0-5");
         assert_eq!(found(&feed, slow, 5), "nothing closed=false");
-        assert_eq!(feed.feeds.bytes(), 0);
+        assert_eq!(feed.totals.bytes(), 0);
     }
 
     #[test]
@@ -356,8 +329,8 @@ mod tests {
         let reader = feed.join();
         feed.advance(&advance(0, 5));
         feed.leave(reader);
-        assert_eq!((feed.feeds.bytes(), feed.feeds.subscribers()), (0, 0));
-        assert!(feed.feeds.is_empty());
+        assert_eq!((feed.totals.bytes(), feed.totals.readers()), (0, 0));
+        assert!(feed.is_unused());
     }
 
     #[test]
@@ -369,8 +342,21 @@ mod tests {
             assert_eq!(found(&feed, fast, start), format!("event {start}-{}", start + 1));
             assert_eq!(found(&feed, fast, start + 1), "nothing closed=false");
         }
-        assert!(feed.feeds.bytes() <= 10 * EVENT_OVERHEAD_BYTES);
+        assert!(feed.totals.bytes() <= 10 * EVENT_OVERHEAD_BYTES);
         assert_eq!(found(&feed, slow, 0), "cut off");
+    }
+
+    #[test]
+    fn one_large_advance_is_many_events_and_cuts_nobody_off() {
+        let feed = feed(10);
+        let reader = feed.join();
+        let payloads = [&b"1,"[..], b"22,", b"333,"].map(Bytes::from_static).into_iter().collect();
+        feed.advance(&Advance { payloads, ..advance(0, 9) });
+        for (position, event) in [(0, "event 0-2"), (2, "event 2-5"), (5, "event 5-9")] {
+            assert_eq!(found(&feed, reader, position), event);
+        }
+        assert_eq!(found(&feed, reader, 9), "nothing closed=false");
+        assert_eq!(feed.totals.bytes(), 0);
     }
 
     #[test]

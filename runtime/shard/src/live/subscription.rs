@@ -14,8 +14,9 @@ use weir_types::{Lineage, Offset, ReadFrom, ShardId, StreamKey};
 
 use crate::budget;
 use crate::core::{Core, Shard};
-use crate::live::feed::{Event, Feed, Found};
-use crate::message::{Advance, Answer, Limit, LongPoll, Mail, Page, Request, Response, ShardError};
+use crate::live::feed::{Event, Found};
+use crate::live::feeds::Follower;
+use crate::message::{Answer, Limit, LongPoll, Page, Request, Response, ShardError};
 
 /// Bytes of a page of history for a subscription: small, because very many of them may begin at once.
 const HISTORY_BYTES_MAX: usize = 256 << 10;
@@ -78,22 +79,10 @@ pub struct Subscription {
     shard: Shard,
     key: StreamKey,
     summary: Summary,
-    feed: SendWrapper<Reader>,
+    feed: SendWrapper<Follower>,
     position: u64,
     /// Whether everything was sent at least once: from then on falling behind means being cut off.
     caught_up: bool,
-}
-
-/// A place in a feed, given back when dropped.
-struct Reader {
-    feed: Rc<Feed>,
-    place: usize,
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        self.feed.leave(self.place);
-    }
 }
 
 impl Shard {
@@ -106,19 +95,14 @@ impl Shard {
             self.0.stats.limits_met.count(Limit::Subscribers);
             return Err(ShardError::Limit(Limit::Subscribers));
         }
-        loop {
-            let request = Request::Watch { key: key.clone(), number: self.0.watches.next() };
-            let Answer::Watching { summary, .. } = self.call(self.owner_of(&key), request).await? else {
-                unreachable!("a watch is answered with the stream")
-            };
-            // A feed without readers goes when the next event comes; then the answer is older than that event.
-            let Some(feed) = self.0.feeds.get(summary.incarnation) else { continue };
-            let feed = Reader { place: feed.join(), feed };
-            let position = start_of(&summary, from)?;
-            let shard = self.clone();
-            let feed = SendWrapper::new(feed);
-            return Ok(Subscription { shard, key, summary, feed, position, caught_up: false });
-        }
+        let watch = SendWrapper::new(self.0.feeds.begin_watch());
+        let request = Request::Watch { key: key.clone(), number: watch.number };
+        let Answer::Watching { summary, .. } = self.call(self.owner_of(&key), request).await? else {
+            unreachable!("a watch is answered with the stream")
+        };
+        let feed = SendWrapper::new(watch.take().into_follower());
+        let position = start_of(&summary, from)?;
+        Ok(Subscription { shard: self.clone(), key, summary, feed, position, caught_up: false })
     }
 
     /// Waits until there are bytes after `from`, the stream is closed there, or `timeout` has passed.
@@ -163,7 +147,7 @@ impl Subscription {
     /// What comes next; waits for it. After an event that is an end, nothing follows.
     pub async fn next(&mut self) -> LiveEvent {
         loop {
-            let found = poll_fn(|context| match self.feed.feed.find(self.feed.place, self.position, context.waker()) {
+            let found = poll_fn(|context| match self.feed.find(self.position, context.waker()) {
                 Found::Nothing { closed: false, removed: false } if self.caught_up => Poll::Pending,
                 found => Poll::Ready(found),
             });
@@ -197,7 +181,7 @@ impl Subscription {
             }
             // Still reading history: the log has what the feed has dropped.
             Found::CutOff => {
-                self.feed.feed.rejoin(self.feed.place);
+                self.feed.rejoin();
                 Next::Again
             }
             Found::Nothing { removed: true, .. } => Next::Event(LiveEvent::Removed),
@@ -211,7 +195,7 @@ impl Subscription {
 
     fn event(&mut self, event: Rc<Event>) -> LiveEvent {
         self.position = event.end;
-        let (tail, closed) = self.feed.feed.tail();
+        let (tail, closed) = self.feed.tail();
         let up_to_date = self.position == tail;
         self.caught_up |= up_to_date;
         LiveEvent::Data(LiveData {
@@ -237,7 +221,7 @@ impl Subscription {
 
     /// Waits until there is something after what is known.
     pub(crate) async fn changed(&mut self) -> Change {
-        poll_fn(|context| match self.feed.feed.find(self.feed.place, self.position, context.waker()) {
+        poll_fn(|context| match self.feed.find(self.position, context.waker()) {
             Found::Event(_) | Found::Older | Found::CutOff => Poll::Ready(Change::Bytes),
             Found::Nothing { removed: true, .. } => Poll::Ready(Change::Removed),
             Found::Nothing { closed: true, .. } => Poll::Ready(Change::Closed),
@@ -273,39 +257,27 @@ fn start_of(summary: &Summary, from: ReadFrom) -> Result<u64, ShardError> {
 }
 
 impl Core {
-    /// Opens the stream's feed for this shard or a peer, and answers with the state that it begins at.
+    /// Puts this shard's reader, or a peer, into the stream's feed, and answers with the state that it begins at.
     pub(crate) fn watch(&self, origin: ShardId, key: &StreamKey, number: u64) -> Response {
         let group = self.local_group(key);
         let state = group.state.borrow();
         let stream = self.live_stream(&group, &state, key)?;
         self.touch(stream);
         let summary = stream.summary();
-        let feed = self.feeds.open(summary.incarnation, summary.next.position, summary.closed);
-        if origin != self.id {
-            feed.add_peer(origin, number);
+        let (incarnation, tail) = (summary.incarnation, summary.next.position);
+        if origin == self.id {
+            self.feeds.join_own(number, incarnation, tail, summary.closed);
+        } else {
+            self.feeds.add_peer(incarnation, tail, summary.closed, origin, number);
         }
         Ok(Answer::Watching { summary, number })
     }
 
-    /// The owner's answer to a watch: what it tells from now on follows this tail, so the mirror begins here, even if
-    /// whoever asked has left.
-    pub(crate) fn open_mirror(&self, owner: ShardId, response: &Response) {
+    /// The owner's answer to a watch: what it tells from now on follows this tail, so whoever asked has a place from here on.
+    pub(crate) fn join_mirror(&self, owner: ShardId, response: &Response) {
         if let Ok(Answer::Watching { summary, number }) = response {
-            self.watches.note_answered(owner, *number);
-            self.feeds.open(summary.incarnation, summary.next.position, summary.closed);
-        }
-    }
-
-    /// A stream of another shard, which this one follows, has advanced.
-    pub(crate) fn mirror_advanced(&self, owner: ShardId, advance: &Advance) {
-        let incarnation = advance.incarnation;
-        match self.feeds.used(incarnation) {
-            Some(feed) => feed.advance(advance),
-            // Every reader has left since: the owner need not go on.
-            None => {
-                let answered = self.watches.answered(owner);
-                self.post.mail(owner, Mail::Unwatch { origin: self.id, incarnation, answered });
-            }
+            let (incarnation, tail) = (summary.incarnation, summary.next.position);
+            self.feeds.join_mirror(owner, *number, incarnation, tail, summary.closed);
         }
     }
 }

@@ -7,6 +7,7 @@ use weir_stream::{Appended, Binding, BucketView, Expiry, Revision, Summary};
 use weir_types::{Incarnation, Offset};
 
 use crate::message::error::ShardError;
+use crate::message::request::ListCursor;
 
 /// A range of a stream that begins and ends at record boundaries.
 #[derive(Clone, Debug)]
@@ -41,6 +42,15 @@ pub enum LongPoll {
         /// Whether the stream is closed.
         closed: bool,
     },
+}
+
+/// A page of a bucket's listing.
+#[derive(Clone, Debug)]
+pub struct Listing {
+    /// Streams, in no order that means anything.
+    pub streams: Vec<ListedStream>,
+    /// Where the next page begins; none on the last.
+    pub next: Option<ListCursor>,
 }
 
 /// One row of a bucket's listing.
@@ -120,7 +130,7 @@ pub(crate) enum Answer {
         number: u64,
     },
     Page(Box<Page>),
-    Listed(Vec<ListedStream>),
+    Listed(Listing),
     Bucket(BucketView),
     /// The bucket's streams in one group.
     BucketStreams(u64),

@@ -1,6 +1,7 @@
 //! What one shard says to another.
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 use tokio::sync::oneshot;
 use weir_types::{Incarnation, ShardId};
 
@@ -15,8 +16,8 @@ pub(crate) enum Mail {
     /// The answer.
     Response { owner: ShardId, call: CallId, response: Response },
     /// A stream that you watch has advanced.
-    Advanced { owner: ShardId, advance: Advance },
-    /// Nobody here watches this stream any longer; `answered` is your last answer to a watch of mine that I have seen.
+    Advanced(Advance),
+    /// Nobody here watches this stream any longer; `answered` is your last answer to a watch of it that I have seen.
     Unwatch { origin: ShardId, incarnation: Incarnation, answered: u64 },
     /// How are you?
     Stats(oneshot::Sender<ShardStats>),
@@ -35,7 +36,8 @@ pub(crate) struct Advance {
     pub(crate) incarnation: Incarnation,
     pub(crate) start: u64,
     pub(crate) end: u64,
-    pub(crate) payload: Bytes,
+    /// The bytes, by pack.
+    pub(crate) payloads: SmallVec<[Bytes; 1]>,
     pub(crate) closed: bool,
     pub(crate) removed: bool,
 }

@@ -9,11 +9,11 @@ mod request;
 mod stats;
 
 pub(crate) use answer::{Answer, Response};
-pub use answer::{BucketSummary, ListedStream, LongPoll, ModuleState, ModuleSummary, Page, SummaryView};
+pub use answer::{BucketSummary, ListedStream, Listing, LongPoll, ModuleState, ModuleSummary, Page, SummaryView};
 pub use body::Body;
 pub use error::ShardError;
 pub use limit::Limit;
 pub(crate) use mail::{Advance, CallId, Mail};
-pub use request::{AppendRequest, BindingRequest, CreateRequest, Producer, SummaryQuery};
+pub use request::{AppendRequest, BindingRequest, CreateRequest, ListCursor, Producer, SummaryQuery};
 pub(crate) use request::{BucketNews, ListQuery, Request};
 pub use stats::ShardStats;

@@ -178,10 +178,14 @@ impl BucketNews {
     }
 }
 
-/// Which streams of a bucket to list: those with `prefix`, after `after`, the first `limit` by name.
+/// A place in a bucket's listing: behind the streams whose address has this hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListCursor(pub u64);
+
+/// Which streams of a bucket to list: `limit` of those with `prefix`, behind `after`.
 pub(crate) struct ListQuery {
     pub(crate) bucket: Box<str>,
     pub(crate) prefix: Box<str>,
-    pub(crate) after: Option<Box<str>>,
+    pub(crate) after: Option<ListCursor>,
     pub(crate) limit: usize,
 }

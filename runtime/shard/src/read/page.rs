@@ -1,15 +1,17 @@
 //! Catch-up reads: from extents to a page that begins and ends at record boundaries.
 //!
-//! A plan is made on the shard in one go, so it sees one state. Frames that are still in memory are shared, those that
-//! are not are read back on another thread and checked; nothing is copied when a page is one frame.
+//! A plan is made on the shard in one go, so it sees one state; that it has at most [`PIECES_MAX`] pieces bounds how long
+//! that takes. What is still in memory is shared, the rest is read back on another thread and checked. A page that would
+//! keep much more in memory than it has is a copy; for all others the budget knows what they keep.
 
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
 use weir_storage::{EntryBody, FRAME_HEADER_BYTES, Place, WalReader};
 use weir_stream::batch::BATCH_HEAD_BYTES;
-use weir_stream::{Batch, Extent, Refusal, Stream, Summary, command_frame};
+use weir_stream::{Batch, Extent, Pack, Refusal, Stream, Summary};
 use weir_types::{Lineage, Offset, ReadFrom, ShardId, StreamKey};
 
 use crate::budget::{self, PageClaim};
@@ -17,8 +19,14 @@ use crate::core::{Core, Shard};
 use crate::message::{Answer, CallId, Limit, Page, Request, Response, ShardError};
 use crate::write::job::LocalGroup;
 
+/// Packs that a page is made of, at most: one per append, where appends are small.
+const PIECES_MAX: usize = 1024;
 /// Pieces below this are put together in one buffer; larger ones are shared as they are.
 const COPY_BYTES_MAX: usize = 16 << 10;
+/// What lies between two packs of an entry is read along with them, if it is not more than this.
+const GAP_BYTES_MAX: u32 = 64 << 10;
+/// A page shares memory of which it is at least this part, one in so many; else it is a copy.
+const SHARED_PART_MIN: usize = 4;
 
 /// A page, decided but not yet read.
 pub(crate) struct Plan {
@@ -26,21 +34,24 @@ pub(crate) struct Plan {
     pub(crate) is_json: bool,
     pub(crate) start: u64,
     pub(crate) bytes_max: usize,
-    pub(crate) pieces: Vec<Piece>,
+    pub(crate) stretches: Vec<Stretch>,
+    pieces: usize,
 }
 
-/// One command's frame with bytes of the page.
-pub(crate) struct Piece {
-    pub(crate) extent: Extent,
+/// Packs of the page that lie near each other in one entry. They are read together.
+pub(crate) struct Stretch {
+    /// In order, at least one.
+    pub(crate) extents: SmallVec<[Extent; 1]>,
     source: Source,
 }
 
+#[derive(Clone)]
 enum Source {
     /// The entry's body, in memory.
     Memory(Bytes),
-    /// The entry's place in the WAL; the frame is at the extent's position in it.
+    /// The entry's place in the WAL.
     Disk(Place),
-    /// The frame as it was read back, and where from.
+    /// The stretch as it was read back, and where from.
     Read(Bytes, Place),
 }
 
@@ -102,10 +113,10 @@ impl Core {
             Ok(plan) => plan,
             Err(error) => return self.respond(origin, call, Err(error)),
         };
-        let Some(claim) = self.config.pages.claim(plan.bytes()) else {
+        let Some(claim) = self.config.pages.claim(plan.kept_bytes()) else {
             return self.respond(origin, call, Err(ShardError::Limit(Limit::Reads)));
         };
-        if plan.pieces.iter().all(|piece| matches!(piece.source, Source::Memory(_))) {
+        if plan.stretches.iter().all(|stretch| matches!(stretch.source, Source::Memory(_))) {
             return self.finish_read(origin, call, plan.into_page(claim));
         }
         let reader = group.wal.reader();
@@ -136,56 +147,94 @@ impl Core {
         let stream = self.live_stream(group, &state, key)?;
         let start = stream.check_offset(from)?;
         self.touch(stream);
-        let mut pieces = Vec::new();
-        let mut bytes = 0;
+        let mut stretches: Vec<Stretch> = Vec::new();
+        let (mut pieces, mut bytes) = (0, 0);
         for extent in stream.extents_from(start) {
             let extent_bytes = (extent.end - extent.start.max(start)) as usize;
-            if !pieces.is_empty() && bytes + extent_bytes > bytes_max {
+            if pieces == PIECES_MAX || (pieces > 0 && bytes + extent_bytes > bytes_max) {
                 break;
             }
-            let entry = group.wal.entry(group.id, extent.index);
-            let source = match entry.expect("an extent's entry is not purged before its stream").body {
-                EntryBody::Cached(entry, _) => Source::Memory(entry.slice(FRAME_HEADER_BYTES..)),
-                EntryBody::Stored(place) => Source::Disk(place),
+            (pieces, bytes) = (pieces + 1, bytes + extent_bytes);
+            let last = stretches.last_mut();
+            if let Some(last) = last.filter(|last| last.is_near(&extent)) {
+                last.extents.push(extent);
+                continue;
+            }
+            let same_entry = stretches.last().filter(|last| last.extents[0].index == extent.index);
+            let source = match same_entry {
+                Some(last) => last.source.clone(),
+                None => source_of(group, extent.index),
             };
-            pieces.push(Piece { extent, source });
-            bytes += extent_bytes;
+            stretches.push(Stretch { extents: [extent].into(), source });
         }
-        Ok(Plan { stream: stream.summary(), is_json: stream.is_json(), start, bytes_max, pieces })
+        Ok(Plan { stream: stream.summary(), is_json: stream.is_json(), start, bytes_max, stretches, pieces })
+    }
+}
+
+fn source_of(group: &LocalGroup, index: u64) -> Source {
+    let entry = group.wal.entry(group.id, index).expect("an extent's entry is not purged before its stream");
+    match entry.body {
+        EntryBody::Cached(entry, _) => Source::Memory(entry.slice(FRAME_HEADER_BYTES..)),
+        EntryBody::Stored(place) => Source::Disk(place),
     }
 }
 
 impl Plan {
     /// Reads what is not in memory back from the WAL and checks it. Blocks.
     pub(crate) fn load(mut self, reader: &WalReader) -> Result<Plan, ShardError> {
-        for piece in &mut self.pieces {
-            let Source::Disk(place) = &piece.source else { continue };
-            let pos = piece.extent.frame_pos as usize;
-            let read = reader.read(place, pos..pos + piece.extent.frame_len as usize);
-            let frame = read.map_err(|error| corrupt(&piece.extent, &error.to_string()))?;
-            command_frame(&frame).map_err(|error| corrupt(&piece.extent, &error.to_string()))?;
-            piece.source = Source::Read(frame, place.clone());
+        for stretch in &mut self.stretches {
+            let Source::Disk(place) = &stretch.source else { continue };
+            let (first, last) = stretch.ends();
+            let read = reader.read(place, first.pos as usize..(last.pos + last.len) as usize);
+            let bytes = read.map_err(|error| corrupt(first, &error.to_string()))?;
+            stretch.source = Source::Read(bytes, place.clone());
+            for extent in &stretch.extents {
+                Pack::check(&stretch.pack(extent)).map_err(|error| corrupt(extent, &error.to_string()))?;
+            }
         }
         Ok(self)
     }
 
-    /// Bytes that the page will have, or more where it ends inside a command's records.
+    /// Bytes that the page will have, or more where it begins or ends inside a pack.
     fn bytes(&self) -> usize {
-        self.pieces.iter().map(|piece| (piece.extent.end - piece.extent.start.max(self.start)) as usize).sum()
+        self.stretches.iter().map(Stretch::bytes).sum()
+    }
+
+    /// Whether the page becomes one buffer of its own.
+    fn is_joined(&self) -> bool {
+        self.pieces > 1 && self.bytes() / self.pieces <= COPY_BYTES_MAX
+    }
+
+    /// Whether a stretch is copied out of memory that is much larger than what the page has of it.
+    fn is_copied(&self, stretch: &Stretch) -> bool {
+        stretch.bytes().min(self.bytes_max) * SHARED_PART_MIN < stretch.shared_bytes()
+    }
+
+    /// Bytes that the page will keep in memory.
+    fn kept_bytes(&self) -> usize {
+        if self.is_joined() {
+            return self.bytes();
+        }
+        let kept = |stretch| if self.is_copied(stretch) { stretch.bytes() } else { stretch.shared_bytes() };
+        self.stretches.iter().map(kept).sum()
     }
 
     fn into_page(self, claim: PageClaim) -> Result<Page, ShardError> {
-        let mut payloads = Vec::with_capacity(self.pieces.len());
+        let mut payloads = Vec::with_capacity(self.pieces);
         let mut position = self.start;
-        for piece in &self.pieces {
-            let payload = piece.cut(position, self.bytes_max)?;
-            position += payload.len() as u64;
-            payloads.push(payload);
+        let is_joined = self.is_joined();
+        for stretch in &self.stretches {
+            let is_copied = !is_joined && self.is_copied(stretch);
+            for extent in &stretch.extents {
+                let payload = stretch.cut(extent, position, self.bytes_max)?;
+                position += payload.len() as u64;
+                payloads.push(if is_copied { Bytes::copy_from_slice(&payload) } else { payload });
+            }
         }
         let Summary { incarnation, next: tail, content_type, closed, expiry, .. } = self.stream;
         let at = |position: u64, lineage: Lineage| Offset { position, lineage };
         let up_to_date = position == tail.position;
-        let mut chunks = join(payloads);
+        let mut chunks = if is_joined { vec![join(&payloads)] } else { payloads };
         if let Some(last) = chunks.pop() {
             chunks.push(budget::keep(last, claim));
         }
@@ -202,25 +251,51 @@ impl Plan {
     }
 }
 
-impl Piece {
-    /// The frame.
-    ///
-    /// # Panics
-    /// When the plan has something on disk and is not loaded.
-    pub(crate) fn frame(&self) -> Bytes {
+impl Stretch {
+    /// Whether the pack lies behind the last one, so near that they are read together.
+    fn is_near(&self, extent: &Extent) -> bool {
+        let (_, last) = self.ends();
+        last.index == extent.index && extent.pos - (last.pos + last.len) <= GAP_BYTES_MAX
+    }
+
+    fn ends(&self) -> (&Extent, &Extent) {
+        let both = self.extents.first().zip(self.extents.last());
+        both.expect("a stretch has an extent")
+    }
+
+    /// Bytes of the stream in it.
+    fn bytes(&self) -> usize {
+        self.extents.iter().map(|extent| (extent.end - extent.start) as usize).sum()
+    }
+
+    /// Bytes that stay in memory for as long as a part of it is shared.
+    fn shared_bytes(&self) -> usize {
         match &self.source {
-            Source::Memory(body) => {
-                let pos = self.extent.frame_pos as usize;
-                body.slice(pos..pos + self.extent.frame_len as usize)
+            Source::Memory(body) => body.len(),
+            Source::Disk(_) | Source::Read(..) => {
+                let (first, last) = self.ends();
+                (last.pos + last.len - first.pos) as usize
             }
-            Source::Read(frame, _) => frame.clone(),
-            Source::Disk(_) => unreachable!("a plan is loaded before it is used"),
         }
     }
 
-    /// The time of the batch that the frame is in. Blocks where that is on disk.
+    /// A pack.
+    ///
+    /// # Panics
+    /// When the plan has something on disk and is not loaded.
+    pub(crate) fn pack(&self, extent: &Extent) -> Bytes {
+        let (bytes, begin) = match &self.source {
+            Source::Memory(body) => (body, 0),
+            Source::Read(bytes, _) => (bytes, self.ends().0.pos),
+            Source::Disk(_) => unreachable!("a plan is loaded before it is used"),
+        };
+        let pos = (extent.pos - begin) as usize;
+        bytes.slice(pos..pos + extent.len as usize)
+    }
+
+    /// The time of the batch that the packs are in. Blocks where that is on disk.
     pub(crate) fn batch_time_ms(&self, reader: &WalReader) -> Result<u64, ShardError> {
-        let damaged = |reason: &dyn std::fmt::Display| corrupt(&self.extent, &reason.to_string());
+        let damaged = |reason: &dyn std::fmt::Display| corrupt(self.ends().0, &reason.to_string());
         let head = match &self.source {
             Source::Memory(body) => body.slice(..BATCH_HEAD_BYTES),
             Source::Read(_, place) | Source::Disk(place) => {
@@ -230,40 +305,25 @@ impl Piece {
         Batch::read(&head).map(|batch| batch.time_ms).map_err(|error| damaged(&error))
     }
 
-    /// The piece's payload from `start` on: all of it, or as many records as fit `bytes_max`, at least one.
-    fn cut(&self, start: u64, bytes_max: usize) -> Result<Bytes, ShardError> {
-        let frame = self.frame();
-        let Extent { start: extent_start, end, .. } = self.extent;
-        let payload = frame.slice(frame.len() - (end - extent_start) as usize..);
-        if start <= extent_start && payload.len() <= bytes_max {
+    /// A pack's payload from `start` on: all of it, or as many records as fit `bytes_max`, at least one.
+    fn cut(&self, extent: &Extent, start: u64, bytes_max: usize) -> Result<Bytes, ShardError> {
+        let bytes = self.pack(extent);
+        let payload = bytes.slice(bytes.len() - (extent.end - extent.start) as usize..);
+        if start <= extent.start && payload.len() <= bytes_max {
             return Ok(payload);
         }
-        // Only here the record boundaries matter: the page begins or ends inside one command's records.
-        let view = command_frame(&frame).map_err(|error| corrupt(&self.extent, &error.to_string()))?;
-        let skip = start.saturating_sub(extent_start) as usize;
-        if skip != 0 && !view.record_ends().any(|record_end| record_end as usize == skip) {
-            return Err(ShardError::Refused(Refusal::OffsetInvalid));
-        }
-        let mut end = skip;
-        for record_end in view.record_ends().map(|record_end| record_end as usize).filter(|&end| end > skip) {
-            if end > skip && record_end - skip > bytes_max {
-                break;
-            }
-            end = record_end;
-        }
-        Ok(payload.slice(skip..end))
+        // Only here the record boundaries matter: the page begins or ends inside one pack's records.
+        let pack = Pack::read(&bytes).map_err(|error| corrupt(extent, &error.to_string()))?;
+        let cut = pack.cut(start.saturating_sub(extent.start) as usize, bytes_max);
+        cut.map(|range| payload.slice(range)).map_err(|_| ShardError::Refused(Refusal::OffsetInvalid))
     }
 }
 
-/// Small pieces become one buffer, large ones stay as they are.
-fn join(payloads: Vec<Bytes>) -> Vec<Bytes> {
-    let bytes: usize = payloads.iter().map(Bytes::len).sum();
-    if payloads.len() <= 1 || bytes / payloads.len() > COPY_BYTES_MAX {
-        return payloads;
-    }
-    let mut joined = BytesMut::with_capacity(bytes);
+/// Small pieces in one buffer.
+fn join(payloads: &[Bytes]) -> Bytes {
+    let mut joined = BytesMut::with_capacity(payloads.iter().map(Bytes::len).sum());
     payloads.iter().for_each(|payload| joined.extend_from_slice(payload));
-    vec![joined.freeze()]
+    joined.freeze()
 }
 
 pub(crate) fn corrupt(extent: &Extent, reason: &str) -> ShardError {

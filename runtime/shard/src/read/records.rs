@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use bytes::BytesMut;
 use weir_storage::WalReader;
-use weir_stream::command_frame;
+use weir_stream::Pack;
 use weir_types::{Offset, ReadFrom, StreamKey};
 use weir_wasm::GuestBatch;
 
@@ -50,24 +50,26 @@ impl Plan {
         let mut batch = Packing { data: BytesMut::new(), ends: Vec::new(), times: Vec::new() };
         let mut position = self.start;
         let bytes_end = until.min(self.start.saturating_add(self.bytes_max as u64));
-        'pieces: for piece in &self.pieces {
-            let time_ms = piece.batch_time_ms(reader)?;
-            let frame = piece.frame();
-            let view = command_frame(&frame).map_err(|error| corrupt(&piece.extent, &error.to_string()))?;
-            let payload = &frame[view.payload.clone()];
-            let mut begin = piece.extent.start;
-            for record_end in view.record_ends() {
-                let end = piece.extent.start + u64::from(record_end);
-                if begin >= position {
-                    // One record is read in any case, but nothing beyond what was asked for.
-                    if end > until || (end > bytes_end && !batch.ends.is_empty()) {
-                        break 'pieces;
+        'packs: for stretch in &self.stretches {
+            let time_ms = stretch.batch_time_ms(reader)?;
+            for extent in &stretch.extents {
+                let bytes = stretch.pack(extent);
+                let pack = Pack::read(&bytes).map_err(|error| corrupt(extent, &error.to_string()))?;
+                let payload = &bytes[pack.payload()];
+                let mut begin = extent.start;
+                for record_end in pack.record_ends() {
+                    let end = extent.start + u64::from(record_end);
+                    if begin >= position {
+                        // One record is read in any case, but nothing beyond what was asked for.
+                        if end > until || (end > bytes_end && !batch.ends.is_empty()) {
+                            break 'packs;
+                        }
+                        let range = (begin - extent.start) as usize..record_end as usize - separator_bytes;
+                        batch.push(&payload[range], time_ms);
+                        position = end;
                     }
-                    let range = (begin - piece.extent.start) as usize..record_end as usize - separator_bytes;
-                    batch.push(&payload[range], time_ms);
-                    position = end;
+                    begin = end;
                 }
-                begin = end;
             }
         }
         Ok(RecordBatch { records: batch.finish(self.start), end: position })

@@ -62,6 +62,9 @@ impl Core {
         {
             return self.propose_append(group, job, *judged);
         }
+        if self.expired_group(&job.key).is_some() {
+            return self.answer_expired(group, job);
+        }
         let (judged, case) = match self.look(group, &mut job) {
             Ok(Looked::Propose(judged, case)) => (judged, case),
             Ok(Looked::Answer(appended)) => return self.answer_append(job, Ok(Answer::Appended(appended))),
@@ -71,6 +74,15 @@ impl Core {
             return self.begin_validation(group, job, judged, case);
         }
         self.propose_append(group, job, judged);
+    }
+
+    /// Answers an append whose stream's time is over, once that is durable.
+    fn answer_expired(self: &Rc<Self>, group: &Rc<LocalGroup>, job: AppendJob) {
+        let (core, group) = (self.clone(), group.clone());
+        tokio::task::spawn_local(async move {
+            let expired = core.expire(&group, &job.key).await;
+            core.answer_append(job, Err(expired.err().unwrap_or(Refusal::NotFound.into())));
+        });
     }
 
     /// Whether what was judged would be judged alike now.
@@ -88,9 +100,6 @@ impl Core {
             job.request.body.join();
         }
         if let Some(stream) = stream {
-            if self.is_expired(group, stream) {
-                return Err(Refusal::NotFound);
-            }
             self.touch(stream);
         }
         let AppendJob { key, request, .. } = &mut *job;

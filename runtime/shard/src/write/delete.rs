@@ -22,9 +22,8 @@ impl Core {
     pub(crate) async fn delete(self: &Rc<Self>, key: StreamKey) -> Response {
         let group = self.local_group(&key);
         let incarnation = self.live_stream(&group, &group.state.borrow(), &key).map(Stream::incarnation)?;
-        match group.command(&Command::Delete { key: KeyRef::from(&key) }).await? {
+        match group.command(&Command::Delete { key: KeyRef::from(&key), incarnation }).await? {
             Reply::Done => {
-                self.touches.borrow_mut().remove(&incarnation);
                 self.guests.folds.forget(incarnation);
                 Ok(Answer::Done)
             }

@@ -7,38 +7,51 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use weir_stream::{Command, Expiry, KeyRef, Stream};
-use weir_types::StreamKey;
+use weir_types::limits::SLOTS;
+use weir_types::{Incarnation, StreamKey};
 
+use crate::agenda::Due;
 use crate::core::Core;
+use crate::message::ShardError;
 use crate::write::job::LocalGroup;
 
 /// How often streams that nobody asks for are looked at.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// Streams that are looked at in one turn; those that end go together in one round or two.
+const DUE_PER_TURN: usize = 256;
+/// When a stream is looked at again that ends now, unless it has: the log may have been full.
+const AGAIN_MS: u64 = 10_000;
+/// Slots that are looked through in one turn.
+const SLOTS_PER_TURN: usize = 8;
 
 impl Core {
     /// Notes that a stream with a sliding TTL was used.
     pub(crate) fn touch(&self, stream: &Stream) {
         if let Expiry::Idle { .. } = stream.expiry() {
-            self.touches.borrow_mut().insert(stream.incarnation(), self.clock.now_ms());
+            self.agenda.touch(stream.incarnation(), self.clock.now_ms());
         }
     }
 
     /// Whether the stream's time is over: to readers it is gone, even before the command that removes it is applied.
     pub(crate) fn is_expired(&self, group: &LocalGroup, stream: &Stream) -> bool {
+        self.ends_ms(group, stream).is_some_and(|ends_ms| self.clock.now_ms() >= ends_ms)
+    }
+
+    /// When the stream ends unless it is used, in milliseconds since 1970.
+    fn ends_ms(&self, group: &LocalGroup, stream: &Stream) -> Option<u64> {
         match stream.expiry() {
-            Expiry::Never => false,
-            Expiry::At { at_ms } => self.clock.now_ms() >= at_ms,
+            Expiry::Never => None,
+            Expiry::At { at_ms } => Some(at_ms),
             Expiry::Idle { ttl_s } => {
                 let ttl_ms = ttl_s.saturating_mul(1000);
-                let touched = self.touches.borrow().get(&stream.incarnation()).copied().unwrap_or(0);
-                let used_ms = touched.max(stream.last_write_ms());
-                let ends_ms = if used_ms >= group.serving_since_ms {
+                let used_ms = self.agenda.used_ms(stream.incarnation()).max(stream.last_write_ms());
+                Some(if used_ms >= group.serving_since_ms {
                     used_ms.saturating_add(ttl_ms)
                 } else {
                     group.serving_since_ms.saturating_add(ttl_ms).saturating_add(ttl_ms / 10)
-                };
-                self.clock.now_ms() >= ends_ms
+                })
             }
         }
     }
@@ -55,38 +68,83 @@ impl Core {
     }
 
     /// Ends the stream if its time is over, and waits until it is gone.
-    pub(crate) async fn expire(&self, group: &LocalGroup, key: &StreamKey) {
+    ///
+    /// # Errors
+    /// When the log takes no command: the stream may come back after a restart, so nobody is told that it is gone.
+    pub(crate) async fn expire(&self, group: &LocalGroup, key: &StreamKey) -> Result<(), ShardError> {
         let expired = {
             let state = group.state.borrow();
             state.stream(key).filter(|stream| self.is_expired(group, stream)).map(Stream::incarnation)
         };
-        let Some(incarnation) = expired else { return };
-        // A full or failed log keeps the stream a while longer; to readers it is gone already.
-        if group.command(&Command::Expire { key: KeyRef::from(key), incarnation }).await.is_ok() {
-            self.touches.borrow_mut().remove(&incarnation);
-            self.guests.folds.forget(incarnation);
+        match expired {
+            Some(incarnation) => self.end(group, key, incarnation).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn end(&self, group: &LocalGroup, key: &StreamKey, incarnation: Incarnation) -> Result<(), ShardError> {
+        if let Some(refusal) = group.refusal(key.as_str().len()) {
+            return Err(refusal);
+        }
+        group.command(&Command::Expire { key: KeyRef::from(key), incarnation }).await?;
+        self.guests.folds.forget(incarnation);
+        Ok(())
+    }
+
+    /// Looks at streams that have come due: ends those whose time is over, and arms the others for when it will be.
+    async fn end_due(&self, due: Vec<(Incarnation, Due)>) {
+        let over = due.into_iter().filter(|(incarnation, Due { group, key })| {
+            let group = self.group(*group);
+            let state = group.state.borrow();
+            let stream = state.stream(key).filter(|stream| stream.incarnation() == *incarnation);
+            let Some(ends_ms) = stream.and_then(|stream| self.ends_ms(&group, stream)) else {
+                self.agenda.remove(*incarnation);
+                return false;
+            };
+            let is_over = self.clock.now_ms() >= ends_ms;
+            if !is_over {
+                self.agenda.arm(*incarnation, ends_ms);
+            }
+            is_over
+        });
+        // All at once: they wait for the same rounds. A full or failed log keeps them a while longer; to readers they are
+        // gone already.
+        let ends = over.map(|(incarnation, Due { group, key })| async move {
+            let _ = self.end(&self.group(group), &key, incarnation).await;
+        });
+        join_all(ends.collect::<Vec<_>>()).await;
+    }
+
+    /// Puts all streams that end by themselves on the agenda. Apply does so with those that are created.
+    async fn fill_agenda(&self) {
+        for group in self.local_groups() {
+            for slot in 0..SLOTS {
+                if slot % SLOTS_PER_TURN == 0 {
+                    tokio::task::yield_now().await;
+                }
+                let state = group.state.borrow();
+                if !state.has_expirable() {
+                    break;
+                }
+                state.slot(slot).for_each(|stream| self.agenda.add(group.id, stream.key(), &stream.summary()));
+            }
         }
     }
 }
 
 /// Ends streams whose time is over, without being asked. Runs for the shard's life.
 pub(crate) async fn sweep(shard: Rc<Core>) {
+    shard.fill_agenda().await;
     loop {
         tokio::time::sleep(SWEEP_INTERVAL).await;
-        for group in shard.local_groups() {
-            let expired: Vec<StreamKey> = {
-                let state = group.state.borrow();
-                let expired = state.expirable().filter(|(_, stream)| shard.is_expired(&group, stream));
-                expired.filter_map(|(key, _)| key_of(key)).collect()
-            };
-            for key in expired {
-                shard.expire(&group, &key).await;
+        loop {
+            let now_ms = shard.clock.now_ms();
+            let due = shard.agenda.take_due(now_ms, now_ms.saturating_add(AGAIN_MS), DUE_PER_TURN);
+            if due.is_empty() {
+                break;
             }
+            shard.end_due(due).await;
+            tokio::task::yield_now().await;
         }
     }
-}
-
-fn key_of(text: &str) -> Option<StreamKey> {
-    let (bucket, name) = text.split_once('/')?;
-    StreamKey::new(bucket, name).ok()
 }

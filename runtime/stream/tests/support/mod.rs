@@ -1,7 +1,7 @@
 //! One group as a leader and its log would drive it: commands are encoded, kept, applied, and read back from what was kept.
 
 use bytes::BytesMut;
-use weir_stream::{BatchBuilder, Command, Group, Limits, Outcome, command_frame};
+use weir_stream::{BatchBuilder, Command, Group, Limits, Outcome, Pack};
 use weir_types::StreamKey;
 
 /// A group and its log, one command per entry.
@@ -44,12 +44,12 @@ impl World {
             assert!(extent.end > position && at.is_none_or(|at| at == extent.start), "extents are dense");
             at = Some(extent.end);
             let batch = &self.log[extent.index as usize][HEADER_BYTES..];
-            let frame = &batch[extent.frame_pos as usize..][..extent.frame_len as usize];
-            let view = command_frame(frame).expect("a frame as it was written");
-            let payload = &frame[view.payload.clone()];
+            let bytes = &batch[extent.pos as usize..][..extent.len as usize];
+            let pack = Pack::check(bytes).expect("a pack as it was written");
+            let payload = &bytes[pack.payload()];
             assert_eq!(payload.len() as u64, extent.end - extent.start);
             let mut start = 0;
-            for end in view.record_ends() {
+            for end in pack.record_ends() {
                 if extent.start + u64::from(end) > position {
                     records.push(payload[start as usize..end as usize].to_vec());
                 }

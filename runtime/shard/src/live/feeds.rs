@@ -1,0 +1,435 @@
+//! Which streams are followed on a shard, and how shards tell each other.
+//!
+//! A stream has a feed on every shard where somebody follows it, and nowhere else. The feed on the stream's own shard
+//! hears from apply; feeds of other shards are *mirrors*, told by mail, one message per advance and shard.
+//!
+//! - A mirror is opened by the owner's answer to a *watch*, with its first reader in it: what the owner tells from then on
+//!   follows that answer. The place is kept for whoever asked, and not taken if they have left.
+//! - Its last reader's leaving closes it, and tells the owner so. Watches are numbered by the shard that asks: an *unwatch*
+//!   names the last one that was answered, so it never takes back a newer one, whose answer is still on its way.
+//! - Of the end of a stream, a close or a removal, peers are told and then forgotten: nothing follows.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::task::Waker;
+
+use weir_types::{Incarnation, ShardId};
+
+use crate::live::feed::{Feed, Found, Kind};
+use crate::live::totals::Totals;
+use crate::mailbox::Post;
+use crate::message::{Advance, Mail};
+
+/// The feeds of one shard. Cheap to clone: apply and the shard share it.
+#[derive(Clone)]
+pub(crate) struct Feeds(Rc<Inner>);
+
+struct Inner {
+    post: Rc<Post>,
+    feeds: RefCell<HashMap<Incarnation, Rc<Feed>>>,
+    totals: Rc<Totals>,
+    /// The last watch of this shard.
+    last_watch: Cell<u64>,
+    /// The watches that somebody waits for, and the places of those that are answered.
+    watches: RefCell<HashMap<u64, Option<Follower>>>,
+}
+
+/// A reader's place in a feed, given back when dropped.
+pub(crate) struct Follower {
+    feeds: Feeds,
+    feed: Rc<Feed>,
+    place: usize,
+}
+
+/// A watch that is waited for. Dropping it gives back the place that it has brought, or will bring.
+pub(crate) struct Watch {
+    feeds: Feeds,
+    /// What the shard calls it.
+    pub(crate) number: u64,
+}
+
+impl Feeds {
+    pub(crate) fn new(post: Rc<Post>, bytes_max: usize, bytes_per_feed_max: usize) -> Feeds {
+        let (feeds, last_watch, watches) = Default::default();
+        let totals = Rc::new(Totals::new(bytes_max, bytes_per_feed_max));
+        Feeds(Rc::new(Inner { post, feeds, totals, last_watch, watches }))
+    }
+
+    /// Streams that are followed on this shard, or through it.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.0.feeds.borrow().len()
+    }
+
+    /// Live readers on this shard.
+    pub(crate) fn subscribers(&self) -> usize {
+        self.0.totals.readers()
+    }
+
+    /// Bytes kept for them.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.totals.bytes()
+    }
+
+    /// Whether anybody on this shard follows any stream: apply asks before it looks at anything else.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.feeds.borrow().is_empty()
+    }
+
+    /// Begins a watch.
+    pub(crate) fn begin_watch(&self) -> Watch {
+        let number = self.0.last_watch.get() + 1;
+        self.0.last_watch.set(number);
+        self.0.watches.borrow_mut().insert(number, None);
+        Watch { feeds: self.clone(), number }
+    }
+
+    /// Whether somebody on this shard, or through it, follows the stream.
+    pub(crate) fn is_followed(&self, incarnation: Incarnation) -> bool {
+        self.0.feeds.borrow().contains_key(&incarnation)
+    }
+
+    /// Watch `number`, of a stream of this shard's own, is answered with this tail.
+    pub(crate) fn join_own(&self, number: u64, incarnation: Incarnation, tail: u64, closed: bool) {
+        let feed = self.open(incarnation, Kind::Own { peers: Vec::new() }, tail, closed);
+        self.join(number, feed);
+    }
+
+    /// Another shard wants to be told of a stream of this shard's own, which is at this tail. Of one that is closed there
+    /// is nothing to tell.
+    pub(crate) fn add_peer(&self, incarnation: Incarnation, tail: u64, closed: bool, peer: ShardId, number: u64) {
+        if !closed {
+            self.open(incarnation, Kind::Own { peers: Vec::new() }, tail, closed).add_peer(peer, number);
+        }
+    }
+
+    /// Another shard no longer wants to be told. It may have watched again before it said so.
+    pub(crate) fn forget_peer(&self, incarnation: Incarnation, peer: ShardId, answered: u64) {
+        if let Some(feed) = self.get(incarnation) {
+            feed.forget_peer(peer, answered);
+            self.close_if_unused(&feed);
+        }
+    }
+
+    /// Watch `number`, of a stream of another shard, is answered with this tail.
+    pub(crate) fn join_mirror(&self, owner: ShardId, number: u64, incarnation: Incarnation, tail: u64, closed: bool) {
+        let feed = self.open(incarnation, Kind::Mirror { owner, answered: number }, tail, closed);
+        feed.note_answer(owner, number);
+        self.join(number, feed);
+    }
+
+    /// Keeps a place for whoever waits for watch `number`.
+    fn join(&self, number: u64, feed: Rc<Feed>) {
+        let follower = Follower { feeds: self.clone(), place: feed.join(), feed };
+        // Who has left has no place: dropping it closes the feed and tells the owner, if nobody else is there.
+        let unwanted = match self.0.watches.borrow_mut().get_mut(&number) {
+            Some(place) => place.replace(follower),
+            None => Some(follower),
+        };
+        drop(unwanted);
+    }
+
+    /// A stream of this shard's own has advanced: tells all who follow it, here and elsewhere.
+    pub(crate) fn announce(&self, advance: &Advance) {
+        let Some(feed) = self.get(advance.incarnation) else { return };
+        for peer in feed.peers_to_tell(advance.closed || advance.removed) {
+            self.0.post.mail(peer, Mail::Advanced(advance.clone()));
+        }
+        feed.advance(advance);
+        self.close_if_unused(&feed);
+    }
+
+    /// A stream of another shard has advanced. Every reader may have left since; then the owner has been told.
+    pub(crate) fn mirror_advanced(&self, advance: &Advance) {
+        if let Some(feed) = self.get(advance.incarnation) {
+            feed.advance(advance);
+        }
+    }
+
+    /// Closes a feed that nobody follows any longer.
+    fn close_if_unused(&self, feed: &Feed) {
+        if !feed.is_unused() {
+            return;
+        }
+        let closed = self.0.feeds.borrow_mut().remove(&feed.incarnation);
+        assert!(closed.is_some_and(|closed| std::ptr::eq(&*closed, feed)), "a feed is there while it is used");
+        if let Some((owner, answered)) = feed.to_unwatch() {
+            let (origin, incarnation) = (self.0.post.own(), feed.incarnation);
+            self.0.post.mail(owner, Mail::Unwatch { origin, incarnation, answered });
+        }
+    }
+
+    fn get(&self, incarnation: Incarnation) -> Option<Rc<Feed>> {
+        self.0.feeds.borrow().get(&incarnation).cloned()
+    }
+
+    /// The stream's feed; a new one begins at this tail. The caller gives it a reader or a peer at once.
+    fn open(&self, incarnation: Incarnation, kind: Kind, tail: u64, closed: bool) -> Rc<Feed> {
+        let mut feeds = self.0.feeds.borrow_mut();
+        let feed = feeds
+            .entry(incarnation)
+            .or_insert_with(|| Rc::new(Feed::new(self.0.totals.clone(), incarnation, kind, tail, closed)));
+        feed.clone()
+    }
+}
+
+impl Watch {
+    /// The place in the feed, once the watch is answered.
+    pub(crate) fn into_follower(self) -> Follower {
+        let place = self.feeds.0.watches.borrow_mut().get_mut(&self.number).and_then(Option::take);
+        place.expect("an answer to a watch brings a place")
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let place = self.feeds.0.watches.borrow_mut().remove(&self.number);
+        drop(place);
+    }
+}
+
+impl Follower {
+    /// See [`Feed::rejoin`].
+    pub(crate) fn rejoin(&self) {
+        self.feed.rejoin(self.place);
+    }
+
+    /// See [`Feed::find`].
+    pub(crate) fn find(&self, position: u64, waker: &Waker) -> Found {
+        self.feed.find(self.place, position, waker)
+    }
+
+    /// See [`Feed::tail`].
+    pub(crate) fn tail(&self) -> (u64, bool) {
+        self.feed.tail()
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.feed.leave(self.place);
+        self.feeds.close_if_unused(&self.feed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use bytes::Bytes;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use smallvec::SmallVec;
+
+    use super::*;
+    use crate::mailbox::mesh;
+
+    const SHARDS: usize = 3;
+    const OWNER: ShardId = ShardId(0);
+    const STREAM: Incarnation = Incarnation(7);
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        /// Somebody on this shard begins to follow the stream.
+        Subscribe {
+            shard: usize,
+        },
+        /// A reader leaves, or one that still waits for its watch to be answered.
+        Leave {
+            which: prop::sample::Index,
+        },
+        /// Bytes are appended.
+        Append {
+            bytes: u64,
+        },
+        /// The next message from one shard to another arrives.
+        Deliver {
+            from: usize,
+            to: usize,
+        },
+        Close,
+        Remove,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => (0..SHARDS).prop_map(|shard| Step::Subscribe { shard }),
+            6 => any::<prop::sample::Index>().prop_map(|which| Step::Leave { which }),
+            4 => (1..4u64).prop_map(|bytes| Step::Append { bytes }),
+            20 => (0..SHARDS, 0..SHARDS).prop_map(|(from, to)| Step::Deliver { from, to }),
+            1 => Just(Step::Close),
+            1 => Just(Step::Remove),
+        ]
+    }
+
+    enum Message {
+        Watch { number: u64 },
+        Answer { number: u64, tail: u64, closed: bool },
+        Refusal { number: u64 },
+        Mail(Mail),
+    }
+
+    struct Reader {
+        shard: usize,
+        /// What it waits for, until it has a place.
+        watch: Option<Watch>,
+        place: Option<Follower>,
+        position: u64,
+    }
+
+    /// Three shards, the first of which owns the one stream, and what is on its way between them.
+    struct Net {
+        shards: Vec<(Rc<Post>, Feeds)>,
+        /// By sender, then receiver.
+        ways: Vec<Vec<VecDeque<Message>>>,
+        readers: Vec<Reader>,
+        tail: u64,
+        closed: bool,
+        removed: bool,
+    }
+
+    impl Net {
+        fn new() -> Net {
+            let addresses = mesh(SHARDS as u16).1;
+            let shard = |id: usize| {
+                let post = Rc::new(Post::new(ShardId(id as u16), addresses.clone()));
+                (post.clone(), Feeds::new(post, 1 << 20, 1 << 20))
+            };
+            let way = || (0..SHARDS).map(|_| VecDeque::new()).collect();
+            let (shards, ways) = ((0..SHARDS).map(shard).collect(), (0..SHARDS).map(|_| way()).collect());
+            Net { shards, ways, readers: Vec::new(), tail: 0, closed: false, removed: false }
+        }
+
+        fn owner(&self) -> &Feeds {
+            &self.shards[0].1
+        }
+
+        /// What was put into the shards' posts in this step goes on its way.
+        fn collect(&mut self) {
+            for (from, (post, _)) in self.shards.iter().enumerate() {
+                for (to, way) in self.ways[from].iter_mut().enumerate() {
+                    way.extend(post.take(ShardId(to as u16)).into_iter().map(Message::Mail));
+                }
+            }
+        }
+
+        fn take(&mut self, step: Step) {
+            match step {
+                Step::Subscribe { shard: 0 } if !self.removed => {
+                    let watch = self.owner().begin_watch();
+                    self.owner().join_own(watch.number, STREAM, self.tail, self.closed);
+                    let place = Some(watch.into_follower());
+                    self.readers.push(Reader { shard: 0, watch: None, place, position: self.tail });
+                }
+                Step::Subscribe { shard: 0 } => {}
+                Step::Subscribe { shard } => {
+                    let watch = self.shards[shard].1.begin_watch();
+                    self.ways[shard][0].push_back(Message::Watch { number: watch.number });
+                    self.readers.push(Reader { shard, watch: Some(watch), place: None, position: 0 });
+                }
+                Step::Leave { which } if !self.readers.is_empty() => {
+                    drop(self.readers.remove(which.index(self.readers.len())));
+                }
+                Step::Leave { .. } => {}
+                Step::Append { bytes } if !self.closed && !self.removed => self.announce(bytes, false, false),
+                Step::Close if !self.closed && !self.removed => self.announce(0, true, false),
+                Step::Remove if !self.removed => self.announce(0, false, true),
+                Step::Append { .. } | Step::Close | Step::Remove => {}
+                Step::Deliver { from, to } => {
+                    if let Some(message) = self.ways[from][to].pop_front() {
+                        self.deliver(from, to, message);
+                    }
+                }
+            }
+            self.collect();
+        }
+
+        fn announce(&mut self, bytes: u64, closed: bool, removed: bool) {
+            let start = self.tail;
+            self.tail += bytes;
+            self.closed |= closed;
+            self.removed |= removed;
+            let payloads = if bytes > 0 { [Bytes::from(vec![b'x'; bytes as usize])].into() } else { SmallVec::new() };
+            self.owner().announce(&Advance { incarnation: STREAM, start, end: self.tail, payloads, closed, removed });
+        }
+
+        fn deliver(&mut self, from: usize, to: usize, message: Message) {
+            match message {
+                Message::Watch { number } if self.removed => {
+                    self.ways[to][from].push_back(Message::Refusal { number });
+                }
+                Message::Watch { number } => {
+                    let (tail, closed) = (self.tail, self.closed);
+                    self.owner().add_peer(STREAM, tail, closed, ShardId(from as u16), number);
+                    self.ways[to][from].push_back(Message::Answer { number, tail, closed });
+                }
+                Message::Answer { number, tail, closed } => {
+                    self.shards[to].1.join_mirror(OWNER, number, STREAM, tail, closed);
+                    if let Some(reader) = self.waiting(to, number) {
+                        reader.place = reader.watch.take().map(Watch::into_follower);
+                        reader.position = tail;
+                    }
+                }
+                Message::Refusal { number } => {
+                    self.readers.retain(|r| r.shard != to || r.watch.as_ref().is_none_or(|w| w.number != number));
+                }
+                Message::Mail(Mail::Advanced(advance)) => self.shards[to].1.mirror_advanced(&advance),
+                Message::Mail(Mail::Unwatch { origin, incarnation, answered }) => {
+                    self.shards[to].1.forget_peer(incarnation, origin, answered);
+                }
+                Message::Mail(_) => unreachable!("feeds send nothing else"),
+            }
+        }
+
+        /// Whoever waits for this watch, if they have not left.
+        fn waiting(&mut self, shard: usize, number: u64) -> Option<&mut Reader> {
+            let mut readers = self.readers.iter_mut().filter(|reader| reader.shard == shard);
+            readers.find(|reader| reader.watch.as_ref().is_some_and(|watch| watch.number == number))
+        }
+
+        fn deliver_all(&mut self) {
+            let ways: Vec<_> = (0..SHARDS).flat_map(|from| (0..SHARDS).map(move |to| (from, to))).collect();
+            while self.ways.iter().flatten().any(|way| !way.is_empty()) {
+                ways.iter().for_each(|&(from, to)| self.take(Step::Deliver { from, to }));
+            }
+        }
+
+        /// Every reader finds everything since it came, without a gap, and hears of the end.
+        fn check_readers(&mut self) {
+            for reader in &mut self.readers {
+                let place = reader.place.as_ref().expect("every watch is answered");
+                let ended = loop {
+                    match place.find(reader.position, Waker::noop()) {
+                        Found::Event(event) => {
+                            assert_eq!(event.start, reader.position);
+                            reader.position = event.end;
+                        }
+                        Found::Nothing { closed, removed } => break (closed, removed),
+                        Found::Older | Found::CutOff => panic!("nothing is missing"),
+                    }
+                };
+                assert_eq!(reader.position, self.tail);
+                // A closed stream's removal is found by whoever reads on.
+                assert_eq!(ended.0, self.closed);
+                assert!(ended.1 == self.removed || self.closed);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn feeds_end_with_their_readers_however_messages_cross(steps in vec(step(), 0..80)) {
+            let mut net = Net::new();
+            steps.into_iter().for_each(|step| net.take(step));
+            net.deliver_all();
+            net.check_readers();
+            net.readers.clear();
+            net.collect();
+            net.deliver_all();
+            for (_, feeds) in &net.shards {
+                prop_assert_eq!((feeds.len(), feeds.subscribers(), feeds.bytes()), (0, 0, 0));
+            }
+        }
+    }
+}
