@@ -3,7 +3,6 @@
 //! Reading never panics and never allocates: every length is checked against the bytes that are there, and texts and
 //! payloads are borrowed from them.
 
-use bytes::{BufMut, BytesMut};
 use weir_types::Digest;
 
 /// Why bytes are no batch or command that this or an earlier version wrote.
@@ -77,13 +76,13 @@ impl<'a> Reader<'a> {
         self.array(what).map(Digest)
     }
 
-    /// A text of at most 255 bytes, as [`put_short`] writes it.
+    /// A text of at most 255 bytes, as [`Sink::short`](crate::sink::Sink::short) writes it.
     pub(crate) fn short(&mut self, what: &'static str) -> Result<&'a str, CodecError> {
         let bytes = usize::from(self.u8(what)?);
         text(self.take(bytes, what)?, what)
     }
 
-    /// A text of at most 65,535 bytes, as [`put_long`] writes it.
+    /// A text of at most 65,535 bytes, as [`Sink::long`](crate::sink::Sink::long) writes it.
     pub(crate) fn long(&mut self, what: &'static str) -> Result<&'a str, CodecError> {
         let bytes = usize::from(self.u16(what)?);
         text(self.take(bytes, what)?, what)
@@ -93,20 +92,6 @@ impl<'a> Reader<'a> {
     pub(crate) fn finish(self) -> Result<(), CodecError> {
         if self.rest.is_empty() { Ok(()) } else { Err(CodecError::Trailing(self.rest.len())) }
     }
-}
-
-/// Writes a text of at most 255 bytes: its length in one byte, then the text.
-pub(crate) fn put_short(buf: &mut BytesMut, text: &str) {
-    let bytes = u8::try_from(text.len()).expect("short texts are checked when a request arrives");
-    buf.put_u8(bytes);
-    buf.put_slice(text.as_bytes());
-}
-
-/// Writes a text of at most 65,535 bytes: its length in two bytes, then the text.
-pub(crate) fn put_long(buf: &mut BytesMut, text: &str) {
-    let bytes = u16::try_from(text.len()).expect("names are checked when a request arrives");
-    buf.put_u16_le(bytes);
-    buf.put_slice(text.as_bytes());
 }
 
 fn text<'a>(bytes: &'a [u8], what: &'static str) -> Result<&'a str, CodecError> {

@@ -3,18 +3,18 @@
 //! A command is borrowed on both sides: from the request when it is encoded, from the log entry when it is applied, so
 //! that apply allocates nothing for what it only reads. Kinds are part of the log's format: a number is never reused.
 
-use bytes::{BufMut, BytesMut};
 use weir_types::limits::{CONTENT_TYPE_BYTES_MAX, NAME_BYTES_MAX, PRODUCER_ID_BYTES_MAX, WORD_BYTES_MAX};
 use weir_types::{Incarnation, Lineage, Offset, Role, Slot, StreamKey, cut_at_slash};
 
 use crate::binding::{EncodedBindings, role_code, role_of};
 use crate::bucket::BucketTold;
-use crate::codec::{CodecError, Reader, put_long, put_short};
+use crate::codec::{CodecError, Reader};
 use crate::meta::BucketStep;
 use crate::module::Upload;
 use crate::producer::ProducerRef;
 use crate::records::Records;
 use crate::reply::Expiry;
+use crate::sink::{Count, Sink};
 
 const KIND_CREATE: u8 = 1;
 const KIND_APPEND: u8 = 2;
@@ -229,113 +229,87 @@ impl<'a> From<&'a StreamKey> for KeyRef<'a> {
 }
 
 impl<'a> Command<'a> {
-    /// Bytes of the command without its frame's head.
+    /// Bytes of the command without its frame's head: what [`Command::put`] writes, counted.
     pub(crate) fn encoded_bytes(&self) -> usize {
-        let fields = match self {
-            Command::Create { key, content_type, bindings_epoch, records, .. } => {
-                let epoch = if *bindings_epoch == 0 { 0 } else { 8 };
-                2 + key.text.len() + 8 + 1 + epoch + 9 + 1 + content_type.len() + records.encoded_bytes()
-            }
-            Command::Append { key, producer, seq, if_match, bindings_epoch, records, .. } => {
-                let producer = producer.map_or(0, |producer| 1 + producer.id.len() + 16);
-                let seq = seq.map_or(0, |seq| 1 + seq.len());
-                let if_match = if_match.map_or(0, |_| 16);
-                let epoch = if *bindings_epoch == 0 { 0 } else { 8 };
-                2 + key.text.len() + 8 + 1 + producer + seq + if_match + epoch + records.encoded_bytes()
-            }
-            Command::Delete { key, .. } | Command::Expire { key, .. } => 2 + key.text.len() + 8,
-            Command::Bucket { name, told, .. } => 1 + name.len() + 8 + told_bytes(told),
-            Command::MetaForm { .. } => 2,
-            Command::MetaBucket { name, .. } => 1 + name.len() + 1,
-            Command::MetaModulePut { bucket, name, upload } => {
-                words_bytes(bucket, name) + 32 + 8 + 1 + upload.roles.len()
-            }
-            Command::MetaModuleReady { bucket, name, .. } => words_bytes(bucket, name) + 4,
-            Command::MetaModuleFailed { bucket, name, reason, .. } => words_bytes(bucket, name) + 4 + 2 + reason.len(),
-            Command::MetaModuleDelete { bucket, name } | Command::MetaBindingDelete { bucket, name } => {
-                words_bytes(bucket, name)
-            }
-            Command::MetaBindingPut { bucket, binding } => 1 + bucket.len() + binding.bytes().len(),
-        };
-        1 + fields
+        let mut count = Count(0);
+        self.put(&mut count);
+        count.0
     }
 
-    /// Writes kind and fields behind what `buf` holds.
-    pub(crate) fn put(&self, buf: &mut BytesMut) {
+    /// Writes kind and fields behind what `sink` holds.
+    pub(crate) fn put<S: Sink>(&self, sink: &mut S) {
         const { assert!(CONTENT_TYPE_BYTES_MAX <= 255 && PRODUCER_ID_BYTES_MAX <= 255 && WORD_BYTES_MAX <= 255) };
-        buf.put_u8(self.kind());
+        sink.u8(self.kind());
         match *self {
             Command::Create { key, incarnation, content_type, expiry, closed, bindings_epoch, records } => {
-                put_long(buf, key.text);
-                buf.put_u64_le(incarnation.0);
-                buf.put_u8(flag(closed, FLAG_CLOSE) | flag(bindings_epoch != 0, FLAG_BINDINGS));
-                put_epoch(buf, bindings_epoch);
-                put_expiry(buf, expiry);
-                put_short(buf, content_type);
-                records.put(buf);
+                sink.long(key.text);
+                sink.u64(incarnation.0);
+                sink.u8(flag(closed, FLAG_CLOSE) | flag(bindings_epoch != 0, FLAG_BINDINGS));
+                put_epoch(sink, bindings_epoch);
+                put_expiry(sink, expiry);
+                sink.short(content_type);
+                sink.records(&records);
             }
             Command::Append { key, incarnation, close, producer, seq, if_match, bindings_epoch, records } => {
-                put_long(buf, key.text);
-                buf.put_u64_le(incarnation.0);
-                buf.put_u8(
-                    flag(close, FLAG_CLOSE)
-                        | flag(producer.is_some(), FLAG_PRODUCER)
-                        | flag(seq.is_some(), FLAG_SEQ)
-                        | flag(if_match.is_some(), FLAG_IF_MATCH)
-                        | flag(bindings_epoch != 0, FLAG_BINDINGS),
-                );
-                put_epoch(buf, bindings_epoch);
+                sink.long(key.text);
+                sink.u64(incarnation.0);
+                sink.u8(flag(close, FLAG_CLOSE)
+                    | flag(producer.is_some(), FLAG_PRODUCER)
+                    | flag(seq.is_some(), FLAG_SEQ)
+                    | flag(if_match.is_some(), FLAG_IF_MATCH)
+                    | flag(bindings_epoch != 0, FLAG_BINDINGS));
+                put_epoch(sink, bindings_epoch);
                 if let Some(producer) = producer {
-                    put_short(buf, producer.id);
-                    buf.put_u64_le(producer.epoch);
-                    buf.put_u64_le(producer.seq);
+                    sink.short(producer.id);
+                    sink.u64(producer.epoch);
+                    sink.u64(producer.seq);
                 }
                 if let Some(seq) = seq {
-                    put_short(buf, seq);
+                    sink.short(seq);
                 }
                 if let Some(offset) = if_match {
-                    buf.put_u64_le(offset.position);
-                    buf.put_u64_le(offset.lineage.bits());
+                    sink.u64(offset.position);
+                    sink.u64(offset.lineage.bits());
                 }
-                records.put(buf);
+                sink.records(&records);
             }
             Command::Delete { key, incarnation } | Command::Expire { key, incarnation } => {
-                put_long(buf, key.text);
-                buf.put_u64_le(incarnation.0);
+                sink.long(key.text);
+                sink.u64(incarnation.0);
             }
             Command::Bucket { name, epoch, told } => {
-                put_short(buf, name);
-                buf.put_u64_le(epoch);
-                put_told(buf, told);
+                sink.short(name);
+                sink.u64(epoch);
+                put_told(sink, told);
             }
-            Command::MetaForm { groups } => buf.put_u16_le(groups),
+            Command::MetaForm { groups } => sink.u16(groups),
             Command::MetaBucket { name, step } => {
-                put_short(buf, name);
+                sink.short(name);
                 let code = BUCKET_STEPS.iter().position(|other| *other == step).expect("every step has a place");
-                buf.put_u8(code as u8);
+                sink.u8(code as u8);
             }
             Command::MetaModulePut { bucket, name, upload } => {
-                put_words(buf, bucket, name);
-                buf.put_slice(&upload.digest.0);
-                buf.put_u64_le(upload.bytes);
-                buf.put_u8(upload.roles.len() as u8);
-                upload.roles.iter().for_each(|role| buf.put_u8(role_code(*role)));
+                put_words(sink, bucket, name);
+                sink.bytes(&upload.digest.0);
+                sink.u64(upload.bytes);
+                sink.u8(upload.roles.len() as u8);
+                upload.roles.iter().for_each(|role| sink.u8(role_code(*role)));
             }
             Command::MetaModuleReady { bucket, name, revision } => {
-                put_words(buf, bucket, name);
-                buf.put_u32_le(revision);
+                put_words(sink, bucket, name);
+                sink.u32(revision);
             }
             Command::MetaModuleFailed { bucket, name, revision, reason } => {
-                put_words(buf, bucket, name);
-                buf.put_u32_le(revision);
-                put_long(buf, reason);
+                put_words(sink, bucket, name);
+                sink.u32(revision);
+                sink.long(reason);
             }
             Command::MetaModuleDelete { bucket, name } | Command::MetaBindingDelete { bucket, name } => {
-                put_words(buf, bucket, name);
+                put_words(sink, bucket, name);
             }
             Command::MetaBindingPut { bucket, binding } => {
-                put_short(buf, bucket);
-                buf.put_slice(binding.bytes());
+                sink.short(bucket);
+                sink.bytes(binding.bytes());
             }
         }
     }
@@ -456,9 +430,9 @@ fn flag(set: bool, flag: u8) -> u8 {
     if set { flag } else { 0 }
 }
 
-fn put_epoch(buf: &mut BytesMut, epoch: u64) {
+fn put_epoch<S: Sink>(sink: &mut S, epoch: u64) {
     if epoch != 0 {
-        buf.put_u64_le(epoch);
+        sink.u64(epoch);
     }
 }
 
@@ -472,33 +446,22 @@ fn read_epoch(r: &mut Reader<'_>, flags: u8) -> Result<u64, CodecError> {
     }
 }
 
-fn words_bytes(bucket: &str, name: &str) -> usize {
-    1 + bucket.len() + 1 + name.len()
-}
-
-fn put_words(buf: &mut BytesMut, bucket: &str, name: &str) {
-    put_short(buf, bucket);
-    put_short(buf, name);
+fn put_words<S: Sink>(sink: &mut S, bucket: &str, name: &str) {
+    sink.short(bucket);
+    sink.short(name);
 }
 
 fn read_words<'a>(r: &mut Reader<'a>) -> Result<(&'a str, &'a str), CodecError> {
     Ok((read_bucket(r)?, r.short("module or binding name")?))
 }
 
-fn told_bytes(told: &BucketTold<'_>) -> usize {
+fn put_told<S: Sink>(sink: &mut S, told: BucketTold<'_>) {
     match told {
-        BucketTold::Gone => 1,
-        BucketTold::There { bindings, .. } => 1 + 8 + bindings.bytes().len(),
-    }
-}
-
-fn put_told(buf: &mut BytesMut, told: BucketTold<'_>) {
-    match told {
-        BucketTold::Gone => buf.put_u8(TOLD_GONE),
+        BucketTold::Gone => sink.u8(TOLD_GONE),
         BucketTold::There { created_ms, fenced, bindings } => {
-            buf.put_u8(if fenced { TOLD_FENCED } else { TOLD_OPEN });
-            buf.put_u64_le(created_ms);
-            buf.put_slice(bindings.bytes());
+            sink.u8(if fenced { TOLD_FENCED } else { TOLD_OPEN });
+            sink.u64(created_ms);
+            sink.bytes(bindings.bytes());
         }
     }
 }
@@ -531,14 +494,14 @@ fn read_bucket<'a>(r: &mut Reader<'a>) -> Result<&'a str, CodecError> {
     r.short("bucket name")
 }
 
-fn put_expiry(buf: &mut BytesMut, expiry: Expiry) {
+fn put_expiry<S: Sink>(sink: &mut S, expiry: Expiry) {
     let (tag, value) = match expiry {
         Expiry::Never => (EXPIRY_NEVER, 0),
         Expiry::Idle { ttl_s } => (EXPIRY_IDLE, ttl_s),
         Expiry::At { at_ms } => (EXPIRY_AT, at_ms),
     };
-    buf.put_u8(tag);
-    buf.put_u64_le(value);
+    sink.u8(tag);
+    sink.u64(value);
 }
 
 fn read_expiry(r: &mut Reader<'_>) -> Result<Expiry, CodecError> {

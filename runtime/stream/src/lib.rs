@@ -35,6 +35,7 @@ pub mod pattern;
 pub mod producer;
 pub mod records;
 pub mod reply;
+mod sink;
 mod slots;
 pub mod stream;
 
@@ -46,7 +47,7 @@ pub use command::{Command, KeyRef};
 pub use extents::Extent;
 pub use group::{Change, Group, Outcome};
 pub use look::Look;
-pub use meta::{BucketState, BucketStep, Meta, MetaBucket, SlotTable};
+pub use meta::{BucketState, BucketStep, Meta, MetaBucket};
 pub use module::{Module, Revision, Upload};
 pub use pack::{PACK_BYTES_MAX, Pack, packs};
 pub use pattern::{Pattern, PatternError};

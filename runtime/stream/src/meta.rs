@@ -1,4 +1,4 @@
-//! What group 0 keeps for all groups: which group a slot belongs to, which buckets there are, and the modules and
+//! What group 0 keeps for all groups: over how many groups the slots are spread, which buckets there are, and the modules and
 //! bindings in them ([`crate::module`], [`crate::binding`]).
 //!
 //! Every change of a bucket has a number, the bucket's *epoch*, and the whole bucket travels to every group under it
@@ -11,9 +11,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use weir_types::limits::SLOTS;
-use weir_types::{GroupId, Slot};
-
 use crate::binding::Binding;
 use crate::module::Module;
 use crate::reply::{Refusal, Reply};
@@ -21,17 +18,11 @@ use crate::reply::{Refusal, Reply};
 /// Group 0's tables.
 #[derive(Debug, Default)]
 pub struct Meta {
-    slots: Option<SlotTable>,
+    /// How many groups the slots are spread over.
+    groups: Option<u16>,
     buckets: BTreeMap<Box<str>, MetaBucket>,
     /// The number of the last change of any bucket.
     changes: u64,
-}
-
-/// Which group each slot belongs to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SlotTable {
-    groups: u16,
-    group_of: Box<[GroupId]>,
 }
 
 /// A bucket, wherever its streams are.
@@ -77,18 +68,6 @@ pub enum BucketStep {
     Renew,
 }
 
-impl SlotTable {
-    /// How many groups the slots are spread over.
-    pub fn groups(&self) -> u16 {
-        self.groups
-    }
-
-    /// The group that a slot belongs to.
-    pub fn group(&self, slot: Slot) -> GroupId {
-        self.group_of[slot.index()]
-    }
-}
-
 impl MetaBucket {
     fn new(created_ms: u64, epoch: u64) -> MetaBucket {
         let (modules, bindings) = Default::default();
@@ -97,9 +76,9 @@ impl MetaBucket {
 }
 
 impl Meta {
-    /// The slot table; `None` before the node or cluster is formed.
-    pub fn slots(&self) -> Option<&SlotTable> {
-        self.slots.as_ref()
+    /// How many groups the slots are spread over; `None` before the node or cluster is formed.
+    pub fn groups(&self) -> Option<u16> {
+        self.groups
     }
 
     /// One bucket.
@@ -118,13 +97,11 @@ impl Meta {
 
     pub(crate) fn form(&mut self, groups: u16) -> Reply {
         assert!(groups > 0, "the codec refuses a formation without groups");
-        match &self.slots {
-            Some(table) if table.groups == groups => Reply::Done,
+        match self.groups {
             // Streams would be looked for where they are not.
-            Some(_) => Reply::Refused(Refusal::ConfigConflict),
-            None => {
-                let group_of = (0..SLOTS).map(|slot| GroupId((slot % usize::from(groups)) as u16)).collect();
-                self.slots = Some(SlotTable { groups, group_of });
+            Some(formed) if formed != groups => Reply::Refused(Refusal::ConfigConflict),
+            _ => {
+                self.groups = Some(groups);
                 Reply::Done
             }
         }

@@ -541,11 +541,9 @@ fn meta_buckets_are_deleted_in_steps() {
 fn slots_are_spread_once() {
     check("meta form 3 | meta form 3 | meta form 4", expect![[r#"done | done | ConfigConflict"#]]);
     let mut world = World::new();
-    assert!(world.group.meta().slots().is_none());
+    assert_eq!(world.group.meta().groups(), None);
     world.apply(0, &Command::MetaForm { groups: 3 });
-    let table = world.group.meta().slots().expect("formed");
-    let key = StreamKey::new("b", "s").expect("a valid name");
-    assert_eq!(usize::from(table.group(key.slot()).0), key.slot().index() % 3);
+    assert_eq!(world.group.meta().groups(), Some(3));
 }
 
 #[test]

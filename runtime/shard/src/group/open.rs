@@ -31,7 +31,7 @@ pub enum ShardOpenError {
     #[error("the lane of its modules cannot be started")]
     Lane(#[source] std::io::Error),
     /// The meta group does not fit this node's topology, or cannot be written.
-    #[error("the node's slot table cannot be formed: {0}")]
+    #[error("the node's number of groups cannot be noted or is another one: {0}")]
     Form(String),
 }
 

@@ -17,21 +17,21 @@ use crate::message::{Answer, Request, ShardError};
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Shard {
-    /// Forms the node's slot table if it is new, checks it if it is not, and finishes what a crash left half done.
+    /// Notes how many groups the node has if it is new, checks it if it is not, and finishes what a crash left half done.
     /// Called once, on the shard that owns the meta group, when all shards serve and before any client is served.
     ///
     /// # Errors
-    /// [`ShardOpenError::Form`] when the table is another one, or cannot be written.
+    /// [`ShardOpenError::Form`] when the number is another one, or cannot be written.
     pub async fn form(&self) -> Result<(), ShardOpenError> {
         let failed = |error: &dyn std::fmt::Display| ShardOpenError::Form(error.to_string());
         let core = &self.0;
         let meta = core.group(GroupId::META);
-        let formed = meta.state.borrow().meta().slots().is_some();
+        let formed = meta.state.borrow().meta().groups().is_some();
         if !formed {
             let reply = meta.command(&Command::MetaForm { groups: core.topology.groups }).await;
             reply.map_err(|error| failed(&error))?;
         }
-        let groups = meta.state.borrow().meta().slots().map(weir_stream::SlotTable::groups);
+        let groups = meta.state.borrow().meta().groups();
         if groups != Some(core.topology.groups) {
             return Err(ShardOpenError::Form(format!(
                 "it is for {groups:?} groups, the node has {}",
