@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use weir_storage::WalConfig;
+use weir_types::limits::BINDINGS_PER_BUCKET_MAX;
 use weir_types::{GroupId, ShardId, Slot, WalId};
 
 use crate::budget::PageBudget;
@@ -22,16 +23,19 @@ pub struct Topology {
 impl Topology {
     /// The group that a new node's table gives a slot to.
     pub fn group_of(self, slot: Slot) -> GroupId {
+        assert!(self.groups > 0, "a node has group 0");
         GroupId((slot.index() % usize::from(self.groups)) as u16)
     }
 
     /// The WAL that a group belongs to, for life.
     pub fn wal_of(self, group: GroupId) -> WalId {
+        assert!(group.0 < self.groups, "groups are numbered from 0");
         WalId(group.0 % self.wals)
     }
 
     /// The shard that runs a WAL, and with it the WAL's groups.
     pub fn shard_of(self, wal: WalId) -> ShardId {
+        assert!(wal.0 < self.wals, "WALs are numbered from 0");
         ShardId(wal.0 % self.shards)
     }
 
@@ -79,6 +83,17 @@ pub struct ShardConfig {
     pub compile_wait: Duration,
     /// How long a write may wait for its outcome.
     pub write_deadline: Duration,
+}
+
+impl ShardConfig {
+    /// Checks what the configuration file's own checks have promised.
+    pub(crate) fn assert_sound(&self) {
+        assert!(self.node_id != 0, "node ids are drawn from 1 on");
+        assert!(self.in_flight_bytes_max > 0 && self.hot_index_bytes_max > 0, "nothing could be written");
+        assert!(self.producers_per_stream_max > 0, "a producer needs a place");
+        assert!(self.bindings_per_bucket_max <= BINDINGS_PER_BUCKET_MAX, "the format's own limit is lower");
+        assert!(!self.write_deadline.is_zero(), "every write would be late");
+    }
 }
 
 #[cfg(test)]

@@ -134,6 +134,7 @@ impl Core {
     }
 
     fn begin_call(self: &Rc<Self>, owner: ShardId, request: Request) -> Call {
+        assert!(owner.0 < self.topology.shards, "the owner is a shard of this node");
         let call = self.calls.begin();
         if owner == self.id {
             (self.serve)(self, self.id, call.id(), request);

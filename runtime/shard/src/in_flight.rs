@@ -48,6 +48,7 @@ impl InFlight {
     /// As [`InFlight::grow`], where the refusal is counted by who answers with it.
     pub(crate) fn add(&mut self, bytes: usize) -> Result<(), ShardError> {
         let total = &*self.total;
+        assert!(total.bytes.get() >= self.bytes, "what a request has is counted");
         let counted = total.bytes.get() + bytes;
         let is_alone = total.bytes.get() == self.bytes;
         if counted > total.bytes_max && !is_alone {

@@ -19,6 +19,7 @@ pub(crate) struct Post {
 
 impl Post {
     pub(crate) fn new(own: ShardId, peers: Vec<Address>) -> Post {
+        assert!(usize::from(own.0) < peers.len(), "a shard is one of its peers");
         let outbox = peers.iter().map(|_| RefCell::default()).collect();
         Post { own, peers, outbox, filled: Wakeup::default() }
     }
@@ -30,6 +31,7 @@ impl Post {
 
     /// Puts mail for a peer into this turn's message.
     pub(crate) fn mail(&self, peer: ShardId, mail: Mail) {
+        assert!(peer != self.own, "a shard does not write to itself");
         self.outbox[usize::from(peer.0)].borrow_mut().push(mail);
         self.filled.ring();
     }

@@ -38,6 +38,7 @@ impl Shard {
     ) -> Result<Shard, ShardOpenError> {
         assert!(id.0 < topology.shards, "shards are numbered from 0");
         assert!(seams.disks.len() == usize::from(topology.wals), "one disk per WAL");
+        config.assert_sound();
         let wals = group::open_wals(id, topology, &seams, &config)?;
         let lane = format!("guests-{id}");
         let guests = Guests::start(seams.modules, seams.builtins, &lane, config.folds_max);

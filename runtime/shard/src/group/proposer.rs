@@ -152,6 +152,8 @@ impl<J: Job> Proposer<J> {
     /// Lets a job wait for the next batch, in the order in which the jobs came.
     pub(crate) fn push_backlog(&mut self, job: J) {
         let behind = self.backlog.iter().rev().take_while(|other| other.arrival() > job.arrival()).count();
+        let before = self.backlog.iter().rev().nth(behind);
+        assert!(before.is_none_or(|before| before.arrival() < job.arrival()), "a job waits in one place");
         self.backlog.insert(self.backlog.len() - behind, job);
     }
 
@@ -174,6 +176,7 @@ impl<J: Job> Proposer<J> {
     pub(crate) fn begin_round(&mut self, now_ms: u64, limits: Limits) -> BytesMut {
         assert!(self.round.is_none(), "one round is under way at a time");
         let OpenBatch { builder, waiters, epoch, .. } = self.open.take().expect("there is an open batch");
+        assert!(!waiters.is_empty() && waiters.len() == builder.commands(), "one waiter per command");
         // Follows growth at once and shrinks slowly: an arena that is too small costs a smaller batch.
         let used = builder.bytes().min(BATCH_BYTES_MAX);
         self.arena_bytes = used.max(self.arena_bytes - self.arena_bytes / 64);
@@ -202,6 +205,7 @@ impl<J: Job> Proposer<J> {
         if self.next_unproposed().is_some_and(|deadline| deadline <= now) {
             failures.extend(self.discard().into_iter().map(|waiter| (waiter, Failure::Unavailable)));
         }
+        assert!(self.next_deadline().is_none_or(|deadline| deadline > now), "nobody waits beyond the deadline");
         failures
     }
 
@@ -222,6 +226,7 @@ impl<J> OpenBatch<J> {
         let buf = Arena::new(arena_bytes).into_buf();
         // It has at least what was asked for, in whole blocks.
         let capacity = buf.capacity() / BLOCK_BYTES * BLOCK_BYTES - buf.len();
+        assert!(capacity >= arena_bytes, "an arena has what was asked for");
         OpenBatch { builder: BatchBuilder::new(buf), waiters: Vec::new(), capacity, epoch: None }
     }
 

@@ -20,6 +20,7 @@ use crate::message::{Answer, Limit, LongPoll, Page, Request, Response, ShardErro
 
 /// Bytes of a page of history for a subscription: small, because very many of them may begin at once.
 const HISTORY_BYTES_MAX: usize = 256 << 10;
+const _: () = assert!(HISTORY_BYTES_MAX <= PAGE_BYTES_MAX);
 /// How long a subscription waits for others to take theirs.
 const HISTORY_RETRY: Duration = Duration::from_millis(250);
 

@@ -146,6 +146,7 @@ impl Core {
         let meta = self.group(GroupId::META);
         let state = meta.state.borrow();
         let bucket = state.meta().bucket(name)?;
+        assert!(bucket.epoch > 0, "a bucket comes to be by a change");
         let encode = || Bytes::from(Binding::encode(bucket.bindings.values().map(|binding| &**binding)));
         Some(BucketNews {
             name: name.into(),

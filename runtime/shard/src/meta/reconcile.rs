@@ -25,6 +25,7 @@ impl Shard {
     pub async fn form(&self) -> Result<(), ShardOpenError> {
         let failed = |error: &dyn std::fmt::Display| ShardOpenError::Form(error.to_string());
         let core = &self.0;
+        assert!(core.id == self.meta_owner(), "only the shard of group 0 forms the node");
         let meta = core.group(GroupId::META);
         let formed = meta.state.borrow().meta().groups().is_some();
         if !formed {

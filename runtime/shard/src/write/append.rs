@@ -12,6 +12,7 @@ use crate::write::validations::{Case, Validators};
 
 /// How often a write is checked again because its stream was deleted and created again under it, or bindings changed.
 pub(crate) const STALE_RETRIES_MAX: u8 = 3;
+const _: () = assert!(STALE_RETRIES_MAX > 0, "bindings change, and writes are to go on");
 
 impl Shard {
     /// Appends records to a stream, closes it, or both at once.
@@ -158,6 +159,7 @@ impl Core {
             Reply::Appended(appended) => self.answer_append(job, Ok(Answer::Appended(appended))),
             Reply::Refused(Refusal::Stale) if job.stale_retries < STALE_RETRIES_MAX => {
                 job.stale_retries += 1;
+                assert!(job.judged.is_none(), "what was proposed is judged anew");
                 // Behind what came before it and had no room, before what came after it.
                 group.push_backlog(job);
             }

@@ -39,6 +39,7 @@ impl Core {
         let split = Group::check_create(&request.content_type, request.body.first())?;
         for _ in 0..STALE_RETRIES_MAX {
             let judged = self.judge_create(&group, &key, &mut request, &split, is_json).await?;
+            assert!(judged.incarnation.0 != 0, "0 stands for no stream");
             let create = Command::Create {
                 key: KeyRef::from(&key),
                 incarnation: judged.incarnation,

@@ -85,7 +85,9 @@ impl Core {
     /// Admits the appends that wait for a batch again, in order: one that still finds no room keeps those behind it waiting,
     /// for they may be of the same producer.
     fn admit_backlog(self: &Rc<Self>, group: &Rc<LocalGroup>) {
-        for job in group.take_backlog() {
+        let backlog = group.take_backlog();
+        assert!(backlog.iter().is_sorted_by_key(|job| job.arrival), "jobs wait in the order in which they came");
+        for job in backlog {
             if group.has_backlog() { group.push_backlog(job) } else { self.admit_append(group, job) }
         }
     }
