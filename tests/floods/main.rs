@@ -14,6 +14,7 @@ mod http2;
 mod nesting;
 mod readers;
 mod subscribers;
+mod turns;
 
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;

@@ -21,6 +21,7 @@ use weir_shard::{Address, ShardStats, Topology};
 
 use crate::accept::Connections;
 use crate::metrics;
+use crate::turns::Turns;
 
 /// How long a shard may take to say how it is. Longer than any batch, shorter than any probe's patience.
 const STATS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -49,6 +50,8 @@ pub(crate) struct Admin {
     pub(crate) shards: Vec<Address>,
     /// The public listener's connections.
     pub(crate) connections: Arc<Connections>,
+    /// The turns of each shard's thread.
+    pub(crate) turns: Vec<Arc<Turns>>,
 }
 
 /// Serves the admin listener, for as long as the process runs.
@@ -83,7 +86,7 @@ async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
     let recovering = matches!(*admin.phase.borrow(), Phase::Recovering(_));
     // Who is reading its logs does not read its mail.
     let stats = if recovering { vec![None; admin.shards.len()] } else { stats(&admin.shards).await };
-    let text = metrics::text(admin.started.elapsed(), admin.topology, &admin.connections, &stats);
+    let text = metrics::text(admin.started.elapsed(), admin.topology, &admin.connections, &stats, &admin.turns);
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text)
 }
 

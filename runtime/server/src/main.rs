@@ -23,6 +23,7 @@ mod node;
 mod seams;
 mod serve;
 mod shard_thread;
+mod turns;
 
 use std::process::ExitCode;
 

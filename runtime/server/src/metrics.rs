@@ -4,6 +4,7 @@
 //! a family is one line in a table here. Counters end in `_total`, sizes in `_bytes`, times in `_seconds`.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use weir_shard::{Limit, ShardStats, Topology};
@@ -11,6 +12,7 @@ use weir_storage::WalStats;
 use weir_types::ShardId;
 
 use crate::accept::Connections;
+use crate::turns::{ENDS, Histogram, Turns};
 
 /// The media type of the text.
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -70,6 +72,7 @@ pub(crate) fn text(
     topology: Topology,
     connections: &Connections,
     shards: &[Option<ShardStats>],
+    turns: &[Arc<Turns>],
 ) -> String {
     let mut text = String::with_capacity(8 << 10);
     let version = format!("version=\"{}\"", env!("CARGO_PKG_VERSION"));
@@ -100,6 +103,10 @@ pub(crate) fn text(
         },
     );
     family(&mut text, "weir_limits_met_total", "Requests refused, and live readers cut off, by a limit.", met);
+    let help = "Time that a shard's thread was held at a stretch.";
+    histograms(&mut text, "weir_turn_seconds", help, turns.iter().map(|turns| &turns.passed));
+    let help = "Time that a shard's thread computed at a stretch: without waits for the disk or for a core.";
+    histograms(&mut text, "weir_turn_computed_seconds", help, turns.iter().map(|turns| &turns.computed));
     let wals: Vec<(String, &WalStats)> = (0..topology.shards)
         .zip(shards)
         .filter_map(|(shard, stats)| Some((shard, stats.as_ref()?)))
@@ -133,6 +140,23 @@ fn family(text: &mut String, name: &str, help: &str, samples: impl IntoIterator<
     }
 }
 
+/// A histogram per shard.
+fn histograms<'a>(text: &mut String, name: &str, help: &str, shards: impl Iterator<Item = &'a Histogram>) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} histogram");
+    for (shard, histogram) in shards.enumerate() {
+        let label = shard_label(shard);
+        let mut count = 0;
+        let ends = ENDS.iter().map(|end| end.as_secs_f64().to_string()).chain(["+Inf".to_string()]);
+        for (end, in_class) in ends.zip(histogram.counts()) {
+            count += in_class;
+            let _ = writeln!(text, "{name}_bucket{{{label},le=\"{end}\"}} {count}");
+        }
+        let sum = histogram.sum().as_secs_f64();
+        let _ = writeln!(text, "{name}_sum{{{label}}} {sum}\n{name}_count{{{label}}} {count}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,7 +172,8 @@ mod tests {
             wals: vec![wal(1), wal(2)],
             ..ShardStats::default()
         };
-        let text = text(Duration::from_millis(1500), topology, &Connections::new(2), &[Some(first), None]);
+        let turns = [Arc::default(), Arc::default()];
+        let text = text(Duration::from_millis(1500), topology, &Connections::new(2), &[Some(first), None], &turns);
         let lines: Vec<&str> = text.lines().collect();
         for line in [
             "weir_build_info{version=\"0.1.0\"} 1",
@@ -161,6 +186,10 @@ mod tests {
             "weir_wal_units_total{wal=\"0\"} 1",
             "weir_wal_units_total{wal=\"2\"} 2",
             "# TYPE weir_wal_used_bytes gauge",
+            "# TYPE weir_turn_seconds histogram",
+            "weir_turn_seconds_bucket{shard=\"0\",le=\"0.01\"} 0",
+            "weir_turn_computed_seconds_bucket{shard=\"1\",le=\"+Inf\"} 0",
+            "weir_turn_seconds_sum{shard=\"1\"} 0",
         ] {
             assert!(lines.contains(&line), "{line} is not in\n{text}");
         }

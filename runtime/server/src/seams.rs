@@ -12,6 +12,7 @@ use crate::builtins::BUILTINS;
 use crate::config::{ModulesConfig, Sizes, size};
 use crate::exit::Exit;
 use crate::node::{DataDir, Node};
+use crate::turns;
 
 /// The machine's clocks.
 #[derive(Debug)]
@@ -67,6 +68,7 @@ pub(crate) fn seams(
         disks,
         modules: host(data_dir, modules)?,
         builtins: Arc::new(BUILTINS),
+        turn: turns::begin,
     })
 }
 

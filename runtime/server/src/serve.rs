@@ -70,7 +70,9 @@ async fn run(config: &Config, demo: bool) -> Result<(), Exit> {
     let seams = seams(data_dir.as_ref(), node, sizes, &config.modules)?;
     let parts = shard_parts(config, node.id, topology, sizes, seams, &shutdown);
     let addresses = parts.iter().map(|(_, address)| address.clone()).collect();
-    let admin = Admin { started, phase: phases, topology, shards: addresses, connections: Arc::clone(&connections) };
+    let turns = parts.iter().map(|(parts, _)| Arc::clone(&parts.turns)).collect();
+    let connections_seen = Arc::clone(&connections);
+    let admin = Admin { started, phase: phases, topology, shards: addresses, connections: connections_seen, turns };
     tokio::spawn(admin::serve(admin_listener, admin));
 
     let (opened, mut openings) = mpsc::unbounded_channel();
@@ -146,6 +148,7 @@ fn shard_parts(
         config: shard_config.clone(),
         http: http.clone(),
         shutdown: shutdown.clone(),
+        turns: Arc::default(),
     });
     parts.zip(addresses).collect()
 }

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use tokio::runtime::{Builder, LocalOptions};
@@ -15,6 +16,7 @@ use weir_types::ShardId;
 
 use crate::accept::Open;
 use crate::demo;
+use crate::turns::{self, Turns};
 
 /// Threads beside a shard for what blocks: reads from the disk, modules that are compiled. What is more waits for one.
 const BLOCKING_THREADS_MAX: usize = 16;
@@ -52,6 +54,8 @@ pub(crate) struct ShardParts {
     pub(crate) http: HttpConfig,
     /// Tells its connections to end.
     pub(crate) shutdown: watch::Receiver<bool>,
+    /// Where its thread's turns are counted.
+    pub(crate) turns: Arc<Turns>,
 }
 
 /// How a shard's recovery went.
@@ -73,8 +77,10 @@ impl ShardThread {
         let (requests, inbox) = mpsc::unbounded_channel();
         let name = format!("shard-{}", parts.id);
         let thread = thread::Builder::new().name(name).spawn(move || {
+            turns::count_into(parts.turns.clone());
             let mut runtime = Builder::new_current_thread();
             runtime.enable_all().max_blocking_threads(BLOCKING_THREADS_MAX);
+            runtime.on_thread_unpark(turns::begin).on_thread_park(turns::end);
             let runtime = runtime.build_local(LocalOptions::default());
             let runtime = runtime.expect("a runtime needs a few descriptors, and the process has just begun");
             runtime.block_on(run(parts, inbox, opened));
@@ -90,7 +96,7 @@ impl ShardThread {
 }
 
 async fn run(parts: ShardParts, mut inbox: mpsc::UnboundedReceiver<Request>, opened: mpsc::UnboundedSender<Opened>) {
-    let ShardParts { id, topology, mailbox, seams, config, http, shutdown } = parts;
+    let ShardParts { id, topology, mailbox, seams, config, http, shutdown, .. } = parts;
     let shard = match Shard::open(id, topology, mailbox, seams, config).await {
         Ok(shard) => shard,
         Err(error) => {
@@ -120,10 +126,10 @@ async fn run(parts: ShardParts, mut inbox: mpsc::UnboundedReceiver<Request>, ope
 fn serve(service: Service, stream: TcpStream, open: Open) {
     match tokio::net::TcpStream::from_std(stream) {
         Ok(stream) => {
-            tokio::task::spawn_local(async move {
+            tokio::task::spawn_local(weir_shard::in_turns(turns::begin, async move {
                 serve_connection(service, stream).await;
                 drop(open);
-            });
+            }));
         }
         Err(error) => tracing::warn!(%error, "cannot serve a connection"),
     }

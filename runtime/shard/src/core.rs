@@ -20,7 +20,7 @@ use crate::mailbox::Post;
 use crate::message::{CallId, Limit, Mail, Request, Response, ShardError, ShardStats};
 use crate::meta::unsettled::Unsettled;
 use crate::modules::guests::Guests;
-use crate::seams::{Entropy, SteadyClock};
+use crate::seams::{Entropy, SteadyClock, in_turns};
 use crate::stats::Counters;
 use crate::write::job::LocalGroup;
 
@@ -52,6 +52,8 @@ pub(crate) struct Core {
     /// On the shard of group 0: buckets whose last change may not have reached every group.
     pub(crate) unsettled: Unsettled,
     pub(crate) tasks: RefCell<Vec<JoinHandle<()>>>,
+    /// See [`crate::Seams::turn`].
+    pub(crate) turn: fn(),
     /// Carries out a request of this shard's own: the dispatch, which knows the verbs.
     pub(crate) serve: fn(&Rc<Core>, ShardId, CallId, Request),
 }
@@ -94,7 +96,12 @@ impl Shard {
 impl Core {
     /// Runs `task` until the shard shuts down.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        self.tasks.borrow_mut().push(tokio::task::spawn_local(task));
+        self.tasks.borrow_mut().push(tokio::task::spawn_local(in_turns(self.turn, task)));
+    }
+
+    /// Runs a task for one request, to its end.
+    pub(crate) fn spawn_request(&self, task: impl Future<Output = ()> + 'static) {
+        tokio::task::spawn_local(in_turns(self.turn, task));
     }
 
     /// The groups of this shard.

@@ -45,4 +45,4 @@ pub use message::{
     LongPoll, ModuleState, ModuleSummary, Page, Producer, ShardError, ShardStats, SummaryQuery, SummaryView,
 };
 pub use modules::summary::SummaryFollower;
-pub use seams::{Builtin, Clock, Entropy, Seams};
+pub use seams::{Builtin, Clock, Entropy, Seams, in_turns};

@@ -1,5 +1,7 @@
 //! What a shard may not make for itself: time, randomness, disks, the engine for modules. Handed in, so that a simulator can hand in its own.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +45,19 @@ pub struct Seams {
     pub modules: Host,
     /// The modules that need no upload.
     pub builtins: Arc<[Builtin]>,
+    /// Called whenever a task of the shard is polled, on the shard's thread: whoever measures how long it is held begins
+    /// anew.
+    pub turn: fn(),
+}
+
+/// `future`, with a call of `turn` before each of its polls.
+pub async fn in_turns<F: Future>(turn: fn(), future: F) -> F::Output {
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        turn();
+        future.as_mut().poll(context)
+    })
+    .await
 }
 
 /// Time that never goes back: the wall clock as it was at the start, advanced by the monotonic clock.

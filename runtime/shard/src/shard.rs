@@ -71,6 +71,7 @@ impl Shard {
             post,
             unsettled: Unsettled::default(),
             tasks: RefCell::default(),
+            turn: seams.turn,
             serve: Core::serve,
             config,
         });
@@ -106,7 +107,7 @@ impl Core {
             None => self.carry_out(origin, call, request),
             Some(group) => {
                 let shard = self.clone();
-                tokio::task::spawn_local(async move {
+                self.spawn_request(async move {
                     let expired = match request.key() {
                         Some(key) => shard.expire(&group, key).await,
                         None => Ok(()),
@@ -130,7 +131,7 @@ impl Core {
             _ => {}
         }
         let shard = self.clone();
-        tokio::task::spawn_local(async move {
+        self.spawn_request(async move {
             let response = match request {
                 Request::Create(key, request) => shard.create(key, request).await,
                 Request::Delete(key) => shard.delete(key).await,

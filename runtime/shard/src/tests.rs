@@ -56,7 +56,8 @@ impl Node {
         let entropy = Arc::new(Counter(AtomicU64::new(1)));
         let modules = Host::new(Arc::new(MemoryStore::default()), Arc::new(InProcess), HostConfig::default());
         let modules = modules.expect("the engine runs");
-        let seams = Seams { clock: clock.clone(), entropy, disks: disks.clone(), modules, builtins: Arc::new([]) };
+        let (builtins, turn) = (Arc::new([]), (|| {}) as fn());
+        let seams = Seams { clock: clock.clone(), entropy, disks: disks.clone(), modules, builtins, turn };
         let mut shards = Vec::new();
         for (id, mailbox) in mesh(TOPOLOGY.shards).0.into_iter().enumerate() {
             let id = ShardId(id as u16);

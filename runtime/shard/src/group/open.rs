@@ -10,7 +10,7 @@ use crate::group::announcer::Announcer;
 use crate::group::local::Group;
 use crate::group::proposer::Job;
 use crate::live::feeds::Feeds;
-use crate::seams::{Seams, SteadyClock};
+use crate::seams::{Seams, SteadyClock, in_turns};
 
 /// Why a shard cannot begin to serve.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +48,7 @@ pub(crate) fn open_wals(
         let entropy = seams.entropy.clone();
         let wal = Wal::open(disk, config.wal, Box::new(move || entropy.u64()))
             .map_err(|source| ShardOpenError::Wal { wal: id, source })?;
-        tokio::task::spawn_local(wal.clone().run());
+        tokio::task::spawn_local(in_turns(seams.turn, wal.clone().run()));
         Ok((id, wal))
     })
     .collect()

@@ -121,7 +121,7 @@ impl Core {
         }
         let reader = group.wal.reader();
         let shard = self.clone();
-        tokio::task::spawn_local(async move {
+        self.spawn_request(async move {
             let read = tokio::task::spawn_blocking(move || plan.load(&reader)?.into_page(claim));
             let page = read.await.unwrap_or(Err(ShardError::Unavailable));
             shard.finish_read(origin, call, page);

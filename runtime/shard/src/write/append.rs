@@ -80,7 +80,7 @@ impl Core {
     /// Answers an append whose stream's time is over, once that is durable.
     fn answer_expired(self: &Rc<Self>, group: &Rc<LocalGroup>, job: AppendJob) {
         let (core, group) = (self.clone(), group.clone());
-        tokio::task::spawn_local(async move {
+        self.spawn_request(async move {
             let expired = core.expire(&group, &job.key).await;
             core.answer_append(job, Err(expired.err().unwrap_or(Refusal::NotFound.into())));
         });
