@@ -11,6 +11,7 @@ mod connections;
 mod garbage;
 mod heads;
 mod http2;
+mod leavers;
 mod nesting;
 mod readers;
 mod subscribers;

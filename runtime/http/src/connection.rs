@@ -13,13 +13,18 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::{Request, Version};
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
-use crate::io::{Activity, Io, Stalls};
-use crate::service::{Connection, Service};
+use crate::activity::Activity;
+use crate::context::Context;
+use crate::io::{Io, Stalls};
+use crate::live::Handover;
+use crate::service::Service;
 
 /// What an HTTP/2 connection begins with; four bytes are enough to tell.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -36,22 +41,23 @@ const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 pub async fn serve_connection(service: Service, stream: TcpStream) {
     // Fails only on a socket that is gone already.
     let _ = stream.set_nodelay(true);
-    let head_timeout = service.config().header_read_timeout;
-    let write_timeout = service.config().write_timeout;
+    let shared = service.shared().clone();
+    let head_timeout = shared.config.header_read_timeout;
+    let write_timeout = shared.config.write_timeout;
     let first = tokio::select! {
         first = tokio::time::timeout(head_timeout, first_bytes(&stream)) => first,
-        () = service.stop().stopped() => return,
+        () = shared.stop.stopped() => return,
     };
     let Ok(Ok((protocol, first))) = first else { return };
 
     let activity = Rc::new(Activity::new(protocol == Protocol::Http2));
     let stalls = Stalls { tick: head_timeout / 2, write: write_timeout };
     let io = Io::new(stream, first, activity.clone(), stalls);
-    let connection = Rc::new(Connection::new(service, activity));
+    let context = Rc::new(Context::new(shared, activity));
     let ended = match protocol {
-        Protocol::Http1 => serve_http1(connection, io).await,
+        Protocol::Http1 => serve_http1(service, context, io).await,
         // Boxed, because it is the larger one by far, and the rarer.
-        Protocol::Http2 => Box::pin(serve_http2(connection, io)).await,
+        Protocol::Http2 => Box::pin(serve_http2(service, context, io)).await,
     };
     if let Err(error) = ended {
         // Clients leave, stall and speak nonsense: nothing that an operator must see.
@@ -61,14 +67,21 @@ pub async fn serve_connection(service: Service, stream: TcpStream) {
 
 type Ended = Result<(), Box<dyn Error>>;
 
-async fn serve_http1(connection: Rc<Connection>, io: Io) -> Ended {
+async fn serve_http1(service: Service, context: Rc<Context>, io: Io) -> Ended {
     let mut builder = http1::Builder::new();
     // Not `pipeline_flush`: it buffers a body without bound while the client reads slowly, and drops what is buffered when
     // a connection ends with bytes unread.
-    builder.header_read_timeout(None).max_buf_size(connection.config().head_bytes_max);
-    let (mut stopped, mut is_stopping) = (connection.stopped(), false);
-    let activity = connection.activity().clone();
-    let respond = service_fn(move |request| connection.clone().respond(request));
+    builder.header_read_timeout(None).max_buf_size(context.config().head_bytes_max);
+    let (mut stopped, mut is_stopping) = (context.stopped(), false);
+    let (activity, handover) = (context.activity().clone(), Handover::default());
+    let respond = service_fn({
+        let handover = handover.clone();
+        move |request: Request<Incoming>| {
+            // HTTP/1.0 has no chunks to send events in.
+            let handover = (request.version() == Version::HTTP_11).then(|| handover.clone());
+            service.clone().respond(context.clone(), request, handover)
+        }
+    });
     // Boxed, so that a live response gives its memory back.
     let mut served = Box::new(builder.serve_connection(TokioIo::new(io), respond));
     let live = poll_fn(|cx| {
@@ -77,10 +90,11 @@ async fn serve_http1(connection: Rc<Connection>, io: Io) -> Ended {
             Pin::new(&mut *served).graceful_shutdown();
         }
         let ended = Pin::new(&mut *served).poll(cx).map_ok(|()| None);
-        match activity.take_live() {
-            Some(live) if ended.is_pending() => Poll::Ready(Ok(Some(live))),
-            _ => ended,
+        // Only when the head was taken whole: what hyper still has of it would be lost.
+        if ended.is_pending() && !activity.is_blocked() {
+            return handover.take().map_or(Poll::Pending, |live| Poll::Ready(Ok(Some(live))));
         }
+        ended
     });
     if let Some(live) = live.await? {
         let io = served.into_parts().io.into_inner();
@@ -89,8 +103,8 @@ async fn serve_http1(connection: Rc<Connection>, io: Io) -> Ended {
     Ok(())
 }
 
-async fn serve_http2(connection: Rc<Connection>, io: Io) -> Ended {
-    let config = connection.config();
+async fn serve_http2(service: Service, context: Rc<Context>, io: Io) -> Ended {
+    let config = context.config();
     let mut builder = http2::Builder::new(LocalTasks);
     builder
         .timer(TokioTimer::new())
@@ -101,8 +115,8 @@ async fn serve_http2(connection: Rc<Connection>, io: Io) -> Ended {
         .initial_connection_window_size(HTTP2_WINDOW_BYTES)
         .max_send_buf_size(HTTP2_SEND_BYTES_MAX)
         .max_header_list_size(u32::try_from(config.head_bytes_max).unwrap_or(u32::MAX));
-    let stopped = connection.stopped();
-    let respond = service_fn(move |request| connection.clone().respond(request));
+    let stopped = context.stopped();
+    let respond = service_fn(move |request| service.clone().respond(context.clone(), request, None));
     let mut served = pin!(builder.serve_connection(TokioIo::new(io), respond));
     tokio::select! {
         biased;

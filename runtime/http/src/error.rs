@@ -19,9 +19,8 @@ use weir_types::{KeyError, ModuleNameError, Offset};
 
 use crate::headers::{
     NO_STORE, PROBLEM_JSON, PRODUCER_EPOCH, PRODUCER_EXPECTED_SEQ, PRODUCER_RECEIVED_SEQ, STREAM_CLOSED,
-    STREAM_METHODS, STREAM_NEXT_OFFSET, STREAM_SUMMARY_FAILED, TRUE,
+    STREAM_METHODS, STREAM_NEXT_OFFSET, STREAM_SUMMARY_FAILED, TRUE, offset,
 };
-use crate::render;
 
 /// Why a request was refused or failed; the `code` of the problem document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -282,7 +281,7 @@ impl Problem {
     }
 
     fn with_tail(self, tail: Offset) -> Problem {
-        self.with(&STREAM_NEXT_OFFSET, render::offset(tail))
+        self.with(&STREAM_NEXT_OFFSET, offset(tail))
     }
 
     /// The code.
@@ -361,7 +360,7 @@ impl From<ShardError> for Problem {
             }
             ShardError::BindingInvalid(_) => ErrorCode::BindingInvalid,
             ShardError::SummaryFailed { at, .. } => {
-                return Problem::new(ErrorCode::SummaryFailed, detail).with(&STREAM_SUMMARY_FAILED, render::offset(at));
+                return Problem::new(ErrorCode::SummaryFailed, detail).with(&STREAM_SUMMARY_FAILED, offset(at));
             }
             ShardError::SummaryRefused(_) => ErrorCode::SummaryRefused,
             ShardError::Corrupt(_) => {

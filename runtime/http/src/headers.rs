@@ -3,6 +3,7 @@
 //! Source: Durable Streams Protocol, section 13.2; `stream-summary-*` is ours. They are statics and not constants so that a use is a reference.
 
 use http::{HeaderName, HeaderValue};
+use weir_types::Offset;
 
 pub(crate) static STREAM_CLOSED: HeaderName = HeaderName::from_static("stream-closed");
 pub(crate) static STREAM_CURSOR: HeaderName = HeaderName::from_static("stream-cursor");
@@ -41,3 +42,8 @@ pub(crate) static PUBLIC_ONE_MINUTE: HeaderValue =
     HeaderValue::from_static("public, max-age=60, stale-while-revalidate=300");
 /// The methods of a stream's address.
 pub(crate) static STREAM_METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS");
+
+/// An offset's token.
+pub(crate) fn offset(offset: Offset) -> HeaderValue {
+    HeaderValue::from_bytes(&offset.token()).expect("a token is ASCII")
+}

@@ -11,7 +11,6 @@
 //!   HTTP/2 the socket may take everything while the client's windows take nothing: there, bytes that are ready are *owed*
 //!   until they are sent, and a connection that owes and sends next to nothing ends after `write_timeout`, too.
 
-use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -19,21 +18,17 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use send_wrapper::SendWrapper;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::activity::Activity;
 use crate::alarm::Alarm;
-use crate::live::Live;
-use crate::sse::Events;
 
 /// Ticks of an incomplete head: more than two whole ones, so at least the configured timeout.
 const HEAD_TICKS_MAX: u32 = 3;
 /// Ticks without a request: 80 s with the default timeout, which is longer than clients keep connections.
 const IDLE_TICKS_MAX: u32 = 16;
-/// What is owed in HTTP/2 is noted from this size on. Of smaller parts a connection's windows and buffers hold little.
-const OWED_BYTES_MIN: usize = 4 << 10;
 /// What a tick must send to count, in bytes: more than pings and their answers.
 const SENT_BYTES_MIN: usize = 1 << 10;
 /// A write of several parts that are no larger together is made one part: the kernel takes longer over a list of parts than
@@ -43,96 +38,6 @@ const TOGETHER_BYTES_MAX: usize = 1 << 10;
 /// takes nothing, and the server would go on to feed it.
 #[cfg(target_os = "linux")]
 const LIVE_UNSENT_BYTES: u32 = 16 << 10;
-
-/// What one connection's requests and its socket know of each other.
-#[derive(Default)]
-pub(crate) struct Activity {
-    is_http2: bool,
-    running: Cell<u32>,
-    /// Parts of responses that are ready and not sent, in HTTP/2.
-    owed: Cell<u32>,
-    /// Whether the socket took nothing of the last write; in HTTP/1.
-    is_blocked: Cell<bool>,
-    /// Whether a live read has begun that the socket does not know of.
-    live_begun: Cell<bool>,
-    /// Requests so far, to tell whether any began since the last tick.
-    begun: Cell<u64>,
-    /// Whether bytes came while no request ran: the next request's head.
-    head_begun: Cell<bool>,
-    /// A response whose head is written and whose events the connection is to send.
-    live: Cell<Option<Live>>,
-}
-
-impl Activity {
-    /// Of a new connection.
-    pub(crate) fn new(is_http2: bool) -> Activity {
-        Activity { is_http2, ..Activity::default() }
-    }
-
-    /// A live read begins.
-    pub(crate) fn begin_live(&self) {
-        self.live_begun.set(true);
-    }
-
-    /// Whether what is sent now would only be buffered.
-    pub(crate) fn is_blocked(&self) -> bool {
-        self.is_blocked.get()
-    }
-
-    /// The response that the connection goes on with, once its head has been sent.
-    pub(crate) fn take_live(&self) -> Option<Live> {
-        if self.is_blocked() { None } else { self.live.take() }
-    }
-
-    /// Notes that `bytes` are ready, until the last of them is dropped.
-    pub(crate) fn owe(self: &Rc<Self>, bytes: Bytes) -> Bytes {
-        if !self.is_http2 || bytes.len() < OWED_BYTES_MIN {
-            return bytes;
-        }
-        self.owed.set(self.owed.get() + 1);
-        // A connection's bytes stay on its thread.
-        weir_shard::keep(bytes, SendWrapper::new(Owed(self.clone())))
-    }
-
-    /// A request begins: its head is complete.
-    pub(crate) fn begin(self: &Rc<Self>) -> ActiveRequest {
-        self.running.set(self.running.get() + 1);
-        self.begun.set(self.begun.get() + 1);
-        self.head_begun.set(false);
-        ActiveRequest(self.clone())
-    }
-}
-
-/// One part that is owed.
-struct Owed(Rc<Activity>);
-
-impl Drop for Owed {
-    fn drop(&mut self) {
-        self.0.owed.set(self.0.owed.get() - 1);
-    }
-}
-
-/// A request that is running; dropped when its response is sent.
-pub(crate) struct ActiveRequest(Rc<Activity>);
-
-impl ActiveRequest {
-    /// Hands the rest of the response to the connection.
-    pub(crate) fn go_live(self, events: Events) {
-        let activity = self.0.clone();
-        activity.live.set(Some(Live::new(events, self)));
-    }
-
-    /// See [`Activity::owe`].
-    pub(crate) fn owe(&self, bytes: &mut Bytes) {
-        *bytes = self.0.owe(std::mem::take(bytes));
-    }
-}
-
-impl Drop for ActiveRequest {
-    fn drop(&mut self) {
-        self.0.running.set(self.0.running.get() - 1);
-    }
-}
 
 /// How long a client may stall.
 #[derive(Clone, Copy)]
@@ -318,6 +223,7 @@ impl AsyncWrite for Io {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::activity::OWED_BYTES_MIN;
 
     /// The tick at which a connection ends, if it does within 100; `each` is what happens before every tick.
     fn ended_at(is_http2: bool, mut each: impl FnMut(&Rc<Activity>, &mut Ticks)) -> Option<u32> {

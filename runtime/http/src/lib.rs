@@ -2,18 +2,21 @@
 //!
 //! One connection is one task of its shard's thread; nothing here crosses threads. From the wire inwards:
 //!
-//! - [`connection`]: HTTP/1.1 or h2c over one socket; [`io`] ends sockets that stall.
+//! - [`connection`]: HTTP/1.1 or h2c over one socket; [`io`] ends sockets that stall, [`activity`] is what it knows of the
+//!   requests, [`context`] what the requests share.
 //! - [`service`]: one request. A stream's address ([`path`]) goes straight to its verb in [`routes`]; all other
 //!   addresses go through an axum `Router`, which an append or a read never pays for.
 //! - [`fields`], [`query`], [`body`]: what a request says, checked strictly and once.
-//! - [`render`], [`payload`], [`sse`], [`cursor`], [`cors`], [`headers`]: what a response says. [`session`] is one that
+//! - [`render`], [`payload`], [`sse`], [`media`], [`cursor`], [`cors`], [`headers`]: what a response says. [`session`] is one that
 //!   goes on: what is written into it, and when it ends.
 //! - [`error`]: every way to refuse, as one code each, rendered as `application/problem+json`.
 
+mod activity;
 mod alarm;
 mod body;
 mod config;
 mod connection;
+mod context;
 mod cors;
 mod cursor;
 mod error;
@@ -21,6 +24,7 @@ mod fields;
 mod headers;
 mod io;
 mod live;
+mod media;
 mod path;
 mod payload;
 mod query;

@@ -4,15 +4,37 @@
 //! there on: the connection takes its socket back, gives up hyper's buffers, and sends the events as the chunks that they
 //! are. It ends with the response. (HTTP/2 has other frames, and HTTP/1.0 has none: there, events are a body like others.)
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
-use crate::io::{ActiveRequest, Io};
+use crate::activity::ActiveRequest;
+use crate::io::Io;
 use crate::sse::Events;
+
+/// From a response whose head is written to its connection, which sends the rest. Belongs to the task that serves the
+/// connection, and to responses on their way, but to nothing that a live response keeps: so it ends with that task,
+/// whatever is in it.
+#[derive(Clone, Default)]
+pub(crate) struct Handover(Rc<Cell<Option<Live>>>);
+
+impl Handover {
+    /// Gives the rest of a response to the connection.
+    pub(crate) fn give(&self, live: Live) {
+        let before = self.0.replace(Some(live));
+        assert!(before.is_none(), "a live response is its connection's last");
+    }
+
+    /// Takes it, if there is one.
+    pub(crate) fn take(&self) -> Option<Live> {
+        self.0.take()
+    }
+}
 
 /// The rest of a response.
 pub(crate) struct Live {

@@ -7,6 +7,10 @@
 //! A path is percent-decoded once, before it is split. An encoded slash is refused, so that a name is cut into
 //! segments in one way only.
 
+use bytes::Bytes;
+use http::HeaderValue;
+use http::header::HOST;
+use http::request::Parts;
 use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
@@ -59,6 +63,21 @@ fn decode(path: &str) -> Result<Cow<'_, str>, Problem> {
         }
     }
     percent_decode_str(path).decode_utf8().map_err(|_| malformed("the path is not UTF-8"))
+}
+
+/// A request's own address, absolute where the client said how it calls the server.
+pub(crate) fn own_url(head: &Parts) -> Option<HeaderValue> {
+    let path = head.uri.path();
+    // HTTP/2 has the host in the target, HTTP/1 in a header.
+    let host = match head.uri.authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => head.headers.get(HOST).and_then(|host| host.to_str().ok()),
+    };
+    let url = match host {
+        Some(host) => format!("http://{host}{path}"),
+        None => path.to_string(),
+    };
+    HeaderValue::from_maybe_shared(Bytes::from(url)).ok()
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@ use std::vec;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use crate::io::ActiveRequest;
+use crate::activity::ActiveRequest;
+use crate::live::{Handover, Live};
 use crate::sse::Events;
 
 /// A response's body.
@@ -27,7 +28,7 @@ enum Kind {
     },
     Events(Events),
     /// Events that the connection sends itself, once the response's head is written.
-    Live(Option<Events>),
+    Live(Option<(Events, Handover)>),
     Router(axum::body::Body),
 }
 
@@ -48,9 +49,12 @@ impl Payload {
         Payload::of(Kind::Events(events))
     }
 
-    /// Server-sent events that [`crate::live`] sends, and not hyper.
-    pub(crate) fn live(events: Events) -> Payload {
-        Payload::of(Kind::Live(Some(events)))
+    /// Server-sent events, by `handover` if there is one: then [`crate::live`] sends them, and not hyper.
+    pub(crate) fn handed_over(self, handover: Option<&Handover>) -> Payload {
+        match (self.kind, handover) {
+            (Kind::Events(events), Some(handover)) => Payload::of(Kind::Live(Some((events, handover.clone())))),
+            (kind, _) => Payload { kind, active: self.active },
+        }
     }
 
     /// What the axum `Router` answered.
@@ -96,9 +100,9 @@ impl Body for Payload {
                 next
             }
             Kind::Events(events) => ready!(events.poll_next(cx)),
-            Kind::Live(events) => {
-                if let (Some(events), Some(active)) = (events.take(), active.take()) {
-                    active.go_live(events);
+            Kind::Live(live) => {
+                if let (Some((events, handover)), Some(active)) = (live.take(), active.take()) {
+                    handover.give(Live::new(events, active));
                 }
                 return Poll::Pending;
             }

@@ -5,24 +5,21 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use jiff::Timestamp;
 use weir_shard::{Page, SummaryView};
-use weir_stream::{Expiry, Summary};
+use weir_stream::{Appended, Expiry, Summary};
 use weir_types::{Offset, ReadFrom};
 
 use crate::headers::{
-    APPLICATION_JSON, NO_CACHE, NO_STORE, PUBLIC_ONE_MINUTE, STREAM_CLOSED, STREAM_CURSOR, STREAM_EXPIRES_AT,
-    STREAM_NEXT_OFFSET, STREAM_SUMMARY_ERROR, STREAM_SUMMARY_FAILED, STREAM_TTL, STREAM_UP_TO_DATE, TRUE,
+    APPLICATION_JSON, NO_CACHE, NO_STORE, PRODUCER_EPOCH, PRODUCER_SEQ, PUBLIC_ONE_MINUTE, STREAM_CLOSED,
+    STREAM_CURSOR, STREAM_EXPIRES_AT, STREAM_NEXT_OFFSET, STREAM_SUMMARY_ERROR, STREAM_SUMMARY_FAILED, STREAM_TTL,
+    STREAM_UP_TO_DATE, TRUE, offset,
 };
+use crate::media::{array, is_json};
 use crate::payload::Payload;
 
 /// How long a shared cache may keep a page, in seconds.
 const CACHED_S: u64 = 60;
 /// Longest `Stream-Summary-Error`, in bytes.
 const SUMMARY_ERROR_BYTES_MAX: usize = 500;
-
-/// An offset's token.
-pub(crate) fn offset(offset: Offset) -> HeaderValue {
-    HeaderValue::from_bytes(&offset.token()).expect("a token is ASCII")
-}
 
 /// A stream's content type; the usual ones cost no allocation.
 pub(crate) fn content_type(text: &str) -> HeaderValue {
@@ -35,16 +32,6 @@ pub(crate) fn content_type(text: &str) -> HeaderValue {
     }
 }
 
-/// A type without its parameters, as sent.
-pub(crate) fn essence(content_type: &str) -> &str {
-    content_type.split(';').next().unwrap_or_default().trim()
-}
-
-/// Whether a stream of this type keeps messages (protocol, section 9.1).
-pub(crate) fn is_json(content_type: &str) -> bool {
-    essence(content_type).eq_ignore_ascii_case("application/json")
-}
-
 /// A time, RFC 3339 in UTC; `ms` since 1970.
 pub(crate) fn time(ms: u64) -> String {
     let ms = i64::try_from(ms).ok();
@@ -55,6 +42,19 @@ pub(crate) fn time(ms: u64) -> String {
 pub(crate) fn empty(status: StatusCode) -> Response<Payload> {
     let mut response = Response::new(Payload::empty());
     *response.status_mut() = status;
+    response
+}
+
+/// The answer to an append or a close.
+pub(crate) fn appended(status: StatusCode, appended: &Appended) -> Response<Payload> {
+    let mut headers = HeaderMap::with_capacity(12);
+    position(&mut headers, appended.next, appended.closed);
+    if let Some(producer) = appended.producer {
+        headers.insert(&PRODUCER_EPOCH, producer.epoch.into());
+        headers.insert(&PRODUCER_SEQ, producer.seq.into());
+    }
+    let mut response = empty(status);
+    *response.headers_mut() = headers;
     response
 }
 
@@ -153,19 +153,6 @@ fn not_modified(headers: HeaderMap) -> Response<Payload> {
     response
 }
 
-/// Stored messages, `message,message,`, as an array.
-pub(crate) fn array(mut messages: Vec<Bytes>) -> Vec<Bytes> {
-    if let Some(last) = messages.iter_mut().rev().find(|chunk| !chunk.is_empty()) {
-        debug_assert_eq!(last.last(), Some(&b','), "a range ends at a message's end");
-        last.truncate(last.len() - 1);
-    }
-    let mut chunks = Vec::with_capacity(messages.len() + 2);
-    chunks.push(Bytes::from_static(b"["));
-    chunks.append(&mut messages);
-    chunks.push(Bytes::from_static(b"]"));
-    chunks
-}
-
 /// How long a page may be kept. Its bytes never change, but that it is the newest does, and a stream may expire.
 ///
 /// - `offset=now`: never; it is another page every time.
@@ -216,6 +203,7 @@ fn matches(if_none_match: &HeaderValue, etag: &HeaderValue) -> bool {
 #[cfg(test)]
 mod tests {
     use http_body::Body;
+    use weir_stream::ProducerState;
     use weir_types::{Incarnation, Lineage};
 
     use super::*;
@@ -327,17 +315,6 @@ mod tests {
     }
 
     #[test]
-    fn stored_messages_become_an_array() {
-        let text = |chunks: &[&'static str]| {
-            let chunks = array(chunks.iter().map(|chunk| Bytes::from_static(chunk.as_bytes())).collect());
-            String::from_utf8(chunks.concat()).expect("UTF-8")
-        };
-        assert_eq!(text(&[]), "[]");
-        assert_eq!(text(&["1,"]), "[1]");
-        assert_eq!(text(&["1,2,", "[3,4],", ""]), "[1,2,[3,4]]");
-    }
-
-    #[test]
     fn a_page_knows_its_length() {
         let response = page(a_page(0, 4, false, Expiry::Never), ReadFrom::Start, 0, None);
         assert_eq!(response.body().size_hint().exact(), Some(4));
@@ -347,5 +324,20 @@ mod tests {
     fn times_are_rfc_3339() {
         assert_eq!(time(1_500), "1970-01-01T00:00:01.5Z");
         assert!(time(u64::MAX).starts_with("9999-12-30T"), "what no calendar holds is its end");
+    }
+
+    #[test]
+    fn a_response_says_where_the_tail_is_and_what_is_accepted() {
+        let next = Offset { position: 3, lineage: Lineage::of(Incarnation(1)) };
+        let producer = Some(ProducerState { epoch: 2, seq: 5 });
+        let appended = Appended { next, closed: true, producer, duplicate: false };
+        let response = super::appended(StatusCode::OK, &appended);
+        let mut headers: Vec<_> = response.headers().iter().map(|(name, value)| (name.as_str(), value)).collect();
+        headers.sort();
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.to_str().expect("ASCII"))).collect();
+        let token = "00000000000000000003_00000001";
+        let expected =
+            [("producer-epoch", "2"), ("producer-seq", "5"), ("stream-closed", "true"), ("stream-next-offset", token)];
+        assert_eq!(headers, expected);
     }
 }

@@ -4,8 +4,7 @@ use std::convert::Infallible;
 use std::rc::Rc;
 
 use axum::Router;
-use bytes::Bytes;
-use http::header::{HOST, ORIGIN};
+use http::header::ORIGIN;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
@@ -16,24 +15,23 @@ use weir_shard::Shard;
 use weir_types::StreamKey;
 
 use crate::config::HttpConfig;
+use crate::context::{Context, Shared};
 use crate::error::Problem;
-use crate::io::Activity;
+use crate::live::Handover;
 use crate::path::{self, Target};
 use crate::payload::Payload;
 use crate::query::{GetQuery, Live};
-use crate::stop::{Stop, Stopped};
-use crate::{body, cors, routes};
+use crate::stop::Stop;
+use crate::{cors, routes};
 
 /// The public listener's service on one shard. Cheap to clone; it stays on its shard's thread.
 #[derive(Clone)]
 pub struct Service(Rc<Inner>);
 
 struct Inner {
-    shard: Shard,
-    config: HttpConfig,
+    shared: Rc<Shared>,
     allow_origin: Option<HeaderValue>,
     router: TowerToHyperService<Router>,
-    stop: Stop,
 }
 
 impl Service {
@@ -47,64 +45,37 @@ impl Service {
             origin => Some(HeaderValue::from_str(origin).expect("the configured CORS origin is a header value")),
         };
         let router = TowerToHyperService::new(routes::router(shard.clone(), config.clone()));
-        let stop = Stop::new(shutdown);
-        Service(Rc::new(Inner { shard, config, allow_origin, router, stop }))
+        let shared = Rc::new(Shared { shard, config, stop: Stop::new(shutdown) });
+        Service(Rc::new(Inner { shared, allow_origin, router }))
     }
 
-    pub(crate) fn config(&self) -> &HttpConfig {
-        &self.0.config
+    /// What its connections share.
+    pub(crate) fn shared(&self) -> &Rc<Shared> {
+        &self.0.shared
     }
 
-    pub(crate) fn stop(&self) -> &Stop {
-        &self.0.stop
-    }
-}
-
-/// What the requests of one connection share.
-pub(crate) struct Connection {
-    service: Service,
-    activity: Rc<Activity>,
-}
-
-impl Connection {
-    pub(crate) fn new(service: Service, activity: Rc<Activity>) -> Connection {
-        Connection { service, activity }
-    }
-
-    /// What the connection's socket knows of its requests.
-    pub(crate) fn activity(&self) -> &Rc<Activity> {
-        &self.activity
-    }
-
-    /// The shard that serves.
-    pub(crate) fn shard(&self) -> &Shard {
-        &self.service.0.shard
-    }
-
-    /// The configuration.
-    pub(crate) fn config(&self) -> &HttpConfig {
-        self.service.config()
-    }
-
-    /// Waits until the server shuts down.
-    pub(crate) fn stopped(&self) -> Stopped {
-        self.service.stop().stopped()
-    }
-
-    /// Answers one request.
-    pub(crate) async fn respond(self: Rc<Self>, request: Request<Incoming>) -> Result<Response<Payload>, Infallible> {
-        let active = self.activity.begin();
+    /// Answers one request. A live response's events go by `handover`, if there is one.
+    pub(crate) async fn respond(
+        self,
+        context: Rc<Context>,
+        request: Request<Incoming>,
+        handover: Option<Handover>,
+    ) -> Result<Response<Payload>, Infallible> {
+        let active = context.activity().begin();
         // Readable by pages of other origins: asked for by `Origin`, except that a cache may give what it got for one
         // client to another.
         let expose = request.method() == Method::GET || request.headers().contains_key(ORIGIN);
         let is_head = request.method() == Method::HEAD;
-        let mut response = self.dispatch(request).await.unwrap_or_else(Problem::into_response);
-        cors::add(response.headers_mut(), self.service.0.allow_origin.as_ref(), expose);
+        let mut response = self.dispatch(&context, request).await.unwrap_or_else(Problem::into_response);
+        cors::add(response.headers_mut(), self.0.allow_origin.as_ref(), expose);
         // A response to HEAD has no body, whatever it says; HTTP/2 would send it.
-        Ok(response.map(|payload| if is_head { Payload::empty() } else { payload.holding(active) }))
+        Ok(response.map(|payload| match is_head {
+            true => Payload::empty(),
+            false => payload.handed_over(handover.as_ref()).holding(active),
+        }))
     }
 
-    async fn dispatch(self: &Rc<Self>, request: Request<Incoming>) -> Result<Response<Payload>, Problem> {
+    async fn dispatch(&self, context: &Rc<Context>, request: Request<Incoming>) -> Result<Response<Payload>, Problem> {
         if request.method() == Method::OPTIONS {
             return Ok(cors::preflight());
         }
@@ -114,53 +85,37 @@ impl Connection {
         };
         let (head, body) = request.into_parts();
         match head.method {
-            Method::POST => routes::append::post(self, key, &head, body).await,
+            Method::POST => routes::append::post(context, key, &head, body).await,
             Method::GET => match GetQuery::parse(head.uri.query())? {
                 GetQuery::Read(query) => match query.live {
-                    Live::No => routes::read::get(self, key, &head, query).await,
+                    Live::No => routes::read::get(context, key, &head, query).await,
                     // Boxed, so that the future of an append does not carry the room for these.
-                    Live::LongPoll => Box::pin(routes::long_poll::get(self, key, &head, query)).await,
-                    Live::Sse => Box::pin(routes::sse::get(self, key, &head, query)).await,
+                    Live::LongPoll => Box::pin(routes::long_poll::get(context, key, &head, query)).await,
+                    Live::Sse => Box::pin(routes::sse::get(context, key, &head, query)).await,
                 },
-                GetQuery::Summary(query) => Box::pin(routes::summary::get(self, key, &head, *query)).await,
+                GetQuery::Summary(query) => Box::pin(routes::summary::get(context, key, &head, *query)).await,
             },
-            _ => Box::pin(self.stream_verb(key, head, body)).await,
-        }
-    }
-
-    async fn stream_verb(&self, key: StreamKey, head: Parts, body: Incoming) -> Result<Response<Payload>, Problem> {
-        match head.method {
-            Method::PUT => routes::create::put(self, key, &head, body).await,
-            Method::HEAD => routes::head::head(self, key).await,
-            Method::DELETE => routes::delete::delete(self, key).await,
-            _ => Err(Problem::method_of_stream()),
+            _ => Box::pin(stream_verb(context, key, head, body)).await,
         }
     }
 
     async fn route(&self, request: Request<Incoming>) -> Result<Response<Payload>, Problem> {
         let request = request.map(axum::body::Body::new);
-        let Ok(response) = self.service.0.router.call(request).await;
+        let Ok(response) = self.0.router.call(request).await;
         Ok(response.map(Payload::router))
-    }
-
-    /// Reads a request's body within the configured limits.
-    pub(crate) async fn body(&self, body: Incoming) -> Result<weir_shard::Body, Problem> {
-        let config = self.config();
-        body::take(body, self.shard(), config.body_bytes_max, config.body_read_timeout).await
     }
 }
 
-/// A request's own address, absolute where the client said how it calls the server.
-pub(crate) fn own_url(head: &Parts) -> Option<HeaderValue> {
-    let path = head.uri.path();
-    // HTTP/2 has the host in the target, HTTP/1 in a header.
-    let host = match head.uri.authority() {
-        Some(authority) => Some(authority.as_str()),
-        None => head.headers.get(HOST).and_then(|host| host.to_str().ok()),
-    };
-    let url = match host {
-        Some(host) => format!("http://{host}{path}"),
-        None => path.to_string(),
-    };
-    HeaderValue::from_maybe_shared(Bytes::from(url)).ok()
+async fn stream_verb(
+    context: &Context,
+    key: StreamKey,
+    head: Parts,
+    body: Incoming,
+) -> Result<Response<Payload>, Problem> {
+    match head.method {
+        Method::PUT => routes::create::put(context, key, &head, body).await,
+        Method::HEAD => routes::head::head(context, key).await,
+        Method::DELETE => routes::delete::delete(context, key).await,
+        _ => Err(Problem::method_of_stream()),
+    }
 }

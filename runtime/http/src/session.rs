@@ -16,10 +16,10 @@ use http::{HeaderMap, HeaderValue, Response, Version};
 use tokio::time::Instant;
 
 use crate::alarm::Alarm;
+use crate::context::Context;
 use crate::cursor::cursor;
 use crate::headers::{NO_CACHE, STREAM_SSE_DATA_ENCODING, X_ACCEL_BUFFERING};
 use crate::payload::Payload;
-use crate::service::Connection;
 use crate::sse::{self, Control, Encoding, Events, Outbox};
 
 /// Where a session's events come from.
@@ -43,7 +43,7 @@ enum Woken<T> {
 
 /// One response in the making.
 pub(crate) struct Session {
-    connection: Rc<Connection>,
+    context: Rc<Context>,
     outbox: Outbox,
     client_cursor: Option<u64>,
     /// The time, as of the last comment: cursors need it no more exactly, and events are too many to look at the clock for.
@@ -54,10 +54,10 @@ pub(crate) struct Session {
 
 impl Session {
     /// A session of a client that sent `client_cursor`.
-    pub(crate) fn new(connection: &Rc<Connection>, client_cursor: Option<u64>) -> Session {
-        connection.activity().begin_live();
-        let now_ms = connection.shard().now_ms();
-        Session { connection: connection.clone(), outbox: Outbox::default(), client_cursor, now_ms, sent: None }
+    pub(crate) fn new(context: &Rc<Context>, client_cursor: Option<u64>) -> Session {
+        context.activity().begin_live();
+        let now_ms = context.shard().now_ms();
+        Session { context: context.clone(), outbox: Outbox::default(), client_cursor, now_ms, sent: None }
     }
 
     /// The response that `source` writes, to a request of `version`.
@@ -71,20 +71,18 @@ impl Session {
         }
         let outbox = self.outbox.clone();
         let events = Events::new(outbox, self.run(source));
-        let mut response = Response::new(if version == Version::HTTP_11 {
+        if version == Version::HTTP_11 {
             // hyper does not get the connection back.
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
-            Payload::live(events)
-        } else {
-            Payload::events(events)
-        });
+        }
+        let mut response = Response::new(Payload::events(events));
         *response.headers_mut() = headers;
         response
     }
 
     /// Puts a frame, to be sent when the session waits next.
     pub(crate) fn put(&self, frame: Bytes) {
-        self.outbox.put(self.connection.activity().owe(frame));
+        self.outbox.put(self.context.activity().owe(frame));
     }
 
     /// Puts a control event.
@@ -109,10 +107,10 @@ impl Session {
         self.sent.map(|(control, _)| control)
     }
 
-    /// Waits until every frame was taken and the socket takes more, so that a session is never ahead of its connection.
+    /// Waits until every frame was taken and the socket takes more, so that a session is never ahead of its context.
     async fn flushed(&self) {
         // Nobody is woken here: the body polls the session again when it is asked for more than it has.
-        poll_fn(|_| match self.outbox.is_empty() && !self.connection.activity().is_blocked() {
+        poll_fn(|_| match self.outbox.is_empty() && !self.context.activity().is_blocked() {
             true => Poll::Ready(()),
             false => Poll::Pending,
         })
@@ -120,10 +118,10 @@ impl Session {
     }
 
     async fn run(mut self, mut source: impl Source) {
-        let (keep_alive, max_age) = (self.connection.config().sse_keep_alive, self.connection.config().sse_max_age);
+        let (keep_alive, max_age) = (self.context.config().sse_keep_alive, self.context.config().sse_max_age);
         let end = Instant::now() + max_age;
         let mut alarm = Alarm::at((Instant::now() + keep_alive).min(end));
-        let mut stopped = pin!(self.connection.stopped());
+        let mut stopped = pin!(self.context.stopped());
         loop {
             let event = {
                 // A comment does not interrupt the wait: what was asked for may be long in coming.
@@ -145,7 +143,7 @@ impl Session {
                                 return;
                             }
                             self.put(sse::COMMENT);
-                            self.now_ms = self.connection.shard().now_ms();
+                            self.now_ms = self.context.shard().now_ms();
                             alarm.reset((now + keep_alive).min(end));
                         }
                     }

@@ -28,7 +28,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
 use weir_types::Offset;
 
-use crate::render::{array, essence, is_json};
+use crate::media::{array, essence, is_json};
 
 /// What a control event takes, about, in bytes.
 const CONTROL_BYTES: usize = 192;

@@ -13,9 +13,9 @@ use weir_types::{BucketName, ModuleName, Role};
 
 use crate::body;
 use crate::error::{ErrorCode, Problem};
-use crate::routes::RouterState;
 use crate::routes::buckets::{deleted, json, located};
 use crate::routes::modules::names;
+use crate::routes::state::RouterState;
 
 /// Longest body that asks for a binding. How long its configuration may be is the shard's to say.
 const BODY_BYTES_MAX: usize = 1 << 20;

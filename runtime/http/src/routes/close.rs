@@ -4,21 +4,21 @@ use http::{Response, StatusCode};
 use weir_shard::AppendRequest;
 use weir_types::StreamKey;
 
+use crate::context::Context;
 use crate::error::Problem;
 use crate::payload::Payload;
-use crate::routes::append;
-use crate::service::Connection;
+use crate::render;
 
 /// Closes the stream. `request` has no body; its content type is not looked at, because clients send one by habit.
 pub(crate) async fn close(
-    connection: &Connection,
+    context: &Context,
     key: StreamKey,
     request: AppendRequest,
 ) -> Result<Response<Payload>, Problem> {
     assert!(request.close, "the caller has seen the header");
     assert!(request.body.is_empty(), "with a body it is an append");
     let request = AppendRequest { content_type: None, ..request };
-    let closed = connection.shard().append(key, request).await?;
+    let closed = context.shard().append(key, request).await?;
     // 204 for producers too: nothing was appended that they could tell from a duplicate.
-    Ok(append::response(StatusCode::NO_CONTENT, &closed))
+    Ok(render::appended(StatusCode::NO_CONTENT, &closed))
 }

@@ -7,10 +7,11 @@ use hyper::body::Incoming;
 use weir_shard::CreateRequest;
 use weir_types::StreamKey;
 
+use crate::context::Context;
 use crate::error::{ErrorCode, Problem};
 use crate::headers::{STREAM_FORK_OFFSET, STREAM_FORK_SUB_OFFSET, STREAM_FORKED_FROM};
+use crate::path::own_url;
 use crate::payload::Payload;
-use crate::service::{Connection, own_url};
 use crate::{fields, render};
 
 /// The type of a stream that was created without one.
@@ -18,7 +19,7 @@ const CONTENT_TYPE_DEFAULT: &str = "application/octet-stream";
 
 /// Creates the stream with the body as its first records.
 pub(crate) async fn put(
-    connection: &Connection,
+    context: &Context,
     key: StreamKey,
     head: &Parts,
     body: Incoming,
@@ -33,9 +34,9 @@ pub(crate) async fn put(
     let content_type = fields::content_type(&head.headers)?.unwrap_or_else(|| CONTENT_TYPE_DEFAULT.into());
     let expiry = fields::expiry(&head.headers)?;
     let closed = fields::closed(&head.headers);
-    let body = connection.body(body).await?;
+    let body = context.body(body).await?;
     let request = CreateRequest { content_type, expiry, closed, body };
-    let (summary, existed) = connection.shard().create(key, request).await?;
+    let (summary, existed) = context.shard().create(key, request).await?;
     let mut response = render::empty(if existed { StatusCode::OK } else { StatusCode::CREATED });
     render::summary(response.headers_mut(), &summary);
     if !existed && let Some(url) = own_url(head) {

@@ -3,13 +3,13 @@
 use http::{Response, StatusCode};
 use weir_types::StreamKey;
 
+use crate::context::Context;
 use crate::error::Problem;
 use crate::payload::Payload;
 use crate::render;
-use crate::service::Connection;
 
 /// Deletes the stream.
-pub(crate) async fn delete(connection: &Connection, key: StreamKey) -> Result<Response<Payload>, Problem> {
-    connection.shard().delete(key).await?;
+pub(crate) async fn delete(context: &Context, key: StreamKey) -> Result<Response<Payload>, Problem> {
+    context.shard().delete(key).await?;
     Ok(render::empty(StatusCode::NO_CONTENT))
 }

@@ -4,15 +4,15 @@ use http::header::CACHE_CONTROL;
 use http::{Response, StatusCode};
 use weir_types::StreamKey;
 
+use crate::context::Context;
 use crate::error::Problem;
 use crate::headers::NO_STORE;
 use crate::payload::Payload;
 use crate::render;
-use crate::service::Connection;
 
 /// Describes the stream.
-pub(crate) async fn head(connection: &Connection, key: StreamKey) -> Result<Response<Payload>, Problem> {
-    let summary = connection.shard().head(key).await?;
+pub(crate) async fn head(context: &Context, key: StreamKey) -> Result<Response<Payload>, Problem> {
+    let summary = context.shard().head(key).await?;
     let mut response = render::empty(StatusCode::OK);
     render::summary(response.headers_mut(), &summary);
     response.headers_mut().insert(CACHE_CONTROL, NO_STORE.clone());

@@ -6,26 +6,26 @@ use http::{Response, StatusCode};
 use weir_shard::LongPoll;
 use weir_types::{ReadFrom, StreamKey};
 
+use crate::context::Context;
 use crate::cursor::cursor;
 use crate::error::{ErrorCode, Problem};
 use crate::headers::{NO_STORE, STREAM_UP_TO_DATE, TRUE};
 use crate::payload::Payload;
 use crate::query::ReadQuery;
 use crate::render;
-use crate::service::Connection;
 
 /// Waits for data at the query's offset.
 pub(crate) async fn get(
-    connection: &Connection,
+    context: &Context,
     key: StreamKey,
     head: &Parts,
     query: ReadQuery,
 ) -> Result<Response<Payload>, Problem> {
-    let shard = connection.shard();
+    let shard = context.shard();
     let ended = tokio::select! {
         biased;
-        ended = shard.long_poll(key, query.from, connection.config().long_poll_timeout) => ended?,
-        () = connection.stopped() => return Err(Problem::new(ErrorCode::Unavailable, "the server is stopping")),
+        ended = shard.long_poll(key, query.from, context.config().long_poll_timeout) => ended?,
+        () = context.stopped() => return Err(Problem::new(ErrorCode::Unavailable, "the server is stopping")),
     };
     let now_ms = shard.now_ms();
     let (mut response, closed) = match ended {

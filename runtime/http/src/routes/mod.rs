@@ -18,41 +18,20 @@ pub(crate) mod long_poll;
 pub(crate) mod modules;
 pub(crate) mod read;
 pub(crate) mod sse;
+mod state;
 pub(crate) mod summary;
 
-use std::sync::Arc;
-
 use axum::Router;
-use axum::extract::FromRef;
 use axum::routing::get;
-use tokio::sync::Semaphore;
 use weir_shard::Shard;
 
 use crate::config::HttpConfig;
 use crate::error::{ErrorCode, Problem};
-
-/// Modules that a shard reads at a time: each may take [`HttpConfig::module_bytes_max`] of memory, and twice that while its
-/// pieces are put together.
-const UPLOADS_MAX: usize = 2;
-
-/// What the router's handlers share. Most need only the shard.
-#[derive(Clone)]
-pub(crate) struct RouterState {
-    shard: Shard,
-    config: Arc<HttpConfig>,
-    /// Modules that may be read besides those that are.
-    uploads: Arc<Semaphore>,
-}
-
-impl FromRef<RouterState> for Shard {
-    fn from_ref(state: &RouterState) -> Shard {
-        state.shard.clone()
-    }
-}
+use crate::routes::state::RouterState;
 
 /// What is in a bucket besides the bytes of its streams, and the answer for addresses that are nothing.
 pub(crate) fn router(shard: Shard, config: HttpConfig) -> Router {
-    let state = RouterState { shard, config: Arc::new(config), uploads: Arc::new(Semaphore::new(UPLOADS_MAX)) };
+    let state = RouterState::new(shard, config);
     let module = get(modules::get).put(modules::put).delete(modules::delete);
     let binding = get(bindings::get).put(bindings::put).delete(bindings::delete);
     Router::new()

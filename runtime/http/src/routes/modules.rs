@@ -13,8 +13,8 @@ use weir_stream::Revision;
 use weir_types::{BucketName, ModuleName, Role};
 
 use crate::error::{ErrorCode, Problem};
-use crate::routes::RouterState;
 use crate::routes::buckets::{deleted, json, located};
+use crate::routes::state::RouterState;
 use crate::{body, render};
 
 /// A module's status.

@@ -6,20 +6,20 @@ use http::request::Parts;
 use weir_types::StreamKey;
 use weir_types::limits::PAGE_BYTES_MAX;
 
+use crate::context::Context;
 use crate::error::Problem;
 use crate::payload::Payload;
 use crate::query::ReadQuery;
 use crate::render;
-use crate::service::Connection;
 
 /// Reads the page at the query's offset.
 pub(crate) async fn get(
-    connection: &Connection,
+    context: &Context,
     key: StreamKey,
     head: &Parts,
     query: ReadQuery,
 ) -> Result<Response<Payload>, Problem> {
-    let page = connection.shard().read(key, query.from, PAGE_BYTES_MAX).await?;
-    let now_ms = connection.shard().now_ms();
+    let page = context.shard().read(key, query.from, PAGE_BYTES_MAX).await?;
+    let now_ms = context.shard().now_ms();
     Ok(render::page(page, query.from, now_ms, head.headers.get(IF_NONE_MATCH)))
 }

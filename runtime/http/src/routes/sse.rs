@@ -12,12 +12,12 @@ use http::{HeaderMap, Response, StatusCode};
 use weir_shard::{LiveEvent, Subscription};
 use weir_types::{Offset, ReadFrom, StreamKey};
 
+use crate::context::Context;
 use crate::error::{ErrorCode, Problem};
 use crate::headers::{LAST_EVENT_ID, NO_STORE, STREAM_UP_TO_DATE, TRUE};
 use crate::payload::Payload;
 use crate::query::ReadQuery;
 use crate::render;
-use crate::service::Connection;
 use crate::session::{Session, Source};
 use crate::sse::{self, Control, Encoding};
 
@@ -27,14 +27,14 @@ const TOGETHER_BYTES_MAX: usize = 4 << 10;
 
 /// Follows the stream from the query's offset, or from where a browser's earlier response ended.
 pub(crate) async fn get(
-    connection: &Rc<Connection>,
+    context: &Rc<Context>,
     key: StreamKey,
     head: &Parts,
     query: ReadQuery,
 ) -> Result<Response<Payload>, Problem> {
     let resumed = last_event_id(&head.headers)?;
     let from = resumed.map_or(query.from, ReadFrom::At);
-    let subscription = connection.shard().subscribe(key, from).await?;
+    let subscription = context.shard().subscribe(key, from).await?;
     let summary = subscription.summary();
     if summary.closed && resumed == Some(summary.next) {
         return Ok(finished(summary.next));
@@ -43,7 +43,7 @@ pub(crate) async fn get(
     let next = summary.next;
     let encoding = Encoding::of(&summary.content_type);
     let records = Records { subscription, encoding };
-    let mut response = Session::new(connection, query.cursor).response(head.version, encoding, records);
+    let mut response = Session::new(context, query.cursor).response(head.version, encoding, records);
     if is_at_end {
         render::position(response.headers_mut(), next, true);
         response.headers_mut().insert(&STREAM_UP_TO_DATE, TRUE.clone());

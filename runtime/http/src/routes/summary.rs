@@ -10,31 +10,31 @@ use http::{HeaderMap, Response, StatusCode};
 use weir_shard::{SummaryFollower, SummaryView};
 use weir_types::StreamKey;
 
+use crate::context::Context;
 use crate::error::{ErrorCode, Problem};
 use crate::headers::NO_STORE;
 use crate::payload::Payload;
 use crate::query::SummaryRead;
 use crate::render;
 use crate::routes::sse::{finished, last_event_id};
-use crate::service::Connection;
 use crate::session::{Session, Source};
 use crate::sse::{self, Control, Encoding};
 
 /// Reads the summary, or follows it.
 pub(crate) async fn get(
-    connection: &Rc<Connection>,
+    context: &Rc<Context>,
     key: StreamKey,
     head: &Parts,
     read: SummaryRead,
 ) -> Result<Response<Payload>, Problem> {
     if read.is_followed {
-        return follow(connection, key, head, read).await;
+        return follow(context, key, head, read).await;
     }
-    let timeout = connection.config().long_poll_timeout;
+    let timeout = context.config().long_poll_timeout;
     let view = tokio::select! {
         biased;
-        view = connection.shard().summary(key, read.query, read.at_least, timeout) => view?,
-        () = connection.stopped() => return Err(Problem::new(ErrorCode::Unavailable, "the server is stopping")),
+        view = context.shard().summary(key, read.query, read.at_least, timeout) => view?,
+        () = context.stopped() => return Err(Problem::new(ErrorCode::Unavailable, "the server is stopping")),
     };
     match view {
         Some(view) => Ok(render::view(view, head.headers.get(IF_NONE_MATCH))),
@@ -47,13 +47,13 @@ pub(crate) async fn get(
 }
 
 async fn follow(
-    connection: &Rc<Connection>,
+    context: &Rc<Context>,
     key: StreamKey,
     head: &Parts,
     read: SummaryRead,
 ) -> Result<Response<Payload>, Problem> {
     let seen = last_event_id(&head.headers)?;
-    let mut follower = connection.shard().follow_summary(key, read.query).await?;
+    let mut follower = context.shard().follow_summary(key, read.query).await?;
     let first = follower.next().await.expect("a follower begins with a view");
     if first.closed && seen == Some(first.next) {
         return Ok(finished(first.next));
@@ -63,7 +63,7 @@ async fn follow(
     let mut failure = HeaderMap::new();
     render::failure(&mut failure, &first);
     let views = Views { first: Some(first), follower, encoding };
-    let mut response = Session::new(connection, read.cursor).response(head.version, encoding, views);
+    let mut response = Session::new(context, read.cursor).response(head.version, encoding, views);
     response.headers_mut().extend(failure);
     Ok(response)
 }

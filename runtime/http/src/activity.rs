@@ -1,0 +1,87 @@
+//! What one connection's requests and its socket know of each other: what runs, what is owed, what is blocked.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use send_wrapper::SendWrapper;
+
+/// What is owed in HTTP/2 is noted from this size on. Of smaller parts a connection's windows and buffers hold little.
+pub(crate) const OWED_BYTES_MIN: usize = 4 << 10;
+
+/// What one connection's requests and its socket know of each other.
+#[derive(Default)]
+pub(crate) struct Activity {
+    pub(crate) is_http2: bool,
+    pub(crate) running: Cell<u32>,
+    /// Parts of responses that are ready and not sent, in HTTP/2.
+    pub(crate) owed: Cell<u32>,
+    /// Whether the socket took nothing of the last write; in HTTP/1.
+    pub(crate) is_blocked: Cell<bool>,
+    /// Whether a live read has begun that the socket does not know of.
+    pub(crate) live_begun: Cell<bool>,
+    /// Requests so far, to tell whether any began since the last tick.
+    pub(crate) begun: Cell<u64>,
+    /// Whether bytes came while no request ran: the next request's head.
+    pub(crate) head_begun: Cell<bool>,
+}
+
+impl Activity {
+    /// Of a new connection.
+    pub(crate) fn new(is_http2: bool) -> Activity {
+        Activity { is_http2, ..Activity::default() }
+    }
+
+    /// A live read begins.
+    pub(crate) fn begin_live(&self) {
+        self.live_begun.set(true);
+    }
+
+    /// Whether what is sent now would only be buffered.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.is_blocked.get()
+    }
+
+    /// Notes that `bytes` are ready, until the last of them is dropped.
+    pub(crate) fn owe(self: &Rc<Self>, bytes: Bytes) -> Bytes {
+        if !self.is_http2 || bytes.len() < OWED_BYTES_MIN {
+            return bytes;
+        }
+        self.owed.set(self.owed.get() + 1);
+        // A connection's bytes stay on its thread.
+        weir_shard::keep(bytes, SendWrapper::new(Owed(self.clone())))
+    }
+
+    /// A request begins: its head is complete.
+    pub(crate) fn begin(self: &Rc<Self>) -> ActiveRequest {
+        self.running.set(self.running.get() + 1);
+        self.begun.set(self.begun.get() + 1);
+        self.head_begun.set(false);
+        ActiveRequest(self.clone())
+    }
+}
+
+/// One part that is owed.
+struct Owed(Rc<Activity>);
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        self.0.owed.set(self.0.owed.get() - 1);
+    }
+}
+
+/// A request that is running; dropped when its response is sent.
+pub(crate) struct ActiveRequest(Rc<Activity>);
+
+impl ActiveRequest {
+    /// See [`Activity::owe`].
+    pub(crate) fn owe(&self, bytes: &mut Bytes) {
+        *bytes = self.0.owe(std::mem::take(bytes));
+    }
+}
+
+impl Drop for ActiveRequest {
+    fn drop(&mut self) {
+        self.0.running.set(self.0.running.get() - 1);
+    }
+}

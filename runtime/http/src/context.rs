@@ -1,0 +1,57 @@
+//! What the requests of one connection share.
+
+use std::rc::Rc;
+
+use hyper::body::Incoming;
+use weir_shard::Shard;
+
+use crate::activity::Activity;
+use crate::body;
+use crate::config::HttpConfig;
+use crate::error::Problem;
+use crate::stop::{Stop, Stopped};
+
+/// What all connections of a shard share.
+pub(crate) struct Shared {
+    pub(crate) shard: Shard,
+    pub(crate) config: HttpConfig,
+    pub(crate) stop: Stop,
+}
+
+/// What the requests of one connection share.
+pub(crate) struct Context {
+    shared: Rc<Shared>,
+    activity: Rc<Activity>,
+}
+
+impl Context {
+    pub(crate) fn new(shared: Rc<Shared>, activity: Rc<Activity>) -> Context {
+        Context { shared, activity }
+    }
+
+    /// What the connection's socket knows of its requests.
+    pub(crate) fn activity(&self) -> &Rc<Activity> {
+        &self.activity
+    }
+
+    /// The shard that serves.
+    pub(crate) fn shard(&self) -> &Shard {
+        &self.shared.shard
+    }
+
+    /// The configuration.
+    pub(crate) fn config(&self) -> &HttpConfig {
+        &self.shared.config
+    }
+
+    /// Waits until the server shuts down.
+    pub(crate) fn stopped(&self) -> Stopped {
+        self.shared.stop.stopped()
+    }
+
+    /// Reads a request's body within the configured limits.
+    pub(crate) async fn body(&self, body: Incoming) -> Result<weir_shard::Body, Problem> {
+        let config = self.config();
+        body::take(body, self.shard(), config.body_bytes_max, config.body_read_timeout).await
+    }
+}
