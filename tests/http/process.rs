@@ -117,7 +117,7 @@ fn a_data_directory_that_is_none_is_refused() {
     assert_eq!(setup.start().stop().code, Some(0));
     let node = setup.data_dir().join("node.toml");
     let text = fs::read_to_string(&node).expect("the node's file");
-    fs::write(&node, text.replacen("format = 1", "format = 99", 1)).expect("the node's file");
+    fs::write(&node, text.replacen("format = 2", "format = 99", 1)).expect("the node's file");
     let exit = setup.run();
     assert_eq!(exit.code, Some(5), "{}", exit.log);
     assert!(exit.log.contains("99"), "{}", exit.log);

@@ -2,18 +2,21 @@
 //! room again is used again without a restart.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use weir_testkit::{Client, Request, Response, Setup};
+use weir_testkit::{Client, Request, Response, Server, Setup};
 
 const SEGMENT_BYTES: u64 = 2 << 20;
 const RECORD_BYTES: usize = 50_000;
 const TARGET: &str = "/limits/s";
 /// Far more appends than fit anywhere here.
 const APPENDS_MAX: usize = 2000;
+/// Kills in a row of a server that has no room.
+const RESTARTS: usize = 5;
 const RESUMES_WITHIN: Duration = Duration::from_secs(20);
 
 #[test]
@@ -38,6 +41,15 @@ fn a_log_at_its_configured_size_refuses_appends_and_serves_reads() {
     let again = client.send(append(stored));
     assert!(matches!(again.status, 204 | 507), "{again:?}");
     assert_eq!(server.stop().code, Some(0));
+}
+
+#[test]
+fn a_log_filled_to_its_last_block_restarts_as_often_as_need_be() {
+    let mut setup = setup().env("WEIR_WAL_BUDGET_BYTES", 3 * SEGMENT_BYTES);
+    let server = setup.start();
+    let stored = fill_with_bytes(&server, "wal_full");
+    server.kill();
+    restart_and_read(&mut setup, &stored, "wal_full");
 }
 
 /// Needs a file system that can really be filled: mounting one is root's to do.
@@ -72,6 +84,57 @@ fn a_full_disk_refuses_appends_until_there_is_room() {
     let server = setup.start();
     assert_stored(&mut server.client(), stored);
     server.kill();
+}
+
+/// As above: needs a file system of its own.
+#[test]
+fn a_disk_filled_to_its_last_block_restarts_as_often_as_need_be() {
+    let mut setup = setup();
+    let Some(disk) = Disk::mount(setup.home().join("disk"), 3 * SEGMENT_BYTES + (1 << 20)) else {
+        eprintln!("not run: a file system of our own can only be mounted by root");
+        return;
+    };
+    setup = setup.data_dir_at(&disk.path.join("data"));
+    let server = setup.start();
+    let stored = fill_with_bytes(&server, "disk_full");
+    fill_disk(&disk.path.join("ballast"));
+    server.kill();
+    restart_and_read(&mut setup, &stored, "disk_full");
+}
+
+/// Appends single bytes, each an entry of its own, until there is no block left; gives back what the stream holds.
+fn fill_with_bytes(server: &Server, code: &str) -> String {
+    let mut client = server.client();
+    create(&mut client);
+    let mut stored = String::new();
+    loop {
+        let byte = char::from(b'a' + (stored.len() % 26) as u8);
+        let response = client.send(Request::post(TARGET).body("text/plain", byte.to_string()));
+        if response.status != 204 {
+            assert_eq!((response.status, response.code().as_str()), (507, code), "{response:?}");
+            assert!(stored.len() > 300, "a segment takes more than {} bytes", stored.len());
+            return stored;
+        }
+        stored.push(byte);
+    }
+}
+
+/// Kills and restarts the server, each time to find everything there and no room for more.
+fn restart_and_read(setup: &mut Setup, stored: &str, code: &str) {
+    for restart in 0..RESTARTS {
+        let server = setup.start();
+        let mut client = server.client();
+        assert_eq!(client.send(Request::get(TARGET)).expect(200).text(), stored, "restart {restart}");
+        let refusal = client.send(Request::post(TARGET).body("text/plain", "x"));
+        assert_eq!((refusal.status, refusal.code().as_str()), (507, code), "restart {restart}: {refusal:?}");
+        server.kill();
+    }
+}
+
+/// Takes whatever space the disk still has.
+fn fill_disk(ballast: &Path) {
+    let mut file = fs::File::create(ballast).expect("a file");
+    while file.write_all(&[1; 4096]).is_ok() {}
 }
 
 fn setup() -> Setup {

@@ -21,6 +21,7 @@ pub(crate) fn encode_vote(vote: &VoteOf<TypeConfig>) -> [u8; 18] {
     out.put_u64_le(vote.leader_id.term);
     out.put_u64_le(vote.leader_id.voted_for);
     out.put_u8(u8::from(vote.committed));
+    assert!(out.is_empty(), "every byte is written");
     bytes
 }
 
@@ -37,6 +38,7 @@ pub(crate) fn decode_vote(mut bytes: &[u8]) -> io::Result<VoteOf<TypeConfig>> {
 pub(crate) fn encode_membership(membership: &Membership<u64, BasicNode>, out: &mut BytesMut) {
     out.put_u8(VERSION);
     let configs = membership.get_joint_config();
+    assert!(!configs.is_empty() && configs.len() <= 2, "a membership is one configuration, or two that are joint");
     out.put_u32_le(configs.len() as u32);
     for voters in configs {
         out.put_u32_le(voters.len() as u32);

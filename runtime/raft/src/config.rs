@@ -4,29 +4,55 @@ use std::fmt;
 
 use bytes::Bytes;
 use openraft::{Config, SnapshotPolicy};
-use weir_storage::FRAME_HEADER_BYTES;
+use weir_storage::{Claim, EntryPlace, FRAME_HEADER_BYTES};
 use weir_stream::Outcome;
 
 /// A batch of commands as openraft carries it: a whole log frame, so that the log can fill its header in place and write
 /// these very bytes.
 #[derive(Clone)]
-pub(crate) struct Batch {
-    /// Header space, then the batch, then padding.
-    pub(crate) frame: Bytes,
-    /// Bytes of the batch.
-    pub(crate) body_bytes: usize,
+pub(crate) enum Batch {
+    /// In memory.
+    Loaded {
+        /// Header space, then the batch, then padding.
+        frame: Bytes,
+        /// Bytes of the batch.
+        body_bytes: usize,
+        /// What it may be written into.
+        claim: Claim,
+    },
+    /// In the log and not read yet: openraft looks at many entries of which it needs only the ids.
+    Stored(EntryPlace),
 }
 
 impl Batch {
-    /// The batch alone.
+    /// The batch alone, which is in memory.
     pub(crate) fn body(&self) -> Bytes {
-        self.frame.slice(FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + self.body_bytes)
+        let (frame, body_bytes) = self.loaded();
+        frame.slice(FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + body_bytes)
+    }
+
+    /// The frame and the bytes of its body.
+    pub(crate) fn loaded(&self) -> (&Bytes, usize) {
+        match self {
+            Batch::Loaded { frame, body_bytes, .. } => {
+                assert!(frame.len() >= FRAME_HEADER_BYTES + body_bytes, "the body is in the frame");
+                (frame, *body_bytes)
+            }
+            Batch::Stored(place) => unreachable!("what is applied or sent was read first, {place:?} was not"),
+        }
+    }
+
+    fn body_bytes(&self) -> usize {
+        match self {
+            Batch::Loaded { body_bytes, .. } => *body_bytes,
+            Batch::Stored(place) => place.body_bytes(),
+        }
     }
 }
 
 impl fmt::Debug for Batch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Batch({} bytes)", self.body_bytes)
+        write!(f, "Batch({} bytes)", self.body_bytes())
     }
 }
 
@@ -59,6 +85,9 @@ pub(crate) fn raft_config() -> Config {
         election_timeout_min: 750,
         election_timeout_max: 1000,
         enable_pre_vote: Some(true),
+        // The only voter need not ask anyone whether it still leads. It begins without writing anything, so that a full
+        // log can be opened any number of times.
+        enable_leader_restore: Some(true),
         snapshot_policy: SnapshotPolicy::Never,
         ..Config::default()
     }

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io;
-use std::ops::{Bound, Range, RangeBounds};
+use std::ops::{Bound, Range, RangeBounds, RangeInclusive};
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
@@ -16,7 +16,7 @@ use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{EntryPayload, LogId, OptionalSend};
 use tokio::sync::oneshot;
-use weir_storage::{Arena, Done, EntryBody, EntryId, EntryRef, FRAME_HEADER_BYTES, Place, Wal, WalReader};
+use weir_storage::{Arena, Claim, Done, EntryBody, EntryId, EntryPlace, EntryRef, FRAME_HEADER_BYTES, Wal, WalReader};
 use weir_types::GroupId;
 
 use crate::codec::{decode_membership, decode_vote, encode_membership, encode_vote};
@@ -68,8 +68,10 @@ impl LogStore {
         let mut entries = Vec::new();
         let mut stored = Vec::new();
         let mut bytes = 0;
+        assert!(!range.is_empty(), "there is something to read");
         for index in range {
             let entry = self.wal.entry(self.group, index).ok_or_else(|| missing(self.group, index))?;
+            assert_eq!(entry.id.index, index, "the log gives what it is asked for");
             match &entry.body {
                 // Keeps the order: what is in memory follows what was read back, never the other way round.
                 EntryBody::Cached(..) if !stored.is_empty() => break,
@@ -104,15 +106,16 @@ fn missing(group: GroupId, index: u64) -> io::Error {
 
 fn read_back(reader: &WalReader, entry: &EntryRef) -> io::Result<EntryOf<TypeConfig>> {
     let EntryBody::Stored(place) = &entry.body else { unreachable!("only stored entries are read back") };
-    let place: &Place = place;
+    let place: &EntryPlace = place;
     let frame = reader.read_frame(place).map_err(io::Error::other)?;
     decode_entry(entry, frame, place.body_bytes())
 }
 
 fn decode_entry(entry: &EntryRef, frame: Bytes, body_bytes: usize) -> io::Result<EntryOf<TypeConfig>> {
+    assert!(frame.len() >= FRAME_HEADER_BYTES + body_bytes, "the body is in the frame");
     let payload = match entry.kind {
         KIND_BLANK => EntryPayload::Blank,
-        KIND_BATCH => EntryPayload::Normal(Batch { frame, body_bytes }),
+        KIND_BATCH => EntryPayload::Normal(Batch::Loaded { frame, body_bytes, claim: Claim::Spare }),
         KIND_MEMBERSHIP => {
             let body = &frame[FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + body_bytes];
             EntryPayload::Membership(decode_membership(body)?)
@@ -122,15 +125,17 @@ fn decode_entry(entry: &EntryRef, frame: Bytes, body_bytes: usize) -> io::Result
     Ok(EntryOf::<TypeConfig>::new(log_id(entry.id), payload))
 }
 
-/// An entry's frame and kind, ready for the WAL.
-fn encode_entry(payload: EntryPayload<Batch, u64, openraft::BasicNode>) -> (u8, Bytes) {
+/// An entry's kind and frame, ready for the WAL, and whether it may take the reserve: without blank and membership
+/// entries a full log could never have a leader that empties it.
+fn encode_entry(payload: EntryPayload<Batch, u64, openraft::BasicNode>) -> (u8, Bytes, Claim) {
     match payload {
-        EntryPayload::Blank => (KIND_BLANK, Arena::seal(Arena::new(0).into_buf())),
-        EntryPayload::Normal(batch) => (KIND_BATCH, batch.frame),
+        EntryPayload::Blank => (KIND_BLANK, Arena::seal(Arena::new(0).into_buf()), Claim::Reserve),
+        EntryPayload::Normal(Batch::Loaded { frame, claim, .. }) => (KIND_BATCH, frame, claim),
+        EntryPayload::Normal(stored) => unreachable!("{stored} is in the log already"),
         EntryPayload::Membership(membership) => {
             let mut buf = Arena::new(256).into_buf();
             encode_membership(&membership, &mut buf);
-            (KIND_MEMBERSHIP, Arena::seal(buf))
+            (KIND_MEMBERSHIP, Arena::seal(buf), Claim::Reserve)
         }
     }
 }
@@ -150,20 +155,46 @@ fn durable() -> (Done, impl Future<Output = io::Result<()>>) {
     (done, async { receiver.await.unwrap_or_else(|_| Err(io::Error::other("the WAL has stopped"))) })
 }
 
+#[cfg(test)]
+mod tests;
+
 impl RaftLogReader<TypeConfig> for LogStore {
+    /// Batches that are not in memory are not read, only named: openraft looks for ids and memberships here.
     async fn try_get_log_entries<R>(&mut self, range: R) -> Result<Vec<EntryOf<TypeConfig>>, io::Error>
     where
         R: RangeBounds<u64> + Clone + fmt::Debug + OptionalSend,
     {
         let range = self.clamp(&range);
         let mut entries = Vec::new();
-        let mut next = range.start;
-        while next < range.end {
-            let read = self.read(next..range.end).await?;
-            next += read.len() as u64;
-            entries.extend(read);
+        for index in range {
+            let entry = self.wal.entry(self.group, index).ok_or_else(|| missing(self.group, index))?;
+            let payload = match (entry.kind, &entry.body) {
+                (KIND_BLANK, _) => EntryPayload::Blank,
+                (KIND_BATCH, EntryBody::Stored(place)) => EntryPayload::Normal(Batch::Stored(place.clone())),
+                _ => {
+                    entries.extend(self.read(index..index + 1).await?);
+                    continue;
+                }
+            };
+            entries.push(EntryOf::<TypeConfig>::new(log_id(entry.id), payload));
         }
         Ok(entries)
+    }
+
+    /// From what the log has in memory of every entry.
+    async fn get_key_log_ids(
+        &mut self,
+        range: RangeInclusive<LogIdOf<TypeConfig>>,
+    ) -> Result<Vec<LogIdOf<TypeConfig>>, io::Error> {
+        let (first, last) = range.into_inner();
+        assert!(first.index <= last.index, "a range of the log");
+        let within = |id: &EntryId| id.index > first.index && id.index < last.index;
+        let leaders = self.wal.first_of_terms(self.group).into_iter().filter(within).map(log_id);
+        let mut ids: Vec<_> = std::iter::once(first).chain(leaders).collect();
+        if ids.last().is_some_and(|id| id.index < last.index) {
+            ids.push(last);
+        }
+        Ok(ids)
     }
 
     /// Yields entries as they are asked for, so that a restart does not hold its whole log in memory.
@@ -231,7 +262,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let mut entries = entries.into_iter().peekable();
         while let Some(entry) = entries.next() {
             let id = entry_id(&entry.log_id());
-            let (kind, frame) = encode_entry(entry.payload);
+            assert!(id.index >= wal.first_index(self.group), "what is purged is not written again");
+            let (kind, frame, claim) = encode_entry(entry.payload);
             // Frames become durable in order, so the last one's completion stands for all.
             let done: Done = match entries.peek() {
                 Some(_) => Box::new(|_| ()),
@@ -240,7 +272,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                     Box::new(move |result| callback.io_completed(result))
                 }
             };
-            wal.append(self.group, id, kind, frame, done);
+            wal.append(self.group, id, kind, frame, claim, done);
         }
         if let Some(callback) = callback {
             callback.io_completed(Ok(()));

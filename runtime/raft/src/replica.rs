@@ -1,24 +1,29 @@
 //! A replica of one group: what a shard starts, proposes to and stops.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
-use openraft::{BasicNode, Raft};
+use openraft::{BasicNode, Raft, RaftMetrics};
 use send_wrapper::SendWrapper;
-use weir_storage::{FRAME_HEADER_BYTES, Wal};
+use weir_storage::{Claim, FRAME_HEADER_BYTES, Ticket, Wal};
 use weir_stream::Outcome;
 use weir_types::GroupId;
 
 use crate::config::{Batch, TypeConfig, raft_config};
+use crate::local::Local;
 use crate::log_store::LogStore;
 use crate::network::NoPeers;
 use crate::state_machine::{Observer, State, StateMachine};
 
-/// How long a group of one voter may take to elect itself and apply its log. Generous: it replays the whole log.
-const SERVE_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long a replica that begins may go without applying anything. An entry is at most some megabytes.
+const STALL_MAX: Duration = Duration::from_secs(60);
+/// How often it is looked at meanwhile.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// What a replica is started with.
 pub struct ReplicaOptions {
@@ -48,6 +53,59 @@ pub enum ProposeError {
     /// committed.
     #[error("the outcome is unknown")]
     Unknown,
+    /// This replica has stopped before: nothing was proposed, and nothing will be until the process is started again.
+    #[error("the replica has stopped")]
+    Stopped,
+}
+
+/// Waits for `future`, which may write to the log, or until the log has no room for that.
+async fn unless_blocked<T>(wal: &Wal, future: impl Future<Output = T>) -> Result<T, String> {
+    tokio::pin!(future);
+    loop {
+        match tokio::time::timeout(LOOK_EVERY, &mut future).await {
+            Ok(done) => return Ok(done),
+            Err(_) => {
+                if let Some(cause) = wal.blocked() {
+                    return Err(format!("its log has no room to begin: {cause}"));
+                }
+            }
+        }
+    }
+}
+
+/// How far a replica is that begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stage {
+    is_leader: bool,
+    /// Whether the last entry applied is of the leader's own term: everything before it is committed then.
+    is_current: bool,
+    /// Number of entries applied, and in the log.
+    applied: u64,
+    logged: u64,
+}
+
+impl Stage {
+    fn of(metrics: &RaftMetrics<TypeConfig>) -> Stage {
+        let applied = metrics.last_applied.as_ref();
+        Stage {
+            is_leader: metrics.state.is_leader(),
+            is_current: applied.is_some_and(|id| **id.committed_leader_id() == metrics.current_term),
+            applied: applied.map_or(0, |id| id.index + 1),
+            logged: metrics.last_log_index.map_or(0, |index| index + 1),
+        }
+    }
+
+    fn is_serving(self) -> bool {
+        self.is_leader && self.is_current && self.applied >= self.logged
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Stage { is_leader, applied, logged, .. } = self;
+        let role = if *is_leader { "it leads" } else { "it waits to lead" };
+        write!(f, "{role} and has applied {applied} of {logged} entries")
+    }
 }
 
 /// One replica. Cheap to clone; lives on its shard's thread.
@@ -55,6 +113,8 @@ pub enum ProposeError {
 pub struct Replica {
     group: GroupId,
     raft: Raft<TypeConfig, StateMachine>,
+    wal: SendWrapper<Wal>,
+    stopped: Local<bool>,
 }
 
 impl Replica {
@@ -75,44 +135,80 @@ impl Replica {
         let config = Arc::new(raft_config().validate().map_err(|error| failed(error.to_string()))?);
         let wal = SendWrapper::new(wal);
         let log = LogStore::new(group, wal.clone());
-        let state_machine = StateMachine::new(group, wal, state, observer);
+        let stopped = Local::new(false);
+        let state_machine = StateMachine::new(group, wal.clone(), state, observer, stopped.clone());
         let raft =
             Raft::new(node_id, config, NoPeers, log, state_machine).await.map_err(|error| failed(error.to_string()))?;
         let initialized = raft.is_initialized().await.map_err(|error| failed(error.to_string()))?;
         if initialized {
-            // The only voter need not wait for a timeout to find out that nobody else leads.
-            raft.trigger().elect(false).await.map_err(|error| failed(error.to_string()))?;
+            let membership = raft.metrics().borrow_watched().membership_config.clone();
+            if membership.voter_ids().all(|voter| voter != node_id) {
+                return Err(failed(format!("node {node_id:016x} is none of its voters: the log is another node's")));
+            }
+            // Where leadership was not restored: the only voter need not wait for a timeout to find out that nobody leads.
+            let elected = unless_blocked(&wal, raft.trigger().elect(false)).await.map_err(failed)?;
+            elected.map_err(|error| failed(error.to_string()))?;
         } else {
             let voters = BTreeMap::from([(node_id, BasicNode::new(""))]);
-            raft.initialize(voters).await.map_err(|error| failed(error.to_string()))?;
+            let initialized = unless_blocked(&wal, raft.initialize(voters)).await.map_err(failed)?;
+            initialized.map_err(|error| failed(error.to_string()))?;
         }
-        Ok(Replica { group, raft })
+        Ok(Replica { group, raft, wal, stopped })
     }
 
-    /// Waits until this replica leads and has applied an entry of its own term, and with it everything acknowledged
-    /// before.
+    /// Waits until this replica leads and has applied all that its log holds, and with it everything acknowledged before.
     ///
     /// # Errors
-    /// [`StartError`] when the replica stops instead, or takes longer than anything explains.
+    /// [`StartError`] when the replica stops instead, when its log has no room for what it must write, or when nothing has
+    /// been applied for [`STALL_MAX`]; it says what is waited for.
     pub async fn serving(&self) -> Result<(), StartError> {
         let failed = |reason: String| StartError { group: self.group, reason };
-        let wait = self.raft.wait(Some(SERVE_TIMEOUT));
-        let leads = wait.metrics(|metrics| metrics.state.is_leader(), "leads").await;
-        leads.map_err(|error| failed(error.to_string()))?;
-        // A blank entry of our own term, applied: everything before it is applied too.
-        self.raft.write_blank().await.map_err(|error| failed(error.to_string()))?;
+        let mut metrics = self.raft.metrics();
+        let mut stage = Stage::of(&metrics.borrow_watched());
+        let mut since = Instant::now();
+        while !stage.is_serving() {
+            // Metrics change all the time without the group coming any further, so a look now and then is as good.
+            drop(tokio::time::timeout(LOOK_EVERY, metrics.changed()).await);
+            let stopped = metrics.borrow_watched().running_state.as_ref().err().map(ToString::to_string);
+            if let Some(stopped) = stopped {
+                return Err(failed(format!("it has stopped: {stopped}")));
+            }
+            let now = Stage::of(&metrics.borrow_watched());
+            if now != stage {
+                (stage, since) = (now, Instant::now());
+            } else if since.elapsed() > LOOK_EVERY
+                && let Some(cause) = self.wal.blocked()
+            {
+                return Err(failed(format!("{stage}, and its log has no room to go on: {cause}")));
+            } else if since.elapsed() > STALL_MAX {
+                return Err(failed(format!("{stage}, and nothing has changed for {} s", STALL_MAX.as_secs())));
+            }
+        }
         Ok(())
     }
 
-    /// Proposes `frame`, a sealed arena with one batch in it, and returns an outcome per command once it is committed
-    /// and applied.
+    /// Whether this replica has stopped for good: apply has failed, or openraft has.
+    pub fn is_stopped(&self) -> bool {
+        *self.stopped.borrow()
+    }
+
+    /// Proposes `frame`, a sealed arena with one batch in it for which `ticket` promises room, and returns an outcome per
+    /// command once it is committed and applied.
     ///
     /// # Errors
     /// [`ProposeError`] says whether the batch may still be committed.
-    pub async fn propose(&self, frame: Bytes) -> Result<Vec<Outcome>, ProposeError> {
+    pub async fn propose(&self, frame: Bytes, ticket: Ticket) -> Result<Vec<Outcome>, ProposeError> {
         assert!(frame.len() >= FRAME_HEADER_BYTES, "a frame begins with its header space");
+        assert!(frame.len() <= ticket.frame_bytes_max(), "room is promised for all of the frame");
         let body_bytes = frame.len() - FRAME_HEADER_BYTES;
-        match self.raft.client_write(Batch { frame, body_bytes }).await {
+        if self.is_stopped() {
+            return Err(ProposeError::Stopped);
+        }
+        let batch = Batch::Loaded { frame, body_bytes, claim: Claim::Reserve };
+        let written = self.raft.client_write(batch).await;
+        // It is in the log by now, or will never be.
+        drop(ticket);
+        match written {
             Ok(response) => Ok(response.data.0),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Err(ProposeError::NotLeader),
             Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => Err(ProposeError::Unknown),
@@ -121,6 +217,7 @@ impl Replica {
             )) => unreachable!("a batch changes no membership and has no precondition: {error}"),
             Err(RaftError::Fatal(error)) => {
                 tracing::error!(group = self.group.0, %error, "replica stopped");
+                *self.stopped.borrow_mut() = true;
                 Err(ProposeError::Unknown)
             }
         }

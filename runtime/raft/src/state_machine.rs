@@ -36,6 +36,8 @@ pub(crate) struct StateMachine {
     wal: SendWrapper<Wal>,
     state: State,
     observer: Local<Box<dyn Observer>>,
+    /// Set when apply fails: openraft then stops the replica for good.
+    stopped: Local<bool>,
     applied: Option<LogIdOf<TypeConfig>>,
     membership: StoredMembershipOf<TypeConfig>,
 }
@@ -46,9 +48,38 @@ impl StateMachine {
         wal: SendWrapper<Wal>,
         state: State,
         observer: Box<dyn Observer>,
+        stopped: Local<bool>,
     ) -> StateMachine {
         let observer = Local::new(observer);
-        StateMachine { group, wal, state, observer, applied: None, membership: StoredMembership::default() }
+        StateMachine { group, wal, state, observer, stopped, applied: None, membership: StoredMembership::default() }
+    }
+
+    async fn apply_all<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin,
+    {
+        while let Some((entry, responder)) = entries.try_next().await? {
+            let log_id = entry.log_id();
+            assert_eq!(log_id.index, self.applied.map_or(0, |last| last.index + 1), "entries are applied in order");
+            assert!(
+                self.applied.is_none_or(|last| last.committed_leader_id() <= log_id.committed_leader_id()),
+                "terms rise"
+            );
+            let outcomes = match &entry.payload {
+                EntryPayload::Blank => Outcomes::default(),
+                EntryPayload::Normal(batch) => self.apply_batch(log_id.index, &batch.body())?,
+                EntryPayload::Membership(membership) => {
+                    self.membership = StoredMembership::new(Some(log_id), membership.clone());
+                    Outcomes::default()
+                }
+            };
+            self.applied = Some(log_id);
+            self.wal.applied(self.group, log_id.index);
+            if let Some(responder) = responder {
+                responder.send(outcomes);
+            }
+        }
+        Ok(())
     }
 
     fn apply_batch(&mut self, index: u64, batch: &Bytes) -> io::Result<Outcomes> {
@@ -70,27 +101,16 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Ok((self.applied, self.membership.clone()))
     }
 
-    async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
+    async fn apply<S>(&mut self, entries: S) -> Result<(), io::Error>
     where
         S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
-        while let Some((entry, responder)) = entries.try_next().await? {
-            let log_id = entry.log_id();
-            let outcomes = match &entry.payload {
-                EntryPayload::Blank => Outcomes::default(),
-                EntryPayload::Normal(batch) => self.apply_batch(log_id.index, &batch.body())?,
-                EntryPayload::Membership(membership) => {
-                    self.membership = StoredMembership::new(Some(log_id), membership.clone());
-                    Outcomes::default()
-                }
-            };
-            self.applied = Some(log_id);
-            self.wal.applied(self.group, log_id.index);
-            if let Some(responder) = responder {
-                responder.send(outcomes);
-            }
+        let applied = self.apply_all(entries).await;
+        if let Err(error) = &applied {
+            tracing::error!(group = self.group.0, %error, "an entry cannot be applied: the group stops");
+            *self.stopped.borrow_mut() = true;
         }
-        Ok(())
+        applied
     }
 
     async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<NoSnapshots> {

@@ -112,7 +112,7 @@ fn missing(shards: &[Option<ShardStats>]) -> Vec<String> {
         None => Some(format!("shard {shard} does not answer")),
         Some(ShardStats { groups_failed: 0, .. }) => None,
         Some(ShardStats { groups_failed, groups_serving, .. }) => Some(format!(
-            "shard {shard} serves {groups_serving} of its {} groups: the log of the others has failed",
+            "shard {shard} serves {groups_serving} of its {} groups: the others have failed",
             groups_failed + groups_serving
         )),
     };

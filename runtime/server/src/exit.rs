@@ -8,7 +8,7 @@
 //! | 3 | cannot listen |
 //! | 4 | the data directory is in use by another process |
 //! | 5 | the data directory cannot be used |
-//! | 6 | a write-ahead log is damaged |
+//! | 6 | a write-ahead log is damaged, or is not this node's, or a part of it is missing |
 
 use std::error::Error;
 use std::io;
@@ -85,6 +85,7 @@ impl Exit {
                 | NodeError::OtherFormat { .. }
                 | NodeError::Incomplete { .. },
             ) => 5,
+            Exit::Node(NodeError::Wal { source, .. }) => wal_code(source),
             Exit::ShardOpen { source, .. } => shard_open_code(source),
             Exit::System { .. } | Exit::Engine(_) | Exit::Demo(_) | Exit::SecondSignal => 1,
         }
@@ -115,12 +116,19 @@ fn shard_open_code(error: &ShardOpenError) -> u8 {
         let inner = error.downcast_ref::<io::Error>().and_then(|error| error.get_ref());
         let wal_error = inner.and_then(|inner| inner.downcast_ref()).or_else(|| error.downcast_ref::<WalError>());
         match wal_error {
-            Some(WalError::Corrupt { .. }) => return 6,
-            Some(WalError::Io { .. } | WalError::Format { .. }) => return 5,
+            Some(wal_error) => return wal_code(wal_error),
             None => cause = error.source(),
         }
     }
     1
+}
+
+/// The code of a log that is not what it should be.
+fn wal_code(error: &WalError) -> u8 {
+    match error {
+        WalError::Corrupt { .. } | WalError::Foreign { .. } => 6,
+        WalError::Io { .. } | WalError::Format { .. } => 5,
+    }
 }
 
 #[cfg(test)]

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! <data_dir>/lock        held with flock for the life of the process
-//! <data_dir>/node.toml   format, node id, numbers of WALs and groups
+//! <data_dir>/node.toml   format, node id, number of groups, identity of each WAL, checksum
 //! <data_dir>/wal-<k>/    one folder per WAL, see weir-storage
 //! <data_dir>/modules/    what was uploaded and its machine code, see weir-wasm
 //! ```
 //!
-//! `node.toml` is written last, so that it is there only when all the WALs' folders are: a formed node that misses one has
-//! lost data and is refused, never formed anew. The folder of modules comes to be when it is missed. The path is resolved
+//! `node.toml` is written last, so that it is there only when all the WALs are: a formed node that misses one, or finds
+//! another in its place, has lost data and is refused, never formed anew. The file is refused too unless it is byte for byte
+//! as it was written. The folder of modules comes to be when it is missed. The path is resolved
 //! once; everything below works on the open directory.
 
 use std::io::{self, Write as _};
@@ -16,9 +17,10 @@ use std::path::{Path, PathBuf};
 
 use cap_std::fs::{Dir, DirBuilder, DirBuilderExt as _, File, OpenOptions};
 use serde::{Deserialize, Serialize};
+use weir_storage::{RealDisk, Wal, WalError};
 
 /// Version of the data directory's layout, and of everything that no format of its own below it guards.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 const LOCK_FILE: &str = "lock";
 const NODE_FILE: &str = "node.toml";
@@ -59,6 +61,17 @@ pub(crate) enum NodeError {
         /// Its format.
         found: u32,
     },
+    /// The log in a WAL's folder is not the one that `node.toml` names.
+    #[error("{folder} in the data directory {} cannot be used", path.display())]
+    Wal {
+        /// The directory.
+        path: PathBuf,
+        /// The WAL's folder in it.
+        folder: String,
+        /// What is there instead.
+        #[source]
+        source: WalError,
+    },
     /// There are WALs without `node.toml`, or fewer than it says.
     #[error("the data directory {} is incomplete: {reason}", path.display())]
     Incomplete {
@@ -84,23 +97,47 @@ pub(crate) enum NodeError {
 }
 
 /// What is fixed when a node is formed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Node {
-    /// Drawn at random.
+    /// Drawn at random, never 0.
     pub(crate) id: u64,
-    /// Its WALs.
-    pub(crate) wals: u16,
     /// Its groups.
     pub(crate) groups: u16,
+    /// The identity of each of its WALs, drawn at random.
+    pub(crate) wal_ids: Vec<u64>,
 }
 
 impl Node {
-    /// A new node with these many shards; `groups` 0 means one per WAL.
-    pub(crate) fn new(id: u64, shards: u16, groups: u16) -> Node {
+    /// A new node with these many shards; `groups` 0 means one per WAL. `random` draws its identities.
+    pub(crate) fn new(random: impl Fn() -> u64, shards: u16, groups: u16) -> Node {
         assert!(shards > 0, "a node has a shard");
         // One WAL per shard that there is now; it stays when the number of shards changes.
         let wals = shards;
-        Node { id, wals, groups: if groups == 0 { wals } else { groups } }
+        Node {
+            id: random() | 1,
+            groups: if groups == 0 { wals } else { groups },
+            wal_ids: (0..wals).map(|_| random()).collect(),
+        }
+    }
+
+    /// The number of its WALs.
+    pub(crate) fn wals(&self) -> u16 {
+        self.wal_ids.len() as u16
+    }
+
+    /// `node.toml`, as it is written and nothing else.
+    fn to_toml(&self) -> String {
+        let hex = |id: u64| format!("{id:016x}");
+        let file = NodeFile {
+            format: FORMAT,
+            node_id: hex(self.id),
+            groups: self.groups,
+            wal_ids: self.wal_ids.iter().copied().map(hex).collect(),
+            checksum: None,
+        };
+        let text = toml::to_string(&file).expect("plain values can be written as TOML");
+        let checksum = crc32c::crc32c(text.as_bytes());
+        format!("{text}checksum = \"{checksum:08x}\"\n")
     }
 }
 
@@ -111,8 +148,11 @@ struct NodeFile {
     format: u32,
     /// 16 hexadecimal digits: TOML's integers are signed.
     node_id: String,
-    wals: u16,
     groups: u16,
+    wal_ids: Vec<String>,
+    /// CRC-32C of the bytes before this line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checksum: Option<String>,
 }
 
 /// Only the format, to tell another version's file before its other keys are judged.
@@ -157,7 +197,7 @@ impl DataDir {
         let node = match self.dir.read_to_string(NODE_FILE) {
             Ok(text) => self.parse(&text)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.form(fresh)?;
+                self.form(&fresh)?;
                 fresh
             }
             Err(error) => return Err(self.failed(NODE_FILE, error)),
@@ -168,20 +208,26 @@ impl DataDir {
         Ok(node)
     }
 
-    /// The folder of each of the node's WALs.
+    /// The folder of each of the node's WALs, with the log in it that was formed there.
     ///
     /// # Errors
-    /// [`NodeError::Incomplete`] when one is missing, [`NodeError::Io`] when it cannot be opened.
-    pub(crate) fn wal_dirs(&self, node: Node) -> Result<Vec<Dir>, NodeError> {
-        let open = |wal| match self.dir.open_dir(wal_folder(wal)) {
-            Ok(dir) => Ok(dir),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(NodeError::Incomplete {
-                path: self.path.clone(),
-                reason: format!("{} is missing, and the data in it with it", wal_folder(wal)),
-            }),
-            Err(error) => Err(self.failed(&wal_folder(wal), error)),
+    /// [`NodeError::Incomplete`] when one is missing, [`NodeError::Wal`] when another log is in it or none,
+    /// [`NodeError::Io`] when it cannot be opened.
+    pub(crate) fn wal_disks(&self, node: &Node) -> Result<Vec<RealDisk>, NodeError> {
+        let open = |(wal, &log_id)| {
+            let folder = wal_folder(wal);
+            let disk = match self.dir.open_dir(&folder) {
+                Ok(dir) => RealDisk::new(dir),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    let reason = format!("{folder} is missing, and the data in it with it");
+                    return Err(NodeError::Incomplete { path: self.path.clone(), reason });
+                }
+                Err(error) => return Err(self.failed(&folder, error)),
+            };
+            Wal::check(&disk, log_id).map_err(|source| self.wal_failed(folder, source))?;
+            Ok(disk)
         };
-        (0..node.wals).map(open).collect()
+        (0..).zip(&node.wal_ids).map(open).collect()
     }
 
     /// The folder of uploaded modules, made (readable by its owner alone) if need be.
@@ -213,24 +259,27 @@ impl DataDir {
             return Err(NodeError::OtherFormat { path: self.path.clone(), found: format });
         }
         let file: NodeFile = toml::from_str(text).map_err(|e| invalid(e.message().to_string()))?;
-        let id = u64::from_str_radix(&file.node_id, 16)
-            .map_err(|_| invalid(format!("node_id {:?} is not hexadecimal", file.node_id)))?;
-        if file.wals == 0 || file.groups == 0 {
-            return Err(invalid("a node has at least one WAL and one group".to_string()));
+        let hex = |what: &str, id: &str| {
+            u64::from_str_radix(id, 16).map_err(|_| invalid(format!("{what} {id:?} is not hexadecimal")))
+        };
+        let wal_ids = file.wal_ids.iter().map(|id| hex("the identity", id)).collect::<Result<_, _>>()?;
+        let node = Node { id: hex("node_id", &file.node_id)?, groups: file.groups, wal_ids };
+        if node.to_toml() != text {
+            return Err(invalid("it is not as it was written, its checksum does not fit".to_string()));
         }
-        Ok(Node { id, wals: file.wals, groups: file.groups })
+        if node.id == 0 || node.groups == 0 || node.wal_ids.is_empty() {
+            return Err(invalid("a node has an id, and at least one WAL and one group".to_string()));
+        }
+        Ok(node)
     }
 
-    fn form(&self, node: Node) -> Result<(), NodeError> {
-        for wal in 0..node.wals {
-            self.form_wal_folder(&wal_folder(wal))?;
+    fn form(&self, node: &Node) -> Result<(), NodeError> {
+        for (wal, &log_id) in (0..).zip(&node.wal_ids) {
+            self.form_wal(&wal_folder(wal), log_id)?;
         }
-        let file =
-            NodeFile { format: FORMAT, node_id: format!("{:016x}", node.id), wals: node.wals, groups: node.groups };
-        let text = toml::to_string(&file).expect("four plain values can be written as TOML");
         let write = || {
             let mut file = self.dir.create(NODE_FILE_NEW)?;
-            file.write_all(text.as_bytes())?;
+            file.write_all(node.to_toml().as_bytes())?;
             file.sync_all()?;
             self.dir.rename(NODE_FILE_NEW, &self.dir, NODE_FILE)?;
             // Makes the folders durable too, which were made before it.
@@ -239,20 +288,28 @@ impl DataDir {
         write().map_err(|error| self.failed(NODE_FILE, error))
     }
 
-    fn form_wal_folder(&self, folder: &str) -> Result<(), NodeError> {
-        match self.dir.create_dir(folder) {
-            Ok(()) => Ok(()),
-            // Left by a forming that did not end. With anything in it, it is the log of a node whose file is lost.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let mut entries = self.dir.read_dir(folder).map_err(|e| self.failed(folder, e))?;
-                if entries.next().is_none() {
-                    return Ok(());
-                }
-                let reason = format!("{folder} is there and not empty, but {NODE_FILE} is missing");
+    fn form_wal(&self, folder: &str, log_id: u64) -> Result<(), NodeError> {
+        let open = || {
+            match self.dir.create_dir(folder) {
+                // Left by a forming that did not end.
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+            self.dir.open_dir(folder)
+        };
+        let disk = RealDisk::new(open().map_err(|error| self.failed(folder, error))?);
+        match Wal::form(&disk, log_id) {
+            // With anything in it, it is the log of a node whose file is lost.
+            Err(WalError::Foreign { file, .. }) => {
+                let reason = format!("{folder} is there and not empty ({file}), but {NODE_FILE} is missing");
                 Err(NodeError::Incomplete { path: self.path.clone(), reason })
             }
-            Err(error) => Err(self.failed(folder, error)),
+            formed => formed.map_err(|source| self.wal_failed(folder.to_string(), source)),
         }
+    }
+
+    fn wal_failed(&self, folder: String, source: WalError) -> NodeError {
+        NodeError::Wal { path: self.path.clone(), folder, source }
     }
 
     /// Makes the directory's own entries durable.
@@ -274,7 +331,13 @@ pub(crate) fn wal_folder(wal: u16) -> String {
 mod tests {
     use super::*;
 
-    const FRESH: Node = Node { id: 0xfeed, wals: 2, groups: 3 };
+    fn fresh() -> Node {
+        Node { id: 0xfeed, groups: 3, wal_ids: vec![0xa0, 0xa1] }
+    }
+
+    fn other(groups: u16) -> Node {
+        Node::new(|| 7, 8, groups)
+    }
 
     fn temporary() -> (tempfile::TempDir, PathBuf) {
         let root = tempfile::tempdir().expect("a temporary directory");
@@ -286,20 +349,22 @@ mod tests {
     fn a_formed_node_stays_what_it_is() {
         let (_root, path) = temporary();
         let dir = DataDir::open(&path).expect("a new directory");
-        assert_eq!(dir.node(FRESH, 0).expect("formed"), FRESH);
+        assert_eq!(dir.node(fresh(), 0).expect("formed"), fresh());
         drop(dir);
         let dir = DataDir::open(&path).expect("the lock is free again");
-        assert_eq!(dir.node(Node::new(7, 8, 0), 0).expect("read"), FRESH);
-        assert_eq!(dir.node(Node::new(7, 8, 3), 3).expect("the same number of groups"), FRESH);
-        assert_eq!(dir.wal_dirs(FRESH).expect("all folders").len(), 2);
-        let refused = dir.node(Node::new(7, 8, 4), 4).expect_err("groups are final").to_string();
+        assert_eq!(dir.node(other(0), 0).expect("read"), fresh());
+        assert_eq!(dir.node(other(3), 3).expect("the same number of groups"), fresh());
+        assert_eq!(dir.wal_disks(&fresh()).expect("all folders").len(), 2);
+        let refused = dir.node(other(4), 4).expect_err("groups are final").to_string();
         assert!(refused.contains("formed with 3 groups and cannot have 4"), "{refused}");
     }
 
     #[test]
     fn a_new_node_has_a_wal_per_shard_and_a_group_per_wal() {
-        assert_eq!(Node::new(1, 4, 0), Node { id: 1, wals: 4, groups: 4 });
-        assert_eq!(Node::new(1, 4, 9), Node { id: 1, wals: 4, groups: 9 });
+        let ids = std::cell::Cell::new(0);
+        let random = || ids.replace(ids.get() + 1);
+        assert_eq!(Node::new(random, 3, 0), Node { id: 1, groups: 3, wal_ids: vec![1, 2, 3] });
+        assert_eq!(Node::new(random, 1, 9), Node { id: 5, groups: 9, wal_ids: vec![5] });
     }
 
     #[test]
@@ -315,13 +380,49 @@ mod tests {
         let dir = DataDir::open(&path).expect("a new directory");
         let read = |text: &str| {
             std::fs::write(path.join(NODE_FILE), text).expect("the file is written");
-            dir.node(FRESH, 0).expect_err("no node of ours").to_string()
+            dir.node(fresh(), 0).expect_err("no node of ours").to_string()
         };
-        assert!(read("format = 2\nshape = 'new'").contains("has format 2"));
-        assert!(read("format = 1\nnode_id = 'x'\nwals = 1\ngroups = 1").contains("not hexadecimal"));
-        assert!(read("format = 1\nnode_id = '1'\nwals = 0\ngroups = 1").contains("at least one"));
-        assert!(read("format = 1\nnode_id = '1'\nwals = 1\ngroups = 1\nmore = 1").contains("more"));
+        assert!(read("format = 3\nshape = 'new'").contains("has format 3"));
+        assert!(read("format = 2\nnode_id = 'x'\nwal_ids = ['1']\ngroups = 1").contains("not hexadecimal"));
+        assert!(read("format = 2\nnode_id = '1'\nwal_ids = ['1']\ngroups = 1").contains("as it was written"));
+        assert!(read(&Node { groups: 0, ..fresh() }.to_toml()).contains("at least one"));
+        assert!(read("format = 2\nnode_id = '1'\nwal_ids = ['1']\ngroups = 1\nmore = 1").contains("more"));
         assert!(read("{").contains("is not valid"));
+    }
+
+    #[test]
+    fn every_changed_bit_of_the_file_is_noticed() {
+        let (_root, path) = temporary();
+        let dir = DataDir::open(&path).expect("a new directory");
+        let text = fresh().to_toml();
+        for bit in 0..text.len() * 8 {
+            let mut bytes = text.clone().into_bytes();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(path.join(NODE_FILE), bytes).expect("the file is written");
+            assert!(dir.node(fresh(), 0).is_err(), "bit {bit}");
+        }
+        std::fs::write(path.join(NODE_FILE), text).expect("the file is written");
+        assert_eq!(dir.node(other(0), 0).expect("as it was"), fresh());
+    }
+
+    #[test]
+    fn a_log_that_is_not_the_nodes_is_refused() {
+        let (_root, path) = temporary();
+        let dir = DataDir::open(&path).expect("a new directory");
+        dir.node(fresh(), 0).expect("formed");
+        let refused = || dir.wal_disks(&fresh()).map(drop).expect_err("not the node's log");
+        let swap = || {
+            for (from, to) in [("wal-0", "x"), ("wal-1", "wal-0"), ("x", "wal-1")] {
+                std::fs::rename(path.join(from), path.join(to)).expect("a folder");
+            }
+        };
+        swap();
+        let NodeError::Wal { folder, source, .. } = refused() else { panic!("the logs are swapped") };
+        assert!(folder == "wal-0" && source.to_string().contains("mark at byte 8: this is the log 00000000000000a1"));
+        swap();
+        std::fs::remove_file(path.join("wal-1/mark")).expect("the mark");
+        let NodeError::Wal { folder, source, .. } = refused() else { panic!("the folder is empty") };
+        assert!(folder == "wal-1" && source.to_string().contains("mark at byte 0"), "{source}");
     }
 
     #[test]
@@ -344,13 +445,15 @@ mod tests {
         let (_root, path) = temporary();
         std::fs::create_dir_all(path.join("wal-0")).expect("a folder");
         let dir = DataDir::open(&path).expect("the directory");
-        assert_eq!(dir.node(FRESH, 0).expect("an empty folder may be there"), FRESH);
-        std::fs::remove_dir(path.join("wal-1")).expect("a folder is lost");
-        let refused = dir.wal_dirs(FRESH).expect_err("a WAL is lost").to_string();
+        assert_eq!(dir.node(fresh(), 0).expect("an empty folder may be there"), fresh());
+        std::fs::remove_file(path.join(NODE_FILE)).expect("as if the forming had not ended");
+        assert_eq!(dir.node(fresh(), 0).expect("formed again"), fresh());
+        std::fs::remove_dir_all(path.join("wal-1")).expect("a folder is lost");
+        let refused = dir.wal_disks(&fresh()).map(drop).expect_err("a WAL is lost").to_string();
         assert!(refused.contains("wal-1 is missing"), "{refused}");
         std::fs::write(path.join("wal-0/x"), "x").expect("a log");
         std::fs::remove_file(path.join(NODE_FILE)).expect("the file is lost");
-        let refused = dir.node(FRESH, 0).expect_err("the node's file is lost").to_string();
+        let refused = dir.node(fresh(), 0).expect_err("the node's file is lost").to_string();
         assert!(refused.contains("wal-0 is there and not empty"), "{refused}");
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use weir_shard::{Clock, Entropy, Seams};
-use weir_storage::{Disk, MemoryDisk, RealDisk};
+use weir_storage::{Disk, MARK_BYTES, MemoryDisk, Wal};
 use weir_wasm::{ChildProcess, FileStore, Host, HostConfig, HostError, MemoryStore, ModuleStore};
 
 use crate::builtins::BUILTINS;
@@ -49,18 +49,16 @@ impl Entropy for SystemEntropy {
 /// [`Exit::Node`] when a folder cannot be used, [`Exit::Engine`] when modules cannot be run on this machine.
 pub(crate) fn seams(
     data_dir: Option<&DataDir>,
-    node: Node,
+    node: &Node,
     sizes: Sizes,
     modules: &ModulesConfig,
 ) -> Result<Seams, Exit> {
     let disks: Vec<Arc<dyn Disk>> = match data_dir {
         Some(data_dir) => {
-            let dirs = data_dir.wal_dirs(node)?;
-            dirs.into_iter().map(|dir| Arc::new(RealDisk::new(dir)) as Arc<dyn Disk>).collect()
+            let disks = data_dir.wal_disks(node)?;
+            disks.into_iter().map(|disk| Arc::new(disk) as Arc<dyn Disk>).collect()
         }
-        None => {
-            (0..node.wals).map(|_| Arc::new(MemoryDisk::new(sizes.budget_bytes_per_wal)) as Arc<dyn Disk>).collect()
-        }
+        None => node.wal_ids.iter().map(|&log_id| memory_disk(log_id, sizes.budget_bytes_per_wal)).collect(),
     };
     Ok(Seams {
         clock: Arc::new(SystemClock { started: Instant::now() }),
@@ -70,6 +68,13 @@ pub(crate) fn seams(
         builtins: Arc::new(BUILTINS),
         turn: turns::begin,
     })
+}
+
+/// A disk in memory with a log of at most `budget_bytes` formed in it.
+fn memory_disk(log_id: u64, budget_bytes: u64) -> Arc<dyn Disk> {
+    let disk = MemoryDisk::new(budget_bytes + MARK_BYTES);
+    Wal::form(&disk, log_id).expect("an empty disk in memory takes a mark");
+    Arc::new(disk)
 }
 
 /// The node's modules, none of them loaded yet.

@@ -56,18 +56,18 @@ async fn run(config: &Config, demo: bool) -> Result<(), Exit> {
     let data_dir = if server.in_memory { None } else { Some(DataDir::open(&server.data_dir)?) };
     let listener = listen("public", server.listen)?;
     let admin_listener = listen("admin", server.admin_listen)?;
-    let fresh = Node::new(SystemEntropy.u64() | 1, config.shards(), server.groups);
+    let fresh = Node::new(|| SystemEntropy.u64(), config.shards(), server.groups);
     let node = match &data_dir {
         Some(data_dir) => data_dir.node(fresh, server.groups)?,
         None => fresh,
     };
-    let sizes = config.sizes(node.wals)?;
+    let sizes = config.sizes(node.wals())?;
 
     let (stop, shutdown) = watch::channel(false);
     let (phase, phases) = watch::channel(Phase::Recovering((0..config.shards()).collect()));
     let connections = Connections::new(config.shards().into());
-    let topology = Topology { shards: config.shards(), wals: node.wals, groups: node.groups };
-    let seams = seams(data_dir.as_ref(), node, sizes, &config.modules)?;
+    let topology = Topology { shards: config.shards(), wals: node.wals(), groups: node.groups };
+    let seams = seams(data_dir.as_ref(), &node, sizes, &config.modules)?;
     let parts = shard_parts(config, node.id, topology, sizes, seams, &shutdown);
     let addresses = parts.iter().map(|(_, address)| address.clone()).collect();
     let turns = parts.iter().map(|(parts, _)| Arc::clone(&parts.turns)).collect();

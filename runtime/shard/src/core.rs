@@ -172,7 +172,7 @@ impl Core {
 
     pub(crate) fn figures(&self) -> ShardStats {
         let counters = &self.stats;
-        let failed = self.groups.iter().flatten().filter(|group| group.wal.failed()).count();
+        let failed = self.groups.iter().flatten().filter(|group| group.has_failed()).count();
         let local = self.groups.iter().flatten().count();
         let guests = self.guests.stats();
         ShardStats {

@@ -2,7 +2,7 @@
 //!
 //! A file imports only what stands above it here:
 //! - [`message`]: what is asked and answered: plain values.
-//! - [`calls`], [`mailbox`], [`wakeup`]: waiting for answers, from this shard or another, without locks.
+//! - [`calls`], [`mailbox`]: waiting for answers, from this shard or another, without locks.
 //! - [`config`], [`seams`], [`stats`], [`budget`], [`in_flight`]: settings, what is handed in, figures, what is counted.
 //! - [`agenda`]: when streams end by themselves.
 //! - [`group`]: the open batch and the proposer, opening WALs and replicas.
@@ -30,7 +30,6 @@ mod shard;
 mod stats;
 #[cfg(test)]
 mod tests;
-mod wakeup;
 mod write;
 
 pub use budget::{PageBudget, keep};

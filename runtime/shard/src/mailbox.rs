@@ -4,10 +4,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use tokio::sync::{mpsc, oneshot};
-use weir_types::ShardId;
+use weir_types::{ShardId, Wakeup};
 
 use crate::message::{Mail, ShardStats};
-use crate::wakeup::Wakeup;
 
 /// A shard's outgoing mail: what is put into it in one turn leaves together at the turn's end.
 pub(crate) struct Post {

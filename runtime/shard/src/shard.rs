@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use send_wrapper::SendWrapper;
 use tokio::sync::mpsc;
@@ -22,6 +23,9 @@ use crate::modules::guests::Guests;
 use crate::seams::{Seams, SteadyClock};
 use crate::stats::Counters;
 use crate::write::{expiry, rounds, validate};
+
+/// How long a log may take to note where it ends.
+const WAL_STOP_MAX: Duration = Duration::from_secs(5);
 
 impl Shard {
     /// Opens the shard's WALs, replays its groups and begins to serve them. Runs on the shard's own runtime, which must
@@ -95,6 +99,11 @@ impl Shard {
             replica.shutdown().await;
         }
         self.0.wals.iter().for_each(Wal::stop);
+        for wal in &self.0.wals {
+            if tokio::time::timeout(WAL_STOP_MAX, wal.stopped()).await.is_err() {
+                tracing::warn!("a log's disk does not answer: its end is not noted");
+            }
+        }
         self.0.tasks.borrow_mut().drain(..).for_each(|task| task.abort());
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use weir_storage::{Disk, FaultyDisk, MemoryDisk, WalConfig, WriteMode};
+use weir_storage::{Arena, Disk, FRAME_HEADER_BYTES, FaultyDisk, MemoryDisk, Wal, WalConfig, WriteMode};
 use weir_stream::{Appended, Expiry, Refusal};
 use weir_types::limits::PAGE_BYTES_MAX;
 use weir_types::{BucketName, GroupId, ReadFrom, ShardId, StreamKey};
@@ -45,9 +45,15 @@ struct Node {
     disks: Vec<Arc<dyn Disk>>,
 }
 
+/// A disk with an empty log in it.
+fn formed(disk: impl Disk) -> Arc<dyn Disk> {
+    Wal::form(&disk, 1).expect("an empty disk takes a log");
+    Arc::new(disk)
+}
+
 impl Node {
     async fn start() -> Node {
-        let disks = (0..TOPOLOGY.wals).map(|_| Arc::new(MemoryDisk::new(64 << 20)) as Arc<dyn Disk>).collect();
+        let disks = (0..TOPOLOGY.wals).map(|_| formed(MemoryDisk::new(64 << 20))).collect();
         Node::start_on(disks, config()).await
     }
 
@@ -473,7 +479,7 @@ fn a_large_body_is_read_in_small_pages_from_memory_and_from_disk() {
         let key = key("s");
         let in_memory = ShardConfig { wal: WalConfig { cache_bytes: 16 << 20, ..config().wal }, ..config() };
         for config in [in_memory, config()] {
-            let disks = (0..TOPOLOGY.wals).map(|_| Arc::new(MemoryDisk::new(64 << 20)) as Arc<dyn Disk>).collect();
+            let disks = (0..TOPOLOGY.wals).map(|_| formed(MemoryDisk::new(64 << 20))).collect();
             let node = Node::start_on(disks, config).await;
             let expected = create_with_messages(&node, &key, 400_000).await;
             let (mut from, mut content) = (ReadFrom::Start, String::new());
@@ -530,7 +536,7 @@ fn a_page_has_a_bounded_number_of_pieces_and_keeps_no_more_than_is_claimed() {
             pages: pages.clone(),
             ..config()
         };
-        let disks = (0..TOPOLOGY.wals).map(|_| Arc::new(MemoryDisk::new(64 << 20)) as Arc<dyn Disk>).collect();
+        let disks = (0..TOPOLOGY.wals).map(|_| formed(MemoryDisk::new(64 << 20))).collect();
         let node = Node::start_on(disks, config()).await;
         // Of two streams, so that most packs of one are not near the next in an entry.
         let (first, second) = (key("s"), (0..).map(|i| key(&format!("s{i}"))));
@@ -634,7 +640,12 @@ fn a_bucket_is_listed_page_by_page_and_deleted_only_when_empty() {
 
 /// A node on disks that fail on command.
 async fn start_on_faulty_disks(config: ShardConfig) -> (Node, Vec<Arc<FaultyDisk>>) {
-    let disks: Vec<_> = (0..TOPOLOGY.wals).map(|wal| Arc::new(FaultyDisk::new(64 << 20, u64::from(wal)))).collect();
+    let faulty = |wal| {
+        let disk = FaultyDisk::new(64 << 20, u64::from(wal));
+        formed(disk.clone());
+        Arc::new(disk)
+    };
+    let disks: Vec<_> = (0..TOPOLOGY.wals).map(faulty).collect();
     let node = Node::start_on(disks.iter().map(|disk| disk.clone() as Arc<dyn Disk>).collect(), config).await;
     (node, disks)
 }
@@ -652,7 +663,7 @@ fn what_arrives_together_is_one_durable_write_before_its_answers_and_none_after(
     run(async {
         let key = key("s");
         let (node, disk) = start_with_stream_on_faulty_disk(&key, config()).await;
-        let writes = || disk.history().len();
+        let writes = || disk.history().iter().filter(|write| write.name != "mark").count();
         let before = writes();
         node.append(&key, "alone").await.expect("appends");
         assert_eq!(writes() - before, 1);
@@ -670,6 +681,27 @@ fn what_arrives_together_is_one_durable_write_before_its_answers_and_none_after(
             tokio::task::yield_now().await;
         }
         assert_eq!(writes() - before, 1);
+    });
+}
+
+#[test]
+fn a_stopped_replica_refuses_writes_serves_reads_and_is_counted() {
+    run(async {
+        let node = Node::start().await;
+        let key = key("s");
+        node.create(&key, Expiry::Never).await;
+        node.append(&key, "kept").await.expect("appends");
+        let core = &node.near(&key).0;
+        let group = core.local_group(&key);
+        let mut garbage = Arena::new(100).into_buf();
+        garbage.resize(FRAME_HEADER_BYTES + 100, 0xee);
+        let ticket = group.wal.reserve(garbage.len()).map_err(drop).expect("there is room");
+        // Apply finds that it is no batch, and stops the group.
+        assert!(group.replica.propose(Arena::seal(garbage), ticket).await.is_err());
+        let refused = node.append(&key, "refused").await;
+        assert!(matches!(refused, Err(ShardError::LogFailed)), "{refused:?}");
+        assert_eq!(node.content(&key).await.expect("reads"), "kept");
+        assert_eq!(node.near(&key).stats().groups_failed, 1);
     });
 }
 
@@ -787,7 +819,7 @@ fn a_full_disk_refuses_until_there_is_space_again() {
 #[test]
 fn beyond_the_wal_budget_appends_are_refused_and_reads_go_on() {
     run(async {
-        let disks = (0..TOPOLOGY.wals).map(|_| Arc::new(MemoryDisk::new(64 << 20)) as Arc<dyn Disk>).collect();
+        let disks = (0..TOPOLOGY.wals).map(|_| formed(MemoryDisk::new(64 << 20))).collect();
         let wal = WalConfig { budget_bytes: 16 << 20, ..config().wal };
         let node = Node::start_on(disks, ShardConfig { wal, ..config() }).await;
         let key = key("s");

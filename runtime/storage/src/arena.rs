@@ -1,11 +1,8 @@
 //! Buffers for frames: a payload is encoded into one once, and the disk is written from it without a further copy.
-//!
-//! A durable write that bypasses the page cache wants its memory at block addresses. Safe code cannot ask the allocator
-//! for that, so an arena takes a block more than it needs and begins at the first block address within.
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 
-use crate::BLOCK_BYTES;
+use crate::block::{BLOCK_BYTES, block_buf, is_block_address, padded};
 use crate::frame::FRAME_HEADER_BYTES;
 
 /// A buffer at a block address, with space for the frame header in front and for padding behind.
@@ -34,27 +31,6 @@ impl Arena {
         assert!(buf.len() >= FRAME_HEADER_BYTES, "the header's space is kept");
         buf.freeze()
     }
-}
-
-/// An empty buffer that begins at a block address and has room for `bytes`, padded to whole blocks.
-pub(crate) fn block_buf(bytes: usize) -> BytesMut {
-    let mut buf = BytesMut::with_capacity(padded(bytes) + BLOCK_BYTES);
-    let skip = buf.as_ptr().align_offset(BLOCK_BYTES);
-    assert!(skip < BLOCK_BYTES, "a block address is at most a block away");
-    buf.resize(skip, 0);
-    buf.advance(skip);
-    assert!(is_block_address(&buf), "the buffer begins at a block");
-    buf
-}
-
-/// Whether `buf` begins at a block address.
-pub(crate) fn is_block_address(buf: &[u8]) -> bool {
-    buf.as_ptr().addr().is_multiple_of(BLOCK_BYTES)
-}
-
-/// `bytes` rounded up to whole blocks.
-pub(crate) const fn padded(bytes: usize) -> usize {
-    bytes.next_multiple_of(BLOCK_BYTES)
 }
 
 /// A frame as the disk takes it.

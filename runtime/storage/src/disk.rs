@@ -1,18 +1,14 @@
 //! A directory of files, as the WAL needs it: few operations, each with its durability stated.
 //!
-//! Three forms: [`RealDisk`] on a directory handle, [`MemoryDisk`] for servers without a data directory and for tests,
-//! and [`FaultyDisk`], which tears, refuses and loses on command.
+//! Three forms: [`RealDisk`](real::RealDisk) on a directory handle, [`MemoryDisk`](memory::MemoryDisk) for servers without
+//! a data directory and for tests, and [`FaultyDisk`](faulty::FaultyDisk), which tears, refuses and loses on command.
 
-mod faulty;
-mod memory;
-mod real;
+pub(crate) mod faulty;
+pub(crate) mod memory;
+pub(crate) mod real;
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
-
-pub use faulty::{DurableWrite, FaultyDisk};
-pub use memory::MemoryDisk;
-pub use real::RealDisk;
 
 /// What the name of a file in the making ends with. A crash may leave one; it holds nothing.
 pub(crate) const PARTIAL_SUFFIX: &str = ".partial";
@@ -49,6 +45,13 @@ pub trait Disk: Send + Sync + 'static {
     /// [`io::ErrorKind::NotFound`] when there is none of the old name.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
+    /// Makes all names durable. The methods above do so themselves; but a process that was killed in one of them may have
+    /// left a name that can be seen and is not on stable storage.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    fn sync(&self) -> io::Result<()>;
+
     /// Reads a small file whole.
     ///
     /// # Errors
@@ -79,11 +82,17 @@ pub trait DiskFile: Send + Sync + 'static {
     /// # Errors
     /// [`io::ErrorKind::UnexpectedEof`] beyond the end.
     fn read_at(&self, position: u64, into: &mut [u8]) -> io::Result<()>;
+
+    /// Makes durable whatever can be read: what a killed process has written may not be yet.
+    ///
+    /// # Errors
+    /// Whatever the disk says; the file must not be written again then.
+    fn sync(&self) -> io::Result<()>;
 }
 
 /// Asserts what [`DiskFile::write_durable`] asks of its callers, and returns the bytes to be written.
 fn assert_aligned(file_bytes: u64, position: u64, parts: &[IoSlice<'_>]) -> u64 {
-    const BLOCK: usize = crate::BLOCK_BYTES;
+    const BLOCK: usize = crate::block::BLOCK_BYTES;
     assert!(position.is_multiple_of(BLOCK as u64), "a durable write begins at a block");
     let mut bytes = 0;
     for part in parts {

@@ -1,10 +1,13 @@
 //! The plain values that go into a WAL and come out of it.
 
+use std::fmt;
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use weir_types::GroupId;
 
-use crate::reader::Place;
+use crate::segment::SegmentFile;
 
 /// Called once a frame is on stable storage, or will never be. An error says nothing about what a restart will find.
 pub type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
@@ -36,7 +39,30 @@ pub enum EntryBody {
     /// [`FRAME_HEADER_BYTES`](crate::FRAME_HEADER_BYTES); what follows it is padding.
     Cached(Bytes, usize),
     /// On disk, to be read with [`WalReader`](crate::WalReader).
-    Stored(Place),
+    Stored(EntryPlace),
+}
+
+/// Where one entry lies on disk. While it is alive its segment is neither recycled nor removed.
+#[derive(Clone)]
+pub struct EntryPlace {
+    pub(crate) segment: Arc<SegmentFile>,
+    pub(crate) position: u64,
+    pub(crate) body_bytes: u32,
+    pub(crate) group: GroupId,
+    pub(crate) id: EntryId,
+}
+
+impl EntryPlace {
+    /// Length of the entry's body.
+    pub fn body_bytes(&self) -> usize {
+        self.body_bytes as usize
+    }
+}
+
+impl fmt::Debug for EntryPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "EntryPlace({} @{}, {} bytes)", self.segment.name, self.position, self.body_bytes)
+    }
 }
 
 /// Where the salts of segments come from: numbers that no earlier life of a file has had.
@@ -66,6 +92,15 @@ pub enum WriteMode {
     Thread,
 }
 
+/// Which segments an entry may be written into when space is short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// Any but the reserve: it waits until there is one.
+    Spare,
+    /// The reserve too: the log cannot go on without this entry, or room for it was promised.
+    Reserve,
+}
+
 /// Whether the log has room for a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Room {
@@ -84,4 +119,13 @@ pub enum FullCause {
     Disk,
     /// The segments have reached [`WalConfig::budget_bytes`], or the frame is larger than any segment.
     Budget,
+}
+
+impl fmt::Display for FullCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            FullCause::Disk => "the disk has no space for another segment",
+            FullCause::Budget => "its segments have reached their budget",
+        })
+    }
 }

@@ -24,6 +24,16 @@ pub enum WalError {
         /// What is wrong there.
         reason: String,
     },
+    /// What is there is not the log that belongs here, or none.
+    #[error("{file} at byte {position}: {reason}")]
+    Foreign {
+        /// The file's name in the WAL's directory.
+        file: String,
+        /// Where it says so, in bytes.
+        position: u64,
+        /// What is there instead.
+        reason: String,
+    },
     /// Written by another version of this format, or configured with sizes that cannot work.
     #[error("{file}: {reason}")]
     Format {
@@ -42,6 +52,10 @@ impl WalError {
     pub(crate) fn corrupt(file: &str, position: u64, reason: impl Into<String>) -> WalError {
         WalError::Corrupt { file: file.to_string(), position, reason: reason.into() }
     }
+
+    pub(crate) fn foreign(file: &str, position: u64, reason: impl Into<String>) -> WalError {
+        WalError::Foreign { file: file.to_string(), position, reason: reason.into() }
+    }
 }
 
 /// Damage that is found while serving is an [`io::ErrorKind::InvalidData`] that names file and position.
@@ -49,7 +63,9 @@ impl From<WalError> for io::Error {
     fn from(error: WalError) -> io::Error {
         match &error {
             WalError::Io { source, .. } => io::Error::new(source.kind(), error),
-            WalError::Corrupt { .. } | WalError::Format { .. } => io::Error::new(io::ErrorKind::InvalidData, error),
+            WalError::Corrupt { .. } | WalError::Foreign { .. } | WalError::Format { .. } => {
+                io::Error::new(io::ErrorKind::InvalidData, error)
+            }
         }
     }
 }

@@ -5,23 +5,23 @@
 //! ```text
 //!  0 magic "WFR" and version     16 term            40 sequence number of the unit's first frame
 //!  4 crc32c of bytes 8.. + body  24 index           48 salt of the segment
-//!  8 body bytes (u32)            32 sequence number 56 one more than the group's committed index; 0: none
+//!  8 body bytes (u32)            32 sequence number
 //! 12 kind, entry kind, group (u8, u8, u16)
 //! ```
 //!
 //! The sequence number grows by one with every frame of the WAL, the segment's salt differs in each life of its file:
-//! together they say whether a frame belongs where it was found. The committed index rides in every header because that
-//! is cheaper than a frame of its own.
+//! together they say whether a frame belongs where it was found.
 
 use weir_types::GroupId;
 
 /// Bytes of a frame before its body.
-pub const FRAME_HEADER_BYTES: usize = 64;
+pub const FRAME_HEADER_BYTES: usize = 56;
 
 /// The first four bytes of every frame; the last of them is the format's version.
-const MAGIC: u32 = u32::from_le_bytes(*b"WFR\x01");
+const MAGIC: u32 = u32::from_le_bytes(*b"WFR\x02");
 /// The checksum covers everything from here on.
 const CHECKED_FROM: usize = 8;
+const _: () = assert!(FRAME_HEADER_BYTES == 16 + 5 * 8, "the fixed fields, and five numbers");
 
 /// What a frame does to the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +59,6 @@ pub(crate) struct FrameHeader {
     pub(crate) seq: u64,
     pub(crate) unit_first_seq: u64,
     pub(crate) salt: u64,
-    pub(crate) committed: Option<u64>,
 }
 
 impl FrameHeader {
@@ -70,13 +69,14 @@ impl FrameHeader {
 
     /// Writes the header, checksum included, in front of the body that `frame` holds already. Padding may follow.
     pub(crate) fn seal(&self, frame: &mut [u8]) {
+        assert!(frame.len() >= self.frame_bytes(), "the body is in the frame already");
+        assert!(self.unit_first_seq <= self.seq, "a unit's first frame is its first");
         frame[0..4].copy_from_slice(&MAGIC.to_le_bytes());
         frame[8..12].copy_from_slice(&self.body_bytes.to_le_bytes());
         frame[12] = self.kind as u8;
         frame[13] = self.entry_kind;
         frame[14..16].copy_from_slice(&self.group.0.to_le_bytes());
-        let committed = self.committed.map_or(0, |index| index + 1);
-        let numbers = [self.term, self.index, self.seq, self.unit_first_seq, self.salt, committed];
+        let numbers = [self.term, self.index, self.seq, self.unit_first_seq, self.salt];
         for (field, number) in frame[16..FRAME_HEADER_BYTES].chunks_exact_mut(8).zip(numbers) {
             field.copy_from_slice(&number.to_le_bytes());
         }
@@ -103,7 +103,6 @@ impl FrameHeader {
             seq: number(32),
             unit_first_seq: number(40),
             salt: number(48),
-            committed: number(56).checked_sub(1),
         })
     }
 
@@ -128,10 +127,9 @@ mod tests {
             seq: 77,
             unit_first_seq: 76,
             salt: u64::MAX,
-            committed: Some(0),
         };
         let mut frame = vec![0; 4096];
-        frame[64..69].copy_from_slice(b"hello");
+        frame[FRAME_HEADER_BYTES..][..5].copy_from_slice(b"hello");
         header.seal(&mut frame);
         (header, frame)
     }

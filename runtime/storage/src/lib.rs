@@ -1,41 +1,53 @@
 //! Storage of one node: directories behind the [`Disk`] trait, and the write-ahead log [`Wal`] in them.
 //!
 //! - [`disk`]: what the WAL asks of a directory; a real one, one in memory, and one that fails on purpose.
-//! - [`arena`]: buffers that a frame is encoded into once and written from as they are.
+//! - [`arena`]: buffers that a frame is encoded into once and written from as they are; `block`: what they consist of.
 //! - [`wal`]: the log of several Raft groups, one durable write per drained batch. Its parts:
-//!   - `frame`, `segment`, `state`: the format on disk;
-//!   - `log`: where each entry of a group lies, and which are still in memory;
-//!   - `queue`: the frames on their way to disk, in one order;
-//!   - `recover`: what a log says after a restart, and what counts as damage;
-//!   - `spares`: segments made ready ahead, and what to do when there is no space for them;
-//!   - `writer`: the task that writes units, on the shard's thread or beside it;
+//!   - `frame`, `segment`, `state`, `mark`: the format on disk;
+//!   - `log`, `index`: where each entry of each group lies, and which are still in memory;
+//!   - `chain`: the segments, and the frames on their way to them, in one order;
+//!   - `spares`, `filler`: segments made ready ahead, and what to do when there is no space for them;
+//!   - `queue`, `room`: these three together, and whether there is room;
+//!   - `recover`, `replay`, `window`: what a log says after a restart, and what counts as damage;
+//!   - `run`, `writer`: the task that writes units, on the shard's thread or beside it;
 //!   - `reader`: reading entries back from any thread.
 
 pub mod arena;
+mod block;
+mod chain;
 pub mod disk;
 mod entry;
 mod error;
+mod filler;
 mod frame;
+mod index;
 mod log;
+mod mark;
 mod queue;
 mod reader;
 mod recover;
+mod replay;
+mod room;
+mod run;
 mod segment;
-mod signal;
 mod spares;
 mod state;
 mod stats;
 pub mod wal;
+mod window;
 mod writer;
 
 pub use arena::Arena;
-pub use disk::{Disk, DiskFile, FaultyDisk, MemoryDisk, RealDisk};
-pub use entry::{Done, EntryBody, EntryId, EntryRef, FullCause, Room, Salts, WalConfig, WriteMode};
+pub use block::BLOCK_BYTES;
+pub use disk::faulty::{DurableWrite, FaultyDisk, Reads};
+pub use disk::memory::MemoryDisk;
+pub use disk::real::RealDisk;
+pub use disk::{Disk, DiskFile};
+pub use entry::{Claim, Done, EntryBody, EntryId, EntryPlace, EntryRef, FullCause, Room, Salts, WalConfig, WriteMode};
 pub use error::WalError;
 pub use frame::FRAME_HEADER_BYTES;
-pub use reader::{Place, WalReader};
+pub use mark::MARK_BYTES;
+pub use reader::WalReader;
+pub use room::Ticket;
 pub use stats::WalStats;
 pub use wal::Wal;
-
-/// The unit of placement: positions, addresses and lengths of durable writes are multiples of this many bytes.
-pub const BLOCK_BYTES: usize = 4096;

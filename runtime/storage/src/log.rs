@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use weir_types::GroupId;
 
-use crate::BLOCK_BYTES;
+use crate::block::BLOCK_BYTES;
 use crate::entry::EntryId;
 use crate::state::GroupState;
 
@@ -33,7 +33,7 @@ impl BlockAddress {
 
 /// What is known of one entry without reading it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Slot {
+pub(crate) struct Located {
     pub(crate) term: u64,
     pub(crate) at: BlockAddress,
     pub(crate) body_bytes: u32,
@@ -53,38 +53,24 @@ pub(crate) type Deaths = Vec<(u32, u32)>;
 /// One group's log.
 #[derive(Default)]
 pub(crate) struct GroupLog {
-    /// Index of the first slot; of the next entry when there is none.
+    /// Index of the first entry; of the next one when there is none.
     first: u64,
-    slots: VecDeque<Slot>,
+    entries: VecDeque<Located>,
     /// Frames of the last entries.
     cached: VecDeque<Cached>,
     applied: Option<u64>,
     pub(crate) vote: Option<Bytes>,
-    pub(crate) committed: Option<EntryId>,
     purged: Option<EntryId>,
 }
 
 impl GroupLog {
     /// A log as a state frame describes it, without its entries: they were before what is known.
     pub(crate) fn from_state(state: GroupState) -> GroupLog {
-        GroupLog {
-            first: state.next,
-            vote: state.vote,
-            committed: state.committed,
-            purged: state.purged,
-            ..GroupLog::default()
-        }
+        GroupLog { first: state.next, vote: state.vote, purged: state.purged, ..GroupLog::default() }
     }
 
     pub(crate) fn state(&self, group: GroupId) -> GroupState {
-        GroupState {
-            group,
-            first: self.first,
-            next: self.next(),
-            purged: self.purged,
-            committed: self.committed,
-            vote: self.vote.clone(),
-        }
+        GroupState { group, first: self.first, next: self.next(), purged: self.purged, vote: self.vote.clone() }
     }
 
     /// Index of the first entry; of the next one when there is none.
@@ -94,7 +80,7 @@ impl GroupLog {
 
     /// Index after the last entry.
     pub(crate) fn next(&self) -> u64 {
-        self.first + self.slots.len() as u64
+        self.first + self.entries.len() as u64
     }
 
     pub(crate) fn purged(&self) -> Option<EntryId> {
@@ -103,21 +89,32 @@ impl GroupLog {
 
     /// The last entry, or the last purged one when there is none after it.
     pub(crate) fn last(&self) -> Option<EntryId> {
-        let last = self.slots.back().map(|slot| EntryId { index: self.next() - 1, term: slot.term });
+        let last = self.entries.back().map(|entry| EntryId { index: self.next() - 1, term: entry.term });
         last.or(self.purged)
     }
 
     /// Whether the group has neither entries nor a purged one: its first entry may have any index.
     pub(crate) fn is_unbegun(&self) -> bool {
-        self.slots.is_empty() && self.purged.is_none()
+        self.entries.is_empty() && self.purged.is_none()
     }
 
-    pub(crate) fn slot(&self, index: u64) -> Option<&Slot> {
-        self.slots.get(usize::try_from(index.checked_sub(self.first)?).ok()?)
+    pub(crate) fn entry(&self, index: u64) -> Option<&Located> {
+        self.entries.get(usize::try_from(index.checked_sub(self.first)?).ok()?)
     }
 
-    pub(crate) fn slots(&self) -> impl Iterator<Item = &Slot> {
-        self.slots.iter()
+    /// The first entry of each term.
+    pub(crate) fn first_of_terms(&self) -> Vec<EntryId> {
+        let mut firsts: Vec<EntryId> = Vec::new();
+        for (index, entry) in (self.first..).zip(&self.entries) {
+            if firsts.last().is_none_or(|last| last.term != entry.term) {
+                firsts.push(EntryId { index, term: entry.term });
+            }
+        }
+        firsts
+    }
+
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Located> {
+        self.entries.iter()
     }
 
     /// The entry's frame, if it is in memory.
@@ -128,27 +125,29 @@ impl GroupLog {
     }
 
     /// Appends an entry. Only a log without a cached entry may take one that is not cached.
-    pub(crate) fn push(&mut self, index: u64, slot: Slot, cached: Option<Cached>) {
+    pub(crate) fn push(&mut self, index: u64, entry: Located, cached: Option<Cached>) {
         if self.is_unbegun() {
             self.first = index;
         }
         assert_eq!(index, self.next(), "an entry follows the last one");
+        assert!(self.last().is_none_or(|last| last.term <= entry.term), "terms do not fall");
         assert!(cached.is_some() || self.cached.is_empty(), "what is cached is a suffix");
-        self.slots.push_back(slot);
+        self.entries.push_back(entry);
         self.cached.extend(cached);
     }
 
     /// Removes the entries from `from` on; returns their deaths and the cached bytes that are free again.
     pub(crate) fn truncate(&mut self, from: u64) -> (Deaths, usize) {
+        assert!(self.applied.is_none_or(|applied| from > applied), "what is applied is not taken back");
         let mut deaths = Deaths::new();
         let mut freed = 0;
         while self.next() > from {
-            let Some(slot) = self.slots.pop_back() else {
+            let Some(entry) = self.entries.pop_back() else {
                 // The entries were never seen: they are in segments that are gone.
                 self.first = from;
                 break;
             };
-            note_death(&mut deaths, slot.at.segment);
+            note_death(&mut deaths, entry.at.segment);
             freed += self.cached.pop_back().map_or(0, |cached| cached.memory_bytes);
         }
         (deaths, freed)
@@ -159,11 +158,11 @@ impl GroupLog {
         let mut deaths = Deaths::new();
         let mut freed = 0;
         while self.first <= upto.index
-            && let Some(slot) = self.slots.pop_front()
+            && let Some(entry) = self.entries.pop_front()
         {
-            note_death(&mut deaths, slot.at.segment);
+            note_death(&mut deaths, entry.at.segment);
             self.first += 1;
-            if self.cached.len() > self.slots.len() {
+            if self.cached.len() > self.entries.len() {
                 freed += self.evict();
             }
         }
@@ -171,12 +170,9 @@ impl GroupLog {
             self.purged = Some(upto);
             self.first = self.first.max(upto.index + 1);
         }
-        if self.committed.is_none_or(|committed| committed.index < upto.index) {
-            self.committed = Some(upto);
-        }
         // A burst must not keep its memory: what is left may be a small part of it.
-        if self.slots.capacity() > 64 + 4 * self.slots.len() {
-            self.slots.shrink_to(2 * self.slots.len());
+        if self.entries.capacity() > 64 + 4 * self.entries.len() {
+            self.entries.shrink_to(2 * self.entries.len());
         }
         (deaths, freed)
     }
@@ -186,21 +182,12 @@ impl GroupLog {
         self.applied = self.applied.max(Some(index));
     }
 
-    /// Takes over a committed index that came without its term, when the entry is known.
-    pub(crate) fn note_committed(&mut self, index: u64) {
-        if self.committed.is_none_or(|committed| committed.index < index)
-            && let Some(slot) = self.slot(index)
-        {
-            self.committed = Some(EntryId { index, term: slot.term });
-        }
-    }
-
     /// Where the oldest cached entry lies, if it may leave memory: it is applied, and durable because it lies before
     /// `durable`.
     pub(crate) fn evictable(&self, durable: BlockAddress) -> Option<BlockAddress> {
         let oldest = self.next() - self.cached.len() as u64;
-        let slot = self.slot(oldest)?;
-        (self.applied >= Some(oldest) && slot.at < durable).then_some(slot.at)
+        let entry = self.entry(oldest)?;
+        (self.applied >= Some(oldest) && entry.at < durable).then_some(entry.at)
     }
 
     /// Drops the oldest cached frame from memory and returns what that frees, in bytes.
@@ -210,7 +197,9 @@ impl GroupLog {
 
     /// Memory of the index, in bytes.
     pub(crate) fn index_bytes(&self) -> usize {
-        size_of::<GroupLog>() + self.slots.capacity() * size_of::<Slot>() + self.cached.capacity() * size_of::<Cached>()
+        size_of::<GroupLog>()
+            + self.entries.capacity() * size_of::<Located>()
+            + self.cached.capacity() * size_of::<Cached>()
     }
 }
 
@@ -230,7 +219,7 @@ mod tests {
         for index in indices {
             let at = BlockAddress { segment: index as u32 / 4, block: 1 };
             let cached = Cached { frame: Bytes::from(vec![index as u8; 4]), memory_bytes: 10 };
-            log.push(index, Slot { term: 1, at, body_bytes: 0, kind: 0 }, Some(cached));
+            log.push(index, Located { term: 1, at, body_bytes: 0, kind: 0 }, Some(cached));
         }
         log
     }
@@ -242,7 +231,7 @@ mod tests {
         assert_eq!(log.truncate(7), (vec![(2, 4), (1, 1)], 50));
         assert_eq!((log.first(), log.next()), (6, 7));
         assert_eq!(log.cached(6).map(|frame| frame[0]), Some(6));
-        assert!(log.slot(7).is_none() && log.slot(5).is_none());
+        assert!(log.entry(7).is_none() && log.entry(5).is_none());
     }
 
     #[test]

@@ -1,43 +1,17 @@
 //! Reading stored entries back, from any thread.
 
-use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
-use weir_types::GroupId;
 
-use crate::entry::EntryId;
+use crate::entry::{EntryId, EntryPlace};
 use crate::error::WalError;
 use crate::frame::{FRAME_HEADER_BYTES, FrameHeader, FrameKind};
-use crate::segment::SegmentFile;
 
-/// Where one entry lies on disk. While it is alive its segment is neither recycled nor removed.
-#[derive(Clone)]
-pub struct Place {
-    pub(crate) segment: Arc<SegmentFile>,
-    pub(crate) position: u64,
-    pub(crate) body_bytes: u32,
-    pub(crate) group: GroupId,
-    pub(crate) id: EntryId,
-}
-
-impl Place {
-    /// Length of the entry's body.
-    pub fn body_bytes(&self) -> usize {
-        self.body_bytes as usize
-    }
-}
-
-impl fmt::Debug for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Place({} @{}, {} bytes)", self.segment.name, self.position, self.body_bytes)
-    }
-}
-
-/// Reads [`Place`]s of a WAL. Every call blocks on the disk.
+/// Reads [`EntryPlace`]s of a WAL. Every call blocks on the disk.
 #[derive(Clone, Debug, Default)]
 pub struct WalReader {
     reads: Arc<AtomicU64>,
@@ -49,7 +23,7 @@ impl WalReader {
     ///
     /// # Errors
     /// Whatever the disk says. `range` must lie within the body.
-    pub fn read(&self, place: &Place, range: Range<usize>) -> io::Result<Bytes> {
+    pub fn read(&self, place: &EntryPlace, range: Range<usize>) -> io::Result<Bytes> {
         assert!(range.start <= range.end && range.end <= place.body_bytes(), "a range of the body");
         let position = place.position + (FRAME_HEADER_BYTES + range.start) as u64;
         self.read_at(place, position, range.len())
@@ -59,7 +33,7 @@ impl WalReader {
     ///
     /// # Errors
     /// [`WalError::Io`] when the disk refuses, [`WalError::Corrupt`] when the bytes are not those that were written.
-    pub fn read_frame(&self, place: &Place) -> Result<Bytes, WalError> {
+    pub fn read_frame(&self, place: &EntryPlace) -> Result<Bytes, WalError> {
         let file = &place.segment.name;
         let frame = self
             .read_at(place, place.position, FRAME_HEADER_BYTES + place.body_bytes())
@@ -84,7 +58,7 @@ impl WalReader {
         self.reads.load(Ordering::Relaxed)
     }
 
-    fn read_at(&self, place: &Place, position: u64, bytes: usize) -> io::Result<Bytes> {
+    fn read_at(&self, place: &EntryPlace, position: u64, bytes: usize) -> io::Result<Bytes> {
         self.reads.fetch_add(1, Ordering::Relaxed);
         let mut buf = BytesMut::zeroed(bytes);
         place.segment.file.read_at(position, &mut buf)?;

@@ -1,26 +1,29 @@
 //! Segments: files that frames are appended to, and that are used again when nothing in them is needed.
 //!
-//! A segment begins with a header block; frames follow, each at a block. Its file is made ahead, full of zeros, as
-//! `spare-<n>.seg`; it becomes `wal-<number>.seg` just before its first unit is written, and the header is part of that
-//! unit. A file of that name whose header is not its own therefore holds nothing that was ever acknowledged, whatever
-//! its life before has left in it. Numbers of segments grow by one and are never used twice.
+//! A segment begins with a header block; frames follow, each at a block. Its file is made ahead, under its own name and
+//! with zeros where the header goes, which is part of the first unit written to it. Such a *spare* holds nothing that was
+//! ever acknowledged, whatever an earlier life of the file has left in its other blocks. Numbers of segments grow by one
+//! and are never used twice.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::BLOCK_BYTES;
-use crate::arena::block_buf;
+use crate::block::{BLOCK_BYTES, zero_block};
 use crate::disk::DiskFile;
 
+const _: () = assert!(CHECKED_BYTES == 8 + 5 * 8, "the magic, and five numbers");
+
 /// The first bytes of every segment; the last of them is the format's version.
-const MAGIC: [u8; 8] = *b"WEIRSEG\x01";
+const MAGIC: [u8; 8] = *b"WEIRSEG\x02";
 /// Bytes of the header that its checksum, the four after them, covers.
-const CHECKED_BYTES: usize = 40;
+const CHECKED_BYTES: usize = 48;
 
 /// What a segment's first block says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentHeader {
+    /// Identity of the log that the segment is part of.
+    pub(crate) log_id: u64,
     pub(crate) number: u32,
     /// Random, and different in each life of a file.
     pub(crate) salt: u64,
@@ -44,15 +47,15 @@ pub(crate) enum Parsed {
 impl SegmentHeader {
     /// The header block.
     pub(crate) fn to_block(self) -> Bytes {
-        let mut block = block_buf(BLOCK_BYTES);
-        block.extend_from_slice(&MAGIC);
-        block.extend_from_slice(&u64::from(self.number).to_le_bytes());
-        block.extend_from_slice(&self.salt.to_le_bytes());
-        block.extend_from_slice(&self.first_seq.to_le_bytes());
-        block.extend_from_slice(&self.bytes.to_le_bytes());
+        assert!(self.number > 0 && self.first_seq > 0, "segments and frames are numbered from 1");
+        let mut block = zero_block();
+        block[..8].copy_from_slice(&MAGIC);
+        let numbers = [u64::from(self.number), self.salt, self.first_seq, self.bytes, self.log_id];
+        for (field, number) in block[8..CHECKED_BYTES].chunks_exact_mut(8).zip(numbers) {
+            field.copy_from_slice(&number.to_le_bytes());
+        }
         let crc = crc32c::crc32c(&block[..CHECKED_BYTES]);
-        block.extend_from_slice(&crc.to_le_bytes());
-        block.resize(BLOCK_BYTES, 0);
+        block[CHECKED_BYTES..CHECKED_BYTES + 4].copy_from_slice(&crc.to_le_bytes());
         block.freeze()
     }
 
@@ -68,27 +71,26 @@ impl SegmentHeader {
             return Parsed::OtherVersion(block[7]);
         }
         match u32::try_from(field(8)) {
-            Ok(number) => {
-                Parsed::Header(SegmentHeader { number, salt: field(16), first_seq: field(24), bytes: field(32) })
-            }
+            Ok(number) => Parsed::Header(SegmentHeader {
+                log_id: field(40),
+                number,
+                salt: field(16),
+                first_seq: field(24),
+                bytes: field(32),
+            }),
             Err(_) => Parsed::Nothing,
         }
     }
 }
 
-/// The name of a segment in use.
+/// The name of a segment.
 pub(crate) fn segment_name(number: u32) -> String {
     format!("wal-{number:010}.seg")
 }
 
-/// The name of a spare.
-pub(crate) fn spare_name(number: u32) -> String {
-    format!("spare-{number:010}.seg")
-}
-
-/// The number in a name that [`segment_name`] (`wal-`) or [`spare_name`] (`spare-`) made.
-pub(crate) fn number_in(name: &str, prefix: &str) -> Option<u32> {
-    let digits = name.strip_prefix(prefix)?.strip_suffix(".seg")?;
+/// The number in a name that [`segment_name`] made.
+pub(crate) fn number_in(name: &str) -> Option<u32> {
+    let digits = name.strip_prefix("wal-")?.strip_suffix(".seg")?;
     if digits.len() == 10 && digits.bytes().all(|b| b.is_ascii_digit()) { digits.parse().ok() } else { None }
 }
 
@@ -96,6 +98,13 @@ pub(crate) fn number_in(name: &str, prefix: &str) -> Option<u32> {
 pub(crate) struct SegmentFile {
     pub(crate) name: String,
     pub(crate) salt: u64,
+    pub(crate) file: Arc<dyn DiskFile>,
+}
+
+/// A file that can become a segment.
+pub(crate) struct Spare {
+    /// The number of the segment that it is for.
+    pub(crate) number: u32,
     pub(crate) file: Arc<dyn DiskFile>,
 }
 

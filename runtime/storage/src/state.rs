@@ -1,7 +1,7 @@
 //! What every group had when a segment began: the first frame of each segment, so that older segments can go.
 //!
 //! Little endian: the number of groups (u16), then for each
-//! `group u16 | first u64 | next u64 | purged | committed | vote length u16 | vote`, where purged and committed are
+//! `group u16 | first u64 | next u64 | purged | vote length u16 | vote`, where purged is
 //! `given u8 | index u64 | term u64` and a vote length of [`NO_VOTE`] says that there is none.
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -10,6 +10,7 @@ use weir_types::GroupId;
 use crate::entry::EntryId;
 
 const NO_VOTE: u16 = u16::MAX;
+const _: () = assert!(VOTE_BYTES_MAX < NO_VOTE as usize, "no vote is taken for none");
 
 /// The longest vote, in bytes.
 pub(crate) const VOTE_BYTES_MAX: usize = 4096;
@@ -23,8 +24,12 @@ pub(crate) struct GroupState {
     /// Index after the last entry.
     pub(crate) next: u64,
     pub(crate) purged: Option<EntryId>,
-    pub(crate) committed: Option<EntryId>,
     pub(crate) vote: Option<Bytes>,
+}
+
+/// Bytes of [`encode`]'s result for groups with votes of these lengths.
+pub(crate) fn encoded_bytes(votes: impl Iterator<Item = usize>) -> usize {
+    2 + votes.map(|vote_bytes| 2 + 8 + 8 + (1 + 8 + 8) + 2 + vote_bytes).sum::<usize>()
 }
 
 /// Encodes `groups` behind what `buf` holds.
@@ -41,9 +46,9 @@ pub(crate) fn encode(groups: impl ExactSizeIterator<Item = GroupState>, buf: &mu
         buf.put_u64_le(state.first);
         buf.put_u64_le(state.next);
         put_id(buf, state.purged);
-        put_id(buf, state.committed);
         match state.vote {
             Some(vote) => {
+                assert!(vote.len() <= VOTE_BYTES_MAX, "a vote is a few numbers");
                 buf.put_u16_le(vote.len() as u16);
                 buf.put_slice(&vote);
             }
@@ -63,7 +68,6 @@ pub(crate) fn decode(mut body: &[u8]) -> Option<Vec<GroupState>> {
             first: take_u64(body)?,
             next: take_u64(body)?,
             purged: take_id(body)?,
-            committed: take_id(body)?,
             vote: match take_u16(body)? {
                 NO_VOTE => None,
                 bytes => Some(Bytes::copy_from_slice(body.split_off(..usize::from(bytes))?)),
@@ -98,17 +102,12 @@ mod tests {
     #[test]
     fn states_read_back_as_written_and_not_otherwise() {
         let id = |index| Some(EntryId { index, term: 2 });
-        let state = |group, purged, vote| GroupState {
-            group: GroupId(group),
-            first: 3,
-            next: 9,
-            purged,
-            committed: id(7),
-            vote,
-        };
+        let state = |group, purged, vote| GroupState { group: GroupId(group), first: 3, next: 9, purged, vote };
         let groups = vec![state(0, None, Some(Bytes::from_static(b"vote"))), state(9, id(2), None)];
         let mut buf = BytesMut::new();
         encode(groups.iter().cloned(), &mut buf);
+        let votes = groups.iter().map(|group| group.vote.as_ref().map_or(0, Bytes::len));
+        assert_eq!(buf.len(), encoded_bytes(votes));
         assert_eq!(decode(&buf), Some(groups));
         for bytes in 0..buf.len() {
             assert_eq!(decode(&buf[..bytes]), None, "{bytes}");

@@ -11,7 +11,7 @@ pub struct WalStats {
     pub frames: u64,
     /// Bytes in them, headers and padding included.
     pub bytes: u64,
-    /// Durable writes asked of the disk: one per unit.
+    /// Durable writes asked of the disk: one per unit, and now and then one for the log's mark.
     pub durable_writes: u64,
     /// Frames whose bytes had to be copied because their buffer was shared, had grown, or was far too large.
     pub copies: u64,

@@ -8,7 +8,7 @@
 //! - What is appended can be read at once, from memory. It leaves memory when it is applied, durable, and the cache is
 //!   over its limit.
 //! - A segment begins with a state frame; it goes when all before it have gone and every entry in it is purged or
-//!   truncated by a durable frame, and nobody holds a [`Place`] in it.
+//!   truncated by a durable frame, and nobody holds an [`EntryPlace`] in it.
 //! - A failed write ends the log: nothing is known of the disk afterwards, so nothing is tried again.
 //! - A full disk is met only where segments are made ahead. [`Wal::room`] tells; who appends without asking waits.
 
@@ -18,20 +18,24 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Notify;
-use weir_types::GroupId;
+use tokio::sync::mpsc::UnboundedReceiver;
+use weir_types::{GroupId, Wakeup};
 
-use crate::BLOCK_BYTES;
 use crate::arena::Arena;
+use crate::block::BLOCK_BYTES;
+use crate::chain::Frame;
 use crate::disk::Disk;
-use crate::entry::{Done, EntryBody, EntryId, EntryRef, Room, Salts, WalConfig};
+use crate::entry::{Claim, Done, EntryBody, EntryId, EntryPlace, EntryRef, Salts, WalConfig};
 use crate::error::WalError;
+use crate::filler::Report;
 use crate::frame::{FRAME_HEADER_BYTES, FrameKind};
-use crate::log::{Deaths, GroupLog, Slot};
-use crate::queue::{Closed, Frame, Queue};
-use crate::reader::{Place, WalReader};
-use crate::signal::Signal;
+use crate::log::{Deaths, GroupLog, Located};
+use crate::mark::{Mark, MarkFile};
+use crate::queue::{Closed, Opened, Queue};
+use crate::reader::WalReader;
 use crate::state::VOTE_BYTES_MAX;
 use crate::stats::WalStats;
+use crate::writer::Writer;
 
 /// Segments that a budget must hold: the current one, a spare and the reserve.
 const SEGMENTS_MIN: u64 = 3;
@@ -44,19 +48,49 @@ pub struct Wal {
 
 pub(crate) struct Shared {
     queue: RefCell<Queue>,
+    reader: WalReader,
+    /// What the writer's task takes when it begins.
+    parts: RefCell<Option<Parts>>,
     /// Frames wait, or the log is to stop.
-    pub(crate) work: Signal,
+    pub(crate) work: Wakeup,
     /// See [`Wal::room_changed`].
     pub(crate) room: Notify,
 }
 
+/// What the writer's task holds beside the log.
+pub(crate) struct Parts {
+    pub(crate) writer: Writer,
+    pub(crate) mark: MarkFile,
+    pub(crate) reports: UnboundedReceiver<Report>,
+    /// Whether the log was found to go further than its mark.
+    pub(crate) is_mark_behind: bool,
+}
+
 impl Wal {
-    /// Opens the log in `disk`, or begins one there. `salts` gives random numbers. Blocks while it reads its segments: as fast as the disk does.
+    /// Forms an empty log in `disk`, under an identity that no other log has. Durable on return.
     ///
     /// # Errors
-    /// [`WalError::Corrupt`] when what was durable is damaged or missing; nothing is changed then that would lose more.
-    /// [`WalError::Format`] for another version's log or sizes that cannot work. [`WalError::Io`] from the disk; a full
-    /// disk is none.
+    /// [`WalError::Foreign`] when there is anything but what a forming has left that did not end; [`WalError::Io`] from the
+    /// disk.
+    pub fn form(disk: &dyn Disk, log_id: u64) -> Result<(), WalError> {
+        Mark::form(disk, log_id)
+    }
+
+    /// Checks that the log in `disk` is the one that was formed as `log_id`.
+    ///
+    /// # Errors
+    /// [`WalError::Foreign`] when it is another one or none, [`WalError::Corrupt`] when that cannot be told.
+    pub fn check(disk: &dyn Disk, log_id: u64) -> Result<(), WalError> {
+        Mark::check(disk, log_id)
+    }
+
+    /// Opens the log that was formed in `disk`. `salts` gives random numbers. Blocks while it reads its segments: as fast
+    /// as the disk does.
+    ///
+    /// # Errors
+    /// [`WalError::Corrupt`] when what was durable is damaged or missing, [`WalError::Foreign`] when a part of it is
+    /// another log's; nothing is changed then. [`WalError::Format`] for another version's log or sizes that cannot work.
+    /// [`WalError::Io`] from the disk; a full disk is none.
     pub fn open(disk: Arc<dyn Disk>, config: WalConfig, salts: Salts) -> Result<Wal, WalError> {
         let is_whole = config.segment_bytes.is_multiple_of(BLOCK_BYTES as u64);
         if !is_whole || config.segment_bytes < 16 * BLOCK_BYTES as u64 {
@@ -67,11 +101,28 @@ impl Wal {
             let reason = format!("the budget must hold {SEGMENTS_MIN} segments of {} bytes", config.segment_bytes);
             return Err(WalError::Format { file: String::new(), reason });
         }
-        let queue = RefCell::new(Queue::open(disk, config, salts)?);
-        Ok(Wal { shared: Rc::new(Shared { queue, work: Signal::default(), room: Notify::new() }) })
+        let Opened { queue, mark, reports, is_mark_behind } = Queue::open(&disk, config, salts)?;
+        let used_bytes = queue.used_bytes();
+        if used_bytes > config.budget_bytes {
+            let budget_bytes = config.budget_bytes;
+            tracing::warn!(used_bytes, budget_bytes, "the log is larger than its budget: it takes no further appends");
+        }
+        let parts = Parts { writer: Writer::new(config.write), mark, reports, is_mark_behind };
+        let shared = Shared {
+            queue: RefCell::new(queue),
+            reader: WalReader::default(),
+            parts: RefCell::new(Some(parts)),
+            work: Wakeup::default(),
+            room: Notify::new(),
+        };
+        Ok(Wal { shared: Rc::new(shared) })
     }
 
-    fn queue(&self) -> Ref<'_, Queue> {
+    pub(crate) fn take_parts(&self) -> Parts {
+        self.shared.parts.take().expect("the writer is spawned once")
+    }
+
+    pub(crate) fn queue(&self) -> Ref<'_, Queue> {
         self.shared.queue.borrow()
     }
 
@@ -81,50 +132,51 @@ impl Wal {
 
     /// All groups that the log knows of.
     pub fn groups(&self) -> Vec<GroupId> {
-        self.queue().logs.keys().copied().collect()
+        self.queue().index.groups().map(|(group, _)| group).collect()
     }
 
     /// The group's last entry; the last purged one when none follows it.
     pub fn last(&self, group: GroupId) -> Option<EntryId> {
-        self.queue().logs.get(&group)?.last()
+        self.queue().index.group(group)?.last()
     }
 
     /// The last entry that was purged.
     pub fn purged(&self, group: GroupId) -> Option<EntryId> {
-        self.queue().logs.get(&group)?.purged()
+        self.queue().index.group(group)?.purged()
     }
 
     /// Index of the group's first entry, or of the next one when it has none.
     pub fn first_index(&self, group: GroupId) -> u64 {
-        self.queue().logs.get(&group).map_or(0, GroupLog::first)
+        self.queue().index.group(group).map_or(0, GroupLog::first)
     }
 
     /// What was saved last with [`Wal::save_vote`].
     pub fn vote(&self, group: GroupId) -> Option<Bytes> {
-        self.queue().logs.get(&group)?.vote.clone()
-    }
-
-    /// The last entry known to be committed. After a restart it may be an earlier one than was saved.
-    pub fn committed(&self, group: GroupId) -> Option<EntryId> {
-        self.queue().logs.get(&group)?.committed
+        self.queue().index.group(group)?.vote.clone()
     }
 
     /// The entry at `index`, if the log has it.
     pub fn entry(&self, group: GroupId, index: u64) -> Option<EntryRef> {
         let queue = self.queue();
-        let log = queue.logs.get(&group)?;
-        let slot = log.slot(index)?;
-        let id = EntryId { index, term: slot.term };
+        let log = queue.index.group(group)?;
+        let entry = log.entry(index)?;
+        let id = EntryId { index, term: entry.term };
         let body = match log.cached(index) {
-            Some(frame) => EntryBody::Cached(frame.clone(), slot.body_bytes as usize),
+            Some(frame) => EntryBody::Cached(frame.clone(), entry.body_bytes as usize),
             None => {
-                let segment = &queue.segments[queue.position_of(slot.at.segment)];
-                let file = segment.file.clone().expect("what is not cached is durable");
-                let body_bytes = slot.body_bytes;
-                EntryBody::Stored(Place { segment: file, position: slot.at.position(), body_bytes, group, id })
+                let file = queue.chain.segment(entry.at.segment).file.clone();
+                let segment = file.expect("what is not cached is durable");
+                let body_bytes = entry.body_bytes;
+                EntryBody::Stored(EntryPlace { segment, position: entry.at.position(), body_bytes, group, id })
             }
         };
-        Some(EntryRef { id, kind: slot.kind, body })
+        Some(EntryRef { id, kind: entry.kind, body })
+    }
+
+    /// The first entry of each term from `first` on: what there is of them in the log.
+    pub fn first_of_terms(&self, group: GroupId) -> Vec<EntryId> {
+        let queue = self.queue();
+        queue.index.group(group).map(GroupLog::first_of_terms).unwrap_or_default()
     }
 
     /// Appends an entry: `frame` comes from [`Arena::seal`](crate::Arena::seal) and is at most
@@ -132,20 +184,19 @@ impl Wal {
     ///
     /// `id.index` follows the group's last entry (any index begins a group without one). `kind` is kept with the entry
     /// and means nothing here.
-    pub fn append(&self, group: GroupId, id: EntryId, kind: u8, frame: Bytes, done: Done) {
+    pub fn append(&self, group: GroupId, id: EntryId, kind: u8, frame: Bytes, claim: Claim, done: Done) {
         let Some(done) = self.unless_closed(done) else { return };
         let mut queue = self.queue_mut();
+        assert!(frame.len() >= FRAME_HEADER_BYTES, "a frame begins with its header space");
         let body_bytes = (frame.len() - FRAME_HEADER_BYTES) as u32;
-        let header = Frame { kind: FrameKind::Entry, entry_kind: kind, group, id };
+        let header = Frame { kind: FrameKind::Entry, entry_kind: kind, group, id, claim };
         let (at, cached) = queue.put(header, frame, Deaths::new(), Some(done));
-        let last = queue.segments.back_mut().expect("the frame was put into it");
-        last.live += 1;
-        queue.cache_bytes += cached.memory_bytes;
-        let slot = Slot { term: id.term, at, body_bytes, kind };
-        queue.logs.entry(group).or_default().push(id.index, slot, Some(cached));
+        queue.chain.note_live();
+        let entry = Located { term: id.term, at, body_bytes, kind };
+        queue.index.append(group, id, entry, cached);
         queue.evict();
         drop(queue);
-        self.shared.work.set();
+        self.shared.work.ring();
     }
 
     /// Saves the group's vote (at most 4 KiB), durably by when `done` is called. It may take the reserve.
@@ -180,30 +231,11 @@ impl Wal {
         self.control(FrameKind::Purge, group, upto, body, done, |log| log.purge(upto));
     }
 
-    /// Notes what is committed. It goes to disk with the group's next frame and costs no write of its own.
-    pub fn save_committed(&self, group: GroupId, id: EntryId) {
-        let mut queue = self.queue_mut();
-        let log = queue.logs.entry(group).or_default();
-        log.committed = log.committed.max(Some(id));
-    }
-
     /// Notes that the group's entries up to `index` are applied: they may leave memory.
     pub fn applied(&self, group: GroupId, index: u64) {
         let mut queue = self.queue_mut();
-        queue.logs.entry(group).or_default().note_applied(index);
+        queue.index.group_mut(group).note_applied(index);
         queue.evict();
-    }
-
-    /// Whether a frame of `frame_bytes` (header and body) can be written. Asked before entries are proposed: those that
-    /// come without asking wait in the queue until there is a segment for them, and so does everything behind them. The
-    /// reserve helps out when a vote, truncation or purge is among those, for as much as one segment holds.
-    pub fn room(&self, frame_bytes: usize) -> Room {
-        self.queue_mut().room(frame_bytes)
-    }
-
-    /// Waits until a segment is ready, or making one was refused, or the log has ended. Ask [`Wal::room`] again then.
-    pub async fn room_changed(&self) {
-        self.shared.room.notified().await;
     }
 
     /// The longest frame, header and body, that fits into a segment.
@@ -214,15 +246,26 @@ impl Wal {
     /// The groups whose entries keep the oldest segment from being recycled: what to purge first when space is short.
     pub fn pinned_by(&self) -> Vec<GroupId> {
         let queue = self.queue();
-        let Some(oldest) = queue.segments.front() else { return Vec::new() };
-        let is_there = |log: &GroupLog| log.slots().next().is_some_and(|slot| slot.at.segment == oldest.number);
-        queue.logs.iter().filter(|(_, log)| is_there(log)).map(|(&group, _)| group).collect()
+        let Some(oldest) = queue.chain.oldest() else { return Vec::new() };
+        let is_there = |log: &GroupLog| log.entries().next().is_some_and(|entry| entry.at.segment == oldest.number);
+        queue.index.groups().filter(|(_, log)| is_there(log)).map(|(group, _)| group).collect()
     }
 
-    /// Ends [`Wal::run`] once what waits now is written, or cannot be.
+    /// Ends [`Wal::run`] once what waits now is written, or cannot be, and the log's end is noted. See [`Wal::stopped`].
     pub fn stop(&self) {
         self.queue_mut().is_stopping = true;
-        self.shared.work.set();
+        self.shared.work.ring();
+    }
+
+    /// Waits until the writer has ended, after [`Wal::stop`] or a failed write.
+    pub async fn stopped(&self) {
+        loop {
+            let changed = self.shared.room.notified();
+            if self.queue().closed.is_some() {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// Whether a write has failed: the log takes nothing any more until it is opened again.
@@ -234,26 +277,24 @@ impl Wal {
     pub fn stats(&self) -> WalStats {
         let queue = self.queue();
         WalStats {
-            write_latency: queue.writer.latency(),
-            threaded: queue.writer.is_threaded(),
-            segments: queue.segments.len(),
+            segments: queue.chain.segments(),
             spares: queue.spares.ready(),
             used_bytes: queue.used_bytes(),
-            cache_bytes: queue.cache_bytes,
-            index_bytes: queue.index_bytes(),
-            reads: queue.reader.reads(),
+            cache_bytes: queue.index.cache_bytes(),
+            index_bytes: queue.index.index_bytes(),
+            reads: self.shared.reader.reads(),
             ..queue.stats
         }
     }
 
     /// Memory of the entry index, in bytes; the cached entries themselves are not in it.
     pub fn index_bytes(&self) -> usize {
-        self.queue().index_bytes()
+        self.queue().index.index_bytes()
     }
 
     /// Reads stored entries from any thread.
     pub fn reader(&self) -> WalReader {
-        self.queue().reader.clone()
+        self.shared.reader.clone()
     }
 
     /// Gives `done` back, or answers it when the log takes nothing any more.
@@ -282,10 +323,14 @@ impl Wal {
         // A segment may begin with this frame, and its state frame, which comes before it, is without its effect: what
         // is carried out in memory first would be in both.
         queue.make_place(FRAME_HEADER_BYTES + VOTE_BYTES_MAX);
-        let (deaths, freed) = carry_out(queue.logs.entry(group).or_default());
-        queue.cache_bytes -= freed;
-        queue.put(Frame { kind, entry_kind: 0, group, id }, Arena::seal(body), deaths, Some(done));
+        let deaths = queue.index.remove(group, carry_out);
+        queue.put(
+            Frame { kind, entry_kind: 0, group, id, claim: Claim::Reserve },
+            Arena::seal(body),
+            deaths,
+            Some(done),
+        );
         drop(queue);
-        self.shared.work.set();
+        self.shared.work.ring();
     }
 }

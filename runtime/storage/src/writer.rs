@@ -1,85 +1,89 @@
-//! The writer: takes what waits, writes it with one durable write, and tells those who wait.
+//! The writer's hands: where a durable write is done, and how long it takes.
 //!
 //! A fast disk is written from the shard's own thread: handing a write to another thread costs more than the write does.
 //! A slow one would block the shard, so it gets a thread. Which it is follows from how long writes take.
 
-use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
-use crate::disk::Disk;
 use crate::entry::WriteMode;
-use crate::queue::{Closed, Unit};
-use crate::segment::{SegmentFile, segment_name};
-use crate::spares::{Report, Spare};
-use crate::wal::Wal;
+use crate::mark::MarkWrite;
+use crate::segment::SegmentFile;
 
 /// Writes that take longer than this, lately, go to a thread.
 const INLINE_MAX: Duration = Duration::from_micros(100);
 /// Writes that take less than this come back to the shard's thread; the gap keeps a disk in between from going to and fro.
 const INLINE_AGAIN_MAX: Duration = Duration::from_micros(70);
+const _: () = assert!(INLINE_AGAIN_MAX.as_nanos() < INLINE_MAX.as_nanos(), "there is a gap");
 /// A write's weight in the average.
 const LATENCY_WEIGHT: u32 = 8;
 
-/// The file that a unit goes to.
-pub(crate) struct Target {
+/// A unit on its way to its segment.
+pub(crate) struct UnitWrite {
     pub(crate) file: Arc<SegmentFile>,
-    /// The spare's name, when it must get its own first.
-    pub(crate) spare: Option<String>,
+    pub(crate) position: u64,
+    pub(crate) parts: Vec<Bytes>,
 }
 
-impl Target {
-    /// The segment `number` that `spare` becomes.
-    pub(crate) fn of_spare(spare: Spare, number: u32, salt: u64) -> Target {
-        let file = SegmentFile { name: segment_name(number), salt, file: spare.file };
-        Target { file: Arc::new(file), spare: Some(spare.name) }
-    }
-}
-
-/// One durable write.
-struct Job {
-    target: Target,
-    position: u64,
-    parts: Vec<Bytes>,
+/// What is to be written, in this order.
+#[derive(Default)]
+pub(crate) struct Job {
+    pub(crate) unit: Option<UnitWrite>,
+    pub(crate) mark: Option<MarkWrite>,
 }
 
 impl Job {
-    /// Writes; returns how long that took, without the renaming.
-    fn carry_out(&self, disk: &dyn Disk) -> io::Result<Duration> {
-        if let Some(spare) = &self.target.spare {
-            disk.rename(spare, &self.target.file.name)?;
+    /// Writes; returns how long the unit took.
+    fn carry_out(&self) -> io::Result<Option<Duration>> {
+        let mut took = None;
+        if let Some(UnitWrite { file, position, parts }) = &self.unit {
+            let slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+            let begun = Instant::now();
+            file.file.write_durable(*position, &slices)?;
+            took = Some(begun.elapsed());
         }
-        let slices: Vec<IoSlice<'_>> = self.parts.iter().map(|part| IoSlice::new(part)).collect();
-        let begun = Instant::now();
-        self.target.file.file.write_durable(self.position, &slices)?;
-        Ok(begun.elapsed())
+        if let Some(MarkWrite { file, position, block }) = &self.mark {
+            file.write_durable(*position, &[IoSlice::new(block)])?;
+        }
+        Ok(took)
     }
 }
 
+/// What became of a job.
+type Written = io::Result<Option<Duration>>;
+
 /// Where writes are done, and how long they take.
 pub(crate) struct Writer {
-    disk: Arc<dyn Disk>,
     mode: WriteMode,
     is_threaded: bool,
     latency: Option<Duration>,
-    thread: WriterThread,
+    thread: Option<WriterThread>,
 }
 
-type Answer = oneshot::Sender<io::Result<Duration>>;
-
-/// The writing thread, if there is one; it ends when this is dropped.
-#[derive(Default)]
+/// The writing thread; it ends when this is dropped.
 struct WriterThread {
-    jobs: Option<mpsc::Sender<(Job, Answer)>>,
+    jobs: Option<mpsc::Sender<(Job, oneshot::Sender<Written>)>>,
     thread: Option<JoinHandle<()>>,
+}
+
+impl WriterThread {
+    fn start() -> io::Result<WriterThread> {
+        let (jobs, received) = mpsc::channel::<(Job, oneshot::Sender<Written>)>();
+        let write = move || {
+            for (job, written) in received {
+                // Nobody waits any more when the log is being dropped.
+                drop(written.send(job.carry_out()));
+            }
+        };
+        let thread = std::thread::Builder::new().name("wal-write".to_string()).spawn(write)?;
+        Ok(WriterThread { jobs: Some(jobs), thread: Some(thread) })
+    }
 }
 
 impl Drop for WriterThread {
@@ -91,18 +95,12 @@ impl Drop for WriterThread {
     }
 }
 
-/// A write, begun or to be begun.
-enum Begun {
-    Inline(Job, Arc<dyn Disk>),
-    Threaded(oneshot::Receiver<io::Result<Duration>>),
-}
-
 impl Writer {
-    pub(crate) fn new(disk: Arc<dyn Disk>, mode: WriteMode) -> Writer {
-        let is_threaded = mode == WriteMode::Thread;
-        Writer { disk, mode, is_threaded, latency: None, thread: WriterThread::default() }
+    pub(crate) fn new(mode: WriteMode) -> Writer {
+        Writer { mode, is_threaded: mode == WriteMode::Thread, latency: None, thread: None }
     }
 
+    /// How long a unit's write takes, recent ones weighing more; zero before the first.
     pub(crate) fn latency(&self) -> Duration {
         self.latency.unwrap_or_default()
     }
@@ -111,26 +109,42 @@ impl Writer {
         self.is_threaded
     }
 
-    fn begin(&mut self, job: Job) -> io::Result<Begun> {
+    /// Carries out a job, one at a time.
+    ///
+    /// # Errors
+    /// Any error leaves unknown what was written.
+    pub(crate) async fn write(&mut self, job: Job) -> io::Result<()> {
+        assert!(job.unit.is_some() || job.mark.is_some(), "there is something to write");
+        let written = match self.jobs() {
+            None => job.carry_out(),
+            Some(jobs) => {
+                let ended = || io::Error::other("the writing thread has ended");
+                let (written, waiting) = oneshot::channel();
+                jobs.send((job, written)).map_err(|_| ended())?;
+                waiting.await.unwrap_or_else(|_| Err(ended()))
+            }
+        };
+        if let Some(took) = written? {
+            self.note_latency(took);
+        }
+        Ok(())
+    }
+
+    /// The writing thread's orders, when writes are its; it is started when it is first needed.
+    fn jobs(&mut self) -> Option<&mpsc::Sender<(Job, oneshot::Sender<Written>)>> {
         if !self.is_threaded {
-            return Ok(Begun::Inline(job, self.disk.clone()));
+            return None;
         }
-        if self.thread.jobs.is_none() {
-            let (jobs, received) = mpsc::channel::<(Job, Answer)>();
-            let disk = self.disk.clone();
-            let write = move || {
-                for (job, answer) in received {
-                    // Nobody waits any more when the log is being dropped.
-                    drop(answer.send(job.carry_out(&*disk)));
+        if self.thread.is_none() {
+            match WriterThread::start() {
+                Ok(thread) => self.thread = Some(thread),
+                // Nothing was written, so nothing has failed: the shard's own thread can write too.
+                Err(error) => {
+                    tracing::warn!(%error, "no thread for a log's writes; the shard's own waits for the disk")
                 }
-            };
-            let thread = std::thread::Builder::new().name("wal-write".to_string()).spawn(write)?;
-            self.thread = WriterThread { jobs: Some(jobs), thread: Some(thread) };
+            }
         }
-        let (answer, answered) = oneshot::channel();
-        let jobs = self.thread.jobs.as_ref().expect("just made");
-        jobs.send((job, answer)).map_err(|_| io::Error::other("the writing thread has ended"))?;
-        Ok(Begun::Threaded(answered))
+        self.thread.as_ref().and_then(|thread| thread.jobs.as_ref())
     }
 
     /// Notes how long a write took. Only called with no write under way, so that the thread may change.
@@ -144,98 +158,5 @@ impl Writer {
         if self.mode == WriteMode::Auto {
             self.is_threaded = average > limit;
         }
-    }
-}
-
-impl Wal {
-    /// The writer: writes what is appended until [`Wal::stop`]. Spawned once, on the log's own thread.
-    ///
-    /// Each turn takes all frames that wait and writes them with one durable write; what comes meanwhile waits for the
-    /// next one. After a failed write it ends, and so does the log.
-    pub async fn run(self) {
-        let reports = self.queue_mut().reports.take();
-        let mut reports = reports.expect("the writer is spawned once");
-        loop {
-            let taken = self.queue_mut().take_unit();
-            let Some((unit, target)) = taken else {
-                if self.queue_mut().is_stopping {
-                    return self.close(Closed::Stopped);
-                }
-                self.wait(&mut reports).await;
-                continue;
-            };
-            if let Err(closed) = self.write(unit, target).await {
-                return self.close(closed);
-            }
-            self.take_reports(&mut reports);
-            // Those who were told run first, so that what they append joins the next unit.
-            tokio::task::yield_now().await;
-        }
-    }
-
-    /// Writes one unit and tells its owners.
-    async fn write(&self, mut unit: Unit, target: Target) -> Result<(), Closed> {
-        let parts = std::mem::take(&mut unit.parts);
-        let dones = std::mem::take(&mut unit.dones);
-        let file = target.file.name.clone();
-        let begun = self.queue_mut().writer.begin(Job { target, position: unit.position, parts });
-        let written = match begun {
-            Ok(Begun::Inline(job, disk)) => job.carry_out(&*disk),
-            Ok(Begun::Threaded(answered)) => {
-                answered.await.unwrap_or_else(|_| Err(io::Error::other("the writing thread has ended")))
-            }
-            Err(error) => Err(error),
-        };
-        let mut queue = self.queue_mut();
-        queue.stats.durable_writes += 1;
-        match written {
-            Ok(took) => {
-                queue.writer.note_latency(took);
-                queue.unit_written(&unit);
-                drop(queue);
-                // Not under the borrow: who is told may append.
-                dones.into_iter().for_each(|done| done(Ok(())));
-                Ok(())
-            }
-            Err(error) => {
-                drop(queue);
-                tracing::error!(%error, file, position = unit.position, "the log cannot be written any more");
-                let reason = format!("{file} at {}: {error}", unit.position).into();
-                let kind = error.kind();
-                dones.into_iter().for_each(|done| done(Err(io::Error::new(kind, error.to_string()))));
-                Err(Closed::Failed { kind, reason })
-            }
-        }
-    }
-
-    /// Ends the log: answers whatever waits, and whoever waits for room.
-    fn close(&self, closed: Closed) {
-        let dones = self.queue_mut().close(closed.clone());
-        dones.into_iter().for_each(|done| done(Err(closed.error())));
-        self.shared.room.notify_waiters();
-    }
-
-    /// Waits for frames, or for the filling thread.
-    async fn wait(&self, reports: &mut UnboundedReceiver<Report>) {
-        let report = poll_fn(|context| {
-            if let Poll::Ready(report) = reports.poll_recv(context) {
-                return Poll::Ready(report);
-            }
-            self.shared.work.poll(context).map(|()| None)
-        });
-        if let Some(report) = report.await {
-            self.note(report);
-        }
-    }
-
-    fn take_reports(&self, reports: &mut UnboundedReceiver<Report>) {
-        while let Ok(report) = reports.try_recv() {
-            self.note(report);
-        }
-    }
-
-    fn note(&self, report: Report) {
-        self.queue_mut().note(report);
-        self.shared.room.notify_waiters();
     }
 }

@@ -4,6 +4,7 @@
 //! - [`key`]: a stream's address, `{bucket}/{name}`, checked once and hashed once.
 //! - [`offset`]: positions in a stream and the tokens that clients see.
 //! - [`module`]: what modules and bindings are called, and what a module can be.
+//! - [`wakeup`]: how one task of a thread tells another that there is work.
 //! - [`limits`]: sizes that are part of the protocol or of a format, and therefore constants.
 
 pub mod ids;
@@ -11,8 +12,10 @@ pub mod key;
 pub mod limits;
 pub mod module;
 pub mod offset;
+pub mod wakeup;
 
 pub use ids::{GroupId, Incarnation, ShardId, Slot, WalId};
 pub use key::{BucketName, KeyError, StreamKey, cut_at_slash};
 pub use module::{Digest, DigestError, ModuleName, ModuleNameError, Role};
 pub use offset::{Lineage, Offset, OffsetError, ReadFrom};
+pub use wakeup::Wakeup;

@@ -8,13 +8,12 @@ use bytes::BytesMut;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use weir_raft::{Replica, State};
-use weir_storage::{FRAME_HEADER_BYTES, FullCause, Room, Wal};
+use weir_storage::{FRAME_HEADER_BYTES, FullCause, Room, Ticket, Wal};
 use weir_stream::{Command, Limits, Reply};
-use weir_types::GroupId;
+use weir_types::{GroupId, Wakeup};
 
 use crate::group::proposer::{Failures, Job, Proposer, Task, Waiter};
 use crate::message::{Limit, ShardError};
-use crate::wakeup::Wakeup;
 
 /// A group that this shard owns. Its appends wait as `J`.
 pub(crate) struct Group<J> {
@@ -140,15 +139,35 @@ impl<J: Job> Group<J> {
         self.proposer.borrow().next_deadline()
     }
 
+    /// Whether it takes nothing any more until the process is started again.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.wal.failed() || self.replica.is_stopped()
+    }
+
     /// Why the log takes no further `bytes`, if it does not.
     pub(crate) fn refusal(&self, bytes: usize) -> Option<ShardError> {
-        if self.wal.failed() {
+        if self.has_failed() {
             return Some(ShardError::LogFailed);
         }
-        match self.wal.room(bytes + FRAME_HEADER_BYTES) {
-            Room::Free | Room::Preparing => None,
-            Room::Full(FullCause::Disk) => Some(ShardError::Limit(Limit::Disk)),
-            Room::Full(FullCause::Budget) => Some(ShardError::Limit(Limit::WalBudget)),
+        refusal_of(self.wal.room(bytes + FRAME_HEADER_BYTES))
+    }
+
+    /// Has the log promise room for a frame of `bytes`, header and body; nothing when it is to be asked again.
+    pub(crate) fn reserve(&self, bytes: usize) -> Result<Option<Ticket>, ShardError> {
+        if self.has_failed() {
+            return Err(ShardError::LogFailed);
         }
+        match self.wal.reserve(bytes) {
+            Ok(ticket) => Ok(Some(ticket)),
+            Err(room) => refusal_of(room).map_or(Ok(None), Err),
+        }
+    }
+}
+
+fn refusal_of(room: Room) -> Option<ShardError> {
+    match room {
+        Room::Free | Room::Preparing => None,
+        Room::Full(FullCause::Disk) => Some(ShardError::Limit(Limit::Disk)),
+        Room::Full(FullCause::Budget) => Some(ShardError::Limit(Limit::WalBudget)),
     }
 }

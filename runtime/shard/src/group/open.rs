@@ -35,6 +35,9 @@ pub enum ShardOpenError {
     Form(String),
 }
 
+/// How far the clock may be behind a group's time at the start without a word about it: clocks are set now and then.
+const CLOCK_AHEAD_MAX_MS: u64 = 60_000;
+
 /// Opens the WALs that the shard runs, and starts their writers.
 pub(crate) fn open_wals(
     shard: ShardId,
@@ -68,5 +71,11 @@ pub(crate) async fn start<J: Job>(
     let options = ReplicaOptions { node_id: config.node_id, group: id };
     let replica = Replica::start(options, wal.clone(), state.clone(), observer).await?;
     replica.serving().await?;
+    let ahead_ms = state.borrow().time_ms().saturating_sub(clock.now_ms());
+    if ahead_ms > CLOCK_AHEAD_MAX_MS {
+        // It never goes back, so this is not a matter of waiting for the next append.
+        let ahead_s = ahead_ms / 1000;
+        tracing::warn!(group = id.0, ahead_s, "the group's time is ahead of the clock: until then no stream expires");
+    }
     Ok(Group::new(id, replica, state, wal.clone(), clock.now_ms(), config.write_deadline))
 }

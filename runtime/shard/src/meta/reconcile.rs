@@ -70,7 +70,11 @@ impl Core {
         for (name, state, epoch) in buckets {
             if state != BucketState::Active || !self.is_told(&name, epoch).await? {
                 tracing::warn!(bucket = &*name, "finishing a change that was not finished");
-                self.finish(&name).await?;
+                match self.finish(&name).await {
+                    // Without room for it, what is there is served all the same, and the change is finished later.
+                    Err(ShardError::Limit(_)) => self.unsettled.add(&name),
+                    finished => finished?,
+                }
             }
         }
         Ok(())

@@ -2,8 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-
-use crate::wakeup::Wakeup;
+use weir_types::Wakeup;
 
 /// The buckets of group 0 that are to be settled.
 #[derive(Default)]

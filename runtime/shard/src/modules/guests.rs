@@ -7,13 +7,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::sync::{Mutex, Semaphore};
-use weir_types::Digest;
+use weir_types::{Digest, Wakeup};
 use weir_wasm::{Answer, AppendContext, GuestBatch, Host, InstanceKey, Jobs, Lane, LaneStats, Verdict};
 
 use crate::message::{Limit, ShardError};
 use crate::modules::folds::Folds;
 use crate::seams::Builtin;
-use crate::wakeup::Wakeup;
 use crate::write::validations::Validations;
 
 /// Uploads that are being compiled, or wait for their turn, at a time.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
-use weir_storage::{EntryBody, FRAME_HEADER_BYTES, Place, WalReader};
+use weir_storage::{EntryBody, EntryPlace, FRAME_HEADER_BYTES, WalReader};
 use weir_stream::batch::BATCH_HEAD_BYTES;
 use weir_stream::{Batch, Extent, Pack, Refusal, Stream, Summary};
 use weir_types::{Lineage, Offset, ReadFrom, ShardId, StreamKey};
@@ -50,9 +50,9 @@ enum Source {
     /// The entry's body, in memory.
     Memory(Bytes),
     /// The entry's place in the WAL.
-    Disk(Place),
+    Disk(EntryPlace),
     /// The stretch as it was read back, and where from.
-    Read(Bytes, Place),
+    Read(Bytes, EntryPlace),
 }
 
 impl Shard {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use tokio::time::{Instant, Sleep};
 use weir_raft::ProposeError;
-use weir_storage::{Arena, Room};
+use weir_storage::{Arena, Ticket};
 use weir_stream::{Limits, Outcome};
 
 use crate::core::Core;
@@ -25,22 +25,25 @@ pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>) {
                 break;
             }
             match wait_for_room(&core, &group, &mut alarm).await {
-                Ok(()) => run_round(&core, &group, &mut alarm).await,
+                Ok(Some(ticket)) => run_round(&core, &group, ticket, &mut alarm).await,
+                // Nobody waits for it any more.
+                Ok(None) => {}
                 Err(error) => core.fail(group.discard(), &error),
             }
         }
     }
 }
 
-/// A batch may be proposed only when the log can take it: afterwards a full disk would be an error to openraft. Returns
-/// also when those who waited have been answered meanwhile.
-async fn wait_for_room(core: &Rc<Core>, group: &Rc<LocalGroup>, alarm: &mut Alarm) -> Result<(), ShardError> {
+/// A batch may be proposed only when the log has promised to take it: afterwards a full disk would be an error to openraft.
+/// Returns nothing when those who waited have been answered meanwhile.
+async fn wait_for_room(
+    core: &Rc<Core>,
+    group: &Rc<LocalGroup>,
+    alarm: &mut Alarm,
+) -> Result<Option<Ticket>, ShardError> {
     while let Some(bytes) = group.ready_bytes() {
-        if let Some(refusal) = group.refusal(bytes) {
-            return Err(refusal);
-        }
-        if group.wal.room(bytes) != Room::Preparing {
-            break;
+        if let Some(ticket) = group.reserve(bytes)? {
+            return Ok(Some(ticket));
         }
         tokio::select! {
             biased;
@@ -48,16 +51,13 @@ async fn wait_for_room(core: &Rc<Core>, group: &Rc<LocalGroup>, alarm: &mut Alar
             () = alarm.strikes(group) => core.answer_late(group),
         }
     }
-    Ok(())
+    Ok(None)
 }
 
-async fn run_round(core: &Rc<Core>, group: &Rc<LocalGroup>, alarm: &mut Alarm) {
-    if group.ready_bytes().is_none() {
-        return;
-    }
+async fn run_round(core: &Rc<Core>, group: &Rc<LocalGroup>, ticket: Ticket, alarm: &mut Alarm) {
     let now_ms = core.clock.now_ms().max(group.state.borrow().time_ms());
     let limits = Limits { producers_max: core.config.producers_per_stream_max };
-    let round = group.replica.propose(Arena::seal(group.begin_round(now_ms, limits)));
+    let round = group.replica.propose(Arena::seal(group.begin_round(now_ms, limits)), ticket);
     tokio::pin!(round);
     let result = loop {
         tokio::select! {
@@ -71,11 +71,12 @@ async fn run_round(core: &Rc<Core>, group: &Rc<LocalGroup>, alarm: &mut Alarm) {
     match result {
         Ok(outcomes) => core.answer_round(group, waiters, outcomes),
         Err(error) => {
-            let failure = match error {
-                ProposeError::NotLeader => Failure::Unavailable,
-                ProposeError::Unknown => Failure::Unknown,
+            let error = match error {
+                ProposeError::NotLeader => ShardError::Unavailable,
+                ProposeError::Unknown => ShardError::Unknown,
+                ProposeError::Stopped => ShardError::LogFailed,
             };
-            core.fail(waiters.into_iter().flatten(), &failure.into());
+            core.fail(waiters.into_iter().flatten(), &error);
             core.fail(group.discard(), &Failure::Unavailable.into());
         }
     }

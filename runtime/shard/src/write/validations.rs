@@ -9,10 +9,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use smallvec::SmallVec;
 use weir_stream::{Binding, Split};
-use weir_types::{Incarnation, StreamKey};
+use weir_types::{Incarnation, StreamKey, Wakeup};
 
 use crate::message::{Body, ShardError};
-use crate::wakeup::Wakeup;
 use crate::write::job::{AppendJob, Judged, LocalGroup};
 
 /// The validators of one stream; most have one.

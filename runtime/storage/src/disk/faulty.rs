@@ -13,8 +13,8 @@ use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::memory::MemoryFile;
-use super::{Disk, DiskFile, MemoryDisk, PARTIAL_SUFFIX, assert_aligned};
+use super::memory::{MemoryDisk, MemoryFile};
+use super::{Disk, DiskFile, PARTIAL_SUFFIX, assert_aligned};
 
 /// What a disk writes as a whole or not at all, in bytes.
 const SECTOR_BYTES: usize = 512;
@@ -38,6 +38,20 @@ struct State {
     history: Vec<DurableWrite>,
     /// Writes that have begun and not returned, by operation.
     begun: BTreeMap<u64, Begun>,
+    /// Writes that a killed process had begun: they can be read, and are not on the disk yet.
+    unsynced: Vec<Begun>,
+    reads: Reads,
+}
+
+/// Reads of a disk so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reads {
+    /// How many there were.
+    pub count: u64,
+    /// Their bytes together.
+    pub bytes: u64,
+    /// Bytes of the longest.
+    pub longest_bytes: u64,
 }
 
 #[derive(Default)]
@@ -49,9 +63,21 @@ struct Plan {
 }
 
 struct Begun {
+    name: String,
     file: Arc<MemoryFile>,
     position: usize,
     bytes: Vec<u8>,
+}
+
+impl Begun {
+    /// Copies the sectors that are `kept` from `bytes` to the file.
+    fn write(&self, mut keeps: impl FnMut(usize) -> bool) {
+        let mut content = self.file.content();
+        for (i, sector) in self.bytes.chunks(SECTOR_BYTES).enumerate().filter(|(i, _)| keeps(*i)) {
+            let at = self.position + i * SECTOR_BYTES;
+            content[at..at + sector.len()].copy_from_slice(sector);
+        }
+    }
 }
 
 /// One call of [`DiskFile::write_durable`].
@@ -103,6 +129,8 @@ impl FaultyDisk {
             has_power: true,
             history: Vec::new(),
             begun: BTreeMap::new(),
+            unsynced: Vec::new(),
+            reads: Reads::default(),
         };
         FaultyDisk { inner: Arc::new(Inner { disk, state: Mutex::new(state) }) }
     }
@@ -158,6 +186,35 @@ impl FaultyDisk {
         let seed = state.random.next();
         FaultyDisk::with(self.inner.disk.deep_clone(), seed)
     }
+
+    /// Kills the process that uses the disk, as one that writes through a page cache: what it had begun to write is all
+    /// there to be read, and gets to the disk only when it is synced. Gives the disk as the next process finds it; this one
+    /// does nothing any more.
+    pub fn kill(&self) -> FaultyDisk {
+        let mut state = self.inner.state();
+        state.has_power = false;
+        let killed = FaultyDisk::with(self.inner.disk.deep_clone(), state.random.next());
+        for (_, begun) in std::mem::take(&mut state.begun) {
+            // The file may have been renamed since, but not while it was written.
+            let Ok(file) = killed.inner.disk.file(&begun.name) else { continue };
+            let before = file.content()[begun.position..begun.position + begun.bytes.len()].to_vec();
+            let begun = Begun { file, ..begun };
+            begun.write(|_| true);
+            killed.inner.state().unsynced.push(Begun { bytes: before, ..begun });
+        }
+        killed
+    }
+
+    /// A disk with the same bytes that shares nothing with this one, which goes on.
+    pub fn copy(&self) -> FaultyDisk {
+        let seed = self.inner.state().random.next();
+        FaultyDisk::with(self.inner.disk.deep_clone(), seed)
+    }
+
+    /// What was read so far.
+    pub fn reads(&self) -> Reads {
+        self.inner.state().reads
+    }
 }
 
 impl Inner {
@@ -179,15 +236,13 @@ impl State {
     fn lose_power(&mut self) {
         self.has_power = false;
         for (_, begun) in std::mem::take(&mut self.begun) {
-            let mut content = begun.file.content();
-            let sectors = begun.bytes.len() / SECTOR_BYTES;
-            let tear = Tear::draw(&mut self.random, sectors);
-            for (i, sector) in begun.bytes.chunks(SECTOR_BYTES).enumerate() {
-                if tear.keeps(i, &mut self.random) {
-                    let at = begun.position + i * SECTOR_BYTES;
-                    content[at..at + sector.len()].copy_from_slice(sector);
-                }
-            }
+            let tear = Tear::draw(&mut self.random, begun.bytes.len() / SECTOR_BYTES);
+            begun.write(|sector| tear.keeps(sector, &mut self.random));
+        }
+        // These hold what was there before the write: the sectors that did not get to the disk fall back to it.
+        for before in std::mem::take(&mut self.unsynced) {
+            let tear = Tear::draw(&mut self.random, before.bytes.len() / SECTOR_BYTES);
+            before.write(|sector| !tear.keeps(sector, &mut self.random));
         }
     }
 }
@@ -283,6 +338,10 @@ impl Disk for FaultyDisk {
         self.inner.change(|disk| disk.rename(from, to))
     }
 
+    fn sync(&self) -> io::Result<()> {
+        if self.inner.state().has_power { Ok(()) } else { Err(no_power()) }
+    }
+
     fn read(&self, name: &str) -> io::Result<Vec<u8>> {
         self.inner.disk.read(name)
     }
@@ -316,7 +375,12 @@ impl DiskFile for FaultyFile {
             if state.plan.refuse_write_at == Some(operation) {
                 return Err(io::Error::other("the disk refuses the write"));
             }
-            let begun = Begun { file: self.file.clone(), position: position as usize, bytes: concat(parts) };
+            let begun = Begun {
+                name: self.name.clone(),
+                file: self.file.clone(),
+                position: position as usize,
+                bytes: concat(parts),
+            };
             state.begun.insert(operation, begun);
             if let Fate::Torn = fate {
                 state.lose_power();
@@ -334,7 +398,22 @@ impl DiskFile for FaultyFile {
     }
 
     fn read_at(&self, position: u64, into: &mut [u8]) -> io::Result<()> {
+        {
+            let mut state = self.disk.state();
+            state.reads.count += 1;
+            state.reads.bytes += into.len() as u64;
+            state.reads.longest_bytes = state.reads.longest_bytes.max(into.len() as u64);
+        }
         self.file.read_at(position, into)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut state = self.disk.state();
+        if !state.has_power {
+            return Err(no_power());
+        }
+        state.unsynced.retain(|unsynced| !Arc::ptr_eq(&unsynced.file, &self.file));
+        Ok(())
     }
 }
 

@@ -14,7 +14,7 @@ pub struct MemoryDisk {
 }
 
 /// One file; it lives as long as a handle of it does, named or not.
-pub(super) struct MemoryFile {
+pub(crate) struct MemoryFile {
     content: Mutex<Vec<u8>>,
     bytes: u64,
 }
@@ -30,7 +30,7 @@ impl MemoryDisk {
     }
 
     /// The file of this name.
-    pub(super) fn file(&self, name: &str) -> io::Result<Arc<MemoryFile>> {
+    pub(crate) fn file(&self, name: &str) -> io::Result<Arc<MemoryFile>> {
         self.files().get(name).cloned().ok_or_else(|| not_found(name))
     }
 
@@ -60,7 +60,7 @@ impl MemoryFile {
     }
 
     /// The file's bytes, to read or change in place; its size stays.
-    pub(super) fn content(&self) -> MutexGuard<'_, Vec<u8>> {
+    pub(crate) fn content(&self) -> MutexGuard<'_, Vec<u8>> {
         lock(&self.content)
     }
 }
@@ -98,6 +98,10 @@ impl Disk for MemoryDisk {
         Ok(())
     }
 
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     fn read(&self, name: &str) -> io::Result<Vec<u8>> {
         Ok(self.file(name)?.content().clone())
     }
@@ -127,6 +131,10 @@ impl DiskFile for MemoryFile {
         let content = self.content();
         let from = content.get(position as usize..).and_then(|rest| rest.get(..into.len()));
         into.copy_from_slice(from.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
         Ok(())
     }
 }

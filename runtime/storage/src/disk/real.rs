@@ -5,6 +5,9 @@
 //! `fdatasync` takes 55). Elsewhere they are buffered and followed by `fdatasync`. Reads go through a second, buffered
 //! descriptor, so that they may have any alignment. Linux drops the pages that a direct write covers, so that the two
 //! agree for all that is read after the write has returned.
+//!
+//! That a write never runs out of space is the file system's promise for bytes that were written before. One that copies
+//! on every write (btrfs, ZFS) does not give it: when such a disk is full, the log ends as at any failed write.
 
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
@@ -15,8 +18,7 @@ use rustix::fs::{Advice, OFlags, fadvise};
 use rustix::io::{pread, pwritev, retry_on_intr};
 
 use super::{Disk, DiskFile, PARTIAL_SUFFIX, assert_aligned};
-use crate::BLOCK_BYTES;
-use crate::arena::block_buf;
+use crate::block::zero_block;
 
 /// Parts that one system call takes: Linux's `UIO_MAXIOV`.
 const PARTS_MAX: usize = 1024;
@@ -75,8 +77,7 @@ impl RealDisk {
         let flags = (OFlags::DIRECT | O_DSYNC).bits() as i32;
         let file = self.dir.open_with(name, options.read(true).write(true).custom_flags(flags))?;
         // Some file systems take the flag and refuse the reads and writes, so one read is tried.
-        let mut block = block_buf(BLOCK_BYTES);
-        block.resize(BLOCK_BYTES, 0);
+        let mut block = zero_block();
         retry_on_intr(|| pread(&file, &mut block[..], 0))?;
         Ok(file)
     }
@@ -117,7 +118,7 @@ impl Disk for RealDisk {
         let bytes = reads.metadata()?.len();
         let (writes, is_direct) = match self.open_direct(name) {
             Ok(file) => (file, true),
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            Err(error) if is_refusal_of_direct(&error) => {
                 let mut options = OpenOptions::new();
                 (self.dir.open_with(name, options.read(true).write(true))?, false)
             }
@@ -133,6 +134,10 @@ impl Disk for RealDisk {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.dir.rename(from, &self.dir, to)?;
+        self.sync_dir()
+    }
+
+    fn sync(&self) -> io::Result<()> {
         self.sync_dir()
     }
 
@@ -168,6 +173,18 @@ impl DiskFile for RealFile {
         }
         Ok(())
     }
+
+    fn sync(&self) -> io::Result<()> {
+        self.writes.sync_data()
+    }
+}
+
+/// How file systems refuse `O_DIRECT`: when the file is opened, or when it is read.
+fn is_refusal_of_direct(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::INVAL, Errno::OPNOTSUPP, Errno::NOSYS]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// Writes all of `parts`, in as few system calls as the kernel takes.

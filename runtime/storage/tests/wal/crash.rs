@@ -120,6 +120,8 @@ struct Run {
     history: Vec<Models>,
     outcomes: Outcomes,
     term: u64,
+    /// Of each group: how many entries are applied.
+    applied: [u64; GROUPS as usize],
 }
 
 impl Run {
@@ -141,7 +143,9 @@ impl Run {
             }
             Op::Truncate { group, count } => {
                 let model = &models[usize::from(group)];
-                let from = model.next().saturating_sub(count).max(log.wal.first_index(GroupId(group)));
+                let applied = self.applied[usize::from(group)];
+                // What is applied is committed, and never taken back.
+                let from = model.next().saturating_sub(count).max(log.wal.first_index(GroupId(group))).max(applied);
                 let kept = from.checked_sub(1).map(|index| EntryId { index, term: 0 });
                 log.wal.truncate_after(GroupId(group), kept, self.outcomes.done());
                 self.term += 1;
@@ -162,7 +166,9 @@ impl Run {
                 self.note(group, |model| model.vote = Some(vec![vote; 9]));
             }
             Op::Applied { group } => {
-                log.wal.applied(GroupId(group), models[usize::from(group)].next());
+                let Some(last) = models[usize::from(group)].last() else { return };
+                self.applied[usize::from(group)] = last.index + 1;
+                log.wal.applied(GroupId(group), last.index);
             }
             Op::Turn => log.run(tokio::task::yield_now()),
             Op::Flush => self.flush(log, disk),
@@ -192,7 +198,7 @@ fn live(lives: &[Life]) {
         let log = Log::open(Arc::new(disk.clone()), config).expect("a log that was only torn opens");
         // What was seen once stays: recovery is repeatable.
         assert_eq!(observe(&log), now);
-        let mut run = Run { history: vec![now], outcomes: Outcomes::default(), term };
+        let mut run = Run { history: vec![now], outcomes: Outcomes::default(), term, applied: [0; GROUPS as usize] };
         disk.cut_power_at(disk.operations() + life.power_for);
         for op in &life.ops {
             run.carry_out(&log, &disk, op);

@@ -7,12 +7,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::task::JoinHandle;
-use weir_storage::{Arena, Disk, Done, EntryBody, EntryId, FRAME_HEADER_BYTES, Wal, WalConfig, WalError, WriteMode};
+use weir_storage::{
+    Arena, Claim, Disk, Done, DurableWrite, EntryBody, EntryId, FRAME_HEADER_BYTES, FaultyDisk, Wal, WalConfig,
+    WalError, WriteMode,
+};
 use weir_types::GroupId;
 
 /// Segments of 16 blocks, so that tests reach many.
 pub(crate) const CONFIG: WalConfig =
     WalConfig { segment_bytes: 64 << 10, budget_bytes: 16 << 20, cache_bytes: 64 << 10, write: WriteMode::Inline };
+
+/// The identity of every log here that has no other.
+pub(crate) const LOG_ID: u64 = 7;
 
 pub(crate) const A: GroupId = GroupId(1);
 pub(crate) const B: GroupId = GroupId(2);
@@ -25,8 +31,13 @@ pub(crate) struct Log {
 }
 
 impl Log {
+    /// Opens the log in `disk`, which is formed first when there is nothing.
     pub(crate) fn open(disk: Arc<dyn Disk>, config: WalConfig) -> Result<Log, WalError> {
-        let runtime = Builder::new_current_thread().build_local(LocalOptions::default()).expect("a runtime");
+        if disk.list().expect("a list").is_empty() {
+            Wal::form(&*disk, LOG_ID)?;
+        }
+        let runtime =
+            Builder::new_current_thread().enable_time().build_local(LocalOptions::default()).expect("a runtime");
         let salts = Box::new(|| getrandom::u64().expect("the operating system has random numbers"));
         let wal = Wal::open(disk, config, salts)?;
         let writer = runtime.spawn_local(wal.clone().run());
@@ -50,7 +61,7 @@ impl Log {
     pub(crate) fn append(&self, group: GroupId, term: u64, body: &[u8], done: Done) -> EntryId {
         let index = self.wal.last(group).map_or(0, |last| last.index + 1);
         let id = EntryId { index, term };
-        self.wal.append(group, id, body.len() as u8, frame(body), done);
+        self.wal.append(group, id, body.len() as u8, frame(body), Claim::Spare, done);
         id
     }
 
@@ -87,6 +98,11 @@ pub(crate) fn frame(body: &[u8]) -> Bytes {
     let mut buf = Arena::new(body.len()).into_buf();
     buf.extend_from_slice(body);
     Arena::seal(buf)
+}
+
+/// The durable writes of a disk that were units of a log.
+pub(crate) fn unit_writes(disk: &FaultyDisk) -> Vec<DurableWrite> {
+    disk.history().into_iter().filter(|write| write.name.starts_with("wal-")).collect()
 }
 
 /// Counts what became of frames.
