@@ -86,6 +86,32 @@ fn the_root_of_a_crate_is_its_map() {
 }
 
 #[test]
+fn no_files_of_the_state_machine_import_each_other_in_a_circle() {
+    let folder = workspace().join("runtime/stream/src");
+    let mut imports: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for file in fs::read_dir(&folder).expect("the crate has a folder") {
+        let path = file.expect("the folder can be read").path();
+        let name = path.file_stem().and_then(|stem| stem.to_str()).expect("a file of Rust").to_owned();
+        let source = fs::read_to_string(&path).expect("the file can be read");
+        // Tests may use whatever there is.
+        let code = source.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        let lines = code.lines().map(str::trim).filter(|line| !line.starts_with("//"));
+        let used = lines.flat_map(|line| line.split("crate::").skip(1));
+        let used = used.map(|rest| rest.split(|c: char| c != '_' && !c.is_alphanumeric()).next().unwrap_or_default());
+        imports.insert(name, used.map(str::to_owned).collect());
+    }
+    imports.remove("lib");
+    assert!(imports.len() > 20 && imports["apply"].contains("group"), "the imports are found: {imports:?}");
+    // What imports nothing that is left is in no circle.
+    while !imports.is_empty() {
+        let left: BTreeSet<String> = imports.keys().cloned().collect();
+        let before = imports.len();
+        imports.retain(|_, used| !used.is_disjoint(&left));
+        assert!(imports.len() < before, "these import each other in a circle: {imports:?}");
+    }
+}
+
+#[test]
 fn close_travels_one_road() {
     for stop in ["runtime/stream/src/close.rs", "runtime/http/src/routes/close.rs"] {
         assert!(workspace().join(stop).is_file(), "{stop} is missing");
