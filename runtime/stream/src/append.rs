@@ -8,8 +8,8 @@ use std::ops::Range;
 
 use weir_types::{Incarnation, Offset};
 
-use crate::command::KeyRef;
 use crate::group::{At, Change, Group, Outcome};
+use crate::key::KeyRef;
 use crate::pack::{Pack, packs};
 use crate::producer::{ProducerRef, Turn};
 use crate::records::Records;
@@ -47,6 +47,7 @@ impl Group {
             return Outcome::refused(Refusal::Stale);
         }
         let before_bytes = stream.memory_bytes();
+        assert!(self.index_bytes >= before_bytes, "what a stream takes was counted");
         let result = stream.append(at, &write);
         self.index_bytes = self.index_bytes - before_bytes + stream.memory_bytes();
         match result {
@@ -83,6 +84,8 @@ impl Stream {
             self.close();
         }
         let end = self.tail;
+        assert!(end - start == write.records.payload_bytes() as u64, "the tail moves by what is stored");
+        assert!(at.time_ms >= self.last_write_ms, "group time never goes backwards");
         self.last_write_ms = at.time_ms;
         if let Some(seq) = write.seq {
             self.rare_mut().seq = Some(seq.into());
@@ -103,6 +106,7 @@ impl Stream {
     /// Takes in where a command's packs are, at the end of its frame, and says so: from the batch's first byte.
     pub(crate) fn push_packs(&mut self, at: &At, records: &Records<'_>) -> Range<u32> {
         let end = at.frame.pos + at.frame.len;
+        assert!(records.packs().len() <= at.frame.len as usize, "packs are a part of their frame");
         let begin = end - records.packs().len() as u32;
         let mut pos = begin;
         for pack in packs(records.packs()) {

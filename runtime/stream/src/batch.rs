@@ -142,6 +142,11 @@ impl<'a> Batch<'a> {
         Ok(Batch { time_ms, limits, count, bytes })
     }
 
+    /// Commands in the batch.
+    pub(crate) fn count(&self) -> usize {
+        self.count.into()
+    }
+
     /// The commands in order, each with its place. No checksum is verified: the log's covers them.
     ///
     /// Ends after the first error.
@@ -159,6 +164,7 @@ impl<'a> Batch<'a> {
             }
             left -= 1;
             let pos = bytes.len() - reader.rest().len();
+            assert!(pos >= BATCH_HEAD_BYTES, "frames come after the head");
             let item = read_frame(&mut reader).map(|(body, command)| {
                 (Frame { pos: pos as u32, len: (FRAME_HEAD_BYTES + body.len()) as u32 }, command)
             });

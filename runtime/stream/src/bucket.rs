@@ -11,8 +11,6 @@
 use std::sync::Arc;
 
 use crate::binding::{Binding, EncodedBindings};
-use crate::group::{Group, Outcome};
-use crate::reply::{Refusal, Reply};
 
 /// A bucket in one group.
 #[derive(Clone, Debug)]
@@ -53,42 +51,4 @@ pub struct BucketView {
     pub streams: u64,
     /// Whether creates are stopped because it is being deleted.
     pub fenced: bool,
-}
-
-impl Group {
-    /// The group's own copy of a bucket.
-    pub fn bucket(&self, name: &str) -> Option<BucketView> {
-        let &Bucket { epoch, created_ms, streams, fenced, .. } = self.buckets.get(name)?;
-        Some(BucketView { epoch, created_ms, streams, fenced })
-    }
-
-    /// Takes in what group 0 says of a bucket, if it is news.
-    pub(crate) fn bucket_told(&mut self, name: &str, epoch: u64, told: BucketTold<'_>) -> Outcome {
-        let bucket = self.buckets.get(name);
-        let is_there = bucket.is_some();
-        let known = bucket.map_or(self.buckets_gone_epoch, |bucket| bucket.epoch);
-        let streams = bucket.map_or(0, |bucket| bucket.streams);
-        match told {
-            _ if is_there && epoch == known => {}
-            BucketTold::Gone if !is_there => self.buckets_gone_epoch = known.max(epoch),
-            // Without the bucket there is one number for all that have gone: it may be of another one, and then group 0
-            // says it again under a new number.
-            _ if epoch <= known => return Outcome::refused(Refusal::Stale),
-            BucketTold::Gone if streams > 0 => return Outcome::refused(Refusal::BucketBusy),
-            BucketTold::Gone => {
-                self.set_bindings(name, Vec::new());
-                self.buckets.remove(name);
-                self.buckets_gone_epoch = self.buckets_gone_epoch.max(epoch);
-            }
-            BucketTold::There { created_ms, fenced, bindings } => {
-                let new = || Bucket { epoch, created_ms, streams: 0, fenced, bindings: Vec::new() };
-                let own = self.buckets.entry(name.into()).or_insert_with(new);
-                own.epoch = epoch;
-                own.created_ms = created_ms;
-                own.fenced = fenced;
-                self.set_bindings(name, bindings.decode().into_iter().map(Arc::new).collect());
-            }
-        }
-        Outcome::unchanged(Reply::Bucket { streams })
-    }
 }

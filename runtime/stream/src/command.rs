@@ -3,12 +3,13 @@
 //! A command is borrowed on both sides: from the request when it is encoded, from the log entry when it is applied, so
 //! that apply allocates nothing for what it only reads. Kinds are part of the log's format: a number is never reused.
 
-use weir_types::limits::{CONTENT_TYPE_BYTES_MAX, NAME_BYTES_MAX, PRODUCER_ID_BYTES_MAX, WORD_BYTES_MAX};
-use weir_types::{Incarnation, Lineage, Offset, Role, Slot, StreamKey, cut_at_slash};
+use weir_types::limits::{CONTENT_TYPE_BYTES_MAX, PRODUCER_ID_BYTES_MAX, WORD_BYTES_MAX};
+use weir_types::{Incarnation, Lineage, Offset, Role};
 
 use crate::binding::{EncodedBindings, role_code, role_of};
 use crate::bucket::BucketTold;
 use crate::codec::{CodecError, Reader};
+use crate::key::KeyRef;
 use crate::meta::BucketStep;
 use crate::module::Upload;
 use crate::producer::ProducerRef;
@@ -177,57 +178,6 @@ pub enum Command<'a> {
     },
 }
 
-/// A stream's address, borrowed, with its hash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeyRef<'a> {
-    text: &'a str,
-    bucket_bytes: usize,
-    hash: u64,
-}
-
-impl<'a> KeyRef<'a> {
-    /// `bucket/name`.
-    pub fn as_str(self) -> &'a str {
-        self.text
-    }
-
-    /// The bucket's name.
-    pub fn bucket(self) -> &'a str {
-        &self.text[..self.bucket_bytes]
-    }
-
-    /// [`StreamKey::hash_of`] the whole address.
-    pub fn hash(self) -> u64 {
-        self.hash
-    }
-
-    /// The slot that the address falls into.
-    pub fn slot(self) -> Slot {
-        Slot::of_hash(self.hash)
-    }
-
-    /// The address with this text, which a request's checks let through before it was written.
-    pub(crate) fn parse(text: &'a str) -> Result<KeyRef<'a>, CodecError> {
-        let (bucket, name) = cut_at_slash(text).ok_or(CodecError::Field("stream key"))?;
-        let bucket_fits = (1..=WORD_BYTES_MAX).contains(&bucket.len());
-        let name_fits = (1..=NAME_BYTES_MAX).contains(&name.len());
-        if !bucket_fits || !name_fits {
-            return Err(CodecError::Field("stream key"));
-        }
-        Ok(KeyRef { text, bucket_bytes: bucket.len(), hash: StreamKey::hash_of(text) })
-    }
-
-    fn read(reader: &mut Reader<'a>) -> Result<KeyRef<'a>, CodecError> {
-        KeyRef::parse(reader.long("stream key")?)
-    }
-}
-
-impl<'a> From<&'a StreamKey> for KeyRef<'a> {
-    fn from(key: &'a StreamKey) -> KeyRef<'a> {
-        KeyRef { text: key.as_str(), bucket_bytes: key.bucket().len(), hash: key.hash() }
-    }
-}
-
 impl<'a> Command<'a> {
     /// Bytes of the command without its frame's head: what [`Command::put`] writes, counted.
     pub(crate) fn encoded_bytes(&self) -> usize {
@@ -242,7 +192,7 @@ impl<'a> Command<'a> {
         sink.u8(self.kind());
         match *self {
             Command::Create { key, incarnation, content_type, expiry, closed, bindings_epoch, records } => {
-                sink.long(key.text);
+                sink.long(key.as_str());
                 sink.u64(incarnation.0);
                 sink.u8(flag(closed, FLAG_CLOSE) | flag(bindings_epoch != 0, FLAG_BINDINGS));
                 put_epoch(sink, bindings_epoch);
@@ -251,7 +201,7 @@ impl<'a> Command<'a> {
                 sink.records(&records);
             }
             Command::Append { key, incarnation, close, producer, seq, if_match, bindings_epoch, records } => {
-                sink.long(key.text);
+                sink.long(key.as_str());
                 sink.u64(incarnation.0);
                 sink.u8(flag(close, FLAG_CLOSE)
                     | flag(producer.is_some(), FLAG_PRODUCER)
@@ -274,7 +224,7 @@ impl<'a> Command<'a> {
                 sink.records(&records);
             }
             Command::Delete { key, incarnation } | Command::Expire { key, incarnation } => {
-                sink.long(key.text);
+                sink.long(key.as_str());
                 sink.u64(incarnation.0);
             }
             Command::Bucket { name, epoch, told } => {

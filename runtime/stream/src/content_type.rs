@@ -49,11 +49,18 @@ impl ContentTypes {
     /// Gives one use back; the last one frees the text.
     pub(crate) fn release(&mut self, content_type: &str) {
         let uses = self.uses.get_mut(content_type).expect("a stream's content type was interned when it was created");
+        assert!(*uses > 0, "a type without uses is forgotten");
         *uses -= 1;
         if *uses == 0 {
             self.uses.remove(content_type);
             self.texts_bytes -= content_type.len();
         }
+    }
+
+    /// Types in use.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.uses.len()
     }
 
     /// Memory of the types.
@@ -64,17 +71,7 @@ impl ContentTypes {
 
 #[cfg(test)]
 mod tests {
-    use weir_types::Incarnation;
-
     use super::*;
-    use crate::batch::{Frame, Limits};
-    use crate::binding::EncodedBindings;
-    use crate::bucket::BucketTold;
-    use crate::command::KeyRef;
-    use crate::create::NewStream;
-    use crate::group::{At, Group};
-    use crate::records::Records;
-    use crate::reply::Expiry;
 
     #[test]
     fn equal_types_are_kept_once_and_freed_with_their_last_use() {
@@ -87,28 +84,5 @@ mod tests {
         types.release("text/plain");
         types.release("Text/Plain");
         assert_eq!((types.uses.len(), types.bytes()), (0, 0));
-    }
-
-    #[test]
-    fn a_deleted_stream_gives_its_type_back() {
-        let mut group = Group::new();
-        let bindings = EncodedBindings::of(&[0, 0]);
-        group.bucket_told("b", 1, BucketTold::There { created_ms: 0, fenced: false, bindings });
-        let key = KeyRef::parse("b/s").expect("a key");
-        let frame = Frame { pos: 0, len: 0 };
-        let at = At { index: 1, frame, time_ms: 0, limits: Limits { producers_max: 1 } };
-        let new = NewStream {
-            incarnation: Incarnation(1),
-            content_type: "text/plain",
-            expiry: Expiry::Never,
-            closed: false,
-            bindings_epoch: 0,
-            records: Records::NONE,
-        };
-        group.create(&at, key, new);
-        group.create(&at, key, new);
-        assert_eq!(group.content_types.uses.len(), 1);
-        group.delete(key, Incarnation(1));
-        assert!(group.content_types.uses.is_empty());
     }
 }

@@ -5,9 +5,9 @@
 
 use weir_types::Incarnation;
 
-use crate::command::KeyRef;
 use crate::content_type;
 use crate::group::{At, Change, Group, Outcome};
+use crate::key::KeyRef;
 use crate::records::Records;
 use crate::reply::{Expiry, Refusal, Reply};
 use crate::stream::Stream;
@@ -47,6 +47,7 @@ impl Group {
         let content_type = self.content_types.intern(new.content_type);
         let mut stream = Stream::new(key.as_str(), new.incarnation, content_type, new.expiry, at.time_ms);
         stream.push_packs(at, &new.records);
+        assert!(stream.tail == new.records.payload_bytes() as u64, "the tail is what is stored");
         stream.closed = new.closed;
         if new.expiry != Expiry::Never {
             self.expirable += 1;

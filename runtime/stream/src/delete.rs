@@ -2,8 +2,8 @@
 
 use weir_types::Incarnation;
 
-use crate::command::KeyRef;
 use crate::group::{Change, Group, Outcome};
+use crate::key::KeyRef;
 use crate::reply::{Expiry, Refusal, Reply};
 
 impl Group {
@@ -18,12 +18,49 @@ impl Group {
     pub(crate) fn remove(&mut self, key: KeyRef<'_>) -> Option<Outcome> {
         let stream = self.slots.remove(key)?;
         let bucket = self.buckets.get_mut(key.bucket()).expect("a bucket is dropped only when it has no streams");
+        assert!(bucket.streams > 0, "a bucket counts its streams");
         bucket.streams -= 1;
+        assert!(self.index_bytes >= stream.memory_bytes(), "what a stream takes was counted");
         self.index_bytes -= stream.memory_bytes();
         self.content_types.release(&stream.content_type);
         if stream.expiry() != Expiry::Never {
+            assert!(self.expirable > 0, "streams that end by themselves are counted");
             self.expirable -= 1;
         }
         Some(Outcome { reply: Reply::Done, change: Change::Removed { incarnation: stream.incarnation() } })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{Frame, Limits};
+    use crate::binding::EncodedBindings;
+    use crate::bucket::BucketTold;
+    use crate::create::NewStream;
+    use crate::group::At;
+    use crate::records::Records;
+
+    #[test]
+    fn a_deleted_stream_gives_its_type_back() {
+        let mut group = Group::new();
+        let bindings = EncodedBindings::of(&[0, 0]);
+        group.bucket_told("b", 1, BucketTold::There { created_ms: 0, fenced: false, bindings });
+        let key = KeyRef::parse("b/s").expect("a key");
+        let frame = Frame { pos: 0, len: 0 };
+        let at = At { index: 1, frame, time_ms: 0, limits: Limits { producers_max: 1 } };
+        let new = NewStream {
+            incarnation: Incarnation(1),
+            content_type: "text/plain",
+            expiry: Expiry::Never,
+            closed: false,
+            bindings_epoch: 0,
+            records: Records::NONE,
+        };
+        group.create(&at, key, new);
+        group.create(&at, key, new);
+        assert_eq!(group.content_types.len(), 1);
+        group.delete(key, Incarnation(1));
+        assert_eq!((group.content_types.len(), group.index_bytes()), (0, 0));
     }
 }

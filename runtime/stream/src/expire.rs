@@ -5,8 +5,8 @@
 
 use weir_types::Incarnation;
 
-use crate::command::KeyRef;
 use crate::group::{At, Group, Outcome};
+use crate::key::KeyRef;
 use crate::reply::{Expiry, Reply};
 use crate::stream::Stream;
 
@@ -15,6 +15,7 @@ impl Group {
         let due = self.slots.get(key).is_some_and(|stream| {
             stream.incarnation() == incarnation && stream.expires_ms().is_some_and(|end_ms| at.time_ms >= end_ms)
         });
+        assert!(!due || self.expirable > 0, "streams that end by themselves are counted");
         let removed = if due { self.remove(key) } else { None };
         removed.unwrap_or_else(|| Outcome::unchanged(Reply::Done))
     }

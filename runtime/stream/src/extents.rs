@@ -98,6 +98,7 @@ impl Extents {
 
 /// Each place as what it differs by from the one before, in numbers of as many bytes as they need.
 fn encode(places: &[Place]) -> Box<[u8]> {
+    assert!(!places.is_empty(), "a run has places");
     let mut run = Vec::with_capacity(8 * places.len());
     let (mut start, mut index) = (places[0].start, 0);
     for place in places {
@@ -137,6 +138,7 @@ fn take(run: &mut &[u8]) -> u64 {
     loop {
         let (byte, rest) = run.split_first().expect("a run has whole numbers");
         *run = rest;
+        assert!(shift < 64, "a number has 64 bits");
         number |= u64::from(byte & 0x7f) << shift;
         shift += 7;
         if byte & 0x80 == 0 {

@@ -1,20 +1,12 @@
-//! A group: applies committed batches, in order, to the streams placed on it. The dispatch; each verb has its own file.
-//!
-//! Apply is deterministic: what it answers and what it becomes depend on the batches alone. A failure that the state
-//! decides is a [`Refusal`] in a reply, the same on every replica; bytes that no version of us wrote are an error, after
-//! which the replica must stop, for it no longer knows what the others have applied.
+//! A group: the streams placed on it, and what is kept beside them. [`Group::apply`] is what changes it; each verb has a file.
 
 use std::collections::BTreeMap;
 
 use weir_types::{Incarnation, StreamKey};
 
-use crate::append::Write;
-use crate::batch::{Batch, Frame, Limits};
+use crate::batch::{Frame, Limits};
 use crate::bucket::Bucket;
-use crate::codec::CodecError;
-use crate::command::Command;
 use crate::content_type::ContentTypes;
-use crate::create::NewStream;
 use crate::meta::Meta;
 use crate::reply::{Refusal, Reply};
 use crate::slots::Slots;
@@ -36,7 +28,9 @@ pub struct Group {
     pub(crate) bound_buckets: usize,
     /// The last change that this group has heard of of a bucket that is gone: what is older may be of its life.
     pub(crate) buckets_gone_epoch: u64,
-    time_ms: u64,
+    /// The last log index applied.
+    pub(crate) applied: Option<u64>,
+    pub(crate) time_ms: u64,
 }
 
 /// What became of one command, for its requester and for those who watch the stream.
@@ -119,52 +113,8 @@ impl Group {
             bindings_epoch: 0,
             bound_buckets: 0,
             buckets_gone_epoch: 0,
+            applied: None,
             time_ms: 0,
-        }
-    }
-
-    /// Applies the committed batch at log index `index`; pushes one outcome per command, in order.
-    ///
-    /// # Errors
-    /// [`CodecError`] for bytes that no version of us wrote. Commands before the bad one have been applied then, and the
-    /// group must not be used any further.
-    pub fn apply(&mut self, index: u64, batch: &[u8], outcomes: &mut Vec<Outcome>) -> Result<(), CodecError> {
-        let batch = Batch::read(batch)?;
-        // A new leader's clock may be behind its predecessor's.
-        self.time_ms = self.time_ms.max(batch.time_ms);
-        for command in batch.commands() {
-            let (frame, command) = command?;
-            let at = At { index, frame, time_ms: self.time_ms, limits: batch.limits };
-            outcomes.push(self.apply_command(&at, command));
-        }
-        Ok(())
-    }
-
-    fn apply_command(&mut self, at: &At, command: Command<'_>) -> Outcome {
-        match command {
-            Command::Create { key, incarnation, content_type, expiry, closed, bindings_epoch, records } => {
-                self.create(at, key, NewStream { incarnation, content_type, expiry, closed, bindings_epoch, records })
-            }
-            Command::Append { key, incarnation, close, producer, seq, if_match, bindings_epoch, records } => {
-                self.append(at, key, Write { incarnation, close, producer, seq, if_match, bindings_epoch, records })
-            }
-            Command::Delete { key, incarnation } => self.delete(key, incarnation),
-            Command::Expire { key, incarnation } => self.expire(at, key, incarnation),
-            Command::Bucket { name, epoch, told } => self.bucket_told(name, epoch, told),
-            Command::MetaForm { groups } => Outcome::unchanged(self.meta.form(groups)),
-            Command::MetaBucket { name, step } => Outcome::unchanged(self.meta.bucket_step(name, step, at.time_ms)),
-            Command::MetaModulePut { bucket, name, upload } => {
-                Outcome::unchanged(self.meta.module_put(bucket, name, &upload, at.time_ms))
-            }
-            Command::MetaModuleReady { bucket, name, revision } => {
-                Outcome::unchanged(self.meta.module_ready(bucket, name, revision))
-            }
-            Command::MetaModuleFailed { bucket, name, revision, reason } => {
-                Outcome::unchanged(self.meta.module_failed(bucket, name, revision, reason))
-            }
-            Command::MetaModuleDelete { bucket, name } => Outcome::unchanged(self.meta.module_delete(bucket, name)),
-            Command::MetaBindingPut { bucket, binding } => Outcome::unchanged(self.meta.binding_put(bucket, binding)),
-            Command::MetaBindingDelete { bucket, name } => Outcome::unchanged(self.meta.binding_delete(bucket, name)),
         }
     }
 

@@ -6,14 +6,17 @@
 //! A command's road, one file per stop:
 //! - [`command`], [`records`], [`pack`], [`codec`], [`batch`]: how commands are written into a log entry and read back.
 //! - [`look`]: what the leader checks before it proposes; `json` splits a body into records.
-//! - [`group`]: applies a batch, one file per verb: `create`, `append`, `close`, `delete`, `expire`, [`bucket`],
-//!   [`meta`]; [`producer`] remembers what idempotent producers have sent.
-//! - [`module`], [`binding`], [`pattern`]: what was uploaded, and to which streams it is attached. No module runs here.
-//! - [`stream`], `extents`, `slots`, `content_type`: the state; `list` goes through it.
+//! - `apply`: applies a batch to a [`group`], one file per verb: `create`, `append`, `close`, `delete`, `expire`, `told` (of
+//!   buckets); and of group 0's tables, [`meta`]: `bind`, `upload`.
+//! - [`bucket`], [`module`], [`binding`], [`pattern`]: what was uploaded, and to which streams it is attached. No module runs
+//!   here.
+//! - [`stream`], `extents`, `slots`, `content_type`, [`producer`]: the state; `list` goes through it.
 //! - [`reply`]: what is answered.
 
 mod append;
+mod apply;
 pub mod batch;
+mod bind;
 pub mod binding;
 pub mod bucket;
 mod close;
@@ -26,6 +29,7 @@ mod expire;
 mod extents;
 pub mod group;
 mod json;
+mod key;
 mod list;
 pub mod look;
 pub mod meta;
@@ -38,14 +42,17 @@ pub mod reply;
 mod sink;
 mod slots;
 pub mod stream;
+mod told;
+mod upload;
 
 pub use batch::{Batch, BatchBuilder, Frame, Limits, frame_bytes_max};
 pub use binding::{BUILTIN_PREFIX, Binding, EPOCH_UNJUDGED, EncodedBindings};
 pub use bucket::{BucketTold, BucketView};
 pub use codec::CodecError;
-pub use command::{Command, KeyRef};
+pub use command::Command;
 pub use extents::Extent;
 pub use group::{Change, Group, Outcome};
+pub use key::KeyRef;
 pub use look::Look;
 pub use meta::{BucketState, BucketStep, Meta, MetaBucket};
 pub use module::{Module, Revision, Upload};

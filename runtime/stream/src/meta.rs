@@ -95,6 +95,15 @@ impl Meta {
         self.buckets.get_mut(name)
     }
 
+    /// The bucket, unless it is being deleted.
+    pub(crate) fn active_bucket(&mut self, name: &str) -> Result<&mut MetaBucket, Refusal> {
+        match self.bucket_mut(name) {
+            None => Err(Refusal::BucketNotFound),
+            Some(bucket) if bucket.state == BucketState::Active => Ok(bucket),
+            Some(_) => Err(Refusal::BucketBusy),
+        }
+    }
+
     pub(crate) fn form(&mut self, groups: u16) -> Reply {
         assert!(groups > 0, "the codec refuses a formation without groups");
         match self.groups {
@@ -142,6 +151,7 @@ impl Meta {
         };
         let epoch = self.next_change();
         let bucket = self.buckets.get_mut(name).expect("it was there");
+        assert!(bucket.epoch < epoch, "the changes of a bucket rise");
         bucket.state = state;
         bucket.epoch = epoch;
         Reply::Done

@@ -106,6 +106,7 @@ impl<'a> Pack<'a> {
 
     /// How many records end at or before `position` of the payload.
     fn ends_until(&self, position: usize) -> usize {
+        assert!(self.count > 0, "a pack has records");
         let (mut low, mut high) = (0, self.count());
         while low < high {
             let middle = low + (high - low) / 2;

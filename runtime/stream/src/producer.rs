@@ -109,6 +109,7 @@ impl Producers {
         self.table.retain(|producer| {
             let active = time_ms.saturating_sub(producer.used_ms) < IDLE_MS;
             if !active {
+                assert!(*ids_bytes >= producer.id.len(), "ids are counted");
                 *ids_bytes -= producer.id.len();
             }
             active
@@ -122,12 +123,16 @@ impl Producers {
         let hash = StreamKey::hash_of(producer.id);
         match self.table.find_mut(hash, |known| *known.id == *producer.id) {
             Some(known) => {
+                let before = known.state;
+                assert!((before.epoch, before.seq) < (state.epoch, state.seq), "a producer's turns rise");
+                assert!(!known.closed, "a closed stream accepts nothing");
                 known.state = state;
                 known.used_ms = time_ms;
                 known.receipts[ring(producer.seq)] = tail;
                 known.closed = closed;
             }
             None => {
+                assert!(producer.seq == 0, "a producer begins at 0");
                 let mut receipts = [0; RECEIPTS];
                 receipts[ring(producer.seq)] = tail;
                 let known = Producer { id: producer.id.into(), state, used_ms: time_ms, receipts, closed };

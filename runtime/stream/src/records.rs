@@ -44,6 +44,7 @@ impl<'a> Records<'a> {
 
     /// A body that arrived in `pieces` as one record, verbatim; none when there are none. No piece is empty.
     pub fn pieces(pieces: &'a [Bytes]) -> Records<'a> {
+        assert!(pieces.iter().all(|piece| !piece.is_empty()), "nothing is no piece");
         Records(Form::Pieces(pieces))
     }
 
@@ -157,6 +158,7 @@ fn fills(messages: &[Range<u32>]) -> impl Iterator<Item = &[Range<u32>]> {
         let count = fitting.count().max(1).min(rest.len());
         let (fill, after) = rest.split_at(count);
         rest = after;
+        assert!(bytes == 0 || !fill.is_empty(), "a message that is too large has a pack of its own");
         (!fill.is_empty()).then_some(fill)
     })
 }

@@ -4,7 +4,7 @@ use hashbrown::HashTable;
 use weir_types::StreamKey;
 use weir_types::limits::SLOTS;
 
-use crate::command::KeyRef;
+use crate::key::KeyRef;
 use crate::stream::Stream;
 
 /// All streams of a group.
@@ -35,7 +35,8 @@ impl Slots {
 
     /// Adds a stream whose key is not there yet.
     pub(crate) fn insert(&mut self, key: KeyRef<'_>, stream: Stream) {
-        debug_assert!(self.get(key).is_none(), "create looks first");
+        assert!(self.get(key).is_none(), "create looks first");
+        assert!(*stream.key == *key.as_str(), "a stream is found by its own key");
         let table = &mut self.tables[key.slot().index()];
         // The hash is computed again when a table grows: that is rare, and keeping it would cost every stream 8 bytes.
         table.insert_unique(table_hash(key.hash()), Box::new(stream), |stream| {
@@ -48,6 +49,7 @@ impl Slots {
         let table = &mut self.tables[key.slot().index()];
         let found = table.find_entry(table_hash(key.hash()), |stream| *stream.key == *key.as_str()).ok()?;
         let (stream, _) = found.remove();
+        assert!(self.streams > 0, "streams are counted");
         self.streams -= 1;
         Some(stream)
     }

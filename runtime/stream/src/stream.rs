@@ -166,6 +166,7 @@ impl Stream {
     pub(crate) fn push_extent(&mut self, bytes: u64, index: u64, pos: u32, len: u32) {
         assert!(bytes > 0, "a pack holds bytes");
         assert!(bytes < u64::from(len), "a payload is part of its pack");
+        assert!(!self.closed, "a closed stream takes nothing");
         self.extents.push(Place { start: self.tail, index, pos, len });
         self.tail = self.tail.checked_add(bytes).expect("a stream is shorter than 2^64 bytes");
     }

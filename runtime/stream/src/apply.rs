@@ -1,0 +1,63 @@
+//! Apply: committed batches become the group's state, in order. The dispatch; each verb has its own file.
+//!
+//! Apply is deterministic: what it answers and what it becomes depend on the batches alone. A failure that the state
+//! decides is a [`Refusal`](crate::Refusal) in a reply, the same on every replica; bytes that no version of us wrote are an
+//! error, after which the replica must stop, for it no longer knows what the others have applied.
+
+use crate::append::Write;
+use crate::batch::Batch;
+use crate::codec::CodecError;
+use crate::command::Command;
+use crate::create::NewStream;
+use crate::group::{At, Group, Outcome};
+
+impl Group {
+    /// Applies the committed batch at log index `index`; pushes one outcome per command, in order.
+    ///
+    /// # Errors
+    /// [`CodecError`] for bytes that no version of us wrote. Commands before the bad one have been applied then, and the
+    /// group must not be used any further.
+    pub fn apply(&mut self, index: u64, batch: &[u8], outcomes: &mut Vec<Outcome>) -> Result<(), CodecError> {
+        assert!(self.applied.is_none_or(|applied| applied < index), "entries are applied once, in their order");
+        let batch = Batch::read(batch)?;
+        let before = outcomes.len();
+        // A new leader's clock may be behind its predecessor's.
+        self.time_ms = self.time_ms.max(batch.time_ms);
+        for command in batch.commands() {
+            let (frame, command) = command?;
+            let at = At { index, frame, time_ms: self.time_ms, limits: batch.limits };
+            outcomes.push(self.apply_command(&at, command));
+        }
+        assert!(outcomes.len() - before == batch.count(), "every command has an outcome");
+        self.applied = Some(index);
+        Ok(())
+    }
+
+    fn apply_command(&mut self, at: &At, command: Command<'_>) -> Outcome {
+        match command {
+            Command::Create { key, incarnation, content_type, expiry, closed, bindings_epoch, records } => {
+                self.create(at, key, NewStream { incarnation, content_type, expiry, closed, bindings_epoch, records })
+            }
+            Command::Append { key, incarnation, close, producer, seq, if_match, bindings_epoch, records } => {
+                self.append(at, key, Write { incarnation, close, producer, seq, if_match, bindings_epoch, records })
+            }
+            Command::Delete { key, incarnation } => self.delete(key, incarnation),
+            Command::Expire { key, incarnation } => self.expire(at, key, incarnation),
+            Command::Bucket { name, epoch, told } => self.bucket_told(name, epoch, told),
+            Command::MetaForm { groups } => Outcome::unchanged(self.meta.form(groups)),
+            Command::MetaBucket { name, step } => Outcome::unchanged(self.meta.bucket_step(name, step, at.time_ms)),
+            Command::MetaModulePut { bucket, name, upload } => {
+                Outcome::unchanged(self.meta.module_put(bucket, name, &upload, at.time_ms))
+            }
+            Command::MetaModuleReady { bucket, name, revision } => {
+                Outcome::unchanged(self.meta.module_ready(bucket, name, revision))
+            }
+            Command::MetaModuleFailed { bucket, name, revision, reason } => {
+                Outcome::unchanged(self.meta.module_failed(bucket, name, revision, reason))
+            }
+            Command::MetaModuleDelete { bucket, name } => Outcome::unchanged(self.meta.module_delete(bucket, name)),
+            Command::MetaBindingPut { bucket, binding } => Outcome::unchanged(self.meta.binding_put(bucket, binding)),
+            Command::MetaBindingDelete { bucket, name } => Outcome::unchanged(self.meta.binding_delete(bucket, name)),
+        }
+    }
+}
