@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use weir_shard::{Address, ShardStats, Topology};
 
-use crate::accept::Connections;
+use crate::connections::Connections;
 use crate::metrics;
 use crate::turns::Turns;
 

@@ -15,6 +15,7 @@ mod admin;
 mod builtins;
 mod cli;
 mod config;
+mod connections;
 mod demo;
 mod exit;
 mod layers;

@@ -11,7 +11,7 @@ use weir_shard::{Limit, ShardStats, Topology};
 use weir_storage::WalStats;
 use weir_types::ShardId;
 
-use crate::accept::Connections;
+use crate::connections::Connections;
 use crate::turns::{ENDS, Histogram, Turns};
 
 /// The media type of the text.

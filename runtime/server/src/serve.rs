@@ -18,9 +18,10 @@ use weir_shard::{Address, Entropy as _, PageBudget, Seams, ShardConfig, Topology
 use weir_storage::WriteMode;
 use weir_types::{GroupId, ShardId};
 
-use crate::accept::{self, Connections};
+use crate::accept;
 use crate::admin::{self, Admin, Phase};
 use crate::config::{Config, Sizes, size};
+use crate::connections::Connections;
 use crate::demo;
 use crate::exit::Exit;
 use crate::node::{DataDir, Node};

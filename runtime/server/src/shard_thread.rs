@@ -14,7 +14,7 @@ use weir_http::{HttpConfig, Service, serve_connection};
 use weir_shard::{Mailbox, Seams, Shard, ShardConfig, ShardError, ShardOpenError, Topology};
 use weir_types::ShardId;
 
-use crate::accept::Open;
+use crate::connections::Open;
 use crate::demo;
 use crate::turns::{self, Turns};
 
