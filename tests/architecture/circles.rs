@@ -26,7 +26,9 @@ pub(crate) fn imports(source: &Path) -> Imports {
     // What passes names on is looked through, so it is no import of its own.
     for module in files.keys().filter(|module| is_map(source, module)) {
         imports.remove(module);
-        imports.values_mut().for_each(|used| drop(used.remove(module)));
+        for used in imports.values_mut() {
+            used.remove(module);
+        }
     }
     imports
 }
@@ -95,7 +97,8 @@ fn paths(text: &str) -> Vec<String> {
 fn statements(text: &str) -> Vec<String> {
     let (mut statements, mut lines) = (Vec::new(), text.lines());
     while let Some(line) = lines.next() {
-        let is_use = ["use ", "pub use ", "pub(crate) use ", "pub(super) use "].iter().any(|head| line.starts_with(head));
+        let is_use =
+            ["use ", "pub use ", "pub(crate) use ", "pub(super) use "].iter().any(|head| line.starts_with(head));
         if is_use {
             let mut statement = line.to_string();
             while !statement.ends_with(';') {
