@@ -13,13 +13,13 @@ fn a_binding_is_made_described_changed_and_removed() {
     let made = client.send(bind("checked", "rejects-bad", "validator", "orders/**")).expect(201).json();
     let expected = json!({
         "name": "checked", "streams": "orders/**", "module": "rejects-bad", "digest": module["digest"],
-        "role": "validator", "config": null, "epoch": 1,
+        "role": "validator", "config": null, "epoch": 2,
     });
     assert_eq!(made, expected);
     assert_eq!(client.send(bind("checked", "rejects-bad", "validator", "orders/**")).expect(200).json(), expected);
     assert_eq!(client.send(Request::get("/demo/-/bindings/checked")).expect(200).json(), expected);
     let changed = client.send(bind("checked", "rejects-bad", "validator", "orders/*")).expect(200).json();
-    assert_eq!((&changed["streams"], &changed["epoch"]), (&"orders/*".into(), &2.into()));
+    assert_eq!((&changed["streams"], &changed["epoch"]), (&"orders/*".into(), &3.into()));
     let list = client.send(Request::get("/demo/-/bindings")).expect(200).json();
     assert_eq!(list["bindings"], json!([changed]));
     let _ = client.send(Request::delete("/demo/-/bindings/checked")).expect(204);
