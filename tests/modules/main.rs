@@ -16,15 +16,19 @@ use weir_testkit::{Client, Request, Response, Setup};
 
 /// A server in memory with two shards, so that half of all requests cross from one to the other.
 pub(crate) fn in_memory() -> Setup {
-    Setup::new(env!("CARGO_BIN_EXE_weir")).args(&["--in-memory", "--shards", "2"])
+    patient(Setup::new(env!("CARGO_BIN_EXE_weir")).args(&["--in-memory", "--shards", "2"]))
 }
 
 /// A server on disk, with small segments so that it starts at once.
 pub(crate) fn on_disk() -> Setup {
-    Setup::new(env!("CARGO_BIN_EXE_weir"))
-        .args(&["--shards", "2"])
+    patient(Setup::new(env!("CARGO_BIN_EXE_weir")).args(&["--shards", "2"]))
         .env("WEIR_HTTP_BODY_BYTES_MAX", 1 << 20)
         .env("WEIR_WAL_SEGMENT_BYTES", 4 << 20)
+}
+
+/// A debug build compiles slowly, and other tests run beside it: unless it is about that, a test waits.
+fn patient(setup: Setup) -> Setup {
+    setup.env("WEIR_MODULES_UPLOAD_WAIT_MS", 120_000).env("WEIR_MODULES_COMPILE_TIMEOUT_MS", 120_000)
 }
 
 /// `curl -T`.

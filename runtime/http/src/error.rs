@@ -56,6 +56,7 @@ pub enum ErrorCode {
     BucketBusy,
     ModuleInUse,
     ModuleCompiling,
+    ModuleFailed,
     OffsetGone,
     TailMoved,
     BodyTooLarge,
@@ -81,11 +82,12 @@ pub enum ErrorCode {
     DiskFull,
     WalFull,
     HotIndexFull,
+    ModuleStoreFull,
 }
 
 impl ErrorCode {
     /// Every code, in the order of their statuses.
-    pub const ALL: [ErrorCode; 55] = {
+    pub const ALL: [ErrorCode; 57] = {
         use ErrorCode::*;
         [
             PathMalformed,
@@ -118,6 +120,7 @@ impl ErrorCode {
             BucketBusy,
             ModuleInUse,
             ModuleCompiling,
+            ModuleFailed,
             OffsetGone,
             TailMoved,
             BodyTooLarge,
@@ -143,6 +146,7 @@ impl ErrorCode {
             DiskFull,
             WalFull,
             HotIndexFull,
+            ModuleStoreFull,
         ]
     };
 
@@ -179,6 +183,7 @@ impl ErrorCode {
             ErrorCode::BucketBusy => (409, "bucket_busy", "The bucket is not empty or is being deleted."),
             ErrorCode::ModuleInUse => (409, "module_in_use", "A binding uses the module."),
             ErrorCode::ModuleCompiling => (409, "module_compiling", "The module cannot be bound yet."),
+            ErrorCode::ModuleFailed => (409, "module_failed", "The module could not be compiled."),
             ErrorCode::OffsetGone => (410, "offset_gone", "What was at this offset is gone."),
             ErrorCode::TailMoved => (412, "tail_moved", "The tail is not where the request expects it."),
             ErrorCode::BodyTooLarge => (413, "body_too_large", "The body is larger than the server accepts."),
@@ -204,6 +209,7 @@ impl ErrorCode {
             ErrorCode::DiskFull => (507, "disk_full", "The disk is full."),
             ErrorCode::WalFull => (507, "wal_full", "The log has reached its configured size."),
             ErrorCode::HotIndexFull => (507, "hot_index_full", "The index of recent data has reached its size."),
+            ErrorCode::ModuleStoreFull => (507, "module_store_full", "Modules have as many bytes on disk as they may."),
         }
     }
 
@@ -353,6 +359,10 @@ impl From<ShardError> for Problem {
             ShardError::ModuleTrapped(_) => ErrorCode::ModuleTrapped,
             ShardError::ModuleNotReady => ErrorCode::ModuleNotReady,
             ShardError::ModuleInvalid(_) => ErrorCode::ModuleInvalid,
+            ShardError::ModulesWaiting => ErrorCode::Unavailable,
+            ShardError::ModuleUnknown(_) => ErrorCode::ModuleNotFound,
+            ShardError::ModuleFailed { .. } => ErrorCode::ModuleFailed,
+            ShardError::BindingUnknown(_) => ErrorCode::BindingNotFound,
             ShardError::ModuleTooLarge { .. } => ErrorCode::ModuleTooLarge,
             ShardError::ModuleStore(reason) => {
                 tracing::error!(%reason, "{detail}");
@@ -384,6 +394,7 @@ fn code_of(limit: Limit) -> ErrorCode {
         Limit::Subscribers | Limit::Live => ErrorCode::SubscriberLimit,
         Limit::Producers => ErrorCode::ProducerLimit,
         Limit::Bindings => ErrorCode::BindingLimit,
+        Limit::ModuleStore => ErrorCode::ModuleStoreFull,
     }
 }
 

@@ -124,6 +124,7 @@ pub(crate) fn raise_open_files_limit() {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connections::Open;
 
     fn here() -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], 0))

@@ -263,6 +263,8 @@ impl Default for BucketsConfig {
 pub(crate) struct ModulesConfig {
     /// Largest upload, in bytes.
     pub(crate) module_bytes_max: u64,
+    /// What all modules and their machine code may have on disk together, in bytes.
+    pub(crate) store_bytes_max: u64,
     /// Memory of one instance, in bytes.
     pub(crate) memory_bytes_max: u64,
     /// Time after which a compilation is killed, in milliseconds.
@@ -279,6 +281,7 @@ impl Default for ModulesConfig {
     fn default() -> ModulesConfig {
         ModulesConfig {
             module_bytes_max: 32 * MIB,
+            store_bytes_max: 4 * GIB,
             memory_bytes_max: 64 * MIB,
             compile_timeout_ms: 60_000,
             upload_wait_ms: 10_000,
@@ -376,6 +379,7 @@ impl Config {
         let streams_max = self.http.streams_per_connection_max;
         check_range("http.streams_per_connection_max", streams_max.into(), 1, 1 << 16)?;
         check_range("modules.module_bytes_max", self.modules.module_bytes_max, 1, 256 * MIB)?;
+        check_range("modules.store_bytes_max", self.modules.store_bytes_max, MIB, u64::MAX)?;
         // Below it hardly a module starts; above it there are no addresses in 32 bits.
         check_range("modules.memory_bytes_max", self.modules.memory_bytes_max, MIB, 4 * GIB)?;
         check_range("modules.folds_max", self.modules.folds_max, 1, u32::MAX.into())?;

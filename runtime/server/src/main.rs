@@ -8,7 +8,7 @@
 //! - [`demo`]: what `--demo` sets up.
 //! - [`exit`]: exit codes.
 //!
-//! The binary is also the compiler of modules: the server starts it anew for each, as `weir compile-module`.
+//! The binary is also what inspects and compiles modules: the server starts it anew for each, as `weir module-child`.
 
 mod accept;
 mod admin;
@@ -38,10 +38,10 @@ use crate::exit::Exit;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // The server has started itself to compile a module. For nobody else, so it is not in the command line; and before all
+    // The server has started itself to look at a module. For nobody else, so it is not in the command line; and before all
     // else, for it is to be under its limits before it has done anything.
-    if std::env::args_os().nth(1).is_some_and(|argument| argument == weir_wasm::COMPILE_ARGUMENT) {
-        return weir_wasm::compile_child();
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == weir_wasm::CHILD_ARGUMENT) {
+        return weir_wasm::module_child();
     }
     abort_on_panic();
     let Command::Serve(args) = Cli::parse().command;

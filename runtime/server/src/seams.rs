@@ -98,6 +98,7 @@ fn host_config(modules: &ModulesConfig) -> HostConfig {
         memory_bytes_max: size(modules.memory_bytes_max),
         module_bytes_max: size(modules.module_bytes_max),
         compile_timeout: Duration::from_millis(modules.compile_timeout_ms),
+        store_bytes_max: modules.store_bytes_max,
         call_timeout: Duration::from_millis(modules.call_timeout_ms),
         ..HostConfig::default()
     }
@@ -106,8 +107,9 @@ fn host_config(modules: &ModulesConfig) -> HostConfig {
 /// What to start for this very program once more.
 fn own_program() -> Result<PathBuf, Exit> {
     // Whatever has meanwhile been put in the binary's place on disk: another version's code would not be ours.
-    if cfg!(target_os = "linux") {
-        return Ok("/proc/self/exe".into());
+    const RUNNING: &str = "/proc/self/exe";
+    if cfg!(target_os = "linux") && std::fs::read_link(RUNNING).is_ok() {
+        return Ok(RUNNING.into());
     }
     std::env::current_exe().map_err(|source| Exit::System { doing: "find the server's own program", source })
 }

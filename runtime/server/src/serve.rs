@@ -69,6 +69,7 @@ async fn run(config: &Config, demo: bool) -> Result<(), Exit> {
     let connections = Connections::new(config.shards().into());
     let topology = Topology { shards: config.shards(), wals: node.wals(), groups: node.groups };
     let seams = seams(data_dir.as_ref(), &node, sizes, &config.modules)?;
+    let modules = seams.modules.clone();
     let parts = shard_parts(config, node.id, topology, sizes, seams, &shutdown);
     let addresses = parts.iter().map(|(_, address)| address.clone()).collect();
     let turns = parts.iter().map(|(parts, _)| Arc::clone(&parts.turns)).collect();
@@ -99,6 +100,8 @@ async fn run(config: &Config, demo: bool) -> Result<(), Exit> {
     }
     phase.send_replace(Phase::Stopping);
     stop.send_replace(true);
+    // Uploads that are being looked at are not waited for. What was announced is compiled after the next start.
+    modules.stop();
     tracing::info!("stopping");
     tokio::select! {
         () = end(&connections, &requests, shards) => Ok(()),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weir_storage::Disk;
+use weir_types::Role;
 use weir_wasm::Host;
 
 /// The time of day and the time since some start.
@@ -30,6 +31,8 @@ pub struct Builtin {
     pub name: &'static str,
     /// The module.
     pub wasm: &'static [u8],
+    /// What it can be used as.
+    pub roles: &'static [Role],
 }
 
 /// The seams of one node.

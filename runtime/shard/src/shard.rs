@@ -149,8 +149,8 @@ impl Core {
                 Request::BucketDelete(name) => shard.bucket_delete(&name).await,
                 Request::BucketDescribe { group, name } => shard.bucket_describe(group, &name),
                 Request::BucketTell { group, news } => shard.bucket_tell(group, &news).await,
-                Request::ModulePut { bucket, name, wasm } => {
-                    shard.module_put(bucket.as_str(), name.as_str(), wasm).await
+                Request::ModulePut { bucket, name, roles, wasm } => {
+                    shard.module_put(bucket.as_str(), name.as_str(), &roles, wasm).await
                 }
                 Request::ModuleDelete { bucket, name } => shard.module_delete(bucket.as_str(), name.as_str()).await,
                 Request::Modules(bucket) => shard.modules(bucket.as_str()),

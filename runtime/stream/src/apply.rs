@@ -49,11 +49,11 @@ impl Group {
             Command::MetaModulePut { bucket, name, upload } => {
                 Outcome::unchanged(self.meta.module_put(bucket, name, &upload, at.time_ms))
             }
-            Command::MetaModuleReady { bucket, name, revision } => {
-                Outcome::unchanged(self.meta.module_ready(bucket, name, revision))
+            Command::MetaModuleReady { bucket, name, digest } => {
+                Outcome::unchanged(self.meta.module_ready(bucket, name, digest))
             }
-            Command::MetaModuleFailed { bucket, name, revision, reason } => {
-                Outcome::unchanged(self.meta.module_failed(bucket, name, revision, reason))
+            Command::MetaModuleFailed { bucket, name, digest, reason } => {
+                Outcome::unchanged(self.meta.module_failed(bucket, name, digest, reason))
             }
             Command::MetaModuleDelete { bucket, name } => Outcome::unchanged(self.meta.module_delete(bucket, name)),
             Command::MetaBindingPut { bucket, binding } => Outcome::unchanged(self.meta.binding_put(bucket, binding)),

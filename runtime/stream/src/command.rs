@@ -4,7 +4,7 @@
 //! that apply allocates nothing for what it only reads. Kinds are part of the log's format: a number is never reused.
 
 use weir_types::limits::{CONTENT_TYPE_BYTES_MAX, PRODUCER_ID_BYTES_MAX, WORD_BYTES_MAX};
-use weir_types::{Incarnation, Lineage, Offset, Role};
+use weir_types::{Digest, Incarnation, Lineage, Offset, Role};
 
 use crate::binding::{EncodedBindings, role_code, role_of};
 use crate::bucket::BucketTold;
@@ -24,12 +24,13 @@ const KIND_EXPIRE: u8 = 4;
 const KIND_BUCKET: u8 = 21;
 const KIND_META_FORM: u8 = 32;
 const KIND_META_MODULE_PUT: u8 = 37;
-const KIND_META_MODULE_READY: u8 = 38;
-const KIND_META_MODULE_FAILED: u8 = 39;
+// 38 and 39 were these two with the number of an upload, which a later one may have, too.
 const KIND_META_MODULE_DELETE: u8 = 40;
 const KIND_META_BINDING_PUT: u8 = 41;
 const KIND_META_BINDING_DELETE: u8 = 42;
 const KIND_META_BUCKET: u8 = 43;
+const KIND_META_MODULE_READY: u8 = 44;
+const KIND_META_MODULE_FAILED: u8 = 45;
 
 const FLAG_CLOSE: u8 = 1;
 const FLAG_PRODUCER: u8 = 2;
@@ -141,8 +142,8 @@ pub enum Command<'a> {
         bucket: &'a str,
         /// The module.
         name: &'a str,
-        /// The upload's number.
-        revision: u32,
+        /// What was uploaded: what is true of these bytes, whichever upload brought them.
+        digest: Digest,
     },
     /// Group 0 only: an upload cannot be compiled.
     MetaModuleFailed {
@@ -150,8 +151,8 @@ pub enum Command<'a> {
         bucket: &'a str,
         /// The module.
         name: &'a str,
-        /// The upload's number.
-        revision: u32,
+        /// What was uploaded: what is true of these bytes, whichever upload brought them.
+        digest: Digest,
         /// Why, for whoever uploaded it.
         reason: &'a str,
     },
@@ -245,13 +246,13 @@ impl<'a> Command<'a> {
                 sink.u8(upload.roles.len() as u8);
                 upload.roles.iter().for_each(|role| sink.u8(role_code(*role)));
             }
-            Command::MetaModuleReady { bucket, name, revision } => {
+            Command::MetaModuleReady { bucket, name, digest } => {
                 put_words(sink, bucket, name);
-                sink.u32(revision);
+                sink.bytes(&digest.0);
             }
-            Command::MetaModuleFailed { bucket, name, revision, reason } => {
+            Command::MetaModuleFailed { bucket, name, digest, reason } => {
                 put_words(sink, bucket, name);
-                sink.u32(revision);
+                sink.bytes(&digest.0);
                 sink.long(reason);
             }
             Command::MetaModuleDelete { bucket, name } | Command::MetaBindingDelete { bucket, name } => {
@@ -292,11 +293,16 @@ impl<'a> Command<'a> {
             }
             KIND_META_MODULE_READY => {
                 let (bucket, name) = read_words(r)?;
-                Command::MetaModuleReady { bucket, name, revision: r.u32("revision")? }
+                Command::MetaModuleReady { bucket, name, digest: r.digest("module digest")? }
             }
             KIND_META_MODULE_FAILED => {
                 let (bucket, name) = read_words(r)?;
-                Command::MetaModuleFailed { bucket, name, revision: r.u32("revision")?, reason: r.long("reason")? }
+                Command::MetaModuleFailed {
+                    bucket,
+                    name,
+                    digest: r.digest("module digest")?,
+                    reason: r.long("reason")?,
+                }
             }
             KIND_META_MODULE_DELETE => {
                 let (bucket, name) = read_words(r)?;

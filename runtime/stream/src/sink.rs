@@ -19,10 +19,6 @@ pub(crate) trait Sink {
         self.bytes(&number.to_le_bytes());
     }
 
-    fn u32(&mut self, number: u32) {
-        self.bytes(&number.to_le_bytes());
-    }
-
     fn u64(&mut self, number: u64) {
         self.bytes(&number.to_le_bytes());
     }

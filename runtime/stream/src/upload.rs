@@ -46,12 +46,12 @@ impl Meta {
         Reply::Module { revision: number, existed: false }
     }
 
-    pub(crate) fn module_ready(&mut self, bucket: &str, name: &str, number: u32) -> Reply {
-        self.change_revision(bucket, name, number, |module, at| module.revisions[at].ready = true)
+    pub(crate) fn module_ready(&mut self, bucket: &str, name: &str, digest: Digest) -> Reply {
+        self.change_revision(bucket, name, digest, |module, at| module.revisions[at].ready = true)
     }
 
-    pub(crate) fn module_failed(&mut self, bucket: &str, name: &str, number: u32, reason: &str) -> Reply {
-        self.change_revision(bucket, name, number, |module, at| {
+    pub(crate) fn module_failed(&mut self, bucket: &str, name: &str, digest: Digest, reason: &str) -> Reply {
+        self.change_revision(bucket, name, digest, |module, at| {
             let revision = module.revisions.remove(at);
             // An earlier one has nothing to say any more.
             if revision.number == module.numbers {
@@ -79,12 +79,12 @@ impl Meta {
         &mut self,
         bucket: &str,
         name: &str,
-        number: u32,
+        digest: Digest,
         change: impl FnOnce(&mut Module, usize),
     ) -> Reply {
         let module = self.bucket_mut(bucket).and_then(|bucket| bucket.modules.get_mut(name));
         let found = module.and_then(|module| {
-            let at = module.revisions.iter().position(|revision| revision.number == number)?;
+            let at = module.revisions.iter().position(|revision| revision.digest == digest)?;
             Some((module, at))
         });
         match found {

@@ -79,10 +79,10 @@ impl Fields {
                 let upload = Upload { digest: Digest([self.number as u8; 32]), bytes: self.number, roles };
                 Command::MetaModulePut { bucket: name, name: word, upload }
             }
-            17 => Command::MetaModuleReady { bucket: name, name: word, revision: self.number as u32 },
+            17 => Command::MetaModuleReady { bucket: name, name: word, digest: Digest([self.number as u8; 32]) },
             18 => {
-                let revision = self.number as u32;
-                Command::MetaModuleFailed { bucket: name, name: word, revision, reason: &self.text }
+                let digest = Digest([self.number as u8; 32]);
+                Command::MetaModuleFailed { bucket: name, name: word, digest, reason: &self.text }
             }
             19 => Command::MetaModuleDelete { bucket: name, name: word },
             20 => Command::MetaBindingPut { bucket: name, binding: EncodedBindings::of(&self.bindings) },

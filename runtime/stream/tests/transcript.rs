@@ -230,17 +230,17 @@ impl Run {
 
 /// Modules and bindings, all of bucket `b`. A digest is named by the byte that it consists of.
 impl Run {
-    /// `module put|ready|failed|delete|show NAME [DIGEST or REVISION]`
+    /// `module put|ready|failed|delete|show NAME [DIGEST]`
     fn module(&mut self, words: &Words<'_>) -> String {
         let (bucket, name) = ("b", words.rest[0]);
-        let number = || words.rest[1].parse().expect("a number");
+        let digest = || Digest([words.rest[1].parse().expect("a number"); 32]);
         let command = match words.name {
             "put" => {
-                let upload = Upload { digest: Digest([number() as u8; 32]), bytes: 1, roles: &Role::ALL };
+                let upload = Upload { digest: digest(), bytes: 1, roles: &Role::ALL };
                 Command::MetaModulePut { bucket, name, upload }
             }
-            "ready" => Command::MetaModuleReady { bucket, name, revision: number() },
-            "failed" => Command::MetaModuleFailed { bucket, name, revision: number(), reason: "too odd" },
+            "ready" => Command::MetaModuleReady { bucket, name, digest: digest() },
+            "failed" => Command::MetaModuleFailed { bucket, name, digest: digest(), reason: "too odd" },
             "delete" => Command::MetaModuleDelete { bucket, name },
             _ => {
                 let module = self.world.group.meta().bucket(bucket).and_then(|bucket| bucket.modules.get(name));

@@ -35,6 +35,11 @@ impl Artifact {
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.sealed[MAC_BYTES..]
     }
+
+    /// What its file holds.
+    pub(crate) fn sealed(&self) -> &[u8] {
+        &self.sealed
+    }
 }
 
 /// How cached code is named and authenticated on this node.
@@ -65,11 +70,6 @@ impl Cache {
     pub(crate) fn seal(&self, digest: Digest, compiled: &[u8]) -> Artifact {
         let mac = self.mac(digest, compiled).finalize().into_bytes();
         Artifact { sealed: [&mac[..], compiled].concat() }
-    }
-
-    /// Keeps the code for the next start.
-    pub(crate) fn write(&self, store: &dyn ModuleStore, digest: Digest, artifact: &Artifact) -> io::Result<()> {
-        store.write_atomic(&self.name(digest), &artifact.sealed)
     }
 
     /// Code that was kept, if it is what was kept.

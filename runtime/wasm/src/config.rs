@@ -8,6 +8,11 @@ use wasmtime::{Config, Engine};
 /// Stack that a guest call may use, in bytes.
 pub(crate) const GUEST_STACK_BYTES: usize = 512 << 10;
 
+/// Time after which an inspection is killed. One of 20 MB takes half a second, and a few in a debug build.
+const INSPECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Address space of the process that inspects, in bytes. Valid modules of 32 MiB need less than 300 MiB.
+const INSPECT_MEMORY_BYTES_MAX: u64 = 1 << 30;
+
 /// Limits of a host and of every call into a guest.
 #[derive(Clone, Debug)]
 pub struct HostConfig {
@@ -19,6 +24,8 @@ pub struct HostConfig {
     pub compile_timeout: Duration,
     /// Address space of the process that compiles, in bytes.
     pub compile_memory_bytes_max: u64,
+    /// Bytes that all modules and their code may have in the store together.
+    pub store_bytes_max: u64,
     /// Fuel of every call. A unit is about one WebAssembly instruction; ten million take 0.5 to 1 ms.
     pub fuel_base: u64,
     /// Further fuel per record given.
@@ -37,6 +44,7 @@ impl Default for HostConfig {
             module_bytes_max: 32 << 20,
             compile_timeout: Duration::from_secs(60),
             compile_memory_bytes_max: 2 << 30,
+            store_bytes_max: 4 << 30,
             // What parsing costs is 10 to 35 thousand per record of 256 bytes; a document that merges changes may take
             // ten times that for one of them (`wasm-costs.md`, sections 2, 8 and 9).
             fuel_base: 50_000_000,
@@ -50,17 +58,32 @@ impl Default for HostConfig {
 impl HostConfig {
     /// What one compilation may take.
     pub(crate) fn compile_limits(&self) -> CompileLimits {
-        CompileLimits { timeout: self.compile_timeout, memory_bytes_max: self.compile_memory_bytes_max }
+        CompileLimits {
+            timeout: self.compile_timeout,
+            memory_bytes_max: self.compile_memory_bytes_max,
+            guest_bytes_max: self.memory_bytes_max,
+        }
+    }
+
+    /// What one inspection may take: a client waits for it.
+    pub(crate) fn inspect_limits(&self) -> CompileLimits {
+        CompileLimits {
+            timeout: self.compile_timeout.min(INSPECT_TIMEOUT),
+            memory_bytes_max: self.compile_memory_bytes_max.min(INSPECT_MEMORY_BYTES_MAX),
+            ..self.compile_limits()
+        }
     }
 }
 
-/// What one compilation may take.
+/// What one inspection or compilation may take.
 #[derive(Clone, Copy, Debug)]
 pub struct CompileLimits {
     /// Time after which it is killed.
     pub timeout: Duration,
     /// Address space of its process, in bytes.
     pub memory_bytes_max: u64,
+    /// Memory of the one instance that is tried, in bytes.
+    pub guest_bytes_max: usize,
 }
 
 /// The engine, set up alike wherever code is compiled and wherever it runs.

@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use wasmtime::Engine;
 use wasmtime::component::Linker;
-use weir_types::Digest;
+use weir_types::{Digest, Role};
 
-use crate::cache::Cache;
+use crate::cache::{Artifact, Cache};
 use crate::compile::{CompileError, Compiler};
 use crate::config::{self, HostConfig};
 use crate::digest::digest_of;
 use crate::guest::Guest;
-use crate::inspect::{self, Inspected, Refusal};
 use crate::module::{self, Module};
+use crate::stop::{Stop, StopOnDrop};
 use crate::store::{ModuleStore, lock};
 
 /// How long an epoch is while guests run: what a shard may have to wait for its core.
@@ -31,6 +31,17 @@ const EPOCHS_AWAKE: u32 = 200;
 #[derive(Clone)]
 pub struct Host {
     inner: Arc<Inner>,
+    /// Ends what is done by this clone.
+    stop: Stop,
+}
+
+/// What an acceptable module is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inspected {
+    /// Its name.
+    pub digest: Digest,
+    /// What it can be used as; at least one.
+    pub roles: Vec<Role>,
 }
 
 struct Inner {
@@ -41,10 +52,18 @@ struct Inner {
     cache: Cache,
     config: HostConfig,
     ready: RwLock<HashMap<Digest, Arc<Module>>>,
-    /// Held while a module is compiled: one at a time is enough, and leaves the other cores to the shards.
-    compiling: Mutex<()>,
+    /// Held while a file is written, so that what there was room for still fits.
+    storing: Mutex<()>,
+    /// Of the clones that can be stopped.
+    stops: Mutex<Stops>,
     /// Lanes that have work. Nothing is ordered by it.
     lanes_busy: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Stops {
+    is_stopped: bool,
+    of_clones: Vec<Stop>,
 }
 
 /// Why there is no host.
@@ -72,29 +91,54 @@ impl Host {
         let engine = config::engine().map_err(sentence)?;
         let linker = module::linker(&engine).map_err(sentence)?;
         let cache = Cache::open(&*store, &engine).map_err(HostError::Io)?;
-        let (ready, compiling, lanes_busy) = (RwLock::default(), Mutex::default(), AtomicUsize::new(0));
-        let inner = Arc::new(Inner { engine, linker, store, compiler, cache, config, ready, compiling, lanes_busy });
+        let (ready, storing, stops) = (RwLock::default(), Mutex::default(), Mutex::default());
+        let lanes_busy = AtomicUsize::new(0);
+        let inner =
+            Arc::new(Inner { engine, linker, store, compiler, cache, config, ready, storing, stops, lanes_busy });
         tick(&inner).map_err(HostError::Io)?;
-        Ok(Host { inner })
+        Ok(Host { inner, stop: Stop::default() })
     }
 
-    /// Looks at an upload, which may be anything, and says what it is. Runs no engine; a few milliseconds per megabyte.
+    /// The same host, for something that may be given up: when what is returned beside it is dropped, what this clone has
+    /// begun ends, with [`CompileError::Stopped`].
+    pub fn stoppable(&self) -> (Host, StopOnDrop) {
+        let stop = Stop::default();
+        let mut stops = lock(&self.inner.stops);
+        if stops.is_stopped {
+            stop.stop();
+        }
+        stops.of_clones.retain(|stop| !stop.is_stopped());
+        stops.of_clones.push(stop.clone());
+        (Host { inner: Arc::clone(&self.inner), stop: stop.clone() }, StopOnDrop(stop))
+    }
+
+    /// Ends all that [stoppable](Host::stoppable) clones do, now and from now on: the node stops.
+    pub fn stop(&self) {
+        let mut stops = lock(&self.inner.stops);
+        stops.is_stopped = true;
+        stops.of_clones.drain(..).for_each(|stop| stop.stop());
+    }
+
+    /// Looks at an upload, which may be anything, and says what it is. Blocks: some milliseconds per megabyte, or as long as
+    /// inspections may take.
     ///
     /// # Errors
-    /// The first reason not to accept it.
-    pub fn inspect(&self, wasm: &[u8]) -> Result<Inspected, Refusal> {
-        inspect::inspect(wasm, self.inner.config.module_bytes_max)
+    /// See [`CompileError`].
+    pub fn inspect(&self, wasm: &[u8]) -> Result<Inspected, CompileError> {
+        let inner = &*self.inner;
+        let roles = inner.compiler.inspect(wasm, &inner.config.inspect_limits(), &self.stop)?;
+        Ok(Inspected { digest: digest_of(wasm), roles })
     }
 
     /// Keeps a module's bytes, durably. Blocks.
     ///
     /// # Errors
-    /// Whatever the store says.
-    pub fn store(&self, wasm: &[u8]) -> io::Result<Digest> {
+    /// [`CompileError::StoreFull`], or [`CompileError::Io`] with whatever the store says.
+    pub fn store(&self, wasm: &[u8]) -> Result<Digest, CompileError> {
         let digest = digest_of(wasm);
         // Bytes of this name that are damaged are not kept for being there.
         if !self.read(digest).is_ok_and(|stored| stored == wasm) {
-            self.inner.store.write_atomic(&wasm_name(digest), wasm)?;
+            self.write(&wasm_name(digest), wasm)?;
         }
         Ok(digest)
     }
@@ -107,9 +151,9 @@ impl Host {
         self.inner.store.read(&wasm_name(digest))
     }
 
-    /// Makes a module ready to run if its code is in the cache; whether it is ready now. Blocks for microseconds.
+    /// Makes a module ready to run if its code is in the cache; whether it is ready now. Blocks for milliseconds.
     pub fn load(&self, digest: Digest) -> bool {
-        self.is_ready(digest) || self.load_cached(digest)
+        self.is_ready(digest) || self.cached(digest).is_some_and(|artifact| self.insert(digest, &artifact).is_ok())
     }
 
     /// Makes a module ready to run: from the cache, or compiled. Blocks, for as long as compilations may take.
@@ -120,27 +164,19 @@ impl Host {
         if self.load(digest) {
             return Ok(());
         }
-        let inner = &*self.inner;
-        let _turn = lock(&inner.compiling);
-        // Whoever had the turn may have compiled the same module.
-        if self.is_ready(digest) {
-            return Ok(());
+        let artifact = self.make(digest)?;
+        self.insert(digest, &artifact).map_err(CompileError::Refused)
+    }
+
+    /// Makes a module's code, unless it is in the cache. It is not loaded. Blocks, for as long as compilations may take.
+    ///
+    /// # Errors
+    /// As for [`Host::prepare`].
+    pub fn compile(&self, digest: Digest) -> Result<(), CompileError> {
+        match self.cached(digest) {
+            Some(_) => Ok(()),
+            None => self.make(digest).map(drop),
         }
-        let wasm = self.read(digest).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => CompileError::NotStored(digest),
-            _ => CompileError::Io(error),
-        })?;
-        if digest_of(&wasm) != digest {
-            return Err(CompileError::Damaged(digest));
-        }
-        let compiled = inner.compiler.compile(&wasm, &inner.config.compile_limits())?;
-        let artifact = inner.cache.seal(digest, &compiled);
-        let module = Module::load(&inner.engine, &inner.linker, &artifact).map_err(CompileError::Refused)?;
-        if let Err(error) = inner.cache.write(&*inner.store, digest, &artifact) {
-            tracing::warn!(%digest, %error, "cannot keep compiled code; it will be compiled again after a restart");
-        }
-        self.insert(digest, module);
-        Ok(())
     }
 
     /// Whether a module can be run at once.
@@ -155,7 +191,7 @@ impl Host {
     /// Whatever the store says; what is not ready any more is so in any case.
     pub fn retain(&self, used: &HashSet<Digest>) -> io::Result<()> {
         let inner = &*self.inner;
-        inner.ready.write().unwrap_or_else(PoisonError::into_inner).retain(|digest, _| used.contains(digest));
+        self.unload(used);
         for name in inner.store.list()? {
             // The files of a module begin with its digest; the key of the cache does not.
             let digest = name.split(['.', '-']).next().and_then(|stem| stem.parse::<Digest>().ok());
@@ -164,6 +200,11 @@ impl Host {
             }
         }
         Ok(())
+    }
+
+    /// Keeps only these modules ready. The code of the others stays in the cache.
+    pub fn unload(&self, used: &HashSet<Digest>) {
+        self.inner.ready.write().unwrap_or_else(PoisonError::into_inner).retain(|digest, _| used.contains(digest));
     }
 
     /// The most bytes that an upload may have.
@@ -187,23 +228,43 @@ impl Host {
         &self.inner.config
     }
 
-    fn load_cached(&self, digest: Digest) -> bool {
-        let inner = &*self.inner;
-        let Some(artifact) = inner.cache.read(&*inner.store, digest) else { return false };
-        match Module::load(&inner.engine, &inner.linker, &artifact) {
-            Ok(module) => {
-                self.insert(digest, module);
-                true
-            }
-            Err(error) => {
-                tracing::warn!(%digest, error, "cannot load compiled code; compiling again");
-                false
-            }
-        }
+    /// A module's code that this engine has compiled before.
+    fn cached(&self, digest: Digest) -> Option<Artifact> {
+        self.inner.cache.read(&*self.inner.store, digest)
     }
 
-    fn insert(&self, digest: Digest, module: Module) {
-        self.inner.ready.write().unwrap_or_else(PoisonError::into_inner).insert(digest, Arc::new(module));
+    /// Compiles a module and keeps its code.
+    fn make(&self, digest: Digest) -> Result<Artifact, CompileError> {
+        let inner = &*self.inner;
+        let wasm = self.read(digest).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => CompileError::NotStored(digest),
+            _ => CompileError::Io(error),
+        })?;
+        if digest_of(&wasm) != digest {
+            return Err(CompileError::Damaged(digest));
+        }
+        let compiled = inner.compiler.compile(&wasm, &inner.config.compile_limits(), &self.stop)?;
+        let artifact = inner.cache.seal(digest, &compiled);
+        self.write(&inner.cache.name(digest), artifact.sealed())?;
+        Ok(artifact)
+    }
+
+    /// Writes a file, if there is room for it.
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), CompileError> {
+        let (store, bytes_max) = (&self.inner.store, self.inner.config.store_bytes_max);
+        let _turn = lock(&self.inner.storing);
+        if store.bytes().map_err(CompileError::Io)?.saturating_add(bytes.len() as u64) > bytes_max {
+            return Err(CompileError::StoreFull { bytes_max });
+        }
+        store.write_atomic(name, bytes).map_err(CompileError::Io)
+    }
+
+    fn insert(&self, digest: Digest, artifact: &Artifact) -> Result<(), String> {
+        let inner = &*self.inner;
+        let module = Module::load(&inner.engine, &inner.linker, artifact)
+            .inspect_err(|error| tracing::warn!(%digest, error, "compiled code cannot be loaded"))?;
+        inner.ready.write().unwrap_or_else(PoisonError::into_inner).insert(digest, Arc::new(module));
+        Ok(())
     }
 }
 

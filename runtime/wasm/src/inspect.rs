@@ -1,48 +1,34 @@
-//! What is looked at when a module is uploaded: its size, its validity, and the names on its surface.
+//! What a module must be: valid, with names on its surface that the contract has.
 //!
-//! The server itself parses the bytes only with the validator of `wasmparser`, which is made for hostile input. All that
-//! may trip over a strange module (making a component of it, compiling it) is left to the [`Compiler`](crate::Compiler),
-//! which runs where it may die. So a module that passes here may still fail there.
+//! Runs in the [child process](crate::child): parsing is where hostile input does its harm.
 //!
 //! Two forms are accepted. A *component* names interfaces: `weir:module/log@0.1.0`. A *core module*, as cargo makes for
 //! `wasm32-unknown-unknown`, names functions by the same interfaces: it imports `log` from module
 //! `weir:module/log@0.1.0` and exports `weir:module/validator@0.1.0#validate`; what it needs for its own resources it
-//! imports from `[export]weir:module/summary@0.1.0`.
+//! imports from `[export]weir:module/summary@0.1.0`. Its section `component-type` describes these names; with it, it is made
+//! into a component.
 
 use std::collections::BTreeSet;
 
 use wasmparser::{BinaryReaderError, Parser, Payload, Validator, WasmFeatures};
-use weir_types::{Digest, Role};
+use weir_types::Role;
 
 use crate::batch::MESSAGE_BYTES_MAX;
 use crate::contract::{PACKAGE, SUPPORTED, is_version_served};
-use crate::digest::digest_of;
+use crate::standins::NAMESPACE;
 
 /// Exports that a refusal names at most.
 const EXPORTS_NAMED_MAX: usize = 8;
 /// Bytes of a name that a refusal repeats: names may have a hundred thousand.
 const NAME_BYTES_MAX: usize = 120;
-
-/// What an acceptable module is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Inspected {
-    /// Its name.
-    pub digest: Digest,
-    /// What it can be used as; at least one.
-    pub roles: Vec<Role>,
-}
+/// What the names of the sections begin with that describe a core module's world.
+const COMPONENT_TYPE: &str = "component-type";
+/// How such a section comes about.
+const EMBED: &str = "`wasm-tools component embed weir-module.wit --world validator-module IN.wasm -o OUT.wasm`";
 
 /// Why a module is not accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// Larger than modules may be.
-    #[error("a module may have {bytes_max} bytes, and this one has {bytes}")]
-    TooLarge {
-        /// Its size.
-        bytes: usize,
-        /// The limit.
-        bytes_max: usize,
-    },
+pub(crate) enum Refusal {
     /// Neither a core module nor a component.
     #[error("this is not WebAssembly: a module begins with the bytes 00 61 73 6d")]
     NotWasm,
@@ -69,6 +55,21 @@ pub enum Refusal {
         /// An interface of the other version.
         found: String,
     },
+    /// A core module that does not say what its functions mean.
+    #[error(
+        "the module is a core module and has no section `component-type`, which describes its world: {EMBED} adds it (or \
+         summary-module), with wit/0.1.0/weir-module.wit of Weir's sources"
+    )]
+    NoComponentType,
+    /// A core module whose description is not what it is.
+    #[error(
+        "no component can be made of this core module: {reason}; its section `component-type` must describe all that it \
+         imports and exports (see `wasm-tools component embed`), or build it as a component, as wasm32-wasip2 does"
+    )]
+    NotEncodable {
+        /// What was found.
+        reason: String,
+    },
 }
 
 /// The names on a module's outside.
@@ -76,30 +77,46 @@ pub enum Refusal {
 struct Surface {
     imports: BTreeSet<String>,
     exports: Vec<String>,
+    has_component_type: bool,
 }
 
-/// Checks `wasm`, which may be anything.
+/// What a component that is [valid](validate) can be used as: at least one role.
 ///
 /// # Errors
 /// The first reason not to accept it.
-pub(crate) fn inspect(wasm: &[u8], bytes_max: usize) -> Result<Inspected, Refusal> {
-    validate(wasm, bytes_max)?;
+pub(crate) fn inspect(component: &[u8]) -> Result<Vec<Role>, Refusal> {
+    check(&surface(component).map_err(invalid)?)
+}
+
+/// Checks a core module that is [valid](validate): whether a component can be made of it that [`inspect`] would take. The
+/// roles are those that its exports promise.
+///
+/// # Errors
+/// The first reason not to accept it.
+pub(crate) fn check_core(wasm: &[u8]) -> Result<Vec<Role>, Refusal> {
     let surface = surface(wasm).map_err(invalid)?;
+    let roles = check(&surface)?;
+    if surface.has_component_type { Ok(roles) } else { Err(Refusal::NoComponentType) }
+}
+
+fn check(surface: &Surface) -> Result<Vec<Role>, Refusal> {
     for import in &surface.imports {
         check_import(import)?;
     }
-    Ok(Inspected { digest: digest_of(wasm), roles: roles(&surface.exports)? })
+    roles(&surface.exports)
 }
 
-/// Checks size and validity: what must be true before any other code may look at the bytes.
-pub(crate) fn validate(wasm: &[u8], bytes_max: usize) -> Result<(), Refusal> {
-    if wasm.len() > bytes_max {
-        return Err(Refusal::TooLarge { bytes: wasm.len(), bytes_max });
-    }
+/// Checks validity: what must be true before any other code may look at the bytes.
+pub(crate) fn validate(wasm: &[u8]) -> Result<(), Refusal> {
     if !Parser::is_core_wasm(wasm) && !Parser::is_component(wasm) {
         return Err(Refusal::NotWasm);
     }
     Validator::new_with_features(features()).validate_all(wasm).map(drop).map_err(invalid)
+}
+
+/// The refusal of a core module that could not be made a component, for this reason.
+pub(crate) fn not_encodable(reason: &str) -> Refusal {
+    Refusal::NotEncodable { reason: cut(reason, MESSAGE_BYTES_MAX).to_string() }
 }
 
 /// The proposals that [`engine`](crate::config::engine) leaves on.
@@ -120,6 +137,9 @@ fn surface(wasm: &[u8]) -> Result<Surface, BinaryReaderError> {
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
             Payload::End(_) => depth = depth.saturating_sub(1),
             _ if depth > 0 => {}
+            Payload::CustomSection(section) => {
+                surface.has_component_type |= section.name().starts_with(COMPONENT_TYPE);
+            }
             Payload::ImportSection(imports) => {
                 for import in imports.into_imports() {
                     let import = import?;
@@ -153,12 +173,22 @@ fn core_import(module: &str, name: &str) -> String {
     if interface.contains('/') { interface.to_string() } else { format!("{module}::{name}") }
 }
 
-/// Refuses what is neither the contract's nor `wasi:*`, which gets stand-ins.
+/// Refuses what is neither the contract's nor of WASI 0.2, which gets stand-ins.
 pub(crate) fn check_import(name: &str) -> Result<(), Refusal> {
-    if name.starts_with("wasi:") {
+    let unknown = |hint| Err(Refusal::UnknownImport { name: cut(name, NAME_BYTES_MAX).to_string(), hint });
+    if let Some(wasi) = name.strip_prefix(NAMESPACE) {
+        let (interface, version) = wasi.split_once('@').unwrap_or((wasi, ""));
+        let package = interface.split('/').next().unwrap_or_default();
+        if !["cli", "clocks", "filesystem", "http", "io", "random", "sockets"].contains(&package) {
+            return unknown("WASI 0.2 has no such package");
+        }
+        if !version.starts_with("0.2.") {
+            return unknown(
+                "stand-ins are provided for WASI 0.2 only; use a toolchain that targets it (wasm32-wasip2)",
+            );
+        }
         return Ok(());
     }
-    let unknown = |hint| Err(Refusal::UnknownImport { name: cut(name, NAME_BYTES_MAX).to_string(), hint });
     if let Some(ours) = name.strip_prefix(PACKAGE) {
         let (interface, version) = ours.split_once('@').unwrap_or((ours, ""));
         if !["log", "types", "validator", "summary"].contains(&interface) {
@@ -229,8 +259,8 @@ mod tests {
     const CORE: &[u8] = b"\0asm\x01\0\0\0";
 
     fn check(wasm: &[u8]) -> String {
-        match inspect(wasm, 1 << 20) {
-            Ok(inspected) => format!("{:?}", inspected.roles),
+        match validate(wasm).and_then(|()| check_core(wasm)) {
+            Ok(roles) => format!("{roles:?}"),
             Err(refusal) => refusal.to_string(),
         }
     }
@@ -252,6 +282,7 @@ mod tests {
             wasm.extend(section(7, &[&[1][..], &name(export), &[0, 0]].concat()));
             wasm.extend(section(10, &[1, 2, 0, 0x0b]));
         }
+        wasm.extend(section(0, &name("component-type:test")));
         wasm
     }
 
@@ -263,11 +294,20 @@ mod tests {
         let whole = core(None, Some("weir:module/validator@0.1.0#validate"));
         assert_eq!(check(&whole), "[Validator]");
         for bytes in 8..whole.len() {
-            let refusal = inspect(&whole[..bytes], 1 << 20).expect_err("a part is not the whole");
-            assert!(matches!(refusal, Refusal::Invalid(_) | Refusal::NoWorld { .. }), "{refusal}");
+            let part = &whole[..bytes];
+            let refusal = validate(part).and_then(|()| check_core(part)).expect_err("a part is not the whole");
+            let is_expected =
+                matches!(refusal, Refusal::Invalid(_) | Refusal::NoWorld { .. } | Refusal::NoComponentType);
+            assert!(is_expected, "{refusal}");
         }
-        let large = Refusal::TooLarge { bytes: whole.len(), bytes_max: 8 };
-        assert_eq!(inspect(&whole, 8), Err(large));
+    }
+
+    #[test]
+    fn a_core_module_must_describe_itself() {
+        let whole = core(None, Some("weir:module/validator@0.1.0#validate"));
+        let section_bytes = 3 + "component-type:test".len();
+        let sentence = check(&whole[..whole.len() - section_bytes]);
+        assert!(sentence.contains("wasm-tools component embed") && sentence.contains("component-type"), "{sentence}");
     }
 
     #[test]
@@ -278,6 +318,10 @@ mod tests {
         assert!(sentence.contains("`wasi_snapshot_preview1::fd_write`") && sentence.contains("wasip2"), "{sentence}");
         let sentence = check(&core(Some(("weir:module/clock@0.1.0", "now")), None));
         assert!(sentence.contains("`weir:module/clock@0.1.0`"), "{sentence}");
+        let sentence = check(&core(Some(("wasi:nn/inference@0.2.0", "f")), None));
+        assert!(sentence.contains("`wasi:nn/inference@0.2.0`") && sentence.contains("no such package"), "{sentence}");
+        let sentence = check(&core(Some(("wasi:clocks/system-clock@0.3.0", "now")), None));
+        assert!(sentence.contains("`wasi:clocks/system-clock@0.3.0`") && sentence.contains("WASI 0.2"), "{sentence}");
         let sentence = check(&core(Some(("weir:module/log@0.9.0", "log")), None));
         assert!(sentence.contains("`weir:module/log@0.9.0`") && sentence.contains(SUPPORTED), "{sentence}");
     }

@@ -3,8 +3,8 @@
 //!
 //! - [`digest`], [`store`]: uploaded bytes are named by their hash and kept under that name.
 //! - [`contract`]: the two worlds of `wit/0.1.0` as Rust types, and which versions of them are served.
-//! - [`inspect`]: what is refused at upload, with a sentence. Only parses: no engine sees the bytes.
-//! - [`compile`], [`child`]: machine code, made in a process that may be killed.
+//! - [`compile`], [`child`], [`stop`]: what is done with bytes that nobody has looked at, in a process that may be killed:
+//!   `inspect`, what is refused at upload, with a sentence; machine code; and `trial`, one instance of it.
 //! - [`cache`], `load`: machine code kept across restarts, and why it may be trusted.
 //! - [`host`]: one engine per process, and the modules that are ready to run. `module`, `standins`: what a module is
 //!   linked with.
@@ -24,22 +24,24 @@ mod digest;
 mod error;
 mod guest;
 pub mod host;
-pub mod inspect;
+mod inspect;
 mod instance;
 pub mod lane;
 mod load;
 mod module;
 mod standins;
+pub mod stop;
 pub mod store;
+mod trial;
 mod worker;
 
 pub use batch::{AppendContext, GuestBatch, Verdict, View};
-pub use child::{COMPILE_ARGUMENT, ChildProcess, compile_child};
+pub use child::{CHILD_ARGUMENT, ChildProcess, module_child};
 pub use compile::{CompileError, Compiler, InProcess};
 pub use config::{CompileLimits, HostConfig};
 pub use digest::digest_of;
 pub use error::{GuestError, TrapReason};
-pub use host::{Host, HostError};
-pub use inspect::{Inspected, Refusal};
+pub use host::{Host, HostError, Inspected};
 pub use lane::{Answer, FoldId, InstanceKey, Jobs, Lane, LaneStats};
+pub use stop::{Stop, StopOnDrop};
 pub use store::{FileStore, MemoryStore, ModuleStore};

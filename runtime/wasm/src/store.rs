@@ -29,6 +29,12 @@ pub trait ModuleStore: Send + Sync + 'static {
     /// Whatever reading the directory says.
     fn list(&self) -> io::Result<Vec<String>>;
 
+    /// Bytes of all files together.
+    ///
+    /// # Errors
+    /// Whatever reading the directory says.
+    fn bytes(&self) -> io::Result<u64>;
+
     /// Removes a file.
     ///
     /// # Errors
@@ -100,6 +106,19 @@ impl ModuleStore for FileStore {
         Ok(names)
     }
 
+    fn bytes(&self) -> io::Result<u64> {
+        let mut bytes = 0;
+        for entry in self.dir.entries()? {
+            match entry?.metadata() {
+                Ok(metadata) => bytes += metadata.len(),
+                // It was removed meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(bytes)
+    }
+
     fn remove(&self, name: &str) -> io::Result<()> {
         self.dir.remove_file(name)?;
         self.sync_dir()
@@ -126,6 +145,10 @@ impl ModuleStore for MemoryStore {
         Ok(lock(&self.files).keys().cloned().collect())
     }
 
+    fn bytes(&self) -> io::Result<u64> {
+        Ok(lock(&self.files).values().map(|bytes| bytes.len() as u64).sum())
+    }
+
     fn remove(&self, name: &str) -> io::Result<()> {
         lock(&self.files).remove(name).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
@@ -146,6 +169,7 @@ mod tests {
         store.write_atomic("a", b"two").expect("a file can be replaced");
         assert_eq!(store.read("a").expect("it is there"), b"two");
         assert_eq!(store.list().expect("the directory can be read"), ["a"]);
+        assert_eq!(store.bytes().expect("the directory can be read"), 3);
         store.remove("a").expect("it is there");
         assert_eq!(store.remove("a").expect_err("it is gone").kind(), io::ErrorKind::NotFound);
     }

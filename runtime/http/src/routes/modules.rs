@@ -4,7 +4,6 @@
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::Response;
-use bytes::Bytes;
 use http::StatusCode;
 use send_wrapper::SendWrapper;
 use serde::Serialize;
@@ -95,20 +94,14 @@ pub(crate) fn names(bucket: &str, name: &str) -> Result<(BucketName, ModuleName)
     Ok((BucketName::new(bucket)?, ModuleName::new(name)?))
 }
 
-/// Reads an upload whole, if not too many are being read.
-async fn read(state: &RouterState, body: Body) -> Result<Bytes, Problem> {
-    let Ok(_permit) = state.uploads.try_acquire() else {
-        body::discard(body);
-        return Err(Problem::new(ErrorCode::Unavailable, "other modules are being uploaded"));
-    };
+/// Reads an upload whole. Its memory is counted among the requests under way: one that comes slowly holds up no other.
+async fn read(state: &RouterState, body: Body) -> Result<weir_shard::Body, Problem> {
     let bytes_max = state.config.module_bytes_max;
     let read = body::take(body, &state.shard, bytes_max, state.config.body_read_timeout).await;
-    let mut wasm = read.map_err(|problem| match problem.code() == ErrorCode::BodyTooLarge {
+    read.map_err(|problem| match problem.code() == ErrorCode::BodyTooLarge {
         true => ShardError::ModuleTooLarge { bytes_max }.into(),
         false => problem,
-    })?;
-    wasm.join();
-    Ok(wasm.pieces().first().cloned().unwrap_or_default())
+    })
 }
 
 fn answer(module: &ModuleSummary, existed: bool, path: &str) -> Result<Response, Problem> {

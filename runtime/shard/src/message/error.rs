@@ -55,9 +55,26 @@ pub enum ShardError {
         /// The limit.
         bytes_max: usize,
     },
-    /// What was uploaded cannot be kept.
-    #[error("the module cannot be kept")]
+    /// What was uploaded cannot be looked at or kept, for a reason of this node.
+    #[error("the module cannot be taken in, for a reason of this node")]
     ModuleStore(Arc<str>),
+    /// As many modules wait for being looked at or compiled as may; nothing changed.
+    #[error("as many modules of the bucket are being inspected or compiled as may be; try again when one is ready")]
+    ModulesWaiting,
+    /// No module of the bucket has this name, or none of its uploads has the digest behind the name; nothing changed.
+    #[error("no such module: `{0}`")]
+    ModuleUnknown(Box<str>),
+    /// The module's only uploads could not be compiled; nothing changed.
+    #[error("the module `{name}` cannot be used: {reason}")]
+    ModuleFailed {
+        /// The module.
+        name: Box<str>,
+        /// Why its newest upload could not be compiled.
+        reason: Box<str>,
+    },
+    /// No binding of the bucket has this name; nothing changed.
+    #[error("no such binding: `{0}`")]
+    BindingUnknown(Box<str>),
     /// The module cannot be bound like this; nothing changed.
     #[error("{0}")]
     BindingInvalid(Box<str>),

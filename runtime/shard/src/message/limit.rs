@@ -21,11 +21,13 @@ pub enum Limit {
     Producers,
     /// A bucket has as many bindings as it may.
     Bindings,
+    /// Modules and their code have as many bytes on disk as they may.
+    ModuleStore,
 }
 
 impl Limit {
     /// Every limit.
-    pub const ALL: [Limit; 9] = [
+    pub const ALL: [Limit; 10] = [
         Limit::Disk,
         Limit::WalBudget,
         Limit::HotIndex,
@@ -35,6 +37,7 @@ impl Limit {
         Limit::Live,
         Limit::Producers,
         Limit::Bindings,
+        Limit::ModuleStore,
     ];
 
     /// Its key in the configuration; `disk` has none.
@@ -49,6 +52,7 @@ impl Limit {
             Limit::Live => "limits.live_bytes_max",
             Limit::Producers => "limits.producers_per_stream_max",
             Limit::Bindings => "limits.bindings_per_bucket_max",
+            Limit::ModuleStore => "modules.store_bytes_max",
         }
     }
 }

@@ -109,6 +109,7 @@ pub(crate) enum Request {
     ModulePut {
         bucket: BucketName,
         name: ModuleName,
+        roles: Vec<Role>,
         wasm: Bytes,
     },
     ModuleDelete {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use weir_stream::{BUILTIN_PREFIX, Binding, Command, EncodedBindings, Refusal, Reply};
-use weir_types::{BucketName, Digest, GroupId, ModuleName};
+use weir_types::{BucketName, Digest, GroupId, ModuleName, Role};
 use weir_wasm::{GuestError, InstanceKey};
 
 use crate::core::{Core, Shard};
@@ -51,7 +51,7 @@ impl Shard {
     pub async fn binding(&self, bucket: BucketName, name: ModuleName) -> Result<Arc<Binding>, ShardError> {
         let bindings = self.bindings(bucket).await?;
         let found = bindings.into_iter().find(|binding| *binding.name == *name.as_str());
-        found.ok_or(ShardError::Refused(Refusal::BindingNotFound))
+        found.ok_or_else(|| ShardError::BindingUnknown(name.as_str().into()))
     }
 
     /// Removes a binding; when this returns no stream has it any more.
@@ -65,22 +65,51 @@ impl Shard {
 
 impl Core {
     pub(crate) async fn binding_put(self: &Rc<Self>, bucket: &str, request: BindingRequest) -> Response {
-        let _changes = self.guests.changes.lock().await;
-        let digest = self.resolve(bucket, &request.module).await?;
         let BindingRequest { name, streams, module, role, config } = request;
-        self.check_bindings(bucket, name.as_str())?;
+        loop {
+            // All that takes long comes before the lock, and is looked at again under it.
+            let digest = self.resolve(bucket, &module, role)?;
+            let _wanted = self.guests.want(digest);
+            self.check_binding(bucket, &module, digest, role, &config).await?;
+            self.ensure_bucket(bucket).await?;
+            let _changes = self.guests.changes.lock().await;
+            if self.resolve(bucket, &module, role)? != digest {
+                continue;
+            }
+            self.check_bindings(bucket, name.as_str())?;
+            let binding = Binding { name: name.as_str().into(), streams, module, digest, role, config, epoch: 0 };
+            let encoded = Binding::encode([&binding].into_iter());
+            let put = Command::MetaBindingPut { bucket, binding: EncodedBindings::of(&encoded) };
+            let (epoch, existed) = self.change_bindings(bucket, &put).await?;
+            // The binding may have been another module's before.
+            self.sweep_modules().await;
+            return Ok(Answer::Binding { binding: Arc::new(Binding { epoch, ..binding }), existed });
+        }
+    }
+
+    /// Whether the module takes the configuration in this role. It is loaded for that.
+    async fn check_binding(
+        &self,
+        bucket: &str,
+        module: &str,
+        digest: Digest,
+        role: Role,
+        config: &Arc<str>,
+    ) -> Result<(), ShardError> {
+        let builtin = self.guests.builtins.iter().find(|(_, builtin)| *builtin == digest);
+        match builtin.filter(|_| module.starts_with(BUILTIN_PREFIX)) {
+            Some(&(builtin, _)) => {
+                self.guests.store(Bytes::from_static(builtin.wasm)).await?;
+                self.load(module, digest).await?;
+            }
+            None => self.load(bucket, digest).await?,
+        }
         let instance = InstanceKey { bucket: bucket.into(), digest, config: config.clone() };
         self.guests.lane.check_config(instance, role).await.map_err(|error| match error {
             GuestError::NotReady => ShardError::Refused(Refusal::ModuleNotReady),
             GuestError::Stopped => ShardError::Unavailable,
             other => ShardError::BindingInvalid(other.to_string().into()),
-        })?;
-        self.ensure_bucket(bucket).await?;
-        let binding = Binding { name: name.as_str().into(), streams, module, digest, role, config, epoch: 0 };
-        let encoded = Binding::encode([&binding].into_iter());
-        let put = Command::MetaBindingPut { bucket, binding: EncodedBindings::of(&encoded) };
-        let (epoch, existed) = self.change_bindings(bucket, &put).await?;
-        Ok(Answer::Binding { binding: Arc::new(Binding { epoch, ..binding }), existed })
+        })
     }
 
     /// Whether the bucket may have a binding of this name. What replicas must agree on is the format's own limit, which
@@ -95,7 +124,11 @@ impl Core {
 
     pub(crate) async fn binding_delete(self: &Rc<Self>, bucket: &str, name: &str) -> Response {
         let _changes = self.guests.changes.lock().await;
-        self.change_bindings(bucket, &Command::MetaBindingDelete { bucket, name }).await?;
+        let deleted = self.change_bindings(bucket, &Command::MetaBindingDelete { bucket, name }).await;
+        deleted.map_err(|error| match error {
+            ShardError::Refused(Refusal::BindingNotFound) => ShardError::BindingUnknown(name.into()),
+            other => other,
+        })?;
         self.sweep_modules().await;
         Ok(Answer::Done)
     }
@@ -120,17 +153,14 @@ impl Core {
         }
     }
 
-    /// The bytes that a binding's `module` means now. A module that the server brings along is made ready for it.
-    async fn resolve(&self, bucket: &str, module: &str) -> Result<Digest, ShardError> {
+    /// The bytes that a binding's `module` means now, if they can be used as `role`.
+    fn resolve(&self, bucket: &str, module: &str, role: Role) -> Result<Digest, ShardError> {
+        let unknown = || ShardError::ModuleUnknown(module.into());
         if let Some(name) = module.strip_prefix(BUILTIN_PREFIX) {
-            let builtin = self.guests.builtins.iter().find(|builtin| builtin.name == name);
-            let wasm = builtin.ok_or(Refusal::ModuleNotFound)?.wasm;
-            let digest = self.guests.store(Bytes::from_static(wasm)).await?;
-            let prepared = self.guests.blocking(move |host| host.prepare(digest)).await?;
-            return match prepared {
-                Ok(()) => Ok(digest),
-                Err(error) => Err(ShardError::BindingInvalid(error.to_string().into())),
-            };
+            let builtin = self.guests.builtins.iter().find(|(builtin, _)| builtin.name == name);
+            let &(builtin, digest) = builtin.ok_or_else(unknown)?;
+            check_role(module, builtin.roles, role)?;
+            return Ok(digest);
         }
         let (name, pinned) = match module.split_once('@') {
             Some((name, pin)) => {
@@ -142,11 +172,31 @@ impl Core {
         };
         let meta = self.group(GroupId::META);
         let state = meta.state.borrow();
-        let module = state.meta().bucket(bucket).and_then(|bucket| bucket.modules.get(name));
-        let module = module.ok_or(Refusal::ModuleNotFound)?;
-        match pinned {
-            Some(digest) => Ok(module.revision_of(digest).ok_or(Refusal::ModuleNotFound)?.digest),
-            None => Ok(module.ready().ok_or(Refusal::ModuleNotReady)?.digest),
+        let found = state.meta().bucket(bucket).and_then(|bucket| bucket.modules.get(name)).ok_or_else(unknown)?;
+        let revision = match pinned {
+            Some(digest) => found.revision_of(digest).ok_or_else(unknown)?,
+            None => match (found.ready(), &found.failed) {
+                (Some(revision), _) => revision,
+                (None, Some((failed, reason))) if failed.number == found.newest().number => {
+                    return Err(ShardError::ModuleFailed { name: name.into(), reason: reason.clone() });
+                }
+                (None, _) => return Err(Refusal::ModuleNotReady.into()),
+            },
+        };
+        if !revision.ready {
+            return Err(Refusal::ModuleNotReady.into());
         }
+        check_role(module, &revision.roles, role)?;
+        Ok(revision.digest)
     }
+}
+
+/// Whether a module has a role.
+fn check_role(module: &str, roles: &[Role], role: Role) -> Result<(), ShardError> {
+    if roles.contains(&role) {
+        return Ok(());
+    }
+    let has: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
+    let sentence = format!("the module `{module}` is no {}; it is a {}", role.as_str(), has.join(" and a "));
+    Err(ShardError::BindingInvalid(sentence.into()))
 }

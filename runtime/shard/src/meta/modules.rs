@@ -1,19 +1,23 @@
 //! Modules: what is uploaded on any shard is kept, announced and compiled by the shard of group 0.
 //!
-//! An upload's bytes are durable before it is announced, and it is announced before it is compiled. So a crash leaves an
-//! orphan file, which the next start removes; or an announced upload, which the next start compiles.
+//! An upload is inspected on the shard that it came to, and for as long as its client waits. Its bytes are durable before it is
+//! announced, and it is announced before it is compiled. So a crash leaves an orphan file, which the next start removes; or an
+//! announced upload, which the next start compiles.
+//!
+//! What is bound is loaded; all else is only on disk, and loaded when it is bound.
 
-use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use weir_stream::{Command, Module, Refusal, Reply, Revision, Upload};
-use weir_types::{BucketName, Digest, GroupId, ModuleName};
+use weir_stream::{BUILTIN_PREFIX, Command, Module, Refusal, Reply, Upload};
+use weir_types::{BucketName, Digest, GroupId, ModuleName, Role};
 use weir_wasm::CompileError;
 
 use crate::core::{Core, Shard};
-use crate::message::{Answer, ModuleState, ModuleSummary, Request, Response, ShardError};
+use crate::message::{Answer, Body, Limit, ModuleState, ModuleSummary, Request, Response, ShardError};
+use crate::modules::guests::node_error;
+use crate::modules::turns::Place;
 
 /// Bytes of the reason for a failed compilation that are kept.
 const REASON_BYTES_MAX: usize = 1 << 10;
@@ -23,14 +27,16 @@ impl Shard {
     ///
     /// # Errors
     /// [`ShardError::ModuleInvalid`] and [`ShardError::ModuleTooLarge`] for what is no module, [`Refusal::ModuleLimit`],
-    /// [`ShardError::Unavailable`] when too many are being compiled. What only the compiler finds is a state.
+    /// [`ShardError::ModulesWaiting`], [`Limit::ModuleStore`]. What only the compiler finds is a state.
     pub async fn module_put(
         &self,
         bucket: BucketName,
         name: ModuleName,
-        wasm: Bytes,
+        wasm: Body,
     ) -> Result<(ModuleSummary, bool), ShardError> {
-        match self.call(self.meta_owner(), Request::ModulePut { bucket, name, wasm }).await? {
+        let _counted = self.0.count_in_flight(wasm.len())?;
+        let (wasm, roles) = self.0.inspect(bucket.as_str(), wasm).await?;
+        match self.call(self.meta_owner(), Request::ModulePut { bucket, name, roles, wasm }).await? {
             Answer::Module { module, existed } => Ok((*module, existed)),
             _ => unreachable!("an upload is answered with the module"),
         }
@@ -54,7 +60,7 @@ impl Shard {
     pub async fn module(&self, bucket: BucketName, name: ModuleName) -> Result<ModuleSummary, ShardError> {
         let modules = self.modules(bucket).await?;
         let found = modules.into_iter().find(|module| *module.name == *name.as_str());
-        found.ok_or(ShardError::Refused(Refusal::ModuleNotFound))
+        found.ok_or_else(|| ShardError::ModuleUnknown(name.as_str().into()))
     }
 
     /// Removes a module that no binding uses, with all its revisions.
@@ -67,21 +73,32 @@ impl Shard {
 }
 
 impl Core {
-    pub(crate) async fn module_put(self: &Rc<Self>, bucket: &str, name: &str, wasm: Bytes) -> Response {
-        let compilation = self.guests.compilations.clone().try_acquire_owned().map_err(|_| ShardError::Unavailable)?;
-        let bytes = wasm.len() as u64;
-        let inspected = self.guests.blocking({
-            let wasm = wasm.clone();
-            move |host| host.inspect(&wasm)
+    /// What an upload can be used as. A child process finds out, and ends when nobody waits for it any more.
+    async fn inspect(&self, bucket: &str, mut wasm: Body) -> Result<(Bytes, Vec<Role>), ShardError> {
+        let bytes_max = self.guests.host.module_bytes_max();
+        if wasm.len() > bytes_max {
+            return Err(ShardError::ModuleTooLarge { bytes_max });
+        }
+        let place = self.guests.inspections.enter(bucket)?;
+        let _turn = place.turn().await;
+        let inspected = self.guests.blocking(move |host| {
+            wasm.join();
+            let wasm = wasm.pieces().first().cloned().unwrap_or_default();
+            host.inspect(&wasm).map(|inspected| (wasm, inspected.roles))
         });
-        let roles = inspected.await?.map_err(refused)?.roles;
+        inspected.await?.map_err(node_error)
+    }
+
+    pub(crate) async fn module_put(self: &Rc<Self>, bucket: &str, name: &str, roles: &[Role], wasm: Bytes) -> Response {
+        let place = self.guests.compilations.enter(bucket)?;
+        let bytes = wasm.len() as u64;
         self.ensure_bucket(bucket).await?;
-        let (revision, existed, digest) = {
+        let (existed, digest) = {
             let _changes = self.guests.changes.lock().await;
             let digest = self.guests.store(wasm).await?;
-            let upload = Upload { digest, bytes, roles: &roles };
+            let upload = Upload { digest, bytes, roles };
             match self.group(GroupId::META).command(&Command::MetaModulePut { bucket, name, upload }).await? {
-                Reply::Module { revision, existed } => (revision, existed, digest),
+                Reply::Module { existed, .. } => (existed, digest),
                 Reply::Refused(refusal) => {
                     self.sweep_modules().await;
                     return Err(refusal.into());
@@ -91,14 +108,14 @@ impl Core {
         };
         let compiling = tokio::task::spawn_local({
             let (shard, bucket, name) = (self.clone(), Box::<str>::from(bucket), Box::<str>::from(name));
-            async move {
-                shard.compile(&bucket, &name, revision, digest).await;
-                drop(compilation);
-            }
+            async move { shard.compile(&bucket, &name, digest, &place).await }
         });
         // Whoever cannot wait any longer asks for the state: the compilation goes on.
-        let _ = tokio::time::timeout(self.config.compile_wait, compiling).await;
-        let module = self.find_module(bucket, name).ok_or(ShardError::Refused(Refusal::ModuleNotFound))?;
+        match tokio::time::timeout(self.config.compile_wait, compiling).await {
+            Ok(Ok(Some(limit))) => return Err(ShardError::Limit(limit)),
+            Ok(Ok(None) | Err(_)) | Err(_) => {}
+        }
+        let module = self.find_module(bucket, name).ok_or_else(|| ShardError::ModuleUnknown(name.into()))?;
         Ok(Answer::Module { module: Box::new(module), existed })
     }
 
@@ -109,6 +126,7 @@ impl Core {
                 self.sweep_modules().await;
                 Ok(Answer::Done)
             }
+            Reply::Refused(Refusal::ModuleNotFound) => Err(ShardError::ModuleUnknown(name.into())),
             Reply::Refused(refusal) => Err(refusal.into()),
             other => unreachable!("a module's deletion is not answered with {other:?}"),
         }
@@ -118,7 +136,7 @@ impl Core {
         let meta = self.group(GroupId::META);
         let state = meta.state.borrow();
         let bucket = state.meta().bucket(bucket).ok_or(Refusal::BucketNotFound)?;
-        let modules = bucket.modules.iter().map(|(name, module)| self.describe(name, module));
+        let modules = bucket.modules.iter().map(|(name, module)| Self::describe(name, module));
         Ok(Answer::Modules(modules.collect()))
     }
 
@@ -126,93 +144,132 @@ impl Core {
         let meta = self.group(GroupId::META);
         let state = meta.state.borrow();
         let module = state.meta().bucket(bucket)?.modules.get(name)?;
-        Some(self.describe(name, module))
+        Some(Self::describe(name, module))
     }
 
-    /// The module as it is on this node: what is compiled elsewhere may not be here yet.
-    fn describe(&self, name: &str, module: &Module) -> ModuleSummary {
+    fn describe(name: &str, module: &Module) -> ModuleSummary {
         let newest = module.newest().clone();
         let state = match &module.failed {
             Some((failed, reason)) if failed.number == newest.number => ModuleState::Failed(reason.clone()),
-            _ if newest.ready && self.guests.host.is_ready(newest.digest) => ModuleState::Ready,
+            _ if newest.ready => ModuleState::Ready,
             _ => ModuleState::Compiling,
         };
         let revisions = module.revisions.iter().filter(|revision| revision.ready).cloned().collect();
         ModuleSummary { name: name.into(), state, newest, revisions }
     }
 
-    /// Compiles an announced upload and tells group 0 how that went.
-    async fn compile(self: &Rc<Self>, bucket: &str, name: &str, revision: u32, digest: Digest) {
-        let prepared = self.guests.blocking(move |host| host.prepare(digest)).await;
-        let reason = match prepared {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(reason(&error)),
+    /// Compiles an announced upload, when it is its turn, and tells group 0 how that went. The answer is the limit that has
+    /// kept its code from being kept, if one has.
+    async fn compile(self: &Rc<Self>, bucket: &str, name: &str, digest: Digest, place: &Place) -> Option<Limit> {
+        let _turn = place.turn().await;
+        let compiled = match self.guests.blocking(move |host| host.compile(digest)).await {
             // The process ends; the next start goes on.
-            Err(_) => return,
+            Err(_) | Ok(Err(CompileError::Stopped)) => return None,
+            Ok(compiled) => compiled,
         };
+        let reason = compiled.as_ref().err().map(reason);
         let command = match &reason {
-            None => Command::MetaModuleReady { bucket, name, revision },
-            Some(reason) => Command::MetaModuleFailed { bucket, name, revision, reason },
+            None => Command::MetaModuleReady { bucket, name, digest },
+            Some(reason) => Command::MetaModuleFailed { bucket, name, digest, reason },
         };
         let _changes = self.guests.changes.lock().await;
-        // An upload that has gone meanwhile has nothing to be told; a log that is full is met again at the next start.
-        if let Err(error) = self.group(GroupId::META).command(&command).await {
-            tracing::warn!(bucket, module = name, revision, %error, "what has become of an upload cannot be noted");
+        match self.group(GroupId::META).command(&command).await {
+            Ok(Reply::Done) if reason.is_none() => {}
+            // Nobody asks for the bytes, or for their code, any more.
+            Ok(_) => self.sweep_modules().await,
+            // A log that is full is met again at the next start.
+            Err(error) => {
+                tracing::warn!(bucket, module = name, %digest, %error, "what has become of an upload cannot be noted");
+            }
         }
-        if reason.is_some() {
-            self.sweep_modules().await;
+        match compiled {
+            Err(CompileError::StoreFull { .. }) => Some(Limit::ModuleStore),
+            _ => None,
         }
     }
 
-    /// Removes what neither a revision nor a binding names. The caller holds the changes.
+    /// Makes sure that a module is loaded: from its code on disk, or, when it is its turn, compiled.
+    pub(crate) async fn load(&self, bucket: &str, digest: Digest) -> Result<(), ShardError> {
+        if self.guests.blocking(move |host| host.load(digest)).await? {
+            return Ok(());
+        }
+        let place = self.guests.compilations.enter(bucket)?;
+        let _turn = place.turn().await;
+        self.guests.blocking(move |host| host.prepare(digest)).await?.map_err(node_error)
+    }
+
+    /// Removes what neither a revision nor a binding names, and unloads what no binding does. The caller holds the changes.
     pub(crate) async fn sweep_modules(&self) {
-        let used: HashSet<Digest> = self.group(GroupId::META).state.borrow().meta().digests().collect();
-        self.guests.retain(used).await;
+        let (named, bound) = {
+            let meta = self.group(GroupId::META);
+            let state = meta.state.borrow();
+            let bindings = state.meta().buckets().flat_map(|(_, bucket)| bucket.bindings.values());
+            (state.meta().digests().collect(), bindings.map(|binding| binding.digest).collect())
+        };
+        self.guests.retain(named, bound).await;
     }
 
-    /// Makes ready again what was ready before the restart, and goes on with what was being compiled. What is bound comes
-    /// first; what has its code in the cache is ready when this returns.
+    /// Loads what is bound, as far as its code is on disk. What is not, and what was being compiled when the process ended, is
+    /// compiled while the node serves; and so are the modules that the server brings along, for whoever binds them first.
     pub(crate) async fn restore_modules(self: &Rc<Self>) {
         self.sweep_modules().await;
-        let (mut digests, pending) = self.known_modules();
+        let (mut bound, pending) = self.known_modules();
         let loaded = self.guests.blocking(move |host| {
-            digests.retain(|&digest| !host.load(digest));
-            digests
+            bound.retain(|(_, digest)| !host.load(*digest));
+            bound
         });
         let Ok(missing) = loaded.await else { return };
         let shard = self.clone();
         self.spawn(async move {
-            for digest in missing {
+            for (bucket, digest) in missing {
+                let place = shard.guests.compilations.place(&bucket);
+                let _turn = place.turn().await;
                 if let Ok(Err(error)) = shard.guests.blocking(move |host| host.prepare(digest)).await {
-                    tracing::error!(%digest, %error, "a module that was ready cannot be made ready again");
+                    tracing::error!(%digest, %error, "a module that is bound cannot be made ready again");
                 }
             }
-            for Pending { bucket, name, number, digest } in pending {
-                shard.compile(&bucket, &name, number, digest).await;
+            for Pending { bucket, name, digest } in pending {
+                let place = shard.guests.compilations.place(&bucket);
+                let shard = shard.clone();
+                tokio::task::spawn_local(async move { shard.compile(&bucket, &name, digest, &place).await });
             }
+            shard.prepare_builtins().await;
         });
     }
 
-    /// The digests of all that was ready, those of bindings first, and the uploads that were being compiled.
-    fn known_modules(&self) -> (Vec<Digest>, Vec<Pending>) {
-        let meta = self.group(GroupId::META);
-        let state = meta.state.borrow();
-        let (mut digests, mut ready, mut pending) = (Vec::new(), Vec::new(), Vec::new());
-        for (bucket_name, bucket) in state.meta().buckets() {
-            digests.extend(bucket.bindings.values().map(|binding| binding.digest));
-            for (name, module) in &bucket.modules {
-                for &Revision { number, digest, ready: is_ready, .. } in &module.revisions {
-                    match is_ready {
-                        true => ready.push(digest),
-                        false => {
-                            pending.push(Pending { bucket: bucket_name.into(), name: name.clone(), number, digest })
-                        }
-                    }
-                }
+    async fn prepare_builtins(&self) {
+        for &(builtin, _) in &self.guests.builtins {
+            let place = self.guests.compilations.place(&format!("{BUILTIN_PREFIX}{}", builtin.name));
+            let _turn = place.turn().await;
+            let compiled = self.guests.blocking(move |host| {
+                let digest = host.store(builtin.wasm)?;
+                host.compile(digest)
+            });
+            if let Ok(Err(error)) = compiled.await
+                && !matches!(error, CompileError::Stopped)
+            {
+                tracing::warn!(module = builtin.name, %error, "a ready-made module cannot be prepared");
             }
         }
-        digests.extend(ready);
-        (digests, pending)
+    }
+
+    /// What is bound, with its bucket, and the uploads that were being compiled.
+    fn known_modules(&self) -> (Vec<(Box<str>, Digest)>, Vec<Pending>) {
+        let meta = self.group(GroupId::META);
+        let state = meta.state.borrow();
+        let (mut bound, mut pending) = (Vec::new(), Vec::new());
+        for (bucket_name, bucket) in state.meta().buckets() {
+            bound.extend(bucket.bindings.values().map(|binding| (bucket_name.into(), binding.digest)));
+            for (name, module) in &bucket.modules {
+                let compiling = module.revisions.iter().filter(|revision| !revision.ready);
+                pending.extend(compiling.map(|revision| Pending {
+                    bucket: bucket_name.into(),
+                    name: name.clone(),
+                    digest: revision.digest,
+                }));
+            }
+        }
+        (bound, pending)
     }
 
     /// Makes sure that a bucket is there, if it may come to be by itself.
@@ -231,19 +288,10 @@ impl Core {
 struct Pending {
     bucket: Box<str>,
     name: Box<str>,
-    number: u32,
     digest: Digest,
 }
 
-/// What an upload is refused for at once.
-fn refused(refusal: weir_wasm::Refusal) -> ShardError {
-    match refusal {
-        weir_wasm::Refusal::TooLarge { bytes_max, .. } => ShardError::ModuleTooLarge { bytes_max },
-        other => ShardError::ModuleInvalid(other.to_string().into()),
-    }
-}
-
-/// The compiler's words, for whoever uploaded it.
+/// Why there is no code, for whoever uploaded the module.
 fn reason(error: &CompileError) -> String {
     let mut reason = match error {
         CompileError::Io(source) => format!("{error}: {source}"),

@@ -1,22 +1,22 @@
 //! What a shard has of modules: the node's host, its own lane, and what is under way on both.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::sync::{Mutex, Semaphore};
 use weir_types::{Digest, Wakeup};
-use weir_wasm::{Answer, AppendContext, GuestBatch, Host, InstanceKey, Jobs, Lane, LaneStats, Verdict};
+use weir_wasm::{
+    Answer, AppendContext, CompileError, GuestBatch, Host, InstanceKey, Jobs, Lane, LaneStats, Verdict, digest_of,
+};
 
 use crate::message::{Limit, ShardError};
 use crate::modules::folds::Folds;
+use crate::modules::turns::Turns;
 use crate::seams::Builtin;
 use crate::write::validations::Validations;
-
-/// Uploads that are being compiled, or wait for their turn, at a time.
-const COMPILATIONS_MAX: usize = 8;
 
 /// Pages of records that are on their way into folds at a time: one that is folded, and others that are read.
 const PAGES_MAX: usize = 4;
@@ -29,10 +29,16 @@ pub(crate) struct Guests {
     /// What this turn has for the lane: it leaves together at the turn's end.
     outbox: RefCell<Jobs>,
     filled: Wakeup,
-    pub(crate) builtins: Arc<[Builtin]>,
+    /// The modules that the server brings along, and what their bytes are called.
+    pub(crate) builtins: Vec<(Builtin, Digest)>,
     /// Held on group 0's shard while modules or bindings change: what is looked at before a change still holds after it.
     pub(crate) changes: Mutex<()>,
-    pub(crate) compilations: Arc<Semaphore>,
+    /// Of the uploads that came to this shard.
+    pub(crate) inspections: Turns,
+    /// Of all uploads, on group 0's shard.
+    pub(crate) compilations: Turns,
+    /// How many times a module is wanted that is not bound yet.
+    wanted: RefCell<HashMap<Digest, usize>>,
     pub(crate) validations: Validations,
     pub(crate) folds: Folds,
     /// Permits to have a page of records in memory.
@@ -52,9 +58,11 @@ impl Guests {
             lane,
             outbox: RefCell::default(),
             filled: Wakeup::default(),
-            builtins,
+            builtins: builtins.iter().map(|&builtin| (builtin, digest_of(builtin.wasm))).collect(),
             changes: Mutex::new(()),
-            compilations: Arc::new(Semaphore::new(COMPILATIONS_MAX)),
+            inspections: Turns::new(),
+            compilations: Turns::new(),
+            wanted: RefCell::default(),
             validations: Validations::default(),
             pages: Semaphore::new(PAGES_MAX),
         })
@@ -76,31 +84,39 @@ impl Guests {
         self.lane.stats()
     }
 
-    /// Does something with the host that may block, on another thread.
+    /// Does something with the host that may block, on another thread. A child process that works for it ends with what
+    /// waits for it.
     pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Host) -> T + Send + 'static,
     ) -> Result<T, ShardError> {
-        let host = self.host.clone();
+        let (host, _ends_with_this) = self.host.stoppable();
         tokio::task::spawn_blocking(move || work(&host)).await.map_err(|_| ShardError::Unavailable)
     }
 
     /// Keeps a module's bytes.
     pub(crate) async fn store(&self, wasm: bytes::Bytes) -> Result<Digest, ShardError> {
-        self.blocking(move |host| host.store(&wasm)).await?.map_err(|error| match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ShardError::Limit(Limit::Disk),
-            _ => {
-                tracing::error!(%error, "a module cannot be kept");
-                ShardError::ModuleStore(error.to_string().into())
-            }
-        })
+        self.blocking(move |host| host.store(&wasm)).await?.map_err(node_error)
     }
 
-    /// Removes the bytes and the code of all modules that nothing names any more.
-    pub(crate) async fn retain(&self, used: HashSet<Digest>) {
-        let retained = self.blocking(move |host| host.retain(&used)).await;
+    /// Keeps a module loaded and on disk that is not bound yet, until what is returned is dropped.
+    pub(crate) fn want(self: &Rc<Self>, digest: Digest) -> Wanted {
+        *self.wanted.borrow_mut().entry(digest).or_default() += 1;
+        Wanted { guests: self.clone(), digest }
+    }
+
+    /// Removes the bytes and the code of all modules that are neither named nor wanted nor brought along, and keeps in memory
+    /// only what is bound or wanted.
+    pub(crate) async fn retain(&self, mut named: HashSet<Digest>, mut bound: HashSet<Digest>) {
+        named.extend(self.builtins.iter().map(|(_, digest)| digest));
+        named.extend(self.wanted.borrow().keys());
+        bound.extend(self.wanted.borrow().keys());
+        let retained = self.blocking(move |host| {
+            host.unload(&bound);
+            host.retain(&named)
+        });
         // What stays costs only space, and the next sweep tries again.
-        if let Ok(Err(error)) = retained {
+        if let Ok(Err(error)) = retained.await {
             tracing::warn!(%error, "modules that nothing uses cannot be removed");
         }
     }
@@ -111,5 +127,37 @@ impl Guests {
             self.filled.rung().await;
             self.lane.send(self.outbox.take());
         }
+    }
+}
+
+/// A module that is wanted: see [`Guests::want`].
+pub(crate) struct Wanted {
+    guests: Rc<Guests>,
+    digest: Digest,
+}
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        let mut wanted = self.guests.wanted.borrow_mut();
+        let times = wanted.get_mut(&self.digest).expect("it is wanted");
+        *times -= 1;
+        if *times == 0 {
+            wanted.remove(&self.digest);
+        }
+    }
+}
+
+/// What keeps a module from being taken in, where it is not the module.
+pub(crate) fn node_error(error: CompileError) -> ShardError {
+    match error {
+        CompileError::StoreFull { .. } => ShardError::Limit(Limit::ModuleStore),
+        CompileError::Stopped => ShardError::Unavailable,
+        CompileError::Io(source)
+            if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
+        {
+            ShardError::Limit(Limit::Disk)
+        }
+        CompileError::Io(source) => ShardError::ModuleStore(source.to_string().into()),
+        other => ShardError::ModuleInvalid(other.to_string().into()),
     }
 }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use cap_std::fs::Dir;
+use weir_types::Role;
 use weir_wasm::{
-    CompileError, CompileLimits, Compiler, FileStore, Host, HostConfig, InProcess, Lane, ModuleStore, digest_of,
+    CompileError, CompileLimits, Compiler, FileStore, Host, HostConfig, InProcess, Lane, ModuleStore, Stop, digest_of,
 };
 
 use crate::support::{Kit, guest, key, run};
@@ -21,9 +22,13 @@ struct Node {
 struct Counting(AtomicUsize);
 
 impl Compiler for Counting {
-    fn compile(&self, wasm: &[u8], limits: &CompileLimits) -> Result<Vec<u8>, CompileError> {
+    fn inspect(&self, wasm: &[u8], limits: &CompileLimits, stop: &Stop) -> Result<Vec<Role>, CompileError> {
+        InProcess.inspect(wasm, limits, stop)
+    }
+
+    fn compile(&self, wasm: &[u8], limits: &CompileLimits, stop: &Stop) -> Result<Vec<u8>, CompileError> {
         self.0.fetch_add(1, Relaxed);
-        InProcess.compile(wasm, limits)
+        InProcess.compile(wasm, limits, stop)
     }
 }
 

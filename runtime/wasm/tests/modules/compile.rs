@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weir_testkit::compile_bomb;
-use weir_wasm::{ChildProcess, CompileError, Compiler, Host, HostConfig, Lane, MemoryStore};
+use weir_wasm::{ChildProcess, CompileError, CompileLimits, Compiler, Host, HostConfig, Lane, MemoryStore, Stop};
 
 use crate::support::{Kit, guest, key, run};
 
 fn child() -> ChildProcess {
-    ChildProcess { program: vec![env!("CARGO_BIN_EXE_weir-wasm-compile-child").into()] }
+    ChildProcess { program: vec![env!("CARGO_BIN_EXE_weir-wasm-module-child").into()] }
 }
 
 /// Makes `wasm` ready on a host of its own whose compilations have these limits.
@@ -33,13 +33,14 @@ fn a_child_compiles_what_runs_here() {
 fn a_compile_bomb_is_killed_when_its_time_is_over() {
     let compile_timeout = Duration::from_millis(200);
     let error = prepare(&compile_bomb(8 << 20), HostConfig { compile_timeout, ..HostConfig::default() }).err();
-    assert!(matches!(error, Some(CompileError::TimedOut(_))), "{error:?}");
+    assert!(matches!(error, Some(CompileError::TimedOut { .. })), "{error:?}");
 }
 
 #[test]
 fn a_compile_bomb_dies_of_its_memory() {
-    let compile_memory_bytes_max = 128 << 20;
-    let error = prepare(&compile_bomb(8 << 20), HostConfig { compile_memory_bytes_max, ..HostConfig::default() }).err();
+    let compile_memory_bytes_max = 64 << 20;
+    let error =
+        prepare(&compile_bomb(32 << 20), HostConfig { compile_memory_bytes_max, ..HostConfig::default() }).err();
     assert!(matches!(error, Some(CompileError::Died { .. })), "{error:?}");
 }
 
@@ -57,9 +58,10 @@ fn a_child_says_what_is_wrong_with_a_module() {
 
 #[test]
 fn a_child_that_is_not_there_or_no_compiler_is_an_error() {
-    let limits = weir_wasm::CompileLimits { timeout: Duration::from_secs(10), memory_bytes_max: 1 << 30 };
+    let limits =
+        CompileLimits { timeout: Duration::from_secs(10), memory_bytes_max: 1 << 30, guest_bytes_max: 1 << 26 };
     let missing = ChildProcess { program: vec!["/nowhere/weir".into()] };
-    assert!(matches!(missing.compile(b"", &limits), Err(CompileError::Io(_))));
+    assert!(matches!(missing.compile(b"", &limits, &Stop::default()), Err(CompileError::Io(_))));
     let other = ChildProcess { program: vec!["/bin/false".into()] };
-    assert!(matches!(other.compile(&vec![0; 1 << 20], &limits), Err(CompileError::Died { .. })));
+    assert!(matches!(other.compile(&vec![0; 1 << 20], &limits, &Stop::default()), Err(CompileError::Died { .. })));
 }

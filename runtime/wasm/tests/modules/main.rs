@@ -4,5 +4,6 @@ mod cache;
 mod compile;
 mod contained;
 mod folds;
+mod inspect;
 mod support;
 mod validators;
