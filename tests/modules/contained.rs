@@ -6,7 +6,7 @@ use std::thread;
 use serde_json::json;
 use weir_testkit::{Request, Server};
 
-use crate::{bind, create, in_memory, post, read, summary, upload_guest};
+use crate::{bind, create, in_memory, post, read, read_messages, summary, upload_guest};
 
 /// Streams that nothing is bound to, written to while something else goes wrong.
 const NEIGHBOURS: usize = 4;
@@ -45,7 +45,7 @@ fn beside(server: &Server, trouble: impl FnOnce()) {
         writers.into_iter().map(|writer| writer.join().expect("a writer")).collect()
     });
     for (target, appended) in targets.iter().zip(appended) {
-        let stored: Vec<usize> = serde_json::from_str(&read(&mut server.client(), target)).expect("JSON");
+        let stored: Vec<usize> = read_messages(&mut server.client(), target);
         assert_eq!(stored, (0..appended).collect::<Vec<_>>(), "{target}");
     }
 }

@@ -11,6 +11,7 @@ mod summaries;
 mod uploads;
 mod validators;
 
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use weir_testkit::{Client, Request, Response, Setup};
 
@@ -77,6 +78,19 @@ pub(crate) fn summary(target: &str, query: &str) -> Request {
 #[track_caller]
 pub(crate) fn read(client: &mut Client, target: &str) -> String {
     client.send(Request::get(target)).expect(200).text()
+}
+
+/// All messages of a stream, page by page.
+pub(crate) fn read_messages<T: DeserializeOwned>(client: &mut Client, target: &str) -> Vec<T> {
+    let (mut messages, mut offset) = (Vec::new(), "-1".to_owned());
+    loop {
+        let page = client.send(Request::get(&format!("{target}?offset={offset}"))).expect(200);
+        messages.extend(serde_json::from_slice::<Vec<T>>(&page.body).expect("JSON"));
+        if page.header("stream-up-to-date").is_some() {
+            return messages;
+        }
+        offset = page.next_offset().to_owned();
+    }
 }
 
 /// `rejection` of a problem document.

@@ -75,6 +75,10 @@ pub enum ErrorCode {
     Unavailable,
     LogFailed,
     ModuleNotReady,
+    ModuleTimedOut,
+    ModuleSuspended,
+    ModuleCallsLimit,
+    ModuleMemoryLimit,
     InFlightLimit,
     ReadLimit,
     SubscriberLimit,
@@ -87,7 +91,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, in the order of their statuses.
-    pub const ALL: [ErrorCode; 57] = {
+    pub const ALL: [ErrorCode; 61] = {
         use ErrorCode::*;
         [
             PathMalformed,
@@ -139,6 +143,10 @@ impl ErrorCode {
             Unavailable,
             LogFailed,
             ModuleNotReady,
+            ModuleTimedOut,
+            ModuleSuspended,
+            ModuleCallsLimit,
+            ModuleMemoryLimit,
             InFlightLimit,
             ReadLimit,
             SubscriberLimit,
@@ -202,6 +210,10 @@ impl ErrorCode {
             ErrorCode::Unavailable => (503, "unavailable", "The stream cannot take requests now."),
             ErrorCode::LogFailed => (503, "log_failed", "The stream's log cannot be written any more."),
             ErrorCode::ModuleNotReady => (503, "module_not_ready", "A module of the stream is not ready yet."),
+            ErrorCode::ModuleTimedOut => (503, "module_timed_out", "A module took too long."),
+            ErrorCode::ModuleSuspended => (503, "module_suspended", "A module fails again and again."),
+            ErrorCode::ModuleCallsLimit => (503, "module_calls_limit", "Too many calls of a module are waiting."),
+            ErrorCode::ModuleMemoryLimit => (503, "module_memory_limit", "The modules have no more memory."),
             ErrorCode::InFlightLimit => (503, "in_flight_limit", "Requests under way have as much memory as they may."),
             ErrorCode::ReadLimit => (503, "read_limit", "Pages being sent have as much memory as they may."),
             ErrorCode::SubscriberLimit => (503, "subscriber_limit", "There are as many live readers as there may be."),
@@ -357,6 +369,8 @@ impl From<ShardError> for Problem {
                 return Problem { rejection, ..Problem::new(ErrorCode::RecordRejected, detail) };
             }
             ShardError::ModuleTrapped(_) => ErrorCode::ModuleTrapped,
+            ShardError::ModuleTimedOut(_) => ErrorCode::ModuleTimedOut,
+            ShardError::ModuleSuspended(_) => ErrorCode::ModuleSuspended,
             ShardError::ModuleNotReady => ErrorCode::ModuleNotReady,
             ShardError::ModuleInvalid(_) => ErrorCode::ModuleInvalid,
             ShardError::ModulesWaiting => ErrorCode::Unavailable,
@@ -394,6 +408,8 @@ fn code_of(limit: Limit) -> ErrorCode {
         Limit::Subscribers | Limit::Live => ErrorCode::SubscriberLimit,
         Limit::Producers => ErrorCode::ProducerLimit,
         Limit::Bindings => ErrorCode::BindingLimit,
+        Limit::ModuleCalls => ErrorCode::ModuleCallsLimit,
+        Limit::ModuleMemory => ErrorCode::ModuleMemoryLimit,
         Limit::ModuleStore => ErrorCode::ModuleStoreFull,
     }
 }

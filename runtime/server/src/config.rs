@@ -271,8 +271,13 @@ pub(crate) struct ModulesConfig {
     pub(crate) compile_timeout_ms: u64,
     /// How long an upload waits for its compilation before it is answered with `202`, in milliseconds.
     pub(crate) upload_wait_ms: u64,
-    /// Time after which a call into a module is ended, in milliseconds. Most are ended by their fuel long before.
+    /// Memory of all instances and kept snapshots of the node together, in bytes. Instances that were used least recently go
+    /// before a request is refused.
+    pub(crate) guest_bytes_max: u64,
+    /// CPU time after which a call into a module is ended, in milliseconds. Most are ended by their fuel long before.
     pub(crate) call_timeout_ms: u64,
+    /// Calls of one module under one configuration that may wait for their turn on a shard.
+    pub(crate) calls_waiting_max: u64,
     /// Summaries kept up to date in memory, of all shards; others are computed again when they are asked for.
     pub(crate) folds_max: u64,
 }
@@ -283,6 +288,8 @@ impl Default for ModulesConfig {
             module_bytes_max: 32 * MIB,
             store_bytes_max: 4 * GIB,
             memory_bytes_max: 64 * MIB,
+            guest_bytes_max: GIB,
+            calls_waiting_max: 1_024,
             compile_timeout_ms: 60_000,
             upload_wait_ms: 10_000,
             call_timeout_ms: 1_000,
@@ -382,6 +389,14 @@ impl Config {
         check_range("modules.store_bytes_max", self.modules.store_bytes_max, MIB, u64::MAX)?;
         // Below it hardly a module starts; above it there are no addresses in 32 bits.
         check_range("modules.memory_bytes_max", self.modules.memory_bytes_max, MIB, 4 * GIB)?;
+        // Each lane can have one instance at its largest.
+        check_range(
+            "modules.guest_bytes_max",
+            self.modules.guest_bytes_max,
+            self.modules.memory_bytes_max,
+            1024 * GIB,
+        )?;
+        check_range("modules.calls_waiting_max", self.modules.calls_waiting_max, 1, 1 << 20)?;
         check_range("modules.folds_max", self.modules.folds_max, 1, u32::MAX.into())?;
         let day_ms = 24 * 60 * 60 * 1000;
         for (key, value) in [

@@ -52,6 +52,7 @@ pub(crate) fn seams(
     node: &Node,
     sizes: Sizes,
     modules: &ModulesConfig,
+    shards: u16,
 ) -> Result<Seams, Exit> {
     let disks: Vec<Arc<dyn Disk>> = match data_dir {
         Some(data_dir) => {
@@ -64,7 +65,7 @@ pub(crate) fn seams(
         clock: Arc::new(SystemClock { started: Instant::now() }),
         entropy: Arc::new(SystemEntropy),
         disks,
-        modules: host(data_dir, modules)?,
+        modules: host(data_dir, modules, shards.into())?,
         builtins: Arc::new(BUILTINS),
         turn: turns::begin,
     })
@@ -78,7 +79,7 @@ fn memory_disk(log_id: u64, budget_bytes: u64) -> Arc<dyn Disk> {
 }
 
 /// The node's modules, none of them loaded yet.
-fn host(data_dir: Option<&DataDir>, modules: &ModulesConfig) -> Result<Host, Exit> {
+fn host(data_dir: Option<&DataDir>, modules: &ModulesConfig, shards: usize) -> Result<Host, Exit> {
     let store: Arc<dyn ModuleStore> = match data_dir {
         Some(data_dir) => {
             let files = FileStore::new(data_dir.modules_dir()?);
@@ -87,19 +88,22 @@ fn host(data_dir: Option<&DataDir>, modules: &ModulesConfig) -> Result<Host, Exi
         None => Arc::new(MemoryStore::default()),
     };
     let compiler = ChildProcess { program: vec![own_program()?.into()] };
-    Host::new(store, Arc::new(compiler), host_config(modules)).map_err(|error| match (error, data_dir) {
+    Host::new(store, Arc::new(compiler), host_config(modules, shards)).map_err(|error| match (error, data_dir) {
         (HostError::Io(source), Some(data_dir)) => data_dir.modules_failed(source).into(),
         (error, _) => error.into(),
     })
 }
 
-fn host_config(modules: &ModulesConfig) -> HostConfig {
+fn host_config(modules: &ModulesConfig, shards: usize) -> HostConfig {
     HostConfig {
         memory_bytes_max: size(modules.memory_bytes_max),
         module_bytes_max: size(modules.module_bytes_max),
         compile_timeout: Duration::from_millis(modules.compile_timeout_ms),
         store_bytes_max: modules.store_bytes_max,
         call_timeout: Duration::from_millis(modules.call_timeout_ms),
+        guest_bytes_max: size(modules.guest_bytes_max),
+        lanes: shards,
+        calls_waiting_max: size(modules.calls_waiting_max),
         ..HostConfig::default()
     }
 }

@@ -68,7 +68,7 @@ async fn run(config: &Config, demo: bool) -> Result<(), Exit> {
     let (phase, phases) = watch::channel(Phase::Recovering((0..config.shards()).collect()));
     let connections = Connections::new(config.shards().into());
     let topology = Topology { shards: config.shards(), wals: node.wals(), groups: node.groups };
-    let seams = seams(data_dir.as_ref(), &node, sizes, &config.modules)?;
+    let seams = seams(data_dir.as_ref(), &node, sizes, &config.modules, topology.shards)?;
     let modules = seams.modules.clone();
     let parts = shard_parts(config, node.id, topology, sizes, seams, &shutdown);
     let addresses = parts.iter().map(|(_, address)| address.clone()).collect();

@@ -22,7 +22,7 @@ use crate::meta::unsettled::Unsettled;
 use crate::modules::guests::Guests;
 use crate::seams::{Seams, SteadyClock};
 use crate::stats::Counters;
-use crate::write::{expiry, rounds, validate};
+use crate::write::{expiry, rounds};
 
 /// How long a log may take to note where it ends.
 const WAL_STOP_MAX: Duration = Duration::from_secs(5);
@@ -86,7 +86,6 @@ impl Shard {
         core.spawn(core.post.clone().run());
         core.spawn(expiry::sweep(core.clone()));
         core.spawn(core.guests.clone().send());
-        core.spawn(validate::run(core.clone()));
         Ok(Shard(SendWrapper::new(core)))
     }
 

@@ -122,7 +122,8 @@ impl<'a> EncodedBindings<'a> {
         if self.0.starts_with(&1u16.to_le_bytes()) { Ok(self) } else { Err(CodecError::Field("binding count")) }
     }
 
-    pub(crate) fn decode(self) -> Vec<Binding> {
+    /// The bindings. They were checked when they were encoded, or when their command was read.
+    pub fn decode(self) -> Vec<Binding> {
         self.try_decode().expect("bindings are checked when their command is read")
     }
 

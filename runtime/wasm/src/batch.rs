@@ -7,10 +7,9 @@ use weir_types::limits::{CONTENT_TYPE_BYTES_MAX, PAGE_BYTES_MAX};
 
 use crate::contract::validator::exports::weir::module::validator::{BatchResult, Rejection, Verdict as WitVerdict};
 use crate::error::GuestError;
-use crate::inspect::cut;
+pub(crate) use crate::text::MESSAGE_BYTES_MAX;
+use crate::text::one_line;
 
-/// Bytes of a guest's sentence that are kept.
-pub(crate) const MESSAGE_BYTES_MAX: usize = 1 << 10;
 /// Characters of a rejection's code.
 const CODE_BYTES_MAX: usize = 64;
 /// The code of a rejection whose own is none.
@@ -29,11 +28,9 @@ pub struct GuestBatch {
     pub data: Bytes,
 }
 
-/// Where and when records are to be appended.
+/// Where in their stream and when records are to be appended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppendContext {
-    /// The stream's name within its bucket.
-    pub stream: Arc<str>,
     /// The stream's content type.
     pub content_type: Arc<str>,
     /// Where the tail is now.
@@ -118,7 +115,7 @@ fn rejected(input: &GuestBatch, rejection: Rejection) -> Result<Verdict, GuestEr
     let is_code = (1..=CODE_BYTES_MAX).contains(&code.len())
         && code.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'));
     let code = if is_code { code } else { CODE_DEFAULT.to_string() };
-    Ok(Verdict::Reject { index, code, message: cut(&message, MESSAGE_BYTES_MAX).to_string() })
+    Ok(Verdict::Reject { index, code, message: one_line(&message) })
 }
 
 /// Checks a view.

@@ -32,9 +32,15 @@ pub struct HostConfig {
     pub fuel_per_record: u64,
     /// Further fuel per byte given.
     pub fuel_per_byte: u64,
-    /// After about this time a call is ended whatever fuel it has left. It counts the time of the machine, so it is a
-    /// backstop and not the limit.
+    /// After about this CPU time a call is ended whatever fuel it has left. One that works on several records of a stream
+    /// has a tenth of it: what it cannot do in that time is asked again with fewer.
     pub call_timeout: Duration,
+    /// Bytes of all instances and kept folds of the node together, of which each of `lanes` has its share.
+    pub guest_bytes_max: usize,
+    /// Lanes of the node.
+    pub lanes: usize,
+    /// Calls of one binding that may wait for their turn on a lane.
+    pub calls_waiting_max: usize,
 }
 
 impl Default for HostConfig {
@@ -51,6 +57,9 @@ impl Default for HostConfig {
             fuel_per_record: 500_000,
             fuel_per_byte: 2_000,
             call_timeout: Duration::from_secs(1),
+            guest_bytes_max: 1 << 30,
+            lanes: 1,
+            calls_waiting_max: 1_024,
         }
     }
 }

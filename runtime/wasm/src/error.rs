@@ -26,6 +26,22 @@ pub enum GuestError {
     /// The fold's instance is gone, or the fold was dropped. Open it again, from a snapshot or from the beginning.
     #[error("the fold is gone")]
     FoldLost,
+    /// As many calls of the binding wait for their turn as may.
+    #[error("too many calls of the module wait for their turn")]
+    Busy,
+    /// The node's guests have all the memory that they may have together. Says nothing of this one.
+    #[error("the node's modules have as much memory as they may have together")]
+    OutOfBudget,
+    /// The module has failed again and again, and is not asked for a while.
+    #[error("the module is suspended for {} ms, because it has failed {failures} times in a row: {error}", retry_after.as_millis())]
+    Suspended {
+        /// How often.
+        failures: u32,
+        /// How long it is suspended yet.
+        retry_after: std::time::Duration,
+        /// How it failed last.
+        error: String,
+    },
     /// The lane has ended: the node shuts down.
     #[error("the guest lane has ended")]
     Stopped,
@@ -38,7 +54,7 @@ pub enum TrapReason {
     Panic,
     /// It used more instructions than the call's size allows.
     OutOfFuel,
-    /// It took longer than any call may.
+    /// It took more CPU time than any call may.
     TimedOut,
     /// It asked for more memory than an instance may have.
     OutOfMemory,

@@ -11,6 +11,7 @@ use wasmtime::Engine;
 use wasmtime::component::Linker;
 use weir_types::{Digest, Role};
 
+use crate::budget::{GuestBudget, Share};
 use crate::cache::{Artifact, Cache};
 use crate::compile::{CompileError, Compiler};
 use crate::config::{self, HostConfig};
@@ -51,6 +52,7 @@ struct Inner {
     compiler: Arc<dyn Compiler>,
     cache: Cache,
     config: HostConfig,
+    budget: Arc<GuestBudget>,
     ready: RwLock<HashMap<Digest, Arc<Module>>>,
     /// Held while a file is written, so that what there was room for still fits.
     storing: Mutex<()>,
@@ -93,8 +95,20 @@ impl Host {
         let cache = Cache::open(&*store, &engine).map_err(HostError::Io)?;
         let (ready, storing, stops) = (RwLock::default(), Mutex::default(), Mutex::default());
         let lanes_busy = AtomicUsize::new(0);
-        let inner =
-            Arc::new(Inner { engine, linker, store, compiler, cache, config, ready, storing, stops, lanes_busy });
+        let budget = GuestBudget::new(config.guest_bytes_max);
+        let inner = Arc::new(Inner {
+            engine,
+            linker,
+            store,
+            compiler,
+            cache,
+            config,
+            budget,
+            ready,
+            storing,
+            stops,
+            lanes_busy,
+        });
         tick(&inner).map_err(HostError::Io)?;
         Ok(Host { inner, stop: Stop::default() })
     }
@@ -222,6 +236,11 @@ impl Host {
         self.inner.lanes_busy.fetch_add(1, Relaxed);
         work();
         self.inner.lanes_busy.fetch_sub(1, Relaxed);
+    }
+
+    /// The share of a thread that runs guests, of which a lane has two.
+    pub(crate) fn share(&self) -> Share {
+        self.inner.budget.share(2 * self.inner.config.lanes)
     }
 
     pub(crate) fn config(&self) -> &HostConfig {

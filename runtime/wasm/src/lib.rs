@@ -8,20 +8,26 @@
 //! - [`cache`], `load`: machine code kept across restarts, and why it may be trusted.
 //! - [`host`]: one engine per process, and the modules that are ready to run. `module`, `standins`: what a module is
 //!   linked with.
-//! - [`lane`]: one thread that runs all guest code of a shard. `worker`: its instances and folds; `instance`: one of
-//!   them, and what a call may cost; `guest`: what an instance may take, and what its end is called.
+//! - [`lane`]: two threads that run all guest code of a shard. `front`: validators that are quick; `back`: everything else,
+//!   and the folds. `turns`: whose turn it is; `standing`: who is not asked for a while.
+//! - `instance`: one instance, and what a call may cost; `guest`: what it may take, and what its end is called; `budget`: the
+//!   memory of all of them; `voice`: what the log has of them.
 //!
 //! What is absent: guests have no clock, no randomness, no files and no network, and nothing here awaits: a guest call
 //! returns, or is ended by its fuel, or by the epoch.
 
+mod back;
 mod batch;
+mod budget;
 pub mod cache;
 pub mod child;
+mod clock;
 pub mod compile;
 pub mod config;
 mod contract;
 mod digest;
 mod error;
+mod front;
 mod guest;
 pub mod host;
 mod inspect;
@@ -29,11 +35,14 @@ mod instance;
 pub mod lane;
 mod load;
 mod module;
+mod standing;
 mod standins;
 pub mod stop;
 pub mod store;
+mod text;
 mod trial;
-mod worker;
+mod turns;
+mod voice;
 
 pub use batch::{AppendContext, GuestBatch, Verdict, View};
 pub use child::{CHILD_ARGUMENT, ChildProcess, module_child};
@@ -42,6 +51,7 @@ pub use config::{CompileLimits, HostConfig};
 pub use digest::digest_of;
 pub use error::{GuestError, TrapReason};
 pub use host::{Host, HostError, Inspected};
-pub use lane::{Answer, FoldId, InstanceKey, Jobs, Lane, LaneStats};
+pub use lane::{Answer, FoldId, InstanceKey, Jobs, Lane, LaneStats, Snapshot};
 pub use stop::{Stop, StopOnDrop};
 pub use store::{FileStore, MemoryStore, ModuleStore};
+pub use voice::Caller;

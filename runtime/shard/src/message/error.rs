@@ -43,6 +43,12 @@ pub enum ShardError {
     /// A module that was needed for the answer ended instead of giving it; nothing changed.
     #[error("{0}")]
     ModuleTrapped(Arc<str>),
+    /// A module that was needed for the answer took more time than a call may have; nothing changed.
+    #[error("{0}")]
+    ModuleTimedOut(Arc<str>),
+    /// A module that is needed for the answer has failed again and again and is not asked for a while; nothing changed.
+    #[error("{0}")]
+    ModuleSuspended(Arc<str>),
     /// A module that is needed for the answer is not ready on this node yet; nothing changed.
     #[error("a module that the stream is bound to is not ready yet")]
     ModuleNotReady,

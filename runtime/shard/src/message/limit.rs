@@ -21,13 +21,17 @@ pub enum Limit {
     Producers,
     /// A bucket has as many bindings as it may.
     Bindings,
+    /// As many calls of one module wait for their turn as may.
+    ModuleCalls,
+    /// All modules of the node together have as much memory as they may.
+    ModuleMemory,
     /// Modules and their code have as many bytes on disk as they may.
     ModuleStore,
 }
 
 impl Limit {
     /// Every limit.
-    pub const ALL: [Limit; 10] = [
+    pub const ALL: [Limit; 12] = [
         Limit::Disk,
         Limit::WalBudget,
         Limit::HotIndex,
@@ -37,6 +41,8 @@ impl Limit {
         Limit::Live,
         Limit::Producers,
         Limit::Bindings,
+        Limit::ModuleCalls,
+        Limit::ModuleMemory,
         Limit::ModuleStore,
     ];
 
@@ -52,6 +58,8 @@ impl Limit {
             Limit::Live => "limits.live_bytes_max",
             Limit::Producers => "limits.producers_per_stream_max",
             Limit::Bindings => "limits.bindings_per_bucket_max",
+            Limit::ModuleCalls => "modules.calls_waiting_max",
+            Limit::ModuleMemory => "modules.guest_bytes_max",
             Limit::ModuleStore => "modules.store_bytes_max",
         }
     }

@@ -43,6 +43,12 @@ pub struct ShardStats {
     pub guest_instances: u64,
     /// Folds that are warm now.
     pub guest_folds: u64,
+    /// Memory of instances and of kept snapshots now, in bytes.
+    pub guest_bytes: u64,
+    /// How often a validator was moved out of the way of others because it took too long.
+    pub guest_demotions: u64,
+    /// How often a module was suspended because it had failed again and again.
+    pub guest_suspensions: u64,
     /// What the shard's lane was asked.
     pub guest_calls: u64,
     /// Time that the lane was not waiting.

@@ -169,7 +169,10 @@ impl Core {
     pub(crate) async fn bucket_tell(&self, group: GroupId, news: &BucketNews) -> Response {
         let command = Command::Bucket { name: &news.name, epoch: news.epoch, told: news.told() };
         match self.group(group).command(&command).await? {
-            Reply::Bucket { streams } => Ok(Answer::BucketStreams(streams)),
+            Reply::Bucket { streams } => {
+                self.guests.retain_instances(&news.name, news.told());
+                Ok(Answer::BucketStreams(streams))
+            }
             Reply::Refused(refusal) => Err(refusal.into()),
             other => unreachable!("a bucket's news is not answered with {other:?}"),
         }

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use weir_stream::{BUILTIN_PREFIX, Command, Module, Refusal, Reply, Upload};
+use weir_stream::{Command, Module, Refusal, Reply, Upload};
 use weir_types::{BucketName, Digest, GroupId, ModuleName, Role};
 use weir_wasm::CompileError;
 
@@ -210,7 +210,7 @@ impl Core {
     }
 
     /// Loads what is bound, as far as its code is on disk. What is not, and what was being compiled when the process ended, is
-    /// compiled while the node serves; and so are the modules that the server brings along, for whoever binds them first.
+    /// compiled while the node serves. A module that the server brings along is compiled for who binds it first.
     pub(crate) async fn restore_modules(self: &Rc<Self>) {
         self.sweep_modules().await;
         let (mut bound, pending) = self.known_modules();
@@ -233,24 +233,7 @@ impl Core {
                 let shard = shard.clone();
                 tokio::task::spawn_local(async move { shard.compile(&bucket, &name, digest, &place).await });
             }
-            shard.prepare_builtins().await;
         });
-    }
-
-    async fn prepare_builtins(&self) {
-        for &(builtin, _) in &self.guests.builtins {
-            let place = self.guests.compilations.place(&format!("{BUILTIN_PREFIX}{}", builtin.name));
-            let _turn = place.turn().await;
-            let compiled = self.guests.blocking(move |host| {
-                let digest = host.store(builtin.wasm)?;
-                host.compile(digest)
-            });
-            if let Ok(Err(error)) = compiled.await
-                && !matches!(error, CompileError::Stopped)
-            {
-                tracing::warn!(module = builtin.name, %error, "a ready-made module cannot be prepared");
-            }
-        }
     }
 
     /// What is bound, with its bucket, and the uploads that were being compiled.
@@ -304,10 +287,16 @@ fn reason(error: &CompileError) -> String {
 impl From<weir_wasm::GuestError> for ShardError {
     /// What a guest that is needed for an answer did instead.
     fn from(error: weir_wasm::GuestError) -> ShardError {
-        use weir_wasm::GuestError;
+        use weir_wasm::{GuestError, TrapReason};
         match error {
             GuestError::NotReady => ShardError::ModuleNotReady,
             GuestError::Stopped | GuestError::FoldLost => ShardError::Unavailable,
+            GuestError::Busy => ShardError::Limit(Limit::ModuleCalls),
+            GuestError::OutOfBudget => ShardError::Limit(Limit::ModuleMemory),
+            GuestError::Suspended { .. } => ShardError::ModuleSuspended(Arc::from(error.to_string())),
+            GuestError::Trapped { reason: TrapReason::TimedOut, .. } => {
+                ShardError::ModuleTimedOut(Arc::from(error.to_string()))
+            }
             GuestError::ConfigRefused(_)
             | GuestError::Trapped { .. }
             | GuestError::Refused(_)

@@ -1,26 +1,63 @@
 //! Bringing a fold up to its stream's tail.
+//!
+//! Records go to the guest in slices of some milliseconds: one that takes longer makes the next ones smaller, so that other
+//! guests of the lane have their turns. From time to time the state is kept as a snapshot; a fold whose instance has ended,
+//! by its own fault or a neighbour's, goes on from there.
+//!
+//! When a slice ends the module, its records are *suspects*, and nothing more: memory and time are shared with other folds. The
+//! hunt ([`Hunt`]) takes them to an instance of the fold's own, from a snapshot, and halves them until one is left that fails
+//! alone in a fresh instance. That is where the fold *stops*, and it is served up to there. If all of them pass, they were
+//! innocent, and the fold stays in the instance of its own.
 
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::Instant;
 use weir_stream::Binding;
 use weir_types::StreamKey;
-use weir_wasm::{GuestError, InstanceKey};
+use weir_wasm::{Caller, FoldId, GuestBatch, GuestError, InstanceKey, Snapshot, TrapReason};
 
 use crate::core::Core;
 use crate::message::ShardError;
-use crate::modules::folds::Fold;
+use crate::modules::folds::{Fold, Kept, SLICE_RECORDS_MAX, State, Stop, is_lost};
+use crate::read::records::RecordBatch;
 
-/// Stored bytes that a fold takes at once: some thousand records, and some milliseconds of the lane.
-const BATCH_BYTES: usize = 1 << 20;
-/// How often one catching-up begins anew. Finding the record that ends a module takes three times.
+/// Stored bytes that a fold takes at once.
+const SLICE_BYTES: usize = 1 << 20;
+/// What a slice may take of the lane before the next ones are smaller.
+const SLICE_CPU_MAX: Duration = Duration::from_millis(5);
+/// How often one catching-up begins anew.
 const RESTARTS_MAX: usize = 8;
+/// After this time a fold that has stopped is tried again: another day there may be more memory, or time.
+const RETRY_AFTER: Duration = Duration::from_secs(60);
+
+/// A fold on its way, and all that it needs.
+struct CatchUp<'a> {
+    fold: &'a mut Fold,
+    shard: &'a Rc<Core>,
+    key: &'a StreamKey,
+    instance: InstanceKey,
+    caller: Caller,
+    epoch: u64,
+    /// CPU time of this catching-up.
+    folded: Duration,
+}
+
+/// How an attempt to go on has ended, if not at the tail.
+enum Ended {
+    /// It may be tried again.
+    Lost(GuestError),
+    /// It cannot be answered now.
+    Refused(ShardError),
+}
 
 impl Fold {
     /// Takes all records up to the position `tail`, or up to the one that ends the module.
     ///
     /// # Errors
     /// [`ShardError::ModuleTrapped`] when the module ends again and again, and not for one record;
-    /// [`ShardError::ModuleNotReady`]; what reading the stream says.
+    /// [`ShardError::ModuleNotReady`], [`ShardError::ModuleSuspended`]; what reading the stream says.
     pub(crate) async fn catch_up(
         &mut self,
         shard: &Rc<Core>,
@@ -28,63 +65,242 @@ impl Fold {
         binding: &Binding,
         tail: u64,
     ) -> Result<(), ShardError> {
-        let instance =
-            InstanceKey { bucket: key.bucket().into(), digest: binding.digest, config: binding.config.clone() };
-        let mut last_error = GuestError::FoldLost;
+        let is_outdated = |stop: &Stop| stop.epoch != binding.epoch || stop.since.elapsed() >= RETRY_AFTER;
+        if self.stop.as_ref().is_some_and(is_outdated) {
+            self.stop = None;
+        }
+        let config = binding.config.clone();
+        let mut catch_up = CatchUp {
+            fold: self,
+            shard,
+            key,
+            instance: InstanceKey { bucket: key.bucket().into(), digest: binding.digest, config },
+            caller: Caller { binding: (*binding.name).into(), stream: key.name().into() },
+            epoch: binding.epoch,
+            folded: Duration::ZERO,
+        };
+        let mut last = GuestError::FoldLost;
         for _ in 0..RESTARTS_MAX {
-            match self.try_catch_up(shard, key, &instance, tail).await? {
+            match catch_up.run(tail).await {
                 Ok(()) => return Ok(()),
-                Err(error) => last_error = error,
+                Err(Ended::Refused(error)) => return Err(error),
+                Err(Ended::Lost(error)) => last = error,
             }
         }
-        tracing::warn!(stream = %key, binding = &*binding.name, error = %last_error, "a summary cannot be computed");
-        Err(last_error.into())
+        tracing::warn!(stream = %key, binding = &*binding.name, error = %last, "a summary cannot be computed");
+        Err(last.into())
+    }
+}
+
+impl CatchUp<'_> {
+    /// Takes records until there are no more, or until the state is lost.
+    async fn run(&mut self, tail: u64) -> Result<(), Ended> {
+        loop {
+            let (open, position) = self.warm().await?;
+            let until = self.fold.stop.as_ref().map_or(tail, |stop| stop.at.min(tail));
+            if position >= until {
+                return Ok(());
+            }
+            let _page = self.shard.guests.pages.acquire().await;
+            let read = self.read(position, until).await?;
+            let Some(records) = read.records.clone() else { return Ok(()) };
+            match self.fold.lane.fold_apply(open, records).await {
+                Ok(cpu) => {
+                    self.fold.state = State::Warm { open, position: read.end };
+                    self.taken(cpu);
+                    if self.fold.is_due(self.folded) {
+                        self.keep(open, read.end).await;
+                    }
+                }
+                Err(GuestError::Trapped { reason: TrapReason::TimedOut, .. }) if self.fold.slice_records > 1 => {
+                    // Too much at once says nothing of any record.
+                    self.fold.slice_records = (read.count() / 2).max(1);
+                    self.fold.lose();
+                }
+                Err(error) if is_lost(&error) || matches!(error, GuestError::Refused(_)) => {
+                    self.fold.lose();
+                    if matches!(error, GuestError::FoldLost | GuestError::Stopped | GuestError::OutOfBudget) {
+                        return Err(Ended::Lost(error));
+                    }
+                    self.hunt(position, read).await?;
+                }
+                Err(error) => return Err(Ended::Refused(error.into())),
+            }
+        }
     }
 
-    /// Takes records until there are no more, or until the guest fails: then the fold has to begin anew.
-    async fn try_catch_up(
-        &mut self,
-        shard: &Rc<Core>,
-        key: &StreamKey,
-        instance: &InstanceKey,
-        tail: u64,
-    ) -> Result<Result<(), GuestError>, ShardError> {
-        let open = match self.open {
-            Some(open) => open,
-            None => {
-                self.position = 0;
-                match self.lane.fold_open(instance.clone(), None).await {
-                    Ok(open) => *self.open.insert(open),
-                    Err(GuestError::NotReady) => return Err(ShardError::ModuleNotReady),
-                    Err(error) => return Ok(Err(error)),
-                }
-            }
+    /// The fold's state on the lane: there, or made from what is kept.
+    async fn warm(&mut self) -> Result<(FoldId, u64), Ended> {
+        if let State::Warm { open, position } = self.fold.state {
+            return Ok((open, position));
+        }
+        let (position, snapshot) = match &self.fold.kept {
+            Some(kept) => (kept.position, Some(kept.snapshot.clone())),
+            None => (0, None),
         };
-        loop {
-            let until = self.stop.as_ref().map_or(tail, |(at, _)| (*at).min(tail));
-            if self.position >= until {
-                return Ok(Ok(()));
+        let open = self.open(snapshot, false).await?;
+        self.fold.state = State::Warm { open, position };
+        Ok((open, position))
+    }
+
+    async fn open(&self, snapshot: Option<Snapshot>, alone: bool) -> Result<FoldId, Ended> {
+        let bytes = snapshot.map(|snapshot| snapshot.bytes().clone());
+        let opened = self.fold.lane.fold_open(self.instance.clone(), self.caller.clone(), bytes, alone).await;
+        opened.map_err(|error| match is_lost(&error) {
+            true => Ended::Lost(error),
+            false => Ended::Refused(error.into()),
+        })
+    }
+
+    async fn read(&self, position: u64, until: u64) -> Result<RecordBatch, Ended> {
+        let from = self.fold.at(position);
+        let read = self.shard.read_records(self.key, from, until, SLICE_BYTES, self.fold.slice_records);
+        read.await.map_err(Ended::Refused)
+    }
+
+    /// A slice was taken: the next is smaller if it took too long, larger if it was quick.
+    fn taken(&mut self, cpu: Duration) {
+        self.folded += cpu;
+        if let Some(kept) = &mut self.fold.kept {
+            kept.folded += cpu;
+        }
+        let records = self.fold.slice_records;
+        if cpu > SLICE_CPU_MAX {
+            self.fold.slice_records = (records / 2).max(1);
+        } else if cpu < SLICE_CPU_MAX / 4 {
+            self.fold.slice_records = (records * 2).min(SLICE_RECORDS_MAX);
+        }
+    }
+
+    /// Keeps the state as a snapshot. Where there is no room for it, the fold goes on without.
+    async fn keep(&mut self, open: FoldId, position: u64) {
+        match self.fold.lane.fold_snapshot(open).await {
+            Ok((snapshot, cost)) => {
+                self.fold.kept = Some(Kept { position, snapshot, folded: Duration::ZERO, cost });
             }
-            let (until, bytes_max) = match &self.suspects {
-                Some(suspects) if self.position >= suspects.end => {
-                    self.suspects = None;
-                    (until, BATCH_BYTES)
+            Err(error) if is_lost(&error) && error != GuestError::OutOfBudget => self.fold.lose(),
+            Err(_) => {}
+        }
+    }
+
+    /// Finds out which of the records that begin at `position` ends the module, if one does.
+    async fn hunt(&mut self, position: u64, suspects: RecordBatch) -> Result<(), Ended> {
+        let mut hunt = self.begin_hunt(position, suspects).await?;
+        while hunt.low < hunt.high {
+            let middle = if hunt.is_single() { hunt.high } else { hunt.low + (hunt.high - hunt.low) / 2 };
+            let slice = hunt.suspects.slice(hunt.low, middle);
+            match self.fold.lane.fold_apply(hunt.open, slice).await {
+                Ok(_) => {
+                    hunt.low = middle;
+                    let kept = self.fold.lane.fold_snapshot(hunt.open).await;
+                    hunt.good = kept.map_err(Ended::Lost)?.0;
                 }
-                Some(suspects) if self.position >= suspects.start => (until, 1),
-                Some(suspects) => (until.min(suspects.start), BATCH_BYTES),
-                None => (until, BATCH_BYTES),
-            };
-            let _page = shard.guests.pages.acquire().await;
-            let read = shard.read_records(key, self.next(), until, bytes_max).await?;
-            let Some(records) = read.records else { return Ok(Ok(())) };
-            let taken = self.position..read.end;
-            match self.lane.fold_apply(open, records).await {
-                Ok(()) => self.position = read.end,
+                Err(error @ (GuestError::Busy | GuestError::Suspended { .. })) => {
+                    self.fold.lane.fold_drop(hunt.open);
+                    return Err(Ended::Refused(error.into()));
+                }
+                Err(error @ (GuestError::FoldLost | GuestError::Stopped | GuestError::OutOfBudget)) => {
+                    return Err(Ended::Lost(error));
+                }
                 Err(error) => {
-                    self.blame(&taken, bytes_max == 1, &error);
-                    return Ok(Err(error));
+                    self.fold.lane.fold_drop(hunt.open);
+                    if hunt.is_single() {
+                        return self.stop(&hunt, &error).await;
+                    }
+                    hunt.high = middle;
+                    hunt.open = self.open(Some(hunt.good.clone()), true).await?;
                 }
             }
         }
+        // All of them pass here: it was not theirs.
+        let position = hunt.suspects.position(hunt.low);
+        self.fold.state = State::Warm { open: hunt.open, position };
+        let (folded, cost) = (Duration::ZERO, Duration::ZERO);
+        self.fold.kept = Some(Kept { position, snapshot: hunt.good, folded, cost });
+        Ok(())
+    }
+
+    /// Brings a fold in an instance of its own to where the suspects begin.
+    async fn begin_hunt(&mut self, position: u64, suspects: RecordBatch) -> Result<Hunt, Ended> {
+        let (mut at, snapshot) = match &self.fold.kept {
+            Some(kept) => (kept.position, Some(kept.snapshot.clone())),
+            None => (0, None),
+        };
+        let open = self.open(snapshot, true).await?;
+        while at < position {
+            let read = self.read(at, position).await?;
+            let Some(records) = read.records.clone() else { break };
+            match self.fold.lane.fold_apply(open, records).await {
+                Ok(cpu) => self.taken(cpu),
+                Err(error) => {
+                    self.fold.lane.fold_drop(open);
+                    return Err(Ended::Lost(error));
+                }
+            }
+            at = read.end;
+        }
+        let good = self.fold.lane.fold_snapshot(open).await.map_err(Ended::Lost)?.0;
+        let high = suspects.count();
+        Ok(Hunt { suspects, open, good, low: 0, high })
+    }
+
+    /// The fold stops before the record that was found, and is served from there.
+    async fn stop(&mut self, hunt: &Hunt, error: &GuestError) -> Result<(), Ended> {
+        let at = hunt.suspects.position(hunt.low);
+        let (folded, cost) = (Duration::ZERO, Duration::ZERO);
+        self.fold.kept = Some(Kept { position: at, snapshot: hunt.good.clone(), folded, cost });
+        self.fold.stop =
+            Some(Stop { at, reason: Arc::from(error.to_string()), epoch: self.epoch, since: Instant::now() });
+        tracing::info!(
+            stream = %self.key, binding = &*self.caller.binding, position = at, %error,
+            "a summary has stopped: the record there ends the module"
+        );
+        let open = self.open(Some(hunt.good.clone()), false).await?;
+        self.fold.state = State::Warm { open, position: at };
+        Ok(())
+    }
+}
+
+/// A search for the record that ends the module: those before `low` are innocent, the one at fault is before `high`.
+struct Hunt {
+    suspects: RecordBatch,
+    /// The fold, alone in its instance, of all records before `low`.
+    open: FoldId,
+    /// Its state there.
+    good: Snapshot,
+    low: usize,
+    high: usize,
+}
+
+impl Hunt {
+    fn is_single(&self) -> bool {
+        self.high - self.low == 1
+    }
+}
+
+impl RecordBatch {
+    /// How many records there are.
+    fn count(&self) -> usize {
+        self.records.as_ref().map_or(0, |records| records.ends.len())
+    }
+
+    /// The position before record `index`, or after the last.
+    fn position(&self, index: usize) -> u64 {
+        let Some(records) = &self.records else { return self.end };
+        let bytes = index.checked_sub(1).map_or(0, |last| records.ends[last]);
+        records.first_offset + u64::from(bytes) + (index * self.separator_bytes) as u64
+    }
+
+    /// Some of the records.
+    fn slice(&self, from: usize, until: usize) -> GuestBatch {
+        let records = self.records.as_ref().expect("there are suspects");
+        let begin = from.checked_sub(1).map_or(0, |last| records.ends[last]);
+        let ends: Vec<u32> = records.ends[from..until].iter().map(|end| end - begin).collect();
+        let times = match records.times.len() {
+            1 => records.times.clone(),
+            _ => records.times[from..until].to_vec(),
+        };
+        let data = records.data.slice(begin as usize..records.ends[until - 1] as usize);
+        GuestBatch { first_offset: self.position(from), ends, times, data }
     }
 }

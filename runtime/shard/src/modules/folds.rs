@@ -1,32 +1,43 @@
-//! Folds: the states of summaries, each of one stream under one binding, kept warm on the lane for who asks next.
+//! Folds: the states of summaries, each of one stream under one module and configuration, kept warm on the lane for who
+//! asks next.
 //!
-//! A fold is not stored: one that has gone is computed again from the stream. It goes when there are too many, when its
-//! instance has ended, and with its stream. One of an earlier binding is asked for no more, and is among the first to go.
-//!
-//! A record that ends the module is found like this. When a batch fails, its records are *suspects*: the fold is computed
-//! again in a fresh instance up to them, and takes them one by one. If all of them pass, something else was at fault
-//! (another fold of the same instance, most likely), and the fold goes on. The one that fails is where the fold *stops*: it
-//! is computed once more up to there, and that is what is served from then on.
+//! A fold is not stored: one that has gone is computed again, from the last snapshot that is kept of it or from the
+//! beginning. It goes when there are too many, when its instance has ended, and with its stream. What it computes is named
+//! by its *recipe*, the module's bytes and the configuration: a binding that is changed in anything else keeps its folds.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Mutex, OwnedMutexGuard};
-use weir_types::{Incarnation, Lineage, Offset};
-use weir_wasm::{FoldId, GuestError, Lane, TrapReason, View};
+use tokio::time::Instant;
+use weir_types::{Digest, Incarnation, Lineage, Offset};
+use weir_wasm::{FoldId, GuestError, Lane, Snapshot, View};
 
 use crate::message::SummaryQuery;
 
 /// The largest answer that is kept for the next reader.
 const ANSWER_BYTES_MAX: usize = 16 << 10;
+/// Records that a fold takes at once, at most.
+pub(super) const SLICE_RECORDS_MAX: usize = 4096;
+/// What a fold may have cost since the last snapshot before there is another: what is lost with its instance is that much.
+const SNAPSHOT_EVERY: Duration = Duration::from_millis(200);
+/// A snapshot may cost at most this part of what has been folded since the last one.
+const SNAPSHOT_PART: u32 = 10;
+
+/// What a fold computes, whatever the binding is called and whichever streams it is for.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Recipe {
+    pub(crate) digest: Digest,
+    pub(crate) config: Arc<str>,
+}
+
 /// The folds of one shard.
 pub(crate) struct Folds {
     lane: Lane,
     folds_max: usize,
-    /// By stream and by the change that made the binding what it is.
-    folds: RefCell<HashMap<(Incarnation, u64), Entry>>,
+    folds: RefCell<HashMap<(Incarnation, Recipe), Entry>>,
     /// Counts uses, to tell which fold was used least recently.
     clock: Cell<u64>,
 }
@@ -40,22 +51,49 @@ struct Entry {
 pub(crate) struct Fold {
     pub(super) lane: Lane,
     incarnation: Incarnation,
-    /// The guest's state, of all records before `position`; `None` when it has to be computed anew.
-    pub(super) open: Option<FoldId>,
-    pub(super) position: u64,
-    /// Positions of records of which one may be at fault.
-    pub(super) suspects: Option<Range<u64>>,
-    /// The record that ends the module, and how.
-    pub(super) stop: Option<(u64, Arc<str>)>,
+    pub(super) state: State,
+    /// Where the state can be had from when its instance has ended.
+    pub(super) kept: Option<Kept>,
+    /// Records that it takes at once now.
+    pub(super) slice_records: usize,
+    /// The record that ends the module.
+    pub(super) stop: Option<Stop>,
     /// The summary itself as it was last asked for, and where: most readers ask for nothing else.
     answered: Option<(u64, View)>,
 }
 
+/// Where a fold's state is.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum State {
+    /// On the lane, of all records before `position`.
+    Warm { open: FoldId, position: u64 },
+    /// To be made again.
+    Cold,
+}
+
+/// A snapshot of all records before `position`.
+#[derive(Clone)]
+pub(super) struct Kept {
+    pub(super) position: u64,
+    pub(super) snapshot: Snapshot,
+    /// CPU time that was folded since, and what the snapshot itself cost.
+    pub(super) folded: Duration,
+    pub(super) cost: Duration,
+}
+
+/// Why a fold does not go on.
+pub(super) struct Stop {
+    /// The position of the record at fault.
+    pub(super) at: u64,
+    pub(super) reason: Arc<str>,
+    /// The change of the binding under which it was found: another one is a reason to try again.
+    pub(super) epoch: u64,
+    pub(super) since: Instant,
+}
+
 impl Drop for Fold {
     fn drop(&mut self) {
-        if let Some(fold) = self.open {
-            self.lane.fold_drop(fold);
-        }
+        self.lose();
     }
 }
 
@@ -64,32 +102,32 @@ impl Folds {
         Folds { lane, folds_max, folds: RefCell::default(), clock: Cell::new(0) }
     }
 
-    /// The fold of a stream under the binding of `epoch`, for the caller alone; a new one has taken nothing yet.
-    pub(crate) async fn lock(&self, incarnation: Incarnation, epoch: u64) -> OwnedMutexGuard<Fold> {
-        self.get(incarnation, epoch).lock_owned().await
+    /// The fold of a stream by `recipe`, for the caller alone; a new one has taken nothing yet.
+    pub(crate) async fn lock(&self, incarnation: Incarnation, recipe: Recipe) -> OwnedMutexGuard<Fold> {
+        self.get(incarnation, recipe).lock_owned().await
     }
 
-    fn get(&self, incarnation: Incarnation, epoch: u64) -> Arc<Mutex<Fold>> {
+    fn get(&self, incarnation: Incarnation, recipe: Recipe) -> Arc<Mutex<Fold>> {
         let used = self.clock.get();
         self.clock.set(used + 1);
         let mut folds = self.folds.borrow_mut();
-        if !folds.contains_key(&(incarnation, epoch)) {
-            if folds.len() >= self.folds_max {
-                let oldest = folds.iter().min_by_key(|(_, entry)| entry.used).map(|(&key, _)| key);
-                folds.remove(&oldest.expect("there are many"));
-            }
+        let key = (incarnation, recipe);
+        if !folds.contains_key(&key) && folds.len() >= self.folds_max {
+            let oldest = folds.iter().min_by_key(|(_, entry)| entry.used).map(|(key, _)| key.clone());
+            folds.remove(&oldest.expect("there are many"));
+        }
+        let entry = folds.entry(key).or_insert_with(|| {
             let fold = Fold {
                 lane: self.lane.clone(),
                 incarnation,
-                open: None,
-                position: 0,
-                suspects: None,
+                state: State::Cold,
+                kept: None,
+                slice_records: SLICE_RECORDS_MAX,
                 stop: None,
                 answered: None,
             };
-            folds.insert((incarnation, epoch), Entry { fold: Arc::new(Mutex::new(fold)), used });
-        }
-        let entry = folds.get_mut(&(incarnation, epoch)).expect("it is there now");
+            Entry { fold: Arc::new(Mutex::new(fold)), used }
+        });
         entry.used = used;
         entry.fold.clone()
     }
@@ -104,38 +142,33 @@ impl Folds {
 }
 
 impl Fold {
+    /// Up to where it has taken the stream; nothing while it is cold.
+    pub(super) fn position(&self) -> u64 {
+        match self.state {
+            State::Warm { position, .. } => position,
+            State::Cold => 0,
+        }
+    }
+
     /// It is of all records before this offset.
     pub(crate) fn next(&self) -> Offset {
-        Offset { position: self.position, lineage: Lineage::of(self.incarnation) }
+        self.at(self.position())
+    }
+
+    pub(super) fn at(&self, position: u64) -> Offset {
+        Offset { position, lineage: Lineage::of(self.incarnation) }
     }
 
     /// Why it does not go on from where it is.
     pub(crate) fn failed(&self) -> Option<Arc<str>> {
-        self.stop.as_ref().filter(|(at, _)| *at == self.position).map(|(_, reason)| reason.clone())
+        let stop = self.stop.as_ref().filter(|stop| stop.at == self.position());
+        stop.map(|stop| stop.reason.clone())
     }
 
-    /// Notes what has failed: the fold is gone.
-    pub(super) fn blame(&mut self, taken: &Range<u64>, is_single: bool, error: &GuestError) {
-        self.lose();
-        match error {
-            // Says nothing of the records.
-            GuestError::FoldLost | GuestError::Stopped | GuestError::NotReady => {}
-            // It counts the machine's time, which another day may be enough.
-            GuestError::Trapped { reason: TrapReason::TimedOut, .. } => {}
-            GuestError::ConfigRefused(_)
-            | GuestError::Trapped { .. }
-            | GuestError::Refused(_)
-            | GuestError::Garbage(_)
-                if is_single =>
-            {
-                self.suspects = None;
-                self.stop = Some((taken.start, Arc::from(error.to_string())));
-            }
-            GuestError::ConfigRefused(_)
-            | GuestError::Trapped { .. }
-            | GuestError::Refused(_)
-            | GuestError::Garbage(_) => self.suspects = Some(taken.clone()),
-        }
+    /// Whether it has folded enough since the last snapshot to be worth one.
+    pub(super) fn is_due(&self, folded: Duration) -> bool {
+        let (since, cost) = self.kept.as_ref().map_or((folded, Duration::ZERO), |kept| (kept.folded, kept.cost));
+        since >= SNAPSHOT_EVERY.max(cost * SNAPSHOT_PART)
     }
 
     /// Asks the fold as it is now.
@@ -146,21 +179,21 @@ impl Fold {
         let is_plain = &*query.path == "/" && query.params.is_empty();
         if let Some((position, view)) = &self.answered
             && is_plain
-            && *position == self.position
+            && *position == self.position()
         {
             return Ok(view.clone());
         }
-        let open = self.open.ok_or(GuestError::FoldLost)?;
+        let State::Warm { open, position } = self.state else { return Err(GuestError::FoldLost) };
         let asked = self.lane.fold_query(open, query.path.to_string(), query.params.clone()).await;
         match asked {
             Ok(view) => {
                 if is_plain && view.body.len() <= ANSWER_BYTES_MAX {
-                    self.answered = Some((self.position, view.clone()));
+                    self.answered = Some((position, view.clone()));
                 }
                 Ok(view)
             }
             Err(error) => {
-                if matches!(error, GuestError::Trapped { .. } | GuestError::Garbage(_) | GuestError::FoldLost) {
+                if is_lost(&error) {
                     self.lose();
                 }
                 Err(error)
@@ -169,9 +202,14 @@ impl Fold {
     }
 
     /// The guest's state is gone, or must be.
-    fn lose(&mut self) {
-        if let Some(open) = self.open.take() {
+    pub(super) fn lose(&mut self) {
+        if let State::Warm { open, .. } = std::mem::replace(&mut self.state, State::Cold) {
             self.lane.fold_drop(open);
         }
     }
+}
+
+/// Whether a fold is gone after this, or may be.
+pub(super) fn is_lost(error: &GuestError) -> bool {
+    !matches!(error, GuestError::Busy | GuestError::Suspended { .. } | GuestError::Refused(_) | GuestError::NotReady)
 }

@@ -7,9 +7,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::sync::{Mutex, Semaphore};
+use weir_stream::{Binding, BucketTold};
 use weir_types::{Digest, Wakeup};
 use weir_wasm::{
-    Answer, AppendContext, CompileError, GuestBatch, Host, InstanceKey, Jobs, Lane, LaneStats, Verdict, digest_of,
+    Answer, AppendContext, Caller, CompileError, GuestBatch, Host, InstanceKey, Jobs, Lane, LaneStats, Verdict,
+    digest_of,
 };
 
 use crate::message::{Limit, ShardError};
@@ -18,8 +20,9 @@ use crate::modules::turns::Turns;
 use crate::seams::Builtin;
 use crate::write::validations::Validations;
 
-/// Pages of records that are on their way into folds at a time: one that is folded, and others that are read.
-const PAGES_MAX: usize = 4;
+/// Pages of records that are on their way into folds at a time, of up to a MiB or one record. As many as this that are slow
+/// do not keep others from theirs.
+const PAGES_MAX: usize = 16;
 
 /// Everything about modules that one shard has.
 pub(crate) struct Guests {
@@ -72,16 +75,31 @@ impl Guests {
     pub(crate) fn validate(
         &self,
         instance: InstanceKey,
+        caller: Caller,
         context: AppendContext,
         records: GuestBatch,
     ) -> Answer<Verdict> {
-        let answer = self.outbox.borrow_mut().validate(instance, context, records);
+        let answer = self.outbox.borrow_mut().validate(instance, caller, context, records);
         self.filled.ring();
         answer
     }
 
     pub(crate) fn stats(&self) -> LaneStats {
         self.lane.stats()
+    }
+
+    /// Ends the instances of a bucket that none of its bindings needs any more.
+    pub(crate) fn retain_instances(&self, bucket: &str, told: BucketTold<'_>) {
+        let bindings = match told {
+            BucketTold::There { bindings, .. } => bindings.decode(),
+            BucketTold::Gone => Vec::new(),
+        };
+        let bucket: Arc<str> = bucket.into();
+        let kept = bindings.into_iter().map(|binding| {
+            let Binding { digest, role, config, .. } = binding;
+            (InstanceKey { bucket: bucket.clone(), digest, config }, role)
+        });
+        self.lane.retain(bucket.clone(), kept.collect());
     }
 
     /// Does something with the host that may block, on another thread. A child process that works for it ends with what

@@ -6,13 +6,19 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use weir_stream::Refusal;
 use weir_types::{ReadFrom, Role, StreamKey};
 use weir_wasm::GuestError;
 
+use crate::budget;
 use crate::core::{Core, Shard};
 use crate::live::subscription::{Change, Subscription};
-use crate::message::{Answer, Request, Response, ShardError, SummaryQuery, SummaryView};
+use crate::message::{Answer, Limit, Request, Response, ShardError, SummaryQuery, SummaryView};
+use crate::modules::folds::Recipe;
+
+/// A follower gets at most one view in this time.
+const VIEWS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A reader that follows a summary. Dropping it is how a client leaves.
 pub struct SummaryFollower {
@@ -22,6 +28,8 @@ pub struct SummaryFollower {
     subscription: Subscription,
     /// The first view, and then nothing: the next ones are asked for.
     first: Option<SummaryView>,
+    /// When the last view was asked for.
+    asked: Instant,
     ended: bool,
 }
 
@@ -81,7 +89,7 @@ impl Shard {
     ) -> Result<SummaryFollower, ShardError> {
         let subscription = self.subscribe(key.clone(), ReadFrom::At(first.next)).await?;
         let shard = self.clone();
-        Ok(SummaryFollower { shard, key, query, subscription, first: Some(first), ended: false })
+        Ok(SummaryFollower { shard, key, query, subscription, first: Some(first), asked: Instant::now(), ended: false })
     }
 
     async fn view(&self, key: &StreamKey, query: &SummaryQuery) -> Result<SummaryView, ShardError> {
@@ -107,6 +115,9 @@ impl SummaryFollower {
                     self.ended = true;
                     return None;
                 }
+                // What changes meanwhile is one change.
+                tokio::time::sleep_until(self.asked + VIEWS_INTERVAL).await;
+                self.asked = Instant::now();
                 match self.shard.view(&self.key, &self.query).await {
                     Ok(view) => view,
                     Err(error) => {
@@ -134,7 +145,8 @@ impl Core {
             let binding = bound.find(|binding| *binding.name == *query.binding.as_str()).cloned();
             (binding.ok_or(Refusal::BindingNotFound)?, stream.incarnation())
         };
-        let mut fold = self.guests.folds.lock(incarnation, binding.epoch).await;
+        let recipe = Recipe { digest: binding.digest, config: binding.config.clone() };
+        let mut fold = self.guests.folds.lock(incarnation, recipe).await;
         // Whoever had the fold before may have taken long: the stream is looked at again.
         let tail = self.head(key)?;
         if tail.incarnation != incarnation {
@@ -153,12 +165,13 @@ impl Core {
             GuestError::Refused(sentence) => ShardError::SummaryRefused(sentence.into()),
             other => other.into(),
         })?;
+        let claim = self.config.pages.claim(view.body.len()).ok_or(ShardError::Limit(Limit::Reads))?;
         Ok(Answer::View(Box::new(SummaryView {
             incarnation,
             epoch: binding.epoch,
             next: fold.next(),
             content_type: view.content_type.into(),
-            body: view.body,
+            body: budget::keep(view.body, claim),
             closed: tail.closed && fold.next() == tail.next,
             failed: fold.failed(),
         })))

@@ -2,4 +2,4 @@
 
 mod list;
 pub(crate) mod page;
-mod records;
+pub(crate) mod records;

@@ -18,11 +18,13 @@ pub(crate) struct RecordBatch {
     pub(crate) records: Option<GuestBatch>,
     /// The position after the last of them.
     pub(crate) end: u64,
+    /// Stored bytes behind each record that are none of it.
+    pub(crate) separator_bytes: usize,
 }
 
 impl Core {
-    /// Reads the records after `from` and not beyond `until`, of at most `bytes_max` stored bytes, or one record if that
-    /// is larger.
+    /// Reads the records after `from` and not beyond `until`: at most `records_max` of them, of at most `bytes_max` stored
+    /// bytes, or one record if that is larger.
     ///
     /// # Errors
     /// As for a page: the stream is gone, or its bytes are damaged.
@@ -32,11 +34,13 @@ impl Core {
         from: Offset,
         until: u64,
         bytes_max: usize,
+        records_max: usize,
     ) -> Result<RecordBatch, ShardError> {
+        assert!(records_max > 0, "one record is read in any case");
         let group = self.local_group(key);
         let plan = self.plan(&group, key, ReadFrom::At(from), bytes_max)?;
         let reader = group.wal.reader();
-        let read = move || plan.load(&reader)?.into_records(&reader, until);
+        let read = move || plan.load(&reader)?.into_records(&reader, until, records_max);
         // Off this thread even where all of it is in memory: packing takes longer than an append may wait.
         let read = tokio::task::spawn_blocking(read);
         read.await.unwrap_or(Err(ShardError::Unavailable))
@@ -45,7 +49,7 @@ impl Core {
 
 impl Plan {
     /// The plan's records, once they are in memory. Blocks for the times of those that were not.
-    fn into_records(self, reader: &WalReader, until: u64) -> Result<RecordBatch, ShardError> {
+    fn into_records(self, reader: &WalReader, until: u64, records_max: usize) -> Result<RecordBatch, ShardError> {
         let separator_bytes = usize::from(self.is_json);
         let mut batch = Packing { data: BytesMut::new(), ends: Vec::new(), times: Vec::new() };
         let mut position = self.start;
@@ -61,7 +65,8 @@ impl Plan {
                     let end = extent.start + u64::from(record_end);
                     if begin >= position {
                         // One record is read in any case, but nothing beyond what was asked for.
-                        if end > until || (end > bytes_end && !batch.ends.is_empty()) {
+                        let is_full = batch.ends.len() == records_max || end > bytes_end;
+                        if end > until || (is_full && !batch.ends.is_empty()) {
                             break 'packs;
                         }
                         let range = (begin - extent.start) as usize..record_end as usize - separator_bytes;
@@ -72,7 +77,7 @@ impl Plan {
                 }
             }
         }
-        Ok(RecordBatch { records: batch.finish(self.start), end: position })
+        Ok(RecordBatch { records: batch.finish(self.start), end: position, separator_bytes })
     }
 }
 

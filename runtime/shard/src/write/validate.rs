@@ -2,20 +2,21 @@
 //!
 //! The records go to the lane, and the verdict comes back to the shard: accepted, replaced, or rejected. Only then the
 //! command is encoded, with the count of bindings it was judged under, so that apply can tell if that was the last word.
-//! All that a shard has sent to its lane comes back in one order, and while a stream has something there everything else
-//! for it waits behind: pipelined appends of a producer stay in theirs.
+//! While a stream has something at its validators, everything else for it waits behind: pipelined appends of a producer
+//! stay in their order. Streams do not wait for each other.
 
 use std::future::poll_fn;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
+use tokio::time::Instant;
 use weir_stream::{Binding, Group, Split};
-use weir_wasm::{AppendContext, GuestBatch, GuestError, InstanceKey, Verdict};
+use weir_types::Incarnation;
+use weir_wasm::{AppendContext, Caller, GuestBatch, GuestError, InstanceKey, Verdict};
 
 use crate::core::Core;
 use crate::message::{Body, ShardError};
@@ -34,14 +35,18 @@ impl Core {
     ) {
         // What goes to the lane is put into its outbox now: the order is not that in which the futures are asked.
         let verdicts = case.map(|case| self.judge(*case));
-        self.guests.validations.push(Validation { group: group.clone(), job, judged, verdicts });
+        let incarnation = judged.incarnation;
+        if self.guests.validations.push(Validation { group: group.clone(), job, judged, verdicts }) {
+            self.spawn_request(drain(self.clone(), incarnation));
+        }
     }
 
     /// Asks the validators one after the other; each judges what the one before it has left.
     pub(crate) fn judge(self: &Rc<Self>, case: Case) -> Verdicts {
         let Case { key, content_type, is_json, next_offset, body, split, validators } = case;
-        let context =
-            AppendContext { stream: key.name().into(), content_type, next_offset, timestamp_ms: self.clock.now_ms() };
+        let context = AppendContext { content_type, next_offset, timestamp_ms: self.clock.now_ms() };
+        let stream: Arc<str> = key.name().into();
+        let caller = move |binding: &Binding| Caller { binding: (*binding.name).into(), stream: stream.clone() };
         let bucket: Arc<str> = key.bucket().into();
         let instance = move |binding: &Binding| InstanceKey {
             bucket: bucket.clone(),
@@ -52,7 +57,7 @@ impl Core {
         let count = records.ends.len() as u64;
         // Most streams have one validator, and then nothing of this is needed again.
         let mut left = (validators.len() > 1).then(|| (context.clone(), records.clone()));
-        let mut asked = Some(self.guests.validate(instance(&validators[0]), context, records));
+        let mut asked = Some(self.guests.validate(instance(&validators[0]), caller(&validators[0]), context, records));
         let shard = self.clone();
         Box::pin(async move {
             let mut replaced = None;
@@ -60,7 +65,10 @@ impl Core {
                 let verdict = match (asked.take(), &left) {
                     (Some(first), _) => first.await,
                     (None, Some((context, records))) => {
-                        shard.guests.validate(instance(binding), context.clone(), records.clone()).await
+                        shard
+                            .guests
+                            .validate(instance(binding), caller(binding), context.clone(), records.clone())
+                            .await
                     }
                     (None, None) => unreachable!("there are several"),
                 };
@@ -89,50 +97,44 @@ impl Core {
     }
 }
 
-/// Takes appends from their validators to their batch, in order. Runs for the shard's life.
-pub(crate) async fn run(shard: Rc<Core>) {
-    let validations = &shard.guests.validations;
-    loop {
-        validations.filled.rung().await;
-        while let Some(Validation { group, mut job, mut judged, verdicts }) = validations.pop() {
-            let verdict = match verdicts {
-                None => Ok(None),
-                Some(verdicts) => wait(verdicts, shard.config.write_deadline).await,
-            };
-            validations.done(judged.incarnation);
-            match verdict {
-                Err(error) => shard.answer_append(job, Err(error)),
-                Ok(replacement) => {
-                    if let Some((body, split)) = replacement {
-                        judged.replaced = Some(body);
-                        judged.split = split;
-                    }
-                    job.judged = Some(Box::new(judged));
-                    if group.has_backlog() { group.push_backlog(job) } else { shard.admit_append(&group, job) }
+/// Takes a stream's appends from their validators to their batch, in order, until none are left.
+async fn drain(core: Rc<Core>, incarnation: Incarnation) {
+    while let Some(Validation { group, mut job, mut judged, verdicts }) = core.guests.validations.pop(incarnation) {
+        let verdict = match verdicts {
+            None => Ok(None),
+            Some(verdicts) => wait(verdicts, job.deadline).await,
+        };
+        core.guests.validations.done(incarnation);
+        match verdict {
+            Err(error) => core.answer_append(job, Err(error)),
+            Ok(replacement) => {
+                if let Some((body, split)) = replacement {
+                    judged.replaced = Some(body);
+                    judged.split = split;
                 }
+                job.judged = Some(Box::new(judged));
+                if group.has_backlog() { group.push_backlog(job) } else { core.admit_append(&group, job) }
             }
         }
     }
 }
 
 /// Waits for verdicts, but not for a lane that is too busy: nothing has been proposed, so nothing has changed.
-async fn wait(mut verdicts: Verdicts, deadline: Duration) -> Result<Option<(Body, Split)>, ShardError> {
+async fn wait(mut verdicts: Verdicts, deadline: Instant) -> Result<Option<(Body, Split)>, ShardError> {
     // A timer only when there is something to wait for: behind one that was waited for, most are there.
     match poll_fn(|context| Poll::Ready(verdicts.as_mut().poll(context))).await {
         Poll::Ready(verdict) => verdict,
-        Poll::Pending => tokio::time::timeout(deadline, verdicts).await.unwrap_or(Err(ShardError::Unavailable)),
+        Poll::Pending => tokio::time::timeout_at(deadline, verdicts).await.unwrap_or(Err(ShardError::Unavailable)),
     }
 }
 
-/// Fails closed: what cannot be judged is not stored.
+/// Fails closed: what cannot be judged is not stored. The lane has told the log.
 fn failed(binding: &Binding, error: GuestError) -> ShardError {
-    if matches!(error, GuestError::Trapped { .. } | GuestError::Garbage(_)) {
-        tracing::warn!(binding = &*binding.name, module = %binding.digest, %error, "a validator failed");
-    }
+    let named = |sentence: &str| Arc::from(format!("{}: {sentence}", binding.name));
     match error.into() {
-        ShardError::ModuleTrapped(sentence) => {
-            ShardError::ModuleTrapped(format!("{}: {sentence}", binding.name).into())
-        }
+        ShardError::ModuleTrapped(sentence) => ShardError::ModuleTrapped(named(&sentence)),
+        ShardError::ModuleTimedOut(sentence) => ShardError::ModuleTimedOut(named(&sentence)),
+        ShardError::ModuleSuspended(sentence) => ShardError::ModuleSuspended(named(&sentence)),
         other => other,
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use smallvec::SmallVec;
 use weir_stream::{Binding, Split};
-use weir_types::{Incarnation, StreamKey, Wakeup};
+use weir_types::{Incarnation, StreamKey};
 
 use crate::message::{Body, ShardError};
 use crate::write::job::{AppendJob, Judged, LocalGroup};
@@ -32,13 +32,16 @@ pub(crate) struct Case {
 
 pub(crate) type Verdicts = Pin<Box<dyn Future<Output = Result<Option<(Body, Split)>, ShardError>>>>;
 
-/// Appends at the validators, in order.
+/// Appends at the validators, those of each stream in order.
 #[derive(Default)]
-pub(crate) struct Validations {
-    queue: RefCell<VecDeque<Validation>>,
-    /// How many of them each stream has.
-    by_stream: RefCell<HashMap<Incarnation, usize>>,
-    pub(crate) filled: Wakeup,
+pub(crate) struct Validations(RefCell<HashMap<Incarnation, Waiting>>);
+
+/// A stream's appends at its validators.
+#[derive(Default)]
+struct Waiting {
+    queue: VecDeque<Validation>,
+    /// Whether one was taken out and is not done.
+    is_busy: bool,
 }
 
 pub(crate) struct Validation {
@@ -52,26 +55,37 @@ pub(crate) struct Validation {
 impl Validations {
     /// Whether appends of the stream are at the validators.
     pub(crate) fn has(&self, incarnation: Incarnation) -> bool {
-        let by_stream = self.by_stream.borrow();
-        !by_stream.is_empty() && by_stream.contains_key(&incarnation)
+        let streams = self.0.borrow();
+        !streams.is_empty() && streams.contains_key(&incarnation)
     }
 
-    pub(crate) fn push(&self, validation: Validation) {
-        *self.by_stream.borrow_mut().entry(validation.judged.incarnation).or_default() += 1;
-        self.queue.borrow_mut().push_back(validation);
-        self.filled.ring();
+    /// Puts an append behind what its stream has there; whether it is the first.
+    pub(crate) fn push(&self, validation: Validation) -> bool {
+        let mut streams = self.0.borrow_mut();
+        let before = streams.len();
+        let waiting = streams.entry(validation.judged.incarnation).or_default();
+        waiting.queue.push_back(validation);
+        streams.len() > before
     }
 
-    pub(crate) fn pop(&self) -> Option<Validation> {
-        self.queue.borrow_mut().pop_front()
-    }
-
-    pub(crate) fn done(&self, incarnation: Incarnation) {
-        let mut by_stream = self.by_stream.borrow_mut();
-        let left = by_stream.get_mut(&incarnation).expect("it was counted when it came");
-        *left -= 1;
-        if *left == 0 {
-            by_stream.remove(&incarnation);
+    /// Takes out the stream's next one, until [`Validations::done`]; `None`, and the stream is forgotten, when there is none.
+    pub(crate) fn pop(&self, incarnation: Incarnation) -> Option<Validation> {
+        let mut streams = self.0.borrow_mut();
+        let waiting = streams.get_mut(&incarnation).expect("it is forgotten by who takes the last");
+        assert!(!waiting.is_busy, "one after the other");
+        let next = waiting.queue.pop_front();
+        waiting.is_busy = next.is_some();
+        if next.is_none() {
+            streams.remove(&incarnation);
         }
+        next
+    }
+
+    /// The one that was taken out has its verdict. If it was the last, what comes now need not wait behind anything.
+    pub(crate) fn done(&self, incarnation: Incarnation) {
+        let mut streams = self.0.borrow_mut();
+        let waiting = streams.get_mut(&incarnation).expect("it has one taken out");
+        assert!(waiting.is_busy, "one was taken out");
+        waiting.is_busy = false;
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use weir_wasm::{CompileError, GuestError, HostConfig};
 
-use crate::support::{Kit, batch, context, guest, key, run};
+use crate::support::{Kit, batch, caller, context, guest, key, run};
 
 #[test]
 fn a_panic_is_answered_with_its_message_and_the_next_call_gets_a_fresh_instance() {
@@ -84,7 +84,7 @@ fn verdicts_that_do_not_fit_are_garbage() {
         let kit = Kit::new();
         let garbage = kit.bind("returns_garbage");
         for record in ["falling", "short", "empty", "beyond", "index", "text"] {
-            let verdict = kit.lane.validate(garbage.clone(), context(), batch(&[record])).await;
+            let verdict = kit.lane.validate(garbage.clone(), caller(), context(), batch(&[record])).await;
             assert!(matches!(verdict, Err(GuestError::Garbage(_))), "{record}: {verdict:?}");
         }
         assert_eq!(kit.validate(&garbage, &["code"]).await, "reject 0 rejected: a code with a line in it");

@@ -2,7 +2,7 @@
 
 use weir_wasm::GuestError;
 
-use crate::support::{Kit, batch, run};
+use crate::support::{Kit, batch, caller, run};
 
 #[test]
 fn folds_of_one_instance_do_not_share_their_state() {
@@ -27,12 +27,16 @@ fn a_fold_goes_on_from_its_snapshot() {
         let fold = kit.open(&counts).await;
         assert_eq!(kit.apply(fold, &["a"]).await, "applied");
         let snapshot = kit.snapshot(fold).await;
-        let restored = kit.lane.fold_open(counts.clone(), Some(snapshot.clone())).await.expect("it can be restored");
+        let restored = kit
+            .lane
+            .fold_open(counts.clone(), caller(), Some(snapshot.clone()), false)
+            .await
+            .expect("it can be restored");
         assert_eq!(kit.snapshot(restored).await, snapshot);
         assert_eq!(kit.apply(restored, &["b"]).await, "applied");
         assert_eq!(kit.query(restored, "/").await, r#"application/json {"count":2}"#);
         assert_eq!(kit.query(fold, "/").await, r#"application/json {"count":1}"#);
-        let garbage = kit.lane.fold_open(counts, Some("no snapshot".into())).await;
+        let garbage = kit.lane.fold_open(counts, caller(), Some("no snapshot".into()), false).await;
         assert!(matches!(garbage, Err(GuestError::Refused(_))), "{garbage:?}");
         assert_eq!(kit.lane.stats().traps, 0);
     });

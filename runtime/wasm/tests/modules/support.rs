@@ -6,7 +6,8 @@ use bytes::Bytes;
 pub(crate) use weir_testkit::guest;
 use weir_types::{Digest, Role};
 use weir_wasm::{
-    AppendContext, FoldId, GuestBatch, GuestError, Host, HostConfig, InProcess, InstanceKey, Lane, MemoryStore, Verdict,
+    AppendContext, Caller, FoldId, GuestBatch, GuestError, Host, HostConfig, InProcess, InstanceKey, Lane, MemoryStore,
+    Verdict,
 };
 
 /// A lane on a host of its own. Guests are bound by their name.
@@ -38,7 +39,7 @@ impl Kit {
 
     /// A validator's verdict on records.
     pub(crate) async fn validate(&self, key: &InstanceKey, records: &[&str]) -> String {
-        let verdict = self.lane.validate(key.clone(), context(), batch(records)).await;
+        let verdict = self.lane.validate(key.clone(), caller(), context(), batch(records)).await;
         match verdict {
             Ok(Verdict::Accept) => "accept".to_string(),
             Ok(Verdict::Replace(batch)) => format!("replace {}", text(&batch)),
@@ -48,11 +49,11 @@ impl Kit {
     }
 
     pub(crate) async fn open(&self, key: &InstanceKey) -> FoldId {
-        self.lane.fold_open(key.clone(), None).await.expect("a fold can be made")
+        self.lane.fold_open(key.clone(), caller(), None, false).await.expect("a fold can be made")
     }
 
     pub(crate) async fn apply(&self, fold: FoldId, records: &[&str]) -> String {
-        answer(self.lane.fold_apply(fold, batch(records)).await.map(|()| "applied".to_string()))
+        answer(self.lane.fold_apply(fold, batch(records)).await.map(|_| "applied".to_string()))
     }
 
     pub(crate) async fn query(&self, fold: FoldId, path: &str) -> String {
@@ -61,7 +62,7 @@ impl Kit {
     }
 
     pub(crate) async fn snapshot(&self, fold: FoldId) -> Bytes {
-        self.lane.fold_snapshot(fold).await.expect("a fold has a snapshot")
+        self.lane.fold_snapshot(fold).await.expect("a fold has a snapshot").0.bytes().clone()
     }
 
     pub(crate) async fn check_config(&self, key: &InstanceKey, role: Role) -> String {
@@ -77,13 +78,12 @@ pub(crate) fn key(bucket: &str, digest: Digest) -> InstanceKey {
     InstanceKey { bucket: bucket.into(), digest, config: "null".into() }
 }
 
+pub(crate) fn caller() -> Caller {
+    Caller { binding: "checked".into(), stream: "orders".into() }
+}
+
 pub(crate) fn context() -> AppendContext {
-    AppendContext {
-        stream: "orders".into(),
-        content_type: "application/json".into(),
-        next_offset: 7,
-        timestamp_ms: 1_800_000_000_000,
-    }
+    AppendContext { content_type: "application/json".into(), next_offset: 7, timestamp_ms: 1_800_000_000_000 }
 }
 
 pub(crate) fn batch(records: &[&str]) -> GuestBatch {

@@ -3,7 +3,7 @@
 use weir_types::Role;
 use weir_wasm::digest_of;
 
-use crate::support::{Kit, context, key, run};
+use crate::support::{Kit, caller, context, key, run};
 
 #[test]
 fn validators_accept_reject_and_replace() {
@@ -52,7 +52,7 @@ fn a_lane_serves_callers_from_many_threads() {
                 run(async {
                     for _ in 0..200 {
                         let batch = crate::support::batch(&["a", "b"]);
-                        let verdict = kit.lane.validate(accepts.clone(), context(), batch).await;
+                        let verdict = kit.lane.validate(accepts.clone(), caller(), context(), batch).await;
                         assert_eq!(verdict, Ok(weir_wasm::Verdict::Accept));
                     }
                 });
