@@ -16,8 +16,8 @@ use weir_wasm::CompileError;
 
 use crate::core::{Core, Shard};
 use crate::message::{Answer, Body, Limit, ModuleState, ModuleSummary, Request, Response, ShardError};
+use crate::modules::compile_queue::Place;
 use crate::modules::guests::node_error;
-use crate::modules::turns::Place;
 
 /// Bytes of the reason for a failed compilation that are kept.
 const REASON_BYTES_MAX: usize = 1 << 10;
@@ -111,9 +111,8 @@ impl Core {
             async move { shard.compile(&bucket, &name, digest, &place).await }
         });
         // Whoever cannot wait any longer asks for the state: the compilation goes on.
-        match tokio::time::timeout(self.config.compile_wait, compiling).await {
-            Ok(Ok(Some(limit))) => return Err(ShardError::Limit(limit)),
-            Ok(Ok(None) | Err(_)) | Err(_) => {}
+        if let Ok(Ok(Some(limit))) = tokio::time::timeout(self.config.compile_wait, compiling).await {
+            return Err(ShardError::Limit(limit));
         }
         let module = self.find_module(bucket, name).ok_or_else(|| ShardError::ModuleUnknown(name.into()))?;
         Ok(Answer::Module { module: Box::new(module), existed })

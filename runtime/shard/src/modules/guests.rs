@@ -15,8 +15,8 @@ use weir_wasm::{
 };
 
 use crate::message::{Limit, ShardError};
+use crate::modules::compile_queue::CompileQueue;
 use crate::modules::folds::Folds;
-use crate::modules::turns::Turns;
 use crate::seams::Builtin;
 use crate::write::validations::Validations;
 
@@ -37,9 +37,9 @@ pub(crate) struct Guests {
     /// Held on group 0's shard while modules or bindings change: what is looked at before a change still holds after it.
     pub(crate) changes: Mutex<()>,
     /// Of the uploads that came to this shard.
-    pub(crate) inspections: Turns,
+    pub(crate) inspections: CompileQueue,
     /// Of all uploads, on group 0's shard.
-    pub(crate) compilations: Turns,
+    pub(crate) compilations: CompileQueue,
     /// How many times a module is wanted that is not bound yet.
     wanted: RefCell<HashMap<Digest, usize>>,
     pub(crate) validations: Validations,
@@ -63,8 +63,8 @@ impl Guests {
             filled: Wakeup::default(),
             builtins: builtins.iter().map(|&builtin| (builtin, digest_of(builtin.wasm))).collect(),
             changes: Mutex::new(()),
-            inspections: Turns::new(),
-            compilations: Turns::new(),
+            inspections: CompileQueue::new(),
+            compilations: CompileQueue::new(),
             wanted: RefCell::default(),
             validations: Validations::default(),
             pages: Semaphore::new(PAGES_MAX),

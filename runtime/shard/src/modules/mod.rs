@@ -1,8 +1,8 @@
 //! Modules at work: what a shard has of them ([`guests`]), and streams on their way into folds ([`folds`], [`catch_up`],
-//! [`summary`]). [`turns`]: whose module is looked at or compiled next.
+//! [`summary`]). [`compile_queue`]: whose module is looked at or compiled next.
 
 mod catch_up;
+pub(crate) mod compile_queue;
 pub(crate) mod folds;
 pub(crate) mod guests;
 pub(crate) mod summary;
-pub(crate) mod turns;

@@ -20,17 +20,20 @@ const PLACES_MAX: usize = 256;
 
 /// The queue. Clones are the same.
 #[derive(Clone)]
-pub(crate) struct Turns(Rc<Inner>);
+pub(crate) struct CompileQueue(Rc<Inner>);
 
 struct Inner {
     running: Semaphore,
-    /// Of each bucket that has a place: one permit, for which its modules wait in order, and the number of its places.
-    buckets: RefCell<HashMap<Box<str>, (Rc<Semaphore>, usize)>>,
+    /// Buckets that have a place.
+    buckets: RefCell<HashMap<Box<str>, BucketQueue>>,
 }
+
+/// One permit, for which a bucket's modules wait in order, and the number of its places.
+type BucketQueue = (Rc<Semaphore>, usize);
 
 /// A module's place in the queue, until it is dropped.
 pub(crate) struct Place {
-    turns: Turns,
+    queue: CompileQueue,
     bucket: Box<str>,
     of_bucket: Rc<Semaphore>,
 }
@@ -41,9 +44,9 @@ pub(crate) struct Turn<'a> {
     _of_all: SemaphorePermit<'a>,
 }
 
-impl Turns {
-    pub(crate) fn new() -> Turns {
-        Turns(Rc::new(Inner { running: Semaphore::new(RUNNING_MAX), buckets: RefCell::default() }))
+impl CompileQueue {
+    pub(crate) fn new() -> CompileQueue {
+        CompileQueue(Rc::new(Inner { running: Semaphore::new(RUNNING_MAX), buckets: RefCell::default() }))
     }
 
     /// A place for a client's module.
@@ -67,7 +70,7 @@ impl Turns {
         let mut buckets = self.0.buckets.borrow_mut();
         let (of_bucket, places) = buckets.entry(bucket.into()).or_insert_with(|| (Rc::new(Semaphore::new(1)), 0));
         *places += 1;
-        Place { turns: self.clone(), bucket: bucket.into(), of_bucket: of_bucket.clone() }
+        Place { queue: self.clone(), bucket: bucket.into(), of_bucket: of_bucket.clone() }
     }
 }
 
@@ -76,13 +79,13 @@ impl Place {
     pub(crate) async fn turn(&self) -> Turn<'_> {
         let open = "nobody closes it";
         let of_bucket = self.of_bucket.acquire().await.expect(open);
-        Turn { _of_bucket: of_bucket, _of_all: self.turns.0.running.acquire().await.expect(open) }
+        Turn { _of_bucket: of_bucket, _of_all: self.queue.0.running.acquire().await.expect(open) }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut buckets = self.turns.0.buckets.borrow_mut();
+        let mut buckets = self.queue.0.buckets.borrow_mut();
         let (_, places) = buckets.get_mut(&self.bucket).expect("it has this place");
         *places -= 1;
         if *places == 0 {
@@ -104,8 +107,8 @@ mod tests {
 
     #[tokio::test]
     async fn one_bucket_holds_up_no_other() {
-        let turns = Turns::new();
-        let [first, second, other] = ["a", "a", "b"].map(|bucket| turns.place(bucket));
+        let queue = CompileQueue::new();
+        let [first, second, other] = ["a", "a", "b"].map(|bucket| queue.place(bucket));
         let running = first.turn().await;
         assert!(!is_on(&second).await && is_on(&other).await);
         drop(running);
@@ -114,9 +117,9 @@ mod tests {
 
     #[tokio::test]
     async fn buckets_take_turns() {
-        let turns = Turns::new();
-        let places: Vec<Place> = ["a", "b", "c"].into_iter().map(|bucket| turns.place(bucket)).collect();
-        let next = turns.place("a");
+        let queue = CompileQueue::new();
+        let places: Vec<Place> = ["a", "b", "c"].into_iter().map(|bucket| queue.place(bucket)).collect();
+        let next = queue.place("a");
         let (first, _second) = (places[0].turn().await, places[1].turn().await);
         // The third bucket came before the first one's next module, and gets the turn that becomes free.
         let mut third = Box::pin(places[2].turn());
@@ -128,13 +131,13 @@ mod tests {
 
     #[test]
     fn a_bucket_has_only_so_many_places() {
-        let turns = Turns::new();
-        let mut places: Vec<Place> = (0..PLACES_PER_BUCKET).map(|_| turns.enter("a").expect("a place")).collect();
-        assert!(matches!(turns.enter("a"), Err(ShardError::ModulesWaiting)));
-        let _other = turns.enter("b").expect("another bucket has its own");
+        let queue = CompileQueue::new();
+        let mut places: Vec<Place> = (0..PLACES_PER_BUCKET).map(|_| queue.enter("a").expect("a place")).collect();
+        assert!(matches!(queue.enter("a"), Err(ShardError::ModulesWaiting)));
+        let _other = queue.enter("b").expect("another bucket has its own");
         places.pop();
-        places.push(turns.enter("a").expect("a place has become free"));
+        places.push(queue.enter("a").expect("a place has become free"));
         drop(places);
-        assert_eq!(turns.0.buckets.borrow().len(), 1, "nothing is kept of a bucket without places");
+        assert_eq!(queue.0.buckets.borrow().len(), 1, "nothing is kept of a bucket without places");
     }
 }
