@@ -20,14 +20,13 @@ use hashbrown::HashMap;
 use wasmtime::component::ResourceAny;
 use weir_types::Role;
 
-use crate::batch::{GuestBatch, View};
 use crate::budget::Share;
+use crate::call::{Counters, FoldId, InstanceKey, Snapshot, Validation};
 use crate::clock::thread_cpu;
 use crate::error::GuestError;
-use crate::front::FrontMail;
 use crate::host::Host;
 use crate::instance::{Ground, Instance, Lost};
-use crate::lane::{Counters, FoldId, InstanceKey, Reply, Snapshot, Validation};
+use crate::mail::{BackMail, FrontMail, Job};
 use crate::standing::Standing;
 use crate::turns::Turns;
 use crate::voice::{Caller, Voice};
@@ -43,65 +42,6 @@ const QUANTUM: Duration = Duration::from_millis(5);
 /// The part of an instance's folds that goes when its memory fills, and how many at most at once.
 const SHED_DIVISOR: usize = 4;
 const SHED_MAX: usize = 64;
-
-/// What can be asked of the back.
-pub(crate) enum BackMail {
-    Job(Job),
-    /// An instance that was handed to the front has ended.
-    Ended {
-        instance: InstanceKey,
-        role: Role,
-        caller: Caller,
-        error: GuestError,
-    },
-    /// Only these are bound in this bucket now.
-    Retain {
-        bucket: Arc<str>,
-        kept: Arc<[(InstanceKey, Role)]>,
-    },
-    /// Nobody is left who could ask.
-    Stop,
-}
-
-/// A call, or the making of an instance.
-pub(crate) enum Job {
-    Check {
-        instance: InstanceKey,
-        role: Role,
-        reply: Reply<()>,
-    },
-    /// For the front, which gets it.
-    Start {
-        instance: InstanceKey,
-        caller: Caller,
-    },
-    Validate(Validation),
-    Open {
-        instance: InstanceKey,
-        caller: Caller,
-        snapshot: Option<Bytes>,
-        alone: bool,
-        reply: Reply<FoldId>,
-    },
-    Apply {
-        fold: FoldId,
-        batch: GuestBatch,
-        reply: Reply<Duration>,
-    },
-    Query {
-        fold: FoldId,
-        path: String,
-        params: Vec<(String, String)>,
-        reply: Reply<View>,
-    },
-    Snapshot {
-        fold: FoldId,
-        reply: Reply<(Snapshot, Duration)>,
-    },
-    Drop {
-        fold: FoldId,
-    },
-}
 
 /// What finds an instance: one that is both validator and summary has two.
 type Key = (InstanceKey, Role);

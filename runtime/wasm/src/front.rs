@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 use hashbrown::HashMap;
 use weir_types::Role;
 
-use crate::back::{BackMail, Job};
 use crate::budget::Share;
+use crate::call::{Counters, InstanceKey, Validation};
 use crate::clock::thread_cpu;
 use crate::error::{GuestError, TrapReason};
 use crate::host::Host;
 use crate::instance::{Instance, Lost};
-use crate::lane::{Counters, InstanceKey, Validation};
+use crate::mail::{BackMail, FrontMail, Job};
 use crate::standing::Standing;
 use crate::turns::Turns;
 
@@ -38,20 +38,6 @@ const CALLS_PER_LOOK: usize = 8;
 const IDLE_MAX: Duration = Duration::from_secs(300);
 /// How often idle instances are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
-
-/// What can be asked of the front.
-pub(crate) enum FrontMail {
-    Validate(Vec<Validation>),
-    /// What has become of an instance that the front has asked for.
-    Started(InstanceKey, Result<Box<Instance>, GuestError>),
-    /// Only these are bound in this bucket now.
-    Retain {
-        bucket: Arc<str>,
-        kept: Arc<[(InstanceKey, Role)]>,
-    },
-    /// Nobody is left who could ask.
-    Stop,
-}
 
 /// A validator under one binding.
 struct Validator {

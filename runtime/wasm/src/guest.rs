@@ -5,11 +5,11 @@ use std::time::Duration;
 use wasmtime::{ResourceLimiter, Trap, WasmBacktrace};
 
 use crate::budget::{Claim, Share};
+use crate::call::InstanceKey;
 use crate::clock::thread_cpu;
 use crate::contract::validator::weir::module::log::{Host as LogHost, Level};
 use crate::contract::{summary, validator};
 use crate::error::{GuestError, TrapReason};
-use crate::lane::InstanceKey;
 use crate::text::one_line;
 use crate::voice::{Caller, Voice};
 

@@ -21,6 +21,7 @@ use weir_types::Role;
 
 use crate::batch::{self, AppendContext, GuestBatch, Verdict, View};
 use crate::budget::Share;
+use crate::call::{Counters, InstanceKey};
 use crate::config::HostConfig;
 use crate::contract::summary::SummaryModule;
 use crate::contract::summary::exports::weir::module::summary as wit_summary;
@@ -28,7 +29,6 @@ use crate::contract::validator::ValidatorModule;
 use crate::contract::validator::exports::weir::module::validator as wit_validator;
 use crate::error::GuestError;
 use crate::guest::{Guest, World};
-use crate::lane::{Counters, InstanceKey};
 use crate::module::Module;
 use crate::text::one_line;
 use crate::voice::{Caller, Voice};

@@ -16,7 +16,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc;
 use std::task::{Context, Poll};
 use std::thread;
@@ -24,15 +24,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
-use weir_types::{Digest, Role};
+use weir_types::Role;
 
-use crate::back::{Back, BackMail, Job};
+use crate::back::Back;
 use crate::batch::{AppendContext, GuestBatch, Verdict, View};
-use crate::budget::Claim;
+use crate::call::{Counters, FoldId, InstanceKey, Reply, Snapshot, Validation};
 use crate::config::GUEST_STACK_BYTES;
 use crate::error::GuestError;
-use crate::front::{Front, FrontMail};
+use crate::front::Front;
 use crate::host::Host;
+use crate::mail::{BackMail, FrontMail, Job};
 use crate::voice::Caller;
 
 /// Stack of a lane's thread, in bytes.
@@ -68,18 +69,6 @@ impl Drop for Inner {
 #[derive(Default)]
 pub struct Jobs(Vec<Validation>);
 
-/// Records at a validator.
-pub(crate) struct Validation {
-    pub(crate) instance: InstanceKey,
-    pub(crate) caller: Caller,
-    pub(crate) context: AppendContext,
-    pub(crate) batch: GuestBatch,
-    pub(crate) reply: Reply<Verdict>,
-}
-
-/// Where an answer goes.
-pub(crate) type Reply<T> = oneshot::Sender<Result<T, GuestError>>;
-
 impl Jobs {
     /// Asks a validator, once this is sent. As [`Lane::validate`].
     pub fn validate(
@@ -93,51 +82,6 @@ impl Jobs {
         let (reply, answer) = oneshot::channel();
         self.0.push(Validation { instance, caller, context, batch, reply });
         Answer(answer)
-    }
-}
-
-/// Whom an instance serves. Its role comes with the call.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct InstanceKey {
-    /// The bucket's name.
-    pub bucket: Arc<str>,
-    /// The module.
-    pub digest: Digest,
-    /// The binding's configuration as JSON text; `null` when it has none.
-    pub config: Arc<str>,
-}
-
-impl std::hash::Hash for InstanceKey {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        // This is hashed for every call, and few keys differ in the rest: a configuration may be a schema of kilobytes, and
-        // of a digest any eight bytes are as good as all.
-        self.digest.0.first_chunk::<8>().hash(state);
-        self.config.len().hash(state);
-    }
-}
-
-/// A fold that is open on a lane. No two folds of a process have the same.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct FoldId(u64);
-
-impl FoldId {
-    pub(crate) fn next() -> FoldId {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        FoldId(NEXT.fetch_add(1, Relaxed))
-    }
-}
-
-/// A fold's state, which counts towards the memory of guests for as long as it is kept.
-#[derive(Clone, Debug)]
-pub struct Snapshot {
-    pub(crate) bytes: Bytes,
-    pub(crate) _claim: Arc<Claim>,
-}
-
-impl Snapshot {
-    /// The state as the module has written it.
-    pub fn bytes(&self) -> &Bytes {
-        &self.bytes
     }
 }
 
@@ -160,20 +104,6 @@ pub struct LaneStats {
     pub suspensions: u64,
     /// CPU time of both threads, in nanoseconds.
     pub busy_ns: u64,
-}
-
-/// [`LaneStats`], as the lane's threads count them.
-#[derive(Default)]
-pub(crate) struct Counters {
-    pub(crate) instances: AtomicU64,
-    pub(crate) folds: AtomicU64,
-    pub(crate) front_bytes: AtomicU64,
-    pub(crate) back_bytes: AtomicU64,
-    pub(crate) calls: AtomicU64,
-    pub(crate) traps: AtomicU64,
-    pub(crate) demotions: AtomicU64,
-    pub(crate) suspensions: AtomicU64,
-    pub(crate) busy_ns: AtomicU64,
 }
 
 /// An answer that is due. What it answers has been asked already, whether or not anybody waits.

@@ -9,7 +9,7 @@
 //! - [`host`]: one engine per process, and the modules that are ready to run. `module`, `standins`: what a module is
 //!   linked with.
 //! - [`lane`]: two threads that run all guest code of a shard. `front`: validators that are quick; `back`: everything else,
-//!   and the folds. `turns`: whose turn it is; `standing`: who is not asked for a while.
+//!   and the folds. `call`, `mail`: what they are asked. `turns`: whose turn it is; `standing`: who is not asked for a while.
 //! - `instance`: one instance, and what a call may cost; `guest`: what it may take, and what its end is called; `budget`: the
 //!   memory of all of them; `voice`: what the log has of them.
 //!
@@ -20,6 +20,7 @@ mod back;
 mod batch;
 mod budget;
 pub mod cache;
+mod call;
 pub mod child;
 mod clock;
 pub mod compile;
@@ -34,6 +35,7 @@ mod inspect;
 mod instance;
 pub mod lane;
 mod load;
+mod mail;
 mod module;
 mod standing;
 mod standins;
@@ -45,13 +47,14 @@ mod turns;
 mod voice;
 
 pub use batch::{AppendContext, GuestBatch, Verdict, View};
+pub use call::{FoldId, InstanceKey, Snapshot};
 pub use child::{CHILD_ARGUMENT, ChildProcess, module_child};
 pub use compile::{CompileError, Compiler, InProcess};
 pub use config::{CompileLimits, HostConfig};
 pub use digest::digest_of;
 pub use error::{GuestError, TrapReason};
 pub use host::{Host, HostError, Inspected};
-pub use lane::{Answer, FoldId, InstanceKey, Jobs, Lane, LaneStats, Snapshot};
+pub use lane::{Answer, Jobs, Lane, LaneStats};
 pub use stop::{Stop, StopOnDrop};
 pub use store::{FileStore, MemoryStore, ModuleStore};
 pub use voice::Caller;
