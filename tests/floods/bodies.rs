@@ -96,7 +96,7 @@ fn half_a_body(server: &Server) -> Connection {
 fn announced(server: &Server) -> Connection {
     let mut connection = server.connect();
     let head = format!(
-        "POST {TARGET} HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: {MIB}\r\nConnection: close\r\n\r\n"
+        "POST {TARGET} HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: {MIB}\r\nConnection: close\r\n\r\n"
     );
     connection.write(head.as_bytes()).expect("the head is written");
     connection

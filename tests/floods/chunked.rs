@@ -110,7 +110,7 @@ impl Upload {
     fn begin(server: &Server) -> Upload {
         let mut connection = server.connect();
         let head = format!(
-            "POST {TARGET} HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n"
+            "POST {TARGET} HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n"
         );
         connection.write(head.as_bytes()).expect("the head is written");
         Upload { connection }

@@ -19,11 +19,11 @@ const BEGINNINGS: [&[u8]; 12] = [
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
     b"PRI ",
     b"GET /",
-    b"GET /floods/garbage HTTP/1.1\r\nHost: x\r\n",
-    b"GET /floods/garbage HTTP/1.1\r\nHost: x\r\n\r\n",
-    b"POST /floods/garbage HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: ",
-    b"POST /floods/garbage HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n",
-    b"POST /floods/garbage HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffff\r\n",
+    b"GET /floods/garbage HTTP/1.1\r\nHost: localhost\r\n",
+    b"GET /floods/garbage HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"POST /floods/garbage HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: ",
+    b"POST /floods/garbage HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"POST /floods/garbage HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffff\r\n",
     b"\0\0\0\0",
 ];
 
@@ -53,8 +53,7 @@ fn random_bytes_are_answered_or_hung_up_on() {
 fn requests_that_can_be_read_in_two_ways_are_refused() {
     let mut server = on_disk(MIB).start();
     create(&mut server.client(), TARGET);
-    let inner =
-        "POST /floods/garbage HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 8\r\n\r\nsmuggled";
+    let inner = "POST /floods/garbage HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 8\r\n\r\nsmuggled";
     let lengths = [
         "Content-Length: -1".to_owned(),
         "Content-Length: +8".to_owned(),
@@ -66,7 +65,7 @@ fn requests_that_can_be_read_in_two_ways_are_refused() {
         format!("Content-Length : {}", inner.len()),
     ];
     for length in lengths {
-        let head = format!("POST {TARGET} HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n{length}\r\n\r\n");
+        let head = format!("POST {TARGET} HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n{length}\r\n\r\n");
         let mut connection = server.connect();
         let _ = connection.write(format!("{head}{inner}").as_bytes());
         end_sending(&connection);

@@ -19,7 +19,7 @@ fn a_head_that_comes_byte_by_byte_is_given_up() {
     create(&mut client, TARGET);
     let memory = Memory::watch(&server);
     let mut slow: Vec<Connection> = (0..SLOW).map(|_| server.connect()).collect();
-    let endless = b"POST /floods/heads HTTP/1.1\r\nHost: x\r\nX-Slow: ".iter().chain([b'a'].iter().cycle());
+    let endless = b"POST /floods/heads HTTP/1.1\r\nHost: localhost\r\nX-Slow: ".iter().chain([b'a'].iter().cycle());
     let deadline = Instant::now() + Duration::from_secs(30);
     for (round, byte) in endless.enumerate() {
         // A write may meet an end that is under way; the next look sees it.
@@ -52,13 +52,13 @@ fn a_head_of_a_megabyte_is_refused() {
     let memory = Memory::watch(&server);
     let filler = "x".repeat(MIB as usize);
     let heads = [
-        format!("GET /floods/{filler} HTTP/1.1\r\nHost: x\r\n\r\n"),
-        format!("{filler} /floods/heads HTTP/1.1\r\nHost: x\r\n\r\n"),
-        format!("GET /floods/heads HTTP/1.1\r\nHost: x\r\nX-Long: {filler}\r\n\r\n"),
-        format!("GET /floods/heads HTTP/1.1\r\nHost: x\r\n{filler}: long\r\n\r\n"),
-        format!("GET /floods/heads HTTP/1.1\r\nHost: x\r\n{}\r\n", "X-Many: x\r\n".repeat(100_000)),
+        format!("GET /floods/{filler} HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+        format!("{filler} /floods/heads HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+        format!("GET /floods/heads HTTP/1.1\r\nHost: localhost\r\nX-Long: {filler}\r\n\r\n"),
+        format!("GET /floods/heads HTTP/1.1\r\nHost: localhost\r\n{filler}: long\r\n\r\n"),
+        format!("GET /floods/heads HTTP/1.1\r\nHost: localhost\r\n{}\r\n", "X-Many: x\r\n".repeat(100_000)),
         // Without an end.
-        format!("GET /floods/heads HTTP/1.1\r\nHost: x\r\n{}", "X-Many: x\r\n".repeat(100_000)),
+        format!("GET /floods/heads HTTP/1.1\r\nHost: localhost\r\n{}", "X-Many: x\r\n".repeat(100_000)),
         format!("GET /floods/{filler}"),
     ];
     for head in &heads {

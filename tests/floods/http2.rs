@@ -168,7 +168,7 @@ fn head(method: u8, target: &str) -> Vec<u8> {
     let mut fields = vec![method, 0x86, 0x04, target.len() as u8];
     fields.extend_from_slice(target.as_bytes());
     // `:authority`, not to be remembered.
-    fields.extend_from_slice(b"\x01\x01x");
+    fields.extend_from_slice(b"\x01\x09localhost");
     fields
 }
 

@@ -33,7 +33,7 @@ fn flood(request: &Request, times: usize) {
     let mut client = server.client();
     read_all(&mut client);
     let memory = Memory::watch(&server);
-    let requests = request.to_bytes("x").repeat(times);
+    let requests = request.to_bytes("localhost").repeat(times);
     let mut stalled: Vec<Connection> = Vec::new();
     for _ in 0..READERS {
         let mut connection = server.connect();

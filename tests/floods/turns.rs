@@ -105,7 +105,7 @@ fn pipelined(server: &Server, count: usize, request: impl Fn(usize) -> Request, 
     let mut connection: Connection = server.connect();
     let numbers: Vec<usize> = (0..count).collect();
     for numbers in numbers.chunks(200) {
-        let requests: Vec<u8> = numbers.iter().flat_map(|&n| request(n).to_bytes("x")).collect();
+        let requests: Vec<u8> = numbers.iter().flat_map(|&n| request(n).to_bytes("localhost")).collect();
         connection.write(&requests).expect("the requests are written");
         for _ in numbers {
             let _ = connection.read_response(false).expect("an answer").expect(status);

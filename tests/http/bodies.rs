@@ -13,8 +13,7 @@ fn a_body_that_says_it_is_too_large_is_refused_before_it_comes() {
     let mut client = server.client();
     create(&mut client, TARGET);
     let mut connection = server.connect();
-    let head =
-        "POST /demo/body HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 1000000000000\r\n\r\n";
+    let head = "POST /demo/body HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 1000000000000\r\n\r\n";
     connection.write(head.as_bytes()).expect("the head is written");
     let refused = connection.read_response(false).expect("an answer without the body").expect(413);
     assert_eq!(refused.code(), "body_too_large");
@@ -30,7 +29,8 @@ fn a_chunked_body_is_refused_as_soon_as_it_is_too_large() {
     let mut client = server.client();
     create(&mut client, TARGET);
     let mut connection = server.connect();
-    let head = "POST /demo/body HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let head =
+        "POST /demo/body HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n";
     connection.write(head.as_bytes()).expect("the head is written");
     let chunk = format!("1000\r\n{}\r\n", "x".repeat(0x1000));
     for _ in 0..3 {
@@ -42,7 +42,7 @@ fn a_chunked_body_is_refused_as_soon_as_it_is_too_large() {
     assert_eq!(read(&mut client, TARGET), "");
 
     // A chunked body within the limit is an append like any other.
-    let whole = "POST /demo/body HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n\
+    let whole = "POST /demo/body HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n\
         3\r\nabc\r\n4;ext=1\r\ndefg\r\n0\r\n\r\n";
     let mut connection = server.connect();
     connection.write(whole.as_bytes()).expect("the request is written");
@@ -55,7 +55,8 @@ fn a_body_that_stops_or_breaks_off_appends_nothing() {
     let server = in_memory().env("WEIR_HTTP_BODY_READ_TIMEOUT_MS", 300).start();
     let mut client = server.client();
     create(&mut client, TARGET);
-    let part = b"POST /demo/body HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 10\r\n\r\nhalf ";
+    let part =
+        b"POST /demo/body HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 10\r\n\r\nhalf ";
     let mut stopped = server.connect();
     stopped.write(part).expect("a part is written");
     let refused = stopped.read_response(false).expect("an answer when nothing more comes").expect(408);
@@ -121,7 +122,7 @@ fn a_client_that_expects_to_be_asked_is_asked() {
     let mut client = server.client();
     create(&mut client, TARGET);
     let mut connection = server.connect();
-    let head = "POST /demo/body HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n";
+    let head = "POST /demo/body HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n";
     connection.write(head.as_bytes()).expect("the head is written");
     assert_eq!(connection.read_head().expect("an interim answer").status, 100);
     connection.write(b"ok").expect("the body is written");
@@ -136,7 +137,7 @@ fn uploads_that_are_abandoned_leave_nothing_behind() {
     create(&mut client, TARGET);
     let before = crate::metric(&server, "weir_connections_open");
     let part =
-        b"POST /demo/body HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 100000\r\n\r\nhalf ";
+        b"POST /demo/body HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 100000\r\n\r\nhalf ";
     let mut uploads: Vec<_> = (0..100).map(|_| server.connect()).collect();
     for upload in &mut uploads {
         upload.write(part).expect("a part is written");

@@ -115,7 +115,7 @@ fn a_live_response_is_its_connections_last() {
     let mut connection = server.connect();
     // All at once: an answer that waits to be sent, the live read, and what is none of its business.
     let requests = [Request::get(TARGET), sse("-1"), Request::delete(TARGET)];
-    let bytes: Vec<u8> = requests.iter().flat_map(|request| request.to_bytes("x")).collect();
+    let bytes: Vec<u8> = requests.iter().flat_map(|request| request.to_bytes("localhost")).collect();
     connection.write(&bytes).expect("the requests are written");
     assert_eq!(connection.read_response(false).expect("an answer").expect(200).text(), "one");
     let head = connection.read_head().expect("a head").expect(200);
@@ -140,7 +140,7 @@ fn readers_without_chunks_see_the_same() {
     let _ = client.send(Request::post(TARGET).header("Stream-Closed", "true")).expect(204);
     let (mut chunked, _) = Events::open(server.address(), &sse("-1")).expect("a live read");
     let mut old = server.connect();
-    let request = String::from_utf8(sse("-1").to_bytes("x")).expect("text").replace("HTTP/1.1", "HTTP/1.0");
+    let request = String::from_utf8(sse("-1").to_bytes("localhost")).expect("text").replace("HTTP/1.1", "HTTP/1.0");
     old.write(request.as_bytes()).expect("the request is written");
     let answer = old.read_response(false).expect("an answer").expect(200);
     assert_eq!(answer.header("transfer-encoding"), None);
@@ -255,7 +255,7 @@ fn a_long_poll_is_answered_by_the_append_that_it_waits_for() {
     let tail = create(&mut client, TARGET).next_offset().to_owned();
     let mut waiting = server.connect();
     let request = Request::get(&format!("{TARGET}?offset={tail}&live=long-poll"));
-    waiting.write(&request.to_bytes("x")).expect("the request is written");
+    waiting.write(&request.to_bytes("localhost")).expect("the request is written");
     wait_until("the long-poll", || metric(&server, "weir_subscribers") == 1.0);
     append(&mut client, TARGET, "news");
     let begun = Instant::now();
@@ -269,7 +269,7 @@ fn a_long_poll_is_answered_by_the_append_that_it_waits_for() {
 fn abandoned_long_polls_are_forgotten() {
     let server = in_memory().start();
     let tail = create(&mut server.client(), TARGET).next_offset().to_owned();
-    let request = Request::get(&format!("{TARGET}?offset={tail}&live=long-poll")).to_bytes("x");
+    let request = Request::get(&format!("{TARGET}?offset={tail}&live=long-poll")).to_bytes("localhost");
     let mut polls: Vec<_> = (0..200).map(|_| server.connect()).collect();
     polls.iter_mut().for_each(|poll| poll.write(&request).expect("the request is written"));
     wait_until("200 long-polls", || metric(&server, "weir_subscribers") == 200.0);

@@ -8,6 +8,7 @@ mod bodies;
 mod buckets;
 mod conditional;
 mod live;
+mod origins;
 mod process;
 mod restart;
 mod wire;

@@ -19,11 +19,11 @@ fn a_server_that_is_asked_to_stop_finishes_what_it_has_begun() {
     let tail = create(&mut client, TARGET).next_offset().to_owned();
     let mut upload = server.connect();
     upload
-        .write(b"POST /demo/process HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 8\r\n\r\nhalf")
+        .write(b"POST /demo/process HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 8\r\n\r\nhalf")
         .expect("half a request is written");
     let poll = Request::get(&format!("{TARGET}?offset={tail}&live=long-poll"));
     let mut waiting = server.connect();
-    waiting.write(&poll.to_bytes("x")).expect("the request is written");
+    waiting.write(&poll.to_bytes("localhost")).expect("the request is written");
     let live = Request::get(&format!("{TARGET}?offset=now&live=sse"));
     let (mut events, _) = Events::open(server.address(), &live).expect("a live read");
     assert_eq!(events.next_event().expect("the connection holds").expect("an event").kind, "control");

@@ -44,10 +44,10 @@ fn pipelined_requests_are_answered_in_order() {
     let mut connection = server.connect();
     let mut bytes = Vec::new();
     for number in 0..100 {
-        bytes.extend(Request::post(TARGET).body("text/plain", format!("{number};")).to_bytes("x"));
+        bytes.extend(Request::post(TARGET).body("text/plain", format!("{number};")).to_bytes("localhost"));
     }
-    bytes.extend(Request::head(TARGET).to_bytes("x"));
-    bytes.extend(Request::get(TARGET).to_bytes("x"));
+    bytes.extend(Request::head(TARGET).to_bytes("localhost"));
+    bytes.extend(Request::get(TARGET).to_bytes("localhost"));
     connection.write(&bytes).expect("all requests are written");
     let mut tails = Vec::new();
     for _ in 0..100 {
@@ -69,7 +69,7 @@ fn a_head_that_comes_byte_by_byte_is_cut_off() {
     let mut writer = slow.socket().try_clone().expect("a second handle");
     let dripping = std::thread::spawn(move || {
         use std::io::Write as _;
-        let head = format!("GET {TARGET} HTTP/1.1\r\nHost: x\r\nX-Slow: {}", "y".repeat(4000));
+        let head = format!("GET {TARGET} HTTP/1.1\r\nHost: localhost\r\nX-Slow: {}", "y".repeat(4000));
         // Each byte is progress; only all of them together would be a head.
         head.bytes()
             .take_while(|byte| {
@@ -121,8 +121,7 @@ fn a_request_of_two_lengths_is_one_request_at_most() {
     let server = in_memory().start();
     let mut client = server.client();
     create(&mut client, TARGET);
-    let smuggled =
-        "0\r\n\r\nPOST /demo/wire HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 8\r\n\r\nsmuggled";
+    let smuggled = "0\r\n\r\nPOST /demo/wire HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 8\r\n\r\nsmuggled";
     let lengths = [
         format!("Content-Length: {}\r\nTransfer-Encoding: chunked", smuggled.len()),
         "Content-Length: 5\r\nContent-Length: 6".to_owned(),
@@ -134,8 +133,9 @@ fn a_request_of_two_lengths_is_one_request_at_most() {
     ];
     for length in lengths {
         let mut connection = server.connect();
-        let head =
-            format!("POST {TARGET} HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n{length}\r\n\r\n{smuggled}");
+        let head = format!(
+            "POST {TARGET} HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n{length}\r\n\r\n{smuggled}"
+        );
         connection.write(head.as_bytes()).expect("the request is written");
         let answer = connection.read_response(false);
         assert!(answer.as_ref().is_ok_and(|answer| answer.status == 400), "{length}: {answer:?}");
@@ -149,9 +149,9 @@ fn heads_have_a_limit() {
     let server = in_memory().start();
     create(&mut server.client(), TARGET);
     for head in [
-        format!("GET {TARGET}?x={} HTTP/1.1\r\nHost: x\r\n\r\n", "y".repeat(200_000)),
-        format!("GET {TARGET} HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "y".repeat(200_000)),
-        format!("GET {TARGET} HTTP/1.1\r\nHost: x\r\n{}\r\n", "X: y\r\n".repeat(2000)),
+        format!("GET {TARGET}?x={} HTTP/1.1\r\nHost: localhost\r\n\r\n", "y".repeat(200_000)),
+        format!("GET {TARGET} HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "y".repeat(200_000)),
+        format!("GET {TARGET} HTTP/1.1\r\nHost: localhost\r\n{}\r\n", "X: y\r\n".repeat(2000)),
     ] {
         let mut connection = server.connect();
         // The server may answer, and hang up, before it was all written.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::hosts::Hosts;
+
 /// Limits and timings of the public listener.
 #[derive(Clone, Debug)]
 pub struct HttpConfig {
@@ -25,8 +27,10 @@ pub struct HttpConfig {
     pub body_read_timeout: Duration,
     /// How long a client may take nothing of a response that is ready for it.
     pub write_timeout: Duration,
-    /// `Access-Control-Allow-Origin`; empty for none. A valid header value.
+    /// `Access-Control-Allow-Origin`; empty for none. A valid header value. `*` is never said of what operators do.
     pub cors_origin: String,
+    /// The names by which the server may be called.
+    pub hosts: Hosts,
 }
 
 impl Default for HttpConfig {
@@ -43,6 +47,7 @@ impl Default for HttpConfig {
             body_read_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(30),
             cors_origin: "*".to_string(),
+            hosts: Hosts::any(),
         }
     }
 }

@@ -61,6 +61,7 @@ pub enum ErrorCode {
     TailMoved,
     BodyTooLarge,
     ModuleTooLarge,
+    HostUnknown,
     RecordRejected,
     ModuleInvalid,
     BindingInvalid,
@@ -91,7 +92,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, in the order of their statuses.
-    pub const ALL: [ErrorCode; 61] = {
+    pub const ALL: [ErrorCode; 62] = {
         use ErrorCode::*;
         [
             PathMalformed,
@@ -129,6 +130,7 @@ impl ErrorCode {
             TailMoved,
             BodyTooLarge,
             ModuleTooLarge,
+            HostUnknown,
             RecordRejected,
             ModuleInvalid,
             BindingInvalid,
@@ -196,6 +198,7 @@ impl ErrorCode {
             ErrorCode::TailMoved => (412, "tail_moved", "The tail is not where the request expects it."),
             ErrorCode::BodyTooLarge => (413, "body_too_large", "The body is larger than the server accepts."),
             ErrorCode::ModuleTooLarge => (413, "module_too_large", "The module is larger than the server accepts."),
+            ErrorCode::HostUnknown => (421, "host_unknown", "The server is not called by this name."),
             ErrorCode::RecordRejected => (422, "record_rejected", "A validator refuses a record."),
             ErrorCode::ModuleInvalid => (422, "module_invalid", "This is not a module that can be used."),
             ErrorCode::BindingInvalid => (422, "binding_invalid", "The module cannot be bound like this."),

@@ -6,7 +6,7 @@
 //!   requests, [`context`] what the requests share.
 //! - [`service`]: one request. A stream's address ([`path`]) goes straight to its verb in [`routes`]; all other
 //!   addresses go through an axum `Router`, which an append or a read never pays for.
-//! - [`fields`], [`query`], [`body`]: what a request says, checked strictly and once.
+//! - [`hosts`]: by which names the server is called. [`fields`], [`query`], [`body`]: what a request says, checked strictly and once.
 //! - [`render`], [`payload`], [`sse`], [`media`], [`cursor`], [`cors`], [`headers`]: what a response says. [`session`] is one that
 //!   goes on: what is written into it, and when it ends.
 //! - [`error`]: every way to refuse, as one code each, rendered as `application/problem+json`.
@@ -22,6 +22,7 @@ mod cursor;
 mod error;
 mod fields;
 mod headers;
+mod hosts;
 mod io;
 mod live;
 mod media;
@@ -38,4 +39,5 @@ mod stop;
 pub use config::HttpConfig;
 pub use connection::serve_connection;
 pub use error::ErrorCode;
+pub use hosts::Hosts;
 pub use service::Service;

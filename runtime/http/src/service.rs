@@ -64,10 +64,15 @@ impl Service {
         let active = context.activity().begin();
         // Readable by pages of other origins: asked for by `Origin`, except that a cache may give what it got for one
         // client to another.
-        let expose = request.method() == Method::GET || request.headers().contains_key(ORIGIN);
+        let is_get = request.method() == Method::GET;
+        let expose = is_get || request.headers().contains_key(ORIGIN);
+        let allow_origin = self.allow_origin(request.uri().path());
         let is_head = request.method() == Method::HEAD;
         let mut response = self.dispatch(&context, request).await.unwrap_or_else(Problem::into_response);
-        cors::add(response.headers_mut(), self.0.allow_origin.as_ref(), expose);
+        cors::add(response.headers_mut(), allow_origin.as_ref(), expose);
+        if is_get {
+            cors::disarm(response.headers_mut());
+        }
         // A response to HEAD has no body, whatever it says; HTTP/2 would send it.
         Ok(response.map(|payload| match is_head {
             true => Payload::empty(),
@@ -75,15 +80,22 @@ impl Service {
         }))
     }
 
+    /// The origins whose pages may use what is at `path`. What operators do is not for pages of just any origin.
+    fn allow_origin(&self, path: &str) -> Option<HeaderValue> {
+        let origin = self.0.allow_origin.as_ref()?;
+        if origin == "*" && path::is_operators(path) { None } else { Some(origin.clone()) }
+    }
+
     async fn dispatch(&self, context: &Rc<Context>, request: Request<Incoming>) -> Result<Response<Payload>, Problem> {
-        if request.method() == Method::OPTIONS {
+        let (head, body) = request.into_parts();
+        context.config().hosts.check(&head)?;
+        if head.method == Method::OPTIONS {
             return Ok(cors::preflight());
         }
-        let key = match path::parse(request.uri().path())? {
+        let key = match path::parse(head.uri.path())? {
             Target::Stream(key) => key,
-            Target::Other => return self.route(request).await,
+            Target::Other => return self.route(Request::from_parts(head, body)).await,
         };
-        let (head, body) = request.into_parts();
         match head.method {
             Method::POST => routes::append::post(context, key, &head, body).await,
             Method::GET => match GetQuery::parse(head.uri.query())? {

@@ -172,8 +172,12 @@ pub(crate) struct HttpConfig {
     pub(crate) head_bytes_max: u64,
     /// Requests under way on one HTTP/2 connection.
     pub(crate) streams_per_connection_max: u32,
-    /// `Access-Control-Allow-Origin` of every response; empty for none.
+    /// `Access-Control-Allow-Origin` of every response; empty for none. `*` does not hold for addresses under `/-/`, where
+    /// modules are uploaded and bound; a single origin does.
     pub(crate) cors_origin: String,
+    /// Names by which clients may call the server, separated by commas, besides loopback and the listen address; `*` for any.
+    /// Empty: any if it listens beyond loopback, no others if it does not. Requests to other names are answered `421`.
+    pub(crate) hosts: String,
 }
 
 impl Default for HttpConfig {
@@ -190,6 +194,7 @@ impl Default for HttpConfig {
             head_bytes_max: 64 << 10,
             streams_per_connection_max: 256,
             cors_origin: "*".to_string(),
+            hosts: String::new(),
         }
     }
 }

@@ -8,12 +8,14 @@
 //! before any shard does, because a connection of one shard may wait for an answer of another.
 
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
+use weir_http::Hosts;
 use weir_shard::{Address, Entropy as _, PageBudget, Seams, ShardConfig, Topology, mesh};
 use weir_storage::WriteMode;
 use weir_types::{GroupId, ShardId};
@@ -171,6 +173,7 @@ fn http_config(config: &Config, sizes: Sizes) -> weir_http::HttpConfig {
         body_read_timeout: Duration::from_millis(http.body_read_timeout_ms),
         write_timeout: Duration::from_millis(http.write_timeout_ms),
         cors_origin: http.cors_origin.clone(),
+        hosts: hosts(config),
     }
 }
 
@@ -267,4 +270,19 @@ impl Signals {
             _ = self.interrupt.recv() => {}
         }
     }
+}
+
+/// The names by which clients may call the server.
+fn hosts(config: &Config) -> Hosts {
+    let (listen, names) = (config.server.listen.ip(), config.http.hosts.trim());
+    // Who has it listen to others without naming it has said that this is meant.
+    if names == "*" || (names.is_empty() && !listen.is_loopback()) {
+        return Hosts::any();
+    }
+    let given = names.split(',').map(|name| name.trim().to_string()).filter(|name| !name.is_empty());
+    let own = match listen {
+        IpAddr::V4(listen) => listen.to_string(),
+        IpAddr::V6(listen) => format!("[{listen}]"),
+    };
+    Hosts::only(given.chain([own]).collect())
 }

@@ -134,7 +134,9 @@ fn check_name(text: &str) -> Result<(), KeyError> {
     let (bytes, mut begin) = (text.as_bytes(), 0);
     for (at, &byte) in bytes.iter().chain([&b'/']).enumerate() {
         match byte {
-            0 => return Err(KeyError::Name),
+            // They could command a terminal, or end a line of a log.
+            0..=0x1f | 0x7f => return Err(KeyError::Name),
+            0x80..=0x9f if at > 0 && bytes[at - 1] == 0xc2 => return Err(KeyError::Name),
             b'/' => match &bytes[begin..at] {
                 b"" | b"." | b".." => return Err(KeyError::Name),
                 b"-" | b"__ds" if begin == 0 => return Err(KeyError::Reserved),
@@ -165,6 +167,10 @@ mod tests {
         assert_eq!(check(&"b".repeat(65), "a"), Err(KeyError::Bucket));
         assert_eq!(check("demo", ""), Err(KeyError::Name));
         assert_eq!(check("demo", "a//b"), Err(KeyError::Name));
+        for control in ["a\nb", "a\u{1b}[2Jb", "a\u{7f}", "a\u{85}b", "a\u{9b}b", "\0"] {
+            assert_eq!(check("demo", control), Err(KeyError::Name), "{control:?}");
+        }
+        assert!(check("demo", "a\u{a0}\u{c5}\u{e9}b").is_ok());
         assert_eq!(check("demo", "a/../b"), Err(KeyError::Name));
         assert_eq!(check("demo", &"n".repeat(1025)), Err(KeyError::Name));
         assert_eq!(check("demo", "-/streams"), Err(KeyError::Reserved));

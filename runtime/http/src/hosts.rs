@@ -1,0 +1,93 @@
+//! The names that the server is called by.
+//!
+//! A page of the web that knows a name of its own which leads to this machine could call the server as if it were of the
+//! same origin. So while nobody has to say who they are, a request must name the server by an address that only this
+//! machine's users have, or by a name that its operator has given.
+
+use std::net::IpAddr;
+
+use http::header::HOST;
+use http::request::Parts;
+
+use crate::error::{ErrorCode, Problem};
+
+/// The names that are answered; `None` for any.
+#[derive(Clone, Debug, Default)]
+pub struct Hosts(Option<Vec<String>>);
+
+impl Hosts {
+    /// Any name is answered.
+    pub fn any() -> Hosts {
+        Hosts(None)
+    }
+
+    /// Loopback and `names` are answered: host names and addresses without a port.
+    pub fn only(names: Vec<String>) -> Hosts {
+        Hosts(Some(names))
+    }
+
+    /// # Errors
+    /// [`ErrorCode::HostUnknown`] for a request to another name. One without a name is answered: no browser sends it.
+    pub(crate) fn check(&self, head: &Parts) -> Result<(), Problem> {
+        let Some(names) = &self.0 else { return Ok(()) };
+        // HTTP/2 has the host in the target, HTTP/1 in a header.
+        let host = match head.uri.authority() {
+            Some(authority) => authority.as_str().as_bytes(),
+            None => match head.headers.get(HOST) {
+                Some(host) => host.as_bytes(),
+                None => return Ok(()),
+            },
+        };
+        let name = without_port(host);
+        if is_loopback(name) || names.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(name)) {
+            return Ok(());
+        }
+        let name = String::from_utf8_lossy(name);
+        let detail = format!("this server does not answer to '{name}': its operator can add the name to http.hosts");
+        Err(Problem::new(ErrorCode::HostUnknown, detail))
+    }
+}
+
+fn without_port(host: &[u8]) -> &[u8] {
+    match host.iter().rposition(|&byte| byte == b':') {
+        // Not the colons of an address in brackets.
+        Some(at) if host[at + 1..].iter().all(u8::is_ascii_digit) && !host[..at].contains(&b':') => &host[..at],
+        Some(at) if host[..at].ends_with(b"]") => &host[..at],
+        _ => host,
+    }
+}
+
+fn is_loopback(name: &[u8]) -> bool {
+    if name.eq_ignore_ascii_case(b"localhost") {
+        return true;
+    }
+    let name = name.strip_prefix(b"[").and_then(|name| name.strip_suffix(b"]")).unwrap_or(name);
+    let address = std::str::from_utf8(name).ok().and_then(|name| name.parse::<IpAddr>().ok());
+    address.is_some_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_and_given_names_are_answered_with_any_port() {
+        let hosts = Hosts::only(vec!["weir.example".to_string(), "10.0.0.5".to_string()]);
+        let answers = |host: &str| {
+            let (head, ()) = http::Request::get("/").header(HOST, host).body(()).expect("a request").into_parts();
+            hosts.check(&head).is_ok()
+        };
+        for host in
+            ["localhost", "LOCALHOST:4437", "127.0.0.1:1", "127.9.9.9", "[::1]:4437", "[::1]", "Weir.Example:80"]
+        {
+            assert!(answers(host), "{host}");
+        }
+        for host in ["evil.example", "localhost.evil.example:80", "127.0.0.1.evil.example", "10.0.0.6:80", "[::2]", ""]
+        {
+            assert!(!answers(host), "{host}");
+        }
+        assert!(answers("10.0.0.5:4437"));
+        let (head, ()) = http::Request::get("/").body(()).expect("a request").into_parts();
+        assert!(hosts.check(&head).is_ok(), "no browser leaves it out");
+    }
+}
