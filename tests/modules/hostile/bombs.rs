@@ -3,7 +3,7 @@
 use weir_testkit::compile_bomb;
 
 use crate::encode::{COMPONENT, component, core, functions, items, leb, name, section};
-use crate::{MODULE, is_well, kept, on_disk, sentence, start, upload};
+use crate::{MODULE, is_well, kept, on_disk, sentence, upload};
 
 /// Types nested in types: `kind` is 0x41 for component types, 0x42 for instance types.
 fn nested_types(kind: u8, depth: usize) -> Vec<u8> {
@@ -125,11 +125,7 @@ fn bombs() -> Vec<(&'static str, Vec<u8>)> {
 
 #[test]
 fn a_bomb_is_refused_with_a_sentence_and_ends_nothing() {
-    let mut setup = on_disk();
-    let (server, own) = start(&mut setup);
-    let _ = server.stop();
-    // What the server brings along is compiled; now all that is left has less time.
-    let mut setup = setup.env("WEIR_MODULES_COMPILE_TIMEOUT_MS", 1_000);
+    let mut setup = on_disk().env("WEIR_MODULES_COMPILE_TIMEOUT_MS", 1_000);
     let mut server = setup.start();
     let mut client = server.client();
     for (kind, wasm) in bombs() {
@@ -138,7 +134,7 @@ fn a_bomb_is_refused_with_a_sentence_and_ends_nothing() {
         assert_eq!(refusal.status, 422, "{kind}: {refusal:?}");
         let _ = sentence(&refusal);
         is_well(&mut client);
-        assert_eq!(kept(&setup, &own), Vec::<String>::new(), "{kind}");
+        assert_eq!(kept(&setup), Vec::<String>::new(), "{kind}");
     }
     assert_eq!(client.send(weir_testkit::Request::get("/hostile")).expect(404).code(), "bucket_not_found");
 }
@@ -146,7 +142,7 @@ fn a_bomb_is_refused_with_a_sentence_and_ends_nothing() {
 #[test]
 fn a_module_that_starts_for_ever_is_refused_at_upload() {
     let mut setup = on_disk();
-    let (server, own) = start(&mut setup);
+    let server = setup.start();
     let mut client = server.client();
     // A core module with a start function that loops, and an instance of it beside one that has the validator's name.
     let looping = core(&[
@@ -160,14 +156,14 @@ fn a_module_that_starts_for_ever_is_refused_at_upload() {
         component(&[section(1, &looping), section(2, b"\x01\0\0\0"), section(5, b"\x01\x01\0"), section(11, &export)]);
     let refusal = client.send(upload(MODULE, &wasm));
     let _ = sentence(&refusal);
-    assert_eq!(kept(&setup, &own), Vec::<String>::new());
+    assert_eq!(kept(&setup), Vec::<String>::new());
     is_well(&mut client);
 }
 
 #[test]
 fn the_bombs_of_one_bucket_hold_up_no_other() {
     let mut setup = on_disk().env("WEIR_MODULES_UPLOAD_WAIT_MS", 1).env("WEIR_MODULES_COMPILE_TIMEOUT_MS", 20_000);
-    let (server, _) = start(&mut setup);
+    let server = setup.start();
     let mut client = server.client();
     let mut accepted = 0;
     for n in 0..12 {

@@ -2,7 +2,7 @@
 
 use weir_testkit::{Request, guest};
 
-use crate::{MODULE, is_well, kept, on_disk, sentence, start, upload};
+use crate::{MODULE, is_well, kept, on_disk, sentence, upload};
 
 const COPIES: u64 = 500;
 
@@ -18,7 +18,7 @@ fn random(state: &mut u64) -> u64 {
 #[test]
 fn a_module_with_bits_flipped_is_refused_or_works_or_traps() {
     let mut setup = on_disk();
-    let (mut server, own) = start(&mut setup);
+    let mut server = setup.start();
     let mut client = server.client();
     let whole = guest("accepts_all");
     let mut state = 1;
@@ -46,7 +46,7 @@ fn a_module_with_bits_flipped_is_refused_or_works_or_traps() {
             let _ = client.send(Request::delete("/hostile/-/bindings/v"));
             let _ = client.send(Request::delete(MODULE)).expect(204);
         }
-        assert_eq!(kept(&setup, &own), Vec::<String>::new(), "{copy}");
+        assert_eq!(kept(&setup), Vec::<String>::new(), "{copy}");
     }
     assert!((1..COPIES).contains(&refused), "{refused} of {COPIES}");
     is_well(&mut client);
@@ -55,7 +55,7 @@ fn a_module_with_bits_flipped_is_refused_or_works_or_traps() {
 #[test]
 fn a_name_leads_nowhere_else() {
     let mut setup = on_disk();
-    let (server, own) = start(&mut setup);
+    let server = setup.start();
     let mut client = server.client();
     let wasm = guest("accepts_all");
     let long = "a".repeat(65);
@@ -80,6 +80,6 @@ fn a_name_leads_nowhere_else() {
         let answer = server.client().send(upload(&format!("/hostile/-/modules/{name}"), &wasm));
         assert!(matches!(answer.status, 400 | 404 | 405), "{name}: {answer:?}");
     }
-    assert_eq!(kept(&setup, &own), Vec::<String>::new());
+    assert_eq!(kept(&setup), Vec::<String>::new());
     is_well(&mut client);
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use weir_testkit::{Request, Server, wait_until};
 
 use crate::bombs::wide_jumps;
-use crate::{MODULE, is_well, on_disk, start, upload};
+use crate::{MODULE, is_well, on_disk, upload};
 
 /// Less than an inspection may take, so that it is not its time that ends one.
 const SOON: Duration = Duration::from_secs(8);
@@ -44,7 +44,7 @@ fn inspecting(server: &Server) -> (weir_testkit::Connection, u32) {
 #[test]
 fn an_inspection_ends_with_its_client() {
     let mut setup = on_disk();
-    let (server, _) = start(&mut setup);
+    let server = setup.start();
     let (connection, _) = inspecting(&server);
     drop(connection);
     wait_until("the inspection ends", SOON, || children(server.pid()).is_empty());
@@ -54,7 +54,7 @@ fn an_inspection_ends_with_its_client() {
 #[test]
 fn an_inspection_ends_with_a_server_that_is_killed() {
     let mut setup = on_disk();
-    let (server, _) = start(&mut setup);
+    let server = setup.start();
     let (_connection, child) = inspecting(&server);
     server.kill();
     wait_until("the inspection ends", SOON, || !fs::exists(format!("/proc/{child}")).expect("there is /proc"));
@@ -63,7 +63,7 @@ fn an_inspection_ends_with_a_server_that_is_killed() {
 #[test]
 fn a_server_ends_when_it_is_asked_to_whatever_it_inspects_and_compiles() {
     let mut setup = on_disk().env("WEIR_MODULES_UPLOAD_WAIT_MS", 1);
-    let (server, _) = start(&mut setup);
+    let server = setup.start();
     let compiling = upload("/other/-/modules/m", &weir_testkit::compile_bomb(16 << 20));
     let _ = server.client().send(compiling).expect(202);
     let _inspecting: Vec<_> = (0..2).map(|_| inspecting(&server)).collect();

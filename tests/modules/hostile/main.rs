@@ -12,7 +12,7 @@ mod gone;
 
 use std::fs;
 
-use weir_testkit::{Client, Request, Response, Server, Setup};
+use weir_testkit::{Client, Request, Response, Setup};
 
 pub(crate) const MODULE: &str = "/hostile/-/modules/m";
 
@@ -31,29 +31,11 @@ pub(crate) fn upload(target: &str, wasm: &[u8]) -> Request {
     Request::put(target).body("application/wasm", wasm)
 }
 
-/// The modules and code that a server keeps, other than those that it brings along.
-pub(crate) fn kept(setup: &Setup, own: &[String]) -> Vec<String> {
-    let mut names = files(setup);
-    names.retain(|name| !own.contains(name));
-    names
-}
-
 /// The files of the modules folder that are modules or their code.
-pub(crate) fn files(setup: &Setup) -> Vec<String> {
+pub(crate) fn kept(setup: &Setup) -> Vec<String> {
     let folder = fs::read_dir(setup.data_dir().join("modules")).expect("the folder is there");
     let names = folder.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned());
     names.filter(|name| name.ends_with("wasm")).collect()
-}
-
-/// Starts a server and waits until it has prepared what it brings along; returns the names of that.
-pub(crate) fn start(setup: &mut Setup) -> (Server, Vec<String>) {
-    let server = setup.start();
-    let mut own = Vec::new();
-    weir_testkit::wait_until("the ready-made modules are compiled", std::time::Duration::from_secs(60), || {
-        own = files(setup);
-        own.iter().filter(|name| name.ends_with(".cwasm")).count() == 2
-    });
-    (server, own)
 }
 
 /// A stream works.
