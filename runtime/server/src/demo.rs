@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use weir_shard::{BindingRequest, Shard, ShardError};
-use weir_stream::{Pattern, Refusal};
+use weir_stream::Pattern;
 use weir_types::{BucketName, ModuleName, Role};
 
 const BUCKET: &str = "demo";
@@ -26,7 +26,7 @@ pub(crate) async fn set_up(shard: &Shard) -> Result<(), ShardError> {
     for binding in bindings() {
         match shard.binding(bucket.clone(), binding.name.clone()).await {
             Ok(_) => {}
-            Err(ShardError::Refused(Refusal::BindingNotFound)) => {
+            Err(ShardError::BindingUnknown(_)) => {
                 shard.binding_put(bucket.clone(), binding).await?;
             }
             Err(error) => return Err(error),

@@ -1,21 +1,33 @@
 //! Calls: requests of this shard's connections that wait for an answer, from this shard or another.
 //!
 //! A call is a place in a table, not a channel: an answer is a write to the table and a wake. A client that leaves frees
-//! its place while the answer is still due, and the place is used again; the *generation* tells the late answer apart.
+//! its place while the answer is still due, and the place is used again; the *generation* tells the late answer apart. Work
+//! that only its client has a use for ends with it: whoever does it is told.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use send_wrapper::SendWrapper;
+use tokio::task::AbortHandle;
+use weir_types::ShardId;
 
-use crate::message::{CallId, Response};
+use crate::mailbox::Post;
+use crate::message::{CallId, Mail, Response};
 
-/// The calls of one shard.
-#[derive(Clone, Default)]
-pub(crate) struct Calls(Rc<RefCell<Table>>);
+/// The calls of one shard, and what it does for calls of its own and of others.
+#[derive(Clone)]
+pub(crate) struct Calls(Rc<Inner>);
+
+struct Inner {
+    table: RefCell<Table>,
+    post: Rc<Post>,
+    /// Tasks that end with their client.
+    running: RefCell<HashMap<(ShardId, CallId), AbortHandle>>,
+}
 
 #[derive(Default)]
 struct Table {
@@ -27,29 +39,55 @@ struct Place {
     generation: u32,
     waker: Option<Waker>,
     response: Option<Response>,
+    /// Who is to be told when the client leaves before the answer is there.
+    told: Option<ShardId>,
 }
 
 impl Calls {
-    /// Begins a call. Dropping it is how a client leaves.
-    pub(crate) fn begin(&self) -> Call {
-        let mut table = self.0.borrow_mut();
+    pub(crate) fn new(post: Rc<Post>) -> Calls {
+        Calls(Rc::new(Inner { table: RefCell::default(), post, running: RefCell::default() }))
+    }
+
+    /// Begins a call. Dropping it is how a client leaves; the shard `told` hears of that, for it need not go on.
+    pub(crate) fn begin(&self, told: Option<ShardId>) -> Call {
+        let mut table = self.0.table.borrow_mut();
         let place = table.free.pop().unwrap_or_else(|| {
-            table.places.push(Place { generation: 0, waker: None, response: None });
+            table.places.push(Place { generation: 0, waker: None, response: None, told: None });
             (table.places.len() - 1) as u32
         });
+        table.places[place as usize].told = told;
         let generation = table.places[place as usize].generation;
         Call { calls: SendWrapper::new(self.clone()), id: CallId { place, generation } }
+    }
+
+    /// Notes that `task` works for a call of `origin` and may be ended with it.
+    pub(crate) fn begin_work(&self, origin: ShardId, call: CallId, task: AbortHandle) {
+        let before = self.0.running.borrow_mut().insert((origin, call), task);
+        assert!(before.is_none(), "one task works for a call");
+    }
+
+    /// The work for a call is done.
+    pub(crate) fn end_work(&self, origin: ShardId, call: CallId) {
+        self.0.running.borrow_mut().remove(&(origin, call));
+    }
+
+    /// The client of a call has left: what works for it ends.
+    pub(crate) fn cancel(&self, origin: ShardId, call: CallId) {
+        if let Some(task) = self.0.running.borrow_mut().remove(&(origin, call)) {
+            task.abort();
+        }
     }
 
     /// Answers a call; nothing happens if its client has left.
     pub(crate) fn answer(&self, id: CallId, response: Response) {
         let waker = {
-            let mut table = self.0.borrow_mut();
+            let mut table = self.0.table.borrow_mut();
             let place = &mut table.places[id.place as usize];
             if place.generation != id.generation {
                 return;
             }
-            debug_assert!(place.response.is_none(), "a call is answered once");
+            assert!(place.response.is_none(), "a call is answered once");
+            place.told = None;
             place.response = Some(response);
             place.waker.take()
         };
@@ -75,7 +113,7 @@ impl Future for Call {
     type Output = Response;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Response> {
-        let mut table = self.calls.0.borrow_mut();
+        let mut table = self.calls.0.table.borrow_mut();
         let place = &mut table.places[self.id.place as usize];
         match place.response.take() {
             Some(response) => Poll::Ready(response),
@@ -92,27 +130,63 @@ impl Future for Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        let mut table = self.calls.0.borrow_mut();
-        let place = &mut table.places[self.id.place as usize];
-        place.generation = place.generation.wrapping_add(1);
-        place.waker = None;
-        place.response = None;
-        table.free.push(self.id.place);
+        let told = {
+            let mut table = self.calls.0.table.borrow_mut();
+            let place = &mut table.places[self.id.place as usize];
+            place.generation = place.generation.wrapping_add(1);
+            place.waker = None;
+            place.response = None;
+            let told = place.told.take();
+            table.free.push(self.id.place);
+            told
+        };
+        let (post, call) = (&self.calls.0.post, self.id);
+        match told {
+            None => {}
+            Some(owner) if owner == post.own() => self.calls.cancel(owner, call),
+            Some(owner) => post.mail(owner, Mail::Cancel { origin: post.own(), call }),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mailbox::mesh;
     use crate::message::Answer;
+
+    fn calls() -> Calls {
+        let mut mailboxes = mesh(1).0;
+        Calls::new(Rc::new(Post::new(ShardId(0), mailboxes.remove(0).peers)))
+    }
+
+    #[tokio::test]
+    async fn work_ends_with_its_client_and_not_with_the_answer() {
+        let calls = calls();
+        let begin = |call: &Call| {
+            let task = tokio::spawn(std::future::pending::<()>());
+            calls.begin_work(ShardId(0), call.id(), task.abort_handle());
+            task
+        };
+        let left = calls.begin(Some(ShardId(0)));
+        let task = begin(&left);
+        drop(left);
+        assert!(task.await.expect_err("it was ended").is_cancelled());
+        let answered = calls.begin(Some(ShardId(0)));
+        let task = begin(&answered);
+        calls.answer(answered.id(), Ok(Answer::Done));
+        drop(answered);
+        assert!(!task.is_finished(), "its client has what it wanted");
+        task.abort();
+    }
 
     #[test]
     fn a_late_answer_does_not_reach_the_next_call() {
-        let calls = Calls::default();
-        let first = calls.begin();
+        let calls = calls();
+        let first = calls.begin(None);
         let late = first.id();
         drop(first);
-        let mut second = calls.begin();
+        let mut second = calls.begin(None);
         assert_eq!(late.place, second.id().place);
         calls.answer(late, Ok(Answer::Done));
         let mut context = Context::from_waker(Waker::noop());

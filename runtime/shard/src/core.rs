@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use send_wrapper::SendWrapper;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use weir_storage::Wal;
 use weir_types::{GroupId, ShardId, StreamKey};
 
@@ -100,8 +100,19 @@ impl Core {
     }
 
     /// Runs a task for one request, to its end.
-    pub(crate) fn spawn_request(&self, task: impl Future<Output = ()> + 'static) {
-        tokio::task::spawn_local(in_turns(self.turn, task));
+    pub(crate) fn spawn_request(&self, task: impl Future<Output = ()> + 'static) -> AbortHandle {
+        tokio::task::spawn_local(in_turns(self.turn, task)).abort_handle()
+    }
+
+    /// Works for a call in a task of its own and answers with the result; the task ends with the call's client.
+    pub(crate) fn work(self: &Rc<Self>, origin: ShardId, call: CallId, work: impl Future<Output = Response> + 'static) {
+        let core = self.clone();
+        let task = self.spawn_request(async move {
+            let response = work.await;
+            core.calls.end_work(origin, call);
+            core.respond(origin, call, response);
+        });
+        self.calls.begin_work(origin, call, task);
     }
 
     /// The groups of this shard.
@@ -142,7 +153,7 @@ impl Core {
 
     fn begin_call(self: &Rc<Self>, owner: ShardId, request: Request) -> Call {
         assert!(owner.0 < self.topology.shards, "the owner is a shard of this node");
-        let call = self.calls.begin();
+        let call = self.calls.begin(request.ends_with_client().then_some(owner));
         if owner == self.id {
             (self.serve)(self, self.id, call.id(), request);
         } else {

@@ -66,7 +66,7 @@ impl Shard {
             entropy: seams.entropy,
             wals: wals.into_iter().map(|(_, wal)| wal).collect(),
             groups,
-            calls: Calls::default(),
+            calls: Calls::new(post.clone()),
             feeds,
             agenda,
             in_flight: InFlightTotal::new(config.in_flight_bytes_max, stats.clone()),
@@ -138,12 +138,26 @@ impl Core {
             Request::Watch { key, number } => return self.respond(origin, call, self.watch(origin, &key, number)),
             _ => {}
         }
+        let counted = match self.count_in_flight(request.body_bytes()) {
+            Ok(counted) => counted,
+            Err(error) => return self.respond(origin, call, Err(error)),
+        };
         let shard = self.clone();
+        if request.ends_with_client() {
+            return self.work(origin, call, async move {
+                let _counted = counted;
+                match request {
+                    Request::List { group, query } => shard.list_group(group, &query).await,
+                    Request::Summary { key, query } => shard.summarize(&key, &query).await,
+                    _ => unreachable!("a read is served above"),
+                }
+            });
+        }
         self.spawn_request(async move {
+            let _counted = counted;
             let response = match request {
                 Request::Create(key, request) => shard.create(key, request).await,
                 Request::Delete(key) => shard.delete(key).await,
-                Request::List { group, query } => shard.list_group(group, &query).await,
                 Request::BucketCreate(name) => shard.bucket_create(&name).await,
                 Request::BucketDelete(name) => shard.bucket_delete(&name).await,
                 Request::BucketDescribe { group, name } => shard.bucket_describe(group, &name),
@@ -156,10 +170,12 @@ impl Core {
                 Request::BindingPut(bucket, request) => shard.binding_put(bucket.as_str(), *request).await,
                 Request::BindingDelete { bucket, name } => shard.binding_delete(bucket.as_str(), name.as_str()).await,
                 Request::Bindings(bucket) => shard.bindings(bucket.as_str()),
-                Request::Summary { key, query } => shard.summarize(&key, &query).await,
-                Request::Append(..) | Request::Read { .. } | Request::Head(_) | Request::Watch { .. } => {
-                    unreachable!("served above")
-                }
+                Request::Append(..)
+                | Request::Read { .. }
+                | Request::Head(_)
+                | Request::Watch { .. }
+                | Request::List { .. }
+                | Request::Summary { .. } => unreachable!("served above"),
             };
             shard.respond(origin, call, response);
         });
@@ -180,6 +196,7 @@ async fn read_mail(shard: Rc<Core>, mut receiver: mpsc::UnboundedReceiver<Vec<Ma
                 Mail::Unwatch { origin, incarnation, answered } => {
                     shard.feeds.forget_peer(incarnation, origin, answered);
                 }
+                Mail::Cancel { origin, call } => shard.calls.cancel(origin, call),
                 Mail::Stats(sender) => drop(sender.send(shard.figures())),
             }
         }

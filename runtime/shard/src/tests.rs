@@ -706,6 +706,31 @@ fn a_stopped_replica_refuses_writes_serves_reads_and_is_counted() {
 }
 
 #[test]
+fn a_listing_ends_with_its_client_on_this_shard_and_on_others() {
+    run(async {
+        let node = Node::start().await;
+        let keys: Vec<StreamKey> = (0..64).map(|i| key(&format!("s{i}"))).collect();
+        for key in &keys {
+            node.create(key, Expiry::Never).await;
+        }
+        for shard in &node.shards {
+            for _ in 0..100 {
+                // Begun, and left before it has come to its end.
+                let listing = std::pin::pin!(shard.list("demo", "", None, 1000));
+                let left = tokio::time::timeout(Duration::ZERO, listing).await;
+                drop(left);
+            }
+        }
+        let is_idle = || node.shards.iter().all(|shard| shard.stats().in_flight_bytes == 0);
+        while !is_idle() {
+            tokio::task::yield_now().await;
+        }
+        let listed = node.shards[1].list("demo", "", None, 1000).await.expect("lists");
+        assert_eq!(listed.streams.len(), keys.len());
+    });
+}
+
+#[test]
 fn a_write_error_leaves_the_outcome_unknown_and_then_refuses() {
     run(async {
         let key = key("s");

@@ -19,12 +19,14 @@ pub(crate) enum Mail {
     Advanced(Advance),
     /// Nobody here watches this stream any longer; `answered` is your last answer to a watch of it that I have seen.
     Unwatch { origin: ShardId, incarnation: Incarnation, answered: u64 },
+    /// The client of this call of mine has left: what you do for it is of no use any more.
+    Cancel { origin: ShardId, call: CallId },
     /// How are you?
     Stats(oneshot::Sender<ShardStats>),
 }
 
 /// Names a call to whoever answers it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct CallId {
     pub(crate) place: u32,
     pub(crate) generation: u32,

@@ -130,6 +130,19 @@ pub(crate) enum Request {
 }
 
 impl Request {
+    /// Whether it changes nothing, takes long and so ends with its client.
+    pub(crate) fn ends_with_client(&self) -> bool {
+        matches!(self, Request::List { .. } | Request::Summary { .. } | Request::Read { .. })
+    }
+
+    /// Bytes that it holds besides itself until its task ends.
+    pub(crate) fn body_bytes(&self) -> usize {
+        match self {
+            Request::ModulePut { wasm, .. } => wasm.len(),
+            _ => 0,
+        }
+    }
+
     /// The stream that it is about, if it is about one.
     pub(crate) fn key(&self) -> Option<&StreamKey> {
         match self {

@@ -20,7 +20,7 @@ use weir_wasm::{Caller, FoldId, GuestBatch, GuestError, InstanceKey, Snapshot, T
 
 use crate::core::Core;
 use crate::message::ShardError;
-use crate::modules::folds::{Fold, Kept, SLICE_RECORDS_MAX, State, Stop, is_lost};
+use crate::modules::folds::{Fold, Held, Kept, SLICE_RECORDS_MAX, State, Stop, is_lost};
 use crate::read::records::RecordBatch;
 
 /// Stored bytes that a fold takes at once.
@@ -104,27 +104,32 @@ impl CatchUp<'_> {
             let _page = self.shard.guests.pages.acquire().await;
             let read = self.read(position, until).await?;
             let Some(records) = read.records.clone() else { return Ok(()) };
+            // Whoever leaves now does not hear whether the records were taken.
+            self.fold.state = State::Cold;
+            let held = Held::new(self.fold.lane.clone(), open);
             match self.fold.lane.fold_apply(open, records).await {
                 Ok(cpu) => {
-                    self.fold.state = State::Warm { open, position: read.end };
+                    held.put_back(self.fold, read.end);
                     self.taken(cpu);
                     if self.fold.is_due(self.folded) {
                         self.keep(open, read.end).await;
                     }
                 }
-                Err(GuestError::Trapped { reason: TrapReason::TimedOut, .. }) if self.fold.slice_records > 1 => {
-                    // Too much at once says nothing of any record.
-                    self.fold.slice_records = (read.count() / 2).max(1);
-                    self.fold.lose();
+                Err(error @ (GuestError::Busy | GuestError::Suspended { .. } | GuestError::NotReady)) => {
+                    held.put_back(self.fold, position);
+                    return Err(Ended::Refused(error.into()));
                 }
-                Err(error) if is_lost(&error) || matches!(error, GuestError::Refused(_)) => {
-                    self.fold.lose();
-                    if matches!(error, GuestError::FoldLost | GuestError::Stopped | GuestError::OutOfBudget) {
-                        return Err(Ended::Lost(error));
-                    }
+                Err(error @ (GuestError::FoldLost | GuestError::Stopped | GuestError::OutOfBudget)) => {
+                    return Err(Ended::Lost(error));
+                }
+                Err(GuestError::Trapped { reason: TrapReason::TimedOut, .. }) if read.count() > 1 => {
+                    // Too much at once says nothing of any record.
+                    self.fold.slice_records = read.count() / 2;
+                }
+                Err(_) => {
+                    drop(held);
                     self.hunt(position, read).await?;
                 }
-                Err(error) => return Err(Ended::Refused(error.into())),
             }
         }
     }
@@ -176,7 +181,7 @@ impl CatchUp<'_> {
     async fn keep(&mut self, open: FoldId, position: u64) {
         match self.fold.lane.fold_snapshot(open).await {
             Ok((snapshot, cost)) => {
-                self.fold.kept = Some(Kept { position, snapshot, folded: Duration::ZERO, cost });
+                self.fold.kept = Some(Kept { cost, ..Kept::new(position, snapshot) });
             }
             Err(error) if is_lost(&error) && error != GuestError::OutOfBudget => self.fold.lose(),
             Err(_) => {}
@@ -189,35 +194,34 @@ impl CatchUp<'_> {
         while hunt.low < hunt.high {
             let middle = if hunt.is_single() { hunt.high } else { hunt.low + (hunt.high - hunt.low) / 2 };
             let slice = hunt.suspects.slice(hunt.low, middle);
-            match self.fold.lane.fold_apply(hunt.open, slice).await {
+            match self.fold.lane.fold_apply(hunt.open.id(), slice).await {
                 Ok(_) => {
                     hunt.low = middle;
-                    let kept = self.fold.lane.fold_snapshot(hunt.open).await;
-                    hunt.good = kept.map_err(Ended::Lost)?.0;
+                    hunt.good = self.fold.lane.fold_snapshot(hunt.open.id()).await.map_err(Ended::Lost)?.0;
                 }
                 Err(error @ (GuestError::Busy | GuestError::Suspended { .. })) => {
-                    self.fold.lane.fold_drop(hunt.open);
                     return Err(Ended::Refused(error.into()));
                 }
                 Err(error @ (GuestError::FoldLost | GuestError::Stopped | GuestError::OutOfBudget)) => {
                     return Err(Ended::Lost(error));
                 }
-                Err(error) => {
-                    self.fold.lane.fold_drop(hunt.open);
-                    if hunt.is_single() {
-                        return self.stop(&hunt, &error).await;
-                    }
+                Err(error) if hunt.is_single() => return self.stop(hunt, &error).await,
+                Err(_) => {
                     hunt.high = middle;
-                    hunt.open = self.open(Some(hunt.good.clone()), true).await?;
+                    hunt.open = self.open_alone(Some(hunt.good.clone())).await?;
                 }
             }
         }
         // All of them pass here: it was not theirs.
         let position = hunt.suspects.position(hunt.low);
-        self.fold.state = State::Warm { open: hunt.open, position };
-        let (folded, cost) = (Duration::ZERO, Duration::ZERO);
-        self.fold.kept = Some(Kept { position, snapshot: hunt.good, folded, cost });
+        self.fold.kept = Some(Kept::new(position, hunt.good));
+        hunt.open.put_back(self.fold, position);
         Ok(())
+    }
+
+    async fn open_alone(&self, snapshot: Option<Snapshot>) -> Result<Held, Ended> {
+        let open = self.open(snapshot, true).await?;
+        Ok(Held::new(self.fold.lane.clone(), open))
     }
 
     /// Brings a fold in an instance of its own to where the suspects begin.
@@ -226,38 +230,30 @@ impl CatchUp<'_> {
             Some(kept) => (kept.position, Some(kept.snapshot.clone())),
             None => (0, None),
         };
-        let open = self.open(snapshot, true).await?;
+        let open = self.open_alone(snapshot).await?;
         while at < position {
             let read = self.read(at, position).await?;
             let Some(records) = read.records.clone() else { break };
-            match self.fold.lane.fold_apply(open, records).await {
-                Ok(cpu) => self.taken(cpu),
-                Err(error) => {
-                    self.fold.lane.fold_drop(open);
-                    return Err(Ended::Lost(error));
-                }
-            }
+            let cpu = self.fold.lane.fold_apply(open.id(), records).await.map_err(Ended::Lost)?;
+            self.taken(cpu);
             at = read.end;
         }
-        let good = self.fold.lane.fold_snapshot(open).await.map_err(Ended::Lost)?.0;
+        let good = self.fold.lane.fold_snapshot(open.id()).await.map_err(Ended::Lost)?.0;
         let high = suspects.count();
         Ok(Hunt { suspects, open, good, low: 0, high })
     }
 
     /// The fold stops before the record that was found, and is served from there.
-    async fn stop(&mut self, hunt: &Hunt, error: &GuestError) -> Result<(), Ended> {
+    async fn stop(&mut self, hunt: Hunt, error: &GuestError) -> Result<(), Ended> {
         let at = hunt.suspects.position(hunt.low);
-        let (folded, cost) = (Duration::ZERO, Duration::ZERO);
-        self.fold.kept = Some(Kept { position: at, snapshot: hunt.good.clone(), folded, cost });
+        self.fold.kept = Some(Kept::new(at, hunt.good));
         self.fold.stop =
             Some(Stop { at, reason: Arc::from(error.to_string()), epoch: self.epoch, since: Instant::now() });
         tracing::info!(
             stream = %self.key, binding = &*self.caller.binding, position = at, %error,
             "a summary has stopped: the record there ends the module"
         );
-        let open = self.open(Some(hunt.good.clone()), false).await?;
-        self.fold.state = State::Warm { open, position: at };
-        Ok(())
+        self.warm().await.map(|_| ())
     }
 }
 
@@ -265,7 +261,7 @@ impl CatchUp<'_> {
 struct Hunt {
     suspects: RecordBatch,
     /// The fold, alone in its instance, of all records before `low`.
-    open: FoldId,
+    open: Held,
     /// Its state there.
     good: Snapshot,
     low: usize,

@@ -71,6 +71,37 @@ pub(super) enum State {
     Cold,
 }
 
+/// A fold on the lane that is dropped there unless it is put back: so is one whose user leaves while the lane works on it.
+pub(super) struct Held {
+    lane: Lane,
+    open: Option<FoldId>,
+}
+
+impl Held {
+    pub(super) fn new(lane: Lane, open: FoldId) -> Held {
+        Held { lane, open: Some(open) }
+    }
+
+    pub(super) fn id(&self) -> FoldId {
+        self.open.expect("it is held until it is put back")
+    }
+
+    /// It is the state of `fold`, of all records before `position`.
+    pub(super) fn put_back(mut self, fold: &mut Fold, position: u64) {
+        let open = self.open.take().expect("it is held until it is put back");
+        fold.lose();
+        fold.state = State::Warm { open, position };
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(open) = self.open.take() {
+            self.lane.fold_drop(open);
+        }
+    }
+}
+
 /// A snapshot of all records before `position`.
 #[derive(Clone)]
 pub(super) struct Kept {
@@ -79,6 +110,12 @@ pub(super) struct Kept {
     /// CPU time that was folded since, and what the snapshot itself cost.
     pub(super) folded: Duration,
     pub(super) cost: Duration,
+}
+
+impl Kept {
+    pub(super) fn new(position: u64, snapshot: Snapshot) -> Kept {
+        Kept { position, snapshot, folded: Duration::ZERO, cost: Duration::ZERO }
+    }
 }
 
 /// Why a fold does not go on.

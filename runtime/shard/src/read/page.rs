@@ -117,23 +117,25 @@ impl Core {
             return self.respond(origin, call, Err(ShardError::Limit(Limit::Reads)));
         };
         if plan.stretches.iter().all(|stretch| matches!(stretch.source, Source::Memory(_))) {
-            return self.finish_read(origin, call, plan.into_page(claim));
+            return self.respond(origin, call, self.count_page(plan.into_page(claim)));
         }
-        let reader = group.wal.reader();
-        let shard = self.clone();
-        self.spawn_request(async move {
+        let counted = match self.count_in_flight(0) {
+            Ok(counted) => counted,
+            Err(error) => return self.respond(origin, call, Err(error)),
+        };
+        let (reader, core) = (group.wal.reader(), self.clone());
+        self.work(origin, call, async move {
+            let _counted = counted;
             let read = tokio::task::spawn_blocking(move || plan.load(&reader)?.into_page(claim));
-            let page = read.await.unwrap_or(Err(ShardError::Unavailable));
-            shard.finish_read(origin, call, page);
+            core.count_page(read.await.unwrap_or(Err(ShardError::Unavailable)))
         });
     }
 
-    fn finish_read(&self, origin: ShardId, call: CallId, page: Result<Page, ShardError>) {
-        if let Ok(page) = &page {
+    fn count_page(&self, page: Result<Page, ShardError>) -> Response {
+        page.map(|page| {
             self.stats.count_read(page.next.position - page.start.position);
-        }
-        let response: Response = page.map(|page| Answer::Page(Box::new(page)));
-        self.respond(origin, call, response);
+            Answer::Page(Box::new(page))
+        })
     }
 
     pub(crate) fn plan(
