@@ -83,7 +83,8 @@ fn a_read_waits_for_the_offset_it_asks_for() {
     let (position, lineage) = tail.split_once('_').expect("a token");
     let position: u64 = position.parse().expect("a number");
     let next = format!("{:020}_{lineage}", 2 * position);
-    let _ = client.send(summary("/demo/s", &format!("totals&offset={next}"))).expect(204);
+    let nothing = client.send(summary("/demo/s", &format!("totals&offset={next}"))).expect(204);
+    assert_eq!(nothing.next_offset(), tail, "a wait in vain says how far the summary is");
     let waiting = std::thread::scope(|scope| {
         let waiting = scope.spawn(|| {
             let mut client = server.client();

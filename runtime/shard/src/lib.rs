@@ -42,6 +42,7 @@ pub use mailbox::{Address, Mailbox, mesh};
 pub use message::{
     AppendRequest, BindingRequest, Body, BucketSummary, CreateRequest, Limit, ListCursor, ListedStream, Listing,
     LongPoll, ModuleState, ModuleSummary, Page, Producer, ShardError, ShardStats, SummaryQuery, SummaryView,
+    SummaryWait,
 };
 pub use modules::summary::SummaryFollower;
 pub use seams::{Builtin, Clock, Entropy, Seams, in_turns};

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use http::header::{CACHE_CONTROL, IF_NONE_MATCH};
 use http::request::Parts;
 use http::{HeaderMap, Response, StatusCode};
-use weir_shard::{SummaryFollower, SummaryView};
+use weir_shard::{SummaryFollower, SummaryView, SummaryWait};
 use weir_types::StreamKey;
 
 use crate::context::Context;
@@ -37,9 +37,10 @@ pub(crate) async fn get(
         () = context.stopped() => return Err(Problem::new(ErrorCode::Unavailable, "the server is stopping")),
     };
     match view {
-        Some(view) => Ok(render::view(view, head.headers.get(IF_NONE_MATCH))),
-        None => {
+        SummaryWait::View(view) => Ok(render::view(view, head.headers.get(IF_NONE_MATCH))),
+        SummaryWait::Nothing { next, closed } => {
             let mut response = render::empty(StatusCode::NO_CONTENT);
+            render::position(response.headers_mut(), next, closed);
             response.headers_mut().insert(CACHE_CONTROL, NO_STORE.clone());
             Ok(response)
         }

@@ -44,6 +44,20 @@ pub enum LongPoll {
     },
 }
 
+/// How a wait for a summary ended.
+#[derive(Clone, Debug)]
+pub enum SummaryWait {
+    /// The view is of the records asked for.
+    View(SummaryView),
+    /// There is none yet: time ran out, or the stream has ended before.
+    Nothing {
+        /// The last view was of all records before this offset.
+        next: Offset,
+        /// Whether the stream is closed there.
+        closed: bool,
+    },
+}
+
 /// A page of a bucket's listing.
 #[derive(Clone, Debug)]
 pub struct Listing {

@@ -9,7 +9,9 @@ mod request;
 mod stats;
 
 pub(crate) use answer::{Answer, Response};
-pub use answer::{BucketSummary, ListedStream, Listing, LongPoll, ModuleState, ModuleSummary, Page, SummaryView};
+pub use answer::{
+    BucketSummary, ListedStream, Listing, LongPoll, ModuleState, ModuleSummary, Page, SummaryView, SummaryWait,
+};
 pub use body::Body;
 pub use error::ShardError;
 pub use limit::Limit;

@@ -14,7 +14,7 @@ use weir_wasm::GuestError;
 use crate::budget;
 use crate::core::{Core, Shard};
 use crate::live::subscription::{Change, Subscription};
-use crate::message::{Answer, Limit, Request, Response, ShardError, SummaryQuery, SummaryView};
+use crate::message::{Answer, Limit, Request, Response, ShardError, SummaryQuery, SummaryView, SummaryWait};
 use crate::modules::folds::Recipe;
 
 /// A follower gets at most one view in this time.
@@ -34,8 +34,8 @@ pub struct SummaryFollower {
 }
 
 impl Shard {
-    /// Reads a summary that is of at least the records before `at_least`; `None` when the stream does not get there
-    /// within `timeout`.
+    /// Reads a summary that is of at least the records before `at_least`; nothing but how far it is when the stream does
+    /// not get there within `timeout`.
     ///
     /// # Errors
     /// [`Refusal::NotFound`] and [`Refusal::BindingNotFound`]; [`Refusal::OffsetGone`]; [`ShardError::SummaryFailed`] when
@@ -47,7 +47,7 @@ impl Shard {
         query: SummaryQuery,
         at_least: ReadFrom,
         timeout: Duration,
-    ) -> Result<Option<SummaryView>, ShardError> {
+    ) -> Result<SummaryWait, ShardError> {
         let view = self.view(&key, &query).await?;
         let position = match at_least {
             ReadFrom::At(offset) if offset.lineage != view.next.lineage => return Err(Refusal::OffsetGone.into()),
@@ -55,8 +55,9 @@ impl Shard {
             ReadFrom::Start | ReadFrom::Now => 0,
         };
         if view.next.position >= position {
-            return Ok(Some(view));
+            return Ok(SummaryWait::View(view));
         }
+        let (mut next, mut closed) = (view.next, view.closed);
         let waiting = async {
             let mut follower = self.follow_view(key, query, view).await?;
             while let Some(view) = follower.next().await {
@@ -66,10 +67,12 @@ impl Shard {
                 if let Some(reason) = view.failed {
                     return Err(ShardError::SummaryFailed { at: view.next, reason });
                 }
+                (next, closed) = (view.next, view.closed);
             }
             Ok(None)
         };
-        tokio::time::timeout(timeout, waiting).await.unwrap_or(Ok(None))
+        let view = tokio::time::timeout(timeout, waiting).await.unwrap_or(Ok(None))?;
+        Ok(view.map_or(SummaryWait::Nothing { next, closed }, SummaryWait::View))
     }
 
     /// Follows a summary: its state now, and after every change that the reader keeps up with.

@@ -5,5 +5,6 @@ mod compile;
 mod contained;
 mod folds;
 mod inspect;
+mod shared;
 mod support;
 mod validators;
