@@ -1,10 +1,11 @@
 //! Guests that misbehave: what they do is an error of their own stream, and of no other.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
-use serde_json::json;
-use weir_testkit::{Request, Server};
+use serde_json::{Value, json};
+use weir_testkit::{Events, Request, Server};
 
 use crate::{bind, create, in_memory, post, read, read_messages, summary, upload_guest};
 
@@ -117,6 +118,14 @@ fn a_summary_that_fails_is_served_up_to_the_record_and_says_so() {
                 assert!(error.contains(words), "{words}: {error}");
             }
         });
+        // Who follows it hears why it does not go on.
+        let (mut events, _) =
+            Events::open(server.address(), &summary("/demo/s/1", "sum&live=sse")).expect("an event stream");
+        let kinds: Vec<_> = (0..3).map(|_| events.next_event().expect("it holds").expect("an event")).collect();
+        assert_eq!(kinds.iter().map(|event| &*event.kind).collect::<Vec<_>>(), ["summary", "control", "failed"]);
+        let document: Value = serde_json::from_str(&kinds[2].data).expect("JSON");
+        assert_eq!(document["code"], "summary_failed");
+        assert!(document["detail"].as_str().expect("a sentence").contains(words), "{words}: {document}");
         let beyond = client.send(summary("/demo/s/1", &format!("sum&offset={}", offsets[5]))).expect(500);
         assert_eq!(beyond.code(), "summary_failed");
         assert!(beyond.text().contains(&offsets[taken]), "{}", beyond.text());
@@ -124,6 +133,37 @@ fn a_summary_that_fails_is_served_up_to_the_record_and_says_so() {
         let _ = client.send(post("/demo/s/1", 5)).expect(204);
         assert_eq!(read(&mut client, "/demo/s/1"), "[0,1,2,3,4,5]");
     }
+}
+
+#[test]
+fn a_validator_that_fails_again_and_again_is_suspended_and_others_go_on() {
+    let server = in_memory().start();
+    let mut client = server.client();
+    let _ = upload_guest(&mut client, "never_returns");
+    let _ = client.send(bind("bad", "never-returns", "validator", "bad/**")).expect(201);
+    create(&mut client, "/demo/bad/1", "application/json");
+    let _ = upload_guest(&mut client, "accepts_all");
+    let _ = client.send(bind("good", "accepts-all", "validator", "good/**")).expect(201);
+    create(&mut client, "/demo/good/1", "application/json");
+    let done = AtomicBool::new(false);
+    let codes = thread::scope(|scope| {
+        let hostile = scope.spawn(|| {
+            let (mut client, mut codes) = (server.client(), BTreeSet::new());
+            while !(done.load(Relaxed) && codes.contains("module_suspended")) {
+                codes.insert(client.send(post("/demo/bad/1", 1)).code());
+            }
+            codes
+        });
+        for n in 0..200 {
+            let _ = client.send(post("/demo/good/1", n)).expect(204);
+        }
+        done.store(true, Relaxed);
+        hostile.join().expect("a client")
+    });
+    assert!(codes.contains("module_trapped"), "{codes:?}");
+    assert_eq!(read_messages::<usize>(&mut client, "/demo/good/1"), (0..200).collect::<Vec<_>>());
+    assert!(weir_testkit::metric(&server, "weir_guest_suspensions_total") >= 1.0);
+    assert_eq!(read(&mut client, "/demo/bad/1"), "[]");
 }
 
 #[test]

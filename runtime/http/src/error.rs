@@ -315,14 +315,18 @@ impl Problem {
         &self.detail
     }
 
-    /// The response, with whatever kind of body.
-    pub(crate) fn into_response<B: From<Bytes>>(self) -> Response<B> {
+    /// The document, in JSON.
+    pub(crate) fn document(&self) -> Bytes {
         let (status, code, title) = self.code.row();
         let r#type = format!("urn:weir:error:{code}");
         let document =
             Document { r#type, title, status, detail: &self.detail, code, rejection: self.rejection.as_deref() };
-        let body = serde_json::to_vec(&document).expect("strings and numbers are JSON");
-        let mut response = Response::new(B::from(Bytes::from(body)));
+        Bytes::from(serde_json::to_vec(&document).expect("strings and numbers are JSON"))
+    }
+
+    /// The response, with whatever kind of body.
+    pub(crate) fn into_response<B: From<Bytes>>(self) -> Response<B> {
+        let mut response = Response::new(B::from(self.document()));
         *response.status_mut() = self.code.status();
         let headers = response.headers_mut();
         headers.extend(self.facts);

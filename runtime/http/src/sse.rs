@@ -91,6 +91,11 @@ pub(crate) fn view(encoding: Encoding, body: Bytes, next: Offset) -> Bytes {
     chunk(event(b"summary", encoding, &[body], next))
 }
 
+/// The event that says why a summary does not go on, with a problem document, after what is known before `next`.
+pub(crate) fn failed(document: &Bytes, next: Offset) -> Bytes {
+    chunk(event(b"failed", Encoding::Text, std::slice::from_ref(document), next))
+}
+
 /// An empty frame with room for `bytes`.
 fn frame(bytes: usize) -> Vec<u8> {
     let mut frame = Vec::with_capacity(CHUNK_HEAD_BYTES + bytes + CHUNK_END.len());

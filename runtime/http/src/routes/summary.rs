@@ -7,8 +7,8 @@ use std::rc::Rc;
 use http::header::{CACHE_CONTROL, IF_NONE_MATCH};
 use http::request::Parts;
 use http::{HeaderMap, Response, StatusCode};
-use weir_shard::{SummaryFollower, SummaryView, SummaryWait};
-use weir_types::StreamKey;
+use weir_shard::{ShardError, SummaryFollower, SummaryView, SummaryWait};
+use weir_types::{Offset, StreamKey};
 
 use crate::context::Context;
 use crate::error::{ErrorCode, Problem};
@@ -55,7 +55,7 @@ async fn follow(
 ) -> Result<Response<Payload>, Problem> {
     let seen = last_event_id(&head.headers)?;
     let mut follower = context.shard().follow_summary(key, read.query).await?;
-    let first = follower.next().await.expect("a follower begins with a view");
+    let first = follower.next().await.expect("a follower begins with a view")?;
     if first.closed && seen == Some(first.next) {
         return Ok(finished(first.next));
     }
@@ -63,7 +63,7 @@ async fn follow(
     let encoding = Encoding::of_document(&first.content_type);
     let mut failure = HeaderMap::new();
     render::failure(&mut failure, &first);
-    let views = Views { first: Some(first), follower, encoding };
+    let views = Views { next: first.next, first: Some(first), follower, encoding };
     let mut response = Session::new(context, read.cursor).response(head.version, encoding, views);
     response.headers_mut().extend(failure);
     Ok(response)
@@ -72,26 +72,40 @@ async fn follow(
 /// What a fold says, as events.
 struct Views {
     first: Option<SummaryView>,
+    /// The last view is of all records before this offset.
+    next: Offset,
     follower: SummaryFollower,
     encoding: Encoding,
 }
 
 impl Source for Views {
-    type Event = Option<SummaryView>;
+    type Event = Option<Result<SummaryView, ShardError>>;
 
-    async fn next(&mut self) -> Option<SummaryView> {
+    async fn next(&mut self) -> Self::Event {
         match self.first.take() {
-            Some(first) => Some(first),
+            Some(first) => Some(Ok(first)),
             None => self.follower.next().await,
         }
     }
 
-    fn send(&mut self, session: &mut Session, view: Option<SummaryView>) -> bool {
-        let Some(view) = view else { return true };
+    fn send(&mut self, session: &mut Session, event: Self::Event) -> bool {
+        let Some(event) = event else { return true };
+        let view = match event {
+            Ok(view) => view,
+            Err(error) => {
+                session.put(sse::failed(&Problem::from(error).document(), self.next));
+                return true;
+            }
+        };
         let (next, closed) = (view.next, view.closed);
+        self.next = next;
         session.put(sse::view(self.encoding, view.body, next));
         // A fold that has stopped is of all that it will ever be of, but not of all there is.
         session.control(Control { next, up_to_date: view.failed.is_none(), closed });
+        if let Some(reason) = view.failed {
+            let stopped = Problem::from(ShardError::SummaryFailed { at: next, reason });
+            session.put(sse::failed(&stopped.document(), next));
+        }
         closed
     }
 }

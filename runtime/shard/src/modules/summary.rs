@@ -61,6 +61,7 @@ impl Shard {
         let waiting = async {
             let mut follower = self.follow_view(key, query, view).await?;
             while let Some(view) = follower.next().await {
+                let view = view?;
                 if view.next.position >= position {
                     return Ok(Some(view));
                 }
@@ -105,9 +106,12 @@ impl Shard {
 }
 
 impl SummaryFollower {
-    /// The next view; waits for it. `None` is the end: after the last view of a closed stream or a failed fold, when the
-    /// stream or the binding is gone, and when the fold cannot be asked any more.
-    pub async fn next(&mut self) -> Option<SummaryView> {
+    /// The next view; waits for it. `None` is the end: after the last view of a closed stream or a failed fold, after an
+    /// error, and when the stream is gone.
+    ///
+    /// # Errors
+    /// As for [`Shard::summary`], when the fold cannot be asked any more.
+    pub async fn next(&mut self) -> Option<Result<SummaryView, ShardError>> {
         if self.ended {
             return None;
         }
@@ -124,16 +128,15 @@ impl SummaryFollower {
                 match self.shard.view(&self.key, &self.query).await {
                     Ok(view) => view,
                     Err(error) => {
-                        tracing::debug!(%error, "a followed summary ended");
                         self.ended = true;
-                        return None;
+                        return Some(Err(error));
                     }
                 }
             }
         };
         self.subscription.skip_to(view.next.position);
         self.ended = view.closed || view.failed.is_some();
-        Some(view)
+        Some(Ok(view))
     }
 }
 
