@@ -98,6 +98,12 @@ async fn serve_http1(service: Service, context: Rc<Context>, io: Io) -> Ended {
     });
     if let Some(live) = live.await? {
         let io = served.into_parts().io.into_inner();
+        // hyper promises a whole head only when its connection has ended. That it is written is read off its source, which is
+        // why its version is pinned; should it ever not be, the client gets no half of a response.
+        if !io.has_head() {
+            tracing::error!("the head of a live response was not written whole");
+            return Err("the head of a live response was not written whole".into());
+        }
         live.send(io).await?;
     }
     Ok(())

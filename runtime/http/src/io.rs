@@ -57,6 +57,8 @@ pub(crate) struct Io {
     ticker: Option<Alarm>,
     ticks: Ticks,
     blocked_write: Option<Alarm>,
+    /// The last bytes that the socket took since a live read began: the end of its response's head.
+    head_end: Option<[u8; 4]>,
 }
 
 #[derive(Default)]
@@ -74,7 +76,7 @@ impl Io {
     /// Reads `prefix` first, then `stream`.
     pub(crate) fn new(stream: TcpStream, prefix: Bytes, activity: Rc<Activity>, stalls: Stalls) -> Io {
         let ticks = Ticks::default();
-        Io { stream, prefix, activity, stalls, ticker: None, ticks, blocked_write: None }
+        Io { stream, prefix, activity, stalls, ticker: None, ticks, blocked_write: None, head_end: None }
     }
 
     fn note_read(&self) {
@@ -97,11 +99,27 @@ impl Io {
     }
 
     /// Prepares the socket for a live reader, when one has begun.
-    fn set_live(&self) {
+    fn set_live(&mut self) {
         if self.activity.live_begun.take() {
+            self.head_end = Some([0; 4]);
             // Without it the reader is fed longer than it should be, and nothing else.
             #[cfg(target_os = "linux")]
             let _ = socket2::SockRef::from(&self.stream).set_tcp_notsent_lowat(LIVE_UNSENT_BYTES);
+        }
+    }
+
+    /// Whether the head of the live response was taken whole, and nothing after it.
+    pub(crate) fn has_head(&self) -> bool {
+        self.head_end == Some(*b"\r\n\r\n")
+    }
+
+    /// Notes the end of what the socket took of `bytes`.
+    fn note_taken(&mut self, bytes: &[u8]) {
+        if let Some(end) = &mut self.head_end {
+            let last = &bytes[bytes.len().saturating_sub(end.len())..];
+            end.rotate_left(last.len());
+            let kept = end.len() - last.len();
+            end[kept..].copy_from_slice(last);
         }
     }
 
@@ -181,6 +199,9 @@ impl AsyncWrite for Io {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.set_live();
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        if let Poll::Ready(Ok(bytes)) = &written {
+            self.note_taken(&buf[..*bytes]);
+        }
         self.note_write(written, cx)
     }
 
@@ -196,6 +217,14 @@ impl AsyncWrite for Io {
         if bytes > TOGETHER_BYTES_MAX {
             self.set_live();
             let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+            if let Poll::Ready(Ok(bytes)) = &written {
+                let mut left = *bytes;
+                for buf in bufs {
+                    let taken = left.min(buf.len());
+                    self.note_taken(&buf[..taken]);
+                    left -= taken;
+                }
+            }
             return self.note_write(written, cx);
         }
         let mut together = [0; TOGETHER_BYTES_MAX];
