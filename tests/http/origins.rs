@@ -20,7 +20,7 @@ fn pages_may_use_streams_and_not_what_operators_do() {
         from_a_page(asked)
     };
     assert_eq!(allowed(&client.send(preflight("/demo/s")).expect(204)), Some("*"));
-    for target in ["/demo/-/modules/m", "/demo/-/bindings/b", "/demo/-/streams", "/-/buckets"] {
+    for target in ["/demo/-/modules/m", "/demo/-/bindings/b", "/demo/-/streams", "/-/buckets", "/demo"] {
         assert_eq!(allowed(&client.send(preflight(target)).expect(204)), None, "{target}");
         assert_eq!(allowed(&client.send(from_a_page(Request::get(target)))), None, "{target}");
     }

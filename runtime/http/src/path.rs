@@ -65,11 +65,13 @@ fn decode(path: &str) -> Result<Cow<'_, str>, Problem> {
     percent_decode_str(path).decode_utf8().map_err(|_| malformed("the path is not UTF-8"))
 }
 
-/// Whether what is at `path` is an operator's business: modules, bindings, lists.
+/// Whether what is at `path` is an operator's business: buckets, modules, bindings, lists.
 pub(crate) fn is_operators(path: &str) -> bool {
     let below_root = path.strip_prefix('/').unwrap_or(path);
-    let below_bucket = cut_at_slash(below_root).map_or("", |(_, below)| below);
-    below_root.starts_with("-/") || below_bucket.starts_with("-/")
+    match cut_at_slash(below_root) {
+        Some((first, below)) => first == "-" || below.starts_with("-/"),
+        None => !below_root.is_empty(),
+    }
 }
 
 /// A request's own address, absolute where the client said how it calls the server.
