@@ -22,9 +22,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::block::{BLOCK_BYTES, zero_block};
+use crate::block::{BLOCK_BYTES, Unsealed, seal, unseal};
 use crate::disk::{Disk, DiskFile, PARTIAL_SUFFIX};
 use crate::error::WalError;
+use crate::writer::DurableWrite;
 
 /// The file's name.
 pub(crate) const MARK_FILE: &str = "mark";
@@ -33,8 +34,6 @@ pub const MARK_BYTES: u64 = 2 * BLOCK_BYTES as u64;
 
 /// The first bytes of every block; the last of them is the format's version.
 const MAGIC: [u8; 8] = *b"WEIRMRK\x01";
-/// Bytes of a block that its checksum, the four after them, covers.
-const CHECKED_BYTES: usize = 32;
 
 /// What the mark says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,32 +56,20 @@ enum Parsed {
 
 impl Mark {
     fn to_block(self) -> Bytes {
-        let mut block = zero_block();
-        block[0..8].copy_from_slice(&MAGIC);
-        block[8..16].copy_from_slice(&self.log_id.to_le_bytes());
-        block[16..24].copy_from_slice(&u64::from(self.segment).to_le_bytes());
-        block[24..32].copy_from_slice(&self.seq.to_le_bytes());
-        let crc = crc32c::crc32c(&block[..CHECKED_BYTES]);
-        block[CHECKED_BYTES..CHECKED_BYTES + 4].copy_from_slice(&crc.to_le_bytes());
-        block.freeze()
+        seal(MAGIC, [self.log_id, self.segment.into(), self.seq])
     }
 
     fn parse(block: &[u8]) -> Parsed {
-        assert_eq!(block.len(), BLOCK_BYTES, "a mark is a block");
         if block.iter().all(|&byte| byte == 0) {
             return Parsed::Zeros;
         }
-        let field = |at: usize| u64::from_le_bytes(*block[at..].first_chunk().expect("within the block"));
-        let crc = crc32c::crc32c(&block[..CHECKED_BYTES]).to_le_bytes();
-        if block[..7] != MAGIC[..7] || block[CHECKED_BYTES..CHECKED_BYTES + 4] != crc {
-            return Parsed::Nothing;
-        }
-        if block[7] != MAGIC[7] {
-            return Parsed::OtherVersion(block[7]);
-        }
-        match u32::try_from(field(16)) {
-            Ok(segment) => Parsed::Mark(Mark { log_id: field(8), segment, seq: field(24) }),
-            Err(_) => Parsed::Nothing,
+        match unseal(MAGIC, block) {
+            Unsealed::Numbers([log_id, segment, seq]) => match segment.try_into() {
+                Ok(segment) => Parsed::Mark(Mark { log_id, segment, seq }),
+                Err(_) => Parsed::Nothing,
+            },
+            Unsealed::OtherVersion(version) => Parsed::OtherVersion(version),
+            Unsealed::Nothing => Parsed::Nothing,
         }
     }
 
@@ -124,13 +111,6 @@ pub(crate) struct MarkFile {
     file: Arc<dyn DiskFile>,
     /// Which block is written next.
     next: u64,
-}
-
-/// A mark on its way to disk.
-pub(crate) struct MarkWrite {
-    pub(crate) file: Arc<dyn DiskFile>,
-    pub(crate) position: u64,
-    pub(crate) block: Bytes,
 }
 
 impl MarkFile {
@@ -180,24 +160,24 @@ impl MarkFile {
     }
 
     /// The next write: it replaces the older of the two blocks.
-    pub(crate) fn write(&mut self, mark: Mark) -> MarkWrite {
+    pub(crate) fn write(&mut self, mark: Mark) -> DurableWrite {
         let position = self.next * BLOCK_BYTES as u64;
         assert!(position < MARK_BYTES, "there are two blocks");
         self.next = 1 - self.next;
-        MarkWrite { file: self.file.clone(), position, block: mark.to_block() }
+        DurableWrite { file: self.file.clone(), position, parts: vec![mark.to_block()] }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::IoSlice;
-
     use super::*;
     use crate::disk::memory::MemoryDisk;
 
+    /// The magic, three numbers and the checksum.
+    const SEALED_BYTES: usize = 36;
+
     fn write(file: &mut MarkFile, mark: Mark) {
-        let write = file.write(mark);
-        write.file.write_durable(write.position, &[IoSlice::new(&write.block)]).expect("a good disk");
+        file.write(mark).carry_out().expect("a good disk");
     }
 
     #[test]
@@ -235,7 +215,7 @@ mod tests {
         let (mut file, _) = MarkFile::require(&disk).expect("formed");
         write(&mut file, Mark { log_id: 7, segment: 1, seq: 1 });
         for block in [0, BLOCK_BYTES] {
-            for bit in 0..(CHECKED_BYTES + 4) * 8 {
+            for bit in 0..SEALED_BYTES * 8 {
                 let byte = block + bit / 8;
                 let flip = || disk.file(MARK_FILE).expect("there").content()[byte] ^= 1 << (bit % 8);
                 flip();

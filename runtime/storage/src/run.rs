@@ -17,7 +17,7 @@ use crate::mark::{MARK_FILE, MarkFile};
 use crate::queue::Closed;
 use crate::segment::SegmentFile;
 use crate::wal::{Parts, Wal};
-use crate::writer::{Job, UnitWrite, Writer};
+use crate::writer::{DurableWrite, Writer};
 
 /// How long the mark may lag behind what is durable.
 const MARK_EVERY: Duration = Duration::from_secs(1);
@@ -90,13 +90,14 @@ impl Wal {
     ) -> Result<(), Closed> {
         let parts = std::mem::take(&mut unit.parts);
         let dones = std::mem::take(&mut unit.dones);
-        assert!(!parts.is_empty(), "a unit has a frame");
-        let name = file.name.clone();
         let position = unit.position;
-        let written = writer.write(Job { unit: Some(UnitWrite { file, position, parts }), mark: None }).await;
+        let written = writer.write(DurableWrite { file: file.file.clone(), position, parts }).await;
+        if let Ok(took) = written {
+            writer.note_latency(took);
+        }
         self.note_write(writer);
         if let Err(error) = written {
-            let closed = failed(&name, position, &error);
+            let closed = failed(&file.name, position, &error);
             dones.into_iter().for_each(|done| done(Err(closed.error())));
             return Err(closed);
         }
@@ -116,10 +117,10 @@ impl Wal {
     async fn write_mark(&self, writer: &mut Writer, mark: &mut MarkFile, due: &mut Due) -> Result<(), Closed> {
         let write = mark.write(self.queue_mut().chain.mark());
         let position = write.position;
-        let written = writer.write(Job { unit: None, mark: Some(write) }).await;
+        let written = writer.write(write).await;
         self.note_write(writer);
         due.note_marked();
-        written.map_err(|error| failed(MARK_FILE, position, &error))
+        written.map(drop).map_err(|error| failed(MARK_FILE, position, &error))
     }
 
     fn note_write(&self, writer: &Writer) {

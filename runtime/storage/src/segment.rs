@@ -9,15 +9,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::block::{BLOCK_BYTES, zero_block};
+use crate::block::{Unsealed, seal, unseal};
 use crate::disk::DiskFile;
-
-const _: () = assert!(CHECKED_BYTES == 8 + 5 * 8, "the magic, and five numbers");
 
 /// The first bytes of every segment; the last of them is the format's version.
 const MAGIC: [u8; 8] = *b"WEIRSEG\x02";
-/// Bytes of the header that its checksum, the four after them, covers.
-const CHECKED_BYTES: usize = 48;
 
 /// What a segment's first block says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,37 +44,18 @@ impl SegmentHeader {
     /// The header block.
     pub(crate) fn to_block(self) -> Bytes {
         assert!(self.number > 0 && self.first_seq > 0, "segments and frames are numbered from 1");
-        let mut block = zero_block();
-        block[..8].copy_from_slice(&MAGIC);
-        let numbers = [u64::from(self.number), self.salt, self.first_seq, self.bytes, self.log_id];
-        for (field, number) in block[8..CHECKED_BYTES].chunks_exact_mut(8).zip(numbers) {
-            field.copy_from_slice(&number.to_le_bytes());
-        }
-        let crc = crc32c::crc32c(&block[..CHECKED_BYTES]);
-        block[CHECKED_BYTES..CHECKED_BYTES + 4].copy_from_slice(&crc.to_le_bytes());
-        block.freeze()
+        seal(MAGIC, [self.number.into(), self.salt, self.first_seq, self.bytes, self.log_id])
     }
 
     /// Reads a header block.
     pub(crate) fn parse(block: &[u8]) -> Parsed {
-        assert_eq!(block.len(), BLOCK_BYTES, "a header is a block");
-        let field = |at: usize| u64::from_le_bytes(*block[at..].first_chunk().expect("within the block"));
-        let crc = crc32c::crc32c(&block[..CHECKED_BYTES]).to_le_bytes();
-        if block[..7] != MAGIC[..7] || block[CHECKED_BYTES..CHECKED_BYTES + 4] != crc {
-            return Parsed::Nothing;
-        }
-        if block[7] != MAGIC[7] {
-            return Parsed::OtherVersion(block[7]);
-        }
-        match u32::try_from(field(8)) {
-            Ok(number) => Parsed::Header(SegmentHeader {
-                log_id: field(40),
-                number,
-                salt: field(16),
-                first_seq: field(24),
-                bytes: field(32),
-            }),
-            Err(_) => Parsed::Nothing,
+        match unseal(MAGIC, block) {
+            Unsealed::Numbers([number, salt, first_seq, bytes, log_id]) => match number.try_into() {
+                Ok(number) => Parsed::Header(SegmentHeader { log_id, number, salt, first_seq, bytes }),
+                Err(_) => Parsed::Nothing,
+            },
+            Unsealed::OtherVersion(version) => Parsed::OtherVersion(version),
+            Unsealed::Nothing => Parsed::Nothing,
         }
     }
 }

@@ -12,9 +12,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use crate::disk::DiskFile;
 use crate::entry::WriteMode;
-use crate::mark::MarkWrite;
-use crate::segment::SegmentFile;
 
 /// Writes that take longer than this, lately, go to a thread.
 const INLINE_MAX: Duration = Duration::from_micros(100);
@@ -24,39 +23,25 @@ const _: () = assert!(INLINE_AGAIN_MAX.as_nanos() < INLINE_MAX.as_nanos(), "ther
 /// A write's weight in the average.
 const LATENCY_WEIGHT: u32 = 8;
 
-/// A unit on its way to its segment.
-pub(crate) struct UnitWrite {
-    pub(crate) file: Arc<SegmentFile>,
+/// One durable write.
+pub(crate) struct DurableWrite {
+    pub(crate) file: Arc<dyn DiskFile>,
     pub(crate) position: u64,
     pub(crate) parts: Vec<Bytes>,
 }
 
-/// What is to be written, in this order.
-#[derive(Default)]
-pub(crate) struct Job {
-    pub(crate) unit: Option<UnitWrite>,
-    pub(crate) mark: Option<MarkWrite>,
-}
-
-impl Job {
-    /// Writes; returns how long the unit took.
-    fn carry_out(&self) -> io::Result<Option<Duration>> {
-        let mut took = None;
-        if let Some(UnitWrite { file, position, parts }) = &self.unit {
-            let slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
-            let begun = Instant::now();
-            file.file.write_durable(*position, &slices)?;
-            took = Some(begun.elapsed());
-        }
-        if let Some(MarkWrite { file, position, block }) = &self.mark {
-            file.write_durable(*position, &[IoSlice::new(block)])?;
-        }
-        Ok(took)
+impl DurableWrite {
+    /// Writes; returns how long that took.
+    pub(crate) fn carry_out(&self) -> io::Result<Duration> {
+        let slices: Vec<IoSlice<'_>> = self.parts.iter().map(|part| IoSlice::new(part)).collect();
+        let begun = Instant::now();
+        self.file.write_durable(self.position, &slices)?;
+        Ok(begun.elapsed())
     }
 }
 
-/// What became of a job.
-type Written = io::Result<Option<Duration>>;
+/// A write for the writing thread, and who waits for it.
+type Order = (DurableWrite, oneshot::Sender<io::Result<Duration>>);
 
 /// Where writes are done, and how long they take.
 pub(crate) struct Writer {
@@ -68,27 +53,27 @@ pub(crate) struct Writer {
 
 /// The writing thread; it ends when this is dropped.
 struct WriterThread {
-    jobs: Option<mpsc::Sender<(Job, oneshot::Sender<Written>)>>,
+    orders: Option<mpsc::Sender<Order>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl WriterThread {
     fn start() -> io::Result<WriterThread> {
-        let (jobs, received) = mpsc::channel::<(Job, oneshot::Sender<Written>)>();
-        let write = move || {
-            for (job, written) in received {
+        let (orders, received) = mpsc::channel::<Order>();
+        let work = move || {
+            for (write, written) in received {
                 // Nobody waits any more when the log is being dropped.
-                drop(written.send(job.carry_out()));
+                drop(written.send(write.carry_out()));
             }
         };
-        let thread = std::thread::Builder::new().name("wal-write".to_string()).spawn(write)?;
-        Ok(WriterThread { jobs: Some(jobs), thread: Some(thread) })
+        let thread = std::thread::Builder::new().name("wal-write".to_string()).spawn(work)?;
+        Ok(WriterThread { orders: Some(orders), thread: Some(thread) })
     }
 }
 
 impl Drop for WriterThread {
     fn drop(&mut self) {
-        self.jobs = None;
+        self.orders = None;
         if let Some(thread) = self.thread.take() {
             drop(thread.join());
         }
@@ -109,29 +94,25 @@ impl Writer {
         self.is_threaded
     }
 
-    /// Carries out a job, one at a time.
+    /// Writes, one at a time; returns how long that took.
     ///
     /// # Errors
     /// Any error leaves unknown what was written.
-    pub(crate) async fn write(&mut self, job: Job) -> io::Result<()> {
-        assert!(job.unit.is_some() || job.mark.is_some(), "there is something to write");
-        let written = match self.jobs() {
-            None => job.carry_out(),
-            Some(jobs) => {
+    pub(crate) async fn write(&mut self, write: DurableWrite) -> io::Result<Duration> {
+        assert!(!write.parts.is_empty(), "there is something to write");
+        match self.orders() {
+            None => write.carry_out(),
+            Some(orders) => {
                 let ended = || io::Error::other("the writing thread has ended");
                 let (written, waiting) = oneshot::channel();
-                jobs.send((job, written)).map_err(|_| ended())?;
+                orders.send((write, written)).map_err(|_| ended())?;
                 waiting.await.unwrap_or_else(|_| Err(ended()))
             }
-        };
-        if let Some(took) = written? {
-            self.note_latency(took);
         }
-        Ok(())
     }
 
     /// The writing thread's orders, when writes are its; it is started when it is first needed.
-    fn jobs(&mut self) -> Option<&mpsc::Sender<(Job, oneshot::Sender<Written>)>> {
+    fn orders(&mut self) -> Option<&mpsc::Sender<Order>> {
         if !self.is_threaded {
             return None;
         }
@@ -144,11 +125,11 @@ impl Writer {
                 }
             }
         }
-        self.thread.as_ref().and_then(|thread| thread.jobs.as_ref())
+        self.thread.as_ref().and_then(|thread| thread.orders.as_ref())
     }
 
-    /// Notes how long a write took. Only called with no write under way, so that the thread may change.
-    fn note_latency(&mut self, took: Duration) {
+    /// Notes how long a unit's write took. No write is under way then, so where they are done may change.
+    pub(crate) fn note_latency(&mut self, took: Duration) {
         let average = match self.latency {
             None => took,
             Some(latency) => (latency * (LATENCY_WEIGHT - 1) + took) / LATENCY_WEIGHT,
