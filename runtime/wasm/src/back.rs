@@ -12,7 +12,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -27,16 +27,13 @@ use crate::error::GuestError;
 use crate::host::Host;
 use crate::instance::{Ground, Instance, Lost};
 use crate::mail::{BackMail, FrontMail, Job};
+use crate::rounds::{IDLE_MAX, SWEEP_EVERY, Worker};
 use crate::standing::Standing;
 use crate::turns::Turns;
 use crate::voice::{Caller, Voice};
 
 /// Instances on the thread.
 const INSTANCES_MAX: usize = 256;
-/// How long an instance without folds may be idle.
-const IDLE_MAX: Duration = Duration::from_secs(300);
-/// How often idle instances are looked for.
-const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// What a binding may use in a round.
 const QUANTUM: Duration = Duration::from_millis(5);
 /// The part of an instance's folds that goes when its memory fills, and how many at most at once.
@@ -93,6 +90,55 @@ pub(crate) struct Back {
     swept: Instant,
 }
 
+impl Worker for Back {
+    type Mail = BackMail;
+
+    fn begin(&mut self) {
+        self.now = Instant::now();
+    }
+
+    fn take(&mut self, message: BackMail) -> bool {
+        match message {
+            BackMail::Job(job) => self.enqueue(job),
+            BackMail::Ended { instance, role, caller, error } => {
+                let voice = self.binding(&(instance.clone(), role)).voice.clone();
+                say_ended(&voice, &instance, &caller, &error);
+            }
+            BackMail::Retain { bucket, kept } => {
+                let is_unbound = |running: &Running| running.key.0.bucket == bucket && !kept.contains(&running.key);
+                let unbound: Vec<_> = self.running.iter().filter(|(_, r)| is_unbound(r)).map(|(&id, _)| id).collect();
+                unbound.into_iter().for_each(|id| self.discard(id));
+                self.bindings
+                    .retain(|key, binding| key.0.bucket != bucket || !binding.waiting.is_empty() || kept.contains(key));
+            }
+            BackMail::Stop => return false,
+        }
+        true
+    }
+
+    fn serve(&mut self) -> bool {
+        let Some((key, left)) = self.turns.next() else { return false };
+        let began = thread_cpu();
+        let mut used = Duration::ZERO;
+        while used < left {
+            let Some(job) = self.binding(&key).waiting.pop_front() else { break };
+            self.do_job(&key, job);
+            used = thread_cpu() - began;
+        }
+        self.counters.busy_ns.fetch_add(used.as_nanos() as u64, Relaxed);
+        self.counters.back_bytes.store(self.share.claimed() as u64, Relaxed);
+        let has_more = !self.binding(&key).waiting.is_empty();
+        self.turns.done(key, used, has_more);
+        self.sweep();
+        true
+    }
+
+    fn rest(&mut self) {
+        self.sweep();
+        self.counters.back_bytes.store(self.share.claimed() as u64, Relaxed);
+    }
+}
+
 impl Back {
     pub(crate) fn new(host: Host, counters: Arc<Counters>, front: Sender<FrontMail>) -> Back {
         let (share, now) = (host.share(), Instant::now());
@@ -109,56 +155,6 @@ impl Back {
             calls: 0,
             now,
             swept: now,
-        }
-    }
-
-    /// Serves its mail until it is stopped.
-    pub(crate) fn run(mut self, mail: &Receiver<BackMail>) {
-        let host = self.host.clone();
-        loop {
-            let first = match mail.recv_timeout(SWEEP_EVERY) {
-                Ok(BackMail::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-                Ok(first) => Some(first),
-                Err(RecvTimeoutError::Timeout) => None,
-            };
-            let mut is_stopped = false;
-            host.with_epochs(|| {
-                let mut next = first;
-                loop {
-                    self.now = Instant::now();
-                    while let Some(message) = next.take().or_else(|| mail.try_recv().ok()) {
-                        is_stopped |= matches!(message, BackMail::Stop);
-                        self.take(message);
-                    }
-                    if is_stopped || !self.serve_turn() {
-                        break;
-                    }
-                    self.sweep();
-                }
-            });
-            if is_stopped {
-                return;
-            }
-            self.sweep();
-            self.counters.back_bytes.store(self.share.claimed() as u64, Relaxed);
-        }
-    }
-
-    fn take(&mut self, message: BackMail) {
-        match message {
-            BackMail::Job(job) => self.enqueue(job),
-            BackMail::Ended { instance, role, caller, error } => {
-                let voice = self.binding(&(instance.clone(), role)).voice.clone();
-                say_ended(&voice, &instance, &caller, &error);
-            }
-            BackMail::Retain { bucket, kept } => {
-                let is_unbound = |running: &Running| running.key.0.bucket == bucket && !kept.contains(&running.key);
-                let unbound: Vec<_> = self.running.iter().filter(|(_, r)| is_unbound(r)).map(|(&id, _)| id).collect();
-                unbound.into_iter().for_each(|id| self.discard(id));
-                self.bindings
-                    .retain(|key, binding| key.0.bucket != bucket || !binding.waiting.is_empty() || kept.contains(key));
-            }
-            BackMail::Stop => {}
         }
     }
 
@@ -204,24 +200,7 @@ impl Back {
         self.bindings.get_mut(key).expect("it is there now")
     }
 
-    /// Lets one binding have its turn; whether there was one with work.
-    fn serve_turn(&mut self) -> bool {
-        let Some((key, left)) = self.turns.next() else { return false };
-        let began = thread_cpu();
-        let mut used = Duration::ZERO;
-        while used < left {
-            let Some(job) = self.binding(&key).waiting.pop_front() else { break };
-            self.serve(&key, job);
-            used = thread_cpu() - began;
-        }
-        self.counters.busy_ns.fetch_add(used.as_nanos() as u64, Relaxed);
-        self.counters.back_bytes.store(self.share.claimed() as u64, Relaxed);
-        let has_more = !self.binding(&key).waiting.is_empty();
-        self.turns.done(key, used, has_more);
-        true
-    }
-
-    fn serve(&mut self, key: &Key, job: Job) {
+    fn do_job(&mut self, key: &Key, job: Job) {
         // Whoever has gone away misses an answer, and nothing else: see the lane.
         match &job {
             Job::Validate(Validation { reply, .. }) if reply.is_closed() => return,
@@ -229,7 +208,10 @@ impl Back {
             _ => {}
         }
         self.calls += 1;
-        self.counters.calls.fetch_add(1, Relaxed);
+        // An instance for the front is counted when it is used.
+        if !matches!(job, Job::Start { .. }) {
+            self.counters.calls.fetch_add(1, Relaxed);
+        }
         let began = thread_cpu();
         match job {
             Job::Check { reply, .. } => {
@@ -237,8 +219,6 @@ impl Back {
                 let _ = reply.send(started);
             }
             Job::Start { instance, caller } => {
-                // Counted when it is used.
-                self.counters.calls.fetch_sub(1, Relaxed);
                 let started = self.find_or_start(key, &caller).map(|id| self.hand_over(id));
                 let _ = self.front.send(FrontMail::Started(instance, started));
             }
@@ -457,13 +437,7 @@ impl Back {
         if binding.standing.failed(error, used, now) {
             let refusal = binding.standing.check(now);
             let is_kept = |job: &Job| matches!(job, Job::Drop { .. } | Job::Check { .. });
-            let (kept, refused): (VecDeque<Job>, Vec<Job>) = {
-                let (mut kept, mut refused) = (VecDeque::new(), Vec::new());
-                for job in binding.waiting.drain(..) {
-                    if is_kept(&job) { kept.push_back(job) } else { refused.push(job) }
-                }
-                (kept, refused)
-            };
+            let (kept, refused) = binding.waiting.drain(..).partition::<VecDeque<Job>, _>(is_kept);
             binding.waiting = kept;
             self.counters.suspensions.fetch_add(1, Relaxed);
             if let Err(suspended) = refusal {

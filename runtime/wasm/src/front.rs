@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
@@ -20,6 +20,7 @@ use crate::error::{GuestError, TrapReason};
 use crate::host::Host;
 use crate::instance::{Instance, Lost};
 use crate::mail::{BackMail, FrontMail, Job};
+use crate::rounds::{IDLE_MAX, SWEEP_EVERY, Worker};
 use crate::standing::Standing;
 use crate::turns::Turns;
 
@@ -34,10 +35,6 @@ const BYTES_MAX: usize = 32 << 10;
 const AWAY: Duration = Duration::from_secs(10);
 /// Calls between two looks at the clock, which cost about as much as one.
 const CALLS_PER_LOOK: usize = 8;
-/// How long an instance may be idle.
-const IDLE_MAX: Duration = Duration::from_secs(300);
-/// How often idle instances are looked for.
-const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// A validator under one binding.
 struct Validator {
@@ -45,6 +42,15 @@ struct Validator {
     waiting: VecDeque<Validation>,
     standing: Standing,
     used: Instant,
+}
+
+impl Validator {
+    /// Answers all that waits for it.
+    fn refuse_waiting(&mut self, error: &GuestError) {
+        for validation in self.waiting.drain(..) {
+            let _ = validation.reply.send(Err(error.clone()));
+        }
+    }
 }
 
 /// Where its instance is.
@@ -70,49 +76,18 @@ pub(crate) struct Front {
     /// The time of this turn: reading the clock for every job would cost more than a small guest call.
     now: Instant,
     swept: Instant,
+    /// The thread's time when it rested last: all since is work.
+    rested: Duration,
 }
 
-impl Front {
-    pub(crate) fn new(host: Host, counters: Arc<Counters>, back: Sender<BackMail>) -> Front {
-        let (share, now) = (host.share(), Instant::now());
-        let (validators, turns) = (HashMap::new(), Turns::new(QUANTUM));
-        Front { host, counters, share, back, validators, turns, now, swept: now }
+impl Worker for Front {
+    type Mail = FrontMail;
+
+    fn begin(&mut self) {
+        self.now = Instant::now();
     }
 
-    /// Serves its mail until it is stopped.
-    pub(crate) fn run(mut self, mail: &Receiver<FrontMail>) {
-        let host = self.host.clone();
-        loop {
-            let first = match mail.recv_timeout(SWEEP_EVERY) {
-                Ok(FrontMail::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-                Ok(first) => Some(first),
-                Err(RecvTimeoutError::Timeout) => None,
-            };
-            let began = thread_cpu();
-            let mut is_stopped = false;
-            host.with_epochs(|| {
-                let mut next = first;
-                loop {
-                    self.now = Instant::now();
-                    while let Some(message) = next.take().or_else(|| mail.try_recv().ok()) {
-                        is_stopped |= matches!(message, FrontMail::Stop);
-                        self.take(message);
-                    }
-                    if is_stopped || !self.serve() {
-                        break;
-                    }
-                }
-            });
-            if is_stopped {
-                return;
-            }
-            self.sweep();
-            self.counters.front_bytes.store(self.share.claimed() as u64, Relaxed);
-            self.counters.busy_ns.fetch_add((thread_cpu() - began).as_nanos() as u64, Relaxed);
-        }
-    }
-
-    fn take(&mut self, message: FrontMail) {
+    fn take(&mut self, message: FrontMail) -> bool {
         match message {
             FrontMail::Validate(validations) => validations.into_iter().for_each(|one| self.enqueue(one)),
             FrontMail::Started(key, started) => self.started(&key, started),
@@ -120,8 +95,65 @@ impl Front {
                 let is_bound = || kept.iter().any(|(bound, role)| *role == Role::Validator && bound == key);
                 key.bucket != bucket || !validator.waiting.is_empty() || is_bound()
             }),
-            FrontMail::Stop => {}
+            FrontMail::Stop => return false,
         }
+        true
+    }
+
+    fn serve(&mut self) -> bool {
+        let Some((key, left)) = self.turns.next() else { return false };
+        let validator = self.validators.get_mut(&key).expect("who waits for a turn is kept");
+        let Place::Here(instance) = &mut validator.place else { unreachable!("only who is here has turns") };
+        let began = thread_cpu();
+        let mut used = Duration::ZERO;
+        let mut lost = None;
+        while used < left && lost.is_none() && !validator.waiting.is_empty() {
+            for _ in 0..CALLS_PER_LOOK {
+                let Some(validation) = validator.waiting.pop_front() else { break };
+                if validation.reply.is_closed() {
+                    continue;
+                }
+                self.counters.calls.fetch_add(1, Relaxed);
+                let Validation { caller, context, batch, .. } = &validation;
+                match instance.validate(caller, context, batch, Some(FRONT_CPU_MAX)) {
+                    Ok(answer) => {
+                        validator.standing.answered();
+                        let _ = validation.reply.send(answer);
+                    }
+                    Err(Lost(error)) => {
+                        lost = Some((validation, error));
+                        break;
+                    }
+                }
+            }
+            used = thread_cpu() - began;
+        }
+        if let Some((validation, error)) = lost {
+            self.lose(&key, validation, error, used);
+        }
+        let validator = &self.validators[&key];
+        let has_more = matches!(validator.place, Place::Here(_)) && !validator.waiting.is_empty();
+        self.turns.done(key.clone(), used, has_more);
+        if self.share.is_exceeded_by(0) {
+            self.make_room(&key);
+        }
+        true
+    }
+
+    fn rest(&mut self) {
+        self.sweep();
+        self.counters.front_bytes.store(self.share.claimed() as u64, Relaxed);
+        let now = thread_cpu();
+        self.counters.busy_ns.fetch_add((now - self.rested).as_nanos() as u64, Relaxed);
+        self.rested = now;
+    }
+}
+
+impl Front {
+    pub(crate) fn new(host: Host, counters: Arc<Counters>, back: Sender<BackMail>) -> Front {
+        let (share, now) = (host.share(), Instant::now());
+        let (validators, turns) = (HashMap::new(), Turns::new(QUANTUM));
+        Front { host, counters, share, back, validators, turns, now, swept: now, rested: thread_cpu() }
     }
 
     fn enqueue(&mut self, validation: Validation) {
@@ -179,52 +211,9 @@ impl Front {
             }
             Err(error) => {
                 validator.place = Place::Nowhere;
-                for validation in validator.waiting.drain(..) {
-                    let _ = validation.reply.send(Err(error.clone()));
-                }
+                validator.refuse_waiting(&error);
             }
         }
-    }
-
-    /// Lets one binding have its turn; whether there was one with work.
-    fn serve(&mut self) -> bool {
-        let Some((key, left)) = self.turns.next() else { return false };
-        let validator = self.validators.get_mut(&key).expect("who waits for a turn is kept");
-        let Place::Here(instance) = &mut validator.place else { unreachable!("only who is here has turns") };
-        let began = thread_cpu();
-        let mut used = Duration::ZERO;
-        let mut lost = None;
-        while used < left && lost.is_none() && !validator.waiting.is_empty() {
-            for _ in 0..CALLS_PER_LOOK {
-                let Some(validation) = validator.waiting.pop_front() else { break };
-                if validation.reply.is_closed() {
-                    continue;
-                }
-                self.counters.calls.fetch_add(1, Relaxed);
-                let Validation { caller, context, batch, .. } = &validation;
-                match instance.validate(caller, context, batch, Some(FRONT_CPU_MAX)) {
-                    Ok(answer) => {
-                        validator.standing.answered();
-                        let _ = validation.reply.send(answer);
-                    }
-                    Err(Lost(error)) => {
-                        lost = Some((validation, error));
-                        break;
-                    }
-                }
-            }
-            used = thread_cpu() - began;
-        }
-        if let Some((validation, error)) = lost {
-            self.lose(&key, validation, error, used);
-        }
-        let validator = &self.validators[&key];
-        let has_more = matches!(validator.place, Place::Here(_)) && !validator.waiting.is_empty();
-        self.turns.done(key.clone(), used, has_more);
-        if self.share.is_exceeded_by(0) {
-            self.make_room(&key);
-        }
-        true
     }
 
     /// An instance has ended in this call.
@@ -258,9 +247,7 @@ impl Front {
                 validator.place = Place::Coming;
                 let _ = self.back.send(BackMail::Job(Job::Start { instance, caller }));
             }
-            Err(suspended) => validator.waiting.drain(..).for_each(|validation| {
-                let _ = validation.reply.send(Err(suspended.clone()));
-            }),
+            Err(suspended) => validator.refuse_waiting(&suspended),
         }
     }
 

@@ -14,7 +14,7 @@ use crate::text::one_line;
 use crate::voice::{Caller, Voice};
 
 /// Elements of all tables of an instance together: function pointers and the like.
-const TABLE_ELEMENTS_MAX: usize = 1 << 20;
+pub(crate) const TABLE_ELEMENTS_MAX: usize = 1 << 20;
 /// Memory of one of them, in bytes.
 const TABLE_ELEMENT_BYTES: usize = 16;
 /// Memory of an instance besides its own: what the engine keeps for it.

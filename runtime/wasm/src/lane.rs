@@ -34,6 +34,7 @@ use crate::error::GuestError;
 use crate::front::Front;
 use crate::host::Host;
 use crate::mail::{BackMail, FrontMail, Job};
+use crate::rounds;
 use crate::voice::Caller;
 
 /// Stack of a lane's thread, in bytes.
@@ -137,7 +138,7 @@ impl Lane {
                 // Of this thread alone. Where it is not allowed, guests only take more of the machine.
                 #[cfg(target_os = "linux")]
                 let _ = rustix::process::nice(FRONT_NICE);
-                Front::new(front_host, front_counters, back).run(&front_mail);
+                rounds::run(Front::new(front_host.clone(), front_counters, back), &front_host, &front_mail);
             }),
         )?;
         spawn(
@@ -145,7 +146,7 @@ impl Lane {
             Box::new(move || {
                 #[cfg(target_os = "linux")]
                 let _ = rustix::process::nice(BACK_NICE);
-                Back::new(host, counters, front).run(&back_mail);
+                rounds::run(Back::new(host.clone(), counters, front), &host, &back_mail);
             }),
         )?;
         Ok(lane)

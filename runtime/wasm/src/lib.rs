@@ -9,7 +9,8 @@
 //! - [`host`]: one engine per process, and the modules that are ready to run. `module`, `standins`: what a module is
 //!   linked with.
 //! - [`lane`]: two threads that run all guest code of a shard. `front`: validators that are quick; `back`: everything else,
-//!   and the folds. `call`, `mail`: what they are asked. `turns`: whose turn it is; `standing`: who is not asked for a while.
+//!   and the folds. `rounds`: what both do all their life; `call`, `mail`: what they are asked. `turns`: whose turn it is;
+//!   `standing`: who is not asked for a while.
 //! - `instance`: one instance, and what a call may cost; `guest`: what it may take, and what its end is called; `budget`: the
 //!   memory of all of them; `voice`: what the log has of them.
 //!
@@ -37,6 +38,7 @@ pub mod lane;
 mod load;
 mod mail;
 mod module;
+mod rounds;
 mod standing;
 mod standins;
 pub mod stop;

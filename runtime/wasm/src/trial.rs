@@ -6,6 +6,7 @@ use wasmtime::{Engine, ResourceLimiter, Store};
 
 use crate::contract::validator::weir::module::log::{Host as LogHost, Level};
 use crate::contract::{summary, validator};
+use crate::guest::TABLE_ELEMENTS_MAX;
 use crate::module;
 use crate::standins::Surroundings;
 
@@ -51,13 +52,11 @@ impl ResourceLimiter for Trial {
         Ok(true)
     }
 
+    /// Of one table. What all of them have together, the lane looks at.
     fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
         Ok(desired <= TABLE_ELEMENTS_MAX)
     }
 }
-
-/// Elements of one table. What an instance may have of all of them together, the lane knows.
-const TABLE_ELEMENTS_MAX: usize = 1 << 20;
 
 impl validator::weir::module::types::Host for Trial {}
 impl summary::weir::module::types::Host for Trial {}

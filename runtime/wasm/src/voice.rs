@@ -1,8 +1,10 @@
 //! What the server's log has of guests: their own lines, and how they ended. Each binding has a share of the log, which a
 //! guest that fails at every record or never stops talking cannot exceed.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use crate::store::lock;
 
 /// Lines in a second.
 const LINES_MAX: u32 = 50;
@@ -38,7 +40,7 @@ impl Voice {
     }
 
     fn rise_at(&self, now: Instant) -> Option<u64> {
-        let mut spoken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spoken = lock(&self.0);
         if now.duration_since(spoken.since) >= WINDOW {
             spoken.since = now;
             spoken.lines = 0;
