@@ -10,6 +10,7 @@ use crate::codec::CodecError;
 use crate::command::Command;
 use crate::create::NewStream;
 use crate::group::{At, Group, Outcome};
+use crate::reply::{Refusal, Reply};
 
 impl Group {
     /// Applies the committed batch at log index `index`; pushes one outcome per command, in order.
@@ -44,20 +45,23 @@ impl Group {
             Command::Delete { key, incarnation } => self.delete(key, incarnation),
             Command::Expire { key, incarnation } => self.expire(at, key, incarnation),
             Command::Bucket { name, epoch, told } => self.bucket_told(name, epoch, told),
-            Command::MetaForm { groups } => Outcome::unchanged(self.meta.form(groups)),
-            Command::MetaBucket { name, step } => Outcome::unchanged(self.meta.bucket_step(name, step, at.time_ms)),
+            Command::MetaForm { groups } => decided(self.meta.form(groups)),
+            Command::MetaBucket { name, step } => decided(self.meta.bucket_step(name, step, at.time_ms)),
             Command::MetaModulePut { bucket, name, upload } => {
-                Outcome::unchanged(self.meta.module_put(bucket, name, &upload, at.time_ms))
+                decided(self.meta.module_put(bucket, name, &upload, at.time_ms))
             }
-            Command::MetaModuleReady { bucket, name, digest } => {
-                Outcome::unchanged(self.meta.module_ready(bucket, name, digest))
-            }
+            Command::MetaModuleReady { bucket, name, digest } => decided(self.meta.module_ready(bucket, name, digest)),
             Command::MetaModuleFailed { bucket, name, digest, reason } => {
-                Outcome::unchanged(self.meta.module_failed(bucket, name, digest, reason))
+                decided(self.meta.module_failed(bucket, name, digest, reason))
             }
-            Command::MetaModuleDelete { bucket, name } => Outcome::unchanged(self.meta.module_delete(bucket, name)),
-            Command::MetaBindingPut { bucket, binding } => Outcome::unchanged(self.meta.binding_put(bucket, binding)),
-            Command::MetaBindingDelete { bucket, name } => Outcome::unchanged(self.meta.binding_delete(bucket, name)),
+            Command::MetaModuleDelete { bucket, name } => decided(self.meta.module_delete(bucket, name)),
+            Command::MetaBindingPut { bucket, binding } => decided(self.meta.binding_put(bucket, binding)),
+            Command::MetaBindingDelete { bucket, name } => decided(self.meta.binding_delete(bucket, name)),
         }
     }
+}
+
+/// The outcome of a change of group 0's tables.
+fn decided(result: Result<Reply, Refusal>) -> Outcome {
+    result.map_or_else(Outcome::refused, Outcome::unchanged)
 }

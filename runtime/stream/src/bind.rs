@@ -39,34 +39,27 @@ impl Group {
 }
 
 impl Meta {
-    pub(crate) fn binding_put(&mut self, bucket: &str, binding: EncodedBindings<'_>) -> Reply {
+    pub(crate) fn binding_put(&mut self, bucket: &str, binding: EncodedBindings<'_>) -> Result<Reply, Refusal> {
         let [binding] = <[Binding; 1]>::try_from(binding.decode()).expect("one is put at a time: the codec checks it");
         let name = binding.name.clone();
-        match self.active_bucket(bucket).and_then(|bucket| bucket.binding_put(binding)) {
-            Ok(Put::Same { epoch }) => Reply::Binding { epoch, existed: true },
-            Ok(Put::Changed { existed }) => {
+        match self.active_bucket(bucket)?.binding_put(binding)? {
+            Put::Same { epoch } => Ok(Reply::Binding { epoch, existed: true }),
+            Put::Changed { existed } => {
                 let epoch = self.next_change();
                 let bucket = self.bucket_mut(bucket).expect("it has the binding");
                 let binding = bucket.bindings.get_mut(&name).expect("it was just put");
                 Arc::make_mut(binding).epoch = epoch;
                 bucket.epoch = epoch;
-                Reply::Binding { epoch, existed }
+                Ok(Reply::Binding { epoch, existed })
             }
-            Err(refusal) => Reply::Refused(refusal),
         }
     }
 
-    pub(crate) fn binding_delete(&mut self, bucket: &str, name: &str) -> Reply {
-        let removed = match self.active_bucket(bucket) {
-            Ok(bucket) => bucket.bindings.remove(name),
-            Err(refusal) => return Reply::Refused(refusal),
-        };
-        if removed.is_none() {
-            return Reply::Refused(Refusal::BindingNotFound);
-        }
+    pub(crate) fn binding_delete(&mut self, bucket: &str, name: &str) -> Result<Reply, Refusal> {
+        self.active_bucket(bucket)?.bindings.remove(name).ok_or(Refusal::BindingNotFound)?;
         let epoch = self.next_change();
         self.bucket_mut(bucket).expect("it had the binding").epoch = epoch;
-        Reply::Binding { epoch, existed: true }
+        Ok(Reply::Binding { epoch, existed: true })
     }
 }
 

@@ -104,57 +104,57 @@ impl Meta {
         }
     }
 
-    pub(crate) fn form(&mut self, groups: u16) -> Reply {
+    pub(crate) fn form(&mut self, groups: u16) -> Result<Reply, Refusal> {
         assert!(groups > 0, "the codec refuses a formation without groups");
         match self.groups {
             // Streams would be looked for where they are not.
-            Some(formed) if formed != groups => Reply::Refused(Refusal::ConfigConflict),
+            Some(formed) if formed != groups => Err(Refusal::ConfigConflict),
             _ => {
                 self.groups = Some(groups);
-                Reply::Done
+                Ok(Reply::Done)
             }
         }
     }
 
-    pub(crate) fn bucket_step(&mut self, name: &str, step: BucketStep, time_ms: u64) -> Reply {
+    pub(crate) fn bucket_step(&mut self, name: &str, step: BucketStep, time_ms: u64) -> Result<Reply, Refusal> {
         use BucketState::{Active, Deleting, Dropped};
         let Some(bucket) = self.buckets.get_mut(name) else {
             return match step {
                 BucketStep::Create => {
                     let epoch = self.next_change();
                     self.buckets.insert(name.into(), MetaBucket::new(time_ms, epoch));
-                    Reply::MetaBucket { created_ms: time_ms, existed: false }
+                    Ok(Reply::MetaBucket { created_ms: time_ms, existed: false })
                 }
-                BucketStep::Forget => Reply::Done,
+                BucketStep::Forget => Ok(Reply::Done),
                 BucketStep::Delete | BucketStep::Keep | BucketStep::Drop | BucketStep::Renew => {
-                    Reply::Refused(Refusal::BucketNotFound)
+                    Err(Refusal::BucketNotFound)
                 }
             };
         };
         let state = match (step, bucket.state) {
             (BucketStep::Create, Active) => {
-                return Reply::MetaBucket { created_ms: bucket.created_ms, existed: true };
+                return Ok(Reply::MetaBucket { created_ms: bucket.created_ms, existed: true });
             }
             (BucketStep::Delete, Active) => Deleting,
             (BucketStep::Keep, Deleting) => Active,
             (BucketStep::Drop, Deleting) => Dropped,
             (BucketStep::Renew, state) => state,
             // Said again: the answer to the first may have been lost.
-            (BucketStep::Keep, Active) | (BucketStep::Drop, Dropped) => return Reply::Done,
+            (BucketStep::Keep, Active) | (BucketStep::Drop, Dropped) => return Ok(Reply::Done),
             (BucketStep::Forget, Dropped) => {
                 self.buckets.remove(name);
-                return Reply::Done;
+                return Ok(Reply::Done);
             }
             (BucketStep::Create | BucketStep::Delete | BucketStep::Keep, Deleting | Dropped)
             | (BucketStep::Drop, Active)
-            | (BucketStep::Forget, Active | Deleting) => return Reply::Refused(Refusal::BucketBusy),
+            | (BucketStep::Forget, Active | Deleting) => return Err(Refusal::BucketBusy),
         };
         let epoch = self.next_change();
         let bucket = self.buckets.get_mut(name).expect("it was there");
         assert!(bucket.epoch < epoch, "the changes of a bucket rise");
         bucket.state = state;
         bucket.epoch = epoch;
-        Reply::Done
+        Ok(Reply::Done)
     }
 
     /// Numbers a change.

@@ -17,20 +17,23 @@ impl Meta {
         })
     }
 
-    pub(crate) fn module_put(&mut self, bucket: &str, name: &str, upload: &Upload<'_>, time_ms: u64) -> Reply {
-        let bucket = match self.active_bucket(bucket) {
-            Ok(bucket) => bucket,
-            Err(refusal) => return Reply::Refused(refusal),
-        };
+    pub(crate) fn module_put(
+        &mut self,
+        bucket: &str,
+        name: &str,
+        upload: &Upload<'_>,
+        time_ms: u64,
+    ) -> Result<Reply, Refusal> {
+        let bucket = self.active_bucket(bucket)?;
         if !bucket.modules.contains_key(name) && bucket.modules.len() >= MODULES_PER_BUCKET_MAX {
-            return Reply::Refused(Refusal::ModuleLimit);
+            return Err(Refusal::ModuleLimit);
         }
         let module = bucket.modules.entry(name.into()).or_default();
         if let Some(first) = module.revisions.first()
             && first.digest == upload.digest
         {
             module.failed = None;
-            return Reply::Module { revision: first.number, existed: true };
+            return Ok(Reply::Module { revision: first.number, existed: true });
         }
         module.numbers += 1;
         let number = module.numbers;
@@ -43,14 +46,20 @@ impl Meta {
         module.failed = None;
         assert!(module.revisions.is_sorted_by(|a, b| a.number > b.number), "the newest is the first");
         bucket.forget_old_revisions(name);
-        Reply::Module { revision: number, existed: false }
+        Ok(Reply::Module { revision: number, existed: false })
     }
 
-    pub(crate) fn module_ready(&mut self, bucket: &str, name: &str, digest: Digest) -> Reply {
+    pub(crate) fn module_ready(&mut self, bucket: &str, name: &str, digest: Digest) -> Result<Reply, Refusal> {
         self.change_revision(bucket, name, digest, |module, at| module.revisions[at].ready = true)
     }
 
-    pub(crate) fn module_failed(&mut self, bucket: &str, name: &str, digest: Digest, reason: &str) -> Reply {
+    pub(crate) fn module_failed(
+        &mut self,
+        bucket: &str,
+        name: &str,
+        digest: Digest,
+        reason: &str,
+    ) -> Result<Reply, Refusal> {
         self.change_revision(bucket, name, digest, |module, at| {
             let revision = module.revisions.remove(at);
             // An earlier one has nothing to say any more.
@@ -60,18 +69,12 @@ impl Meta {
         })
     }
 
-    pub(crate) fn module_delete(&mut self, bucket: &str, name: &str) -> Reply {
-        let bucket = match self.active_bucket(bucket) {
-            Ok(bucket) => bucket,
-            Err(refusal) => return Reply::Refused(refusal),
-        };
+    pub(crate) fn module_delete(&mut self, bucket: &str, name: &str) -> Result<Reply, Refusal> {
+        let bucket = self.active_bucket(bucket)?;
         if bucket.bindings.values().any(|binding| binding.module_name() == Some(name)) {
-            return Reply::Refused(Refusal::ModuleInUse);
+            return Err(Refusal::ModuleInUse);
         }
-        match bucket.modules.remove(name) {
-            Some(_) => Reply::Done,
-            None => Reply::Refused(Refusal::ModuleNotFound),
-        }
+        bucket.modules.remove(name).map(|_| Reply::Done).ok_or(Refusal::ModuleNotFound)
     }
 
     /// Changes a revision that is still there; `change` gets its place.
@@ -81,19 +84,12 @@ impl Meta {
         name: &str,
         digest: Digest,
         change: impl FnOnce(&mut Module, usize),
-    ) -> Reply {
+    ) -> Result<Reply, Refusal> {
         let module = self.bucket_mut(bucket).and_then(|bucket| bucket.modules.get_mut(name));
-        let found = module.and_then(|module| {
-            let at = module.revisions.iter().position(|revision| revision.digest == digest)?;
-            Some((module, at))
-        });
-        match found {
-            Some((module, at)) => {
-                change(module, at);
-                Reply::Done
-            }
-            None => Reply::Refused(Refusal::ModuleNotFound),
-        }
+        let module = module.ok_or(Refusal::ModuleNotFound)?;
+        let at = module.revisions.iter().position(|revision| revision.digest == digest);
+        change(module, at.ok_or(Refusal::ModuleNotFound)?);
+        Ok(Reply::Done)
     }
 }
 
