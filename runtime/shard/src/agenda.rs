@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use weir_stream::{Expiry, Summary};
+use weir_stream::Summary;
 use weir_types::{GroupId, Incarnation, StreamKey};
 
 /// What a stream takes here besides its name, about: two places in trees that are three quarters full.
@@ -52,11 +52,7 @@ impl Agenda {
 
     /// Arms a stream, if it ends by itself and is not armed yet.
     pub(crate) fn add(&self, group: GroupId, key: &str, stream: &Summary) {
-        let check_ms = match stream.expiry {
-            Expiry::Never => return,
-            Expiry::At { at_ms } => at_ms,
-            Expiry::Idle { ttl_s } => stream.created_ms.saturating_add(ttl_s.saturating_mul(1000)),
-        };
+        let Some(check_ms) = stream.expiry.ends_ms(stream.created_ms) else { return };
         let mut inner = self.0.borrow_mut();
         if inner.timers.contains_key(&stream.incarnation) {
             return;
@@ -114,6 +110,7 @@ impl Agenda {
 
 #[cfg(test)]
 mod tests {
+    use weir_stream::Expiry;
     use weir_types::{Lineage, Offset};
 
     use super::*;

@@ -7,7 +7,7 @@ use weir_types::Incarnation;
 
 use crate::group::{At, Group, Outcome};
 use crate::key::KeyRef;
-use crate::reply::{Expiry, Reply};
+use crate::reply::Reply;
 use crate::stream::Stream;
 
 impl Group {
@@ -29,10 +29,6 @@ impl Group {
 impl Stream {
     /// When it ends unless it is used, judged by writes alone, in milliseconds since 1970; `None` for never.
     pub fn expires_ms(&self) -> Option<u64> {
-        match self.expiry() {
-            Expiry::Never => None,
-            Expiry::Idle { ttl_s } => Some(self.last_write_ms().saturating_add(ttl_s.saturating_mul(1000))),
-            Expiry::At { at_ms } => Some(at_ms),
-        }
+        self.expiry().ends_ms(self.last_write_ms())
     }
 }

@@ -101,6 +101,17 @@ pub enum Expiry {
     },
 }
 
+impl Expiry {
+    /// When a stream ends that was used last at `used_ms`, both in milliseconds since 1970; `None` for never.
+    pub fn ends_ms(self, used_ms: u64) -> Option<u64> {
+        match self {
+            Expiry::Never => None,
+            Expiry::Idle { ttl_s } => Some(used_ms.saturating_add(ttl_s.saturating_mul(1000))),
+            Expiry::At { at_ms } => Some(at_ms),
+        }
+    }
+}
+
 /// Why a command changed nothing. Decided by the state alone, so the same on every replica.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {

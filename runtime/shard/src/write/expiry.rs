@@ -41,19 +41,14 @@ impl Core {
 
     /// When the stream ends unless it is used, in milliseconds since 1970.
     fn ends_ms(&self, group: &LocalGroup, stream: &Stream) -> Option<u64> {
-        match stream.expiry() {
-            Expiry::Never => None,
-            Expiry::At { at_ms } => Some(at_ms),
-            Expiry::Idle { ttl_s } => {
-                let ttl_ms = ttl_s.saturating_mul(1000);
-                let used_ms = self.agenda.used_ms(stream.incarnation()).max(stream.last_write_ms());
-                Some(if used_ms >= group.serving_since_ms {
-                    used_ms.saturating_add(ttl_ms)
-                } else {
-                    group.serving_since_ms.saturating_add(ttl_ms).saturating_add(ttl_ms / 10)
-                })
-            }
+        let expiry = stream.expiry();
+        let Expiry::Idle { ttl_s } = expiry else { return expiry.ends_ms(stream.last_write_ms()) };
+        let used_ms = self.agenda.used_ms(stream.incarnation()).max(stream.last_write_ms());
+        if used_ms >= group.serving_since_ms {
+            return expiry.ends_ms(used_ms);
         }
+        let ends_ms = expiry.ends_ms(group.serving_since_ms);
+        ends_ms.map(|ends_ms| ends_ms.saturating_add(ttl_s.saturating_mul(1000) / 10))
     }
 
     /// The stream's group, if the stream is there and its time is over.
