@@ -6,6 +6,7 @@
 
 use std::net::IpAddr;
 
+use http::HeaderValue;
 use http::header::HOST;
 use http::request::Parts;
 
@@ -30,14 +31,7 @@ impl Hosts {
     /// [`ErrorCode::HostUnknown`] for a request to another name. One without a name is answered: no browser sends it.
     pub(crate) fn check(&self, head: &Parts) -> Result<(), Problem> {
         let Some(names) = &self.0 else { return Ok(()) };
-        // HTTP/2 has the host in the target, HTTP/1 in a header.
-        let host = match head.uri.authority() {
-            Some(authority) => authority.as_str().as_bytes(),
-            None => match head.headers.get(HOST) {
-                Some(host) => host.as_bytes(),
-                None => return Ok(()),
-            },
-        };
+        let Some(host) = host_of(head) else { return Ok(()) };
         let name = without_port(host);
         if is_loopback(name) || names.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(name)) {
             return Ok(());
@@ -45,6 +39,14 @@ impl Hosts {
         let name = String::from_utf8_lossy(name);
         let detail = format!("this server does not answer to '{name}': its operator can add the name to http.hosts");
         Err(Problem::new(ErrorCode::HostUnknown, detail))
+    }
+}
+
+/// How a request calls the server, its port included. HTTP/2 has that in the target, HTTP/1 in a header.
+pub(crate) fn host_of(head: &Parts) -> Option<&[u8]> {
+    match head.uri.authority() {
+        Some(authority) => Some(authority.as_str().as_bytes()),
+        None => head.headers.get(HOST).map(HeaderValue::as_bytes),
     }
 }
 

@@ -9,7 +9,6 @@
 
 use bytes::Bytes;
 use http::HeaderValue;
-use http::header::HOST;
 use http::request::Parts;
 use std::borrow::Cow;
 
@@ -17,6 +16,7 @@ use percent_encoding::percent_decode_str;
 use weir_types::{StreamKey, cut_at_slash};
 
 use crate::error::{ErrorCode, Problem};
+use crate::hosts::host_of;
 
 /// The bucket of the addresses that have none.
 const DEFAULT_BUCKET: &str = "default";
@@ -77,11 +77,7 @@ pub(crate) fn is_operators(path: &str) -> bool {
 /// A request's own address, absolute where the client said how it calls the server.
 pub(crate) fn own_url(head: &Parts) -> Option<HeaderValue> {
     let path = head.uri.path();
-    // HTTP/2 has the host in the target, HTTP/1 in a header.
-    let host = match head.uri.authority() {
-        Some(authority) => Some(authority.as_str()),
-        None => head.headers.get(HOST).and_then(|host| host.to_str().ok()),
-    };
+    let host = host_of(head).filter(|host| host.is_ascii()).and_then(|host| std::str::from_utf8(host).ok());
     let url = match host {
         Some(host) => format!("http://{host}{path}"),
         None => path.to_string(),
