@@ -1,25 +1,11 @@
 //! The binary format, as far as bombs need it.
 
+pub(crate) use weir_testkit::{leb, section};
+
 /// What a core module begins with.
 pub(crate) const CORE: &[u8] = b"\0asm\x01\0\0\0";
 /// What a component begins with.
 pub(crate) const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
-
-/// A number as LEB128.
-pub(crate) fn leb(mut number: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while number > 0x7f {
-        bytes.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    bytes.push(number as u8);
-    bytes
-}
-
-/// A section.
-pub(crate) fn section(id: u8, body: &[u8]) -> Vec<u8> {
-    [vec![id], leb(body.len()), body.to_vec()].concat()
-}
 
 /// A vector of `count` equal items.
 pub(crate) fn items(count: usize, item: &[u8]) -> Vec<u8> {

@@ -52,11 +52,13 @@ pub fn compile_bomb(bytes: usize) -> Vec<u8> {
     [b"\0asm\x0d\0\x01\0".to_vec(), section(1, &module), section(5, &[1, 1, 0]), section(11, &export)].concat()
 }
 
-fn section(id: u8, body: &[u8]) -> Vec<u8> {
+/// A section of a module or component.
+pub fn section(id: u8, body: &[u8]) -> Vec<u8> {
     [vec![id], leb(body.len()), body.to_vec()].concat()
 }
 
-fn leb(mut number: usize) -> Vec<u8> {
+/// A number as LEB128.
+pub fn leb(mut number: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     while number > 0x7f {
         bytes.push(number as u8 | 0x80);

@@ -18,7 +18,7 @@ pub mod server;
 pub mod sse;
 pub mod watch;
 
-pub use guests::{compile_bomb, guest};
+pub use guests::{compile_bomb, guest, leb, section};
 pub use http::{Client, Connection, Request, Response};
 pub use server::{Exit, Server, Setup};
 pub use sse::{Event, Events};
