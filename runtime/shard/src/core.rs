@@ -1,7 +1,7 @@
 //! The state of one shard, and what every verb needs of it. Knows no verb: requests to the own shard go through the
 //! dispatch by a function that [`crate::shard`] sets when the shard opens.
 
-use std::cell::RefCell;
+use std::cell::{Ref, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use send_wrapper::SendWrapper;
 use tokio::task::{AbortHandle, JoinHandle};
 use weir_storage::Wal;
+use weir_stream::Meta;
 use weir_types::{GroupId, ShardId, StreamKey};
 
 use crate::agenda::Agenda;
@@ -126,6 +127,15 @@ impl Core {
     /// When the group lives on another shard.
     pub(crate) fn group(&self, id: GroupId) -> Rc<LocalGroup> {
         self.groups[usize::from(id.0)].clone().expect("requests go to the group's owner")
+    }
+
+    /// Group 0's tables, on its own shard. Not to be kept across a command.
+    ///
+    /// # Panics
+    /// When group 0 lives on another shard.
+    pub(crate) fn meta(&self) -> Ref<'_, Meta> {
+        let group = self.groups[usize::from(GroupId::META.0)].as_ref();
+        Ref::map(group.expect("requests go to the group's owner").state.borrow(), weir_stream::Group::meta)
     }
 
     /// The group of a stream that lives on this shard.

@@ -142,20 +142,12 @@ impl Core {
             Ok(counted) => counted,
             Err(error) => return self.respond(origin, call, Err(error)),
         };
-        let shard = self.clone();
-        if request.ends_with_client() {
-            return self.work(origin, call, async move {
-                let _counted = counted;
-                match request {
-                    Request::List { group, query } => shard.list_group(group, &query).await,
-                    Request::Summary { key, query } => shard.summarize(&key, &query).await,
-                    _ => unreachable!("a read is served above"),
-                }
-            });
-        }
-        self.spawn_request(async move {
+        let (shard, ends_with_client) = (self.clone(), request.ends_with_client());
+        let work = async move {
             let _counted = counted;
-            let response = match request {
+            match request {
+                Request::List { group, query } => shard.list_group(group, &query).await,
+                Request::Summary { key, query } => shard.summarize(&key, &query).await,
                 Request::Create(key, request) => shard.create(key, request).await,
                 Request::Delete(key) => shard.delete(key).await,
                 Request::BucketCreate(name) => shard.bucket_create(&name).await,
@@ -170,15 +162,16 @@ impl Core {
                 Request::BindingPut(bucket, request) => shard.binding_put(bucket.as_str(), *request).await,
                 Request::BindingDelete { bucket, name } => shard.binding_delete(bucket.as_str(), name.as_str()).await,
                 Request::Bindings(bucket) => shard.bindings(bucket.as_str()),
-                Request::Append(..)
-                | Request::Read { .. }
-                | Request::Head(_)
-                | Request::Watch { .. }
-                | Request::List { .. }
-                | Request::Summary { .. } => unreachable!("served above"),
-            };
-            shard.respond(origin, call, response);
-        });
+                Request::Append(..) | Request::Read { .. } | Request::Head(_) | Request::Watch { .. } => {
+                    unreachable!("served above")
+                }
+            }
+        };
+        if ends_with_client {
+            return self.work(origin, call, work);
+        }
+        let shard = self.clone();
+        self.spawn_request(async move { shard.respond(origin, call, work.await) });
     }
 }
 

@@ -40,6 +40,12 @@ impl Body {
         self.pieces.first().map_or(&[], |piece| piece)
     }
 
+    /// All of it in one piece, as a guest takes it; see [`Body::join`].
+    pub(crate) fn whole(&mut self) -> Bytes {
+        self.join();
+        self.pieces.first().cloned().unwrap_or_default()
+    }
+
     /// Puts the pieces together: only a body that has to be parsed needs that, and only one of several pieces is copied.
     pub fn join(&mut self) {
         if self.pieces.len() > 1 {

@@ -115,9 +115,8 @@ impl Core {
     /// Whether the bucket may have a binding of this name. What replicas must agree on is the format's own limit, which
     /// group 0 checks; this one is the operator's.
     fn check_bindings(&self, bucket: &str, name: &str) -> Result<(), ShardError> {
-        let meta = self.group(GroupId::META);
-        let state = meta.state.borrow();
-        let Some(bucket) = state.meta().bucket(bucket) else { return Ok(()) };
+        let meta = self.meta();
+        let Some(bucket) = meta.bucket(bucket) else { return Ok(()) };
         let is_full = bucket.bindings.len() >= self.config.bindings_per_bucket_max;
         if is_full && !bucket.bindings.contains_key(name) { Err(Refusal::BindingLimit.into()) } else { Ok(()) }
     }
@@ -134,9 +133,8 @@ impl Core {
     }
 
     pub(crate) fn bindings(&self, bucket: &str) -> Response {
-        let meta = self.group(GroupId::META);
-        let state = meta.state.borrow();
-        let bucket = state.meta().bucket(bucket).ok_or(Refusal::BucketNotFound)?;
+        let meta = self.meta();
+        let bucket = meta.bucket(bucket).ok_or(Refusal::BucketNotFound)?;
         Ok(Answer::Bindings(bucket.bindings.values().cloned().collect()))
     }
 
@@ -170,9 +168,8 @@ impl Core {
             }
             None => (module, None),
         };
-        let meta = self.group(GroupId::META);
-        let state = meta.state.borrow();
-        let found = state.meta().bucket(bucket).and_then(|bucket| bucket.modules.get(name)).ok_or_else(unknown)?;
+        let meta = self.meta();
+        let found = meta.bucket(bucket).and_then(|bucket| bucket.modules.get(name)).ok_or_else(unknown)?;
         let revision = match pinned {
             Some(digest) => found.revision_of(digest).ok_or_else(unknown)?,
             None => match (found.ready(), &found.failed) {

@@ -89,7 +89,7 @@ impl Core {
     /// Brings a bucket to rest: a deletion that is not decided is taken back, one that is decided is carried through, and
     /// every group is told.
     pub(crate) async fn finish(self: &Rc<Self>, name: &str) -> Result<(), ShardError> {
-        let state = self.group(GroupId::META).state.borrow().meta().bucket(name).map(|bucket| bucket.state);
+        let state = self.meta().bucket(name).map(|bucket| bucket.state);
         match state {
             None => return Ok(()),
             Some(BucketState::Active) => {}
@@ -143,9 +143,8 @@ impl Core {
 
     /// The bucket as group 0 has it.
     fn news(&self, name: &str) -> Option<BucketNews> {
-        let meta = self.group(GroupId::META);
-        let state = meta.state.borrow();
-        let bucket = state.meta().bucket(name)?;
+        let meta = self.meta();
+        let bucket = meta.bucket(name)?;
         assert!(bucket.epoch > 0, "a bucket comes to be by a change");
         let encode = || Bytes::from(Binding::encode(bucket.bindings.values().map(|binding| &**binding)));
         Some(BucketNews {

@@ -82,8 +82,7 @@ impl Core {
         let place = self.guests.inspections.enter(bucket)?;
         let _turn = place.turn().await;
         let inspected = self.guests.blocking(move |host| {
-            wasm.join();
-            let wasm = wasm.pieces().first().cloned().unwrap_or_default();
+            let wasm = wasm.whole();
             host.inspect(&wasm).map(|inspected| (wasm, inspected.roles))
         });
         inspected.await?.map_err(node_error)
@@ -132,17 +131,15 @@ impl Core {
     }
 
     pub(crate) fn modules(&self, bucket: &str) -> Response {
-        let meta = self.group(GroupId::META);
-        let state = meta.state.borrow();
-        let bucket = state.meta().bucket(bucket).ok_or(Refusal::BucketNotFound)?;
+        let meta = self.meta();
+        let bucket = meta.bucket(bucket).ok_or(Refusal::BucketNotFound)?;
         let modules = bucket.modules.iter().map(|(name, module)| Self::describe(name, module));
         Ok(Answer::Modules(modules.collect()))
     }
 
     fn find_module(&self, bucket: &str, name: &str) -> Option<ModuleSummary> {
-        let meta = self.group(GroupId::META);
-        let state = meta.state.borrow();
-        let module = state.meta().bucket(bucket)?.modules.get(name)?;
+        let meta = self.meta();
+        let module = meta.bucket(bucket)?.modules.get(name)?;
         Some(Self::describe(name, module))
     }
 
@@ -200,10 +197,9 @@ impl Core {
     /// Removes what neither a revision nor a binding names, and unloads what no binding does. The caller holds the changes.
     pub(crate) async fn sweep_modules(&self) {
         let (named, bound) = {
-            let meta = self.group(GroupId::META);
-            let state = meta.state.borrow();
-            let bindings = state.meta().buckets().flat_map(|(_, bucket)| bucket.bindings.values());
-            (state.meta().digests().collect(), bindings.map(|binding| binding.digest).collect())
+            let meta = self.meta();
+            let bindings = meta.buckets().flat_map(|(_, bucket)| bucket.bindings.values());
+            (meta.digests().collect(), bindings.map(|binding| binding.digest).collect())
         };
         self.guests.retain(named, bound).await;
     }
@@ -237,10 +233,9 @@ impl Core {
 
     /// What is bound, with its bucket, and the uploads that were being compiled.
     fn known_modules(&self) -> (Vec<(Box<str>, Digest)>, Vec<Pending>) {
-        let meta = self.group(GroupId::META);
-        let state = meta.state.borrow();
+        let meta = self.meta();
         let (mut bound, mut pending) = (Vec::new(), Vec::new());
-        for (bucket_name, bucket) in state.meta().buckets() {
+        for (bucket_name, bucket) in meta.buckets() {
             bound.extend(bucket.bindings.values().map(|binding| (bucket_name.into(), binding.digest)));
             for (name, module) in &bucket.modules {
                 let compiling = module.revisions.iter().filter(|revision| !revision.ready);
@@ -256,7 +251,7 @@ impl Core {
 
     /// Makes sure that a bucket is there, if it may come to be by itself.
     pub(crate) async fn ensure_bucket(self: &Rc<Self>, bucket: &str) -> Result<(), ShardError> {
-        if self.group(GroupId::META).state.borrow().meta().bucket(bucket).is_some() {
+        if self.meta().bucket(bucket).is_some() {
             return Ok(());
         }
         if !self.config.buckets_auto_create {

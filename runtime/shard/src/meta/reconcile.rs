@@ -26,13 +26,12 @@ impl Shard {
         let failed = |error: &dyn std::fmt::Display| ShardOpenError::Form(error.to_string());
         let core = &self.0;
         assert!(core.id == self.meta_owner(), "only the shard of group 0 forms the node");
-        let meta = core.group(GroupId::META);
-        let formed = meta.state.borrow().meta().groups().is_some();
+        let formed = core.meta().groups().is_some();
         if !formed {
-            let reply = meta.command(&Command::MetaForm { groups: core.topology.groups }).await;
-            reply.map_err(|error| failed(&error))?;
+            let form = Command::MetaForm { groups: core.topology.groups };
+            core.group(GroupId::META).command(&form).await.map_err(|error| failed(&error))?;
         }
-        let groups = meta.state.borrow().meta().groups();
+        let groups = core.meta().groups();
         if groups != Some(core.topology.groups) {
             return Err(ShardOpenError::Form(format!(
                 "it is for {groups:?} groups, the node has {}",
@@ -63,9 +62,8 @@ impl Core {
     /// Settles every bucket of which some group has not heard the last.
     async fn settle_all(self: &Rc<Self>) -> Result<(), ShardError> {
         let buckets: Vec<_> = {
-            let meta = self.group(GroupId::META);
-            let state = meta.state.borrow();
-            state.meta().buckets().map(|(name, bucket)| (Box::<str>::from(name), bucket.state, bucket.epoch)).collect()
+            let meta = self.meta();
+            meta.buckets().map(|(name, bucket)| (Box::<str>::from(name), bucket.state, bucket.epoch)).collect()
         };
         for (name, state, epoch) in buckets {
             if state != BucketState::Active || !self.is_told(&name, epoch).await? {

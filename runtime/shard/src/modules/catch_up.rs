@@ -139,10 +139,7 @@ impl CatchUp<'_> {
         if let State::Warm { open, position } = self.fold.state {
             return Ok((open, position));
         }
-        let (position, snapshot) = match &self.fold.kept {
-            Some(kept) => (kept.position, Some(kept.snapshot.clone())),
-            None => (0, None),
-        };
+        let (position, snapshot) = self.fold.last_kept();
         let open = self.open(snapshot, false).await?;
         self.fold.state = State::Warm { open, position };
         Ok((open, position))
@@ -226,10 +223,7 @@ impl CatchUp<'_> {
 
     /// Brings a fold in an instance of its own to where the suspects begin.
     async fn begin_hunt(&mut self, position: u64, suspects: RecordBatch) -> Result<Hunt, Ended> {
-        let (mut at, snapshot) = match &self.fold.kept {
-            Some(kept) => (kept.position, Some(kept.snapshot.clone())),
-            None => (0, None),
-        };
+        let (mut at, snapshot) = self.fold.last_kept();
         let open = self.open_alone(snapshot).await?;
         while at < position {
             let read = self.read(at, position).await?;

@@ -202,6 +202,11 @@ impl Fold {
         stop.map(|stop| stop.reason.clone())
     }
 
+    /// The last state that is kept, and the position it is of; the beginning where there is none.
+    pub(super) fn last_kept(&self) -> (u64, Option<Snapshot>) {
+        self.kept.as_ref().map_or((0, None), |kept| (kept.position, Some(kept.snapshot.clone())))
+    }
+
     /// Whether it has folded enough since the last snapshot to be worth one.
     pub(super) fn is_due(&self, folded: Duration) -> bool {
         let (since, cost) = self.kept.as_ref().map_or((folded, Duration::ZERO), |kept| (kept.folded, kept.cost));

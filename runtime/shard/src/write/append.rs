@@ -3,12 +3,13 @@
 use std::rc::Rc;
 
 use weir_stream::{Appended, Command, KeyRef, Look, ProducerRef, Records, Refusal, Reply, Split, Stream};
-use weir_types::{Role, ShardId, StreamKey};
+use weir_types::{ShardId, StreamKey};
 
 use crate::core::{Core, Shard};
 use crate::message::{Answer, AppendRequest, Body, CallId, Request, Response, ShardError};
+use crate::stats::add;
 use crate::write::job::{AppendJob, Judged, LocalGroup};
-use crate::write::validations::{Case, Validators};
+use crate::write::validations::{Case, validators_of};
 
 /// How often a write is checked again because its stream was deleted and created again under it, or bindings changed.
 pub(crate) const STALE_RETRIES_MAX: u8 = 3;
@@ -47,14 +48,16 @@ impl Core {
             judged: None,
             _counted: counted,
         };
-        if group.has_backlog() {
-            return group.push_backlog(job);
-        }
-        self.admit_append(&group, job);
+        self.admit_in_turn(&group, job);
+    }
+
+    /// Admits an append, behind those that wait already.
+    pub(crate) fn admit_in_turn(self: &Rc<Self>, group: &Rc<LocalGroup>, job: AppendJob) {
+        if group.has_backlog() { group.push_backlog(job) } else { self.admit_append(group, job) }
     }
 
     /// Checks an append against the applied state and encodes it into the open batch, or sends it to its validators.
-    pub(crate) fn admit_append(self: &Rc<Self>, group: &Rc<LocalGroup>, mut job: AppendJob) {
+    fn admit_append(self: &Rc<Self>, group: &Rc<LocalGroup>, mut job: AppendJob) {
         if let Some(refusal) = self.storage_refusal(group, job.request.body.len()) {
             return self.answer_append(job, Err(refusal));
         }
@@ -110,24 +113,17 @@ impl Core {
             Look::Propose { incarnation, split } => (incarnation, split),
             Look::Answer(appended) => return Ok(Looked::Answer(appended)),
         };
-        let validators: Validators = match request.body.is_empty() {
-            true => Validators::new(),
-            false => state.bindings(key, Role::Validator).cloned().collect(),
-        };
+        let validators = validators_of(&state, key, &request.body);
         let case = match (validators.is_empty(), stream) {
-            (false, Some(stream)) => {
-                // A guest takes its records in one piece.
-                request.body.join();
-                Some(Box::new(Case {
-                    key: key.clone(),
-                    content_type: stream.content_type().clone(),
-                    is_json: stream.is_json(),
-                    next_offset: stream.tail().position,
-                    body: request.body.pieces()[0].clone(),
-                    split: split.clone(),
-                    validators,
-                }))
-            }
+            (false, Some(stream)) => Some(Box::new(Case {
+                key: key.clone(),
+                content_type: stream.content_type().clone(),
+                is_json: stream.is_json(),
+                next_offset: stream.tail().position,
+                body: request.body.whole(),
+                split: split.clone(),
+                validators,
+            })),
             _ => None,
         };
         let bindings_epoch = state.bindings_epoch();
@@ -173,7 +169,7 @@ impl Core {
     pub(crate) fn answer_append(&self, job: AppendJob, response: Response) {
         match &response {
             Ok(_) => self.stats.count_append(job.request.body.len()),
-            Err(_) => self.stats.appends_refused.set(self.stats.appends_refused.get() + 1),
+            Err(_) => add(&self.stats.appends_refused, 1),
         }
         self.respond(job.origin, job.call, response);
     }

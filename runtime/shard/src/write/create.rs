@@ -3,13 +3,13 @@
 use std::rc::Rc;
 
 use weir_stream::{Command, EPOCH_UNJUDGED, Group, KeyRef, Refusal, Reply, Split, Summary};
-use weir_types::{GroupId, Incarnation, Role, StreamKey};
+use weir_types::{GroupId, Incarnation, StreamKey};
 
 use crate::core::{Core, Shard};
 use crate::message::{Answer, CreateRequest, Request, Response, ShardError};
 use crate::write::append::{STALE_RETRIES_MAX, records};
 use crate::write::job::{Judged, LocalGroup};
-use crate::write::validations::{Case, Validators};
+use crate::write::validations::{Case, Validators, validators_of};
 
 impl Shard {
     /// Creates a stream. The flag says whether it was there already, with the same configuration.
@@ -72,10 +72,7 @@ impl Core {
     ) -> Result<Judged, ShardError> {
         let (bindings_epoch, validators) = {
             let state = group.state.borrow();
-            let validators: Validators = match request.body.is_empty() {
-                true => Validators::new(),
-                false => state.bindings(key, Role::Validator).cloned().collect(),
-            };
+            let validators = validators_of(&state, key, &request.body);
             // It may be gone by the time that this is applied; then nobody has looked at what would be stored.
             match state.stream(key) {
                 Some(_) if !validators.is_empty() => (EPOCH_UNJUDGED, Validators::new()),
@@ -88,20 +85,16 @@ impl Core {
         if validators.is_empty() || matches!(split, Split::Json(messages) if messages.is_empty()) {
             return Ok(judged);
         }
-        request.body.join();
         let case = Case {
             key: key.clone(),
             content_type: (*request.content_type).into(),
             is_json,
             next_offset: 0,
-            body: request.body.pieces()[0].clone(),
+            body: request.body.whole(),
             split: split.clone(),
             validators,
         };
-        if let Some((body, split)) = self.judge(case).await? {
-            judged.replaced = Some(body);
-            judged.split = split;
-        }
+        judged.replace(self.judge(case).await?);
         Ok(judged)
     }
 

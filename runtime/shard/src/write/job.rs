@@ -47,3 +47,13 @@ pub(crate) struct Judged {
     /// `None` where the body is stored as it came.
     pub(crate) replaced: Option<Body>,
 }
+
+impl Judged {
+    /// Puts in place what the validators want stored instead, if they do.
+    pub(crate) fn replace(&mut self, replacement: Option<(Body, Split)>) {
+        if let Some((body, split)) = replacement {
+            self.replaced = Some(body);
+            self.split = split;
+        }
+    }
+}

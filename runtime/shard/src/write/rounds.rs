@@ -12,6 +12,7 @@ use weir_stream::{Limits, Outcome};
 use crate::core::Core;
 use crate::group::{Failure, Waiter};
 use crate::message::ShardError;
+use crate::stats::add;
 use crate::write::job::{AppendJob, LocalGroup};
 
 /// Proposes batch after batch of one group. Runs for the shard's life.
@@ -89,7 +90,7 @@ impl Core {
         let backlog = group.take_backlog();
         assert!(backlog.iter().is_sorted_by_key(|job| job.arrival), "jobs wait in the order in which they came");
         for job in backlog {
-            if group.has_backlog() { group.push_backlog(job) } else { self.admit_append(group, job) }
+            self.admit_in_turn(group, job);
         }
     }
 
@@ -100,7 +101,7 @@ impl Core {
         outcomes: Vec<Outcome>,
     ) {
         assert!(waiters.len() == outcomes.len(), "one outcome per command");
-        self.stats.batches.set(self.stats.batches.get() + 1);
+        add(&self.stats.batches, 1);
         for (waiter, outcome) in waiters.into_iter().zip(outcomes) {
             match waiter {
                 Some(Waiter::Job(job)) => self.finish_append(group, job, outcome.reply),

@@ -108,12 +108,9 @@ async fn drain(core: Rc<Core>, incarnation: Incarnation) {
         match verdict {
             Err(error) => core.answer_append(job, Err(error)),
             Ok(replacement) => {
-                if let Some((body, split)) = replacement {
-                    judged.replaced = Some(body);
-                    judged.split = split;
-                }
+                judged.replace(replacement);
                 job.judged = Some(Box::new(judged));
-                if group.has_backlog() { group.push_backlog(job) } else { core.admit_append(&group, job) }
+                core.admit_in_turn(&group, job);
             }
         }
     }

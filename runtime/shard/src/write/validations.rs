@@ -8,14 +8,22 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
-use weir_stream::{Binding, Split};
-use weir_types::{Incarnation, StreamKey};
+use weir_stream::{Binding, Group, Split};
+use weir_types::{Incarnation, Role, StreamKey};
 
 use crate::message::{Body, ShardError};
 use crate::write::job::{AppendJob, Judged, LocalGroup};
 
 /// The validators of one stream; most have one.
 pub(crate) type Validators = SmallVec<[Arc<Binding>; 2]>;
+
+/// The validators that have to see what a write to `key` brings.
+pub(crate) fn validators_of(state: &Group, key: &StreamKey, body: &Body) -> Validators {
+    match body.is_empty() {
+        true => Validators::new(),
+        false => state.bindings(key, Role::Validator).cloned().collect(),
+    }
+}
 
 /// A write that is judged.
 pub(crate) struct Case {
