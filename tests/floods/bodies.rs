@@ -6,7 +6,8 @@ use std::time::Duration;
 use weir_testkit::{Client, Connection, Server};
 
 use crate::{
-    CONNECTION_BYTES, MIB, Memory, SLACK_BYTES, append, assert_serves, create, metric, on_disk, read, wait_until,
+    CONNECTION_BYTES, Fate, MIB, Memory, SLACK_BYTES, append, assert_serves, create, fate, metric, on_disk, read,
+    wait_until,
 };
 
 const TARGET: &str = "/floods/bodies";
@@ -26,6 +27,29 @@ fn a_body_that_stops_is_given_up() {
     assert!(refused.header("retry-after").is_some(), "{refused:?}");
     assert!(stalled.ends_within(Duration::from_secs(10)), "the connection is of no use any more");
     assert_eq!(read(&mut server.client(), TARGET), "");
+    assert_serves(&mut server);
+}
+
+#[test]
+fn a_body_that_drips_is_given_up_once_it_is_large() {
+    let mut server = on_disk(MIB).env("WEIR_HTTP_BODY_READ_TIMEOUT_MS", 500).start();
+    create(&mut server.client(), TARGET);
+    let drip = |connection: &mut Connection, bytes: usize| {
+        connection.write(&vec![b'x'; bytes]).expect("it is listened to");
+        // Less than 4 KiB per second, and no long pause.
+        let drips = (0..30).take_while(|_| {
+            thread::sleep(Duration::from_millis(100));
+            fate(connection.socket()) == Fate::Open && connection.write(b"x").is_ok()
+        });
+        drips.count()
+    };
+    let mut large = announced(&server);
+    assert!(drip(&mut large, MIB as usize / 2) < 15, "it goes on for as long as it likes");
+    let refused = large.read_response(false).expect("an answer").expect(408);
+    assert_eq!(refused.code(), "body_timeout");
+    let mut small = announced(&server);
+    assert_eq!(drip(&mut small, 1000), 30, "who writes little may think meanwhile");
+    drop(small);
     assert_serves(&mut server);
 }
 

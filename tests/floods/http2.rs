@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use weir_testkit::{Connection, Request, Server};
 
-use crate::readers::{assert_refused, read_all, with_a_long_stream};
-use crate::{MIB, Memory, SLACK_BYTES, append, assert_serves, create, end_sending, on_disk, read, wait_until};
+use crate::readers::{read_all, with_a_long_stream};
+use crate::{MIB, Memory, SLACK_BYTES, append, assert_serves, create, end_sending, on_disk, read};
 
 const TARGET: &str = "/floods/http2";
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -90,15 +90,11 @@ fn pages_that_no_window_lets_through_are_as_many_as_may_be() {
     }
     connection.write(&bytes).expect("the requests are written");
     wait_for_answers(&connection, READS);
-    let answer = client.send(Request::get("/floods/readers"));
-    if answer.status != 200 {
-        assert_refused(&answer);
-        assert_eq!(answer.code(), "read_limit");
-    }
-    memory.assert_grown_by_at_most(16 * MIB + SLACK_BYTES);
+    // One connection has a share of what there is, and leaves the rest to others.
+    let _ = client.send(Request::get("/floods/readers")).expect(200);
+    memory.assert_grown_by_at_most(16 * MIB / 4 + SLACK_BYTES);
     // It still holds the connection: what it does not take is cut off as it is on a socket that takes nothing.
-    wait_until("room for a read", || client.send(Request::get("/floods/readers")).status == 200);
-    drop(connection);
+    assert!(connection.ends_within(Duration::from_secs(10)), "a connection that takes nothing is kept");
     read_all(&mut client);
     assert_serves(&mut server);
 }

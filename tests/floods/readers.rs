@@ -1,5 +1,6 @@
-//! Readers of old data that ask for much and do not read it.
+//! Readers of old data that ask for much and do not read it, or read it slowly.
 
+use std::io::Read as _;
 use std::time::Duration;
 
 use weir_testkit::{Client, Connection, Request, Response, Server};
@@ -10,6 +11,11 @@ use crate::{
 };
 
 const TARGET: &str = "/floods/readers";
+/// A stream of nothing but line breaks.
+const BREAKS: &str = "/floods/breaks";
+/// Streams with long names, besides.
+const NAMES: usize = 1000;
+const NAME_BYTES: usize = 1000;
 const READERS: usize = 200;
 const RECORDS: usize = 280;
 const RECORD_BYTES: usize = 60_000;
@@ -17,13 +23,51 @@ const READ_BYTES_MAX: u64 = 16 * MIB;
 
 #[test]
 fn pages_that_nobody_takes_are_as_many_as_may_be() {
-    // Several at once, because the kernel alone takes a large part of the first.
-    flood(&Request::get(TARGET), 4);
+    // Many at once, because the kernel alone takes the first ones, which are small while memory is short.
+    flood(&Request::get(TARGET), 12);
 }
 
 #[test]
 fn history_that_nobody_takes_is_as_much_as_may_be() {
     flood(&Request::get(&format!("{TARGET}?offset=-1&live=sse")), 1);
+}
+
+#[test]
+fn line_breaks_are_counted_as_what_they_become() {
+    // Each becomes six bytes of an event.
+    flood(&Request::get(&format!("{BREAKS}?offset=-1&live=sse")), 1);
+}
+
+#[test]
+fn listings_that_nobody_takes_are_as_many_as_may_be() {
+    flood(&Request::get("/floods/-/streams?limit=1000"), 12);
+}
+
+#[test]
+fn slow_readers_leave_room_for_others() {
+    const SLOW: usize = 8;
+    const BYTES_PER_TURN: usize = 3 << 10;
+    let mut server = with_a_long_stream();
+    let mut client = server.client();
+    // More than twice what may be read at a time, if pages were as large as ever.
+    let requests = Request::get(TARGET).to_bytes("localhost").repeat(4);
+    let mut slow: Vec<Connection> = (0..SLOW).map(|_| server.connect()).collect();
+    for connection in &mut slow {
+        connection.write(&requests).expect("the requests are written");
+        assert_eq!(connection.read_head().expect("an answer").status, 200);
+    }
+    for _ in 0..50 {
+        for connection in &slow {
+            let mut scratch = [0; BYTES_PER_TURN];
+            connection.socket().read_exact(&mut scratch).expect("it is not too slow");
+        }
+        let page = client.send(Request::get(TARGET)).expect(200);
+        assert!(page.body.starts_with(record(0).as_bytes()), "another beginning");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    read_all(&mut client);
+    drop(slow);
+    assert_serves(&mut server);
 }
 
 /// Has many clients send `request` `times` times each and read no more than the head of the first answer.
@@ -67,12 +111,21 @@ fn flood(request: &Request, times: usize) {
 
 /// A server with a stream of 16 MiB at `TARGET`, and a limit of as much for all that is being read.
 pub(crate) fn with_a_long_stream() -> Server {
-    let server =
-        on_disk(MIB).env("WEIR_HTTP_WRITE_TIMEOUT_MS", 2000).env("WEIR_LIMITS_READ_BYTES_MAX", READ_BYTES_MAX).start();
+    let server = on_disk(MIB)
+        .env("WEIR_HTTP_WRITE_TIMEOUT_MS", 2000)
+        // An idle connection ends after eight times as long: what the kernel has taken for a client is sent.
+        .env("WEIR_HTTP_HEADER_READ_TIMEOUT_MS", 2000)
+        .env("WEIR_LIMITS_READ_BYTES_MAX", READ_BYTES_MAX)
+        .start();
     let mut client = server.client();
     create(&mut client, TARGET);
+    create(&mut client, BREAKS);
     for number in 0..RECORDS {
         let _ = client.send(append(TARGET, record(number))).expect(204);
+        let _ = client.send(append(BREAKS, "\n".repeat(RECORD_BYTES))).expect(204);
+    }
+    for number in 0..NAMES {
+        create(&mut client, &format!("/floods/{number:0NAME_BYTES$}"));
     }
     server
 }

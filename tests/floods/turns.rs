@@ -52,6 +52,25 @@ fn a_body_of_millions_of_messages_is_followed_in_turns() {
 }
 
 #[test]
+fn a_record_of_megabytes_is_followed_in_turns() {
+    let bytes = if cfg!(debug_assertions) { MIB } else { 16 * MIB };
+    let mut server = on_disk(bytes).start();
+    let mut client = server.client();
+    for (target, content_type) in [("/turns/breaks", "text/plain"), ("/turns/octets", "application/octet-stream")] {
+        let record = vec![b'\n'; bytes as usize];
+        let _ = client.send(Request::put(target).body(content_type, record)).expect(201);
+        watched(&server, || {
+            let request = Request::get(&format!("{target}?offset=-1&live=sse"));
+            let (mut events, _) = Events::open(server.address(), &request).expect("is followed");
+            let data = events.next_event().expect("readable").expect("an event").data;
+            let seen = if content_type == "text/plain" { data.len() } else { data.len() / 4 * 3 };
+            assert!(seen.abs_diff(bytes as usize) < 4, "{seen} bytes");
+        });
+    }
+    assert_serves(&mut server);
+}
+
+#[test]
 fn many_streams_end_and_are_listed_in_turns() {
     let mut server = on_disk(MIB).start();
     let mut client = server.client();

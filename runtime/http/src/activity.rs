@@ -14,8 +14,10 @@ pub(crate) const OWED_BYTES_MIN: usize = 4 << 10;
 pub(crate) struct Activity {
     pub(crate) is_http2: bool,
     pub(crate) running: Cell<u32>,
-    /// Parts of responses that are ready and not sent, in HTTP/2.
-    pub(crate) owed: Cell<u32>,
+    /// Bytes of responses that are ready and not sent, in HTTP/2.
+    pub(crate) owed: Cell<usize>,
+    /// Bytes of bodies that are coming in.
+    incoming: Cell<usize>,
     /// Whether the socket took nothing of the last write; in HTTP/1.
     pub(crate) is_blocked: Cell<bool>,
     /// Whether a live read has begun that the socket does not know of.
@@ -47,9 +49,15 @@ impl Activity {
         if !self.is_http2 || bytes.len() < OWED_BYTES_MIN {
             return bytes;
         }
-        self.owed.set(self.owed.get() + 1);
+        let owed = Owed { activity: self.clone(), bytes: bytes.len() };
+        self.owed.set(self.owed.get() + owed.bytes);
         // A connection's bytes stay on its thread.
-        weir_shard::keep(bytes, SendWrapper::new(Owed(self.clone())))
+        weir_shard::keep(bytes, SendWrapper::new(owed))
+    }
+
+    /// A body that comes in; nothing of it is there.
+    pub(crate) fn begin_body(self: &Rc<Self>) -> Incoming {
+        Incoming { activity: self.clone(), bytes: 0 }
     }
 
     /// A request begins: its head is complete.
@@ -62,11 +70,39 @@ impl Activity {
 }
 
 /// One part that is owed.
-struct Owed(Rc<Activity>);
+struct Owed {
+    activity: Rc<Activity>,
+    bytes: usize,
+}
 
 impl Drop for Owed {
     fn drop(&mut self) {
-        self.0.owed.set(self.0.owed.get() - 1);
+        self.activity.owed.set(self.activity.owed.get() - self.bytes);
+    }
+}
+
+/// What one body has of its connection's share, given back when dropped.
+pub(crate) struct Incoming {
+    activity: Rc<Activity>,
+    bytes: usize,
+}
+
+impl Incoming {
+    /// Counts `bytes` more, unless all bodies of the connection then have more than `share`. One alone may.
+    pub(crate) fn grow(&mut self, bytes: usize, share: usize) -> bool {
+        let all = self.activity.incoming.get();
+        let fits = all == self.bytes || all + bytes <= share;
+        if fits {
+            self.activity.incoming.set(all + bytes);
+            self.bytes += bytes;
+        }
+        fits
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        self.activity.incoming.set(self.activity.incoming.get() - self.bytes);
     }
 }
 

@@ -23,9 +23,9 @@ pub struct HttpConfig {
     pub sse_max_age: Duration,
     /// How long a request's head may take; it may take up to half as long again.
     pub header_read_timeout: Duration,
-    /// How long a request's body may pause.
+    /// How long a request's body may pause; once it is large, it comes at 4 KiB per second over this time.
     pub body_read_timeout: Duration,
-    /// How long a client may take nothing of a response that is ready for it.
+    /// How long a client may keep the server waiting without taking 4 KiB per second of a response that is ready for it.
     pub write_timeout: Duration,
     /// `Access-Control-Allow-Origin`; empty for none. A valid header value. `*` is never said of what operators do.
     pub cors_origin: String,

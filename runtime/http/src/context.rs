@@ -6,10 +6,13 @@ use hyper::body::Incoming;
 use weir_shard::Shard;
 
 use crate::activity::Activity;
-use crate::body;
+use crate::body::{self, Bounds};
 use crate::config::HttpConfig;
 use crate::error::Problem;
 use crate::stop::{Stop, Stopped};
+
+/// A body may come at any pace up to so many bytes: what an agent writes while it thinks comes slowly.
+const SLOW_BODY_BYTES_MAX: usize = 64 << 10;
 
 /// What all connections of a shard share.
 pub(crate) struct Shared {
@@ -51,7 +54,8 @@ impl Context {
 
     /// Reads a request's body within the configured limits.
     pub(crate) async fn body(&self, body: Incoming) -> Result<weir_shard::Body, Problem> {
-        let config = self.config();
-        body::take(body, self.shard(), config.body_bytes_max, config.body_read_timeout).await
+        let HttpConfig { body_bytes_max: bytes_max, body_read_timeout: timeout, .. } = *self.config();
+        let bounds = Bounds { bytes_max, timeout, slow_bytes_max: SLOW_BODY_BYTES_MAX };
+        body::take(body, self.shard(), &self.activity, bounds).await
     }
 }

@@ -7,9 +7,10 @@
 //!   to read. A request's head that is still incomplete after three ticks ends the connection, and so do
 //!   [`IDLE_TICKS_MAX`] ticks without a byte. A running request is not the reader's business: its body has its own
 //!   timeout, and its response may take as long as it takes.
-//! - *Writing*: a timer exists only while the socket takes nothing, and ends the connection after `write_timeout`. In
-//!   HTTP/2 the socket may take everything while the client's windows take nothing: there, bytes that are ready are *owed*
-//!   until they are sent, and a connection that owes and sends next to nothing ends after `write_timeout`, too.
+//! - *Writing*: a client that has kept the server waiting for `write_timeout` altogether, and has meanwhile taken less than
+//!   [`BYTES_PER_S_MIN`], loses its connection. A timer exists only while the socket takes nothing. In HTTP/2 the socket may
+//!   take everything while the client's windows take nothing: there, bytes that are ready are *owed* until they are sent,
+//!   and what counts is the time in which something is owed.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -29,8 +30,8 @@ use crate::alarm::Alarm;
 const HEAD_TICKS_MAX: u32 = 3;
 /// Ticks without a request: 80 s with the default timeout, which is longer than clients keep connections.
 const IDLE_TICKS_MAX: u32 = 16;
-/// What a tick must send to count, in bytes: more than pings and their answers.
-const SENT_BYTES_MIN: usize = 1 << 10;
+/// What a client that is waited for must take, in bytes per second: more than pings and their answers.
+const BYTES_PER_S_MIN: usize = 4 << 10;
 /// A write of several parts that are no larger together is made one part: the kernel takes longer over a list of parts than
 /// copying them takes.
 const TOGETHER_BYTES_MAX: usize = 1 << 10;
@@ -44,8 +45,15 @@ const LIVE_UNSENT_BYTES: u32 = 16 << 10;
 pub(crate) struct Stalls {
     /// Half of what a request's head may take.
     pub(crate) tick: Duration,
-    /// For a blocked write.
+    /// For all writes that wait, unless enough is taken meanwhile.
     pub(crate) write: Duration,
+}
+
+impl Stalls {
+    /// What a client must take in the time for which it is waited.
+    fn taken_bytes_min(self) -> usize {
+        (BYTES_PER_S_MIN as f64 * self.write.as_secs_f64()) as usize
+    }
 }
 
 /// The socket, with the bytes that were read to tell the protocol.
@@ -56,7 +64,7 @@ pub(crate) struct Io {
     stalls: Stalls,
     ticker: Option<Alarm>,
     ticks: Ticks,
-    blocked_write: Option<Alarm>,
+    blocked: Blocked,
     /// The last bytes that the socket took since a live read began: the end of its response's head.
     head_end: Option<[u8; 4]>,
 }
@@ -66,17 +74,28 @@ struct Ticks {
     head: u32,
     idle: u32,
     begun_before: u64,
-    /// Ticks at which something was owed and nothing sent.
-    stuck: u32,
+    /// Ticks one after the other at which something was owed, and what was sent in them.
+    owing: u32,
+    owing_sent_bytes: usize,
     /// Bytes that the socket took since the last tick.
     sent_bytes: usize,
+}
+
+/// How the socket takes what is written.
+#[derive(Default)]
+struct Blocked {
+    /// Since when it takes nothing, and until when that is waited for.
+    since: Option<(Instant, Alarm)>,
+    /// How long it was waited for before, and what it has taken in that time and since.
+    waited: Duration,
+    taken_bytes: usize,
 }
 
 impl Io {
     /// Reads `prefix` first, then `stream`.
     pub(crate) fn new(stream: TcpStream, prefix: Bytes, activity: Rc<Activity>, stalls: Stalls) -> Io {
-        let ticks = Ticks::default();
-        Io { stream, prefix, activity, stalls, ticker: None, ticks, blocked_write: None, head_end: None }
+        let (ticks, blocked) = (Ticks::default(), Blocked::default());
+        Io { stream, prefix, activity, stalls, ticker: None, ticks, blocked, head_end: None }
     }
 
     fn note_read(&self) {
@@ -132,8 +151,9 @@ impl Io {
             }
             Poll::Ready(written) => {
                 self.activity.is_blocked.set(false);
-                self.blocked_write = None;
-                self.ticks.sent_bytes += *written.as_ref().unwrap_or(&0);
+                let bytes = *written.as_ref().unwrap_or(&0);
+                self.blocked.note_taken(bytes, self.stalls);
+                self.ticks.sent_bytes += bytes;
                 Poll::Ready(written)
             }
         }
@@ -141,9 +161,25 @@ impl Io {
 
     /// Nothing could be written: waits for the socket, but not too long.
     fn poll_blocked(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let timeout = self.stalls.write;
-        let timer = self.blocked_write.get_or_insert_with(|| Alarm::after(timeout));
-        timer.poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        let left = self.stalls.write.saturating_sub(self.blocked.waited);
+        let (_, alarm) = self.blocked.since.get_or_insert_with(|| (Instant::now(), Alarm::after(left)));
+        alarm.poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl Blocked {
+    /// The socket has taken so many bytes.
+    fn note_taken(&mut self, bytes: usize, stalls: Stalls) {
+        if let Some((since, _)) = self.since.take() {
+            self.waited += since.elapsed();
+        }
+        if self.waited == Duration::ZERO {
+            return;
+        }
+        self.taken_bytes += bytes;
+        if self.taken_bytes >= stalls.taken_bytes_min() {
+            *self = Blocked::default();
+        }
     }
 }
 
@@ -151,10 +187,16 @@ impl Ticks {
     /// Counts one tick; whether it was one too many.
     fn count(&mut self, activity: &Activity, stalls: Stalls) -> bool {
         let sent_bytes = std::mem::take(&mut self.sent_bytes);
-        self.stuck = if activity.owed.get() > 0 && sent_bytes < SENT_BYTES_MIN { self.stuck + 1 } else { 0 };
+        match activity.owed.get() {
+            0 => (self.owing, self.owing_sent_bytes) = (0, 0),
+            _ => (self.owing, self.owing_sent_bytes) = (self.owing + 1, self.owing_sent_bytes + sent_bytes),
+        }
         // The first of them may come at once.
-        if self.stuck > 1 && stalls.tick * (self.stuck - 1) >= stalls.write {
-            return true;
+        if self.owing > 1 && stalls.tick * (self.owing - 1) >= stalls.write {
+            if self.owing_sent_bytes < stalls.taken_bytes_min() {
+                return true;
+            }
+            (self.owing, self.owing_sent_bytes) = (1, 0);
         }
         let begun = activity.begun.get();
         if activity.running.get() > 0 || begun != self.begun_before {
@@ -274,6 +316,29 @@ mod tests {
         assert_eq!(ended_at(false, |_, _| {}), Some(IDLE_TICKS_MAX));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_socket_that_takes_little_is_not_waited_for_again_and_again() {
+        let stalls = Stalls { tick: Duration::from_secs(5), write: Duration::from_secs(30) };
+        // How often the socket lets us wait for ten seconds and then takes so much, until there is no time left.
+        let waits = async |bytes| {
+            let mut blocked = Blocked::default();
+            for wait in 1..100 {
+                blocked.since = Some((Instant::now(), Alarm::after(Duration::ZERO)));
+                tokio::time::advance(Duration::from_secs(10)).await;
+                blocked.note_taken(bytes, stalls);
+                if blocked.waited >= stalls.write {
+                    return Some(wait);
+                }
+            }
+            None
+        };
+        assert_eq!(waits(10 * BYTES_PER_S_MIN).await, None);
+        assert_eq!(waits(9 * BYTES_PER_S_MIN).await, Some(3));
+        let mut fast = Blocked::default();
+        (0..10).for_each(|_| fast.note_taken(1, stalls));
+        assert_eq!(fast.taken_bytes, 0, "who is not waited for is not watched");
+    }
+
     #[test]
     fn requests_keep_a_connection() {
         assert_eq!(ended_at(false, |activity, _| drop(activity.begin())), None);
@@ -297,12 +362,15 @@ mod tests {
         };
         let mut owed = Vec::new();
         assert_eq!(ended_at(true, |activity, _| owed.push(owing(activity))), Some(7), "30 s, and the first tick");
-        let mut owed = Vec::new();
-        let slowly = ended_at(true, |activity, ticks| {
-            owed.push(owing(activity));
-            ticks.sent_bytes += SENT_BYTES_MIN;
-        });
-        assert_eq!(slowly, None);
+        let mut slowly = |bytes| {
+            let mut owed = Vec::new();
+            ended_at(true, |activity, ticks| {
+                owed.push(owing(activity));
+                ticks.sent_bytes += bytes;
+            })
+        };
+        assert_eq!(slowly(5 * BYTES_PER_S_MIN), None);
+        assert_eq!(slowly(4 * BYTES_PER_S_MIN), Some(7));
         assert_eq!(ended_at(true, |activity, _| drop(owing(activity))), None, "what is sent is not owed");
         let mut owed = Vec::new();
         assert_eq!(

@@ -1,5 +1,6 @@
 //! Response bodies: one enum, so that the small ones cost no allocation and their length is known.
 
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::vec;
@@ -29,7 +30,6 @@ enum Kind {
     Events(Events),
     /// Events that the connection sends itself, once the response's head is written.
     Live(Option<(Events, Handover)>),
-    Router(axum::body::Body),
 }
 
 impl Payload {
@@ -57,18 +57,13 @@ impl Payload {
         }
     }
 
-    /// What the axum `Router` answered.
-    pub(crate) fn router(body: axum::body::Body) -> Payload {
-        Payload::of(Kind::Router(body))
-    }
-
     /// Keeps `active` until the body is sent or given up.
     pub(crate) fn holding(mut self, active: ActiveRequest) -> Payload {
         match &mut self.kind {
             Kind::Full(bytes) => active.owe(bytes),
             Kind::Chunks { chunks, .. } => chunks.as_mut_slice().iter_mut().for_each(|chunk| active.owe(chunk)),
-            // Events are owed as they are made; what the router answers is small.
-            Kind::Empty | Kind::Events(_) | Kind::Live(_) | Kind::Router(_) => {}
+            // Events are owed as they are made.
+            Kind::Empty | Kind::Events(_) | Kind::Live(_) => {}
         }
         self.active = Some(active);
         self
@@ -87,9 +82,9 @@ impl From<Bytes> for Payload {
 
 impl Body for Payload {
     type Data = Bytes;
-    type Error = axum::Error;
+    type Error = Infallible;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let Payload { kind, active } = self.get_mut();
         let bytes = match kind {
             Kind::Empty => None,
@@ -106,7 +101,6 @@ impl Body for Payload {
                 }
                 return Poll::Pending;
             }
-            Kind::Router(body) => return Pin::new(body).poll_frame(cx),
         };
         Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))))
     }
@@ -117,7 +111,6 @@ impl Body for Payload {
             Kind::Full(bytes) => bytes.is_empty(),
             Kind::Chunks { remaining, .. } => *remaining == 0,
             Kind::Events(_) | Kind::Live(_) => false,
-            Kind::Router(body) => body.is_end_stream(),
         }
     }
 
@@ -127,7 +120,6 @@ impl Body for Payload {
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Chunks { remaining, .. } => SizeHint::with_exact(*remaining),
             Kind::Events(_) | Kind::Live(_) => SizeHint::default(),
-            Kind::Router(body) => body.size_hint(),
         }
     }
 }

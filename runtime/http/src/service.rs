@@ -7,22 +7,28 @@ use axum::Router;
 use http::header::ORIGIN;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
+use send_wrapper::SendWrapper;
 use tokio::sync::watch;
 use weir_shard::Shard;
 use weir_types::StreamKey;
 
 use crate::config::HttpConfig;
 use crate::context::{Context, Shared};
-use crate::error::Problem;
+use crate::error::{ErrorCode, Problem};
 use crate::live::Handover;
 use crate::path::{self, Target};
 use crate::payload::Payload;
 use crate::query::{GetQuery, Live};
 use crate::stop::Stop;
 use crate::{cors, routes};
+
+/// What is not counted of an answer that is no page, in bytes: a connection's own buffers are larger.
+const UNCOUNTED_BYTES_MAX: usize = 4 << 10;
 
 /// The public listener's service on one shard. Cheap to clone; it stays on its shard's thread.
 #[derive(Clone)]
@@ -68,7 +74,8 @@ impl Service {
         let expose = is_get || request.headers().contains_key(ORIGIN);
         let allow_origin = self.allow_origin(request.uri().path());
         let is_head = request.method() == Method::HEAD;
-        let mut response = self.dispatch(&context, request).await.unwrap_or_else(Problem::into_response);
+        let answered = self.dispatch(&context, request).await.and_then(|response| within_share(&context, response));
+        let mut response = answered.unwrap_or_else(Problem::into_response);
         cors::add(response.headers_mut(), allow_origin.as_ref(), expose);
         if is_get {
             cors::disarm(response.headers_mut());
@@ -94,7 +101,7 @@ impl Service {
         }
         let key = match path::parse(head.uri.path())? {
             Target::Stream(key) => key,
-            Target::Other => return self.route(Request::from_parts(head, body)).await,
+            Target::Other => return self.route(context, Request::from_parts(head, body)).await,
         };
         match head.method {
             Method::POST => routes::append::post(context, key, &head, body).await,
@@ -111,11 +118,31 @@ impl Service {
         }
     }
 
-    async fn route(&self, request: Request<Incoming>) -> Result<Response<Payload>, Problem> {
-        let request = request.map(axum::body::Body::new);
+    async fn route(&self, context: &Context, request: Request<Incoming>) -> Result<Response<Payload>, Problem> {
+        let mut request = request.map(axum::body::Body::new);
+        request.extensions_mut().insert(SendWrapper::new(context.activity().clone()));
+        let is_read = request.method() == Method::GET;
         let Ok(response) = self.0.router.call(request).await;
-        Ok(response.map(Payload::router))
+        let (head, body) = response.into_parts();
+        let mut bytes = body.collect().await.expect("the router's bodies are whole").to_bytes();
+        // What was changed has been: that is said whatever there is memory for.
+        if is_read && bytes.len() > UNCOUNTED_BYTES_MAX {
+            let claim = context.shard().claim_read(bytes.len())?;
+            bytes = weir_shard::keep(bytes, claim);
+        }
+        Ok(Response::from_parts(head, Payload::from(bytes)))
     }
+}
+
+/// The response, unless its connection has taken so little of others that its share of them is used up.
+fn within_share(context: &Context, response: Response<Payload>) -> Result<Response<Payload>, Problem> {
+    let owed = context.activity().owed.get();
+    let bytes = response.body().size_hint().lower() as usize;
+    if owed > 0 && owed + bytes > context.shard().read_share() {
+        let detail = "this connection has not taken what it has asked for before; take that first";
+        return Err(Problem::new(ErrorCode::ReadLimit, detail));
+    }
+    Ok(response)
 }
 
 async fn stream_verb(

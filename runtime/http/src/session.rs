@@ -20,7 +20,7 @@ use crate::context::Context;
 use crate::cursor::cursor;
 use crate::headers::{NO_CACHE, STREAM_SSE_DATA_ENCODING, X_ACCEL_BUFFERING};
 use crate::payload::Payload;
-use crate::sse::{self, Control, Encoding, Events, Outbox};
+use crate::sse::{self, Control, Encoding, Events, Outbox, Parts};
 
 /// Where a session's events come from.
 pub(crate) trait Source: 'static {
@@ -83,6 +83,11 @@ impl Session {
     /// Puts a frame, to be sent when the session waits next.
     pub(crate) fn put(&self, frame: Bytes) {
         self.outbox.put(self.context.activity().owe(frame));
+    }
+
+    /// Puts an event that is made in parts; at most one before the session waits.
+    pub(crate) fn put_parts(&self, parts: Parts) {
+        self.outbox.put_parts(parts.keeping(|bytes| self.context.activity().owe(bytes)));
     }
 
     /// Puts a control event.

@@ -10,26 +10,33 @@
 //! - Text that is not UTF-8 reaches the client with replacement characters: read it otherwise.
 //!
 //! A frame is made as a chunk of HTTP/1.1's chunked coding, which is how most clients get it: one piece of memory, shared
-//! by all readers and sent as it is. Other bodies take what is inside.
+//! by all readers and sent as it is. Other bodies take what is inside. A large event is made in parts, each when the one
+//! before it was taken: so it takes little memory however long it becomes, and no part takes long.
 //!
 //! Source: Durable Streams Protocol, section 5.8; the WHATWG HTML standard, section 9.2.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::Future;
-use std::io::{self, IoSlice, Write};
+use std::io::{self, IoSlice, Write as _};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use base64::write::EncoderWriter;
 use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
+use weir_shard::{ENCODED_BYTES_MAX, keep};
 use weir_types::Offset;
 
 use crate::media::{array, essence, is_json};
 
+/// What an event takes besides its text, about, in bytes.
+const EVENT_HEAD_BYTES: usize = 80;
+const EVENT_END: &[u8] = b"\n\n";
+/// What base64 makes four characters of.
+const GROUP_BYTES: usize = 3;
 /// What a control event takes, about, in bytes.
 const CONTROL_BYTES: usize = 192;
 /// What comes before and after a chunk, at most: its length in 8 hexadecimal digits, and two line breaks.
@@ -86,14 +93,19 @@ pub(crate) fn data_and_control(encoding: Encoding, chunks: &[Bytes], control: Co
     chunk(frame)
 }
 
+/// [`data`] in parts.
+pub(crate) fn data_in_parts(encoding: Encoding, chunks: Vec<Bytes>, next: Offset) -> Parts {
+    Parts::new(b"data", encoding, chunks, next)
+}
+
 /// The event with what a fold says of the records before `next`.
-pub(crate) fn view(encoding: Encoding, body: Bytes, next: Offset) -> Bytes {
-    chunk(event(b"summary", encoding, &[body], next))
+pub(crate) fn view(encoding: Encoding, body: Bytes, next: Offset) -> Parts {
+    Parts::new(b"summary", encoding, vec![body], next)
 }
 
 /// The event that says why a summary does not go on, with a problem document, after what is known before `next`.
-pub(crate) fn failed(document: &Bytes, next: Offset) -> Bytes {
-    chunk(event(b"failed", Encoding::Text, std::slice::from_ref(document), next))
+pub(crate) fn failed(document: Bytes, next: Offset) -> Bytes {
+    chunk(event(b"failed", Encoding::Text, &[document], next))
 }
 
 /// An empty frame with room for `bytes`.
@@ -120,24 +132,149 @@ fn inside(chunk: &Bytes) -> Bytes {
 
 fn event(name: &[u8], encoding: Encoding, chunks: &[Bytes], next: Offset) -> Vec<u8> {
     let length: usize = chunks.iter().map(Bytes::len).sum();
-    let mut frame = frame(80 + length + length / 3 + 4 + CONTROL_BYTES);
-    id(&mut frame, next);
+    let mut frame = frame(EVENT_HEAD_BYTES + length + length / 3 + 4 + CONTROL_BYTES);
+    begin(&mut frame, name, next);
+    let is_whole = Text::new(encoding, chunks.to_vec()).put(&mut frame, usize::MAX);
+    debug_assert!(is_whole, "nothing bounds the frame");
+    frame.extend_from_slice(EVENT_END);
+    frame
+}
+
+/// Begins an event, up to its text.
+fn begin(frame: &mut Vec<u8>, name: &[u8], next: Offset) {
+    id(frame, next);
     frame.extend_from_slice(b"event: ");
     frame.extend_from_slice(name);
     frame.extend_from_slice(b"\ndata:");
-    match encoding {
-        Encoding::Json => lines(&mut frame, &array(chunks.to_vec())),
-        Encoding::Text => lines(&mut frame, chunks),
-        Encoding::Base64 => {
-            let mut encoder = EncoderWriter::new(&mut frame, &STANDARD);
-            for chunk in chunks {
-                encoder.write_all(chunk).expect("a vector takes everything");
+}
+
+/// An event that is made part by part, of at most [`ENCODED_BYTES_MAX`] bytes and a little.
+pub(crate) struct Parts {
+    /// What is before the text, as long as no part was made.
+    head: Vec<u8>,
+    /// What is not encoded yet.
+    text: Text,
+    /// The last chunk, which holds what is claimed for all: each part keeps it.
+    last: Bytes,
+}
+
+impl Parts {
+    fn new(name: &[u8], encoding: Encoding, chunks: Vec<Bytes>, next: Offset) -> Parts {
+        let last = chunks.last().cloned().unwrap_or_default();
+        let mut head = frame(EVENT_HEAD_BYTES);
+        begin(&mut head, name, next);
+        Parts { head, text: Text::new(encoding, chunks), last }
+    }
+
+    /// Has every part keep `with`, too.
+    pub(crate) fn keeping(mut self, with: impl FnOnce(Bytes) -> Bytes) -> Parts {
+        self.last = with(self.last);
+        self
+    }
+
+    /// The next part, as a frame, and whether it is the last.
+    fn next(&mut self) -> (Bytes, bool) {
+        let mut part = match self.head.is_empty() {
+            true => frame(ENCODED_BYTES_MAX),
+            false => std::mem::take(&mut self.head),
+        };
+        let is_last = self.text.put(&mut part, ENCODED_BYTES_MAX);
+        if is_last {
+            part.extend_from_slice(EVENT_END);
+        }
+        (keep(chunk(part), self.last.clone()), is_last)
+    }
+}
+
+/// Bytes that become the text of an event.
+struct Text {
+    chunks: VecDeque<Bytes>,
+    coding: Coding,
+}
+
+enum Coding {
+    /// The values of `data:` lines, the first of which has been begun.
+    Lines {
+        /// Nothing is on the line yet.
+        line_begins: bool,
+        /// The last byte was a CR: an LF that comes next belongs to it.
+        after_cr: bool,
+    },
+    Base64,
+}
+
+impl Text {
+    fn new(encoding: Encoding, chunks: Vec<Bytes>) -> Text {
+        let (chunks, coding) = match encoding {
+            Encoding::Json => (array(chunks), Coding::Lines { line_begins: true, after_cr: false }),
+            Encoding::Text => (chunks, Coding::Lines { line_begins: true, after_cr: false }),
+            Encoding::Base64 => (chunks, Coding::Base64),
+        };
+        Text { chunks: chunks.into(), coding }
+    }
+
+    /// Writes what comes next to `frame`, until that has about `frame_bytes_max`; whether that was everything.
+    fn put(&mut self, frame: &mut Vec<u8>, frame_bytes_max: usize) -> bool {
+        while let Some(chunk) = self.chunks.front_mut() {
+            if chunk.is_empty() {
+                self.chunks.pop_front();
+                continue;
             }
-            encoder.finish().expect("a vector takes everything");
+            let room = frame_bytes_max.saturating_sub(frame.len());
+            if room == 0 {
+                return false;
+            }
+            match &mut self.coding {
+                Coding::Lines { line_begins, after_cr } => line(frame, chunk, room, line_begins, after_cr),
+                Coding::Base64 => match chunk.len().min(room) / GROUP_BYTES * GROUP_BYTES {
+                    0 => group(frame, &mut self.chunks),
+                    whole => base64(frame, &chunk.split_to(whole)),
+                },
+            }
+        }
+        true
+    }
+}
+
+/// Writes the next line of `chunk`, or as much of it as there is room for.
+fn line(frame: &mut Vec<u8>, chunk: &mut Bytes, room: usize, line_begins: &mut bool, after_cr: &mut bool) {
+    if std::mem::take(after_cr) && chunk[0] == b'\n' {
+        // The second half of a CRLF, perhaps in the next chunk.
+        return chunk.advance(1);
+    }
+    if *line_begins && chunk[0] == b' ' {
+        frame.push(b' ');
+    }
+    let ahead = &chunk[..chunk.len().min(room)];
+    let line_break = ahead.iter().position(|b| matches!(b, b'\r' | b'\n'));
+    let end = line_break.unwrap_or(ahead.len());
+    frame.extend_from_slice(&ahead[..end]);
+    *line_begins = line_break.is_some();
+    if *line_begins {
+        *after_cr = ahead[end] == b'\r';
+        frame.extend_from_slice(b"\ndata:");
+    }
+    chunk.advance(end + usize::from(*line_begins));
+}
+
+/// Writes the next group of three bytes, which may lie in several chunks, or the last one, which may be shorter.
+fn group(frame: &mut Vec<u8>, chunks: &mut VecDeque<Bytes>) {
+    let mut group = Vec::with_capacity(GROUP_BYTES);
+    while let Some(chunk) = chunks.front_mut().filter(|_| group.len() < GROUP_BYTES) {
+        let taken = chunk.len().min(GROUP_BYTES - group.len());
+        group.extend_from_slice(&chunk.split_to(taken));
+        if chunk.is_empty() {
+            chunks.pop_front();
         }
     }
-    frame.extend_from_slice(b"\n\n");
-    frame
+    base64(frame, &group);
+}
+
+fn base64(frame: &mut Vec<u8>, bytes: &[u8]) {
+    let start = frame.len();
+    frame.resize(start + bytes.len().div_ceil(GROUP_BYTES) * 4, 0);
+    let written = STANDARD.encode_slice(bytes, &mut frame[start..]).expect("there is room");
+    debug_assert_eq!(written, frame.len() - start);
 }
 
 /// A reader's position, and what it may expect there.
@@ -187,74 +324,83 @@ fn id(frame: &mut Vec<u8>, next: Offset) {
     frame.push(b'\n');
 }
 
-/// Writes `chunks`, one text, as the values of `data:` lines, the first of which has been begun.
-fn lines(frame: &mut Vec<u8>, chunks: &[Bytes]) {
-    let (mut line_begins, mut after_cr) = (true, false);
-    for chunk in chunks {
-        let mut rest = &chunk[..];
-        while let Some(&first) = rest.first() {
-            if after_cr && first == b'\n' {
-                // The second half of a CRLF, perhaps in the next chunk.
-                (rest, after_cr) = (&rest[1..], false);
-                continue;
-            }
-            if line_begins && first == b' ' {
-                frame.push(b' ');
-            }
-            let line = rest.iter().position(|b| matches!(b, b'\r' | b'\n')).unwrap_or(rest.len());
-            frame.extend_from_slice(&rest[..line]);
-            let line_break = rest.get(line);
-            (line_begins, after_cr) = (line_break.is_some(), line_break == Some(&b'\r'));
-            if line_begins {
-                frame.extend_from_slice(b"\ndata:");
-            }
-            rest = rest.get(line + 1..).unwrap_or_default();
-        }
-    }
-}
-
 /// Where a session puts its frames, and its response takes them.
 #[derive(Clone, Default)]
-pub(crate) struct Outbox {
-    frames: Rc<RefCell<VecDeque<Bytes>>>,
+pub(crate) struct Outbox(Rc<RefCell<Frames>>);
+
+/// What is to be sent, in this order: the frames, the parts of an event, what comes after that.
+#[derive(Default)]
+struct Frames {
+    ready: VecDeque<Bytes>,
+    parts: Option<Parts>,
+    after: VecDeque<Bytes>,
 }
 
 impl Outbox {
     /// Puts a frame, to be sent when the session waits next.
     pub(crate) fn put(&self, frame: Bytes) {
-        self.frames.borrow_mut().push_back(frame);
+        let mut frames = self.0.borrow_mut();
+        match frames.parts {
+            None => frames.ready.push_back(frame),
+            Some(_) => frames.after.push_back(frame),
+        }
+    }
+
+    /// Puts an event whose parts are made as they are taken. A session puts one of them before it waits.
+    pub(crate) fn put_parts(&self, parts: Parts) {
+        let before = self.0.borrow_mut().parts.replace(parts);
+        assert!(before.is_none(), "a session waits until everything was taken");
     }
 
     /// Whether every frame was taken.
     pub(crate) fn is_empty(&self) -> bool {
-        self.frames.borrow().is_empty()
+        let frames = self.0.borrow();
+        frames.ready.is_empty() && frames.parts.is_none()
     }
 
     fn take(&self) -> Option<Bytes> {
-        self.frames.borrow_mut().pop_front()
+        let mut frames = self.0.borrow_mut();
+        frames.fill();
+        frames.ready.pop_front()
     }
 
     /// Writes every frame.
     fn poll_write(&self, io: &mut (impl AsyncWrite + Unpin), cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut frames = self.frames.borrow_mut();
-        while !frames.is_empty() {
+        let mut frames = self.0.borrow_mut();
+        loop {
+            frames.fill();
+            let ready = &mut frames.ready;
+            if ready.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
             let mut slices = [IoSlice::new(&[]); WRITTEN_TOGETHER];
-            let filled =
-                slices.iter_mut().zip(frames.iter()).map(|(slice, frame)| *slice = IoSlice::new(frame)).count();
+            let filled = slices.iter_mut().zip(ready.iter()).map(|(slice, frame)| *slice = IoSlice::new(frame)).count();
             let mut written = ready!(Pin::new(&mut *io).poll_write_vectored(cx, &slices[..filled]))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            while let Some(frame) = frames.front_mut().filter(|_| written > 0) {
+            while let Some(frame) = ready.front_mut().filter(|_| written > 0) {
                 let taken = written.min(frame.len());
                 frame.advance(taken);
                 written -= taken;
                 if frame.is_empty() {
-                    frames.pop_front();
+                    ready.pop_front();
                 }
             }
         }
-        Poll::Ready(Ok(()))
+    }
+}
+
+impl Frames {
+    /// Makes the next part, when all before it was taken.
+    fn fill(&mut self) {
+        let Some(parts) = self.parts.as_mut().filter(|_| self.ready.is_empty()) else { return };
+        let (part, is_last) = parts.next();
+        self.ready.push_back(part);
+        if is_last {
+            self.parts = None;
+            self.ready.append(&mut self.after);
+        }
     }
 }
 
@@ -316,6 +462,9 @@ mod tests {
 
     use super::*;
 
+    /// What a byte becomes at most, and a space before it.
+    const ENCODED_FACTOR: usize = 7;
+
     fn at(position: u64) -> Offset {
         Offset { position, lineage: Lineage::of(Incarnation(1)) }
     }
@@ -368,11 +517,62 @@ mod tests {
     }
 
     #[test]
+    fn parts_are_what_the_whole_would_be() {
+        let text = b" a\r\n\r b\n\n c\r\rde fgh\n \r\n".repeat(3);
+        for encoding in [Encoding::Text, Encoding::Json, Encoding::Base64] {
+            for chunk_bytes in 1..8 {
+                let mut chunks: Vec<Bytes> = text.chunks(chunk_bytes).map(Bytes::copy_from_slice).collect();
+                chunks.push(Bytes::from_static(b","));
+                let mut whole = Vec::new();
+                assert!(Text::new(encoding, chunks.clone()).put(&mut whole, usize::MAX));
+                for part_bytes in 1..20 {
+                    let (mut parts, mut text) = (Vec::new(), Text::new(encoding, chunks.clone()));
+                    loop {
+                        let mut part = Vec::new();
+                        let is_last = text.put(&mut part, part_bytes);
+                        assert!(part.len() <= part_bytes + ENCODED_FACTOR, "{} bytes", part.len());
+                        parts.extend(part);
+                        if is_last {
+                            break;
+                        }
+                    }
+                    assert_eq!(parts, whole, "{encoding:?}, chunks of {chunk_bytes}, parts of {part_bytes}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_large_event_is_made_as_it_is_taken() {
+        let claimed = Rc::new(());
+        let claim = send_wrapper::SendWrapper::new(claimed.clone());
+        let record = keep(Bytes::from(vec![b'\n'; 3 * ENCODED_BYTES_MAX]), claim);
+        let outbox = Outbox::default();
+        outbox.put(COMMENT);
+        outbox.put_parts(data_in_parts(Encoding::Text, vec![record], at(5)));
+        outbox.put(Bytes::from_static(b"7\r\ncontrol\r\n"));
+        assert_eq!(outbox.take(), Some(COMMENT));
+        let (mut taken, mut parts) = (Vec::new(), 0);
+        while let Some(frame) = outbox.take() {
+            assert!(frame.len() <= ENCODED_BYTES_MAX + 100, "{} bytes", frame.len());
+            taken.extend(inside(&frame));
+            parts += 1;
+            assert!(Rc::strong_count(&claimed) == 2 || frame == "7\r\ncontrol\r\n", "what is claimed is kept");
+        }
+        assert!(outbox.is_empty() && parts > 3 * 6, "{parts} parts");
+        assert_eq!(Rc::strong_count(&claimed), 1, "and given back");
+        let head = "id:00000000000000000005_00000001\nevent: data\n";
+        let expected = [head, &"data:\n".repeat(3 * ENCODED_BYTES_MAX + 1), "\ncontrol"].concat();
+        assert!(taken == expected.as_bytes());
+    }
+
+    #[test]
     fn a_view_is_an_event_of_its_own() {
         let check = |content_type, body: &'static [u8]| {
             let encoding = Encoding::of_document(content_type);
-            let frame = inside(&view(encoding, Bytes::from_static(body), at(5)));
-            let frame = String::from_utf8(frame.to_vec()).expect("UTF-8");
+            let (frame, is_last) = view(encoding, Bytes::from_static(body), at(5)).next();
+            assert!(is_last, "it is a small one");
+            let frame = String::from_utf8(inside(&frame).to_vec()).expect("UTF-8");
             let body = frame.strip_prefix("id:00000000000000000005_00000001\nevent: summary\n").expect("an id, a name");
             body.strip_suffix("\n\n").expect("an end").to_string()
         };

@@ -160,9 +160,9 @@ pub(crate) struct HttpConfig {
     pub(crate) sse_max_age_ms: u64,
     /// Longest time for a request's headers, in milliseconds.
     pub(crate) header_read_timeout_ms: u64,
-    /// Longest time between two parts of a request's body, in milliseconds.
+    /// Longest pause of a request's body, and the time over which a large one must keep 4 KiB per second, in milliseconds.
     pub(crate) body_read_timeout_ms: u64,
-    /// Longest time that a write to a client may be stuck, in milliseconds.
+    /// Longest time that a client may keep writes waiting without taking 4 KiB per second, in milliseconds.
     pub(crate) write_timeout_ms: u64,
     /// Open connections beyond which new ones are turned away.
     pub(crate) connections_max: u64,
@@ -223,7 +223,7 @@ pub(crate) struct LimitsConfig {
     pub(crate) bindings_per_bucket_max: u32,
     /// Memory of writes that are coming in or not answered yet, of all shards.
     pub(crate) in_flight_bytes_max: u64,
-    /// Memory of pages that clients have not taken yet.
+    /// Memory of pages, views and listings that clients have not taken yet.
     pub(crate) read_bytes_max: u64,
     /// Live readers (SSE and waiting long-polls), of all shards.
     pub(crate) subscribers_max: u64,

@@ -1,4 +1,4 @@
-//! Memory of pages that clients have not taken yet, of all shards together.
+//! Memory of what clients have asked for and not taken yet, of all shards together: pages, views, listings.
 //!
 //! A page is decided on its stream's shard and let go on its reader's, so this is one number that all shards share. A
 //! page carries its claim with it, inside its last chunk: whoever drops the bytes gives the claim back.
@@ -7,6 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use bytes::Bytes;
+
+/// What is encoded of live events at a time, in bytes; an event that is larger goes in parts.
+pub const ENCODED_BYTES_MAX: usize = 64 << 10;
+/// How much longer bytes become when they are encoded, at most: a line break takes six, and a space may follow it.
+const ENCODED_FACTOR: usize = 7;
+/// A page while memory is short, in bytes: what a client of a slow network takes within a minute.
+const SHORT_PAGE_BYTES_MAX: usize = 256 << 10;
+/// One connection has at most this part of a budget, one in so many.
+const SHARES: usize = 4;
 
 /// The bytes that pages may have at a time. Clones are the same budget.
 #[derive(Clone, Debug)]
@@ -30,6 +39,17 @@ impl PageBudget {
         self.0.claimed.load(Relaxed)
     }
 
+    /// What one connection may have of it, in bytes.
+    pub(crate) fn share(&self) -> usize {
+        self.0.bytes_max / SHARES
+    }
+
+    /// The bytes of a page for which up to `asked` are wanted. Where readers that are slow have half of what there is, pages
+    /// are small, and so go on for everybody.
+    pub(crate) fn page_bytes_max(&self, asked: usize) -> usize {
+        if self.0.claimed.load(Relaxed) > self.0.bytes_max / 2 { asked.min(SHORT_PAGE_BYTES_MAX) } else { asked }
+    }
+
     /// Claims `bytes`, if there are so many left. A page larger than all there is gets it when nobody else has any.
     pub(crate) fn claim(&self, bytes: usize) -> Option<PageClaim> {
         let before = self.0.claimed.fetch_add(bytes, Relaxed);
@@ -38,9 +58,9 @@ impl PageBudget {
     }
 }
 
-/// A page's part of the budget, given back when dropped.
+/// A part of the budget, given back when dropped.
 #[derive(Debug)]
-pub(crate) struct PageClaim {
+pub struct PageClaim {
     budget: PageBudget,
     bytes: usize,
 }
@@ -49,6 +69,16 @@ impl Drop for PageClaim {
     fn drop(&mut self) {
         self.budget.0.claimed.fetch_sub(self.bytes, Relaxed);
     }
+}
+
+/// What `bytes` take while they are sent as live events: their own memory, and that of the part that is encoded.
+pub(crate) fn with_encoded(bytes: usize) -> usize {
+    bytes + encoded_bytes_max(bytes).min(ENCODED_BYTES_MAX)
+}
+
+/// What `bytes` become when they are encoded, at most.
+pub(crate) fn encoded_bytes_max(bytes: usize) -> usize {
+    bytes.saturating_mul(ENCODED_FACTOR)
 }
 
 /// `bytes`, which keep `with` for as long as any part of them is kept.
@@ -80,5 +110,15 @@ mod tests {
         drop(part);
         assert_eq!(claimed(), 0);
         assert!(budget.claim(1000).is_some(), "or it could never be read");
+    }
+    #[test]
+    fn pages_are_small_while_memory_is_short() {
+        let budget = PageBudget::new(8 << 20);
+        let _half = budget.claim(4 << 20).expect("there is enough");
+        assert_eq!(budget.page_bytes_max(4 << 20), 4 << 20);
+        let more = budget.claim(1).expect("there is enough");
+        assert_eq!([4 << 20, 100].map(|asked| budget.page_bytes_max(asked)), [SHORT_PAGE_BYTES_MAX, 100]);
+        drop(more);
+        assert_eq!(budget.page_bytes_max(4 << 20), 4 << 20);
     }
 }

@@ -76,6 +76,11 @@ impl Shard {
         self.0.in_flight.begin()
     }
 
+    /// What one connection may have of the memory of requests that come in, in bytes.
+    pub fn in_flight_share(&self) -> usize {
+        self.0.in_flight.share()
+    }
+
     /// Asks the shard that owns `request`'s stream or group, and waits for the answer.
     pub(crate) async fn call(&self, owner: ShardId, request: Request) -> Response {
         // The call alone is kept while it waits: it may be, where what it asks may not leave this thread.

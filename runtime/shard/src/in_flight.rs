@@ -24,6 +24,11 @@ impl InFlightTotal {
         self.bytes.get()
     }
 
+    /// What one connection may have of it: a quarter.
+    pub(crate) fn share(&self) -> usize {
+        self.bytes_max / 4
+    }
+
     /// A request that has nothing yet.
     pub(crate) fn begin(self: &Rc<Self>) -> InFlight {
         InFlight { total: SendWrapper::new(self.clone()), bytes: 0 }

@@ -32,7 +32,7 @@ mod stats;
 mod tests;
 mod write;
 
-pub use budget::{PageBudget, keep};
+pub use budget::{ENCODED_BYTES_MAX, PageBudget, PageClaim, keep};
 pub use config::{ShardConfig, Topology};
 pub use core::Shard;
 pub use group::ShardOpenError;

@@ -133,7 +133,9 @@ impl Core {
     fn carry_out(self: &Rc<Self>, origin: ShardId, call: CallId, request: Request) {
         match request {
             Request::Append(key, request) => return self.begin_append(origin, call, key, request),
-            Request::Read { key, from, bytes_max } => return self.begin_read(origin, call, key, from, bytes_max),
+            Request::Read { key, from, bytes_max, is_live } => {
+                return self.begin_read(origin, call, (key, from), bytes_max, is_live);
+            }
             Request::Head(key) => return self.respond(origin, call, self.head(&key).map(Answer::Summary)),
             Request::Watch { key, number } => return self.respond(origin, call, self.watch(origin, &key, number)),
             _ => {}

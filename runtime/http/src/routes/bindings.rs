@@ -11,11 +11,10 @@ use weir_shard::{BindingRequest, Shard};
 use weir_stream::{Binding, Pattern};
 use weir_types::{BucketName, ModuleName, Role};
 
-use crate::body;
 use crate::error::{ErrorCode, Problem};
 use crate::routes::buckets::{deleted, json, located};
 use crate::routes::modules::names;
-use crate::routes::state::RouterState;
+use crate::routes::state::{Connection, RouterState};
 
 /// Longest body that asks for a binding. How long its configuration may be is the shard's to say.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -55,9 +54,10 @@ struct List<'a> {
 pub(crate) async fn put(
     State(state): State<RouterState>,
     Path((bucket, name)): Path<(String, String)>,
+    connection: Connection,
     body: Body,
 ) -> Result<Response, Problem> {
-    let mut body = body::take(body, &state.shard, BODY_BYTES_MAX, state.config.body_read_timeout).await?;
+    let mut body = state.body(body, connection, BODY_BYTES_MAX).await?;
     let (bucket, name) = names(&bucket, &name)?;
     let path = format!("/{bucket}/-/bindings/{name}");
     body.join();

@@ -13,7 +13,7 @@ use weir_types::{BucketName, ModuleName, Role};
 
 use crate::error::{ErrorCode, Problem};
 use crate::routes::buckets::{deleted, json, located};
-use crate::routes::state::RouterState;
+use crate::routes::state::{Connection, RouterState};
 use crate::{body, render};
 
 /// A module's status.
@@ -48,6 +48,7 @@ struct List<'a> {
 pub(crate) async fn put(
     State(state): State<RouterState>,
     Path((bucket, name)): Path<(String, String)>,
+    connection: Connection,
     body: Body,
 ) -> Result<Response, Problem> {
     let (bucket, name) = match names(&bucket, &name) {
@@ -57,7 +58,7 @@ pub(crate) async fn put(
             return Err(problem);
         }
     };
-    let wasm = read(&state, body).await?;
+    let wasm = read(&state, body, connection).await?;
     let path = format!("/{bucket}/-/modules/{name}");
     let (module, existed) = SendWrapper::new(state.shard.module_put(bucket, name, wasm)).await?;
     answer(&module, existed, &path)
@@ -95,10 +96,9 @@ pub(crate) fn names(bucket: &str, name: &str) -> Result<(BucketName, ModuleName)
 }
 
 /// Reads an upload whole. Its memory is counted among the requests under way: one that comes slowly holds up no other.
-async fn read(state: &RouterState, body: Body) -> Result<weir_shard::Body, Problem> {
+async fn read(state: &RouterState, body: Body, connection: Connection) -> Result<weir_shard::Body, Problem> {
     let bytes_max = state.config.module_bytes_max;
-    let read = body::take(body, &state.shard, bytes_max, state.config.body_read_timeout).await;
-    read.map_err(|problem| match problem.code() == ErrorCode::BodyTooLarge {
+    state.body(body, connection, bytes_max).await.map_err(|problem| match problem.code() == ErrorCode::BodyTooLarge {
         true => ShardError::ModuleTooLarge { bytes_max }.into(),
         false => problem,
     })

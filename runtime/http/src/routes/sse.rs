@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::header::CACHE_CONTROL;
 use http::request::Parts;
 use http::{HeaderMap, Response, StatusCode};
-use weir_shard::{LiveEvent, Subscription};
+use weir_shard::{LiveData, LiveEvent, Subscription};
 use weir_types::{Offset, ReadFrom, StreamKey};
 
 use crate::context::Context;
@@ -79,6 +79,24 @@ struct Records {
     encoding: Encoding,
 }
 
+impl Records {
+    fn put(&self, session: &mut Session, data: LiveData, control: Control) {
+        let (encoding, next) = (self.encoding, data.next);
+        if data.chunks.iter().map(Bytes::len).sum::<usize>() <= TOGETHER_BYTES_MAX {
+            let cursor = session.cursor(control);
+            let both = |chunks: &[Bytes]| sse::data_and_control(encoding, chunks, control, cursor);
+            if let Some(frame) = data.rendered(control.key(cursor), both) {
+                return session.put(frame);
+            }
+        }
+        match data.rendered(0, |chunks| sse::data(encoding, chunks, next)) {
+            Some(frame) => session.put(frame),
+            None => session.put_parts(sse::data_in_parts(encoding, data.chunks, next)),
+        }
+        session.control(control);
+    }
+}
+
 impl Source for Records {
     type Event = LiveEvent;
 
@@ -90,16 +108,8 @@ impl Source for Records {
         match event {
             LiveEvent::Data(data) => {
                 let control = Control { next: data.next, up_to_date: data.up_to_date, closed: data.closed };
-                let bytes: usize = data.chunks.iter().map(Bytes::len).sum();
-                if bytes <= TOGETHER_BYTES_MAX {
-                    let cursor = session.cursor(control);
-                    let both = |chunks: &[Bytes]| sse::data_and_control(self.encoding, chunks, control, cursor);
-                    session.put(data.rendered(control.key(cursor), both));
-                } else {
-                    session.put(data.rendered(0, |chunks| sse::data(self.encoding, chunks, data.next)));
-                    session.control(control);
-                }
-                data.closed
+                self.put(session, data, control);
+                control.closed
             }
             LiveEvent::CaughtUp { next } => {
                 let control = Control { next, up_to_date: true, closed: false };

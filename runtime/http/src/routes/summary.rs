@@ -93,18 +93,18 @@ impl Source for Views {
         let view = match event {
             Ok(view) => view,
             Err(error) => {
-                session.put(sse::failed(&Problem::from(error).document(), self.next));
+                session.put(sse::failed(Problem::from(error).document(), self.next));
                 return true;
             }
         };
         let (next, closed) = (view.next, view.closed);
         self.next = next;
-        session.put(sse::view(self.encoding, view.body, next));
+        session.put_parts(sse::view(self.encoding, view.body, next));
         // A fold that has stopped is of all that it will ever be of, but not of all there is.
         session.control(Control { next, up_to_date: view.failed.is_none(), closed });
         if let Some(reason) = view.failed {
             let stopped = Problem::from(ShardError::SummaryFailed { at: next, reason });
-            session.put(sse::failed(&stopped.document(), next));
+            session.put(sse::failed(stopped.document(), next));
         }
         closed
     }

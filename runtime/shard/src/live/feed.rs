@@ -16,6 +16,7 @@ use bytes::Bytes;
 use slab::Slab;
 use weir_types::{Incarnation, ShardId};
 
+use crate::budget::ENCODED_BYTES_MAX;
 use crate::live::totals::Totals;
 use crate::message::Advance;
 
@@ -23,6 +24,8 @@ use crate::message::Advance;
 const FEED_EVENTS_MAX: usize = 1024;
 /// Memory of an event besides its bytes.
 const EVENT_OVERHEAD_BYTES: usize = 384;
+/// What a line break takes more than its own byte when it is encoded, with a space after it.
+const LINE_BREAK_BYTES: usize = 6;
 
 /// One stream's feed on one shard. Somebody follows the stream through it for as long as it is there.
 pub(crate) struct Feed {
@@ -76,8 +79,10 @@ pub(crate) struct Event {
     pub(crate) start: u64,
     pub(crate) end: u64,
     pub(crate) payload: Bytes,
-    /// The bytes as a client gets them, and for which key; made by the first reader.
+    /// The bytes as a client gets them, and for which key; made by the first reader, if they are shared.
     pub(crate) rendered: OnceCell<(u64, Bytes)>,
+    /// What it takes, encoded form included, in bytes.
+    memory: usize,
 }
 
 /// What a reader finds.
@@ -169,12 +174,11 @@ impl Feed {
             let pending = state.readers.len();
             let mut start = advance.start;
             for payload in advance.payloads.iter().filter(|_| pending > 0) {
-                let end = start + payload.len() as u64;
-                let event = Rc::new(Event { start, end, payload: payload.clone(), rendered: OnceCell::new() });
-                state.bytes += event.memory();
-                self.totals.add_bytes(event.memory());
+                let event = Rc::new(Event::new(start, payload.clone()));
+                state.bytes += event.memory;
+                self.totals.add_bytes(event.memory);
+                start = event.end;
                 state.events.push_back(Kept { event, pending });
-                start = end;
             }
         }
         state.shed(advance.payloads.len().max(1), &self.totals);
@@ -274,17 +278,32 @@ impl State {
 
     fn drop_first(&mut self, totals: &Totals) {
         let kept = self.events.pop_front().expect("there is a first event");
-        self.bytes -= kept.event.memory();
-        totals.sub_bytes(kept.event.memory());
+        self.bytes -= kept.event.memory;
+        totals.sub_bytes(kept.event.memory);
         self.first += 1;
     }
 }
 
 impl Event {
-    /// Counted once for the payload and once for its encoded form, which may come later.
-    fn memory(&self) -> usize {
-        EVENT_OVERHEAD_BYTES + 2 * self.payload.len()
+    fn new(start: u64, payload: Bytes) -> Event {
+        let end = start + payload.len() as u64;
+        let mut event = Event { start, end, payload, rendered: OnceCell::new(), memory: 0 };
+        // The encoded form may come later, as text or in base64.
+        let encoded = if event.is_shared() { encoded_bytes(&event.payload) } else { 0 };
+        event.memory = EVENT_OVERHEAD_BYTES + event.payload.len() + encoded;
+        event
     }
+
+    /// Whether readers share its encoded form. A larger one is encoded by each, in parts.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.payload.len() <= ENCODED_BYTES_MAX
+    }
+}
+
+/// What `payload` takes when it is encoded, at most, in bytes.
+fn encoded_bytes(payload: &[u8]) -> usize {
+    let line_breaks = payload.iter().filter(|byte| matches!(byte, b'\r' | b'\n')).count();
+    payload.len() + (payload.len() / 3).max(LINE_BREAK_BYTES * line_breaks)
 }
 
 #[cfg(test)]
@@ -371,5 +390,14 @@ mod tests {
         // A page may end inside an event: the rest of it is in the log too.
         assert_eq!(found(&feed, reader, 7), "event 5-9");
         assert_eq!(found(&feed, reader, 9), "nothing closed=false");
+    }
+
+    #[test]
+    fn what_is_counted_is_what_is_encoded() {
+        let counted = |payload: &str| Event::new(0, Bytes::from(payload.to_string())).memory - EVENT_OVERHEAD_BYTES;
+        assert_eq!(counted("abcdef"), 6 + 8, "base64 is the longer one");
+        assert_eq!(counted("\n \r x"), 5 + 5 + 2 * LINE_BREAK_BYTES);
+        let large = "\n".repeat(ENCODED_BYTES_MAX + 1);
+        assert_eq!(counted(&large), large.len(), "each reader's parts are claimed by itself");
     }
 }

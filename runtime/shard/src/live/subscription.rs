@@ -12,7 +12,7 @@ use weir_stream::{Refusal, Summary};
 use weir_types::limits::PAGE_BYTES_MAX;
 use weir_types::{Lineage, Offset, ReadFrom, ShardId, StreamKey};
 
-use crate::budget;
+use crate::budget::{self, PageClaim};
 use crate::core::{Core, Shard};
 use crate::live::feed::{Event, Found};
 use crate::live::feeds::Follower;
@@ -56,22 +56,26 @@ pub struct LiveData {
     pub up_to_date: bool,
     /// Whether nothing will ever follow.
     pub closed: bool,
+    /// What is shared, of an event that is encoded whole.
     event: Option<SendWrapper<Rc<Event>>>,
 }
 
 impl LiveData {
     /// The bytes as `encode` makes them. Subscribers of one stream on one shard that come with the same key as the first
-    /// share its result, so all who have the same key must encode alike.
-    pub fn rendered(&self, key: u64, encode: impl FnOnce(&[Bytes]) -> Bytes) -> Bytes {
-        match &self.event {
-            Some(event) => match event.rendered.get() {
-                Some((of, rendered)) if *of == key => rendered.clone(),
-                Some(_) => encode(&self.chunks),
-                None => event.rendered.get_or_init(|| (key, encode(&self.chunks))).1.clone(),
-            },
-            // What is encoded is about as large as what it was made from, so it takes over the page's claim.
-            None => budget::keep(encode(&self.chunks), self.chunks.last().cloned()),
-        }
+    /// share its result, so all who have the same key must encode alike. `None` for what is large and not shared: that is
+    /// encoded in parts of at most [`budget::ENCODED_BYTES_MAX`], each of which keeps the last chunk, and with it what is
+    /// claimed.
+    pub fn rendered(&self, key: u64, encode: impl FnOnce(&[Bytes]) -> Bytes) -> Option<Bytes> {
+        let Some(event) = &self.event else {
+            let bytes: usize = self.chunks.iter().map(Bytes::len).sum();
+            let is_small = budget::encoded_bytes_max(bytes) <= budget::ENCODED_BYTES_MAX;
+            return is_small.then(|| budget::keep(encode(&self.chunks), self.chunks.last().cloned()));
+        };
+        Some(match event.rendered.get() {
+            Some((of, rendered)) if *of == key => rendered.clone(),
+            Some(_) => encode(&self.chunks),
+            None => event.rendered.get_or_init(|| (key, encode(&self.chunks))).1.clone(),
+        })
     }
 }
 
@@ -157,8 +161,12 @@ impl Subscription {
                 Next::Event(event) => return event,
                 Next::Page(from) => from,
                 Next::Again => continue,
+                Next::Later => {
+                    tokio::time::sleep(HISTORY_RETRY).await;
+                    continue;
+                }
             };
-            let page = self.shard.read(self.key.clone(), ReadFrom::At(page_from), HISTORY_BYTES_MAX).await;
+            let page = self.shard.read_live(self.key.clone(), page_from, HISTORY_BYTES_MAX).await;
             match page {
                 Ok(page) if page.incarnation != self.summary.incarnation => return LiveEvent::Removed,
                 Ok(page) if page.next == page.start => {}
@@ -174,7 +182,11 @@ impl Subscription {
     fn sort(&mut self, found: Found) -> Next {
         let next = self.offset(self.position);
         match found {
-            Found::Event(event) if event.start == self.position => Next::Event(self.event(event)),
+            Found::Event(event) if event.start == self.position => match self.claim_encoded(&event) {
+                Ok(claim) => Next::Event(self.event(event, claim)),
+                // Whoever is too late for it afterwards is cut off.
+                Err(_) => Next::Later,
+            },
             Found::Event(_) | Found::Older => Next::Page(next),
             Found::CutOff if self.caught_up => {
                 self.shard.0.stats.limits_met.count(Limit::Live);
@@ -194,17 +206,26 @@ impl Subscription {
         }
     }
 
-    fn event(&mut self, event: Rc<Event>) -> LiveEvent {
+    /// Claims what encoding the event takes for this reader alone: nothing, if the encoded form is shared.
+    fn claim_encoded(&self, event: &Event) -> Result<Option<PageClaim>, ShardError> {
+        (!event.is_shared()).then(|| self.shard.claim_read(budget::ENCODED_BYTES_MAX)).transpose()
+    }
+
+    fn event(&mut self, event: Rc<Event>, claim: Option<PageClaim>) -> LiveEvent {
         self.position = event.end;
         let (tail, closed) = self.feed.tail();
         let up_to_date = self.position == tail;
         self.caught_up |= up_to_date;
+        let payload = event.payload.clone();
         LiveEvent::Data(LiveData {
-            chunks: vec![event.payload.clone()],
             next: self.offset(self.position),
             up_to_date,
             closed: closed && up_to_date,
-            event: Some(SendWrapper::new(event)),
+            event: claim.is_none().then(|| SendWrapper::new(event)),
+            chunks: vec![match claim {
+                Some(claim) => budget::keep(payload, claim),
+                None => payload,
+            }],
         })
     }
 
@@ -244,6 +265,7 @@ enum Next {
     Event(LiveEvent),
     Page(Offset),
     Again,
+    Later,
 }
 
 /// Where a subscription begins; the offset's place among the records is checked by the first page.

@@ -85,6 +85,8 @@ pub(crate) enum Request {
         key: StreamKey,
         from: ReadFrom,
         bytes_max: usize,
+        /// Whether the page is going to be encoded in parts, as live events: a part of it is counted, too.
+        is_live: bool,
     },
     /// Tell me when the stream advances. A shard numbers its watches.
     Watch {

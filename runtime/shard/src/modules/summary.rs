@@ -171,7 +171,8 @@ impl Core {
             GuestError::Refused(sentence) => ShardError::SummaryRefused(sentence.into()),
             other => other.into(),
         })?;
-        let claim = self.config.pages.claim(view.body.len()).ok_or(ShardError::Limit(Limit::Reads))?;
+        let claim =
+            self.config.pages.claim(budget::with_encoded(view.body.len())).ok_or(ShardError::Limit(Limit::Reads))?;
         Ok(Answer::View(Box::new(SummaryView {
             incarnation,
             epoch: binding.epoch,

@@ -73,10 +73,39 @@ impl Shard {
     /// [`Refusal::NotFound`], [`Refusal::OffsetGone`], [`Refusal::OffsetInvalid`], [`Limit::Reads`], or
     /// [`ShardError::Corrupt`].
     pub async fn read(&self, key: StreamKey, from: ReadFrom, bytes_max: usize) -> Result<Page, ShardError> {
-        match self.call(self.owner_of(&key), Request::Read { key, from, bytes_max }).await? {
+        self.read_page(key, from, bytes_max, false).await
+    }
+
+    /// As [`Shard::read`], for what is going to be encoded as live events.
+    pub(crate) async fn read_live(&self, key: StreamKey, at: Offset, bytes_max: usize) -> Result<Page, ShardError> {
+        self.read_page(key, ReadFrom::At(at), bytes_max, true).await
+    }
+
+    async fn read_page(
+        &self,
+        key: StreamKey,
+        from: ReadFrom,
+        bytes_max: usize,
+        is_live: bool,
+    ) -> Result<Page, ShardError> {
+        match self.call(self.owner_of(&key), Request::Read { key, from, bytes_max, is_live }).await? {
             Answer::Page(page) => Ok(*page),
             _ => unreachable!("a read is answered with a page"),
         }
+    }
+
+    /// Counts `bytes` that are made for a client among what clients have not taken yet, until the claim is dropped.
+    ///
+    /// # Errors
+    /// [`Limit::Reads`] when there are not so many left.
+    pub fn claim_read(&self, bytes: usize) -> Result<PageClaim, ShardError> {
+        let claim = self.0.config.pages.claim(bytes).ok_or(ShardError::Limit(Limit::Reads));
+        claim.inspect_err(|error| self.0.stats.limits_met.count_error(error))
+    }
+
+    /// What one connection may have of what clients have not taken yet, in bytes.
+    pub fn read_share(&self) -> usize {
+        self.0.config.pages.share()
     }
 }
 
@@ -104,16 +133,18 @@ impl Core {
         self: &Rc<Self>,
         origin: ShardId,
         call: CallId,
-        key: StreamKey,
-        from: ReadFrom,
+        (key, from): (StreamKey, ReadFrom),
         bytes_max: usize,
+        is_live: bool,
     ) {
         let group = self.local_group(&key);
-        let plan = match self.plan(&group, &key, from, bytes_max) {
+        let plan = match self.plan(&group, &key, from, self.config.pages.page_bytes_max(bytes_max)) {
             Ok(plan) => plan,
             Err(error) => return self.respond(origin, call, Err(error)),
         };
-        let Some(claim) = self.config.pages.claim(plan.kept_bytes()) else {
+        let kept_bytes = plan.kept_bytes();
+        let claimed_bytes = if is_live { budget::with_encoded(kept_bytes) } else { kept_bytes };
+        let Some(claim) = self.config.pages.claim(claimed_bytes) else {
             return self.respond(origin, call, Err(ShardError::Limit(Limit::Reads)));
         };
         if plan.stretches.iter().all(|stretch| matches!(stretch.source, Source::Memory(_))) {
