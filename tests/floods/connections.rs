@@ -30,6 +30,24 @@ fn connections_that_say_nothing_are_cheap_and_are_closed() {
     assert_serves(&mut server);
 }
 
+#[test]
+fn connections_to_the_admin_listener_end_and_take_nothing_from_the_public_one() {
+    const FLOOD: usize = 500;
+    raise_open_files_limit();
+    let mut server = on_disk(MIB).start();
+    create(&mut server.client(), TARGET);
+    let files_open = || std::fs::read_dir(format!("/proc/{}/fd", server.pid())).expect("it runs").count();
+    let before = files_open();
+    let open = || Connection::open(server.admin()).expect("the kernel takes it");
+    let mut idle: Vec<Connection> = (0..FLOOD).map(|_| open()).collect();
+    idle.iter_mut().for_each(|connection| connection.write(b"GET /metr").expect("the kernel takes it"));
+    exchange(&server, 0);
+    assert!(files_open() < before + FLOOD / 4, "{} files", files_open());
+    assert!(idle[0].ends_within(Duration::from_secs(10)), "one that says half of a request is kept");
+    drop(idle);
+    assert_serves(&mut server);
+}
+
 /// Ten appends and reads of `TARGET`, which holds `appended` bytes, on a new connection; gives back what it holds then.
 fn exchange(server: &Server, appended: usize) -> usize {
     let mut client = server.client();

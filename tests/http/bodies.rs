@@ -24,6 +24,31 @@ fn a_body_that_says_it_is_too_large_is_refused_before_it_comes() {
 }
 
 #[test]
+fn a_refusal_by_the_head_reaches_a_client_that_is_still_sending() {
+    const BYTES: usize = 4 << 20;
+    let server = in_memory().start();
+    create(&mut server.client(), TARGET);
+    let put = |target: &str| Request::put(target).body("text/plain", vec![b'x'; BYTES]);
+    let post = |target: &str| Request::post(target).body("text/plain", vec![b'x'; BYTES]);
+    for (request, code) in [
+        (post(TARGET).header("Producer-Epoch", "x"), "header_invalid"),
+        (put("/demo/fork").header("Stream-Forked-From", TARGET), "not_supported"),
+        (post("/demo/%00"), "stream_name_invalid"),
+        (put("/demo/-/modules/Bad"), "module_name_invalid"),
+        (put("/demo/-/nothing"), "route_not_found"),
+    ] {
+        let mut connection = server.connect();
+        // In the time in which a server that does not listen any more would have hung up.
+        for piece in request.to_bytes("localhost").chunks(BYTES / 20) {
+            connection.write(piece).unwrap_or_else(|error| panic!("{code}: {error}"));
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        let refused = connection.read_response(false).unwrap_or_else(|error| panic!("{code}: {error}"));
+        assert_eq!(refused.code(), code, "{refused:?}");
+    }
+}
+
+#[test]
 fn a_chunked_body_is_refused_as_soon_as_it_is_too_large() {
     let server = in_memory().env("WEIR_HTTP_BODY_BYTES_MAX", BODY_BYTES_MAX).start();
     let mut client = server.client();

@@ -3,15 +3,18 @@
 //! A body is handed on in the pieces in which it came (almost every append in one), so that the log's copy is the only
 //! one; except for very small pieces, which are copied together.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http_body::{Body, Frame};
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use send_wrapper::SendWrapper;
 use tokio::time::{Instant, timeout_at};
 use weir_shard::Shard;
 
@@ -40,18 +43,18 @@ pub(crate) struct Bounds {
 }
 
 /// Reads `body` to its end, its memory counted among the shard's requests under way and in its connection's share of them.
-/// Of one that is refused, what is still to come is discarded.
+/// Of one that is refused, what is still to come is its caller's to [discard].
 ///
 /// # Errors
 /// As for [`read`]; [`ErrorCode::InFlightLimit`].
 pub(crate) async fn take<B>(
-    mut body: B,
+    body: &mut B,
     shard: &Shard,
     activity: &Rc<Activity>,
     bounds: Bounds,
 ) -> Result<weir_shard::Body, Problem>
 where
-    B: Body<Data = Bytes> + Unpin + 'static,
+    B: Body<Data = Bytes> + Unpin,
 {
     let mut counted = None;
     let claim = |bytes| {
@@ -62,11 +65,11 @@ where
         }
         Ok(in_flight.grow(bytes)?)
     };
-    let taken = read(&mut body, bounds, claim).await;
-    if taken.is_err() {
-        discard(body);
+    let mut whole = read(body, bounds, claim).await?;
+    if let Some((in_flight, _)) = counted {
+        whole.keep(in_flight);
     }
-    taken
+    Ok(whole)
 }
 
 /// Reads `body` to its end; `claim` is asked for the memory of every piece after which there is more to wait for.
@@ -111,6 +114,47 @@ where
     }
     whole.push(small.freeze());
     Ok(whole)
+}
+
+/// A body that comes back when whoever it was given to drops it: handlers of a router take it whole.
+pub(crate) struct Lent {
+    body: Option<Incoming>,
+    back: SendWrapper<Rc<Cell<Option<Incoming>>>>,
+}
+
+impl Lent {
+    /// Lends `body`; in the second part is what has come back.
+    pub(crate) fn new(body: Incoming) -> (Lent, Rc<Cell<Option<Incoming>>>) {
+        let back = Rc::new(Cell::new(None));
+        (Lent { body: Some(body), back: SendWrapper::new(back.clone()) }, back)
+    }
+
+    fn body(&self) -> &Incoming {
+        self.body.as_ref().expect("it is lent until it is dropped")
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.back.set(self.body.take());
+    }
+}
+
+impl Body for Lent {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        Pin::new(self.body.as_mut().expect("it is lent until it is dropped")).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body().is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body().size_hint()
+    }
 }
 
 /// Reads on for a moment and drops what comes: a client that is still sending when the connection is closed under it

@@ -53,7 +53,7 @@ impl Context {
     }
 
     /// Reads a request's body within the configured limits.
-    pub(crate) async fn body(&self, body: Incoming) -> Result<weir_shard::Body, Problem> {
+    pub(crate) async fn body(&self, body: &mut Incoming) -> Result<weir_shard::Body, Problem> {
         let HttpConfig { body_bytes_max: bytes_max, body_read_timeout: timeout, .. } = *self.config();
         let bounds = Bounds { bytes_max, timeout, slow_bytes_max: SLOW_BODY_BYTES_MAX };
         body::take(body, self.shard(), &self.activity, bounds).await

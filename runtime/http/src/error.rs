@@ -22,212 +22,95 @@ use crate::headers::{
     STREAM_METHODS, STREAM_NEXT_OFFSET, STREAM_SUMMARY_FAILED, TRUE, offset,
 };
 
-/// Why a request was refused or failed; the `code` of the problem document.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "the title of each code, in `row`, is its documentation")]
-pub enum ErrorCode {
-    PathMalformed,
-    BucketNameInvalid,
-    StreamNameInvalid,
-    ModuleNameInvalid,
-    QueryInvalid,
-    HeaderInvalid,
-    OffsetMalformed,
-    OffsetInvalid,
-    ContentTypeMissing,
-    BodyEmpty,
-    BodyUnreadable,
-    JsonInvalid,
-    ProducerEpochStart,
-    SummaryRefused,
-    ProducerFenced,
-    RouteNotFound,
-    StreamNotFound,
-    BucketNotFound,
-    ModuleNotFound,
-    BindingNotFound,
-    MethodNotAllowed,
-    BodyTimeout,
-    StreamClosed,
-    ContentTypeMismatch,
-    ConfigConflict,
-    SeqRegression,
-    ProducerGap,
-    BucketBusy,
-    ModuleInUse,
-    ModuleCompiling,
-    ModuleFailed,
-    OffsetGone,
-    TailMoved,
-    BodyTooLarge,
-    ModuleTooLarge,
-    HostUnknown,
-    RecordRejected,
-    ModuleInvalid,
-    BindingInvalid,
-    ProducerLimit,
-    ModuleLimit,
-    BindingLimit,
-    Internal,
-    StorageCorrupt,
-    ModuleTrapped,
-    SummaryFailed,
-    NotSupported,
-    Unavailable,
-    LogFailed,
-    ModuleNotReady,
-    ModuleTimedOut,
-    ModuleSuspended,
-    ModuleCallsLimit,
-    ModuleMemoryLimit,
-    InFlightLimit,
-    ReadLimit,
-    SubscriberLimit,
-    OutcomeUnknown,
-    DiskFull,
-    WalFull,
-    HotIndexFull,
-    ModuleStoreFull,
+/// Makes [`ErrorCode`] of one table: the name, status, stable text and title of each code.
+macro_rules! codes {
+    ($($name:ident = $status:literal, $text:literal, $title:literal;)*) => {
+        /// Why a request was refused or failed; the `code` of the problem document.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum ErrorCode {
+            $(#[doc = $title] $name,)*
+        }
+
+        impl ErrorCode {
+            /// Every code.
+            pub const ALL: &[ErrorCode] = &[$(ErrorCode::$name),*];
+
+            /// Status, stable text and title of the code.
+            fn row(self) -> (u16, &'static str, &'static str) {
+                match self {
+                    $(ErrorCode::$name => ($status, $text, $title),)*
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    PathMalformed = 400, "path_malformed", "The path cannot be decoded.";
+    BucketNameInvalid = 400, "bucket_name_invalid", "This is not a bucket's name.";
+    StreamNameInvalid = 400, "stream_name_invalid", "This is not a stream's name.";
+    ModuleNameInvalid = 400, "module_name_invalid", "This is not a module's or binding's name.";
+    QueryInvalid = 400, "query_invalid", "A query parameter is missing or invalid.";
+    HeaderInvalid = 400, "header_invalid", "A request header is missing or invalid.";
+    OffsetMalformed = 400, "offset_malformed", "This is not an offset.";
+    OffsetInvalid = 400, "offset_invalid", "The stream has no such offset.";
+    ContentTypeMissing = 400, "content_type_missing", "A body needs a content type.";
+    BodyEmpty = 400, "body_empty", "There is nothing to append.";
+    BodyUnreadable = 400, "body_unreadable", "The body could not be read to its end.";
+    JsonInvalid = 400, "json_invalid", "The body is not valid JSON.";
+    ProducerEpochStart = 400, "producer_epoch_start", "A new epoch begins at sequence 0.";
+    SummaryRefused = 400, "summary_refused", "The module refuses the question.";
+    ProducerFenced = 403, "producer_fenced", "A newer epoch of this producer has written.";
+    RouteNotFound = 404, "route_not_found", "There is nothing at this address.";
+    StreamNotFound = 404, "stream_not_found", "There is no such stream.";
+    BucketNotFound = 404, "bucket_not_found", "There is no such bucket.";
+    ModuleNotFound = 404, "module_not_found", "There is no such module.";
+    BindingNotFound = 404, "binding_not_found", "There is no such binding.";
+    MethodNotAllowed = 405, "method_not_allowed", "This address has no such method.";
+    BodyTimeout = 408, "body_timeout", "The body did not arrive in time.";
+    StreamClosed = 409, "stream_closed", "The stream is closed.";
+    ContentTypeMismatch = 409, "content_type_mismatch", "The stream has another content type.";
+    ConfigConflict = 409, "config_conflict", "The stream exists with another configuration.";
+    SeqRegression = 409, "seq_regression", "The sequence is not after the last one.";
+    ProducerGap = 409, "producer_gap", "A sequence number of this producer is missing.";
+    BucketBusy = 409, "bucket_busy", "The bucket is not empty or is being deleted.";
+    ModuleInUse = 409, "module_in_use", "A binding uses the module.";
+    ModuleCompiling = 409, "module_compiling", "The module cannot be bound yet.";
+    ModuleFailed = 409, "module_failed", "The module could not be compiled.";
+    OffsetGone = 410, "offset_gone", "What was at this offset is gone.";
+    TailMoved = 412, "tail_moved", "The tail is not where the request expects it.";
+    BodyTooLarge = 413, "body_too_large", "The body is larger than the server accepts.";
+    ModuleTooLarge = 413, "module_too_large", "The module is larger than the server accepts.";
+    HostUnknown = 421, "host_unknown", "The server is not called by this name.";
+    RecordRejected = 422, "record_rejected", "A validator refuses a record.";
+    ModuleInvalid = 422, "module_invalid", "This is not a module that can be used.";
+    BindingInvalid = 422, "binding_invalid", "The module cannot be bound like this.";
+    ProducerLimit = 429, "producer_limit", "The stream has too many active producers.";
+    ModuleLimit = 429, "module_limit", "The bucket has as many modules as it may.";
+    BindingLimit = 429, "binding_limit", "The bucket has as many bindings as it may.";
+    Internal = 500, "internal", "The server has made a mistake.";
+    StorageCorrupt = 500, "storage_corrupt", "Stored bytes are damaged.";
+    ModuleTrapped = 500, "module_trapped", "A module has failed.";
+    SummaryFailed = 500, "summary_failed", "The summary has stopped before this offset.";
+    NotSupported = 501, "not_supported", "The server does not do this yet.";
+    Unavailable = 503, "unavailable", "The stream cannot take requests now.";
+    LogFailed = 503, "log_failed", "The stream's log cannot be written any more.";
+    ModuleNotReady = 503, "module_not_ready", "A module of the stream is not ready yet.";
+    ModuleTimedOut = 503, "module_timed_out", "A module took too long.";
+    ModuleSuspended = 503, "module_suspended", "A module fails again and again.";
+    ModuleCallsLimit = 503, "module_calls_limit", "Too many calls of a module are waiting.";
+    ModuleMemoryLimit = 503, "module_memory_limit", "The modules have no more memory.";
+    InFlightLimit = 503, "in_flight_limit", "Requests under way have as much memory as they may.";
+    ReadLimit = 503, "read_limit", "Pages being sent have as much memory as they may.";
+    SubscriberLimit = 503, "subscriber_limit", "There are as many live readers as there may be.";
+    OutcomeUnknown = 504, "outcome_unknown", "It is unknown whether this was carried out.";
+    DiskFull = 507, "disk_full", "The disk is full.";
+    WalFull = 507, "wal_full", "The log has reached its configured size.";
+    HotIndexFull = 507, "hot_index_full", "The index of recent data has reached its size.";
+    ModuleStoreFull = 507, "module_store_full", "Modules have as many bytes on disk as they may.";
 }
 
 impl ErrorCode {
-    /// Every code, in the order of their statuses.
-    pub const ALL: [ErrorCode; 62] = {
-        use ErrorCode::*;
-        [
-            PathMalformed,
-            BucketNameInvalid,
-            StreamNameInvalid,
-            ModuleNameInvalid,
-            QueryInvalid,
-            HeaderInvalid,
-            OffsetMalformed,
-            OffsetInvalid,
-            ContentTypeMissing,
-            BodyEmpty,
-            BodyUnreadable,
-            JsonInvalid,
-            ProducerEpochStart,
-            SummaryRefused,
-            ProducerFenced,
-            RouteNotFound,
-            StreamNotFound,
-            BucketNotFound,
-            ModuleNotFound,
-            BindingNotFound,
-            MethodNotAllowed,
-            BodyTimeout,
-            StreamClosed,
-            ContentTypeMismatch,
-            ConfigConflict,
-            SeqRegression,
-            ProducerGap,
-            BucketBusy,
-            ModuleInUse,
-            ModuleCompiling,
-            ModuleFailed,
-            OffsetGone,
-            TailMoved,
-            BodyTooLarge,
-            ModuleTooLarge,
-            HostUnknown,
-            RecordRejected,
-            ModuleInvalid,
-            BindingInvalid,
-            ProducerLimit,
-            ModuleLimit,
-            BindingLimit,
-            Internal,
-            StorageCorrupt,
-            ModuleTrapped,
-            SummaryFailed,
-            NotSupported,
-            Unavailable,
-            LogFailed,
-            ModuleNotReady,
-            ModuleTimedOut,
-            ModuleSuspended,
-            ModuleCallsLimit,
-            ModuleMemoryLimit,
-            InFlightLimit,
-            ReadLimit,
-            SubscriberLimit,
-            OutcomeUnknown,
-            DiskFull,
-            WalFull,
-            HotIndexFull,
-            ModuleStoreFull,
-        ]
-    };
-
-    /// Status, stable text and title of the code.
-    fn row(self) -> (u16, &'static str, &'static str) {
-        match self {
-            ErrorCode::PathMalformed => (400, "path_malformed", "The path cannot be decoded."),
-            ErrorCode::BucketNameInvalid => (400, "bucket_name_invalid", "This is not a bucket's name."),
-            ErrorCode::StreamNameInvalid => (400, "stream_name_invalid", "This is not a stream's name."),
-            ErrorCode::ModuleNameInvalid => (400, "module_name_invalid", "This is not a module's or binding's name."),
-            ErrorCode::QueryInvalid => (400, "query_invalid", "A query parameter is missing or invalid."),
-            ErrorCode::HeaderInvalid => (400, "header_invalid", "A request header is missing or invalid."),
-            ErrorCode::OffsetMalformed => (400, "offset_malformed", "This is not an offset."),
-            ErrorCode::OffsetInvalid => (400, "offset_invalid", "The stream has no such offset."),
-            ErrorCode::ContentTypeMissing => (400, "content_type_missing", "A body needs a content type."),
-            ErrorCode::BodyEmpty => (400, "body_empty", "There is nothing to append."),
-            ErrorCode::BodyUnreadable => (400, "body_unreadable", "The body could not be read to its end."),
-            ErrorCode::JsonInvalid => (400, "json_invalid", "The body is not valid JSON."),
-            ErrorCode::ProducerEpochStart => (400, "producer_epoch_start", "A new epoch begins at sequence 0."),
-            ErrorCode::SummaryRefused => (400, "summary_refused", "The module refuses the question."),
-            ErrorCode::ProducerFenced => (403, "producer_fenced", "A newer epoch of this producer has written."),
-            ErrorCode::RouteNotFound => (404, "route_not_found", "There is nothing at this address."),
-            ErrorCode::StreamNotFound => (404, "stream_not_found", "There is no such stream."),
-            ErrorCode::BucketNotFound => (404, "bucket_not_found", "There is no such bucket."),
-            ErrorCode::ModuleNotFound => (404, "module_not_found", "There is no such module."),
-            ErrorCode::BindingNotFound => (404, "binding_not_found", "There is no such binding."),
-            ErrorCode::MethodNotAllowed => (405, "method_not_allowed", "This address has no such method."),
-            ErrorCode::BodyTimeout => (408, "body_timeout", "The body did not arrive in time."),
-            ErrorCode::StreamClosed => (409, "stream_closed", "The stream is closed."),
-            ErrorCode::ContentTypeMismatch => (409, "content_type_mismatch", "The stream has another content type."),
-            ErrorCode::ConfigConflict => (409, "config_conflict", "The stream exists with another configuration."),
-            ErrorCode::SeqRegression => (409, "seq_regression", "The sequence is not after the last one."),
-            ErrorCode::ProducerGap => (409, "producer_gap", "A sequence number of this producer is missing."),
-            ErrorCode::BucketBusy => (409, "bucket_busy", "The bucket is not empty or is being deleted."),
-            ErrorCode::ModuleInUse => (409, "module_in_use", "A binding uses the module."),
-            ErrorCode::ModuleCompiling => (409, "module_compiling", "The module cannot be bound yet."),
-            ErrorCode::ModuleFailed => (409, "module_failed", "The module could not be compiled."),
-            ErrorCode::OffsetGone => (410, "offset_gone", "What was at this offset is gone."),
-            ErrorCode::TailMoved => (412, "tail_moved", "The tail is not where the request expects it."),
-            ErrorCode::BodyTooLarge => (413, "body_too_large", "The body is larger than the server accepts."),
-            ErrorCode::ModuleTooLarge => (413, "module_too_large", "The module is larger than the server accepts."),
-            ErrorCode::HostUnknown => (421, "host_unknown", "The server is not called by this name."),
-            ErrorCode::RecordRejected => (422, "record_rejected", "A validator refuses a record."),
-            ErrorCode::ModuleInvalid => (422, "module_invalid", "This is not a module that can be used."),
-            ErrorCode::BindingInvalid => (422, "binding_invalid", "The module cannot be bound like this."),
-            ErrorCode::ProducerLimit => (429, "producer_limit", "The stream has too many active producers."),
-            ErrorCode::ModuleLimit => (429, "module_limit", "The bucket has as many modules as it may."),
-            ErrorCode::BindingLimit => (429, "binding_limit", "The bucket has as many bindings as it may."),
-            ErrorCode::Internal => (500, "internal", "The server has made a mistake."),
-            ErrorCode::StorageCorrupt => (500, "storage_corrupt", "Stored bytes are damaged."),
-            ErrorCode::ModuleTrapped => (500, "module_trapped", "A module has failed."),
-            ErrorCode::SummaryFailed => (500, "summary_failed", "The summary has stopped before this offset."),
-            ErrorCode::NotSupported => (501, "not_supported", "The server does not do this yet."),
-            ErrorCode::Unavailable => (503, "unavailable", "The stream cannot take requests now."),
-            ErrorCode::LogFailed => (503, "log_failed", "The stream's log cannot be written any more."),
-            ErrorCode::ModuleNotReady => (503, "module_not_ready", "A module of the stream is not ready yet."),
-            ErrorCode::ModuleTimedOut => (503, "module_timed_out", "A module took too long."),
-            ErrorCode::ModuleSuspended => (503, "module_suspended", "A module fails again and again."),
-            ErrorCode::ModuleCallsLimit => (503, "module_calls_limit", "Too many calls of a module are waiting."),
-            ErrorCode::ModuleMemoryLimit => (503, "module_memory_limit", "The modules have no more memory."),
-            ErrorCode::InFlightLimit => (503, "in_flight_limit", "Requests under way have as much memory as they may."),
-            ErrorCode::ReadLimit => (503, "read_limit", "Pages being sent have as much memory as they may."),
-            ErrorCode::SubscriberLimit => (503, "subscriber_limit", "There are as many live readers as there may be."),
-            ErrorCode::OutcomeUnknown => (504, "outcome_unknown", "It is unknown whether this was carried out."),
-            ErrorCode::DiskFull => (507, "disk_full", "The disk is full."),
-            ErrorCode::WalFull => (507, "wal_full", "The log has reached its configured size."),
-            ErrorCode::HotIndexFull => (507, "hot_index_full", "The index of recent data has reached its size."),
-            ErrorCode::ModuleStoreFull => (507, "module_store_full", "Modules have as many bytes on disk as they may."),
-        }
-    }
-
     /// The text that clients see and decide by; it never changes.
     pub fn as_str(self) -> &'static str {
         self.row().1
@@ -333,7 +216,9 @@ impl Problem {
         headers.insert(CONTENT_TYPE, PROBLEM_JSON.clone());
         headers.insert(CACHE_CONTROL, NO_STORE.clone());
         if self.code.is_retryable() {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            // A second is what a limit of memory takes; a disk is not emptied in one.
+            let seconds = if self.code.status() == StatusCode::INSUFFICIENT_STORAGE { "30" } else { "1" };
+            headers.insert(RETRY_AFTER, HeaderValue::from_static(seconds));
         }
         response
     }
@@ -469,7 +354,7 @@ mod tests {
         let texts: HashSet<_> = ErrorCode::ALL.iter().map(|code| code.as_str()).collect();
         assert_eq!(texts.len(), ErrorCode::ALL.len());
         assert!(ErrorCode::ALL.is_sorted_by_key(|code| code.status()));
-        for code in ErrorCode::ALL {
+        for &code in ErrorCode::ALL {
             assert!(code.status().is_client_error() || code.status().is_server_error(), "{code:?}");
             // What is neither retryable nor without effect would leave a client with nothing to do.
             assert!(code.had_no_effect() || code.status().is_server_error(), "{code:?}");
@@ -513,7 +398,7 @@ mod tests {
     #[test]
     fn a_shards_trouble_says_when_to_try_again() {
         assert_eq!(check(ShardError::Unavailable), "503 | retry-after: 1");
-        assert_eq!(check(ShardError::Limit(Limit::WalBudget)), "507 | retry-after: 1");
+        assert_eq!(check(ShardError::Limit(Limit::WalBudget)), "507 | retry-after: 30");
         assert_eq!(check(ShardError::Unknown), "504 | retry-after: 1");
         assert_eq!(check(ShardError::Corrupt("wal-0/wal-1.seg at 4096".into())), "500");
         assert_eq!(check(ShardError::Refused(Refusal::SeqRegression)), "409");

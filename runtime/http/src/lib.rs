@@ -9,10 +9,11 @@
 //! - [`hosts`]: by which names the server is called. [`fields`], [`query`], [`body`]: what a request says, checked strictly and once.
 //! - [`render`], [`payload`], [`sse`], [`media`], [`cursor`], [`cors`], [`headers`]: what a response says. [`session`] is one that
 //!   goes on: what is written into it, and when it ends.
-//! - [`error`]: every way to refuse, as one code each, rendered as `application/problem+json`.
+//! - [`error`]: every way to refuse, as one code each, rendered as `application/problem+json`. [`aside`] is for operators.
 
 mod activity;
 mod alarm;
+mod aside;
 mod body;
 mod config;
 mod connection;
@@ -36,6 +37,7 @@ mod session;
 mod sse;
 mod stop;
 
+pub use aside::serve_router;
 pub use config::HttpConfig;
 pub use connection::serve_connection;
 pub use error::ErrorCode;

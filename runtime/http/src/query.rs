@@ -57,11 +57,11 @@ impl GetQuery {
     pub(crate) fn parse(query: Option<&str>) -> Result<GetQuery, Problem> {
         let (mut from, mut live, mut cursor, mut summary) = (None, None, None, None);
         for (key, value) in pairs(query) {
-            match key {
+            match &*key {
                 "offset" => {
                     let value = ReadFrom::parse(&value)
                         .map_err(|error| Problem::new(ErrorCode::OffsetMalformed, error.to_string()))?;
-                    once(key, &mut from, value)?;
+                    once("offset", &mut from, value)?;
                 }
                 "live" => {
                     let value = match &*value {
@@ -69,14 +69,18 @@ impl GetQuery {
                         "sse" => Live::Sse,
                         _ => return Err(invalid("'live' is 'long-poll' or 'sse'")),
                     };
-                    once(key, &mut live, value)?;
+                    once("live", &mut live, value)?;
                 }
-                "cursor" => cursor = value.parse().ok(),
-                "summary" => once(key, &mut summary, value)?,
+                "cursor" => once("cursor", &mut cursor, value.parse().ok())?,
+                "summary" => once("summary", &mut summary, value)?,
                 _ => {}
             }
         }
-        let read = ReadQuery { from: from.unwrap_or(ReadFrom::Start), live: live.unwrap_or(Live::No), cursor };
+        let read = ReadQuery {
+            from: from.unwrap_or(ReadFrom::Start),
+            live: live.unwrap_or(Live::No),
+            cursor: cursor.flatten(),
+        };
         if let Some(summary) = summary {
             return SummaryRead::new(&summary, read, query).map(|read| GetQuery::Summary(Box::new(read)));
         }
@@ -97,7 +101,7 @@ impl SummaryRead {
         };
         let is_ours = |key: &str| matches!(key, "offset" | "live" | "cursor" | "summary");
         let params = pairs(query).filter(|(key, _)| !is_ours(key));
-        let params = params.map(|(key, value)| (decode(key).into_owned(), value.into_owned())).collect();
+        let params = params.map(|(key, value)| (key.into_owned(), value.into_owned())).collect();
         let query = SummaryQuery { binding: ModuleName::new(binding)?, path: format!("/{path}").into(), params };
         Ok(SummaryRead { query, at_least: read.from, is_followed, cursor: read.cursor })
     }
@@ -122,16 +126,16 @@ impl ListQuery {
     pub(crate) fn parse(query: Option<&str>) -> Result<ListQuery, Problem> {
         let (mut prefix, mut after, mut limit) = (None, None, None);
         for (key, value) in pairs(query) {
-            match key {
-                "prefix" => once(key, &mut prefix, value.into_owned())?,
+            match &*key {
+                "prefix" => once("prefix", &mut prefix, value.into_owned())?,
                 "after" => {
                     let cursor = Some(&*value).filter(|text| text.len() == 16 && !text.starts_with('+'));
                     let cursor = cursor.and_then(|text| u64::from_str_radix(text, 16).ok()).map(ListCursor);
-                    once(key, &mut after, cursor.ok_or_else(|| invalid("'after' is 'next' of the page before"))?)?;
+                    once("after", &mut after, cursor.ok_or_else(|| invalid("'after' is 'next' of the page before"))?)?;
                 }
                 "limit" => {
                     let value = value.parse().ok().filter(|limit| (1..=LIST_LIMIT_MAX).contains(limit));
-                    once(key, &mut limit, value.ok_or_else(|| invalid("'limit' is a number from 1 to 1000"))?)?;
+                    once("limit", &mut limit, value.ok_or_else(|| invalid("'limit' is a number from 1 to 1000"))?)?;
                 }
                 _ => {}
             }
@@ -151,11 +155,11 @@ fn invalid(detail: &'static str) -> Problem {
     Problem::new(ErrorCode::QueryInvalid, detail)
 }
 
-/// The parameters in order, values decoded.
-fn pairs(query: Option<&str>) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
+/// The parameters in order, decoded.
+fn pairs(query: Option<&str>) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
     query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()).map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (key, decode(value))
+        (decode(key), decode(value))
     })
 }
 
@@ -209,6 +213,7 @@ mod tests {
         assert_eq!(read(Some("")), (ReadFrom::Start, Live::No));
         assert_eq!(read(Some("foo=bar&offset=now&baz")), (ReadFrom::Now, Live::No));
         assert_eq!(read(Some("offset=%2D1&live=sse")), (ReadFrom::Start, Live::Sse));
+        assert_eq!(read(Some("%6Fffset=now&l%69ve=sse")), (ReadFrom::Now, Live::Sse));
         assert_eq!(read(Some("live=long-poll&offset=-1")), (ReadFrom::Start, Live::LongPoll));
     }
 
@@ -217,7 +222,15 @@ mod tests {
         for query in ["offset=", "offset", "offset=0,1", "offset=0%201", "offset=a&offset=b", "offset=now%0A"] {
             assert_eq!(code(GetQuery::parse(Some(query))), "offset_malformed", "{query}");
         }
-        for query in ["offset=-1&offset=-1", "live=sse", "live=long-poll", "offset=-1&live=", "offset=-1&live=true"] {
+        for query in [
+            "offset=-1&offset=-1",
+            "live=sse",
+            "live=long-poll",
+            "offset=-1&live=",
+            "offset=-1&live=true",
+            "cursor=1&cursor=2",
+            "offset=-1&%6Fffset=-1",
+        ] {
             assert_eq!(code(GetQuery::parse(Some(query))), "query_invalid", "{query}");
         }
     }

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use weir_shard::Shard;
 use weir_types::StreamKey;
 
+use crate::body::{self, Lent};
 use crate::config::HttpConfig;
 use crate::context::{Context, Shared};
 use crate::error::{ErrorCode, Problem};
@@ -94,37 +95,53 @@ impl Service {
     }
 
     async fn dispatch(&self, context: &Rc<Context>, request: Request<Incoming>) -> Result<Response<Payload>, Problem> {
-        let (head, body) = request.into_parts();
-        context.config().hosts.check(&head)?;
-        if head.method == Method::OPTIONS {
-            return Ok(cors::preflight());
-        }
-        let key = match path::parse(head.uri.path())? {
-            Target::Stream(key) => key,
-            Target::Other => return self.route(context, Request::from_parts(head, body)).await,
+        let (head, mut body) = request.into_parts();
+        let target = context.config().hosts.check(&head).and_then(|()| path::parse(head.uri.path()));
+        let answered = match target {
+            Err(problem) => Err(problem),
+            Ok(_) if head.method == Method::OPTIONS => return Ok(cors::preflight()),
+            Ok(Target::Other) => return self.route(context, Request::from_parts(head, body)).await,
+            Ok(Target::Stream(key)) => self.stream(context, key, &head, &mut body).await,
         };
+        answered.inspect_err(|_| body::discard(body))
+    }
+
+    async fn stream(
+        &self,
+        context: &Rc<Context>,
+        key: StreamKey,
+        head: &Parts,
+        body: &mut Incoming,
+    ) -> Result<Response<Payload>, Problem> {
         match head.method {
-            Method::POST => routes::append::post(context, key, &head, body).await,
+            Method::POST => routes::append::post(context, key, head, body).await,
             Method::GET => match GetQuery::parse(head.uri.query())? {
                 GetQuery::Read(query) => match query.live {
-                    Live::No => routes::read::get(context, key, &head, query).await,
+                    Live::No => routes::read::get(context, key, head, query).await,
                     // Boxed, so that the future of an append does not carry the room for these.
-                    Live::LongPoll => Box::pin(routes::long_poll::get(context, key, &head, query)).await,
-                    Live::Sse => Box::pin(routes::sse::get(context, key, &head, query)).await,
+                    Live::LongPoll => Box::pin(routes::long_poll::get(context, key, head, query)).await,
+                    Live::Sse => Box::pin(routes::sse::get(context, key, head, query)).await,
                 },
-                GetQuery::Summary(query) => Box::pin(routes::summary::get(context, key, &head, *query)).await,
+                GetQuery::Summary(query) => Box::pin(routes::summary::get(context, key, head, *query)).await,
             },
             _ => Box::pin(stream_verb(context, key, head, body)).await,
         }
     }
 
     async fn route(&self, context: &Context, request: Request<Incoming>) -> Result<Response<Payload>, Problem> {
-        let mut request = request.map(axum::body::Body::new);
+        let (head, body) = request.into_parts();
+        let (lent, body) = Lent::new(body);
+        let mut request = Request::from_parts(head, axum::body::Body::new(lent));
         request.extensions_mut().insert(SendWrapper::new(context.activity().clone()));
         let is_read = request.method() == Method::GET;
         let Ok(response) = self.0.router.call(request).await;
-        let (head, body) = response.into_parts();
-        let mut bytes = body.collect().await.expect("the router's bodies are whole").to_bytes();
+        let (head, whole) = response.into_parts();
+        if !head.status.is_success()
+            && let Some(body) = body.take()
+        {
+            body::discard(body);
+        }
+        let mut bytes = whole.collect().await.expect("the router's bodies are whole").to_bytes();
         // What was changed has been: that is said whatever there is memory for.
         if is_read && bytes.len() > UNCOUNTED_BYTES_MAX {
             let claim = context.shard().claim_read(bytes.len())?;
@@ -148,11 +165,11 @@ fn within_share(context: &Context, response: Response<Payload>) -> Result<Respon
 async fn stream_verb(
     context: &Context,
     key: StreamKey,
-    head: Parts,
-    body: Incoming,
+    head: &Parts,
+    body: &mut Incoming,
 ) -> Result<Response<Payload>, Problem> {
     match head.method {
-        Method::PUT => routes::create::put(context, key, &head, body).await,
+        Method::PUT => routes::create::put(context, key, head, body).await,
         Method::HEAD => routes::head::head(context, key).await,
         Method::DELETE => routes::delete::delete(context, key).await,
         _ => Err(Problem::method_of_stream()),

@@ -4,6 +4,9 @@
 //! - `/readyz` is 200 only while every group of every shard serves; otherwise it is 503 and names what is missing, one
 //!   line each.
 //! - `/metrics` is always 200; see [`crate::metrics`].
+//!
+//! There are few connections at a time, and none lasts (see [`weir_http::serve_router`]): whoever floods this listener takes
+//! neither memory nor open files from the public one.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -61,9 +64,7 @@ pub(crate) async fn serve(listener: TcpListener, admin: Admin) {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(admin);
-    if let Err(error) = axum::serve(listener, router).await {
-        tracing::error!(%error, "the admin listener has ended");
-    }
+    weir_http::serve_router(listener, router).await
 }
 
 async fn readyz(State(admin): State<Admin>) -> (StatusCode, String) {

@@ -18,7 +18,7 @@ use crate::config::{ShardConfig, Topology};
 use crate::in_flight::{InFlight, InFlightTotal};
 use crate::live::feeds::Feeds;
 use crate::mailbox::Post;
-use crate::message::{CallId, Limit, Mail, Request, Response, ShardError, ShardStats};
+use crate::message::{Body, CallId, Limit, Mail, Request, Response, ShardError, ShardStats};
 use crate::meta::unsettled::Unsettled;
 use crate::modules::guests::Guests;
 use crate::seams::{Entropy, SteadyClock, in_turns};
@@ -70,8 +70,7 @@ impl Shard {
         self.0.clock.now_ms()
     }
 
-    /// Counts a request's memory while it comes in, with [`InFlight::grow`]. To be dropped when it is handed over, which
-    /// counts it again.
+    /// Counts a request's memory while it comes in, with [`InFlight::grow`]; [`Body::keep`] hands it over.
     pub fn in_flight(&self) -> InFlight {
         self.0.in_flight.begin()
     }
@@ -189,10 +188,17 @@ impl Core {
         }
     }
 
-    /// Counts a write with this body against the limit until what is returned is dropped.
+    /// Counts a request that has so many bytes against the limit until what is returned is dropped.
     pub(crate) fn count_in_flight(&self, body_bytes: usize) -> Result<InFlight, ShardError> {
         let mut counted = self.in_flight.begin();
         counted.add(REQUEST_BYTES + body_bytes)?;
+        Ok(counted)
+    }
+
+    /// As [`Core::count_in_flight`]; what was counted of the body while it came in to this shard is not counted again.
+    pub(crate) fn count_body(&self, body: &mut Body) -> Result<InFlight, ShardError> {
+        let mut counted = body.take_counted().unwrap_or_else(|| self.in_flight.begin());
+        counted.add((REQUEST_BYTES + body.memory_bytes()).saturating_sub(counted.bytes()))?;
         Ok(counted)
     }
 

@@ -1,6 +1,7 @@
 //! Memory of requests under way on one shard, counted against one limit.
 
 use std::cell::Cell;
+use std::fmt;
 use std::rc::Rc;
 
 use send_wrapper::SendWrapper;
@@ -50,6 +51,11 @@ impl InFlight {
         self.add(bytes).inspect_err(|error| self.total.stats.limits_met.count_error(error))
     }
 
+    /// What is counted.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// As [`InFlight::grow`], where the refusal is counted by who answers with it.
     pub(crate) fn add(&mut self, bytes: usize) -> Result<(), ShardError> {
         let total = &*self.total;
@@ -65,10 +71,23 @@ impl InFlight {
     }
 }
 
+impl InFlight {
+    /// Gives `bytes` of what is counted back.
+    pub(crate) fn shrink(&mut self, bytes: usize) {
+        assert!(self.bytes >= bytes && self.total.bytes.get() >= bytes, "what is given back was counted");
+        self.total.bytes.set(self.total.bytes.get() - bytes);
+        self.bytes -= bytes;
+    }
+}
+
+impl fmt::Debug for InFlight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "InFlight({} B)", self.bytes)
+    }
+}
+
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let counted = self.total.bytes.get();
-        assert!(counted >= self.bytes, "what is given back was counted");
-        self.total.bytes.set(counted - self.bytes);
+        self.shrink(self.bytes);
     }
 }

@@ -12,8 +12,8 @@ use weir_types::{BucketName, GroupId, ReadFrom, ShardId, StreamKey};
 use weir_wasm::{Host, HostConfig, InProcess, MemoryStore};
 
 use crate::{
-    AppendRequest, Body, Clock, CreateRequest, Entropy, LiveEvent, LongPoll, Seams, Shard, ShardConfig, ShardError,
-    Topology, mesh,
+    AppendRequest, Body, Clock, CreateRequest, Entropy, Limit, LiveEvent, LongPoll, Seams, Shard, ShardConfig,
+    ShardError, Topology, mesh,
 };
 
 const TOPOLOGY: Topology = Topology { shards: 2, wals: 2, groups: 2 };
@@ -596,6 +596,39 @@ fn a_body_in_pieces_is_one_record_or_one_json_value() {
         let request = AppendRequest { content_type: Some("application/json".into()), body, ..append("") };
         node.far(&json).append(json.clone(), request).await.expect("appends");
         assert_eq!(node.content(&json).await.expect("reads"), "1,22,{\"a\":[]},");
+    });
+}
+
+#[test]
+fn a_large_body_is_cut_elsewhere_and_what_that_takes_is_counted() {
+    run(async {
+        let disks = (0..TOPOLOGY.wals).map(|_| formed(MemoryDisk::new(64 << 20))).collect();
+        let node = Node::start_on(disks, ShardConfig { in_flight_bytes_max: 2 << 20, ..config() }).await;
+        let (json, text) = (key("json"), key("text"));
+        create_with_messages(&node, &json, 1).await;
+        node.create(&text, Expiry::Never).await;
+        let json_append = |body: &str| AppendRequest { content_type: Some("application/json".into()), ..append(body) };
+        // A byte of body for every eight of what is known of it.
+        let digits = format!("[{}]", vec!["2"; 200_000].join(","));
+        let mut expected = "1,".to_string();
+        for shard in [node.far(&json), node.near(&json)] {
+            let mut other = shard.in_flight();
+            other.grow(1).expect("one byte");
+            let refused = shard.append(json.clone(), json_append(&digits)).await;
+            assert!(matches!(refused, Err(ShardError::Limit(Limit::InFlight))), "{refused:?}");
+            drop(other);
+            shard.append(json.clone(), json_append(&digits)).await.expect("alone, it may have more");
+            expected += &"2,".repeat(200_000);
+            // What is no JSON is refused, and by a stream of text taken as it is.
+            let no_json = &digits[1..];
+            let refused = shard.append(json.clone(), json_append(no_json)).await;
+            assert!(matches!(refused, Err(ShardError::Refused(Refusal::JsonInvalid { .. }))), "{refused:?}");
+            let mismatch = shard.append(text.clone(), json_append(no_json)).await;
+            assert!(matches!(mismatch, Err(ShardError::Refused(Refusal::ContentTypeMismatch { .. }))), "{mismatch:?}");
+            assert_eq!(shard.stats().in_flight_bytes, 0);
+        }
+        assert!(node.content(&json).await.expect("reads") == expected);
+        assert_eq!(node.near(&json).stats().in_flight_bytes, 0);
     });
 }
 

@@ -91,9 +91,11 @@ impl Wal {
         let parts = std::mem::take(&mut unit.parts);
         let dones = std::mem::take(&mut unit.dones);
         let position = unit.position;
-        let written = writer.write(DurableWrite { file: file.file.clone(), position, parts }).await;
+        let write = DurableWrite { file: file.file.clone(), position, parts };
+        let bytes = write.bytes();
+        let written = writer.write(write).await;
         if let Ok(took) = written {
-            writer.note_latency(took);
+            writer.note_latency(bytes, took);
         }
         self.note_write(writer);
         if let Err(error) = written {

@@ -20,6 +20,8 @@ const INLINE_MAX: Duration = Duration::from_micros(100);
 /// Writes that take less than this come back to the shard's thread; the gap keeps a disk in between from going to and fro.
 const INLINE_AGAIN_MAX: Duration = Duration::from_micros(70);
 const _: () = assert!(INLINE_AGAIN_MAX.as_nanos() < INLINE_MAX.as_nanos(), "there is a gap");
+/// Larger writes go to a thread in any case, in bytes: so much takes a fast disk a millisecond.
+const INLINE_BYTES_MAX: usize = 1 << 20;
 /// A write's weight in the average.
 const LATENCY_WEIGHT: u32 = 8;
 
@@ -31,6 +33,10 @@ pub(crate) struct DurableWrite {
 }
 
 impl DurableWrite {
+    pub(crate) fn bytes(&self) -> usize {
+        self.parts.iter().map(Bytes::len).sum()
+    }
+
     /// Writes; returns how long that took.
     pub(crate) fn carry_out(&self) -> io::Result<Duration> {
         let slices: Vec<IoSlice<'_>> = self.parts.iter().map(|part| IoSlice::new(part)).collect();
@@ -100,7 +106,7 @@ impl Writer {
     /// Any error leaves unknown what was written.
     pub(crate) async fn write(&mut self, write: DurableWrite) -> io::Result<Duration> {
         assert!(!write.parts.is_empty(), "there is something to write");
-        match self.orders() {
+        match self.orders(write.bytes()) {
             None => write.carry_out(),
             Some(orders) => {
                 let ended = || io::Error::other("the writing thread has ended");
@@ -111,9 +117,10 @@ impl Writer {
         }
     }
 
-    /// The writing thread's orders, when writes are its; it is started when it is first needed.
-    fn orders(&mut self) -> Option<&mpsc::Sender<Order>> {
-        if !self.is_threaded {
+    /// The writing thread's orders, when a write of so many bytes is its; it is started when it is first needed.
+    fn orders(&mut self, bytes: usize) -> Option<&mpsc::Sender<Order>> {
+        let is_large = bytes > INLINE_BYTES_MAX && self.mode == WriteMode::Auto;
+        if !self.is_threaded && !is_large {
             return None;
         }
         if self.thread.is_none() {
@@ -128,8 +135,12 @@ impl Writer {
         self.thread.as_ref().and_then(|thread| thread.orders.as_ref())
     }
 
-    /// Notes how long a unit's write took. No write is under way then, so where they are done may change.
-    pub(crate) fn note_latency(&mut self, took: Duration) {
+    /// Notes how long a unit's write of so many bytes took; what a large one takes says nothing about the others. No write is
+    /// under way then, so where they are done may change.
+    pub(crate) fn note_latency(&mut self, bytes: usize, took: Duration) {
+        if bytes > INLINE_BYTES_MAX {
+            return;
+        }
         let average = match self.latency {
             None => took,
             Some(latency) => (latency * (LATENCY_WEIGHT - 1) + took) / LATENCY_WEIGHT,
@@ -139,5 +150,31 @@ impl Writer {
         if self.mode == WriteMode::Auto {
             self.is_threaded = average > limit;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::block_buf;
+    use crate::{Disk as _, MemoryDisk};
+
+    #[tokio::test]
+    async fn a_large_write_is_no_matter_of_the_shards_own_thread() {
+        let disk = MemoryDisk::new(16 << 20);
+        disk.create_filled("file", 8 << 20).expect("there is room");
+        let file = disk.open("file").expect("it is there");
+        let mut writer = Writer::new(WriteMode::Auto);
+        for (bytes, has_thread) in [(INLINE_BYTES_MAX, false), (INLINE_BYTES_MAX + 4096, true)] {
+            let mut part = block_buf(bytes);
+            part.resize(bytes, b'x');
+            let parts = vec![part.freeze()];
+            writer.write(DurableWrite { file: file.clone(), position: 0, parts }).await.expect("is written");
+            assert_eq!(writer.thread.is_some(), has_thread, "{bytes} bytes");
+        }
+        writer.note_latency(INLINE_BYTES_MAX + 1, Duration::from_secs(1));
+        assert!(!writer.is_threaded(), "others are as fast as before");
+        writer.note_latency(INLINE_BYTES_MAX, Duration::from_secs(1));
+        assert!(writer.is_threaded());
     }
 }

@@ -63,16 +63,17 @@ impl BatchBuilder {
         FRAME_HEAD_BYTES + command.encoded_bytes()
     }
 
-    /// Adds a command; the caller stops at [`BATCH_COMMANDS_MAX`].
+    /// Adds a command, for which the buffer is large enough; the caller stops at [`BATCH_COMMANDS_MAX`].
     pub fn push(&mut self, command: &Command<'_>) {
         assert!(self.count < BATCH_COMMANDS_MAX, "the shard closes a full batch");
-        let encoded_bytes = command.encoded_bytes();
-        let len = u32::try_from(encoded_bytes).expect("bodies are limited far below 4 GiB");
-        self.buf.reserve(FRAME_HEAD_BYTES + encoded_bytes);
-        self.buf.put_u32_le(len);
+        let head = self.buf.len();
+        self.buf.put_u32_le(0);
         let body = self.buf.len();
         command.put(&mut self.buf);
-        assert!(self.buf.len() - body == encoded_bytes, "sizes are computed as bytes are written");
+        let len = self.buf.len() - body;
+        debug_assert_eq!(len, command.encoded_bytes(), "sizes are computed as bytes are written");
+        let len = u32::try_from(len).expect("bodies are limited far below 4 GiB");
+        self.buf[head..body].copy_from_slice(&len.to_le_bytes());
         self.count += 1;
     }
 

@@ -5,28 +5,59 @@
 //!
 //! Source: Durable Streams Protocol, section 9.1.
 
+use std::fmt;
 use std::ops::Range;
 
+use serde::de::{Deserializer as _, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use smallvec::{SmallVec, smallvec};
 
 use crate::reply::Refusal;
 
+/// Where the messages of a body are.
+pub(crate) type Messages = SmallVec<[Range<u32>; 2]>;
+
 /// Where the messages of `body` are, in order; none for an empty array.
 ///
 /// # Errors
 /// [`Refusal::JsonInvalid`] when `body` is not one JSON value in UTF-8.
-pub(crate) fn split(body: &[u8]) -> Result<SmallVec<[Range<u32>; 2]>, Refusal> {
+pub(crate) fn split(body: &[u8]) -> Result<Messages, Refusal> {
     assert!(u32::try_from(body.len()).is_ok(), "http limits bodies far below 4 GiB");
     let invalid = |reason: String| Refusal::JsonInvalid { reason };
     let text = std::str::from_utf8(body).map_err(|error| invalid(error.to_string()))?;
     let is_array = text.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('[');
     if is_array {
-        let messages: Vec<&RawValue> = serde_json::from_str(text).map_err(|error| invalid(error.to_string()))?;
-        Ok(messages.into_iter().map(|message| range_in(text, message)).collect())
+        let mut parser = serde_json::Deserializer::from_str(text);
+        let messages = parser.deserialize_seq(Elements(text)).and_then(|messages| parser.end().map(|()| messages));
+        messages.map_err(|error| invalid(error.to_string()))
     } else {
         let message: &RawValue = serde_json::from_str(text).map_err(|error| invalid(error.to_string()))?;
         Ok(smallvec![range_in(text, message)])
+    }
+}
+
+/// How many messages `body` has at most.
+pub(crate) fn messages_max(body: &[u8]) -> usize {
+    body.iter().filter(|&&byte| byte == b',').count() + 1
+}
+
+/// Notes where the elements of an array are, and builds nothing else of them.
+struct Elements<'a>(&'a str);
+
+impl<'de> Visitor<'de> for Elements<'de> {
+    type Value = Messages;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Messages, A::Error> {
+        let mut messages = Messages::new();
+        while let Some(element) = elements.next_element::<&RawValue>()? {
+            messages.push(range_in(self.0, element));
+        }
+        messages.shrink_to_fit();
+        Ok(messages)
     }
 }
 

@@ -4,7 +4,6 @@
 //! command on its way could change (a free name, the tail, the next sequence number) is left to apply, which decides all
 //! of it again. A closed stream, a content type and the bytes of a body do not change within an incarnation.
 
-use smallvec::SmallVec;
 use weir_types::{Incarnation, StreamKey};
 
 use crate::content_type;
@@ -29,7 +28,8 @@ pub enum Look {
 }
 
 impl Group {
-    /// Looks at an append, a close, or both, before it is proposed. An empty `body` is none.
+    /// Looks at an append, a close, or both, before it is proposed. An empty `body` is none. What [`Split::json`] says of it
+    /// may be known already.
     ///
     /// # Errors
     /// In this order: [`Refusal::NotFound`], [`Refusal::Closed`], [`Refusal::Empty`] without a body,
@@ -42,6 +42,7 @@ impl Group {
         close: bool,
         producer: Option<ProducerRef<'_>>,
         body: &[u8],
+        cut: Option<Result<Split, Refusal>>,
     ) -> Result<Look, Refusal> {
         let stream = self.stream(key).ok_or(Refusal::NotFound)?;
         let incarnation = stream.incarnation();
@@ -71,7 +72,7 @@ impl Group {
         {
             return Ok(Look::Answer(duplicate));
         }
-        let split = split(stream.is_json(), body)?;
+        let split = split(stream.is_json(), body, cut)?;
         match &split {
             Split::Json(messages) if messages.is_empty() => Err(Refusal::Empty),
             _ => Ok(Look::Propose { incarnation, split }),
@@ -91,19 +92,23 @@ impl Group {
         json::check(message)
     }
 
-    /// Looks at a create's body before it is proposed. An empty `body`, and an empty JSON array, are no records.
+    /// Looks at a create's body before it is proposed, as [`Group::check_append`] does. An empty `body`, and an empty JSON
+    /// array, are no records.
     ///
     /// # Errors
     /// [`Refusal::JsonInvalid`] for a stream in JSON mode.
-    pub fn check_create(content_type: &str, body: &[u8]) -> Result<Split, Refusal> {
-        split(content_type::is_json(content_type), body)
+    pub fn check_create(
+        content_type: &str,
+        body: &[u8],
+        cut: Option<Result<Split, Refusal>>,
+    ) -> Result<Split, Refusal> {
+        split(content_type::is_json(content_type), body, cut)
     }
 }
 
-fn split(is_json: bool, body: &[u8]) -> Result<Split, Refusal> {
+fn split(is_json: bool, body: &[u8], cut: Option<Result<Split, Refusal>>) -> Result<Split, Refusal> {
     if !is_json || body.is_empty() {
         return Ok(Split::Whole);
     }
-    let messages: SmallVec<_> = json::split(body)?;
-    Ok(Split::Json(messages))
+    cut.unwrap_or_else(|| Split::json(body))
 }

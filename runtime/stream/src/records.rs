@@ -11,7 +11,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use smallvec::SmallVec;
 
 use crate::codec::{CodecError, Reader};
+use crate::json;
 use crate::pack::{PACK_BYTES_MAX, Pack, pack_bytes, packs, put_pack};
+use crate::reply::Refusal;
 
 /// How a body falls into records; made by the leader's checks, once per request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +22,30 @@ pub enum Split {
     Whole,
     /// Each range of the body is one JSON message.
     Json(SmallVec<[Range<u32>; 2]>),
+}
+
+impl Split {
+    /// Cuts a body for a stream in JSON mode.
+    ///
+    /// # Errors
+    /// [`Refusal::JsonInvalid`] when it is not one JSON value.
+    pub fn json(body: &[u8]) -> Result<Split, Refusal> {
+        json::split(body).map(Split::Json)
+    }
+
+    /// What it takes besides itself, in bytes.
+    pub fn memory_bytes(&self) -> usize {
+        match self {
+            Split::Json(messages) if messages.spilled() => messages.capacity() * size_of::<Range<u32>>(),
+            Split::Whole | Split::Json(_) => 0,
+        }
+    }
+
+    /// What cutting `body` takes besides the body, at most, in bytes.
+    pub fn json_bytes_max(body: &[u8]) -> usize {
+        // Twice, for the ranges may be moved to a larger place while they come.
+        2 * json::messages_max(body) * size_of::<Range<u32>>()
+    }
 }
 
 /// The records of one command: a body and its split when encoding, stored packs when decoded.
@@ -78,7 +104,7 @@ impl<'a> Records<'a> {
         match self.0 {
             Form::Stored { packs, .. } => packs.len(),
             Form::Body { split: Split::Json(messages), .. } => {
-                fills(messages).map(|fill| pack_bytes(fill.len(), stored_bytes(fill))).sum()
+                fills(messages).map(|(fill, bytes)| pack_bytes(fill.len(), bytes)).sum()
             }
             Form::Body { .. } | Form::Pieces(_) => match self.payload_bytes() {
                 0 => 0,
@@ -98,15 +124,17 @@ impl<'a> Records<'a> {
                 pieces.iter().for_each(|piece| buf.put_slice(piece));
             }),
             Form::Body { body, split: Split::Json(messages) } => {
-                for fill in fills(messages) {
+                for (fill, _) in fills(messages) {
                     let mut end = 0;
                     let ends = fill.iter().map(|message| {
                         end += message.len() as u32 + 1;
                         end
                     });
                     put_pack(buf, ends, |buf| {
-                        for message in fill {
-                            buf.put_slice(&body[message.start as usize..message.end as usize]);
+                        for run in fill.chunk_by(|message, next| message.end + 1 == next.start) {
+                            // A single byte between two messages is their comma.
+                            let (start, end) = (run[0].start as usize, run[run.len() - 1].end as usize);
+                            buf.put_slice(&body[start..end]);
                             buf.put_u8(b',');
                         }
                     });
@@ -146,20 +174,19 @@ fn stored_bytes(messages: &[Range<u32>]) -> usize {
     messages.iter().map(|message| message.len() + 1).sum()
 }
 
-/// The messages of each pack: as many as fit, at least one.
-fn fills(messages: &[Range<u32>]) -> impl Iterator<Item = &[Range<u32>]> {
+/// The messages of each pack, as many as fit, at least one; and what they take as they are stored, in bytes.
+fn fills(messages: &[Range<u32>]) -> impl Iterator<Item = (&[Range<u32>], usize)> {
     let mut rest = messages;
     std::iter::from_fn(move || {
-        let mut bytes = 0;
-        let fitting = rest.iter().take_while(|message| {
-            bytes += message.len() + 1;
-            bytes <= PACK_BYTES_MAX
+        let mut bytes = rest.first()?.len() + 1;
+        let fitting = rest[1..].iter().take_while(|message| {
+            let fits = bytes + message.len() < PACK_BYTES_MAX;
+            bytes += if fits { message.len() + 1 } else { 0 };
+            fits
         });
-        let count = fitting.count().max(1).min(rest.len());
-        let (fill, after) = rest.split_at(count);
+        let (fill, after) = rest.split_at(1 + fitting.count());
         rest = after;
-        assert!(bytes == 0 || !fill.is_empty(), "a message that is too large has a pack of its own");
-        (!fill.is_empty()).then_some(fill)
+        Some((fill, bytes))
     })
 }
 
@@ -173,6 +200,18 @@ impl fmt::Debug for Records<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn messages_are_stored_as_they_are_whatever_lies_between_them() {
+        for body in ["[1,22,333]", "[ 1,22 ,333]", "[1, 22,333\n]", "[1 ,\t22 , 333]"] {
+            let split = Split::json(body.as_bytes()).expect("JSON");
+            let mut buf = BytesMut::new();
+            Records::new(body.as_bytes(), &split).put(&mut buf);
+            let pack = Pack::check(&buf).expect("one pack");
+            assert_eq!(&buf[pack.payload()], b"1,22,333,", "{body}");
+            assert!(Split::json_bytes_max(body.as_bytes()) >= split.memory_bytes(), "{body}");
+        }
+    }
 
     #[test]
     fn a_large_body_is_cut_into_packs_between_its_messages() {

@@ -278,7 +278,7 @@ fn the_largest_frame_is_foreseen() {
     let long = "x".repeat(255);
     for messages in [0, 1, 2, 1000] {
         let body = format!("[{}]", vec!["1"; messages].join(","));
-        let split = Group::check_create("application/json", body.as_bytes()).expect("JSON");
+        let split = Split::json(body.as_bytes()).expect("JSON");
         let append = Command::Append {
             key: (&key).into(),
             incarnation: Incarnation(1),

@@ -120,7 +120,7 @@ impl Run {
         self.lives += 1;
         let content_type = words.option("type").unwrap_or("text/plain");
         let body = words.body().as_bytes();
-        let split = match Group::check_create(content_type, body) {
+        let split = match Group::check_create(content_type, body, None) {
             Ok(split) => split,
             Err(refusal) => return refused(&refusal),
         };
@@ -151,7 +151,8 @@ impl Run {
         };
         let body = words.body().as_bytes();
         let close = words.has("close");
-        let (incarnation, split) = match self.world.group.check_append(&key, content_type, close, producer, body) {
+        let (incarnation, split) = match self.world.group.check_append(&key, content_type, close, producer, body, None)
+        {
             Ok(Look::Propose { incarnation, split }) => (incarnation, split),
             Ok(Look::Answer(appended)) => return format!("early {}", render(&Reply::Appended(appended))),
             Err(refusal) => return format!("early {}", refused(&refusal)),

@@ -297,8 +297,79 @@ fn limit_self() -> io::Result<()> {
     #[cfg(target_os = "linux")]
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     rustix::process::nice(NICE)?;
+    #[cfg(target_os = "linux")]
+    confine_thread()?;
     Ok(())
 }
+
+/// Refuses this thread, and all that it starts, what compiling needs nothing of: files, sockets, other processes. A module that
+/// takes over the compiler has what it was given, and not the server's files. Best effort: where the kernel filters no calls,
+/// the limits have to do.
+#[cfg(target_os = "linux")]
+fn confine_thread() -> io::Result<()> {
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
+    let Ok(arch) = TargetArch::try_from(env::consts::ARCH) else { return Ok(()) };
+    let refused = SeccompAction::Errno(libc::EACCES.unsigned_abs());
+    let rules = CALLS_REFUSED.iter().chain(OLD_CALLS_REFUSED).map(|&call| (call, Vec::new())).collect();
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refused, arch).map_err(io::Error::other)?;
+    let program = BpfProgram::try_from(filter).map_err(io::Error::other)?;
+    match apply_filter(&program) {
+        Ok(()) | Err(seccompiler::Error::Seccomp(_) | seccompiler::Error::Prctl(_)) => Ok(()),
+        Err(error) => Err(io::Error::other(error)),
+    }
+}
+
+/// What [`confine_thread`] refuses.
+#[cfg(target_os = "linux")]
+const CALLS_REFUSED: &[i64] = &[
+    libc::SYS_openat,
+    libc::SYS_openat2,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_linkat,
+    libc::SYS_symlinkat,
+    libc::SYS_unlinkat,
+    libc::SYS_renameat,
+    libc::SYS_renameat2,
+    libc::SYS_truncate,
+    libc::SYS_mkdirat,
+    libc::SYS_mknodat,
+    libc::SYS_fchmodat,
+    libc::SYS_fchownat,
+    libc::SYS_mount,
+    libc::SYS_socket,
+    libc::SYS_socketpair,
+    libc::SYS_connect,
+    libc::SYS_bind,
+    libc::SYS_execve,
+    libc::SYS_execveat,
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_kill,
+    libc::SYS_rt_sigqueueinfo,
+    libc::SYS_pidfd_open,
+    libc::SYS_io_uring_setup,
+    libc::SYS_bpf,
+];
+
+/// The same by their older names, where there are such.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+const OLD_CALLS_REFUSED: &[i64] = &[
+    libc::SYS_open,
+    libc::SYS_creat,
+    libc::SYS_link,
+    libc::SYS_symlink,
+    libc::SYS_unlink,
+    libc::SYS_rename,
+    libc::SYS_mkdir,
+    libc::SYS_rmdir,
+    libc::SYS_mknod,
+    libc::SYS_chmod,
+    libc::SYS_chown,
+    libc::SYS_lchown,
+];
+#[cfg(all(target_os = "linux", not(target_arch = "x86_64")))]
+const OLD_CALLS_REFUSED: &[i64] = &[];
 
 /// Lets this process have the addresses that an instance reserves, and the file of its first memory. What memory it may write to
 /// stays as it is.
@@ -320,6 +391,23 @@ mod tests {
         for said in [&b""[..], b"\n", b"validator\nvalidator", b"admin", b"validator ", b"\xff"] {
             assert_eq!(read_roles(said), None, "{said:?}");
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_confined_thread_has_no_files_no_sockets_and_no_processes() {
+        let confined = thread::spawn(|| {
+            confine_thread().expect("it is confined");
+            let denied = |error: io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+            assert!(std::fs::File::open("/proc/self/status").is_err_and(denied));
+            assert!(std::net::TcpListener::bind("127.0.0.1:0").is_err_and(denied));
+            assert!(Command::new("/proc/self/exe").spawn().is_err_and(denied));
+            thread::spawn(move || assert!(std::fs::read_dir("/").is_err_and(denied)))
+                .join()
+                .expect("as its threads are");
+        });
+        confined.join().expect("no thread panics");
+        assert!(std::fs::File::open("/proc/self/status").is_ok(), "others are not");
     }
 
     #[test]

@@ -4,11 +4,13 @@
 //! - [`bombs`]: uploads that make a parser or compiler take all time, memory or stack; `encode` writes them.
 //! - [`flips`]: a real module with bits flipped, and parts of it.
 //! - [`gone`]: what becomes of an inspection whose client, or whose server, has gone.
+//! - [`guests`]: modules that are compiled and bound, and misbehave where they are called.
 
 mod bombs;
 mod encode;
 mod flips;
 mod gone;
+mod guests;
 
 use std::fs;
 

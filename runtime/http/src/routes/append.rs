@@ -17,7 +17,7 @@ pub(crate) async fn post(
     context: &Context,
     key: StreamKey,
     head: &Parts,
-    body: Incoming,
+    body: &mut Incoming,
 ) -> Result<Response<Payload>, Problem> {
     let mut request = AppendRequest {
         content_type: fields::content_type(&head.headers)?,

@@ -22,7 +22,7 @@ pub(crate) async fn put(
     context: &Context,
     key: StreamKey,
     head: &Parts,
-    body: Incoming,
+    body: &mut Incoming,
 ) -> Result<Response<Payload>, Problem> {
     // Refused rather than ignored: a fork without its source's data would be a silent loss.
     if [&STREAM_FORKED_FROM, &STREAM_FORK_OFFSET, &STREAM_FORK_SUB_OFFSET]

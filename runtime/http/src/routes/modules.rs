@@ -12,9 +12,9 @@ use weir_stream::Revision;
 use weir_types::{BucketName, ModuleName, Role};
 
 use crate::error::{ErrorCode, Problem};
+use crate::render;
 use crate::routes::buckets::{deleted, json, located};
 use crate::routes::state::{Connection, RouterState};
-use crate::{body, render};
 
 /// A module's status.
 #[derive(Serialize)]
@@ -51,13 +51,7 @@ pub(crate) async fn put(
     connection: Connection,
     body: Body,
 ) -> Result<Response, Problem> {
-    let (bucket, name) = match names(&bucket, &name) {
-        Ok(names) => names,
-        Err(problem) => {
-            body::discard(body);
-            return Err(problem);
-        }
-    };
+    let (bucket, name) = names(&bucket, &name)?;
     let wasm = read(&state, body, connection).await?;
     let path = format!("/{bucket}/-/modules/{name}");
     let (module, existed) = SendWrapper::new(state.shard.module_put(bucket, name, wasm)).await?;

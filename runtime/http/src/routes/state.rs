@@ -32,12 +32,12 @@ impl RouterState {
     /// Reads a body of at most so many bytes, all of which come at some pace: nobody thinks while they are sent.
     pub(crate) async fn body(
         &self,
-        body: Body,
+        mut body: Body,
         Extension(activity): Connection,
         bytes_max: usize,
     ) -> Result<weir_shard::Body, Problem> {
         let bounds = Bounds { bytes_max, timeout: self.config.body_read_timeout, slow_bytes_max: 0 };
-        SendWrapper::new(body::take(body, &self.shard, &activity, bounds)).await
+        SendWrapper::new(body::take(&mut body, &self.shard, &activity, bounds)).await
     }
 }
 

@@ -97,6 +97,10 @@ impl Source for Views {
                 return true;
             }
         };
+        if Encoding::of_document(&view.content_type) != self.encoding {
+            // The response has said how it is encoded. The next one says it anew.
+            return true;
+        }
         let (next, closed) = (view.next, view.closed);
         self.next = next;
         session.put_parts(sse::view(self.encoding, view.body, next));

@@ -2,13 +2,27 @@
 
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
+use weir_stream::{Refusal, Split};
+
+use crate::in_flight::InFlight;
 
 /// A request's body in the pieces in which it arrived; almost always one. The log is where they are put together.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Body {
     /// None of them is empty.
     pieces: SmallVec<[Bytes; 1]>,
     bytes: usize,
+    /// Of a large one.
+    large: Option<Box<Large>>,
+}
+
+/// What a large body has besides its bytes.
+#[derive(Debug, Default)]
+struct Large {
+    /// The memory that was counted for it while it came in.
+    counted: Option<InFlight>,
+    /// How it falls into messages, where that was found before it came to its stream.
+    cut: Option<Result<Split, Refusal>>,
 }
 
 impl Body {
@@ -18,6 +32,32 @@ impl Body {
             self.bytes += piece.len();
             self.pieces.push(piece);
         }
+    }
+
+    /// Has it keep what was counted for it.
+    pub fn keep(&mut self, counted: InFlight) {
+        self.large.get_or_insert_default().counted = Some(counted);
+    }
+
+    /// Takes what is counted for it. That belongs to the thread on which it was counted.
+    pub(crate) fn take_counted(&mut self) -> Option<InFlight> {
+        self.large.as_mut().and_then(|large| large.counted.take())
+    }
+
+    /// Notes how it falls into messages.
+    pub(crate) fn set_cut(&mut self, cut: Result<Split, Refusal>) {
+        self.large.get_or_insert_default().cut = Some(cut);
+    }
+
+    /// How it falls into messages, if that is known; asked once.
+    pub(crate) fn take_cut(&mut self) -> Option<Result<Split, Refusal>> {
+        self.large.as_mut().and_then(|large| large.cut.take())
+    }
+
+    /// What it takes: its bytes, and what is known of its messages.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let cut = self.large.as_ref().and_then(|large| large.cut.as_ref());
+        self.bytes + cut.and_then(|cut| cut.as_ref().ok()).map_or(0, Split::memory_bytes)
     }
 
     /// Bytes of all pieces.

@@ -9,7 +9,7 @@ use weir_types::{BucketName, GroupId, ModuleName, Offset, ReadFrom, Role, Stream
 use crate::message::body::Body;
 
 /// Create a stream.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct CreateRequest {
     /// The stream's content type, as sent; `application/octet-stream` when the request has none.
     pub content_type: Box<str>,
@@ -22,7 +22,7 @@ pub struct CreateRequest {
 }
 
 /// Append records, close, or both.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct AppendRequest {
     /// The body's content type, as sent.
     pub content_type: Option<Box<str>>,
@@ -134,7 +134,12 @@ pub(crate) enum Request {
 impl Request {
     /// Whether it changes nothing, takes long and so ends with its client.
     pub(crate) fn ends_with_client(&self) -> bool {
-        matches!(self, Request::List { .. } | Request::Summary { .. } | Request::Read { .. })
+        match self {
+            Request::List { .. } | Request::Summary { .. } | Request::Read { .. } => true,
+            // Of a bucket that is listed or looked at: one for each group.
+            Request::BucketDescribe { .. } => true,
+            _ => false,
+        }
     }
 
     /// Bytes that it holds besides itself until its task ends.

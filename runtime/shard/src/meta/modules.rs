@@ -32,9 +32,9 @@ impl Shard {
         &self,
         bucket: BucketName,
         name: ModuleName,
-        wasm: Body,
+        mut wasm: Body,
     ) -> Result<(ModuleSummary, bool), ShardError> {
-        let _counted = self.0.count_in_flight(wasm.len())?;
+        let _counted = self.0.count_body(&mut wasm)?;
         let (wasm, roles) = self.0.inspect(bucket.as_str(), wasm).await?;
         match self.call(self.meta_owner(), Request::ModulePut { bucket, name, roles, wasm }).await? {
             Answer::Module { module, existed } => Ok((*module, existed)),

@@ -2,10 +2,11 @@
 
 use std::rc::Rc;
 
-use weir_stream::{Appended, Command, KeyRef, Look, ProducerRef, Records, Refusal, Reply, Split, Stream};
+use weir_stream::{Appended, Command, Group, KeyRef, Look, ProducerRef, Records, Refusal, Reply, Split, Stream};
 use weir_types::{ShardId, StreamKey};
 
 use crate::core::{Core, Shard};
+use crate::in_flight::InFlight;
 use crate::message::{Answer, AppendRequest, Body, CallId, Request, Response, ShardError};
 use crate::stats::add;
 use crate::write::job::{AppendJob, Judged, LocalGroup};
@@ -20,7 +21,11 @@ impl Shard {
     ///
     /// # Errors
     /// [`ShardError`] says what was met, and whether the outcome is known.
-    pub async fn append(&self, key: StreamKey, request: AppendRequest) -> Result<Appended, ShardError> {
+    pub async fn append(&self, key: StreamKey, mut request: AppendRequest) -> Result<Appended, ShardError> {
+        if let Some(content_type) = request.content_type.as_deref().filter(|_| is_large(&request.body)) {
+            Box::pin(self.cut(content_type, &mut request.body)).await?;
+        }
+        let _counted = self.counted_here(&key, &mut request.body);
         match self.call(self.owner_of(&key), Request::Append(key, request)).await? {
             Answer::Appended(appended) => Ok(appended),
             _ => unreachable!("an append is answered with its effect"),
@@ -28,26 +33,65 @@ impl Shard {
     }
 }
 
+/// Bodies from this size on are cut on another thread: a megabyte of JSON takes milliseconds.
+const LARGE_BYTES_MIN: usize = 256 << 10;
+
+/// Whether a body, if it is JSON, takes long to look at.
+pub(crate) fn is_large(body: &Body) -> bool {
+    body.len() >= LARGE_BYTES_MIN
+}
+
+impl Shard {
+    /// Cuts a large body into messages, where a stream of this type would have it cut, on another thread.
+    pub(crate) async fn cut(&self, content_type: &str, body: &mut Body) -> Result<(), ShardError> {
+        if !Group::is_json(content_type) {
+            return Ok(());
+        }
+        let mut counted = body.take_counted().unwrap_or_else(|| self.in_flight());
+        let mut whole = std::mem::take(body);
+        // Putting megabytes together takes as long as looking at them.
+        let measure = move || {
+            let cut_bytes = Split::json_bytes_max(&whole.whole());
+            (whole, cut_bytes)
+        };
+        let (joined, cut_bytes) = elsewhere(measure).await?;
+        *body = joined;
+        counted.grow(cut_bytes)?;
+        let bytes = body.whole();
+        body.set_cut(elsewhere(move || Split::json(&bytes)).await?);
+        counted.shrink(cut_bytes);
+        body.keep(counted);
+        Ok(())
+    }
+
+    /// What is counted of a body that goes to a stream of another shard, which counts it for itself: until that has answered,
+    /// it is in the mail.
+    pub(crate) fn counted_here(&self, key: &StreamKey, body: &mut Body) -> Option<InFlight> {
+        if self.owner_of(key) == self.0.id { None } else { body.take_counted() }
+    }
+}
+
+/// Does `work` on another thread.
+async fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ShardError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| ShardError::Unavailable)
+}
+
 impl Core {
     /// Takes an append in and puts it into its group's batch, or answers it at once.
-    pub(crate) fn begin_append(self: &Rc<Self>, origin: ShardId, call: CallId, key: StreamKey, request: AppendRequest) {
-        let counted = match self.count_in_flight(request.body.len()) {
+    pub(crate) fn begin_append(
+        self: &Rc<Self>,
+        origin: ShardId,
+        call: CallId,
+        key: StreamKey,
+        mut request: AppendRequest,
+    ) {
+        let counted = match self.count_body(&mut request.body) {
             Ok(counted) => counted,
             Err(error) => return self.respond(origin, call, Err(error)),
         };
         let group = self.local_group(&key);
         let (arrival, deadline) = (group.arrive(), group.deadline());
-        let job = AppendJob {
-            key,
-            request,
-            origin,
-            call,
-            arrival,
-            deadline,
-            stale_retries: 0,
-            judged: None,
-            _counted: counted,
-        };
+        let job = AppendJob { key, request, origin, call, arrival, deadline, stale_retries: 0, judged: None, counted };
         self.admit_in_turn(&group, job);
     }
 
@@ -74,6 +118,11 @@ impl Core {
             Ok(Looked::Answer(appended)) => return self.answer_append(job, Ok(Answer::Appended(appended))),
             Err(refusal) => return self.answer_append(job, Err(refusal.into())),
         };
+        // Of a large body this is counted already.
+        let copies = usize::from(!is_large(&job.request.body)) + usize::from(case.is_some());
+        if let Err(error) = job.counted.add(judged.split.memory_bytes() * copies) {
+            return self.answer_append(job, Err(error));
+        }
         if case.is_some() || self.guests.validations.has(judged.incarnation) {
             return self.begin_validation(group, job, judged, case);
         }
@@ -107,8 +156,10 @@ impl Core {
             self.touch(stream);
         }
         let AppendJob { key, request, .. } = &mut *job;
+        let cut = request.body.take_cut();
         let content_type = request.content_type.as_deref();
-        let look = state.check_append(key, content_type, request.close, producer(request), request.body.first())?;
+        let look =
+            state.check_append(key, content_type, request.close, producer(request), request.body.first(), cut)?;
         let (incarnation, split) = match look {
             Look::Propose { incarnation, split } => (incarnation, split),
             Look::Answer(appended) => return Ok(Looked::Answer(appended)),
@@ -143,6 +194,10 @@ impl Core {
             records: records(judged.replaced.as_ref().unwrap_or(body), &judged.split),
         };
         if group.encode(&command, judged.bindings_epoch) {
+            // Should it turn out stale, a large body need not be cut again.
+            if is_large(body) && judged.replaced.is_none() {
+                job.request.body.set_cut(Ok(judged.split));
+            }
             return group.wait(job, judged.bindings_epoch);
         }
         job.judged = Some(Box::new(judged));

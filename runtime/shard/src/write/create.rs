@@ -6,8 +6,9 @@ use weir_stream::{Command, EPOCH_UNJUDGED, Group, KeyRef, Refusal, Reply, Split,
 use weir_types::{GroupId, Incarnation, StreamKey};
 
 use crate::core::{Core, Shard};
+use crate::in_flight::InFlight;
 use crate::message::{Answer, CreateRequest, Request, Response, ShardError};
-use crate::write::append::{STALE_RETRIES_MAX, records};
+use crate::write::append::{STALE_RETRIES_MAX, is_large, records};
 use crate::write::job::{Judged, LocalGroup};
 use crate::write::validations::{Case, Validators, validators_of};
 
@@ -17,7 +18,11 @@ impl Shard {
     /// # Errors
     /// [`Refusal::ConfigConflict`] when a stream with another configuration has the name, [`Refusal::JsonInvalid`] for
     /// a body that is none, [`ShardError::BucketUnknown`] when buckets are not created automatically.
-    pub async fn create(&self, key: StreamKey, request: CreateRequest) -> Result<(Summary, bool), ShardError> {
+    pub async fn create(&self, key: StreamKey, mut request: CreateRequest) -> Result<(Summary, bool), ShardError> {
+        if is_large(&request.body) {
+            self.cut(&request.content_type, &mut request.body).await?;
+        }
+        let _counted = self.counted_here(&key, &mut request.body);
         match self.call(self.owner_of(&key), Request::Create(key, request)).await? {
             Answer::Created { summary, existed } => Ok((summary, existed)),
             _ => unreachable!("a create is answered with the stream"),
@@ -27,18 +32,20 @@ impl Shard {
 
 impl Core {
     pub(crate) async fn create(self: &Rc<Self>, key: StreamKey, mut request: CreateRequest) -> Response {
-        let _counted = self.count_in_flight(request.body.len())?;
+        let mut counted = self.count_body(&mut request.body)?;
         let group = self.local_group(&key);
         if let Some(refusal) = self.storage_refusal(&group, request.body.len()) {
             return Err(refusal);
         }
-        let is_json = Group::is_json(&request.content_type);
-        if is_json {
+        if Group::is_json(&request.content_type) {
             request.body.join();
         }
-        let split = Group::check_create(&request.content_type, request.body.first())?;
+        let cut = request.body.take_cut();
+        let split = Group::check_create(&request.content_type, request.body.first(), cut)?;
+        // Once here, and once for those who judge it.
+        counted.add(2 * split.memory_bytes())?;
         for _ in 0..STALE_RETRIES_MAX {
-            let judged = self.judge_create(&group, &key, &mut request, &split, is_json).await?;
+            let judged = self.judge_create(&group, &key, &mut request, &split, &mut counted).await?;
             assert!(judged.incarnation.0 != 0, "0 stands for no stream");
             let create = Command::Create {
                 key: KeyRef::from(&key),
@@ -68,7 +75,7 @@ impl Core {
         key: &StreamKey,
         request: &mut CreateRequest,
         split: &Split,
-        is_json: bool,
+        counted: &mut InFlight,
     ) -> Result<Judged, ShardError> {
         let (bindings_epoch, validators) = {
             let state = group.state.borrow();
@@ -88,13 +95,13 @@ impl Core {
         let case = Case {
             key: key.clone(),
             content_type: (*request.content_type).into(),
-            is_json,
+            is_json: Group::is_json(&request.content_type),
             next_offset: 0,
             body: request.body.whole(),
             split: split.clone(),
             validators,
         };
-        judged.replace(self.judge(case).await?);
+        judged.replace(self.judge(case).await?, counted)?;
         Ok(judged)
     }
 

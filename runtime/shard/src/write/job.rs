@@ -6,7 +6,7 @@ use weir_types::{Incarnation, ShardId, StreamKey};
 
 use crate::group::{Group, Job};
 use crate::in_flight::InFlight;
-use crate::message::{AppendRequest, Body, CallId};
+use crate::message::{AppendRequest, Body, CallId, ShardError};
 
 /// A group that this shard owns.
 pub(crate) type LocalGroup = Group<AppendJob>;
@@ -23,7 +23,7 @@ pub(crate) struct AppendJob {
     pub(crate) stale_retries: u8,
     /// What the stream's validators have left of it; looked at before it is proposed, because it may be out of date.
     pub(crate) judged: Option<Box<Judged>>,
-    pub(crate) _counted: InFlight,
+    pub(crate) counted: InFlight,
 }
 
 impl Job for AppendJob {
@@ -37,7 +37,7 @@ impl Job for AppendJob {
 }
 
 /// Records as they are to be stored: what came in, or what a validator has put in its place.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Judged {
     /// Under which bindings of the group.
     pub(crate) bindings_epoch: u64,
@@ -49,11 +49,20 @@ pub(crate) struct Judged {
 }
 
 impl Judged {
-    /// Puts in place what the validators want stored instead, if they do.
-    pub(crate) fn replace(&mut self, replacement: Option<(Body, Split)>) {
+    /// Puts in place what the validators want stored instead, if they do. Its memory is counted, too.
+    ///
+    /// # Errors
+    /// [`ShardError::Limit`] when there is none.
+    pub(crate) fn replace(
+        &mut self,
+        replacement: Option<(Body, Split)>,
+        counted: &mut InFlight,
+    ) -> Result<(), ShardError> {
         if let Some((body, split)) = replacement {
+            counted.add(body.len() + split.memory_bytes())?;
             self.replaced = Some(body);
             self.split = split;
         }
+        Ok(())
     }
 }

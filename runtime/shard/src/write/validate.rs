@@ -105,10 +105,9 @@ async fn drain(core: Rc<Core>, incarnation: Incarnation) {
             Some(verdicts) => wait(verdicts, job.deadline).await,
         };
         core.guests.validations.done(incarnation);
-        match verdict {
+        match verdict.and_then(|replacement| judged.replace(replacement, &mut job.counted)) {
             Err(error) => core.answer_append(job, Err(error)),
-            Ok(replacement) => {
-                judged.replace(replacement);
+            Ok(()) => {
                 job.judged = Some(Box::new(judged));
                 core.admit_in_turn(&group, job);
             }

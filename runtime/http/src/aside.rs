@@ -1,0 +1,41 @@
+//! A router on a listener of its own, beside the public one: for operators, who ask little and seldom.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+/// Connections at a time. Further ones are accepted when others have ended.
+const CONNECTIONS_MAX: usize = 64;
+/// How long a connection lasts, whatever its client does with it.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause after an error that the next `accept` would meet again, such as too many open files.
+const BACK_OFF: Duration = Duration::from_millis(100);
+
+/// Serves `router` for as long as the process runs: one request per connection, 64 connections at a time, 5 s each.
+pub async fn serve_router(listener: TcpListener, router: Router) {
+    let service = TowerToHyperService::new(router);
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let place = Arc::clone(&places).acquire_owned().await.expect("nobody closes it");
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::debug!(%error, "a listener cannot accept; trying again");
+                tokio::time::sleep(BACK_OFF).await;
+                continue;
+            }
+        };
+        let served = http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service.clone());
+        tokio::spawn(async move {
+            // How it ends is its client's affair.
+            let _ = tokio::time::timeout(CONNECTION_TIMEOUT, served).await;
+            drop(place);
+        });
+    }
+}
