@@ -21,31 +21,31 @@ use crate::sse::Events;
 /// connection, and to responses on their way, but to nothing that a live response keeps: so it ends with that task,
 /// whatever is in it.
 #[derive(Clone, Default)]
-pub(crate) struct Handover(Rc<Cell<Option<Live>>>);
+pub(crate) struct Handover(Rc<Cell<Option<LiveResponse>>>);
 
 impl Handover {
     /// Gives the rest of a response to the connection.
-    pub(crate) fn give(&self, live: Live) {
+    pub(crate) fn give(&self, live: LiveResponse) {
         let before = self.0.replace(Some(live));
         assert!(before.is_none(), "a live response is its connection's last");
     }
 
     /// Takes it, if there is one.
-    pub(crate) fn take(&self) -> Option<Live> {
+    pub(crate) fn take(&self) -> Option<LiveResponse> {
         self.0.take()
     }
 }
 
 /// The rest of a response.
-pub(crate) struct Live {
+pub(crate) struct LiveResponse {
     events: Events,
     _active: ActiveRequest,
 }
 
-impl Live {
+impl LiveResponse {
     /// The rest of the response to `active`.
-    pub(crate) fn new(events: Events, active: ActiveRequest) -> Live {
-        Live { events, _active: active }
+    pub(crate) fn new(events: Events, active: ActiveRequest) -> LiveResponse {
+        LiveResponse { events, _active: active }
     }
 
     /// Sends it, and closes the connection.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
 use crate::activity::ActiveRequest;
-use crate::live::{Handover, Live};
+use crate::live::{Handover, LiveResponse};
 use crate::sse::Events;
 
 /// A response's body.
@@ -97,7 +97,7 @@ impl Body for Payload {
             Kind::Events(events) => ready!(events.poll_next(cx)),
             Kind::Live(live) => {
                 if let (Some((events, handover)), Some(active)) = (live.take(), active.take()) {
-                    handover.give(Live::new(events, active));
+                    handover.give(LiveResponse::new(events, active));
                 }
                 return Poll::Pending;
             }

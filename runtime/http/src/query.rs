@@ -8,9 +8,9 @@ use weir_types::{ModuleName, ReadFrom};
 
 use crate::error::{ErrorCode, Problem};
 
-/// How a read ends.
+/// How a read ends, as `live` says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Live {
+pub(crate) enum ReadMode {
     /// With what is there.
     No,
     /// With the next data.
@@ -34,7 +34,7 @@ pub(crate) struct ReadQuery {
     /// `offset`.
     pub(crate) from: ReadFrom,
     /// `live`.
-    pub(crate) live: Live,
+    pub(crate) live: ReadMode,
     /// `cursor`; one that is no number is not ours and ignored.
     pub(crate) cursor: Option<u64>,
 }
@@ -65,8 +65,8 @@ impl GetQuery {
                 }
                 "live" => {
                     let value = match &*value {
-                        "long-poll" => Live::LongPoll,
-                        "sse" => Live::Sse,
+                        "long-poll" => ReadMode::LongPoll,
+                        "sse" => ReadMode::Sse,
                         _ => return Err(invalid("'live' is 'long-poll' or 'sse'")),
                     };
                     once("live", &mut live, value)?;
@@ -78,7 +78,7 @@ impl GetQuery {
         }
         let read = ReadQuery {
             from: from.unwrap_or(ReadFrom::Start),
-            live: live.unwrap_or(Live::No),
+            live: live.unwrap_or(ReadMode::No),
             cursor: cursor.flatten(),
         };
         if let Some(summary) = summary {
@@ -95,9 +95,9 @@ impl SummaryRead {
     fn new(summary: &str, read: ReadQuery, query: Option<&str>) -> Result<SummaryRead, Problem> {
         let (binding, path) = summary.split_once('/').unwrap_or((summary, ""));
         let is_followed = match read.live {
-            Live::No => false,
-            Live::Sse => true,
-            Live::LongPoll => return Err(invalid("a summary is read with 'offset' or followed with 'live=sse'")),
+            ReadMode::No => false,
+            ReadMode::Sse => true,
+            ReadMode::LongPoll => return Err(invalid("a summary is read with 'offset' or followed with 'live=sse'")),
         };
         let is_ours = |key: &str| matches!(key, "offset" | "live" | "cursor" | "summary");
         let params = pairs(query).filter(|(key, _)| !is_ours(key));
@@ -209,12 +209,12 @@ mod tests {
     #[test]
     fn a_read_begins_where_its_query_says() {
         let read = |query| (read(query).from, read(query).live);
-        assert_eq!(read(None), (ReadFrom::Start, Live::No));
-        assert_eq!(read(Some("")), (ReadFrom::Start, Live::No));
-        assert_eq!(read(Some("foo=bar&offset=now&baz")), (ReadFrom::Now, Live::No));
-        assert_eq!(read(Some("offset=%2D1&live=sse")), (ReadFrom::Start, Live::Sse));
-        assert_eq!(read(Some("%6Fffset=now&l%69ve=sse")), (ReadFrom::Now, Live::Sse));
-        assert_eq!(read(Some("live=long-poll&offset=-1")), (ReadFrom::Start, Live::LongPoll));
+        assert_eq!(read(None), (ReadFrom::Start, ReadMode::No));
+        assert_eq!(read(Some("")), (ReadFrom::Start, ReadMode::No));
+        assert_eq!(read(Some("foo=bar&offset=now&baz")), (ReadFrom::Now, ReadMode::No));
+        assert_eq!(read(Some("offset=%2D1&live=sse")), (ReadFrom::Start, ReadMode::Sse));
+        assert_eq!(read(Some("%6Fffset=now&l%69ve=sse")), (ReadFrom::Now, ReadMode::Sse));
+        assert_eq!(read(Some("live=long-poll&offset=-1")), (ReadFrom::Start, ReadMode::LongPoll));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use jiff::Timestamp;
 use weir_shard::{Page, SummaryView};
-use weir_stream::{Appended, Expiry, Summary};
+use weir_stream::{Appended, Expiry, Facts};
 use weir_types::{Offset, ReadFrom};
 
 use crate::headers::{
@@ -67,10 +67,10 @@ pub(crate) fn position(headers: &mut HeaderMap, next: Offset, closed: bool) {
 }
 
 /// A stream's configuration and state, as `PUT` and `HEAD` show it.
-pub(crate) fn summary(headers: &mut HeaderMap, summary: &Summary) {
-    headers.insert(CONTENT_TYPE, content_type(&summary.content_type));
-    position(headers, summary.next, summary.closed);
-    match summary.expiry {
+pub(crate) fn facts(headers: &mut HeaderMap, facts: &Facts) {
+    headers.insert(CONTENT_TYPE, content_type(&facts.content_type));
+    position(headers, facts.next, facts.closed);
+    match facts.expiry {
         Expiry::Never => {}
         Expiry::Idle { ttl_s } => {
             headers.insert(&STREAM_TTL, ttl_s.into());

@@ -24,7 +24,7 @@ use crate::error::{ErrorCode, Problem};
 use crate::live::Handover;
 use crate::path::{self, Target};
 use crate::payload::Payload;
-use crate::query::{GetQuery, Live};
+use crate::query::{GetQuery, ReadMode};
 use crate::stop::Stop;
 use crate::{cors, routes};
 
@@ -117,10 +117,10 @@ impl Service {
             Method::POST => routes::append::post(context, key, head, body).await,
             Method::GET => match GetQuery::parse(head.uri.query())? {
                 GetQuery::Read(query) => match query.live {
-                    Live::No => routes::read::get(context, key, head, query).await,
+                    ReadMode::No => routes::read::get(context, key, head, query).await,
                     // Boxed, so that the future of an append does not carry the room for these.
-                    Live::LongPoll => Box::pin(routes::long_poll::get(context, key, head, query)).await,
-                    Live::Sse => Box::pin(routes::sse::get(context, key, head, query)).await,
+                    ReadMode::LongPoll => Box::pin(routes::long_poll::get(context, key, head, query)).await,
+                    ReadMode::Sse => Box::pin(routes::follow::get(context, key, head, query)).await,
                 },
                 GetQuery::Summary(query) => Box::pin(routes::summary::get(context, key, head, *query)).await,
             },

@@ -31,7 +31,7 @@ pub(crate) trait Source: 'static {
     fn next(&mut self) -> impl Future<Output = Self::Event>;
 
     /// Writes an event; whether it was the last.
-    fn send(&mut self, session: &mut Session, event: Self::Event) -> bool;
+    fn send(&mut self, session: &mut LiveSession, event: Self::Event) -> bool;
 }
 
 /// What a session waits for.
@@ -42,7 +42,7 @@ enum Woken<T> {
 }
 
 /// One response in the making.
-pub(crate) struct Session {
+pub(crate) struct LiveSession {
     context: Rc<Context>,
     outbox: Outbox,
     client_cursor: Option<u64>,
@@ -52,12 +52,12 @@ pub(crate) struct Session {
     sent: Option<(Control, u64)>,
 }
 
-impl Session {
+impl LiveSession {
     /// A session of a client that sent `client_cursor`.
-    pub(crate) fn new(context: &Rc<Context>, client_cursor: Option<u64>) -> Session {
+    pub(crate) fn new(context: &Rc<Context>, client_cursor: Option<u64>) -> LiveSession {
         context.activity().begin_live();
         let now_ms = context.shard().now_ms();
-        Session { context: context.clone(), outbox: Outbox::default(), client_cursor, now_ms, sent: None }
+        LiveSession { context: context.clone(), outbox: Outbox::default(), client_cursor, now_ms, sent: None }
     }
 
     /// The response that `source` writes, to a request of `version`.

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use weir_stream::Summary;
+use weir_stream::Facts;
 use weir_types::{GroupId, Incarnation, StreamKey};
 
 /// What a stream takes here besides its name, about: two places in trees that are three quarters full.
@@ -51,7 +51,7 @@ impl Agenda {
     }
 
     /// Arms a stream, if it ends by itself and is not armed yet.
-    pub(crate) fn add(&self, group: GroupId, key: &str, stream: &Summary) {
+    pub(crate) fn add(&self, group: GroupId, key: &str, stream: &Facts) {
         let Some(check_ms) = stream.expiry.ends_ms(stream.created_ms) else { return };
         let mut inner = self.0.borrow_mut();
         if inner.timers.contains_key(&stream.incarnation) {
@@ -115,10 +115,10 @@ mod tests {
 
     use super::*;
 
-    fn stream(incarnation: u64, expiry: Expiry) -> Summary {
+    fn stream(incarnation: u64, expiry: Expiry) -> Facts {
         let incarnation = Incarnation(incarnation);
         let next = Offset { position: 0, lineage: Lineage::of(incarnation) };
-        Summary { incarnation, next, content_type: "a/b".into(), closed: false, expiry, created_ms: 1000 }
+        Facts { incarnation, next, content_type: "a/b".into(), closed: false, expiry, created_ms: 1000 }
     }
 
     fn due(agenda: &Agenda, now_ms: u64, streams_max: usize) -> Vec<u64> {

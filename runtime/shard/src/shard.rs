@@ -136,7 +136,7 @@ impl Core {
             Request::Read { key, from, bytes_max, is_live } => {
                 return self.begin_read(origin, call, (key, from), bytes_max, is_live);
             }
-            Request::Head(key) => return self.respond(origin, call, self.head(&key).map(Answer::Summary)),
+            Request::Head(key) => return self.respond(origin, call, self.head(&key).map(Answer::Facts)),
             Request::Watch { key, number } => return self.respond(origin, call, self.watch(origin, &key, number)),
             _ => {}
         }

@@ -29,7 +29,7 @@ impl Group {
     pub(crate) fn create(&mut self, at: &At, key: KeyRef<'_>, new: NewStream<'_>) -> Outcome {
         if let Some(existing) = self.slots.get(key) {
             return if existing.is_configured_as(&new) {
-                Outcome::unchanged(Reply::Exists(existing.summary()))
+                Outcome::unchanged(Reply::Exists(existing.facts()))
             } else {
                 Outcome::refused(Refusal::ConfigConflict)
             };
@@ -53,7 +53,7 @@ impl Group {
             self.expirable += 1;
         }
         self.index_bytes += stream.memory_bytes();
-        let reply = Reply::Created(stream.summary());
+        let reply = Reply::Created(stream.facts());
         self.slots.insert(key, stream);
         Outcome { reply, change: Change::Created { incarnation: new.incarnation } }
     }

@@ -60,5 +60,5 @@ pub use pack::{PACK_BYTES_MAX, Pack, packs};
 pub use pattern::{Pattern, PatternError};
 pub use producer::ProducerRef;
 pub use records::{Records, Split};
-pub use reply::{Appended, Expiry, ProducerState, Refusal, Reply, Summary};
+pub use reply::{Appended, Expiry, Facts, ProducerState, Refusal, Reply};
 pub use stream::Stream;

@@ -8,9 +8,9 @@ use weir_types::{Incarnation, Offset};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// The stream is there now, and was not before.
-    Created(Summary),
+    Created(Facts),
     /// The stream was there already, with the configuration that was asked for.
-    Exists(Summary),
+    Exists(Facts),
     /// Records were appended, or the stream was closed, or both.
     Appended(Appended),
     /// The stream, or the bucket, is gone now; or, for an expiry, it had been used meanwhile and stays.
@@ -69,7 +69,7 @@ pub struct ProducerState {
 
 /// A stream's configuration and state, as `HEAD` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Summary {
+pub struct Facts {
     /// Which life of the name this is.
     pub incarnation: Incarnation,
     /// The offset after the last record.

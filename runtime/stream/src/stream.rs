@@ -9,7 +9,7 @@ use weir_types::{Incarnation, Lineage, Offset, ReadFrom};
 
 use crate::extents::{Extent, Extents, Place};
 use crate::producer::Producers;
-use crate::reply::{Expiry, Refusal, Summary};
+use crate::reply::{Expiry, Facts, Refusal};
 
 /// What the allocator and the slot's table add to a stream: headers of its box and its name, and a table place.
 const OVERHEAD_BYTES: usize = 48;
@@ -118,8 +118,8 @@ impl Stream {
     }
 
     /// Configuration and state, as `HEAD` shows it.
-    pub fn summary(&self) -> Summary {
-        Summary {
+    pub fn facts(&self) -> Facts {
+        Facts {
             incarnation: self.incarnation,
             next: self.tail(),
             content_type: self.content_type.clone(),

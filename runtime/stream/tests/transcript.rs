@@ -5,8 +5,8 @@ mod support;
 use expect_test::{Expect, expect};
 use support::World;
 use weir_stream::{
-    Appended, Binding, BucketStep, BucketTold, Change, Command, EncodedBindings, Expiry, Group, Look, Pattern,
-    ProducerRef, Records, Refusal, Reply, Split, Summary, Upload,
+    Appended, Binding, BucketStep, BucketTold, Change, Command, EncodedBindings, Expiry, Facts, Group, Look, Pattern,
+    ProducerRef, Records, Refusal, Reply, Split, Upload,
 };
 use weir_types::{Digest, Incarnation, Lineage, Offset, ReadFrom, Role, StreamKey};
 
@@ -294,13 +294,13 @@ impl Run {
 }
 
 fn render(reply: &Reply) -> String {
-    let summary = |word: &str, summary: &Summary| {
-        let closed = if summary.closed { " closed" } else { "" };
-        format!("{word} tail={}{closed}", summary.next.position)
+    let facts = |word: &str, facts: &Facts| {
+        let closed = if facts.closed { " closed" } else { "" };
+        format!("{word} tail={}{closed}", facts.next.position)
     };
     match reply {
-        Reply::Created(s) => summary("created", s),
-        Reply::Exists(s) => summary("exists", s),
+        Reply::Created(s) => facts("created", s),
+        Reply::Exists(s) => facts("exists", s),
         Reply::Appended(Appended { next, closed, producer, duplicate }) => {
             let word = if *duplicate { "duplicate" } else { "ok" };
             let closed = if *closed { " closed" } else { "" };

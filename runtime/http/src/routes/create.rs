@@ -36,9 +36,9 @@ pub(crate) async fn put(
     let closed = fields::closed(&head.headers);
     let body = context.body(body).await?;
     let request = CreateRequest { content_type, expiry, closed, body };
-    let (summary, existed) = context.shard().create(key, request).await?;
+    let (facts, existed) = context.shard().create(key, request).await?;
     let mut response = render::empty(if existed { StatusCode::OK } else { StatusCode::CREATED });
-    render::summary(response.headers_mut(), &summary);
+    render::facts(response.headers_mut(), &facts);
     if !existed && let Some(url) = own_url(head) {
         response.headers_mut().insert(LOCATION, url);
     }

@@ -12,9 +12,9 @@ use crate::render;
 
 /// Describes the stream.
 pub(crate) async fn head(context: &Context, key: StreamKey) -> Result<Response<Payload>, Problem> {
-    let summary = context.shard().head(key).await?;
+    let facts = context.shard().head(key).await?;
     let mut response = render::empty(StatusCode::OK);
-    render::summary(response.headers_mut(), &summary);
+    render::facts(response.headers_mut(), &facts);
     response.headers_mut().insert(CACHE_CONTROL, NO_STORE.clone());
     Ok(response)
 }

@@ -54,18 +54,18 @@ fn rows(listing: Listing) -> Rows {
 }
 
 fn row(stream: ListedStream) -> Row {
-    let summary = stream.summary;
-    let (ttl, expires_at) = match summary.expiry {
+    let facts = stream.facts;
+    let (ttl, expires_at) = match facts.expiry {
         Expiry::Never => (None, None),
         Expiry::Idle { ttl_s } => (Some(ttl_s), None),
         Expiry::At { at_ms } => (None, Some(render::time(at_ms))),
     };
     Row {
         name: stream.name,
-        content_type: summary.content_type.to_string(),
-        next_offset: summary.next.to_string(),
-        created: render::time(summary.created_ms),
-        closed: summary.closed,
+        content_type: facts.content_type.to_string(),
+        next_offset: facts.next.to_string(),
+        created: render::time(facts.created_ms),
+        closed: facts.closed,
         ttl,
         expires_at,
     }
@@ -73,7 +73,7 @@ fn row(stream: ListedStream) -> Row {
 
 #[cfg(test)]
 mod tests {
-    use weir_stream::Summary;
+    use weir_stream::Facts;
     use weir_types::{Incarnation, Lineage, Offset};
 
     use super::*;
@@ -81,9 +81,8 @@ mod tests {
     fn stream(name: &str, expiry: Expiry) -> ListedStream {
         let next = Offset { position: 3, lineage: Lineage::of(Incarnation(1)) };
         let content_type = "text/plain".into();
-        let summary =
-            Summary { incarnation: Incarnation(1), next, content_type, closed: false, expiry, created_ms: 1000 };
-        ListedStream { name: name.into(), summary }
+        let facts = Facts { incarnation: Incarnation(1), next, content_type, closed: false, expiry, created_ms: 1000 };
+        ListedStream { name: name.into(), facts }
     }
 
     #[test]

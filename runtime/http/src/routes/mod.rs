@@ -1,7 +1,7 @@
 //! The verbs, one file each, named as in the protocol.
 //!
 //! A stream's verbs are called by [`crate::service`] itself: [`create`], [`append`], [`close`], [`delete`], [`head`];
-//! [`read`], [`long_poll`] and [`sse`] for its records, [`summary`] for what a fold says of them.
+//! [`read`], [`long_poll`] and [`follow`] for its records, [`summary`] for what a fold says of them.
 //!
 //! What is not a stream goes through the [`router`]: [`buckets`], [`list`], [`modules`], [`bindings`]. Its handlers must be
 //! `Send` although they never leave their thread: they wrap what they await in a `SendWrapper`.
@@ -12,12 +12,12 @@ pub(crate) mod buckets;
 pub(crate) mod close;
 pub(crate) mod create;
 pub(crate) mod delete;
+pub(crate) mod follow;
 pub(crate) mod head;
 pub(crate) mod list;
 pub(crate) mod long_poll;
 pub(crate) mod modules;
 pub(crate) mod read;
-pub(crate) mod sse;
 mod state;
 pub(crate) mod summary;
 

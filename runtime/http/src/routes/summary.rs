@@ -16,8 +16,8 @@ use crate::headers::NO_STORE;
 use crate::payload::Payload;
 use crate::query::SummaryRead;
 use crate::render;
-use crate::routes::sse::{finished, last_event_id};
-use crate::session::{Session, Source};
+use crate::routes::follow::{finished, last_event_id};
+use crate::session::{LiveSession, Source};
 use crate::sse::{self, Control, Encoding};
 
 /// Reads the summary, or follows it.
@@ -64,7 +64,7 @@ async fn follow(
     let mut failure = HeaderMap::new();
     render::failure(&mut failure, &first);
     let views = Views { next: first.next, first: Some(first), follower, encoding };
-    let mut response = Session::new(context, read.cursor).response(head.version, encoding, views);
+    let mut response = LiveSession::new(context, read.cursor).response(head.version, encoding, views);
     response.headers_mut().extend(failure);
     Ok(response)
 }
@@ -88,7 +88,7 @@ impl Source for Views {
         }
     }
 
-    fn send(&mut self, session: &mut Session, event: Self::Event) -> bool {
+    fn send(&mut self, session: &mut LiveSession, event: Self::Event) -> bool {
         let Some(event) = event else { return true };
         let view = match event {
             Ok(view) => view,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use send_wrapper::SendWrapper;
-use weir_stream::{Refusal, Summary};
+use weir_stream::{Facts, Refusal};
 use weir_types::limits::PAGE_BYTES_MAX;
 use weir_types::{Lineage, Offset, ReadFrom, ShardId, StreamKey};
 
@@ -83,7 +83,7 @@ impl LiveData {
 pub struct Subscription {
     shard: Shard,
     key: StreamKey,
-    summary: Summary,
+    facts: Facts,
     feed: SendWrapper<Follower>,
     position: u64,
     /// Whether everything was sent at least once: from then on falling behind means being cut off.
@@ -102,12 +102,12 @@ impl Shard {
         }
         let watch = SendWrapper::new(self.0.feeds.begin_watch());
         let request = Request::Watch { key: key.clone(), number: watch.number };
-        let Answer::Watching { summary, .. } = self.call(self.owner_of(&key), request).await? else {
+        let Answer::Watching { facts, .. } = self.call(self.owner_of(&key), request).await? else {
             unreachable!("a watch is answered with the stream")
         };
         let feed = SendWrapper::new(watch.take().into_follower());
-        let position = start_of(&summary, from)?;
-        Ok(Subscription { shard: self.clone(), key, summary, feed, position, caught_up: false })
+        let position = start_of(&facts, from)?;
+        Ok(Subscription { shard: self.clone(), key, facts, feed, position, caught_up: false })
     }
 
     /// Waits until there are bytes after `from`, the stream is closed there, or `timeout` has passed.
@@ -145,8 +145,8 @@ pub(crate) enum Change {
 
 impl Subscription {
     /// The stream as it was when the subscription began.
-    pub fn summary(&self) -> &Summary {
-        &self.summary
+    pub fn facts(&self) -> &Facts {
+        &self.facts
     }
 
     /// What comes next; waits for it. After an event that is an end, nothing follows.
@@ -168,7 +168,7 @@ impl Subscription {
             };
             let page = self.shard.read_live(self.key.clone(), page_from, HISTORY_BYTES_MAX).await;
             match page {
-                Ok(page) if page.incarnation != self.summary.incarnation => return LiveEvent::Removed,
+                Ok(page) if page.incarnation != self.facts.incarnation => return LiveEvent::Removed,
                 Ok(page) if page.next == page.start => {}
                 Ok(page) => return self.history(page),
                 Err(ShardError::Refused(Refusal::NotFound | Refusal::OffsetGone)) => return LiveEvent::Removed,
@@ -257,7 +257,7 @@ impl Subscription {
     }
 
     fn lineage(&self) -> Lineage {
-        self.summary.next.lineage
+        self.facts.next.lineage
     }
 }
 
@@ -269,12 +269,12 @@ enum Next {
 }
 
 /// Where a subscription begins; the offset's place among the records is checked by the first page.
-fn start_of(summary: &Summary, from: ReadFrom) -> Result<u64, ShardError> {
+fn start_of(facts: &Facts, from: ReadFrom) -> Result<u64, ShardError> {
     match from {
         ReadFrom::Start => Ok(0),
-        ReadFrom::Now => Ok(summary.next.position),
-        ReadFrom::At(offset) if offset.lineage != summary.next.lineage => Err(Refusal::OffsetGone.into()),
-        ReadFrom::At(offset) if offset.position > summary.next.position => Err(Refusal::OffsetInvalid.into()),
+        ReadFrom::Now => Ok(facts.next.position),
+        ReadFrom::At(offset) if offset.lineage != facts.next.lineage => Err(Refusal::OffsetGone.into()),
+        ReadFrom::At(offset) if offset.position > facts.next.position => Err(Refusal::OffsetInvalid.into()),
         ReadFrom::At(offset) => Ok(offset.position),
     }
 }
@@ -286,21 +286,21 @@ impl Core {
         let state = group.state.borrow();
         let stream = self.live_stream(&group, &state, key)?;
         self.touch(stream);
-        let summary = stream.summary();
-        let (incarnation, tail) = (summary.incarnation, summary.next.position);
+        let facts = stream.facts();
+        let (incarnation, tail) = (facts.incarnation, facts.next.position);
         if origin == self.id {
-            self.feeds.join_own(number, incarnation, tail, summary.closed);
+            self.feeds.join_own(number, incarnation, tail, facts.closed);
         } else {
-            self.feeds.add_peer(incarnation, tail, summary.closed, origin, number);
+            self.feeds.add_peer(incarnation, tail, facts.closed, origin, number);
         }
-        Ok(Answer::Watching { summary, number })
+        Ok(Answer::Watching { facts, number })
     }
 
     /// The owner's answer to a watch: what it tells from now on follows this tail, so whoever asked has a place from here on.
     pub(crate) fn join_mirror(&self, owner: ShardId, response: &Response) {
-        if let Ok(Answer::Watching { summary, number }) = response {
-            let (incarnation, tail) = (summary.incarnation, summary.next.position);
-            self.feeds.join_mirror(owner, *number, incarnation, tail, summary.closed);
+        if let Ok(Answer::Watching { facts, number }) = response {
+            let (incarnation, tail) = (facts.incarnation, facts.next.position);
+            self.feeds.join_mirror(owner, *number, incarnation, tail, facts.closed);
         }
     }
 }

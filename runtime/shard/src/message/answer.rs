@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use weir_stream::{Appended, Binding, BucketView, Expiry, Revision, Summary};
+use weir_stream::{Appended, Binding, BucketView, Expiry, Facts, Revision};
 use weir_types::{Incarnation, Offset};
 
 use crate::message::error::ShardError;
@@ -73,7 +73,7 @@ pub struct ListedStream {
     /// The name within the bucket.
     pub name: Box<str>,
     /// Its state.
-    pub summary: weir_stream::Summary,
+    pub facts: weir_stream::Facts,
 }
 
 /// A bucket, described.
@@ -135,12 +135,12 @@ pub(crate) type Response = Result<Answer, ShardError>;
 pub(crate) enum Answer {
     Appended(Appended),
     Created {
-        summary: Summary,
+        facts: Facts,
         existed: bool,
     },
-    Summary(Summary),
+    Facts(Facts),
     Watching {
-        summary: Summary,
+        facts: Facts,
         number: u64,
     },
     Page(Box<Page>),

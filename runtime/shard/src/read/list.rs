@@ -92,7 +92,7 @@ impl Core {
                     Some(&(last, _)) if streams.len() >= query.limit && last != hash => {
                         return page(streams, Some(ListCursor(last)));
                     }
-                    _ => streams.push((hash, ListedStream { name: name.into(), summary: stream.summary() })),
+                    _ => streams.push((hash, ListedStream { name: name.into(), facts: stream.facts() })),
                 }
             }
             looked += there;

@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 use weir_storage::{EntryBody, EntryPlace, FRAME_HEADER_BYTES, WalReader};
 use weir_stream::batch::BATCH_HEAD_BYTES;
-use weir_stream::{Batch, Extent, Pack, Refusal, Stream, Summary};
+use weir_stream::{Batch, Extent, Facts, Pack, Refusal, Stream};
 use weir_types::{Lineage, Offset, ReadFrom, ShardId, StreamKey};
 
 use crate::budget::{self, PageClaim};
@@ -30,7 +30,7 @@ const SHARED_PART_MIN: usize = 4;
 
 /// A page, decided but not yet read.
 pub(crate) struct Plan {
-    stream: Summary,
+    stream: Facts,
     pub(crate) is_json: bool,
     pub(crate) start: u64,
     pub(crate) bytes_max: usize,
@@ -60,9 +60,9 @@ impl Shard {
     ///
     /// # Errors
     /// [`Refusal::NotFound`] when there is none.
-    pub async fn head(&self, key: StreamKey) -> Result<Summary, ShardError> {
+    pub async fn head(&self, key: StreamKey) -> Result<Facts, ShardError> {
         match self.call(self.owner_of(&key), Request::Head(key)).await? {
-            Answer::Summary(summary) => Ok(summary),
+            Answer::Facts(facts) => Ok(facts),
             _ => unreachable!("a head is answered with the stream"),
         }
     }
@@ -111,10 +111,10 @@ impl Shard {
 
 impl Core {
     /// The state of a stream, which is not a use of it.
-    pub(crate) fn head(&self, key: &StreamKey) -> Result<Summary, ShardError> {
+    pub(crate) fn head(&self, key: &StreamKey) -> Result<Facts, ShardError> {
         let group = self.local_group(key);
         let state = group.state.borrow();
-        Ok(self.live_stream(&group, &state, key)?.summary())
+        Ok(self.live_stream(&group, &state, key)?.facts())
     }
 
     /// Finds a stream that exists and has not expired.
@@ -200,7 +200,7 @@ impl Core {
             };
             stretches.push(Stretch { extents: [extent].into(), source });
         }
-        Ok(Plan { stream: stream.summary(), is_json: stream.is_json(), start, bytes_max, stretches, pieces })
+        Ok(Plan { stream: stream.facts(), is_json: stream.is_json(), start, bytes_max, stretches, pieces })
     }
 }
 
@@ -264,7 +264,7 @@ impl Plan {
                 payloads.push(if is_copied { Bytes::copy_from_slice(&payload) } else { payload });
             }
         }
-        let Summary { incarnation, next: tail, content_type, closed, expiry, .. } = self.stream;
+        let Facts { incarnation, next: tail, content_type, closed, expiry, .. } = self.stream;
         let at = |position: u64, lineage: Lineage| Offset { position, lineage };
         let up_to_date = position == tail.position;
         let mut chunks = if is_joined { vec![join(&payloads)] } else { payloads };

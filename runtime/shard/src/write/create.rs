@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use weir_stream::{Command, EPOCH_UNJUDGED, Group, KeyRef, Refusal, Reply, Split, Summary};
+use weir_stream::{Command, EPOCH_UNJUDGED, Facts, Group, KeyRef, Refusal, Reply, Split};
 use weir_types::{GroupId, Incarnation, StreamKey};
 
 use crate::core::{Core, Shard};
@@ -18,13 +18,13 @@ impl Shard {
     /// # Errors
     /// [`Refusal::ConfigConflict`] when a stream with another configuration has the name, [`Refusal::JsonInvalid`] for
     /// a body that is none, [`ShardError::BucketUnknown`] when buckets are not created automatically.
-    pub async fn create(&self, key: StreamKey, mut request: CreateRequest) -> Result<(Summary, bool), ShardError> {
+    pub async fn create(&self, key: StreamKey, mut request: CreateRequest) -> Result<(Facts, bool), ShardError> {
         if is_large(&request.body) {
             self.cut(&request.content_type, &mut request.body).await?;
         }
         let _counted = self.counted_here(&key, &mut request.body);
         match self.call(self.owner_of(&key), Request::Create(key, request)).await? {
-            Answer::Created { summary, existed } => Ok((summary, existed)),
+            Answer::Created { facts, existed } => Ok((facts, existed)),
             _ => unreachable!("a create is answered with the stream"),
         }
     }
@@ -57,8 +57,8 @@ impl Core {
                 records: records(judged.replaced.as_ref().unwrap_or(&request.body), &judged.split),
             };
             match self.propose_create(&group, &key, &create).await? {
-                Reply::Created(summary) => return Ok(Answer::Created { summary, existed: false }),
-                Reply::Exists(summary) => return Ok(Answer::Created { summary, existed: true }),
+                Reply::Created(facts) => return Ok(Answer::Created { facts, existed: false }),
+                Reply::Exists(facts) => return Ok(Answer::Created { facts, existed: true }),
                 Reply::Refused(Refusal::Stale) => {}
                 Reply::Refused(refusal) => return Err(refusal.into()),
                 other => unreachable!("a create is not answered with {other:?}"),

@@ -121,7 +121,7 @@ impl Core {
                 if !state.has_expirable() {
                     break;
                 }
-                state.slot(slot).for_each(|stream| self.agenda.add(group.id, stream.key(), &stream.summary()));
+                state.slot(slot).for_each(|stream| self.agenda.add(group.id, stream.key(), &stream.facts()));
             }
         }
     }

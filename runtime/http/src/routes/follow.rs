@@ -1,7 +1,7 @@
 //! `GET` with `live=sse`: what is there and what comes, as server-sent events (protocol, section 5.8).
 //!
 //! Each piece of data is followed by its own control event; control events alone say that the reader has caught up or
-//! that the stream has ended. A reader that is too slow, a deleted stream and damaged bytes just end the [`Session`].
+//! that the stream has ended. A reader that is too slow, a deleted stream and damaged bytes just end the [`LiveSession`].
 
 use std::rc::Rc;
 
@@ -18,7 +18,7 @@ use crate::headers::{LAST_EVENT_ID, NO_STORE, STREAM_UP_TO_DATE, TRUE};
 use crate::payload::Payload;
 use crate::query::ReadQuery;
 use crate::render;
-use crate::session::{Session, Source};
+use crate::session::{LiveSession, Source};
 use crate::sse::{self, Control, Encoding};
 
 /// Data up to this size and its control event are one frame, which readers with the same cursor (almost all) share. For
@@ -35,15 +35,15 @@ pub(crate) async fn get(
     let resumed = last_event_id(&head.headers)?;
     let from = resumed.map_or(query.from, ReadFrom::At);
     let subscription = context.shard().subscribe(key, from).await?;
-    let summary = subscription.summary();
-    if summary.closed && resumed == Some(summary.next) {
-        return Ok(finished(summary.next));
+    let facts = subscription.facts();
+    if facts.closed && resumed == Some(facts.next) {
+        return Ok(finished(facts.next));
     }
-    let is_at_end = summary.closed && from == ReadFrom::Now;
-    let next = summary.next;
-    let encoding = Encoding::of(&summary.content_type);
+    let is_at_end = facts.closed && from == ReadFrom::Now;
+    let next = facts.next;
+    let encoding = Encoding::of(&facts.content_type);
     let records = Records { subscription, encoding };
-    let mut response = Session::new(context, query.cursor).response(head.version, encoding, records);
+    let mut response = LiveSession::new(context, query.cursor).response(head.version, encoding, records);
     if is_at_end {
         render::position(response.headers_mut(), next, true);
         response.headers_mut().insert(&STREAM_UP_TO_DATE, TRUE.clone());
@@ -80,7 +80,7 @@ struct Records {
 }
 
 impl Records {
-    fn put(&self, session: &mut Session, data: LiveData, control: Control) {
+    fn put(&self, session: &mut LiveSession, data: LiveData, control: Control) {
         let (encoding, next) = (self.encoding, data.next);
         if data.chunks.iter().map(Bytes::len).sum::<usize>() <= TOGETHER_BYTES_MAX {
             let cursor = session.cursor(control);
@@ -104,7 +104,7 @@ impl Source for Records {
         self.subscription.next().await
     }
 
-    fn send(&mut self, session: &mut Session, event: LiveEvent) -> bool {
+    fn send(&mut self, session: &mut LiveSession, event: LiveEvent) -> bool {
         match event {
             LiveEvent::Data(data) => {
                 let control = Control { next: data.next, up_to_date: data.up_to_date, closed: data.closed };
