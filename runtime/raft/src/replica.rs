@@ -10,7 +10,7 @@ use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::{BasicNode, Raft, RaftMetrics};
 use send_wrapper::SendWrapper;
-use weir_storage::{Claim, FRAME_HEADER_BYTES, Ticket, Wal};
+use weir_storage::{Claim, FRAME_HEADER_BYTES, Room, Ticket, Wal};
 use weir_stream::Outcome;
 use weir_types::GroupId;
 
@@ -18,10 +18,8 @@ use crate::config::{Batch, TypeConfig, raft_config};
 use crate::local::Local;
 use crate::log_store::LogStore;
 use crate::network::NoPeers;
-use crate::state_machine::{Observer, State, StateMachine};
+use crate::state_machine::{Observer, Progress, State, StateMachine};
 
-/// How long a replica that begins may go without applying anything. An entry is at most some megabytes.
-const STALL_MAX: Duration = Duration::from_secs(60);
 /// How often it is looked at meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -85,12 +83,12 @@ struct Stage {
 }
 
 impl Stage {
-    fn of(metrics: &RaftMetrics<TypeConfig>) -> Stage {
+    fn of(metrics: &RaftMetrics<TypeConfig>, progress: &Local<Progress>) -> Stage {
         let applied = metrics.last_applied.as_ref();
         Stage {
             is_leader: metrics.state.is_leader(),
             is_current: applied.is_some_and(|id| **id.committed_leader_id() == metrics.current_term),
-            applied: applied.map_or(0, |id| id.index + 1),
+            applied: progress.borrow().applied,
             logged: metrics.last_log_index.map_or(0, |index| index + 1),
         }
     }
@@ -114,7 +112,7 @@ pub struct Replica {
     group: GroupId,
     raft: Raft<TypeConfig, StateMachine>,
     wal: SendWrapper<Wal>,
-    stopped: Local<bool>,
+    progress: Local<Progress>,
 }
 
 impl Replica {
@@ -135,8 +133,8 @@ impl Replica {
         let config = Arc::new(raft_config().validate().map_err(|error| failed(error.to_string()))?);
         let wal = SendWrapper::new(wal);
         let log = LogStore::new(group, wal.clone());
-        let stopped = Local::new(false);
-        let state_machine = StateMachine::new(group, wal.clone(), state, observer, stopped.clone());
+        let progress = Local::new(Progress::default());
+        let state_machine = StateMachine::new(group, wal.clone(), state, observer, progress.clone());
         let raft =
             Raft::new(node_id, config, NoPeers, log, state_machine).await.map_err(|error| failed(error.to_string()))?;
         let initialized = raft.is_initialized().await.map_err(|error| failed(error.to_string()))?;
@@ -153,18 +151,18 @@ impl Replica {
             let initialized = unless_blocked(&wal, raft.initialize(voters)).await.map_err(failed)?;
             initialized.map_err(|error| failed(error.to_string()))?;
         }
-        Ok(Replica { group, raft, wal, stopped })
+        Ok(Replica { group, raft, wal, progress })
     }
 
     /// Waits until this replica leads and has applied all that its log holds, and with it everything acknowledged before.
     ///
     /// # Errors
-    /// [`StartError`] when the replica stops instead, when its log has no room for what it must write, or when nothing has
-    /// been applied for [`STALL_MAX`]; it says what is waited for.
-    pub async fn serving(&self) -> Result<(), StartError> {
+    /// [`StartError`] when the replica stops instead, when its log has no room for what it must write, or when no entry was
+    /// applied for `stall_max`; it says what is waited for.
+    pub async fn serving(&self, stall_max: Duration) -> Result<(), StartError> {
         let failed = |reason: String| StartError { group: self.group, reason };
         let mut metrics = self.raft.metrics();
-        let mut stage = Stage::of(&metrics.borrow_watched());
+        let mut stage = Stage::of(&metrics.borrow_watched(), &self.progress);
         let mut since = Instant::now();
         while !stage.is_serving() {
             // Metrics change all the time without the group coming any further, so a look now and then is as good.
@@ -173,15 +171,16 @@ impl Replica {
             if let Some(stopped) = stopped {
                 return Err(failed(format!("it has stopped: {stopped}")));
             }
-            let now = Stage::of(&metrics.borrow_watched());
-            if now != stage {
+            let now = Stage::of(&metrics.borrow_watched(), &self.progress);
+            // A segment that is being made is waited for however slow the disk is.
+            if now != stage || matches!(self.wal.room(0), Room::Preparing) {
                 (stage, since) = (now, Instant::now());
             } else if since.elapsed() > LOOK_EVERY
                 && let Some(cause) = self.wal.blocked()
             {
                 return Err(failed(format!("{stage}, and its log has no room to go on: {cause}")));
-            } else if since.elapsed() > STALL_MAX {
-                return Err(failed(format!("{stage}, and nothing has changed for {} s", STALL_MAX.as_secs())));
+            } else if since.elapsed() > stall_max {
+                return Err(failed(format!("{stage}, and nothing has changed for {} s", stall_max.as_secs())));
             }
         }
         Ok(())
@@ -189,7 +188,7 @@ impl Replica {
 
     /// Whether this replica has stopped for good: apply has failed, or openraft has.
     pub fn is_stopped(&self) -> bool {
-        *self.stopped.borrow()
+        self.progress.borrow().is_stopped
     }
 
     /// Proposes `frame`, a sealed arena with one batch in it for which `ticket` promises room, and returns an outcome per
@@ -217,7 +216,7 @@ impl Replica {
             )) => unreachable!("a batch changes no membership and has no precondition: {error}"),
             Err(RaftError::Fatal(error)) => {
                 tracing::error!(group = self.group.0, %error, "replica stopped");
-                *self.stopped.borrow_mut() = true;
+                self.progress.borrow_mut().is_stopped = true;
                 Err(ProposeError::Unknown)
             }
         }

@@ -30,14 +30,23 @@ pub trait Observer {
     fn applied(&mut self, index: u64, batch: &Bytes, outcomes: &[Outcome]);
 }
 
+/// How far apply is, as the replica looks at it. openraft says so only when it has applied all that it was given.
+#[derive(Default)]
+pub(crate) struct Progress {
+    /// Entries applied.
+    pub(crate) applied: u64,
+    /// Whether the replica has stopped for good.
+    pub(crate) is_stopped: bool,
+}
+
 /// openraft's view of one group's state.
 pub(crate) struct StateMachine {
     group: GroupId,
     wal: SendWrapper<Wal>,
     state: State,
     observer: Local<Box<dyn Observer>>,
-    /// Set when apply fails: openraft then stops the replica for good.
-    stopped: Local<bool>,
+    /// Stopped when apply fails: openraft then stops the replica for good.
+    progress: Local<Progress>,
     applied: Option<LogIdOf<TypeConfig>>,
     membership: StoredMembershipOf<TypeConfig>,
 }
@@ -48,10 +57,10 @@ impl StateMachine {
         wal: SendWrapper<Wal>,
         state: State,
         observer: Box<dyn Observer>,
-        stopped: Local<bool>,
+        progress: Local<Progress>,
     ) -> StateMachine {
         let observer = Local::new(observer);
-        StateMachine { group, wal, state, observer, stopped, applied: None, membership: StoredMembership::default() }
+        StateMachine { group, wal, state, observer, progress, applied: None, membership: StoredMembership::default() }
     }
 
     async fn apply_all<S>(&mut self, mut entries: S) -> io::Result<()>
@@ -74,6 +83,7 @@ impl StateMachine {
                 }
             };
             self.applied = Some(log_id);
+            self.progress.borrow_mut().applied = log_id.index + 1;
             self.wal.applied(self.group, log_id.index);
             if let Some(responder) = responder {
                 responder.send(outcomes);
@@ -108,7 +118,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let applied = self.apply_all(entries).await;
         if let Err(error) = &applied {
             tracing::error!(group = self.group.0, %error, "an entry cannot be applied: the group stops");
-            *self.stopped.borrow_mut() = true;
+            self.progress.borrow_mut().is_stopped = true;
         }
         applied
     }

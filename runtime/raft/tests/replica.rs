@@ -1,13 +1,14 @@
 //! A replica as the shard holds it: what it writes and reads when it begins, and what it says when it cannot.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::runtime::{Builder, LocalOptions};
 use weir_raft::{Observer, ProposeError, Replica, ReplicaOptions, StartError, State};
 use weir_storage::{Arena, BLOCK_BYTES, FRAME_HEADER_BYTES, FaultyDisk, Room, Wal, WalConfig, WalError, WriteMode};
-use weir_stream::{BatchBuilder, Command, Group, Limits, Outcome};
-use weir_types::GroupId;
+use weir_stream::{BatchBuilder, Command, Group, KeyRef, Limits, Outcome, Records};
+use weir_types::{GroupId, Incarnation, StreamKey};
 
 const SEGMENT_BYTES: u64 = 64 << 10;
 const CONFIG: WalConfig = WalConfig {
@@ -17,6 +18,7 @@ const CONFIG: WalConfig = WalConfig {
     write: WriteMode::Inline,
 };
 const NODE_ID: u64 = 7;
+const STALL_MAX: Duration = Duration::from_secs(30);
 
 struct Nobody;
 
@@ -47,7 +49,7 @@ async fn start(wal: &Wal, node_id: u64) -> Result<(Replica, State), StartError> 
     let state = State::new(Group::new());
     let options = ReplicaOptions { node_id, group: GroupId::META };
     let replica = Replica::start(options, wal.clone(), state.clone(), Box::new(Nobody)).await?;
-    replica.serving().await?;
+    replica.serving(STALL_MAX).await?;
     Ok((replica, state))
 }
 
@@ -110,6 +112,70 @@ fn a_restart_reads_each_entry_once() {
         let reads = disk.reads().count - checked.count;
         assert!((batches..batches + 5).contains(&reads), "{reads} reads of {batches} batches");
         assert!(disk.reads().longest_bytes <= 1 << 20, "{} bytes at once", disk.reads().longest_bytes);
+    });
+}
+
+/// Takes its time over every batch.
+struct Slow(Duration);
+
+impl Observer for Slow {
+    fn applied(&mut self, _index: u64, _batch: &Bytes, _outcomes: &[Outcome]) {
+        std::thread::sleep(self.0);
+    }
+}
+
+#[test]
+fn a_log_may_take_longer_to_apply_than_one_entry_may() {
+    // So large that it is read back in several parts.
+    const BATCHES: u64 = 24;
+    let config = WalConfig { segment_bytes: 4 << 20, budget_bytes: 40 << 20, ..CONFIG };
+    let disk = FaultyDisk::new(64 << 20, 1);
+    Wal::form(&disk, 1).expect("an empty disk");
+    let large = || {
+        let mut builder = BatchBuilder::new(Arena::new(900 << 10).into_buf());
+        let body = vec![b'x'; 800 << 10];
+        let key = StreamKey::new("b", "s").expect("a valid key");
+        builder.push(&Command::Append {
+            key: KeyRef::from(&key),
+            incarnation: Incarnation(1),
+            close: false,
+            producer: None,
+            seq: None,
+            if_match: None,
+            bindings_epoch: 0,
+            records: Records::whole(&body),
+        });
+        Arena::seal(builder.finish(1, Limits { producers_max: 1 }))
+    };
+    let open = |disk: &FaultyDisk| {
+        let salt = std::cell::Cell::new(disk.operations() << 8);
+        let wal = Wal::open(Arc::new(disk.clone()), config, Box::new(move || salt.replace(salt.get() + 1)));
+        let wal = wal.expect("no damage");
+        tokio::task::spawn_local(wal.clone().run());
+        wal
+    };
+    run(async {
+        let wal = open(&disk);
+        let (replica, _) = start(&wal, NODE_ID).await.expect("it serves");
+        for _ in 0..BATCHES {
+            let frame = large();
+            let ticket = loop {
+                match wal.reserve(frame.len()) {
+                    Ok(ticket) => break ticket,
+                    Err(_) => wal.room_changed().await,
+                }
+            };
+            replica.propose(frame, ticket).await.expect("it leads");
+        }
+    });
+    run(async {
+        let wal = open(&disk.crash());
+        let options = ReplicaOptions { node_id: NODE_ID, group: GroupId::META };
+        let (state, slow) = (State::new(Group::new()), Box::new(Slow(Duration::from_millis(100))));
+        let replica = Replica::start(options, wal.clone(), state, slow).await.expect("it starts");
+        let begun = Instant::now();
+        replica.serving(Duration::from_secs(1)).await.expect("it goes on");
+        assert!(begun.elapsed() > Duration::from_secs(2), "{:?}", begun.elapsed());
     });
 }
 

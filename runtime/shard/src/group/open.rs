@@ -1,5 +1,7 @@
 //! Opening a shard: its WALs, and on them the replicas of its groups.
 
+use std::time::Duration;
+
 use weir_raft::{Replica, ReplicaOptions, State};
 use weir_storage::{Wal, WalError};
 use weir_types::{GroupId, ShardId, WalId};
@@ -35,6 +37,8 @@ pub enum ShardOpenError {
     Form(String),
 }
 
+/// How long a replica that begins may go without applying anything. An entry is at most some megabytes.
+const STALL_MAX: Duration = Duration::from_secs(60);
 /// How far the clock may be behind a group's time at the start without a word about it: clocks are set now and then.
 const CLOCK_AHEAD_MAX_MS: u64 = 60_000;
 
@@ -70,7 +74,7 @@ pub(crate) async fn start<J: Job>(
     let observer = Box::new(Announcer { group: id, feeds: feeds.clone(), agenda: agenda.clone() });
     let options = ReplicaOptions { node_id: config.node_id, group: id };
     let replica = Replica::start(options, wal.clone(), state.clone(), observer).await?;
-    replica.serving().await?;
+    replica.serving(STALL_MAX).await?;
     let ahead_ms = state.borrow().time_ms().saturating_sub(clock.now_ms());
     if ahead_ms > CLOCK_AHEAD_MAX_MS {
         // It never goes back, so this is not a matter of waiting for the next append.
