@@ -1,16 +1,21 @@
 //! A whole node on one thread: two shards over memory disks, as a simulator would run it.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 use weir_storage::{Arena, Disk, FRAME_HEADER_BYTES, FaultyDisk, MemoryDisk, Wal, WalConfig, WriteMode};
-use weir_stream::{Appended, Expiry, Refusal};
+use weir_stream::{Appended, Command, Expiry, KeyRef, Refusal, Split};
 use weir_types::limits::PAGE_BYTES_MAX;
-use weir_types::{BucketName, GroupId, ReadFrom, ShardId, StreamKey};
+use weir_types::{BucketName, GroupId, Incarnation, ReadFrom, ShardId, StreamKey};
 use weir_wasm::{Host, HostConfig, InProcess, MemoryStore};
 
+use crate::write::job::{AppendJob, Judged};
+use crate::write::validate::drain;
+use crate::write::validations::{Validation, Verdicts};
 use crate::{
     AppendRequest, Body, Clock, CreateRequest, Entropy, Limit, LiveEvent, LongPoll, Seams, Shard, ShardConfig,
     ShardError, Topology, mesh,
@@ -817,6 +822,83 @@ fn what_waits_behind_a_slow_round_is_answered_in_time_and_never_written() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         assert_eq!(node.content(&key).await.expect("reads"), "proposed after");
+    });
+}
+
+#[test]
+fn who_comes_with_little_time_left_is_answered_in_it() {
+    run(async {
+        let key = key("s");
+        let wal = WalConfig { write: WriteMode::Thread, ..config().wal };
+        let (node, disk) = start_with_stream_on_faulty_disk(&key, ShardConfig { wal, ..config() }).await;
+        disk.set_write_delay(Duration::from_secs(3));
+        let (shard, first) = (node.near(&key).clone(), key.clone());
+        let first = tokio::task::spawn_local(async move { shard.append(first, append("proposed")).await });
+        let group = node.near(&key).0.local_group(&key);
+        let is_proposed = || group.next_deadline().is_some() && group.ready_bytes().is_none();
+        while !is_proposed() {
+            tokio::task::yield_now().await;
+        }
+        // The alarm is set for the first, which has five seconds.
+        let begun = Instant::now();
+        let command = Command::Expire { key: KeyRef::from(&key), incarnation: Incarnation(0) };
+        let late = group.command_until(&command, begun + Duration::from_millis(200)).await;
+        assert!(matches!(late, Err(ShardError::Unavailable)), "{late:?}");
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        first.await.expect("runs").expect("is written in its time");
+    });
+}
+
+#[test]
+fn appends_leave_their_validators_in_the_order_in_which_they_came() {
+    run(async {
+        let node = Node::start().await;
+        let key = key("s");
+        node.create(&key, Expiry::Never).await;
+        let core = Rc::clone(&node.near(&key).0);
+        let group = core.local_group(&key);
+        let (bindings_epoch, incarnation) = {
+            let state = group.state.borrow();
+            (state.bindings_epoch(), state.stream(&key).expect("it is there").incarnation())
+        };
+        let place = group.arrive();
+        let validation = |body: &str, arrival, verdicts, deadline| {
+            let job = AppendJob {
+                key: key.clone(),
+                request: append(body),
+                origin: core.id,
+                call: core.calls.begin(None).id(),
+                arrival: place + arrival,
+                deadline,
+                stale_retries: 0,
+                judged: None,
+                counted: core.count_in_flight(0).expect("there is memory"),
+            };
+            let judged = Judged { bindings_epoch, incarnation, split: Split::Whole, replaced: None };
+            Validation { group: group.clone(), job, judged, verdicts }
+        };
+        let (judge, verdict) = tokio::sync::oneshot::channel::<()>();
+        let verdicts: Verdicts = Box::pin(async move {
+            verdict.await.expect("it is judged");
+            Ok(None)
+        });
+        let in_time = group.deadline();
+        assert!(core.guests.validations.push(validation("second ", 2, Some(verdicts), in_time)));
+        let draining = tokio::task::spawn_local(drain(core.clone(), incarnation));
+        tokio::task::yield_now().await;
+        // They were judged under other bindings, and come again while a later one is at the validators.
+        assert!(!core.guests.validations.push(validation("third ", 3, None, in_time)));
+        assert!(!core.guests.validations.push(validation("first ", 1, None, in_time)));
+        let soon = Instant::now() + Duration::from_millis(50);
+        assert!(!core.guests.validations.push(validation("late ", 0, None, soon)));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(core.stats.appends_refused.get(), 1, "who is due is answered while others wait");
+        judge.send(()).expect("it is waited for");
+        draining.await.expect("ends");
+        while core.stats.appends.get() < 3 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(node.content(&key).await.expect("reads"), "first second third ");
     });
 }
 

@@ -103,11 +103,14 @@ impl Queue {
     /// See [`crate::Wal::room`].
     pub(crate) fn room(&mut self, frame_bytes: usize) -> Room {
         let bytes = padded(frame_bytes) as u64;
-        if self.closed.is_some() || self.has_room(self.promised_bytes + bytes) {
+        if self.closed.is_some() {
             return Room::Free;
         }
         if bytes > self.chain.rest_bytes() && frame_bytes > self.frame_bytes_max() {
             return Room::Full(FullCause::Budget);
+        }
+        if self.has_room(self.promised_bytes + bytes) {
+            return Room::Free;
         }
         // Readers may have let go of segments since the last write.
         self.release_dead();

@@ -1,6 +1,6 @@
 //! A group that a shard owns.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -30,6 +30,9 @@ pub(crate) struct Group<J> {
     dirty: Wakeup,
     /// For tasks that found the open batch full.
     batch_taken: Notify,
+    /// For when the alarm is set, if it is; and rung when somebody has come who is due earlier.
+    alarm: Cell<Option<Instant>>,
+    hurry: Wakeup,
 }
 
 impl<J: Job> Group<J> {
@@ -42,7 +45,8 @@ impl<J: Job> Group<J> {
         write_deadline: Duration,
     ) -> Group<J> {
         let (proposer, dirty, batch_taken) = (RefCell::default(), Wakeup::default(), Notify::new());
-        Group { id, replica, state, wal, serving_since_ms, write_deadline, proposer, dirty, batch_taken }
+        let (alarm, hurry) = (Cell::new(None), Wakeup::default());
+        Group { id, replica, state, wal, serving_since_ms, write_deadline, proposer, dirty, batch_taken, alarm, hurry }
     }
 
     /// When a write that comes now is answered at the latest.
@@ -70,17 +74,23 @@ impl<J: Job> Group<J> {
 
     /// Lets the job wait whose command was encoded last.
     pub(crate) fn wait(&self, job: J, epoch: u64) {
+        self.note_deadline(job.deadline());
         self.proposer.borrow_mut().wait(Waiter::Job(job), Some(epoch));
         self.dirty.ring();
     }
 
     /// Proposes a command of this shard's own and waits for its reply.
     pub(crate) async fn command(&self, command: &Command<'_>) -> Result<Reply, ShardError> {
-        let deadline = self.deadline();
+        self.command_until(command, self.deadline()).await
+    }
+
+    /// As [`Group::command`], for a task that is answered by `deadline`.
+    pub(crate) async fn command_until(&self, command: &Command<'_>, deadline: Instant) -> Result<Reply, ShardError> {
         while !self.proposer.borrow_mut().encode(command) {
             let taken = tokio::time::timeout_at(deadline, self.batch_taken.notified()).await;
             taken.map_err(|_| ShardError::Unavailable)?;
         }
+        self.note_deadline(deadline);
         let (answer, reply) = oneshot::channel();
         self.proposer.borrow_mut().wait(Waiter::Task(Task { answer, deadline }), None);
         self.dirty.ring();
@@ -89,6 +99,7 @@ impl<J: Job> Group<J> {
 
     /// Lets a job wait for the next batch.
     pub(crate) fn push_backlog(&self, job: J) {
+        self.note_deadline(job.deadline());
         self.proposer.borrow_mut().push_backlog(job);
         self.dirty.ring();
     }
@@ -134,9 +145,39 @@ impl<J: Job> Group<J> {
         failures
     }
 
+    /// Sets the alarm for the first of those who wait, or of those who may come; says when that is.
+    pub(crate) fn set_alarm(&self) -> Instant {
+        let next = self.next_deadline().unwrap_or_else(|| self.deadline());
+        self.alarm.set(Some(next));
+        next
+    }
+
     /// The earliest deadline of all who wait.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.proposer.borrow().next_deadline()
+    }
+
+    /// The alarm has struck.
+    pub(crate) fn unset_alarm(&self) {
+        self.alarm.set(None);
+    }
+
+    /// Whether the alarm is set.
+    pub(crate) fn has_alarm(&self) -> bool {
+        self.alarm.get().is_some()
+    }
+
+    /// Resolves when somebody has come who is due before the alarm strikes.
+    pub(crate) async fn hurried(&self) {
+        self.hurry.rung().await;
+    }
+
+    /// Somebody comes who is due then: most later than all others, but not who has waited elsewhere before.
+    fn note_deadline(&self, deadline: Instant) {
+        if self.alarm.get().is_some_and(|alarm| deadline < alarm) {
+            self.alarm.set(Some(deadline));
+            self.hurry.ring();
+        }
     }
 
     /// Whether it takes nothing any more until the process is started again.

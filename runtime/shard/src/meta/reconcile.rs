@@ -69,8 +69,11 @@ impl Core {
             if state != BucketState::Active || !self.is_told(&name, epoch).await? {
                 tracing::warn!(bucket = &*name, "finishing a change that was not finished");
                 match self.finish(&name).await {
-                    // Without room for it, what is there is served all the same, and the change is finished later.
-                    Err(ShardError::Limit(_)) => self.unsettled.add(&name),
+                    // Without room for it, or with a disk that takes long to make some, what is there is served all the same,
+                    // and the change is finished later.
+                    Err(ShardError::Limit(_) | ShardError::Unavailable | ShardError::Unknown) => {
+                        self.unsettled.add(&name)
+                    }
                     finished => finished?,
                 }
             }

@@ -3,6 +3,7 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 use weir_raft::ProposeError;
@@ -14,6 +15,9 @@ use crate::group::{Failure, Waiter};
 use crate::message::ShardError;
 use crate::stats::add;
 use crate::write::job::{AppendJob, LocalGroup};
+
+/// What a round is given at least: who has less time left is not taken into one.
+const ROUND_MIN: Duration = Duration::from_millis(100);
 
 /// Proposes batch after batch of one group. Runs for the shard's life.
 pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>) {
@@ -90,8 +94,17 @@ impl Core {
         let backlog = group.take_backlog();
         assert!(backlog.iter().is_sorted_by_key(|job| job.arrival), "jobs wait in the order in which they came");
         for job in backlog {
-            self.admit_in_turn(group, job);
+            self.admit_again(group, job);
         }
+    }
+
+    /// Admits an append that has waited somewhere, behind those that wait still, if there is time left for a round.
+    pub(crate) fn admit_again(self: &Rc<Self>, group: &Rc<LocalGroup>, job: AppendJob) {
+        if job.deadline < Instant::now() + ROUND_MIN {
+            // The whole open batch would be thrown away with it.
+            return self.answer_append(job, Err(ShardError::Unavailable));
+        }
+        self.admit_in_turn(group, job);
     }
 
     fn answer_round(
@@ -138,24 +151,27 @@ impl From<Failure> for ShardError {
 }
 
 /// One timer for all deadlines of a group: it strikes at the latest when the first of those who wait is due, and is set anew
-/// only then. So a round that ends in time costs no timer of its own.
+/// only then, or when somebody comes who is due earlier. So a round that ends in time costs no timer of its own.
 struct Alarm {
     timer: Pin<Box<Sleep>>,
-    is_set: bool,
 }
 
 impl Alarm {
     fn new() -> Alarm {
-        Alarm { timer: Box::pin(tokio::time::sleep_until(Instant::now())), is_set: false }
+        Alarm { timer: Box::pin(tokio::time::sleep_until(Instant::now())) }
     }
 
     async fn strikes(&mut self, group: &LocalGroup) {
-        if !self.is_set {
-            // Where nobody waits, nobody who comes from now on is due earlier than this.
-            self.timer.as_mut().reset(group.next_deadline().unwrap_or_else(|| group.deadline()));
-            self.is_set = true;
+        if !group.has_alarm() {
+            self.timer.as_mut().reset(group.set_alarm());
         }
-        self.timer.as_mut().await;
-        self.is_set = false;
+        loop {
+            tokio::select! {
+                biased;
+                () = self.timer.as_mut() => break,
+                () = group.hurried() => self.timer.as_mut().reset(group.set_alarm()),
+            }
+        }
+        group.unset_alarm();
     }
 }

@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
@@ -23,6 +24,9 @@ use crate::message::{Body, ShardError};
 use crate::stats::add;
 use crate::write::job::{AppendJob, Judged, LocalGroup};
 use crate::write::validations::{Case, Validation, Verdicts};
+
+/// How often those are looked at that wait behind one whose validators take long.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 impl Core {
     /// Sends an append to its validators, or, without any, behind what its stream has there.
@@ -98,29 +102,56 @@ impl Core {
 }
 
 /// Takes a stream's appends from their validators to their batch, in order, until none are left.
-async fn drain(core: Rc<Core>, incarnation: Incarnation) {
-    while let Some(Validation { group, mut job, mut judged, verdicts }) = core.guests.validations.pop(incarnation) {
+pub(crate) async fn drain(core: Rc<Core>, incarnation: Incarnation) {
+    let validations = &core.guests.validations;
+    while let Some(Validation { group, mut job, mut judged, verdicts }) = validations.pop(incarnation) {
         let verdict = match verdicts {
             None => Ok(None),
-            Some(verdicts) => wait(verdicts, job.deadline).await,
+            Some(verdicts) => wait(&core, incarnation, verdicts, job.deadline).await,
         };
-        core.guests.validations.done(incarnation);
+        validations.done(incarnation);
         match verdict.and_then(|replacement| judged.replace(replacement, &mut job.counted)) {
             Err(error) => core.answer_append(job, Err(error)),
+            Ok(()) if validations.has_earlier(incarnation, job.arrival) => {
+                // What came before it has come back meanwhile.
+                let first = validations.push(Validation { group, job, judged, verdicts: None });
+                assert!(!first, "there is an earlier one");
+            }
             Ok(()) => {
                 job.judged = Some(Box::new(judged));
-                core.admit_in_turn(&group, job);
+                core.admit_again(&group, job);
             }
         }
     }
 }
 
-/// Waits for verdicts, but not for a lane that is too busy: nothing has been proposed, so nothing has changed.
-async fn wait(mut verdicts: Verdicts, deadline: Instant) -> Result<Option<(Body, Split)>, ShardError> {
+/// Waits for verdicts, but not for a lane that is too busy: nothing has been proposed, so nothing has changed. Those that wait
+/// behind this one are answered in time, too.
+async fn wait(
+    core: &Rc<Core>,
+    incarnation: Incarnation,
+    mut verdicts: Verdicts,
+    deadline: Instant,
+) -> Result<Option<(Body, Split)>, ShardError> {
     // A timer only when there is something to wait for: behind one that was waited for, most are there.
-    match poll_fn(|context| Poll::Ready(verdicts.as_mut().poll(context))).await {
-        Poll::Ready(verdict) => verdict,
-        Poll::Pending => tokio::time::timeout_at(deadline, verdicts).await.unwrap_or(Err(ShardError::Unavailable)),
+    if let Poll::Ready(verdict) = poll_fn(|context| Poll::Ready(verdicts.as_mut().poll(context))).await {
+        return verdict;
+    }
+    let validations = &core.guests.validations;
+    loop {
+        // Who came earlier than the one that is waited for, and comes again meanwhile, is due earlier.
+        let next = validations.next_deadline(incarnation).map_or(deadline, |next| next.min(deadline));
+        let next = next.min(Instant::now() + LOOK_EVERY);
+        if let Ok(verdict) = tokio::time::timeout_at(next, verdicts.as_mut()).await {
+            return verdict;
+        }
+        let now = Instant::now();
+        for late in validations.take_late(incarnation, now) {
+            core.answer_append(late, Err(ShardError::Unavailable));
+        }
+        if deadline <= now {
+            return Err(ShardError::Unavailable);
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
+use tokio::time::Instant;
 use weir_stream::{Binding, Group, Split};
 use weir_types::{Incarnation, Role, StreamKey};
 
@@ -67,13 +68,36 @@ impl Validations {
         !streams.is_empty() && streams.contains_key(&incarnation)
     }
 
-    /// Puts an append behind what its stream has there; whether it is the first.
+    /// Puts an append among what its stream has there, by when it came: one that was judged under other bindings comes again,
+    /// after others. Whether the stream had nothing there.
     pub(crate) fn push(&self, validation: Validation) -> bool {
         let mut streams = self.0.borrow_mut();
         let before = streams.len();
         let waiting = streams.entry(validation.judged.incarnation).or_default();
-        waiting.queue.push_back(validation);
+        let at = waiting.queue.partition_point(|other| other.job.arrival < validation.job.arrival);
+        waiting.queue.insert(at, validation);
         streams.len() > before
+    }
+
+    /// Whether the stream has one there that came before `arrival`.
+    pub(crate) fn has_earlier(&self, incarnation: Incarnation, arrival: u64) -> bool {
+        let streams = self.0.borrow();
+        let first = streams.get(&incarnation).and_then(|waiting| waiting.queue.front());
+        first.is_some_and(|first| first.job.arrival < arrival)
+    }
+
+    /// When the first that waits behind the one that was taken out is due.
+    pub(crate) fn next_deadline(&self, incarnation: Incarnation) -> Option<Instant> {
+        let streams = self.0.borrow();
+        streams.get(&incarnation).and_then(|waiting| waiting.queue.front()).map(|first| first.job.deadline)
+    }
+
+    /// Takes out those that wait behind the one that was taken out and are due by `now`.
+    pub(crate) fn take_late(&self, incarnation: Incarnation, now: Instant) -> Vec<AppendJob> {
+        let mut streams = self.0.borrow_mut();
+        let Some(waiting) = streams.get_mut(&incarnation) else { return Vec::new() };
+        let late = waiting.queue.iter().take_while(|validation| validation.job.deadline <= now).count();
+        waiting.queue.drain(..late).map(|validation| validation.job).collect()
     }
 
     /// Takes out the stream's next one, until [`Validations::done`]; `None`, and the stream is forgotten, when there is none.
