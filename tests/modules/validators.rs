@@ -162,4 +162,10 @@ fn a_large_body_in_many_pieces_is_validated_whole() {
     let _ = client.send(Request::post("/demo/s").body("application/octet-stream", body.clone())).expect(204);
     let stored = client.send(Request::get("/demo/s")).expect(200).body;
     assert!(stored == body.to_ascii_uppercase(), "{} bytes of {}", stored.len(), body.len());
+    // As JSON it is cut, packed and looked at again on other threads.
+    create(&mut client, "/demo/json", "application/json");
+    let messages: Vec<String> = (0..40_000).map(|n| format!("\"message {n}\"")).collect();
+    let _ = client.send(post("/demo/json", format!("[{}]", messages.join(", ")))).expect(204);
+    let stored = client.read_all("/demo/json");
+    assert!(stored == format!("[{}]", messages.join(",").to_uppercase()).into_bytes(), "{} bytes", stored.len());
 }

@@ -69,6 +69,12 @@ fn a_full_disk_refuses_appends_until_there_is_room() {
     let (stored, refusal) = fill(&mut client, 0);
     assert_eq!((refusal.status, refusal.code().as_str()), (507, "disk_full"), "{refusal:?}");
     assert_stored(&mut client, stored);
+    // What is left is others' to use, however often a segment is asked for.
+    let left = disk.bytes_left();
+    for _ in 0..30 {
+        thread::sleep(Duration::from_millis(100));
+        assert_eq!(disk.bytes_left(), left, "the rest of the disk is filled to see if it is enough");
+    }
 
     fs::remove_file(&ballast).expect("the ballast was there");
     let deadline = Instant::now() + RESUMES_WITHIN;
@@ -189,6 +195,13 @@ impl Disk {
         let size = format!("size={bytes}");
         let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&path).output();
         mount.is_ok_and(|run| run.status.success()).then_some(Disk { path })
+    }
+}
+
+impl Disk {
+    fn bytes_left(&self) -> u64 {
+        let disk = rustix::fs::statvfs(&self.path).expect("it is mounted");
+        disk.f_bavail * disk.f_frsize
     }
 }
 

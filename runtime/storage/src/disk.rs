@@ -8,6 +8,7 @@ pub(crate) mod memory;
 pub(crate) mod real;
 
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// What the name of a file in the making ends with. A crash may leave one; it holds nothing.
@@ -83,11 +84,12 @@ pub trait DiskFile: Send + Sync + 'static {
     /// [`io::ErrorKind::UnexpectedEof`] beyond the end.
     fn read_at(&self, position: u64, into: &mut [u8]) -> io::Result<()>;
 
-    /// Makes durable whatever can be read: what a killed process has written may not be yet.
+    /// Makes durable whatever can be read: what a killed process has written may not be yet. Where a sync has failed, another
+    /// one may say that all is well and write nothing; so `range`, whole blocks, is written once more as it is.
     ///
     /// # Errors
     /// Whatever the disk says; the file must not be written again then.
-    fn sync(&self) -> io::Result<()>;
+    fn settle(&self, range: Range<u64>) -> io::Result<()>;
 }
 
 /// Asserts what [`DiskFile::write_durable`] asks of its callers, and returns the bytes to be written.

@@ -142,18 +142,23 @@ impl Work {
                 self.rename(&unnamed, &segment_name(self.next_number))?;
                 self.made().map(Report::Recycled)
             }
-            Order::Remove { name, bytes } => match self.disk.remove(name) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => Ok(Report::Removed { bytes: *bytes }),
-            },
+            Order::Remove { name, bytes } => {
+                self.settled(self.disk.remove(name))?;
+                Ok(Report::Removed { bytes: *bytes })
+            }
         }
     }
 
-    /// Renames a file. One that is not there has been renamed already, and the answer was lost.
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        match self.disk.rename(from, to) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            renamed => renamed,
+        self.settled(self.disk.rename(from, to))
+    }
+
+    /// A change of a name that is not there has been made already, and its answer was an error: perhaps because it could not
+    /// be made durable.
+    fn settled(&self, changed: io::Result<()>) -> io::Result<()> {
+        match changed {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.disk.sync(),
+            changed => changed,
         }
     }
 

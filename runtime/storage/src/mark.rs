@@ -126,7 +126,7 @@ impl MarkFile {
             return Err(WalError::corrupt(MARK_FILE, file.bytes().min(MARK_BYTES), reason));
         }
         // What a killed process has written may be in memory only, and is believed from here on.
-        file.sync().map_err(failed)?;
+        file.settle(0..MARK_BYTES).map_err(failed)?;
         let mut blocks = vec![0; MARK_BYTES as usize];
         file.read_at(0, &mut blocks).map_err(failed)?;
         let mut newest: Option<(u64, Mark)> = None;

@@ -19,7 +19,8 @@
 //!
 //! Damage is reported with file and position and never repaired here. The order and completeness of each group's
 //! entries, and the state frame that begins each segment, are checked as well. Nothing is changed before all is checked,
-//! and nothing is believed that is not on stable storage: a process may have been killed between writing and syncing.
+//! and nothing is believed that is not on stable storage: a process may have been killed between writing and syncing, or may
+//! have ended because a sync failed. So the last unit is written once more, as it is, where a page cache is in between.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -116,6 +117,8 @@ struct Recovery {
     headless: Vec<Headless>,
     /// Where the last segment ended, and why.
     last_end: Option<End>,
+    /// Where its last unit begins.
+    unit_position: u64,
     buf: Vec<u8>,
 }
 
@@ -137,7 +140,15 @@ impl Recovery {
             end: BlockAddress::default(),
             anchor: 0,
         };
-        Recovery { mark, replay: Replay::default(), chain, headless: Vec::new(), last_end: None, buf: Vec::new() }
+        Recovery {
+            mark,
+            replay: Replay::default(),
+            chain,
+            headless: Vec::new(),
+            last_end: None,
+            unit_position: 0,
+            buf: Vec::new(),
+        }
     }
 
     /// Reads one file, the next by number.
@@ -233,6 +244,8 @@ impl Recovery {
     fn frames(&mut self, window: &mut Window<'_>, segment: SegmentHeader, name: &str) -> Result<End, WalError> {
         let failed = |source| WalError::io(name, source);
         let mut position = BLOCK;
+        // The header is part of the first unit.
+        self.unit_position = 0;
         let reason = loop {
             if position == window.file.bytes() {
                 break "the segment ends";
@@ -242,6 +255,9 @@ impl Recovery {
                 Ok(_) => break "another frame is in this place",
                 Err(reason) => break reason,
             };
+            if header.seq == header.unit_first_seq {
+                self.unit_position = position;
+            }
             if (position == BLOCK) != (header.kind == FrameKind::State) {
                 return Err(WalError::corrupt(name, position, "a segment has one state frame, its first"));
             }
@@ -302,7 +318,8 @@ impl Recovery {
         }
         if let Some(last) = self.chain.segments.back() {
             let file = last.file.as_ref().expect("what was found has a file");
-            file.file.sync().map_err(|source| WalError::io(&file.name, source))?;
+            let unit = self.unit_position..self.chain.end.position();
+            file.file.settle(unit).map_err(|source| WalError::io(&file.name, source))?;
         }
         Ok((logs, self.chain, self.headless))
     }

@@ -34,7 +34,7 @@ impl Shard {
 }
 
 /// Bodies from this size on are cut on another thread: a megabyte of JSON takes milliseconds.
-const LARGE_BYTES_MIN: usize = 256 << 10;
+pub(crate) const LARGE_BYTES_MIN: usize = 256 << 10;
 
 /// Whether a body, if it is JSON, takes long to look at.
 pub(crate) fn is_large(body: &Body) -> bool {
@@ -72,7 +72,7 @@ impl Shard {
 }
 
 /// Does `work` on another thread.
-async fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ShardError> {
+pub(crate) async fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ShardError> {
     tokio::task::spawn_blocking(work).await.map_err(|_| ShardError::Unavailable)
 }
 

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use tokio::time::Instant;
 use weir_stream::{Command, EPOCH_UNJUDGED, Facts, Group, KeyRef, Refusal, Reply, Split};
 use weir_types::{GroupId, Incarnation, StreamKey};
 
@@ -34,6 +35,7 @@ impl Core {
     pub(crate) async fn create(self: &Rc<Self>, key: StreamKey, mut request: CreateRequest) -> Response {
         let mut counted = self.count_body(&mut request.body)?;
         let group = self.local_group(&key);
+        let deadline = group.deadline();
         if let Some(refusal) = self.storage_refusal(&group, request.body.len()) {
             return Err(refusal);
         }
@@ -45,7 +47,9 @@ impl Core {
         // Once here, and once for those who judge it.
         counted.add(2 * split.memory_bytes())?;
         for _ in 0..STALE_RETRIES_MAX {
-            let judged = self.judge_create(&group, &key, &mut request, &split, &mut counted).await?;
+            // Nothing has been proposed yet, so nothing has changed when that takes too long.
+            let judged = self.judge_create(&group, &key, &mut request, &split, &mut counted);
+            let judged = tokio::time::timeout_at(deadline, judged).await.unwrap_or(Err(ShardError::Unavailable))?;
             assert!(judged.incarnation.0 != 0, "0 stands for no stream");
             let create = Command::Create {
                 key: KeyRef::from(&key),
@@ -56,7 +60,7 @@ impl Core {
                 bindings_epoch: judged.bindings_epoch,
                 records: records(judged.replaced.as_ref().unwrap_or(&request.body), &judged.split),
             };
-            match self.propose_create(&group, &key, &create).await? {
+            match self.propose_create(&group, &key, &create, deadline).await? {
                 Reply::Created(facts) => return Ok(Answer::Created { facts, existed: false }),
                 Reply::Exists(facts) => return Ok(Answer::Created { facts, existed: true }),
                 Reply::Refused(Refusal::Stale) => {}
@@ -111,8 +115,9 @@ impl Core {
         group: &LocalGroup,
         key: &StreamKey,
         create: &Command<'_>,
+        deadline: Instant,
     ) -> Result<Reply, ShardError> {
-        let reply = group.command(create).await?;
+        let reply = group.command_until(create, deadline).await?;
         if reply != Reply::Refused(Refusal::BucketNotFound) {
             return Ok(reply);
         }
@@ -120,7 +125,7 @@ impl Core {
             return Err(ShardError::BucketUnknown);
         }
         self.call(self.topology.owner_of(GroupId::META), Request::BucketCreate(key.bucket().into())).await?;
-        group.command(create).await
+        group.command_until(create, deadline).await
     }
 
     fn draw_incarnation(&self) -> Incarnation {

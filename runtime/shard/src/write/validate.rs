@@ -16,14 +16,15 @@ use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 use tokio::time::Instant;
 use weir_stream::{Binding, Group, Split};
-use weir_types::Incarnation;
+use weir_types::{Incarnation, StreamKey};
 use weir_wasm::{AppendContext, Caller, GuestBatch, GuestError, InstanceKey, Verdict};
 
 use crate::core::Core;
 use crate::message::{Body, ShardError};
 use crate::stats::add;
+use crate::write::append::{LARGE_BYTES_MIN, elsewhere};
 use crate::write::job::{AppendJob, Judged, LocalGroup};
-use crate::write::validations::{Case, Validation, Verdicts};
+use crate::write::validations::{Case, Validation, Validators, Verdicts};
 
 /// How often those are looked at that wait behind one whose validators take long.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -49,6 +50,30 @@ impl Core {
     pub(crate) fn judge(self: &Rc<Self>, case: Case) -> Verdicts {
         let Case { key, content_type, is_json, next_offset, body, split, validators } = case;
         let context = AppendContext { content_type, next_offset, timestamp_ms: self.clock.now_ms() };
+        if body.len() < LARGE_BYTES_MIN {
+            let records = guest_batch(body, &split, &context);
+            return self.ask(&key, is_json, validators, context, records);
+        }
+        let core = self.clone();
+        Box::pin(async move {
+            let pack = move || {
+                let records = guest_batch(body, &split, &context);
+                (context, records)
+            };
+            let (context, records) = elsewhere(pack).await?;
+            core.ask(&key, is_json, validators, context, records).await
+        })
+    }
+
+    /// Asks the validators about `records`, the first of them at once.
+    fn ask(
+        self: &Rc<Self>,
+        key: &StreamKey,
+        is_json: bool,
+        validators: Validators,
+        context: AppendContext,
+        records: GuestBatch,
+    ) -> Verdicts {
         let stream: Arc<str> = key.name().into();
         let caller = move |binding: &Binding| Caller { binding: (*binding.name).into(), stream: stream.clone() };
         let bucket: Arc<str> = key.bucket().into();
@@ -57,7 +82,6 @@ impl Core {
             digest: binding.digest,
             config: binding.config.clone(),
         };
-        let records = guest_batch(body, &split, &context);
         let count = records.ends.len() as u64;
         // Most streams have one validator, and then nothing of this is needed again.
         let mut left = (validators.len() > 1).then(|| (context.clone(), records.clone()));
@@ -95,7 +119,11 @@ impl Core {
             add(&shard.stats.records_validated, count);
             let Some(records) = replaced else { return Ok(None) };
             let binding = validators.last().expect("there is one");
-            let fits = replacement(records, is_json, shard.config.body_bytes_max);
+            let bytes_max = shard.config.body_bytes_max;
+            let fits = match records.data.len() < LARGE_BYTES_MIN {
+                true => replacement(records, is_json, bytes_max),
+                false => elsewhere(move || replacement(records, is_json, bytes_max)).await?,
+            };
             fits.map(Some).map_err(|reason| failed(binding, GuestError::Garbage(reason)))
         })
     }

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -58,6 +59,7 @@ pub struct Reads {
 struct Plan {
     cut_power_at: Option<u64>,
     refuse_write_at: Option<u64>,
+    fail_sync_at: Option<u64>,
     is_full: bool,
     write_delay: Duration,
 }
@@ -67,6 +69,8 @@ struct Begun {
     file: Arc<MemoryFile>,
     position: usize,
     bytes: Vec<u8>,
+    /// Whether the page cache takes it for written: its sync has failed, and no other one writes it.
+    is_clean: bool,
 }
 
 impl Begun {
@@ -155,6 +159,12 @@ impl FaultyDisk {
         self.inner.state().plan.refuse_write_at = Some(operation);
     }
 
+    /// Answers the `operation`th operation, if it is a durable write, with an I/O error; all of it can be read afterwards, as out
+    /// of a page cache, and what the disk has of it is known when the power was cut.
+    pub fn fail_sync_at(&self, operation: u64) {
+        self.inner.state().plan.fail_sync_at = Some(operation);
+    }
+
     /// Whether there is space for new files.
     pub fn set_full(&self, is_full: bool) {
         self.inner.state().plan.is_full = is_full;
@@ -194,6 +204,10 @@ impl FaultyDisk {
         let mut state = self.inner.state();
         state.has_power = false;
         let killed = FaultyDisk::with(self.inner.disk.deep_clone(), state.random.next());
+        for before in std::mem::take(&mut state.unsynced) {
+            let Ok(file) = killed.inner.disk.file(&before.name) else { continue };
+            killed.inner.state().unsynced.push(Begun { file, ..before });
+        }
         for (_, begun) in std::mem::take(&mut state.begun) {
             // The file may have been renamed since, but not while it was written.
             let Ok(file) = killed.inner.disk.file(&begun.name) else { continue };
@@ -380,7 +394,14 @@ impl DiskFile for FaultyFile {
                 file: self.file.clone(),
                 position: position as usize,
                 bytes: concat(parts),
+                is_clean: false,
             };
+            if state.plan.fail_sync_at == Some(operation) {
+                let before = self.file.content()[begun.position..begun.position + begun.bytes.len()].to_vec();
+                begun.write(|_| true);
+                state.unsynced.push(Begun { bytes: before, is_clean: true, ..begun });
+                return Err(io::Error::other("the disk has failed to sync"));
+            }
             state.begun.insert(operation, begun);
             if let Fate::Torn = fate {
                 state.lose_power();
@@ -407,12 +428,16 @@ impl DiskFile for FaultyFile {
         self.file.read_at(position, into)
     }
 
-    fn sync(&self) -> io::Result<()> {
+    fn settle(&self, range: Range<u64>) -> io::Result<()> {
         let mut state = self.disk.state();
         if !state.has_power {
             return Err(no_power());
         }
-        state.unsynced.retain(|unsynced| !Arc::ptr_eq(&unsynced.file, &self.file));
+        let is_settled = |begun: &Begun| {
+            let (start, end) = (begun.position as u64, (begun.position + begun.bytes.len()) as u64);
+            !begun.is_clean || (range.start <= start && end <= range.end)
+        };
+        state.unsynced.retain(|unsynced| !(Arc::ptr_eq(&unsynced.file, &self.file) && is_settled(unsynced)));
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Disk, DiskFile, assert_aligned};
@@ -134,7 +135,7 @@ impl DiskFile for MemoryFile {
         Ok(())
     }
 
-    fn sync(&self) -> io::Result<()> {
+    fn settle(&self, _range: Range<u64>) -> io::Result<()> {
         Ok(())
     }
 }

@@ -10,21 +10,24 @@
 //! on every write (btrfs, ZFS) does not give it: when such a disk is full, the log ends as at any failed write.
 
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt};
-use rustix::fs::{Advice, OFlags, fadvise};
+use rustix::fs::{Advice, OFlags, fadvise, fstatvfs};
 use rustix::io::{pread, pwritev, retry_on_intr};
 
 use super::{Disk, DiskFile, PARTIAL_SUFFIX, assert_aligned};
-use crate::block::zero_block;
+use crate::block::{block_buf, zero_block};
 
 /// Parts that one system call takes: Linux's `UIO_MAXIOV`.
 const PARTS_MAX: usize = 1024;
 /// `O_DSYNC` as most Linux architectures number it (`asm-generic/fcntl.h`). `OFlags::DSYNC` of rustix 1.1 is `O_SYNC`,
 /// which makes the file's times durable too: a journal commit for every write.
 const O_DSYNC: OFlags = OFlags::from_bits_retain(0o10000);
+/// Bytes that are read and written again at a time.
+const SETTLE_BYTES: usize = 1 << 20;
 /// Bytes of zeros that are written and synced at a time while a file is made: little, so that the log's own writes never
 /// queue behind many.
 const FILL_BYTES: usize = 2 << 20;
@@ -96,6 +99,11 @@ impl Disk for RealDisk {
     fn create_filled(&self, name: &str, bytes: u64) -> io::Result<()> {
         let zeros = vec![0; FILL_BYTES];
         let made = self.write_whole(name, |file| {
+            // Found out by writing, it would leave no space to anybody else for a while, again and again.
+            let disk = fstatvfs(file)?;
+            if disk.f_bavail.saturating_mul(disk.f_frsize) < bytes {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
             let mut position = 0;
             while position < bytes {
                 let part = &zeros[..FILL_BYTES.min((bytes - position) as usize)];
@@ -174,7 +182,18 @@ impl DiskFile for RealFile {
         Ok(())
     }
 
-    fn sync(&self) -> io::Result<()> {
+    fn settle(&self, range: Range<u64>) -> io::Result<()> {
+        // Past the page cache there is nothing that can be read and is not on the disk.
+        if !self.is_direct {
+            let mut position = range.start;
+            while position < range.end {
+                let mut part = block_buf(SETTLE_BYTES);
+                part.resize(SETTLE_BYTES.min((range.end - position) as usize), 0);
+                self.read_at(position, &mut part)?;
+                write_parts(&self.writes, position, &[IoSlice::new(&part)])?;
+                position += part.len() as u64;
+            }
+        }
         self.writes.sync_data()
     }
 }

@@ -264,6 +264,30 @@ fn what_a_killed_process_has_written_is_synced_before_it_is_believed() {
 }
 
 #[test]
+fn what_a_failed_sync_has_left_is_written_again_before_it_is_believed() {
+    for seed in 0..20 {
+        let disk = FaultyDisk::new(64 << 20, seed);
+        let log = Log::open(Arc::new(disk.clone()), CONFIG).expect("an empty disk");
+        log.append_durably(A, 1, b"one").expect("a good disk");
+        log.until(|| log.wal.stats().spares == 2);
+        disk.fail_sync_at(disk.operations() + 1);
+        let outcomes = Outcomes::default();
+        log.append(A, 1, &[2; 9000], outcomes.done());
+        log.until(|| outcomes.all() == 1);
+        assert_eq!((outcomes.good(), log.wal.failed()), (0, true));
+        // The next process reads it out of the page cache, and another sync would say that all is well.
+        let next = disk.kill();
+        drop(log);
+        let log = Log::open(Arc::new(next.clone()), CONFIG).expect("no damage");
+        assert_eq!(log.wal.last(A).map(|last| last.index), Some(1));
+        let after = next.crash();
+        drop(log);
+        let log = Log::open(Arc::new(after), CONFIG).expect("no damage");
+        assert_eq!(log.wal.last(A).map(|last| last.index), Some(1), "what was found once stays");
+    }
+}
+
+#[test]
 fn a_failed_write_ends_the_log() {
     let (disk, log) = faulty();
     log.append_durably(A, 1, b"one").expect("a good disk");
