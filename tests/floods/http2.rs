@@ -33,7 +33,7 @@ const BATCH_FRAMES: u32 = 1000;
 
 #[test]
 fn requests_that_are_taken_back_at_once() {
-    flood(|stream| [request(stream, 0x82, TARGET, END_STREAM), frame(RST_STREAM, 0, stream, &CANCEL)].concat(), 50_000);
+    flood(|stream| [get(stream, TARGET), cancel(stream)].concat(), 50_000);
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn pages_that_no_window_lets_through_are_as_many_as_may_be() {
     let mut connection = server.connect();
     let mut bytes = [PREFACE, &frame(SETTINGS, 0, 0, &WINDOW_CLOSED)].concat();
     for number in 0..READS {
-        bytes.extend(request(2 * number + 1, 0x82, "/floods/readers", END_STREAM));
+        bytes.extend(get(2 * number + 1, "/floods/readers"));
     }
     connection.write(&bytes).expect("the requests are written");
     wait_for_answers(&connection, READS);
@@ -97,6 +97,16 @@ fn pages_that_no_window_lets_through_are_as_many_as_may_be() {
     assert!(connection.ends_within(Duration::from_secs(10)), "a connection that takes nothing is kept");
     read_all(&mut client);
     assert_serves(&mut server);
+}
+
+/// A `GET` without a body.
+pub(crate) fn get(stream: u32, target: &str) -> Vec<u8> {
+    request(stream, 0x82, target, END_STREAM)
+}
+
+/// Takes a request back.
+pub(crate) fn cancel(stream: u32) -> Vec<u8> {
+    frame(RST_STREAM, 0, stream, &CANCEL)
 }
 
 /// Reads until the heads of `count` answers have come.
@@ -146,7 +156,7 @@ fn flood(frames: impl Fn(u32) -> Vec<u8>, count: u32) {
 }
 
 /// A connection on which HTTP/2 has begun.
-fn begin(server: &Server) -> Connection {
+pub(crate) fn begin(server: &Server) -> Connection {
     let mut connection = server.connect();
     connection.socket().set_write_timeout(Some(Duration::from_secs(2))).expect("a positive timeout");
     connection.write(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).expect("the preface is written");

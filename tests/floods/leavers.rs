@@ -1,4 +1,4 @@
-//! Live readers that leave while the head of their response is still on its way.
+//! Clients that leave: live readers whose head is still on its way, and who has asked for much work.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -7,6 +7,7 @@ use std::time::Duration;
 use socket2::{Domain, Socket, Type};
 use weir_testkit::{Request, Server, Setup};
 
+use crate::http2::{begin, cancel, get};
 use crate::{MIB, append, assert_serves, create, metric, on_disk, raise_open_files_limit, wait_until};
 
 const PAGE: &str = "/floods/page";
@@ -55,6 +56,45 @@ fn readers_that_take_nothing_of_their_head_are_cut_off_and_leave_nothing_behind(
     wait_until("the end of all connections", || metric(&server, "weir_connections_open") == 0.0);
     assert_eq!(metric(&server, "weir_subscribers"), 0.0);
     drop(stalled);
+    assert_serves(&mut server);
+}
+
+#[test]
+fn a_fold_ends_with_the_only_client_that_wants_it() {
+    const FOLDED: &str = "/floods/folded";
+    const SUMMARY: &str = "/floods/folded?summary=s";
+    const BODIES: usize = 40;
+    let mut server = on_disk(MIB).start();
+    let mut client = server.client();
+    let binding = r#"{"streams":"folded","module":"builtin:stats","role":"summary"}"#;
+    let _ = client.send(Request::put("/floods/-/bindings/s").body("application/json", binding)).expect(201);
+    let _ = client.send(Request::put(FOLDED).header("Content-Type", "application/json")).expect(201);
+    let body = format!("[{}]", vec!["1"; 100_000].join(","));
+    for _ in 0..BODIES {
+        let _ = client.send(Request::post(FOLDED).body("application/json", body.clone())).expect(204);
+    }
+    let busy = || metric(&server, "weir_guest_busy_seconds_total");
+    let leave = |how: &str, leave: &mut dyn FnMut()| {
+        let before = metric(&server, "weir_guest_calls_total");
+        wait_until("the fold's begin", || metric(&server, "weir_guest_calls_total") > before);
+        leave();
+        wait_until(&format!("the end of the work, {how}"), || metric(&server, "weir_in_flight_bytes") == 0.0);
+        // What was handed to the guest is done, and nothing after it.
+        std::thread::sleep(Duration::from_millis(200));
+        let after = busy();
+        std::thread::sleep(Duration::from_millis(500));
+        assert!(busy() - after < 0.01, "{how}: {} s more", busy() - after);
+    };
+    let mut connection = Some(server.connect());
+    let asked = Request::get(SUMMARY).to_bytes("localhost");
+    connection.as_mut().expect("it is open").write(&asked).expect("the request is written");
+    leave("by closing", &mut || drop(connection.take()));
+    let mut connection = begin(&server);
+    connection.write(&get(1, SUMMARY)).expect("the request is written");
+    leave("by a reset", &mut || connection.write(&cancel(1)).expect("the reset is written"));
+    // Who stays gets all of it.
+    let whole = client.send(Request::get(SUMMARY)).expect(200);
+    assert!(whole.text().contains(&format!("{}", BODIES * 100_000)), "{}", whole.text());
     assert_serves(&mut server);
 }
 

@@ -760,9 +760,12 @@ fn a_listing_ends_with_its_client_on_this_shard_and_on_others() {
             }
         }
         let is_idle = || node.shards.iter().all(|shard| shard.stats().in_flight_bytes == 0);
-        while !is_idle() {
-            tokio::task::yield_now().await;
-        }
+        let idle = async {
+            while !is_idle() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), idle).await.expect("nobody works for who has left");
         let listed = node.shards[1].list("demo", "", None, 1000).await.expect("lists");
         assert_eq!(listed.streams.len(), keys.len());
     });
