@@ -7,7 +7,7 @@
 //! - [`service`]: one request. A stream's address ([`path`]) goes straight to its verb in [`routes`]; all other
 //!   addresses go through an axum `Router`, which an append or a read never pays for.
 //! - [`hosts`]: by which names the server is called. [`fields`], [`query`], [`body`]: what a request says, checked strictly and once.
-//! - [`render`], [`payload`], [`sse`], [`media`], [`cursor`], [`cors`], [`headers`]: what a response says. [`session`] is one that
+//! - [`render`], [`payload`], [`sse`] (and [`event_text`]), [`media`], [`cursor`], [`cors`], [`headers`]: what a response says. [`session`] is one that
 //!   goes on: what is written into it, and when it ends.
 //! - [`error`]: every way to refuse, as one code each, rendered as `application/problem+json`. [`aside`] is for operators.
 
@@ -21,6 +21,7 @@ mod context;
 mod cors;
 mod cursor;
 mod error;
+mod event_text;
 mod fields;
 mod headers;
 mod hosts;

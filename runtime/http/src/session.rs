@@ -18,9 +18,10 @@ use tokio::time::Instant;
 use crate::alarm::Alarm;
 use crate::context::Context;
 use crate::cursor::cursor;
+use crate::event_text::Encoding;
 use crate::headers::{NO_CACHE, STREAM_SSE_DATA_ENCODING, X_ACCEL_BUFFERING};
 use crate::payload::Payload;
-use crate::sse::{self, Control, Encoding, Events, Outbox, Parts};
+use crate::sse::{self, Control, Events, Outbox, Parts};
 
 /// Where a session's events come from.
 pub(crate) trait Source: 'static {

@@ -14,12 +14,13 @@ use weir_types::{Offset, ReadFrom, StreamKey};
 
 use crate::context::Context;
 use crate::error::{ErrorCode, Problem};
+use crate::event_text::Encoding;
 use crate::headers::{LAST_EVENT_ID, NO_STORE, STREAM_UP_TO_DATE, TRUE};
 use crate::payload::Payload;
 use crate::query::ReadQuery;
 use crate::render;
 use crate::session::{LiveSession, Source};
-use crate::sse::{self, Control, Encoding};
+use crate::sse::{self, Control};
 
 /// Data up to this size and its control event are one frame, which readers with the same cursor (almost all) share. For
 /// more, a copy for each other cursor would cost more than a second frame.

@@ -12,13 +12,14 @@ use weir_types::{Offset, StreamKey};
 
 use crate::context::Context;
 use crate::error::{ErrorCode, Problem};
+use crate::event_text::Encoding;
 use crate::headers::NO_STORE;
 use crate::payload::Payload;
 use crate::query::SummaryRead;
 use crate::render;
 use crate::routes::follow::{finished, last_event_id};
 use crate::session::{LiveSession, Source};
-use crate::sse::{self, Control, Encoding};
+use crate::sse::{self, Control};
 
 /// Reads the summary, or follows it.
 pub(crate) async fn get(
