@@ -1,7 +1,9 @@
 //! What the requests of one connection share.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
+use http::request::Parts;
 use hyper::body::Incoming;
 use weir_shard::Shard;
 
@@ -9,6 +11,7 @@ use crate::activity::Activity;
 use crate::body::{self, Bounds};
 use crate::config::HttpConfig;
 use crate::error::Problem;
+use crate::hosts::host_of;
 use crate::stop::{Stop, Stopped};
 
 /// A body may come at any pace up to so many bytes: what an agent writes while it thinks comes slowly.
@@ -25,11 +28,26 @@ pub(crate) struct Shared {
 pub(crate) struct Context {
     shared: Rc<Shared>,
     activity: Rc<Activity>,
+    /// How the last request called the server: a client does not change that.
+    host: RefCell<Vec<u8>>,
 }
 
 impl Context {
     pub(crate) fn new(shared: Rc<Shared>, activity: Rc<Activity>) -> Context {
-        Context { shared, activity }
+        Context { shared, activity, host: RefCell::default() }
+    }
+
+    /// Whether a request calls the server by a name of its own.
+    ///
+    /// # Errors
+    /// [`Hosts::check`](crate::hosts::Hosts::check).
+    pub(crate) fn check_host(&self, head: &Parts) -> Result<(), Problem> {
+        let host = host_of(head).unwrap_or_default();
+        if host.is_empty() || *self.host.borrow() != host {
+            self.config().hosts.check(head)?;
+            *self.host.borrow_mut() = host.to_vec();
+        }
+        Ok(())
     }
 
     /// What the connection's socket knows of its requests.

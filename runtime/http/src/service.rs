@@ -75,7 +75,11 @@ impl Service {
         let expose = is_get || request.headers().contains_key(ORIGIN);
         let allow_origin = self.allow_origin(request.uri().path());
         let is_head = request.method() == Method::HEAD;
-        let answered = self.dispatch(&context, request).await.and_then(|response| within_share(&context, response));
+        let mut answered = self.dispatch(&context, request).await;
+        if answered.as_ref().is_ok_and(|response| exceeds_share(&context, response)) {
+            let detail = "this connection has not taken what it has asked for before; take that first";
+            answered = Err(Problem::new(ErrorCode::ReadLimit, detail));
+        }
         let mut response = answered.unwrap_or_else(Problem::into_response);
         cors::add(response.headers_mut(), allow_origin.as_ref(), expose);
         if is_get {
@@ -96,7 +100,7 @@ impl Service {
 
     async fn dispatch(&self, context: &Rc<Context>, request: Request<Incoming>) -> Result<Response<Payload>, Problem> {
         let (head, mut body) = request.into_parts();
-        let target = context.config().hosts.check(&head).and_then(|()| path::parse(head.uri.path()));
+        let target = context.check_host(&head).and_then(|()| path::parse(head.uri.path()));
         let answered = match target {
             Err(problem) => Err(problem),
             Ok(_) if head.method == Method::OPTIONS => return Ok(cors::preflight()),
@@ -151,15 +155,10 @@ impl Service {
     }
 }
 
-/// The response, unless its connection has taken so little of others that its share of them is used up.
-fn within_share(context: &Context, response: Response<Payload>) -> Result<Response<Payload>, Problem> {
+/// Whether the connection has taken so little of other responses that there is no room for this one in its share.
+fn exceeds_share(context: &Context, response: &Response<Payload>) -> bool {
     let owed = context.activity().owed.get();
-    let bytes = response.body().size_hint().lower() as usize;
-    if owed > 0 && owed + bytes > context.shard().read_share() {
-        let detail = "this connection has not taken what it has asked for before; take that first";
-        return Err(Problem::new(ErrorCode::ReadLimit, detail));
-    }
-    Ok(response)
+    owed > 0 && owed + response.body().size_hint().lower() as usize > context.shard().read_share()
 }
 
 async fn stream_verb(

@@ -11,7 +11,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -28,8 +28,8 @@ pub(crate) const ENDS: [Duration; 10] = [
     Duration::from_millis(500),
     Duration::from_secs(1),
 ];
-/// How long the thread's own time is good for.
-const COMPUTED_AGE_MAX: Duration = Duration::from_millis(1);
+/// How long the thread's own time is good for, in nanoseconds.
+const COMPUTED_AGE_MAX_NS: u64 = 1_000_000;
 
 /// The turns of one shard's thread, which alone counts here; everybody may look.
 #[derive(Debug, Default)]
@@ -48,9 +48,14 @@ pub(crate) struct Histogram {
 }
 
 impl Histogram {
-    fn count(&self, length: Duration) {
-        add(&self.counts[ENDS.partition_point(|end| *end < length)], 1);
-        add(&self.sum_ns, length.as_nanos() as u64);
+    fn count(&self, length_ns: u64) {
+        // Almost all are short.
+        let class = match length_ns <= ENDS[0].as_nanos() as u64 {
+            true => 0,
+            false => ENDS.partition_point(|end| *end < Duration::from_nanos(length_ns)),
+        };
+        add(&self.counts[class], 1);
+        add(&self.sum_ns, length_ns);
     }
 
     /// The turns in each class of [`ENDS`], and at last those that were longer.
@@ -69,13 +74,14 @@ fn add(number: &AtomicU64, by: u64) {
     number.store(number.load(Relaxed) + by, Relaxed);
 }
 
-/// The turn under way on this thread.
+/// The turn under way on this thread. Times are plain nanoseconds: this is done for every poll of a connection.
 struct Running {
     turns: Arc<Turns>,
-    /// None while the thread has nothing to do.
-    began: Option<Instant>,
+    /// 0 while the thread has nothing to do.
+    began_ns: u64,
     /// The thread's own time, and when that was asked.
-    computed: (Duration, Instant),
+    computed_ns: u64,
+    asked_ns: u64,
 }
 
 thread_local! {
@@ -84,8 +90,9 @@ thread_local! {
 
 /// Counts this thread's turns from here on.
 pub(crate) fn count_into(turns: Arc<Turns>) {
-    let now = Instant::now();
-    RUNNING.set(Some(Running { turns, began: Some(now), computed: (thread_time(), now) }));
+    let now_ns = time_ns(ClockId::Monotonic);
+    let computed_ns = time_ns(ClockId::ThreadCPUTime);
+    RUNNING.set(Some(Running { turns, began_ns: now_ns, computed_ns, asked_ns: now_ns }));
 }
 
 /// A turn begins, and the one before has ended.
@@ -101,31 +108,31 @@ pub(crate) fn end() {
 fn turn(goes_on: bool) {
     RUNNING.with_borrow_mut(|running| {
         let Some(running) = running else { return };
-        let now = Instant::now();
-        if let Some(began) = running.began {
-            running.count(now - began, now);
+        let now_ns = time_ns(ClockId::Monotonic);
+        if running.began_ns > 0 {
+            running.count(now_ns - running.began_ns, now_ns);
         }
-        running.began = goes_on.then_some(now);
+        running.began_ns = if goes_on { now_ns } else { 0 };
     });
 }
 
 impl Running {
-    fn count(&mut self, passed: Duration, now: Instant) {
-        self.turns.passed.count(passed);
-        let mut computed = passed;
-        if now - self.computed.1 > COMPUTED_AGE_MAX {
-            let thread_time = thread_time();
-            computed = passed.min(thread_time - self.computed.0);
-            self.computed = (thread_time, now);
+    fn count(&mut self, passed_ns: u64, now_ns: u64) {
+        self.turns.passed.count(passed_ns);
+        let mut turn_computed_ns = passed_ns;
+        if now_ns - self.asked_ns > COMPUTED_AGE_MAX_NS {
+            let computed_ns = time_ns(ClockId::ThreadCPUTime);
+            turn_computed_ns = passed_ns.min(computed_ns - self.computed_ns);
+            (self.computed_ns, self.asked_ns) = (computed_ns, now_ns);
         }
-        self.turns.computed.count(computed);
+        self.turns.computed.count(turn_computed_ns);
     }
 }
 
-/// How long this thread has been computing since it began.
-fn thread_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+/// A clock that never goes back, in nanoseconds.
+fn time_ns(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 #[cfg(test)]
@@ -139,8 +146,8 @@ mod tests {
         begin();
         std::thread::sleep(Duration::from_millis(30));
         begin();
-        let computing = thread_time();
-        while thread_time() - computing < Duration::from_millis(30) {}
+        let computing_ns = time_ns(ClockId::ThreadCPUTime);
+        while time_ns(ClockId::ThreadCPUTime) - computing_ns < 30_000_000 {}
         end();
         std::thread::sleep(Duration::from_millis(30));
         begin();

@@ -130,19 +130,19 @@ fn check_name(text: &str) -> Result<(), KeyError> {
     if text.len() > NAME_BYTES_MAX {
         return Err(KeyError::Name);
     }
-    // One pass over the bytes: this is asked of every request, and all that is looked for is ASCII.
-    let (bytes, mut begin) = (text.as_bytes(), 0);
-    for (at, &byte) in bytes.iter().chain([&b'/']).enumerate() {
-        match byte {
-            // They could command a terminal, or end a line of a log.
-            0..=0x1f | 0x7f => return Err(KeyError::Name),
-            0x80..=0x9f if at > 0 && bytes[at - 1] == 0xc2 => return Err(KeyError::Name),
-            b'/' => match &bytes[begin..at] {
-                b"" | b"." | b".." => return Err(KeyError::Name),
-                b"-" | b"__ds" if begin == 0 => return Err(KeyError::Reserved),
-                _ => begin = at + 1,
-            },
-            _ => {}
+    // This is asked of every request: the passes over all bytes are such that several are looked at at once.
+    let bytes = text.as_bytes();
+    // They could command a terminal, or end a line of a log.
+    let has_commands = bytes.iter().fold(false, |found, &byte| found | (byte < 0x20) | (byte == 0x7f));
+    if has_commands || (!text.is_ascii() && text.chars().any(char::is_control)) {
+        return Err(KeyError::Name);
+    }
+    let mut is_first = true;
+    for part in bytes.split(|&byte| byte == b'/') {
+        match part {
+            b"" | b"." | b".." => return Err(KeyError::Name),
+            b"-" | b"__ds" if is_first => return Err(KeyError::Reserved),
+            _ => is_first = false,
         }
     }
     Ok(())
