@@ -49,16 +49,9 @@ impl Payload {
         Payload::of(Kind::Events(events))
     }
 
-    /// Server-sent events, by `handover` if there is one: then [`crate::live`] sends them, and not hyper.
-    pub(crate) fn handed_over(self, handover: Option<&Handover>) -> Payload {
-        match (self.kind, handover) {
-            (Kind::Events(events), Some(handover)) => Payload::of(Kind::Live(Some((events, handover.clone())))),
-            (kind, _) => Payload { kind, active: self.active },
-        }
-    }
-
-    /// Keeps `active` until the body is sent or given up.
-    pub(crate) fn holding(mut self, active: ActiveRequest) -> Payload {
+    /// Goes on its way, and keeps `active` until it is sent or given up. Events go by `handover` if there is one: then
+    /// [`crate::live`] sends them, and not hyper.
+    pub(crate) fn begin(&mut self, handover: Option<&Handover>, active: ActiveRequest) {
         match &mut self.kind {
             Kind::Full(bytes) => active.owe(bytes),
             Kind::Chunks { chunks, .. } => chunks.as_mut_slice().iter_mut().for_each(|chunk| active.owe(chunk)),
@@ -66,7 +59,11 @@ impl Payload {
             Kind::Empty | Kind::Events(_) | Kind::Live(_) => {}
         }
         self.active = Some(active);
-        self
+        if let (Kind::Events(_), Some(handover)) = (&self.kind, handover)
+            && let Kind::Events(events) = std::mem::replace(&mut self.kind, Kind::Empty)
+        {
+            self.kind = Kind::Live(Some((events, handover.clone())));
+        }
     }
 
     fn of(kind: Kind) -> Payload {

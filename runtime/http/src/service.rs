@@ -86,10 +86,11 @@ impl Service {
             cors::disarm(response.headers_mut());
         }
         // A response to HEAD has no body, whatever it says; HTTP/2 would send it.
-        Ok(response.map(|payload| match is_head {
-            true => Payload::empty(),
-            false => payload.handed_over(handover.as_ref()).holding(active),
-        }))
+        match is_head {
+            true => *response.body_mut() = Payload::empty(),
+            false => response.body_mut().begin(handover.as_ref(), active),
+        }
+        Ok(response)
     }
 
     /// The origins whose pages may use what is at `path`. What operators do is not for pages of just any origin.
@@ -105,31 +106,14 @@ impl Service {
             Err(problem) => Err(problem),
             Ok(_) if head.method == Method::OPTIONS => return Ok(cors::preflight()),
             Ok(Target::Other) => return self.route(context, Request::from_parts(head, body)).await,
-            Ok(Target::Stream(key)) => self.stream(context, key, &head, &mut body).await,
+            Ok(Target::Stream(key)) => match head.method {
+                Method::POST => routes::append::post(context, key, &head, &mut body).await,
+                Method::GET => read(context, key, &head).await,
+                // Boxed, so that the future of an append does not carry the room for these.
+                _ => Box::pin(stream_verb(context, key, &head, &mut body)).await,
+            },
         };
         answered.inspect_err(|_| body::discard(body))
-    }
-
-    async fn stream(
-        &self,
-        context: &Rc<Context>,
-        key: StreamKey,
-        head: &Parts,
-        body: &mut Incoming,
-    ) -> Result<Response<Payload>, Problem> {
-        match head.method {
-            Method::POST => routes::append::post(context, key, head, body).await,
-            Method::GET => match GetQuery::parse(head.uri.query())? {
-                GetQuery::Read(query) => match query.live {
-                    ReadMode::No => routes::read::get(context, key, head, query).await,
-                    // Boxed, so that the future of an append does not carry the room for these.
-                    ReadMode::LongPoll => Box::pin(routes::long_poll::get(context, key, head, query)).await,
-                    ReadMode::Sse => Box::pin(routes::follow::get(context, key, head, query)).await,
-                },
-                GetQuery::Summary(query) => Box::pin(routes::summary::get(context, key, head, *query)).await,
-            },
-            _ => Box::pin(stream_verb(context, key, head, body)).await,
-        }
     }
 
     async fn route(&self, context: &Context, request: Request<Incoming>) -> Result<Response<Payload>, Problem> {
@@ -159,6 +143,18 @@ impl Service {
 fn exceeds_share(context: &Context, response: &Response<Payload>) -> bool {
     let owed = context.activity().owed.get();
     owed > 0 && owed + response.body().size_hint().lower() as usize > context.shard().read_share()
+}
+
+/// `GET`: what is asked for is in the query.
+async fn read(context: &Rc<Context>, key: StreamKey, head: &Parts) -> Result<Response<Payload>, Problem> {
+    match GetQuery::parse(head.uri.query())? {
+        GetQuery::Read(query) => match query.live {
+            ReadMode::No => routes::read::get(context, key, head, query).await,
+            ReadMode::LongPoll => Box::pin(routes::long_poll::get(context, key, head, query)).await,
+            ReadMode::Sse => Box::pin(routes::follow::get(context, key, head, query)).await,
+        },
+        GetQuery::Summary(query) => Box::pin(routes::summary::get(context, key, head, *query)).await,
+    }
 }
 
 async fn stream_verb(

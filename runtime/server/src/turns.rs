@@ -8,7 +8,7 @@
 //! for the disk, or where the system gave the core to somebody else. What was computed is asked of the system only when a
 //! millisecond has passed, so it may have up to a millisecond that belongs to the turns before.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -75,8 +75,10 @@ fn add(number: &AtomicU64, by: u64) {
 }
 
 /// The turn under way on this thread. Times are plain nanoseconds: this is done for every poll of a connection.
+#[derive(Clone, Copy)]
 struct Running {
-    turns: Arc<Turns>,
+    /// As long as the process: a thread's own value that has nothing to drop is found faster.
+    turns: &'static Turns,
     /// 0 while the thread has nothing to do.
     began_ns: u64,
     /// The thread's own time, and when that was asked.
@@ -85,13 +87,14 @@ struct Running {
 }
 
 thread_local! {
-    static RUNNING: RefCell<Option<Running>> = const { RefCell::new(None) };
+    static RUNNING: Cell<Option<Running>> = const { Cell::new(None) };
 }
 
 /// Counts this thread's turns from here on.
 pub(crate) fn count_into(turns: Arc<Turns>) {
     let now_ns = time_ns(ClockId::Monotonic);
     let computed_ns = time_ns(ClockId::ThreadCPUTime);
+    let turns: &'static Arc<Turns> = Box::leak(Box::new(turns));
     RUNNING.set(Some(Running { turns, began_ns: now_ns, computed_ns, asked_ns: now_ns }));
 }
 
@@ -106,14 +109,13 @@ pub(crate) fn end() {
 }
 
 fn turn(goes_on: bool) {
-    RUNNING.with_borrow_mut(|running| {
-        let Some(running) = running else { return };
-        let now_ns = time_ns(ClockId::Monotonic);
-        if running.began_ns > 0 {
-            running.count(now_ns - running.began_ns, now_ns);
-        }
-        running.began_ns = if goes_on { now_ns } else { 0 };
-    });
+    let Some(mut running) = RUNNING.get() else { return };
+    let now_ns = time_ns(ClockId::Monotonic);
+    if running.began_ns > 0 {
+        running.count(now_ns - running.began_ns, now_ns);
+    }
+    running.began_ns = if goes_on { now_ns } else { 0 };
+    RUNNING.set(Some(running));
 }
 
 impl Running {

@@ -81,10 +81,10 @@ impl Shard {
     }
 
     /// Asks the shard that owns `request`'s stream or group, and waits for the answer.
-    pub(crate) async fn call(&self, owner: ShardId, request: Request) -> Response {
-        // The call alone is kept while it waits: it may be, where what it asks may not leave this thread.
-        let call = self.0.begin_call(owner, request);
-        call.await
+    ///
+    /// The call alone is kept while it waits: it may be, where what it asks may not leave this thread.
+    pub(crate) fn call(&self, owner: ShardId, request: Request) -> Call {
+        self.0.begin_call(owner, request)
     }
 
     /// The shard that owns group 0.
@@ -161,8 +161,8 @@ impl Core {
     }
 
     /// As [`Shard::call`], for this shard's own tasks.
-    pub(crate) async fn call(self: &Rc<Self>, owner: ShardId, request: Request) -> Response {
-        self.begin_call(owner, request).await
+    pub(crate) fn call(self: &Rc<Self>, owner: ShardId, request: Request) -> Call {
+        self.begin_call(owner, request)
     }
 
     fn begin_call(self: &Rc<Self>, owner: ShardId, request: Request) -> Call {

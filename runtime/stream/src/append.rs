@@ -108,6 +108,10 @@ impl Stream {
         let end = at.frame.pos + at.frame.len;
         assert!(records.packs().len() <= at.frame.len as usize, "packs are a part of their frame");
         let begin = end - records.packs().len() as u32;
+        if records.is_one_pack() {
+            self.push_extent(records.payload_bytes() as u64, at.index, begin, end - begin);
+            return begin..end;
+        }
         let mut pos = begin;
         for pack in packs(records.packs()) {
             let pack = pack.expect("packs were read with their command");

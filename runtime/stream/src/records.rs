@@ -56,7 +56,7 @@ pub struct Records<'a>(Form<'a>);
 enum Form<'a> {
     Body { body: &'a [u8], split: &'a Split },
     Pieces(&'a [Bytes]),
-    Stored { packs: &'a [u8], count: usize, payload_bytes: usize },
+    Stored { packs: &'a [u8], pack_count: usize, count: usize, payload_bytes: usize },
 }
 
 impl<'a> Records<'a> {
@@ -148,13 +148,19 @@ impl<'a> Records<'a> {
     pub(crate) fn read(reader: &mut Reader<'a>) -> Result<Records<'a>, CodecError> {
         let bytes = reader.rest();
         reader.take(bytes.len(), "records")?;
-        let (mut count, mut payload_bytes) = (0, 0);
+        let (mut pack_count, mut count, mut payload_bytes) = (0, 0, 0);
         for pack in packs(bytes) {
             let pack = Pack::read(pack?)?;
+            pack_count += 1;
             count += pack.count();
             payload_bytes += pack.payload().len();
         }
-        Ok(Records(Form::Stored { packs: bytes, count, payload_bytes }))
+        Ok(Records(Form::Stored { packs: bytes, pack_count, count, payload_bytes }))
+    }
+
+    /// Whether stored records are one pack, as those of almost every append are.
+    pub(crate) fn is_one_pack(&self) -> bool {
+        matches!(self.0, Form::Stored { pack_count: 1, .. })
     }
 
     /// The packs of stored records, which are the last bytes of their frame.
