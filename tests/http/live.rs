@@ -81,6 +81,30 @@ fn a_browser_that_comes_again_gets_nothing_twice() {
 }
 
 #[test]
+fn there_are_as_many_live_readers_as_may_be() {
+    const READERS: usize = 4;
+    let server = in_memory().env("WEIR_LIMITS_SUBSCRIBERS_MAX", READERS).start();
+    create(&mut server.client(), TARGET);
+    let mut events = Vec::new();
+    // Each shard has its share.
+    let refused = loop {
+        match Events::open(server.address(), &sse("-1")) {
+            Ok((opened, _)) => events.push(opened),
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!(refused.status, 503, "{refused:?}");
+    assert_eq!(metric(&server, "weir_limits_met_total"), 1.0, "and no other limit");
+    assert!(
+        refused.header("retry-after").is_some() && (1..=READERS).contains(&events.len()),
+        "{} readers",
+        events.len()
+    );
+    drop(events);
+    wait_until("a place", || Events::open(server.address(), &sse("-1")).is_ok());
+}
+
+#[test]
 fn a_closed_stream_ends_its_readers_and_keeps_browsers_away() {
     let server = in_memory().start();
     let mut client = server.client();

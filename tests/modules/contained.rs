@@ -167,6 +167,29 @@ fn a_validator_that_fails_again_and_again_is_suspended_and_others_go_on() {
 }
 
 #[test]
+fn calls_that_wait_for_a_busy_module_are_as_many_as_may_be() {
+    const CLIENTS: usize = 24;
+    let server = in_memory().env("WEIR_MODULES_CALLS_WAITING_MAX", 2).start();
+    let mut client = server.client();
+    let _ = upload_guest(&mut client, "never_returns");
+    let _ = client.send(bind("bad", "never-returns", "validator", "bad/**")).expect(201);
+    // Streams of their own, so that none waits behind another's.
+    (0..CLIENTS).for_each(|n| create(&mut client, &format!("/demo/bad/{n}"), "application/json"));
+    let codes: Vec<String> = thread::scope(|scope| {
+        let send = |n| server.client().send(post(&format!("/demo/bad/{n}"), 1)).code();
+        let clients: Vec<_> = (0..CLIENTS).map(|n| scope.spawn(move || send(n))).collect();
+        clients.into_iter().map(|client| client.join().expect("a client")).collect()
+    });
+    let answers = |code: &str| codes.iter().filter(|answer| *answer == code).count();
+    assert!(answers("module_calls_limit") > 0, "{codes:?}");
+    assert_eq!(
+        answers("module_calls_limit") + answers("module_trapped") + answers("module_suspended"),
+        CLIENTS,
+        "{codes:?}"
+    );
+}
+
+#[test]
 fn folds_beside_one_that_fails_are_right_all_the_same() {
     let server = start();
     let mut client = server.client();

@@ -1,7 +1,7 @@
 //! The state of one shard, and what every verb needs of it. Knows no verb: requests to the own shard go through the
 //! dispatch by a function that [`crate::shard`] sets when the shard opens.
 
-use std::cell::{Ref, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,6 +52,8 @@ pub(crate) struct Core {
     pub(crate) guests: Rc<Guests>,
     /// On the shard of group 0: buckets whose last change may not have reached every group.
     pub(crate) unsettled: Unsettled,
+    /// Bytes of the index of hot bytes, as of the last round: every write asks.
+    pub(crate) hot_index: Cell<usize>,
     pub(crate) tasks: RefCell<Vec<JoinHandle<()>>>,
     /// See [`crate::Seams::turn`].
     pub(crate) turn: fn(),
@@ -149,10 +151,15 @@ impl Core {
 
     /// Why no further write of `bytes` can be stored, if it cannot.
     pub(crate) fn storage_refusal(&self, group: &LocalGroup, bytes: usize) -> Option<ShardError> {
-        if self.hot_index_bytes() > self.config.hot_index_bytes_max {
+        if self.hot_index.get() > self.config.hot_index_bytes_max {
             return Some(ShardError::Limit(Limit::HotIndex));
         }
         group.refusal(bytes)
+    }
+
+    /// Looks how large the index of hot bytes is: it grows by what is applied.
+    pub(crate) fn note_hot_index(&self) {
+        self.hot_index.set(self.hot_index_bytes());
     }
 
     fn hot_index_bytes(&self) -> usize {

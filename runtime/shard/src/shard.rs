@@ -1,6 +1,6 @@
 //! The shard: how it opens and ends, and the dispatch from requests to verbs. The only file that knows all verbs.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -74,11 +74,13 @@ impl Shard {
             guests: Rc::new(guests),
             post,
             unsettled: Unsettled::default(),
+            hot_index: Cell::new(0),
             tasks: RefCell::default(),
             turn: seams.turn,
             serve: Core::serve,
             config,
         });
+        core.note_hot_index();
         for group in core.local_groups() {
             core.spawn(rounds::run(core.clone(), group));
         }
@@ -111,7 +113,12 @@ impl Core {
     /// Carries out a request. If its stream's time is over, the stream is ended first: an answer that says so must hold
     /// after a crash too.
     fn serve(self: &Rc<Self>, origin: ShardId, call: CallId, request: Request) {
-        match request.key().and_then(|key| self.expired_group(key)) {
+        let expired = match &request {
+            // An append looks for itself, whenever it is admitted.
+            Request::Append(..) => None,
+            request => request.key().and_then(|key| self.expired_group(key)),
+        };
+        match expired {
             None => self.carry_out(origin, call, request),
             Some(group) => {
                 let shard = self.clone();

@@ -960,6 +960,43 @@ fn a_full_disk_refuses_until_there_is_space_again() {
 }
 
 #[test]
+fn beyond_the_hot_index_writes_are_refused_until_streams_go() {
+    run(async {
+        let disks = (0..TOPOLOGY.wals).map(|_| formed(MemoryDisk::new(64 << 20))).collect();
+        let node = Node::start_on(disks, ShardConfig { hot_index_bytes_max: 256 << 10, ..config() }).await;
+        let keys = || (0..).map(|i| key(&format!("{i:0900}"))).filter(|key| node.near(key).0.id == ShardId(0));
+        let create = async |key: StreamKey| {
+            let request = CreateRequest {
+                content_type: "text/plain".into(),
+                expiry: Expiry::Never,
+                closed: false,
+                body: Body::default(),
+            };
+            node.near(&key).create(key.clone(), request).await
+        };
+        let mut created = 0;
+        let refusal = loop {
+            match create(keys().nth(created).expect("there are many")).await {
+                Ok(_) => created += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(refusal, ShardError::Limit(Limit::HotIndex)), "{refusal}");
+        assert!(created > 50, "{created} streams");
+        let first = keys().next().expect("there are many");
+        let refused = node.near(&first).append(first.clone(), append("more")).await;
+        assert!(matches!(refused, Err(ShardError::Limit(Limit::HotIndex))), "{refused:?}");
+        assert_eq!(node.content(&first).await.expect("reads go on"), "");
+        for key in keys().take(created).skip(created / 2) {
+            node.near(&key).delete(key.clone()).await.expect("deletes");
+        }
+        node.near(&first).append(first.clone(), append("more")).await.expect("there is room again");
+        let others = (0..).map(|i| key(&format!("other{i}"))).find(|key| node.near(key).0.id == ShardId(1));
+        create(others.expect("there are many")).await.expect("another shard has its own share");
+    });
+}
+
+#[test]
 fn beyond_the_wal_budget_appends_are_refused_and_reads_go_on() {
     run(async {
         let disks = (0..TOPOLOGY.wals).map(|_| formed(MemoryDisk::new(64 << 20))).collect();

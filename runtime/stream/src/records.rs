@@ -148,6 +148,11 @@ impl<'a> Records<'a> {
     pub(crate) fn read(reader: &mut Reader<'a>) -> Result<Records<'a>, CodecError> {
         let bytes = reader.rest();
         reader.take(bytes.len(), "records")?;
+        if let Ok(pack) = Pack::read(bytes) {
+            // One pack, as of almost every append.
+            let (count, payload_bytes) = (pack.count(), pack.payload().len());
+            return Ok(Records(Form::Stored { packs: bytes, pack_count: 1, count, payload_bytes }));
+        }
         let (mut pack_count, mut count, mut payload_bytes) = (0, 0, 0);
         for pack in packs(bytes) {
             let pack = Pack::read(pack?)?;

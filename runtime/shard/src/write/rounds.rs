@@ -115,6 +115,7 @@ impl Core {
     ) {
         assert!(waiters.len() == outcomes.len(), "one outcome per command");
         add(&self.stats.batches, 1);
+        self.note_hot_index();
         for (waiter, outcome) in waiters.into_iter().zip(outcomes) {
             match waiter {
                 Some(Waiter::Job(job)) => self.finish_append(group, job, outcome.reply),
