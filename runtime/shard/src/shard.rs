@@ -147,7 +147,12 @@ impl Core {
             Request::Watch { key, number } => return self.respond(origin, call, self.watch(origin, &key, number)),
             _ => {}
         }
-        let counted = match self.count_in_flight(request.body_bytes()) {
+        let counted = match &request {
+            // A create counts itself, with its body: it must be able to be alone.
+            Request::Create(..) => Ok(None),
+            request => self.count_in_flight(request.body_bytes()).map(Some),
+        };
+        let counted = match counted {
             Ok(counted) => counted,
             Err(error) => return self.respond(origin, call, Err(error)),
         };

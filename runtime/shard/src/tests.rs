@@ -604,6 +604,12 @@ fn a_body_in_pieces_is_one_record_or_one_json_value() {
     });
 }
 
+/// The address of a stream that a shard owns.
+fn key_of(node: &Node, shard: ShardId, prefix: &str) -> StreamKey {
+    let mut keys = (0..).map(|i| key(&format!("{prefix}{i}")));
+    keys.find(|key| node.near(key).0.id == shard).expect("there are many")
+}
+
 #[test]
 fn a_large_body_is_cut_elsewhere_and_what_that_takes_is_counted() {
     run(async {
@@ -633,6 +639,13 @@ fn a_large_body_is_cut_elsewhere_and_what_that_takes_is_counted() {
             assert_eq!(shard.stats().in_flight_bytes, 0);
         }
         assert!(node.content(&json).await.expect("reads") == expected);
+        for (name, shard) in [("far", node.far(&json)), ("near", node.near(&json))] {
+            let (content_type, expiry) = ("application/json".into(), Expiry::Never);
+            let body = Bytes::from(digits.clone()).into();
+            let request = CreateRequest { content_type, expiry, closed: false, body };
+            let created = key_of(&node, node.near(&json).0.id, name);
+            shard.create(created, request).await.expect("alone, it may have more");
+        }
         assert_eq!(node.near(&json).stats().in_flight_bytes, 0);
     });
 }

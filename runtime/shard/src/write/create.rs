@@ -44,8 +44,9 @@ impl Core {
         }
         let cut = request.body.take_cut();
         let split = Group::check_create(&request.content_type, request.body.first(), cut)?;
-        // Once here, and once for those who judge it.
-        counted.add(2 * split.memory_bytes())?;
+        // Of a large body this is counted already.
+        let copies = usize::from(!is_large(&request.body));
+        counted.add(split.memory_bytes() * copies)?;
         for _ in 0..STALE_RETRIES_MAX {
             // Nothing has been proposed yet, so nothing has changed when that takes too long.
             let judged = self.judge_create(&group, &key, &mut request, &split, &mut counted);
@@ -105,6 +106,7 @@ impl Core {
             split: split.clone(),
             validators,
         };
+        counted.add(case.split.memory_bytes())?;
         judged.replace(self.judge(case).await?, counted)?;
         Ok(judged)
     }
