@@ -89,12 +89,11 @@ fn a_configuration_that_makes_no_sense_is_refused() {
         fs::write(&path, content).expect("a configuration file");
         setup.args(&["--config", &path.to_string_lossy()])
     };
-    let cases: [(Setup, &str); 8] = [
+    let cases: [(Setup, &str); 7] = [
         (file("[http]\nlong_pol_timeout_ms = 1\n"), "long_pol_timeout_ms"),
         (file("[htp]\n"), "htp"),
         (file("[http\n"), "weir.toml"),
         (in_memory().args(&["--config", "/does/not/exist.toml"]), "/does/not/exist.toml"),
-        (in_memory().env("WEIR_HTTP_LONG_POL_TIMEOUT_MS", 1), "WEIR_HTTP_LONG_POL_TIMEOUT_MS"),
         (in_memory().env("WEIR_HTTP_LONG_POLL_TIMEOUT_MS", "soon"), "WEIR_HTTP_LONG_POLL_TIMEOUT_MS"),
         (in_memory().listen(([0, 0, 0, 0], 4437).into()), "0.0.0.0:4437"),
         (in_memory().args(&["--colour", "blue"]), "--colour"),
@@ -104,6 +103,17 @@ fn a_configuration_that_makes_no_sense_is_refused() {
         assert_eq!(exit.code, Some(2), "{named}: {}", exit.log);
         assert!(exit.log.contains(named), "{named} is not named: {}", exit.log);
     }
+}
+
+#[test]
+fn a_variable_that_is_no_setting_is_named_and_ends_nothing() {
+    let mut setup = in_memory().env("WEIR_HTTP_LONG_POL_TIMEOUT_MS", 1).env("WEIR_PORT", "tcp://10.0.0.1:4437");
+    let server = setup.start();
+    create(&mut server.client(), "/demo/s");
+    assert_eq!(server.stop().code, Some(0));
+    let log = setup.log();
+    assert!(log.contains("WEIR_HTTP_LONG_POL_TIMEOUT_MS"), "a misspelt setting is not named: {log}");
+    assert!(!log.contains("WEIR_PORT"), "Kubernetes gives this to every pod: {log}");
 }
 
 #[test]

@@ -47,12 +47,6 @@ pub(crate) enum ConfigError {
         /// What the parser says.
         reason: String,
     },
-    /// An environment variable begins with `WEIR_` but is none of ours.
-    #[error("unknown environment variable {name}")]
-    VariableUnknown {
-        /// The variable.
-        name: String,
-    },
     /// An environment variable or flag has a value of the wrong kind.
     #[error("{name} is not valid: {reason}")]
     ValueInvalid {

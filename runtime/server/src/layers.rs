@@ -1,8 +1,9 @@
 //! Where a configuration's values come from: defaults, then the file, then `WEIR_*` variables, then flags.
 //!
 //! The defaults, written as a TOML table, are also the list of all keys and of their kinds: a variable's name is looked
-//! up there and its text read as that kind, so that a new key needs no line here. Nothing unknown is passed over, in the
-//! file or among the variables: a misspelt limit that silently does not hold is found too late.
+//! up there and its text read as that kind, so that a new key needs no line here. Nothing unknown is passed over in silence: a
+//! misspelt limit that does not hold is found too late. In the file it is an error. Among the variables it is a warning, for
+//! others set them too: Kubernetes gives every pod beside a Service `weir` a `WEIR_PORT`, and those are known to be none of ours.
 
 use std::ffi::OsString;
 
@@ -15,14 +16,16 @@ use crate::config::{Config, ConfigError};
 /// The prefix of all our environment variables.
 const PREFIX: &str = "WEIR_";
 
-/// Merges all sources and checks the result. `env` is the process's environment.
+/// Merges all sources and checks the result. `env` is the process's environment. Gives back the names of variables that look
+/// as if they were ours and are not, too.
 ///
 /// # Errors
 /// Any [`ConfigError`].
 pub(crate) fn load(
     args: &ServeArgs,
     env: impl IntoIterator<Item = (OsString, OsString)>,
-) -> Result<Config, ConfigError> {
+) -> Result<(Config, Vec<String>), ConfigError> {
+    let mut unknown = Vec::new();
     let mut config = match &args.config {
         None => Config::default(),
         Some(path) => {
@@ -36,28 +39,39 @@ pub(crate) fn load(
     };
     for (name, value) in env {
         let name = name.to_string_lossy();
-        if name.starts_with(PREFIX) {
-            config = with_variable(&config, &name, &value)?;
+        if !name.starts_with(PREFIX) {
+            continue;
+        }
+        match with_variable(&config, &name, &value)? {
+            Some(with_variable) => config = with_variable,
+            None if is_of_a_service(&name) => {}
+            None => unknown.push(name.into_owned()),
         }
     }
     config = with_flags(config, args);
     config.check()?;
-    Ok(config)
+    Ok((config, unknown))
 }
 
-/// The configuration with one environment variable's value.
-fn with_variable(config: &Config, name: &str, text: &OsString) -> Result<Config, ConfigError> {
+/// Whether a variable has a name that Kubernetes gives the address of a Service, and Docker that of a link: `WEIR_PORT`,
+/// `WEIR_SERVICE_HOST`, `WEIR_ADMIN_PORT_80_TCP_ADDR`.
+fn is_of_a_service(name: &str) -> bool {
+    let words: Vec<&str> = name.split('_').skip(1).collect();
+    let has = |run: &[&str]| words.windows(run.len()).any(|words| words == run);
+    has(&["SERVICE", "HOST"]) || has(&["SERVICE", "PORT"]) || words.contains(&"PORT")
+}
+
+/// The configuration with one environment variable's value, if there is such a key.
+fn with_variable(config: &Config, name: &str, text: &OsString) -> Result<Option<Config>, ConfigError> {
     let invalid = |reason: String| ConfigError::ValueInvalid { name: name.to_string(), reason };
-    let text = text.to_str().ok_or_else(|| invalid("it is not UTF-8".to_string()))?;
     let mut table = Table::try_from(config).expect("every section can be written as TOML");
     let place = table
         .iter_mut()
         .filter_map(|(section, keys)| keys.as_table_mut().map(|keys| (section, keys)))
         .flat_map(|(section, keys)| keys.iter_mut().map(move |(key, value)| (variable_of(section, key), value)))
         .find_map(|(variable, value)| (variable == name).then_some(value));
-    let Some(place) = place else {
-        return Err(ConfigError::VariableUnknown { name: name.to_string() });
-    };
+    let Some(place) = place else { return Ok(None) };
+    let text = text.to_str().ok_or_else(|| invalid("it is not UTF-8".to_string()))?;
     *place = match place {
         Value::Integer(_) => text.parse().map(Value::Integer).map_err(|_| invalid(format!("{text:?} is no number")))?,
         Value::Boolean(_) => {
@@ -65,7 +79,7 @@ fn with_variable(config: &Config, name: &str, text: &OsString) -> Result<Config,
         }
         _ => Value::String(text.to_string()),
     };
-    Config::deserialize(table).map_err(|error| invalid(error.message().to_string()))
+    Config::deserialize(table).map(Some).map_err(|error| invalid(error.message().to_string()))
 }
 
 /// `WEIR_<SECTION>_<KEY>`, and `WEIR_<KEY>` for the section that everyone needs.
@@ -101,7 +115,9 @@ mod tests {
         let path = dir.path().join("weir.toml");
         std::fs::write(&path, file).expect("a file is written");
         let env = env.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
-        load(&ServeArgs { config: Some(path), ..args }, env).map_err(|error| error.to_string())
+        load(&ServeArgs { config: Some(path), ..args }, env)
+            .map(|(config, _)| config)
+            .map_err(|error| error.to_string())
     }
 
     fn refusal(file: &str, env: &[(&str, &str)]) -> String {
@@ -127,7 +143,8 @@ mod tests {
             for (key, value) in keys.as_table().expect("a section") {
                 let text = value.as_str().map_or_else(|| value.to_string(), str::to_string);
                 let config = with_variable(&Config::default(), &variable_of(section, key), &text.into());
-                assert_eq!(config.expect("a known variable"), Config::default(), "{section}.{key}");
+                assert_eq!(config.expect("a valid value"), Some(Config::default()), "{section}.{key}");
+                assert!(!is_of_a_service(&variable_of(section, key)), "{section}.{key}");
             }
         }
         assert_eq!(variable_of("server", "admin_listen"), "WEIR_ADMIN_LISTEN");
@@ -135,11 +152,30 @@ mod tests {
     }
 
     #[test]
-    fn unknown_keys_and_variables_are_refused_by_name() {
+    fn unknown_keys_are_refused_by_name() {
         assert!(refusal("[server]\nlisen = '127.0.0.1:1'", &[]).contains("`lisen`"));
         assert!(refusal("[sever]", &[]).contains("`sever`"));
-        assert!(refusal("", &[("WEIR_LISEN", "x")]).contains("WEIR_LISEN"));
-        assert!(refusal("", &[("WEIR_SERVER_LISTEN", "x")]).contains("WEIR_SERVER_LISTEN"));
+    }
+
+    #[test]
+    fn unknown_variables_are_named_but_for_those_of_a_service() {
+        let unknown = |names: &[&str]| {
+            let env = names.iter().map(|name| (OsString::from(name), OsString::from("tcp://10.0.0.1:4437")));
+            load(&ServeArgs::default(), env).expect("they are passed over").1
+        };
+        assert_eq!(unknown(&["WEIR_LISEN", "WEIR_SERVER_LISTEN", "HOME"]), ["WEIR_LISEN", "WEIR_SERVER_LISTEN"]);
+        let of_services = [
+            "WEIR_PORT",
+            "WEIR_SERVICE_HOST",
+            "WEIR_SERVICE_PORT",
+            "WEIR_SERVICE_PORT_HTTP",
+            "WEIR_PORT_4437_TCP",
+            "WEIR_PORT_4437_TCP_ADDR",
+            "WEIR_ADMIN_PORT",
+            "WEIR_ADMIN_SERVICE_HOST",
+            "WEIR_ADMIN_PORT_4438_TCP_PROTO",
+        ];
+        assert!(unknown(&of_services).is_empty(), "{:?}", unknown(&of_services));
     }
 
     #[test]

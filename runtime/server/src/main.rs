@@ -45,8 +45,11 @@ fn main() -> ExitCode {
     }
     abort_on_panic();
     let Command::Serve(args) = Cli::parse().command;
-    let served = layers::load(&args, std::env::vars_os()).map_err(Exit::from).and_then(|config| {
+    let served = layers::load(&args, std::env::vars_os()).map_err(Exit::from).and_then(|(config, unknown)| {
         log_to_stderr(&config.log);
+        for variable in unknown {
+            tracing::warn!(variable, "this variable is no setting of the server's, and is passed over");
+        }
         serve::serve(&config, args.demo)
     });
     match served {
