@@ -7,6 +7,7 @@ use serde::Serialize;
 use weir_shard::{ListCursor, ListedStream, Listing, Shard};
 use weir_stream::Expiry;
 use weir_types::BucketName;
+use weir_types::limits::NAME_BYTES_MAX;
 
 use crate::error::Problem;
 use crate::query::ListQuery;
@@ -35,6 +36,9 @@ struct Row {
     expires_at: Option<String>,
 }
 
+/// What a row takes while a page is put together, in bytes: a name, and its place in the page.
+const ROW_BYTES: usize = NAME_BYTES_MAX + 256;
+
 /// Lists streams.
 pub(crate) async fn get(
     State(shard): State<Shard>,
@@ -43,6 +47,8 @@ pub(crate) async fn get(
 ) -> Result<Response, Problem> {
     let bucket = BucketName::new(&bucket)?;
     let query = ListQuery::parse(query.as_deref())?;
+    // What is put together for it before there is a body.
+    let _claim = shard.claim_read(query.limit * ROW_BYTES)?;
     let list = shard.list(bucket.as_str(), &query.prefix, query.after, query.limit);
     let listing = SendWrapper::new(list).await?;
     Ok(json(http::StatusCode::OK, &rows(listing)))
