@@ -2,12 +2,21 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use send_wrapper::SendWrapper;
 
 /// What is owed in HTTP/2 is noted from this size on. Of smaller parts a connection's windows and buffers hold little.
 pub(crate) const OWED_BYTES_MIN: usize = 4 << 10;
+
+/// At what pace a client that is waited for takes and sends, in bytes per second: more than pings and their answers are.
+const BYTES_PER_S_MIN: usize = 4 << 10;
+
+/// What a client that is waited for takes or sends in this time at least, in bytes.
+pub(crate) fn paced_bytes_min(time: Duration) -> usize {
+    (BYTES_PER_S_MIN as f64 * time.as_secs_f64()) as usize
+}
 
 /// What one connection's requests and its socket know of each other.
 #[derive(Default)]

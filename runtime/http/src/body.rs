@@ -18,7 +18,7 @@ use send_wrapper::SendWrapper;
 use tokio::time::{Instant, timeout_at};
 use weir_shard::Shard;
 
-use crate::activity::Activity;
+use crate::activity::{Activity, paced_bytes_min};
 use crate::error::{ErrorCode, Problem};
 
 /// Pieces below this are put together: each keeps the whole buffer that it was read into, of 8 KiB or more, and only its
@@ -26,8 +26,6 @@ use crate::error::{ErrorCode, Problem};
 const PIECE_BYTES_MIN: usize = 4 << 10;
 /// Bytes of small pieces that are put together at most.
 const SMALL_BYTES_MAX: usize = 64 << 10;
-/// At what pace a body comes, in bytes per second; as long as it is small, it may take its time.
-const BYTES_PER_S_MIN: usize = 4 << 10;
 /// How long the rest of a refused body is read for, so that the client gets to read the refusal.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -38,7 +36,7 @@ pub(crate) struct Bounds {
     pub(crate) bytes_max: usize,
     /// How long it may pause.
     pub(crate) timeout: Duration,
-    /// How many bytes of it may come more slowly than [`BYTES_PER_S_MIN`].
+    /// How many bytes of it may come more slowly than [`paced_bytes_min`] says.
     pub(crate) slow_bytes_max: usize,
 }
 
@@ -208,9 +206,8 @@ impl Pace {
             return None;
         }
         let now = Instant::now();
-        let demanded = (BYTES_PER_S_MIN as f64 * timeout.as_secs_f64()) as usize;
         let window = self.window.get_or_insert((now + timeout, taken));
-        if now >= window.0 && taken - window.1 >= demanded {
+        if now >= window.0 && taken - window.1 >= paced_bytes_min(timeout) {
             *window = (now + timeout, taken);
         }
         Some(window.0)

@@ -8,7 +8,7 @@
 //!   [`IDLE_TICKS_MAX`] ticks without a byte. A running request is not the reader's business: its body has its own
 //!   timeout, and its response may take as long as it takes.
 //! - *Writing*: a client that has kept the server waiting for `write_timeout` altogether, and has meanwhile taken less than
-//!   [`BYTES_PER_S_MIN`], loses its connection. A timer exists only while the socket takes nothing. In HTTP/2 the socket may
+//!   [`paced_bytes_min`], loses its connection. A timer exists only while the socket takes nothing. In HTTP/2 the socket may
 //!   take everything while the client's windows take nothing: there, bytes that are ready are *owed* until they are sent,
 //!   and what counts is the time in which something is owed.
 
@@ -23,15 +23,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::activity::Activity;
+use crate::activity::{Activity, paced_bytes_min};
 use crate::alarm::Alarm;
 
 /// Ticks of an incomplete head: more than two whole ones, so at least the configured timeout.
 const HEAD_TICKS_MAX: u32 = 3;
 /// Ticks without a request: 80 s with the default timeout, which is longer than clients keep connections.
 const IDLE_TICKS_MAX: u32 = 16;
-/// What a client that is waited for must take, in bytes per second: more than pings and their answers.
-const BYTES_PER_S_MIN: usize = 4 << 10;
 /// A write of several parts that are no larger together is made one part: the kernel takes longer over a list of parts than
 /// copying them takes.
 const TOGETHER_BYTES_MAX: usize = 1 << 10;
@@ -47,13 +45,6 @@ pub(crate) struct Stalls {
     pub(crate) tick: Duration,
     /// For all writes that wait, unless enough is taken meanwhile.
     pub(crate) write: Duration,
-}
-
-impl Stalls {
-    /// What a client must take in the time for which it is waited.
-    fn taken_bytes_min(self) -> usize {
-        (BYTES_PER_S_MIN as f64 * self.write.as_secs_f64()) as usize
-    }
 }
 
 /// The socket, with the bytes that were read to tell the protocol.
@@ -177,7 +168,7 @@ impl Blocked {
             return;
         }
         self.taken_bytes += bytes;
-        if self.taken_bytes >= stalls.taken_bytes_min() {
+        if self.taken_bytes >= paced_bytes_min(stalls.write) {
             *self = Blocked::default();
         }
     }
@@ -193,7 +184,7 @@ impl Ticks {
         }
         // The first of them may come at once.
         if self.owing > 1 && stalls.tick * (self.owing - 1) >= stalls.write {
-            if self.owing_sent_bytes < stalls.taken_bytes_min() {
+            if self.owing_sent_bytes < paced_bytes_min(stalls.write) {
                 return true;
             }
             (self.owing, self.owing_sent_bytes) = (1, 0);
@@ -295,6 +286,8 @@ impl AsyncWrite for Io {
 mod tests {
     use super::*;
     use crate::activity::OWED_BYTES_MIN;
+
+    const BYTES_PER_S_MIN: usize = 4 << 10;
 
     /// The tick at which a connection ends, if it does within 100; `each` is what happens before every tick.
     fn ended_at(is_http2: bool, mut each: impl FnMut(&Rc<Activity>, &mut Ticks)) -> Option<u32> {

@@ -10,12 +10,14 @@ use bytes::Bytes;
 
 /// What is encoded of live events at a time, in bytes; an event that is larger goes in parts.
 pub const ENCODED_BYTES_MAX: usize = 64 << 10;
-/// How much longer bytes become when they are encoded, at most: a line break takes six, and a space may follow it.
-const ENCODED_FACTOR: usize = 7;
+/// What a line break takes more than its own byte when it is encoded, with a space after it.
+pub(crate) const LINE_BREAK_BYTES: usize = 6;
+/// How much longer bytes become when they are encoded, at most: when all are line breaks.
+const ENCODED_FACTOR: usize = 1 + LINE_BREAK_BYTES;
 /// A page while memory is short, in bytes: what a client of a slow network takes within a minute.
 const SHORT_PAGE_BYTES_MAX: usize = 256 << 10;
 /// One connection has at most this part of a budget, one in so many.
-const SHARES: usize = 4;
+pub(crate) const SHARES: usize = 4;
 
 /// The bytes that pages may have at a time. Clones are the same budget.
 #[derive(Clone, Debug)]
@@ -111,6 +113,7 @@ mod tests {
         assert_eq!(claimed(), 0);
         assert!(budget.claim(1000).is_some(), "or it could never be read");
     }
+
     #[test]
     fn pages_are_small_while_memory_is_short() {
         let budget = PageBudget::new(8 << 20);

@@ -86,7 +86,7 @@ impl Shard {
     ///
     /// The call alone is kept while it waits: it may be, where what it asks may not leave this thread.
     pub(crate) fn call(&self, owner: ShardId, request: Request) -> Call {
-        self.0.begin_call(owner, request)
+        self.0.call(owner, request)
     }
 
     /// The shard that owns group 0.
@@ -169,10 +169,6 @@ impl Core {
 
     /// As [`Shard::call`], for this shard's own tasks.
     pub(crate) fn call(self: &Rc<Self>, owner: ShardId, request: Request) -> Call {
-        self.begin_call(owner, request)
-    }
-
-    fn begin_call(self: &Rc<Self>, owner: ShardId, request: Request) -> Call {
         assert!(owner.0 < self.topology.shards, "the owner is a shard of this node");
         let call = self.calls.begin(request.ends_with_client().then_some(owner));
         if owner == self.id {

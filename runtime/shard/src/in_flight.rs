@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use send_wrapper::SendWrapper;
 
+use crate::budget::SHARES;
 use crate::message::{Limit, ShardError};
 use crate::stats::Counters;
 
@@ -25,9 +26,9 @@ impl InFlightTotal {
         self.bytes.get()
     }
 
-    /// What one connection may have of it: a quarter.
+    /// What one connection may have of it, in bytes.
     pub(crate) fn share(&self) -> usize {
-        self.bytes_max / 4
+        self.bytes_max / SHARES
     }
 
     /// A request that has nothing yet.

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use slab::Slab;
 use weir_types::{Incarnation, ShardId};
 
-use crate::budget::ENCODED_BYTES_MAX;
+use crate::budget::{ENCODED_BYTES_MAX, LINE_BREAK_BYTES};
 use crate::live::totals::Totals;
 use crate::message::Advance;
 
@@ -24,8 +24,6 @@ use crate::message::Advance;
 const FEED_EVENTS_MAX: usize = 1024;
 /// Memory of an event besides its bytes.
 const EVENT_OVERHEAD_BYTES: usize = 384;
-/// What a line break takes more than its own byte when it is encoded, with a space after it.
-const LINE_BREAK_BYTES: usize = 6;
 
 /// One stream's feed on one shard. Somebody follows the stream through it for as long as it is there.
 pub(crate) struct Feed {
