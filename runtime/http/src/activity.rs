@@ -1,11 +1,13 @@
 //! What one connection's requests and its socket know of each other: what runs, what is owed, what is blocked.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use send_wrapper::SendWrapper;
+
+use crate::wakes::Wakes;
 
 /// What is owed in HTTP/2 is noted from this size on. Of smaller parts a connection's windows and buffers hold little.
 pub(crate) const OWED_BYTES_MIN: usize = 4 << 10;
@@ -22,6 +24,8 @@ pub(crate) fn paced_bytes_min(time: Duration) -> usize {
 #[derive(Default)]
 pub(crate) struct Activity {
     pub(crate) is_http2: bool,
+    /// In HTTP/1.
+    pub(crate) wakes: OnceCell<Wakes>,
     pub(crate) running: Cell<u32>,
     /// Bytes of responses that are ready and not sent, in HTTP/2.
     pub(crate) owed: Cell<usize>,

@@ -20,6 +20,7 @@ use weir_shard::Shard;
 
 use crate::activity::{Activity, paced_bytes_min};
 use crate::error::{ErrorCode, Problem};
+use crate::wakes::Wakes;
 
 /// Pieces below this are put together: each keeps the whole buffer that it was read into, of 8 KiB or more, and only its
 /// own bytes are counted.
@@ -63,14 +64,15 @@ where
         }
         Ok(in_flight.grow(bytes)?)
     };
-    let mut whole = read(body, bounds, claim).await?;
+    let mut whole = read(body, activity.wakes.get(), bounds, claim).await?;
     if let Some((in_flight, _)) = counted {
         whole.keep(in_flight);
     }
     Ok(whole)
 }
 
-/// Reads `body` to its end; `claim` is asked for the memory of every piece after which there is more to wait for.
+/// Reads `body` to its end; `claim` is asked for the memory of every piece after which there is more to wait for. What the last
+/// piece wakes is forgotten by `wakes`.
 ///
 /// # Errors
 /// [`ErrorCode::BodyTooLarge`] as soon as it is longer than it may be, or says that it will be;
@@ -78,6 +80,7 @@ where
 /// whatever `claim` says.
 async fn read<B>(
     body: &mut B,
+    wakes: Option<&Wakes>,
     bounds: Bounds,
     mut claim: impl FnMut(usize) -> Result<(), Problem>,
 ) -> Result<weir_shard::Body, Problem>
@@ -92,7 +95,7 @@ where
     let mut whole = weir_shard::Body::default();
     let mut small = BytesMut::new();
     while !body.is_end_stream() {
-        let Some(piece) = next(body, &mut pace, whole.len() + small.len()).await? else { break };
+        let Some(piece) = next(body, wakes, &mut pace, whole.len() + small.len()).await? else { break };
         if whole.len() + small.len() + piece.len() > bytes_max {
             return Err(too_large(bytes_max));
         }
@@ -215,13 +218,25 @@ impl Pace {
 }
 
 /// The next piece; trailers are skipped.
-async fn next<B>(body: &mut B, pace: &mut Pace, taken: usize) -> Result<Option<Bytes>, Problem>
+async fn next<B>(
+    body: &mut B,
+    wakes: Option<&Wakes>,
+    pace: &mut Pace,
+    taken: usize,
+) -> Result<Option<Bytes>, Problem>
 where
     B: Body<Data = Bytes> + Unpin,
 {
     loop {
         // A timer only when there is something to wait for: most bodies have arrived with their head.
-        let frame = match poll_fn(|cx| Poll::Ready(Pin::new(&mut *body).poll_frame(cx))).await {
+        let polled = poll_fn(|cx| {
+            let mut poll = || (Pin::new(&mut *body).poll_frame(cx), body.is_end_stream());
+            Poll::Ready(match wakes {
+                Some(wakes) => wakes.forget(poll),
+                None => poll().0,
+            })
+        });
+        let frame = match polled.await {
             Poll::Ready(frame) => frame,
             Poll::Pending => pace.wait(body, taken).await?,
         };
@@ -253,7 +268,7 @@ mod tests {
     async fn check(pieces: &'static [&'static str]) -> Result<Bytes, &'static str> {
         let frames =
             stream::iter(pieces).map(|piece| Ok::<_, Infallible>(Frame::data(Bytes::from_static(piece.as_bytes()))));
-        let read = read(&mut StreamBody::new(frames), BOUNDS, |_| Ok(())).await;
+        let read = read(&mut StreamBody::new(frames), None, BOUNDS, |_| Ok(())).await;
         read.map(|body| Bytes::from(body.pieces().concat())).map_err(|problem| problem.code().as_str())
     }
 
@@ -269,7 +284,7 @@ mod tests {
     #[tokio::test]
     async fn an_announced_length_is_refused_before_it_is_read() {
         let mut body = Full::new(Bytes::from_static(b"123456789"));
-        let refusal = read(&mut body, BOUNDS, |_| Ok(())).await.expect_err("too large");
+        let refusal = read(&mut body, None, BOUNDS, |_| Ok(())).await.expect_err("too large");
         assert_eq!(refusal.code(), ErrorCode::BodyTooLarge);
         assert!(!body.is_end_stream(), "nothing was read");
     }
@@ -278,7 +293,7 @@ mod tests {
     async fn a_body_that_pauses_is_given_up() {
         let frames = stream::pending::<Result<Frame<Bytes>, Infallible>>();
         let mut body = StreamBody::new(frames);
-        let refusal = read(&mut body, Bounds { timeout: Duration::ZERO, ..BOUNDS }, |_| Ok(()))
+        let refusal = read(&mut body, None, Bounds { timeout: Duration::ZERO, ..BOUNDS }, |_| Ok(()))
             .await
             .expect_err("nothing ever comes");
         assert_eq!(refusal.code(), ErrorCode::BodyTimeout);
@@ -294,7 +309,7 @@ mod tests {
             });
             let bounds = Bounds { bytes_max: 1 << 20, timeout: Duration::from_secs(5), slow_bytes_max };
             let begun = Instant::now();
-            let read = read(&mut StreamBody::new(Box::pin(pieces)), bounds, |_| Ok(())).await;
+            let read = read(&mut StreamBody::new(Box::pin(pieces)), None, bounds, |_| Ok(())).await;
             (read.map(|body| body.len()).map_err(|problem| problem.code()), begun.elapsed().as_secs())
         };
         assert_eq!(check(420, 0).await, (Ok(252_000), 60));
@@ -307,9 +322,9 @@ mod tests {
     async fn a_body_in_pieces_needs_memory_and_a_whole_one_does_not() {
         let full = || Err(Problem::new(ErrorCode::InFlightLimit, "none is left"));
         let mut whole = Full::new(Bytes::from_static(b"1234"));
-        read(&mut whole, BOUNDS, |_| full()).await.expect("it is here already");
+        read(&mut whole, None, BOUNDS, |_| full()).await.expect("it is here already");
         let pieces = stream::iter(["12", "34"]).map(|piece| Ok::<_, Infallible>(Frame::data(Bytes::from(piece))));
-        let refusal = read(&mut StreamBody::new(pieces), BOUNDS, |_| full()).await;
+        let refusal = read(&mut StreamBody::new(pieces), None, BOUNDS, |_| full()).await;
         assert_eq!(refusal.expect_err("there is more to come").code(), ErrorCode::InFlightLimit);
     }
 }

@@ -25,6 +25,7 @@ use crate::context::Context;
 use crate::io::{Io, Stalls};
 use crate::live::Handover;
 use crate::service::Service;
+use crate::wakes::Wakes;
 
 /// What an HTTP/2 connection begins with; four bytes are enough to tell.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -85,11 +86,12 @@ async fn serve_http1(service: Service, context: Rc<Context>, io: Io) -> Ended {
     // Boxed, so that a live response gives its memory back.
     let mut served = Box::new(builder.serve_connection(TokioIo::new(io), respond));
     let live = poll_fn(|cx| {
+        let wakes = activity.wakes.get_or_init(|| Wakes::of(cx.waker()));
         if !is_stopping && Pin::new(&mut stopped).poll(cx).is_ready() {
             is_stopping = true;
             Pin::new(&mut *served).graceful_shutdown();
         }
-        let ended = Pin::new(&mut *served).poll(cx).map_ok(|()| None);
+        let ended = wakes.poll(|cx| Pin::new(&mut *served).poll(cx)).map_ok(|()| None);
         // Only when the head was taken whole: what hyper still has of it would be lost.
         if ended.is_pending() && !activity.is_blocked() {
             return handover.take().map_or(Poll::Pending, |live| Poll::Ready(Ok(Some(live))));

@@ -37,6 +37,7 @@ mod service;
 mod session;
 mod sse;
 mod stop;
+mod wakes;
 
 pub use aside::serve_router;
 pub use config::HttpConfig;
