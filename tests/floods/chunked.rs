@@ -90,7 +90,7 @@ fn bodies_in_chunks_take_no_more_than_bodies_may() {
 /// Bytes of the stream, as its offset tells: it begins with the position.
 fn stored_bytes(server: &Server) -> usize {
     let head = server.client().send(Request::head(TARGET)).expect(200);
-    let (position, _) = head.next_offset().split_once('_').expect("an offset has two parts");
+    let (position, _) = head.next_offset().split_once('-').expect("an offset has two parts");
     position.parse().expect("a position is a number")
 }
 

@@ -80,7 +80,7 @@ fn what_is_no_offset_is_refused() {
         ("NOW".to_owned(), 400),
         (tail[..20].to_owned(), 400),
         (zeros, 400),
-        (format!("99999999999999999999_{lineage}"), 400),
+        (format!("99999999999999999999-{lineage}"), 400),
         ("x".repeat(10_000), 400),
     ];
     for (offset, status) in cases {

@@ -80,9 +80,9 @@ fn a_read_waits_for_the_offset_it_asks_for() {
     let served = client.send(summary("/demo/s", &format!("totals&offset={tail}"))).expect(200);
     assert_eq!((served.next_offset(), &served.json()["count"]), (tail.as_str(), &1.into()));
     // One more record of the same size, known before it is there.
-    let (position, lineage) = tail.split_once('_').expect("a token");
+    let (position, lineage) = tail.split_once('-').expect("a token");
     let position: u64 = position.parse().expect("a number");
-    let next = format!("{:020}_{lineage}", 2 * position);
+    let next = format!("{:020}-{lineage}", 2 * position);
     let nothing = client.send(summary("/demo/s", &format!("totals&offset={next}"))).expect(204);
     assert_eq!(nothing.next_offset(), tail, "a wait in vain says how far the summary is");
     let waiting = std::thread::scope(|scope| {

@@ -381,7 +381,7 @@ mod tests {
     #[test]
     fn refusals_carry_the_facts_to_go_on() {
         let tail = Offset { position: 7, lineage: Lineage::of(Incarnation(1)) };
-        let token = "00000000000000000007_00000001";
+        let token = "00000000000000000007-00000001";
         assert_eq!(check(Refusal::Closed { tail }), format!("409 | stream-closed: true | stream-next-offset: {token}"));
         assert_eq!(check(Refusal::TailMoved { tail }), format!("412 | stream-next-offset: {token}"));
         assert_eq!(check(Refusal::ProducerFenced { epoch: 3 }), "403 | producer-epoch: 3");
@@ -415,7 +415,7 @@ mod tests {
         assert_eq!(check(ShardError::ModuleInvalid("not WebAssembly".into())), "422");
         assert_eq!(check(ShardError::ModuleTrapped("out of fuel".into())), "500");
         let failed = ShardError::SummaryFailed { at, reason: "out of fuel".into() };
-        assert_eq!(check(failed), "500 | stream-summary-failed: 00000000000000000007_00000001");
+        assert_eq!(check(failed), "500 | stream-summary-failed: 00000000000000000007-00000001");
         assert_eq!(check(ShardError::ModuleNotReady), "503 | retry-after: 1");
         // Waiting changes nothing.
         assert_eq!(check(Refusal::ModuleLimit), "429");

@@ -173,12 +173,12 @@ mod tests {
     #[test]
     fn if_match_is_one_quoted_token() {
         let check = |value| if_match(&map(&[("if-match", value)])).map_err(|problem| problem.code());
-        let token = "00000000000000000012_00000007";
-        assert_eq!(check("\"00000000000000000012_00000007\""), Ok(Some(Offset::parse(token).expect("a token"))));
-        for value in ["*", "", "\"\"", "\"", "\"-1\"", "\"now\"", "00000000000000000012_00000007"] {
+        let token = "00000000000000000012-00000007";
+        assert_eq!(check("\"00000000000000000012-00000007\""), Ok(Some(Offset::parse(token).expect("a token"))));
+        for value in ["*", "", "\"\"", "\"", "\"-1\"", "\"now\"", "00000000000000000012-00000007"] {
             assert_eq!(check(value), Err(ErrorCode::OffsetMalformed), "{value}");
         }
-        assert_eq!(check("W/\"00000000000000000012_00000007\""), Err(ErrorCode::OffsetMalformed));
+        assert_eq!(check("W/\"00000000000000000012-00000007\""), Err(ErrorCode::OffsetMalformed));
         assert_eq!(if_match(&HeaderMap::new()).map_err(|problem| problem.code()), Ok(None));
     }
 

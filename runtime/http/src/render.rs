@@ -293,7 +293,7 @@ mod tests {
     #[test]
     fn a_view_says_of_what_it_is() {
         let open = "cache-control: no-cache | content-type: application/json | etag: \"a:3:4\" | stream-next-offset: \
-                    00000000000000000004_0000000a";
+                    00000000000000000004-0000000a";
         assert_eq!(check_view(a_view(false, None), None), format!("200 | {open}"));
         let closed = open.replace("4\" |", "4:c\" | stream-closed: true |");
         assert_eq!(check_view(a_view(true, None), Some("\"a:3:4\"")), format!("200 | {closed}"));
@@ -303,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_failed_view_says_where_and_why_in_one_line() {
-        let token = "00000000000000000004_0000000a";
+        let token = "00000000000000000004-0000000a";
         let reason = "trapped:\r\n\tat \u{e9}\0 ";
         let expected = format!(
             "200 | cache-control: no-cache | content-type: application/json | etag: \"a:3:4:f\" | stream-next-offset: \
@@ -335,7 +335,7 @@ mod tests {
         let mut headers: Vec<_> = response.headers().iter().map(|(name, value)| (name.as_str(), value)).collect();
         headers.sort();
         let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.to_str().expect("ASCII"))).collect();
-        let token = "00000000000000000003_00000001";
+        let token = "00000000000000000003-00000001";
         let expected =
             [("producer-epoch", "2"), ("producer-seq", "5"), ("stream-closed", "true"), ("stream-next-offset", token)];
         assert_eq!(headers, expected);

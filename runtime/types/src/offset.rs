@@ -1,7 +1,10 @@
 //! Offsets: positions in a stream's stored bytes, and the opaque tokens that stand for them on the wire.
 //!
-//! A token is the position as 20 zero-padded digits, `_`, and the stream's [`Lineage`] as 8 characters. Tokens of one
+//! A token is the position as 20 zero-padded digits, `-`, and the stream's [`Lineage`] as 8 characters. Tokens of one
 //! stream therefore sort as their positions do, and a token of an earlier life under the same name is told apart.
+//!
+//! It has no `_`: `@durable-streams/y-durable-streams` takes what is behind one for a number and counts it up, although
+//! tokens are opaque (protocol, section 8).
 
 use std::fmt;
 
@@ -11,6 +14,7 @@ use crate::ids::Incarnation;
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 const POSITION_DIGITS: usize = 20;
 const LINEAGE_CHARS: usize = 8;
+const SEPARATOR: u8 = b'-';
 
 /// A token's length in bytes; all tokens have the same.
 pub const TOKEN_BYTES: usize = POSITION_DIGITS + 1 + LINEAGE_CHARS;
@@ -61,7 +65,7 @@ impl Offset {
             *digits.next().expect("a position has at most 20 digits") = b'0' + (rest % 10) as u8;
             rest /= 10;
         }
-        token[POSITION_DIGITS] = b'_';
+        token[POSITION_DIGITS] = SEPARATOR;
         for (i, char) in token[POSITION_DIGITS + 1..].iter_mut().enumerate() {
             let shift = 5 * (LINEAGE_CHARS - 1 - i);
             *char = ALPHABET[(self.lineage.0 >> shift) as usize & 31];
@@ -75,7 +79,7 @@ impl Offset {
     /// [`OffsetError`] for any other text, `-1` and `now` included.
     pub fn parse(text: &str) -> Result<Offset, OffsetError> {
         let bytes = text.as_bytes();
-        if bytes.len() != TOKEN_BYTES || bytes[POSITION_DIGITS] != b'_' {
+        if bytes.len() != TOKEN_BYTES || bytes[POSITION_DIGITS] != SEPARATOR {
             return Err(OffsetError);
         }
         let mut position = 0u64;
@@ -139,15 +143,22 @@ mod tests {
     }
 
     #[test]
+    fn clients_find_nothing_to_count_up_in_a_token() {
+        let tokens =
+            (0..1000).map(|n| Offset { position: n, lineage: Lineage::of(Incarnation(n << 30 | n)) }.to_string());
+        assert!(tokens.into_iter().all(|token| !token.contains('_')));
+    }
+
+    #[test]
     fn tokens_of_a_stream_sort_as_their_positions() {
         let token = |position| Offset { position, lineage: Lineage::of(Incarnation(7)) }.to_string();
-        assert_eq!(token(12), "00000000000000000012_00000007");
+        assert_eq!(token(12), "00000000000000000012-00000007");
         assert!(token(9) < token(10) && token(99) < token(1 << 40));
     }
 
     #[test]
     fn other_texts_are_refused() {
-        let long = "18446744073709551616_00000000";
+        let long = "18446744073709551616-00000000";
         for text in ["", "0", "-1", "now", "00000000000000000012", "0000000000000000001x_00000000", long] {
             assert_eq!(Offset::parse(text), Err(OffsetError), "{text}");
         }

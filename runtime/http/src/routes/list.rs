@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn a_row_has_the_expiry_it_has() {
         let text = |expiry| serde_json::to_string(&row(stream("a", expiry))).expect("JSON");
-        let common = r#"{"name":"a","content_type":"text/plain","next_offset":"00000000000000000003_00000001","created":"1970-01-01T00:00:01Z","closed":false"#;
+        let common = r#"{"name":"a","content_type":"text/plain","next_offset":"00000000000000000003-00000001","created":"1970-01-01T00:00:01Z","closed":false"#;
         assert_eq!(text(Expiry::Never), format!("{common}}}"));
         assert_eq!(text(Expiry::Idle { ttl_s: 5 }), format!("{common},\"ttl\":5}}"));
         assert_eq!(text(Expiry::At { at_ms: 0 }), format!("{common},\"expires_at\":\"1970-01-01T00:00:00Z\"}}"));
