@@ -144,6 +144,7 @@ fn a_live_response_is_its_connections_last() {
     assert_eq!(connection.read_response(false).expect("an answer").expect(200).text(), "one");
     let head = connection.read_head().expect("a head").expect(200);
     assert_eq!((head.header("connection"), head.header("transfer-encoding")), (Some("close"), Some("chunked")));
+    assert_eq!(connection.read_chunk().expect("a chunk").as_deref(), Some(&b"retry:250\n\n"[..]));
     let caught_up = connection.read_chunk().expect("a chunk").expect("the response goes on");
     assert!(String::from_utf8_lossy(&caught_up).contains("\ndata:one\n"), "{caught_up:?}");
     connection.write(&vec![b'x'; 100_000]).expect("what a client sends meanwhile is dropped");
@@ -299,4 +300,74 @@ fn abandoned_long_polls_are_forgotten() {
     wait_until("200 long-polls", || metric(&server, "weir_subscribers") == 200.0);
     drop(polls);
     wait_until("the end of all long-polls", || metric(&server, "weir_subscribers") == 0.0);
+}
+
+#[test]
+fn a_browser_comes_again_at_once_and_is_told_so_first() {
+    let server = in_memory().start();
+    let mut client = server.client();
+    create(&mut client, TARGET);
+    let response = client.send(Request::put("/demo/ended").header("Stream-Closed", "true")).expect(201);
+    assert_eq!(response.header("stream-closed"), Some("true"));
+    let ended = client.send(Request::get("/demo/ended?offset=-1&live=sse")).expect(200).text();
+    assert!(ended.starts_with("retry:250\n\nid:"), "{ended}");
+}
+
+#[test]
+fn the_last_event_is_named_in_the_query_by_clients_that_send_no_fields() {
+    let server = in_memory().start();
+    let mut client = server.client();
+    create(&mut client, TARGET);
+    let seen = append(&mut client, TARGET, "seen");
+    append(&mut client, TARGET, "new");
+    for key in ["lastEventId", "lastEventID", "Last-Event-ID"] {
+        let mut events = follow(&server, Request::get(&format!("{TARGET}?offset=-1&live=sse&{key}={seen}")));
+        assert_eq!(next_data(&mut events).data, "new", "{key}");
+    }
+    // The field is what the browser itself has seen last.
+    let request = Request::get(&format!("{TARGET}?offset=-1&live=sse&lastEventId=")).header("Last-Event-ID", &seen);
+    assert_eq!(next_data(&mut follow(&server, request)).data, "new");
+    let _ = client.send(Request::get(&format!("{TARGET}?offset=-1&live=sse&lastEventId=-1"))).expect(400);
+}
+
+#[test]
+fn an_offset_within_a_record_is_refused_before_anything_is_sent() {
+    let server = in_memory().start();
+    let mut client = server.client();
+    for content_type in ["text/plain", "application/octet-stream"] {
+        let target = format!("/demo/within-{}", content_type.len());
+        let _ = client.send(Request::put(&target).body(content_type, "hello")).expect(201);
+        let tail = client.send(Request::get(&target)).expect(200).next_offset().to_owned();
+        let within = format!("{:020}{}", 2, &tail[20..]);
+        for live in ["", "&live=long-poll", "&live=sse"] {
+            let refused = client.send(Request::get(&format!("{target}?offset={within}{live}"))).expect(400);
+            assert_eq!(refused.json()["code"], "offset_invalid", "{live}");
+        }
+        let request = Request::get(&format!("{target}?offset=-1&live=sse")).header("Last-Event-ID", &within);
+        assert_eq!(client.send(request).expect(400).json()["code"], "offset_invalid");
+    }
+}
+
+#[test]
+fn a_stream_lives_as_long_as_somebody_follows_it_and_its_time_after_that() {
+    let server = in_memory().start();
+    let mut client = server.client();
+    for target in ["/demo/followed", "/demo/polled"] {
+        let _ =
+            client.send(Request::put(target).header("Content-Type", "text/plain").header("Stream-TTL", 1)).expect(201);
+    }
+    let mut events = follow(&server, Request::get("/demo/followed?offset=-1&live=sse"));
+    // By the server's own timer, which is longer than the stream's time.
+    let polled = client.send(Request::get("/demo/polled?offset=now&live=long-poll"));
+    assert!(polled.status == 204 || polled.status == 200, "{polled:?}");
+    let _ = client.send(Request::head("/demo/followed")).expect(200);
+    append(&mut client, "/demo/followed", "still there");
+    assert_eq!(next_data(&mut events).data, "still there");
+    std::thread::sleep(Duration::from_millis(1500));
+    drop(events);
+    std::thread::sleep(Duration::from_millis(500));
+    let mut is_gone =
+        || client.send(Request::get("/demo/-/streams?prefix=followed")).json()["streams"] == serde_json::json!([]);
+    assert!(!is_gone(), "its time begins when the reader leaves");
+    wait_until("the end of a stream that nobody follows", is_gone);
 }

@@ -218,12 +218,7 @@ impl Pace {
 }
 
 /// The next piece; trailers are skipped.
-async fn next<B>(
-    body: &mut B,
-    wakes: Option<&Wakes>,
-    pace: &mut Pace,
-    taken: usize,
-) -> Result<Option<Bytes>, Problem>
+async fn next<B>(body: &mut B, wakes: Option<&Wakes>, pace: &mut Pace, taken: usize) -> Result<Option<Bytes>, Problem>
 where
     B: Body<Data = Bytes> + Unpin,
 {

@@ -11,8 +11,8 @@ const EPOCH_MS: u64 = 1_728_432_000_000;
 const INTERVAL_MS: u64 = 20_000;
 /// An hour of intervals.
 const JUMP_MAX: u64 = 180;
-/// Cursors from here on were never ours: ignored, so that a sum never overflows.
-const CLIENT_MAX: u64 = 1 << 53;
+/// Nothing comes after cursors from here on: they are ignored.
+const CLIENT_MAX: u64 = u64::MAX - JUMP_MAX;
 
 /// The cursor for a response at `now_ms` (milliseconds since 1970) to a client that sent `client`.
 pub(crate) fn cursor(now_ms: u64, client: Option<u64>) -> u64 {
@@ -45,7 +45,7 @@ mod tests {
     fn a_cursor_is_always_after_the_clients() {
         let now = EPOCH_MS + 20_000 * 1000;
         assert_eq!(cursor(now, Some(7)), 1000);
-        for client in [1000, 1001, 5000] {
+        for client in [1000, 1001, 5000, 1 << 53, CLIENT_MAX - 1] {
             let given = cursor(now, Some(client));
             assert!(given > client && given <= client + JUMP_MAX, "{client} then {given}");
         }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 use weir_shard::{ListCursor, SummaryQuery};
-use weir_types::{ModuleName, ReadFrom};
+use weir_types::{ModuleName, Offset, ReadFrom};
 
 use crate::error::{ErrorCode, Problem};
 
@@ -37,6 +37,8 @@ pub(crate) struct ReadQuery {
     pub(crate) live: ReadMode,
     /// `cursor`; one that is no number is not ours and ignored.
     pub(crate) cursor: Option<u64>,
+    /// `lastEventId`: the `Last-Event-ID` of clients that send no header fields of their own.
+    pub(crate) resumed: Option<Offset>,
 }
 
 /// The parameters of a read of a summary.
@@ -50,12 +52,14 @@ pub(crate) struct SummaryRead {
     pub(crate) is_followed: bool,
     /// `cursor`, as in a read.
     pub(crate) cursor: Option<u64>,
+    /// `lastEventId`, as in a read.
+    pub(crate) resumed: Option<Offset>,
 }
 
 impl GetQuery {
     /// Reads a request's query, as sent.
     pub(crate) fn parse(query: Option<&str>) -> Result<GetQuery, Problem> {
-        let (mut from, mut live, mut cursor, mut summary) = (None, None, None, None);
+        let (mut from, mut live, mut cursor, mut summary, mut resumed) = (None, None, None, None, None);
         for (key, value) in pairs(query) {
             match &*key {
                 "offset" => {
@@ -73,6 +77,7 @@ impl GetQuery {
                 }
                 "cursor" => once("cursor", &mut cursor, value.parse().ok())?,
                 "summary" => once("summary", &mut summary, value)?,
+                key if is_last_event_id(key) => once("lastEventId", &mut resumed, last_event_id(&value)?)?,
                 _ => {}
             }
         }
@@ -80,6 +85,7 @@ impl GetQuery {
             from: from.unwrap_or(ReadFrom::Start),
             live: live.unwrap_or(ReadMode::No),
             cursor: cursor.flatten(),
+            resumed: resumed.flatten(),
         };
         if let Some(summary) = summary {
             return SummaryRead::new(&summary, read, query).map(|read| GetQuery::Summary(Box::new(read)));
@@ -99,11 +105,26 @@ impl SummaryRead {
             ReadMode::Sse => true,
             ReadMode::LongPoll => return Err(invalid("a summary is read with 'offset' or followed with 'live=sse'")),
         };
-        let is_ours = |key: &str| matches!(key, "offset" | "live" | "cursor" | "summary");
+        let is_ours = |key: &str| matches!(key, "offset" | "live" | "cursor" | "summary") || is_last_event_id(key);
         let params = pairs(query).filter(|(key, _)| !is_ours(key));
         let params = params.map(|(key, value)| (key.into_owned(), value.into_owned())).collect();
         let query = SummaryQuery { binding: ModuleName::new(binding)?, path: format!("/{path}").into(), params };
-        Ok(SummaryRead { query, at_least: read.from, is_followed, cursor: read.cursor })
+        Ok(SummaryRead { query, at_least: read.from, is_followed, cursor: read.cursor, resumed: read.resumed })
+    }
+}
+
+/// Stand-ins for `EventSource` differ in how they spell it.
+fn is_last_event_id(key: &str) -> bool {
+    matches!(key, "lastEventId" | "lastEventID" | "Last-Event-ID")
+}
+
+/// The id of the last event that a client has got, which is the offset to go on from; an empty one is none.
+pub(crate) fn last_event_id(id: &str) -> Result<Option<Offset>, Problem> {
+    match id {
+        "" => Ok(None),
+        id => Offset::parse(id).map(Some).map_err(|_| {
+            Problem::new(ErrorCode::OffsetMalformed, "Last-Event-ID is the 'id' of an event that this server has sent")
+        }),
     }
 }
 
@@ -243,7 +264,7 @@ mod tests {
         assert_eq!(check_summary("summary=totals%2Ftop+5"), "totals /top 5 [] -1 once");
         assert_eq!(check_summary("b=2&summary=totals&a%20b=%3D1&b=&c&cursor=3"), "totals / [b=2,a b==1,b=,c=] -1 once");
         assert_eq!(check_summary("summary=totals&offset=now"), "totals / [] now once");
-        assert_eq!(check_summary("summary=totals&offset=00000000000000000012_00000007"), "totals / [] 12 once");
+        assert_eq!(check_summary("summary=totals&offset=00000000000000000012-00000007"), "totals / [] 12 once");
         assert_eq!(check_summary("live=sse&summary=totals"), "totals / [] -1 followed");
     }
 
@@ -255,6 +276,18 @@ mod tests {
         assert_eq!(check_summary("summary=a&summary=a"), "query_invalid");
         assert_eq!(check_summary("summary=a&live=long-poll&offset=-1"), "query_invalid");
         assert_eq!(check_summary("summary=a&offset=x"), "offset_malformed");
+    }
+
+    #[test]
+    fn the_last_event_is_named_in_the_query_too() {
+        let offset = Offset::parse("00000000000000000012-00000007").expect("a token");
+        for key in ["lastEventId", "lastEventID", "Last-Event-ID"] {
+            let query = format!("offset=-1&live=sse&{key}={offset}");
+            assert_eq!(read(Some(&query)).resumed, Some(offset), "{key}");
+            assert_eq!(check_summary(&format!("summary=a&live=sse&{key}={offset}")), "a / [] -1 followed");
+            assert_eq!(code(GetQuery::parse(Some(&format!("offset=-1&{key}=-1")))), "offset_malformed", "{key}");
+        }
+        assert_eq!(read(Some("offset=-1&live=sse&lastEventId=")).resumed, None);
     }
 
     #[test]

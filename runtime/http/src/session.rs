@@ -128,6 +128,7 @@ impl LiveSession {
         let end = Instant::now() + max_age;
         let mut alarm = Alarm::at((Instant::now() + keep_alive).min(end));
         let mut stopped = pin!(self.context.stopped());
+        self.put(sse::RETRY);
         loop {
             let event = {
                 // A comment does not interrupt the wait: what was asked for may be long in coming.

@@ -38,6 +38,8 @@ const WRITTEN_TOGETHER: usize = 4;
 
 /// A comment: shows that the connection lives, and nothing else.
 pub(crate) const COMMENT: Bytes = Bytes::from_static(b"3\r\n:\n\n\r\n");
+/// How soon a browser comes again after the end of a response, in milliseconds: left to itself, it waits for 3 or 5 seconds.
+pub(crate) const RETRY: Bytes = Bytes::from_static(b"b\r\nretry:250\n\n\r\n");
 /// The end of the chunked coding.
 const LAST_CHUNK: Bytes = Bytes::from_static(b"0\r\n\r\n");
 
@@ -339,7 +341,7 @@ mod tests {
     fn check(encoding: Encoding, chunks: &[&'static [u8]]) -> String {
         let chunks: Vec<Bytes> = chunks.iter().map(|chunk| Bytes::from_static(chunk)).collect();
         let frame = String::from_utf8(inside(&data(encoding, &chunks, at(5))).to_vec()).expect("UTF-8");
-        let body = frame.strip_prefix("id:00000000000000000005_00000001\nevent: data\n").expect("an id and a name");
+        let body = frame.strip_prefix("id:00000000000000000005-00000001\nevent: data\n").expect("an id and a name");
         body.strip_suffix("\n\n").expect("an end").to_string()
     }
 
@@ -391,7 +393,7 @@ mod tests {
         }
         assert!(outbox.is_empty() && parts > 3 * 6, "{parts} parts");
         assert_eq!(Rc::strong_count(&claimed), 1, "and given back");
-        let head = "id:00000000000000000005_00000001\nevent: data\n";
+        let head = "id:00000000000000000005-00000001\nevent: data\n";
         let expected = [head, &"data:\n".repeat(3 * ENCODED_BYTES_MAX + 1), "\ncontrol"].concat();
         assert!(taken == expected.as_bytes());
     }
@@ -403,7 +405,7 @@ mod tests {
             let (frame, is_last) = view(encoding, Bytes::from_static(body), at(5)).next();
             assert!(is_last, "it is a small one");
             let frame = String::from_utf8(inside(&frame).to_vec()).expect("UTF-8");
-            let body = frame.strip_prefix("id:00000000000000000005_00000001\nevent: summary\n").expect("an id, a name");
+            let body = frame.strip_prefix("id:00000000000000000005-00000001\nevent: summary\n").expect("an id, a name");
             body.strip_suffix("\n\n").expect("an end").to_string()
         };
         assert_eq!(check("application/json", b"{\n\"count\":1}"), "data:{\ndata:\"count\":1}");
@@ -416,7 +418,7 @@ mod tests {
         let check = |up_to_date, closed| {
             let frame = Control { next: at(5), up_to_date, closed }.frame(12);
             let frame = String::from_utf8(inside(&frame).to_vec()).expect("UTF-8");
-            let prefix = "id:00000000000000000005_00000001\nevent: control\ndata:{\"streamNextOffset\":\"00000000000000000005_00000001\",";
+            let prefix = "id:00000000000000000005-00000001\nevent: control\ndata:{\"streamNextOffset\":\"00000000000000000005-00000001\",";
             frame.strip_prefix(prefix).expect("the same beginning").to_string()
         };
         assert_eq!(check(false, false), "\"streamCursor\":\"12\"}\n\n");

@@ -64,6 +64,7 @@ pub async fn in_turns<F: Future>(turn: fn(), future: F) -> F::Output {
 }
 
 /// Time that never goes back: the wall clock as it was at the start, advanced by the monotonic clock.
+#[derive(Clone)]
 pub(crate) struct SteadyClock {
     clock: Arc<dyn Clock>,
     wall_at_start_ms: u64,

@@ -49,8 +49,12 @@ impl Shard {
         let guests = guests.map_err(ShardOpenError::Lane)?;
         let clock = SteadyClock::new(seams.clock);
         let post = Rc::new(Post::new(id, mailbox.peers));
-        let feeds = Feeds::new(post.clone(), config.live_bytes_max, config.live_bytes_per_stream_max);
         let agenda = Agenda::default();
+        let left = {
+            let (agenda, clock) = (agenda.clone(), clock.clone());
+            move |incarnation| agenda.touch(incarnation, clock.now_ms())
+        };
+        let feeds = Feeds::new(post.clone(), config.live_bytes_max, config.live_bytes_per_stream_max, left);
         let mut groups = Vec::new();
         for group in topology.groups() {
             groups.push(match wals.iter().find(|(wal, _)| *wal == topology.wal_of(group)) {

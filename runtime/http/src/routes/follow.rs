@@ -13,11 +13,11 @@ use weir_shard::{LiveData, LiveEvent, Subscription};
 use weir_types::{Offset, ReadFrom, StreamKey};
 
 use crate::context::Context;
-use crate::error::{ErrorCode, Problem};
+use crate::error::Problem;
 use crate::event_text::Encoding;
 use crate::headers::{LAST_EVENT_ID, NO_STORE, STREAM_UP_TO_DATE, TRUE};
 use crate::payload::Payload;
-use crate::query::ReadQuery;
+use crate::query::{self, ReadQuery};
 use crate::render;
 use crate::session::{LiveSession, Source};
 use crate::sse::{self, Control};
@@ -33,7 +33,7 @@ pub(crate) async fn get(
     head: &Parts,
     query: ReadQuery,
 ) -> Result<Response<Payload>, Problem> {
-    let resumed = last_event_id(&head.headers)?;
+    let resumed = last_event_id(&head.headers, query.resumed)?;
     let from = resumed.map_or(query.from, ReadFrom::At);
     let subscription = context.shard().subscribe(key, from).await?;
     let facts = subscription.facts();
@@ -52,16 +52,12 @@ pub(crate) async fn get(
     Ok(response)
 }
 
-/// `Last-Event-ID`, which a browser sends when it comes again: the `id:` of the last event it got.
-pub(crate) fn last_event_id(headers: &HeaderMap) -> Result<Option<Offset>, Problem> {
-    match headers.get(&LAST_EVENT_ID).map(|id| id.to_str()) {
-        None | Some(Ok("")) => Ok(None),
-        Some(Ok(id)) => match Offset::parse(id) {
-            Ok(offset) => Ok(Some(offset)),
-            Err(error) => Err(Problem::new(ErrorCode::OffsetMalformed, format!("Last-Event-ID: {error}"))),
-        },
-        Some(Err(_)) => Err(Problem::new(ErrorCode::OffsetMalformed, "Last-Event-ID is not an offset")),
-    }
+/// `Last-Event-ID`, which a browser sends when it comes again: the `id:` of the last event it got. Otherwise what the query
+/// says.
+pub(crate) fn last_event_id(headers: &HeaderMap, in_query: Option<Offset>) -> Result<Option<Offset>, Problem> {
+    let Some(id) = headers.get(&LAST_EVENT_ID) else { return Ok(in_query) };
+    let id = query::last_event_id(&String::from_utf8_lossy(id.as_bytes()))?;
+    Ok(id.or(in_query))
 }
 
 /// A browser comes again after the end of a closed stream, as after every end; `204` is what makes it stop.

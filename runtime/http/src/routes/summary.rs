@@ -54,7 +54,7 @@ async fn follow(
     head: &Parts,
     read: SummaryRead,
 ) -> Result<Response<Payload>, Problem> {
-    let seen = last_event_id(&head.headers)?;
+    let seen = last_event_id(&head.headers, read.resumed)?;
     let mut follower = context.shard().follow_summary(key, read.query).await?;
     let first = follower.next().await.expect("a follower begins with a view")?;
     if first.closed && seen == Some(first.next) {

@@ -33,6 +33,8 @@ struct Inner {
     last_watch: Cell<u64>,
     /// The watches that somebody waits for, and the places of those that are answered.
     watches: RefCell<HashMap<u64, Option<Follower>>>,
+    /// Called when the last follower of a stream of this shard's own has left.
+    left: Box<dyn Fn(Incarnation)>,
 }
 
 /// A reader's place in a feed, given back when dropped.
@@ -50,10 +52,16 @@ pub(crate) struct Watch {
 }
 
 impl Feeds {
-    pub(crate) fn new(post: Rc<Post>, bytes_max: usize, bytes_per_feed_max: usize) -> Feeds {
+    /// Feeds that keep so many bytes; `left` hears of each stream of this shard's own that nobody follows any longer.
+    pub(crate) fn new(
+        post: Rc<Post>,
+        bytes_max: usize,
+        bytes_per_feed_max: usize,
+        left: impl Fn(Incarnation) + 'static,
+    ) -> Feeds {
         let (feeds, last_watch, watches) = Default::default();
         let totals = Rc::new(Totals::new(bytes_max, bytes_per_feed_max));
-        Feeds(Rc::new(Inner { post, feeds, totals, last_watch, watches }))
+        Feeds(Rc::new(Inner { post, feeds, totals, last_watch, watches, left: Box::new(left) }))
     }
 
     /// Streams that are followed on this shard, or through it.
@@ -154,9 +162,13 @@ impl Feeds {
         }
         let closed = self.0.feeds.borrow_mut().remove(&feed.incarnation);
         assert!(closed.is_some_and(|closed| std::ptr::eq(&*closed, feed)), "a feed is there while it is used");
-        if let Some((owner, answered)) = feed.to_unwatch() {
-            let (origin, incarnation) = (self.0.post.own(), feed.incarnation);
-            self.0.post.mail(owner, Mail::Unwatch { origin, incarnation, answered });
+        let incarnation = feed.incarnation;
+        match feed.to_unwatch() {
+            Some((owner, answered)) => {
+                let origin = self.0.post.own();
+                self.0.post.mail(owner, Mail::Unwatch { origin, incarnation, answered });
+            }
+            None => (self.0.left)(incarnation),
         }
     }
 
@@ -294,7 +306,7 @@ mod tests {
             let addresses = mesh(SHARDS as u16).1;
             let shard = |id: usize| {
                 let post = Rc::new(Post::new(ShardId(id as u16), addresses.clone()));
-                (post.clone(), Feeds::new(post, 1 << 20, 1 << 20))
+                (post.clone(), Feeds::new(post, 1 << 20, 1 << 20, |_| {}))
             };
             let way = || (0..SHARDS).map(|_| VecDeque::new()).collect();
             let (shards, ways) = ((0..SHARDS).map(shard).collect(), (0..SHARDS).map(|_| way()).collect());

@@ -86,6 +86,8 @@ pub struct Subscription {
     facts: Facts,
     feed: SendWrapper<Follower>,
     position: u64,
+    /// What is there from `position` on, if that was read to see whether a record begins there.
+    first: Option<Page>,
     /// Whether everything was sent at least once: from then on falling behind means being cut off.
     caught_up: bool,
 }
@@ -107,7 +109,23 @@ impl Shard {
         };
         let feed = SendWrapper::new(watch.take().into_follower());
         let position = start_of(&facts, from)?;
-        Ok(Subscription { shard: self.clone(), key, facts, feed, position, caught_up: false })
+        let first = if (1..facts.next.position).contains(&position) {
+            self.first_page(&key, &facts, position).await?
+        } else {
+            None
+        };
+        Ok(Subscription { shard: self.clone(), key, facts, feed, position, first, caught_up: false })
+    }
+
+    /// The first page of a subscription that begins within a stream, if there is memory for it: an offset at which no record
+    /// begins is refused before anything else is answered.
+    async fn first_page(&self, key: &StreamKey, facts: &Facts, position: u64) -> Result<Option<Page>, ShardError> {
+        let at = Offset { position, lineage: facts.next.lineage };
+        match self.read_live(key.clone(), at, HISTORY_BYTES_MAX).await {
+            Ok(page) => Ok(Some(page).filter(|page| page.incarnation == facts.incarnation)),
+            Err(ShardError::Limit(Limit::Reads)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Waits until there are bytes after `from`, the stream is closed there, or `timeout` has passed.
@@ -151,6 +169,9 @@ impl Subscription {
 
     /// What comes next; waits for it. After an event that is an end, nothing follows.
     pub async fn next(&mut self) -> LiveEvent {
+        if let Some(page) = self.first.take() {
+            return self.history(page);
+        }
         loop {
             let found = poll_fn(|context| match self.feed.find(self.position, context.waker()) {
                 Found::Nothing { closed: false, removed: false } if self.caught_up => Poll::Pending,
@@ -268,7 +289,7 @@ enum Next {
     Later,
 }
 
-/// Where a subscription begins; the offset's place among the records is checked by the first page.
+/// Where a subscription begins.
 fn start_of(facts: &Facts, from: ReadFrom) -> Result<u64, ShardError> {
     match from {
         ReadFrom::Start => Ok(0),

@@ -43,6 +43,10 @@ impl Core {
     fn ends_ms(&self, group: &LocalGroup, stream: &Stream) -> Option<u64> {
         let expiry = stream.expiry();
         let Expiry::Idle { ttl_s } = expiry else { return expiry.ends_ms(stream.last_write_ms()) };
+        if self.feeds.is_followed(stream.incarnation()) {
+            // Whoever follows it uses it all the time.
+            self.touch(stream);
+        }
         let used_ms = self.agenda.used_ms(stream.incarnation()).max(stream.last_write_ms());
         if used_ms >= group.serving_since_ms {
             return expiry.ends_ms(used_ms);
