@@ -63,7 +63,7 @@ fn what_is_no_address_is_refused() {
         ("/v1/stream/__ds/subscriptions/x", 404, "route_not_found"),
         ("/-/nothing", 404, "route_not_found"),
         ("/v1/other/x", 404, "route_not_found"),
-        ("/", 404, "route_not_found"),
+        ("/", 405, "method_not_allowed"),
     ];
     for (target, status, code) in cases {
         let refused = client.send(Request::put(target).header("Content-Type", "text/plain"));
@@ -97,7 +97,8 @@ fn every_answer_is_safe_for_browsers_and_says_what_went_wrong() {
     let requests = [
         (Request::get("/demo/a"), 200),
         (Request::get("/demo/none"), 404),
-        (Request::get("/"), 404),
+        (Request::get("/"), 200),
+        (Request::get("/.well-known/nothing"), 404),
         (Request::get("/demo/a?offset=nonsense"), 400),
         (Request::post("/demo/a").body("application/json", "1"), 409),
         (Request::put("/demo/f").header("Stream-Forked-From", "/demo/a"), 501),
@@ -117,4 +118,21 @@ fn every_answer_is_safe_for_browsers_and_says_what_went_wrong() {
             }
         }
     }
+}
+
+#[test]
+fn a_server_says_what_it_is_and_whether_it_serves() {
+    let server = in_memory().start();
+    let mut client = server.client();
+    let about = client.send(Request::get("/")).expect(200);
+    assert_eq!(about.header("content-type"), Some("text/plain; charset=utf-8"));
+    assert!(about.text().starts_with("Weir ") && about.text().ends_with('\n'), "{}", about.text());
+    assert_eq!(client.send(Request::get("/-/health")).expect(200).text(), "ok\n");
+    let well_known =
+        ["/favicon.ico", "/robots.txt", "/openapi.json", "/llms.txt", "/.well-known/security.txt", "/.well-known/a/b"];
+    for target in well_known {
+        assert_eq!(client.send(Request::get(target)).expect(404).code(), "route_not_found", "{target}");
+    }
+    // What a terminal shows ends with a line.
+    assert!(client.send(Request::get("/demo/none")).text().ends_with("}\n"));
 }

@@ -172,3 +172,41 @@ fn uploads_that_are_abandoned_leave_nothing_behind() {
     assert_eq!(crate::metric(&server, "weir_in_flight_bytes"), 0.0);
     assert_eq!(read(&mut client, TARGET), "");
 }
+
+#[test]
+fn a_compressed_body_is_refused_and_not_stored() {
+    let server = in_memory().start();
+    let mut client = server.client();
+    create(&mut client, "/demo/plain");
+    let requests = [
+        Request::post("/demo/plain").body("text/plain", "x"),
+        Request::put("/demo/new").body("text/plain", "x"),
+        Request::put("/demo/-/modules/m").body("application/wasm", "x"),
+    ];
+    for request in requests {
+        for coding in ["gzip", "rot13", "identity, br"] {
+            let refused = client.send(request.clone().header("Content-Encoding", coding)).expect(415);
+            assert_eq!(refused.code(), "content_encoding_unsupported");
+            assert_eq!(refused.header("accept-encoding"), Some("identity"));
+        }
+    }
+    let plain = Request::post("/demo/plain").header("Content-Encoding", "identity").body("text/plain", "x");
+    let _ = client.send(plain).expect(204);
+    assert_eq!((read(&mut client, "/demo/plain").as_str(), client.send(Request::get("/demo/new")).status), ("x", 404));
+}
+
+#[test]
+fn a_refusal_says_what_to_send_instead() {
+    let server = in_memory().start();
+    let mut client = server.client();
+    create(&mut client, "/demo/text");
+    let form = Request::post("/demo/text").body("application/x-www-form-urlencoded", "hello");
+    let detail = client.send(form).expect(409).json()["detail"].as_str().expect("a sentence").to_owned();
+    for part in ["application/x-www-form-urlencoded", "-H 'Content-Type: text/plain'"] {
+        assert!(detail.contains(part), "{detail}");
+    }
+    let sequenced = |seq: &str| Request::post("/demo/text").header("Stream-Seq", seq).body("text/plain", "x");
+    let _ = client.send(sequenced("2")).expect(204);
+    let refused = client.send(sequenced("1")).expect(409);
+    assert!(refused.text().contains("Sequence conflict"), "official clients look for it: {}", refused.text());
+}

@@ -124,3 +124,26 @@ fn all_names(client: &mut Client, prefix: &str, limit: usize) -> Vec<String> {
     names.sort();
     names
 }
+
+#[test]
+fn buckets_are_listed_page_by_page() {
+    let server = in_memory().start();
+    let mut client = server.client();
+    for name in ["b", "a", "c", "d-e"] {
+        let _ = client.send(Request::put(&format!("/{name}"))).expect(201);
+    }
+    let _ = client.send(Request::delete("/c")).expect(204);
+    let mut page = |query: &str| {
+        let page = client.send(Request::get(&format!("/-/buckets{query}"))).expect(200).json();
+        let names = page["buckets"].as_array().expect("rows").iter().map(|row| {
+            assert!(row["created"].as_str().is_some_and(|at| at.ends_with('Z')), "{row}");
+            row["name"].as_str().expect("a name").to_owned()
+        });
+        (names.collect::<Vec<_>>().join(" "), page["next"].clone())
+    };
+    assert_eq!(page(""), ("a b d-e".into(), Value::Null));
+    assert_eq!(page("?limit=2"), ("a b".into(), "b".into()));
+    assert_eq!(page("?limit=2&after=b"), ("d-e".into(), Value::Null));
+    assert_eq!(page("?after=z"), (String::new(), Value::Null));
+    let _ = client.send(Request::get("/-/buckets?limit=0")).expect(400);
+}

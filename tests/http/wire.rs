@@ -198,3 +198,24 @@ fn file_with(content: &str) -> tempfile::NamedTempFile {
     std::fs::write(file.path(), content).expect("the file can be written");
     file
 }
+
+#[test]
+fn a_request_is_clear_about_whom_it_calls_and_what_it_means() {
+    let server = in_memory().start();
+    create(&mut server.client(), "/demo/s");
+    let status = |head: &str| {
+        let mut connection = server.connect();
+        connection.write(format!("{head}Connection: close\r\n\r\n").as_bytes()).expect("the request is written");
+        connection.read_response(false).expect("an answer").status
+    };
+    assert_eq!(status("GET /demo/s HTTP/1.1\r\n"), 400);
+    assert_eq!(status("GET /demo/s HTTP/1.1\r\nHost: localhost\r\nHost: other\r\n"), 400);
+    assert_eq!(status("GET /demo/s HTTP/1.1\r\nHost: a b/c\r\n"), 400);
+    assert_eq!(status("GET /demo/s HTTP/1.1\r\nHost:\r\n"), 400);
+    assert_eq!(status("GET /demo/s HTTP/1.1\r\nHost: localhost\r\n"), 200);
+    assert_eq!(status("GET /demo/s HTTP/1.0\r\n"), 200);
+    let post = |fields: &str| format!("POST /demo/s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n{fields}");
+    assert_eq!(status(&post("Stream-Closed: false\r\nStream-Closed: true\r\n")), 400);
+    assert_eq!(status(&post("Content-Type: text/plain\r\nContent-Type: text/html\r\nStream-Closed: true\r\n")), 400);
+    assert_eq!(status(&post("Stream-Closed: true\r\n")), 204);
+}

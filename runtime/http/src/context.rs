@@ -11,6 +11,7 @@ use crate::activity::Activity;
 use crate::body::{self, Bounds};
 use crate::config::HttpConfig;
 use crate::error::Problem;
+use crate::fields;
 use crate::hosts::host_of;
 use crate::stop::{Stop, Stopped};
 
@@ -37,11 +38,12 @@ impl Context {
         Context { shared, activity, host: RefCell::default() }
     }
 
-    /// Whether a request calls the server by a name of its own.
+    /// Whether a request is clear about whom it calls, and how.
     ///
     /// # Errors
-    /// [`Hosts::check`](crate::hosts::Hosts::check).
-    pub(crate) fn check_host(&self, head: &Parts) -> Result<(), Problem> {
+    /// [`fields::check_single`], [`Hosts::check`](crate::hosts::Hosts::check).
+    pub(crate) fn check(&self, head: &Parts) -> Result<(), Problem> {
+        fields::check_single(&head.headers)?;
         let host = host_of(head).unwrap_or_default();
         if host.is_empty() || *self.host.borrow() != host {
             self.config().hosts.check(head)?;

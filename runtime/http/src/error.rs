@@ -79,8 +79,11 @@ codes! {
     ModuleFailed = 409, "module_failed", "The module could not be compiled.";
     OffsetGone = 410, "offset_gone", "What was at this offset is gone.";
     TailMoved = 412, "tail_moved", "The tail is not where the request expects it.";
+    StreamExists = 412, "stream_exists", "The stream is there already.";
+    StreamAbsent = 412, "stream_absent", "The stream is not there.";
     BodyTooLarge = 413, "body_too_large", "The body is larger than the server accepts.";
     ModuleTooLarge = 413, "module_too_large", "The module is larger than the server accepts.";
+    ContentEncodingUnsupported = 415, "content_encoding_unsupported", "The body is compressed.";
     HostUnknown = 421, "host_unknown", "The server is not called by this name.";
     RecordRejected = 422, "record_rejected", "A validator refuses a record.";
     ModuleInvalid = 422, "module_invalid", "This is not a module that can be used.";
@@ -209,7 +212,9 @@ impl Problem {
 
     /// The response, with whatever kind of body.
     pub(crate) fn into_response<B: From<Bytes>>(self) -> Response<B> {
-        let mut response = Response::new(B::from(self.document()));
+        // Behind the last line of a document, a terminal's prompt is on a line of its own.
+        let document = Bytes::from([&*self.document(), b"\n"].concat());
+        let mut response = Response::new(B::from(document));
         *response.status_mut() = self.code.status();
         let headers = response.headers_mut();
         headers.extend(self.facts);
@@ -251,6 +256,7 @@ impl From<ShardError> for Problem {
         let detail = error.to_string();
         let code = match error {
             ShardError::Refused(refusal) => return refusal.into(),
+            ShardError::Absent => ErrorCode::StreamAbsent,
             ShardError::BucketUnknown => ErrorCode::BucketNotFound,
             ShardError::Limit(limit) => code_of(limit),
             ShardError::Unavailable => ErrorCode::Unavailable,
@@ -313,6 +319,7 @@ impl From<Refusal> for Problem {
             Refusal::NotFound => of(ErrorCode::StreamNotFound),
             Refusal::BucketNotFound => of(ErrorCode::BucketNotFound),
             Refusal::BucketBusy => of(ErrorCode::BucketBusy),
+            Refusal::Exists { tail } => of(ErrorCode::StreamExists).with_tail(*tail),
             Refusal::ConfigConflict => of(ErrorCode::ConfigConflict),
             Refusal::Closed { tail } => of(ErrorCode::StreamClosed).with(&STREAM_CLOSED, TRUE.clone()).with_tail(*tail),
             Refusal::ContentTypeMismatch { .. } => of(ErrorCode::ContentTypeMismatch),
@@ -435,7 +442,7 @@ mod tests {
         assert_eq!(response.status(), 422);
         let text = std::str::from_utf8(response.body()).expect("UTF-8");
         let expected = r#""code":"record_rejected","rejection":{"binding":"checked","index":1,"code":"qty","message":"must be \"positive\""}}"#;
-        assert!(text.ends_with(expected), "{text}");
+        assert!(text.trim_end().ends_with(expected), "{text}");
     }
 
     #[test]
@@ -443,6 +450,6 @@ mod tests {
         let response: Response<Bytes> = Problem::from(Refusal::NotFound).into_response();
         assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
         let expected = r#"{"type":"urn:weir:error:stream_not_found","title":"There is no such stream.","status":404,"detail":"no such stream","code":"stream_not_found"}"#;
-        assert_eq!(response.body(), expected);
+        assert_eq!(response.body(), format!("{expected}\n").as_bytes());
     }
 }

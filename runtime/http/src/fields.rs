@@ -1,21 +1,53 @@
 //! Request header fields: each is parsed strictly, so that what a client meant and what is done never differ.
 
-use http::header::{CONTENT_TYPE, IF_MATCH};
-use http::{HeaderMap, HeaderName};
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HOST, IF_MATCH, IF_NONE_MATCH, ORIGIN};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
-use weir_shard::Producer;
+use weir_shard::{CreateCondition, IfMatch, Producer};
 use weir_stream::Expiry;
 use weir_types::Offset;
 use weir_types::limits::{CONTENT_TYPE_BYTES_MAX, PRODUCER_ID_BYTES_MAX, PRODUCER_NUMBER_MAX};
 
 use crate::error::{ErrorCode, Problem};
 use crate::headers::{
-    PRODUCER_EPOCH, PRODUCER_ID, PRODUCER_SEQ, STREAM_CLOSED, STREAM_EXPIRES_AT, STREAM_SEQ, STREAM_TTL,
+    LAST_EVENT_ID, PRODUCER_EPOCH, PRODUCER_ID, PRODUCER_SEQ, STREAM_CLOSED, STREAM_EXPIRES_AT, STREAM_SEQ, STREAM_TTL,
 };
 
-/// Whether there may be fields of the protocol: all of their names begin with `Stream-` or `Producer-`.
-pub(crate) fn has_own(headers: &HeaderMap) -> bool {
-    headers.keys().any(|name| matches!(name.as_str().as_bytes()[0], b's' | b'p'))
+/// Whether there may be fields that few requests have: the protocol's own, which all begin with `Stream-` or `Producer-`,
+/// conditions, and a body's coding.
+pub(crate) fn has_rare(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| match name.as_str().as_bytes() {
+        [b's' | b'p' | b'i', ..] => true,
+        name => name.len() == CONTENT_ENCODING.as_str().len() && name[0] == b'c',
+    })
+}
+
+/// Refuses a field that is given twice although it has one value: which one was meant is unknown.
+pub(crate) fn check_single(headers: &HeaderMap) -> Result<(), Problem> {
+    // Almost no request has any field twice.
+    if headers.len() == headers.keys_len() {
+        return Ok(());
+    }
+    let is_single = |name: &HeaderName| {
+        let own =
+            [b"stream-".as_slice(), b"producer-"].iter().any(|prefix| name.as_str().as_bytes().starts_with(prefix));
+        own || *name == LAST_EVENT_ID || [HOST, CONTENT_TYPE, ORIGIN].contains(name)
+    };
+    match headers.keys().find(|name| is_single(name) && headers.get_all(*name).iter().count() > 1) {
+        Some(name) => Err(invalid(format!("{name} is given more than once"))),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a body that is compressed, or coded otherwise: it would be stored, and read, as it is.
+pub(crate) fn check_coding(headers: &HeaderMap) -> Result<(), Problem> {
+    let codings = headers.get_all(CONTENT_ENCODING).iter();
+    if codings.map(HeaderValue::as_bytes).all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity")) {
+        return Ok(());
+    }
+    let detail = "bodies are stored as they come: send this one without Content-Encoding";
+    let problem = Problem::new(ErrorCode::ContentEncodingUnsupported, detail);
+    Err(problem.with(&ACCEPT_ENCODING, HeaderValue::from_static("identity")))
 }
 
 /// `Stream-Closed`: only `true` counts, in any case; every other value is as if it were absent (section 4.1).
@@ -63,13 +95,50 @@ pub(crate) fn seq(headers: &HeaderMap) -> Result<Option<Box<str>>, Problem> {
     }
 }
 
-/// `If-Match`: exactly one offset token as an entity tag. `*` and lists are refused: they cannot name the tail.
-pub(crate) fn if_match(headers: &HeaderMap) -> Result<Option<Offset>, Problem> {
-    let Some(value) = headers.get(IF_MATCH) else { return Ok(None) };
-    let token = value.to_str().ok().and_then(|text| text.strip_prefix('"')?.strip_suffix('"'));
-    match token.map(Offset::parse) {
-        Some(Ok(offset)) => Ok(Some(offset)),
-        _ => Err(Problem::new(ErrorCode::OffsetMalformed, "If-Match is one offset of this stream in double quotes")),
+/// `If-Match` (RFC 9110, section 13.1.1): `*`, or entity tags, of which those that are offsets can be the tail. A weak tag
+/// never matches. `If-None-Match: *` is never true of what is there.
+pub(crate) fn if_match(headers: &HeaderMap) -> Result<Option<IfMatch>, Problem> {
+    if is_none_match(headers)? {
+        return Ok(Some(IfMatch::Tails(Vec::new())));
+    }
+    let mut values = headers.get_all(IF_MATCH).iter().peekable();
+    if values.peek().is_none() {
+        return Ok(None);
+    }
+    let mut tails = Vec::new();
+    for value in values {
+        let value = value.to_str().map(str::trim).unwrap_or_default();
+        if value == "*" {
+            return Ok(Some(IfMatch::Exists));
+        }
+        for tag in value.split(',').map(str::trim) {
+            let strong = tag.strip_prefix("W/").unwrap_or(tag);
+            let Some(opaque) = strong.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')) else {
+                let detail = "If-Match is '*', or one or more offsets, each in double quotes";
+                return Err(Problem::new(ErrorCode::HeaderInvalid, detail));
+            };
+            if strong.len() == tag.len() {
+                tails.extend(Offset::parse(opaque));
+            }
+        }
+    }
+    Ok(Some(IfMatch::Tails(tails)))
+}
+
+/// Whether there must be no such stream. `If-None-Match` has no other use where something changes.
+fn is_none_match(headers: &HeaderMap) -> Result<bool, Problem> {
+    match headers.get(IF_NONE_MATCH).map(|value| value.as_bytes().trim_ascii()) {
+        None => Ok(false),
+        Some(b"*") => Ok(true),
+        Some(_) => Err(invalid("If-None-Match is '*' here, or left out")),
+    }
+}
+
+/// The conditions of a create.
+pub(crate) fn create_condition(headers: &HeaderMap) -> Result<Option<CreateCondition>, Problem> {
+    match is_none_match(headers)? {
+        true => Ok(Some(CreateCondition::Absent)),
+        false => Ok(if_match(headers)?.map(CreateCondition::Matches)),
     }
 }
 
@@ -136,7 +205,7 @@ fn invalid(detail: impl Into<std::borrow::Cow<'static, str>>) -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
+    use weir_types::{Incarnation, Lineage};
 
     use super::*;
 
@@ -171,15 +240,54 @@ mod tests {
     }
 
     #[test]
-    fn if_match_is_one_quoted_token() {
+    fn if_match_names_offsets_or_whatever_is_there() {
         let check = |value| if_match(&map(&[("if-match", value)])).map_err(|problem| problem.code());
-        let token = "00000000000000000012-00000007";
-        assert_eq!(check("\"00000000000000000012-00000007\""), Ok(Some(Offset::parse(token).expect("a token"))));
-        for value in ["*", "", "\"\"", "\"", "\"-1\"", "\"now\"", "00000000000000000012-00000007"] {
-            assert_eq!(check(value), Err(ErrorCode::OffsetMalformed), "{value}");
+        let tails = |positions: &[u64]| {
+            let tail = |&position| Offset { position, lineage: Lineage::of(Incarnation(7)) };
+            Ok(Some(IfMatch::Tails(positions.iter().map(tail).collect())))
+        };
+        assert_eq!(check("\"00000000000000000012-00000007\""), tails(&[12]));
+        assert_eq!(check("\"00000000000000000012-00000007\" , \"00000000000000000013-00000007\""), tails(&[12, 13]));
+        assert_eq!(check("*"), Ok(Some(IfMatch::Exists)));
+        for value in ["\"\"", "\"-1\"", "\"a:0:4\"", "W/\"00000000000000000012-00000007\""] {
+            assert_eq!(check(value), tails(&[]), "{value} is never the tail");
         }
-        assert_eq!(check("W/\"00000000000000000012-00000007\""), Err(ErrorCode::OffsetMalformed));
+        for value in ["", "\"", "now", "00000000000000000012-00000007", "\"a\",", "\"a\", *"] {
+            assert_eq!(check(value), Err(ErrorCode::HeaderInvalid), "{value}");
+        }
         assert_eq!(if_match(&HeaderMap::new()).map_err(|problem| problem.code()), Ok(None));
+        let none = |value| if_match(&map(&[("if-none-match", value)])).map_err(|problem| problem.code());
+        assert_eq!((none("*"), none("\"a\"")), (tails(&[]), Err(ErrorCode::HeaderInvalid)));
+    }
+
+    #[test]
+    fn what_few_requests_have_is_noticed() {
+        for name in ["stream-seq", "producer-id", "if-match", "if-none-match", "content-encoding"] {
+            assert!(has_rare(&map(&[("host", "h"), (name, "x")])), "{name}");
+        }
+        assert!(!has_rare(&map(&[("host", "h"), ("content-type", "x"), ("content-length", "1"), ("accept", "*/*")])));
+    }
+
+    #[test]
+    fn a_field_has_one_value_unless_it_is_a_list() {
+        let twice = |name: &'static str| {
+            let mut headers = map(&[("host", "h"), (name, "1")]);
+            headers.append(name, HeaderValue::from_static("2"));
+            check_single(&headers).is_err()
+        };
+        for name in ["host", "content-type", "stream-closed", "stream-seq", "producer-epoch", "last-event-id"] {
+            assert!(twice(name), "{name}");
+        }
+        for name in ["if-match", "accept", "cookie", "x-forwarded-for"] {
+            assert!(!twice(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_coded_body_is_refused() {
+        let check = |value| check_coding(&map(&[("content-encoding", value)])).is_ok();
+        assert_eq!((check("identity"), check(""), check("Identity")), (true, true, true));
+        assert_eq!((check("gzip"), check("rot13"), check("identity, br")), (false, false, false));
     }
 
     #[test]

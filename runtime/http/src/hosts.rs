@@ -6,9 +6,10 @@
 
 use std::net::IpAddr;
 
-use http::HeaderValue;
 use http::header::HOST;
 use http::request::Parts;
+use http::uri::Authority;
+use http::{HeaderValue, Version};
 
 use crate::error::{ErrorCode, Problem};
 
@@ -28,10 +29,20 @@ impl Hosts {
     }
 
     /// # Errors
-    /// [`ErrorCode::HostUnknown`] for a request to another name. One without a name is answered: no browser sends it.
+    /// [`ErrorCode::HeaderInvalid`] for one that names no server, as HTTP/1.1 must (RFC 9112, section 3.2);
+    /// [`ErrorCode::HostUnknown`] for one to another name.
     pub(crate) fn check(&self, head: &Parts) -> Result<(), Problem> {
+        let host = match host_of(head) {
+            None if head.version < Version::HTTP_11 => return Ok(()),
+            host => host.filter(|host| Authority::try_from(*host).is_ok()),
+        };
+        let Some(host) = host else {
+            return Err(Problem::new(
+                ErrorCode::HeaderInvalid,
+                "Host is the server's name, and its port if it has one",
+            ));
+        };
         let Some(names) = &self.0 else { return Ok(()) };
-        let Some(host) = host_of(head) else { return Ok(()) };
         let name = without_port(host);
         if is_loopback(name) || names.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(name)) {
             return Ok(());
@@ -89,7 +100,15 @@ mod tests {
             assert!(!answers(host), "{host}");
         }
         assert!(answers("10.0.0.5:4437"));
-        let (head, ()) = http::Request::get("/").body(()).expect("a request").into_parts();
-        assert!(hosts.check(&head).is_ok(), "no browser leaves it out");
+        let nameless = |version| {
+            let (head, ()) = http::Request::get("/").version(version).body(()).expect("a request").into_parts();
+            hosts.check(&head).is_ok() && Hosts::any().check(&head).is_ok()
+        };
+        assert_eq!((nameless(Version::HTTP_10), nameless(Version::HTTP_11)), (true, false));
+        let broken = |host: &str| {
+            let (head, ()) = http::Request::get("/").header(HOST, host).body(()).expect("a request").into_parts();
+            Hosts::any().check(&head).is_err()
+        };
+        assert!(broken("") && broken("a b/c") && !broken("anything.example:1"));
     }
 }

@@ -40,7 +40,7 @@ pub(crate) fn parse(path: &str) -> Result<Target, Problem> {
             Some(("stream" | "streams", name)) => (DEFAULT_BUCKET, name),
             _ => return Ok(Target::Other),
         },
-        "-" => return Ok(Target::Other),
+        "-" | ".well-known" => return Ok(Target::Other),
         _ => (bucket, name),
     };
     if matches!(cut_at_slash(name).map_or(name, |(first, _)| first), "-" | "__ds") {

@@ -128,7 +128,9 @@ pub(crate) fn last_event_id(id: &str) -> Result<Option<Offset>, Problem> {
     }
 }
 
-/// Longest listing that can be asked for, in streams.
+/// Names on a page of a listing, unless the request says how many.
+const LIST_LIMIT: usize = 100;
+/// Longest page that can be asked for, in names.
 const LIST_LIMIT_MAX: usize = 1000;
 
 /// A listing's parameters.
@@ -154,15 +156,41 @@ impl ListQuery {
                     let cursor = cursor.and_then(|text| u64::from_str_radix(text, 16).ok()).map(ListCursor);
                     once("after", &mut after, cursor.ok_or_else(|| invalid("'after' is 'next' of the page before"))?)?;
                 }
-                "limit" => {
-                    let value = value.parse().ok().filter(|limit| (1..=LIST_LIMIT_MAX).contains(limit));
-                    once("limit", &mut limit, value.ok_or_else(|| invalid("'limit' is a number from 1 to 1000"))?)?;
-                }
+                "limit" => once("limit", &mut limit, list_limit(&value)?)?,
                 _ => {}
             }
         }
-        Ok(ListQuery { prefix: prefix.unwrap_or_default(), after, limit: limit.unwrap_or(100) })
+        Ok(ListQuery { prefix: prefix.unwrap_or_default(), after, limit: limit.unwrap_or(LIST_LIMIT) })
     }
+}
+
+/// The parameters of a list of buckets.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct BucketsQuery {
+    /// `next` of the page before: its last name.
+    pub(crate) after: String,
+    /// Names on the page, 1 to [`LIST_LIMIT_MAX`].
+    pub(crate) limit: usize,
+}
+
+impl BucketsQuery {
+    /// Reads a request's query, as sent.
+    pub(crate) fn parse(query: Option<&str>) -> Result<BucketsQuery, Problem> {
+        let (mut after, mut limit) = (None, None);
+        for (key, value) in pairs(query) {
+            match &*key {
+                "after" => once("after", &mut after, value.into_owned())?,
+                "limit" => once("limit", &mut limit, list_limit(&value)?)?,
+                _ => {}
+            }
+        }
+        Ok(BucketsQuery { after: after.unwrap_or_default(), limit: limit.unwrap_or(LIST_LIMIT) })
+    }
+}
+
+fn list_limit(value: &str) -> Result<usize, Problem> {
+    let limit = value.parse().ok().filter(|limit| (1..=LIST_LIMIT_MAX).contains(limit));
+    limit.ok_or_else(|| invalid("'limit' is a number from 1 to 1000"))
 }
 
 fn once<T>(key: &str, slot: &mut Option<T>, value: T) -> Result<(), Problem> {

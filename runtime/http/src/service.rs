@@ -26,7 +26,7 @@ use crate::path::{self, Target};
 use crate::payload::Payload;
 use crate::query::{GetQuery, ReadMode};
 use crate::stop::Stop;
-use crate::{cors, routes};
+use crate::{cors, fields, routes};
 
 /// What is not counted of an answer that is no page, in bytes: a connection's own buffers are larger.
 const UNCOUNTED_BYTES_MAX: usize = 4 << 10;
@@ -101,7 +101,7 @@ impl Service {
 
     async fn dispatch(&self, context: &Rc<Context>, request: Request<Incoming>) -> Result<Response<Payload>, Problem> {
         let (head, mut body) = request.into_parts();
-        let target = context.check_host(&head).and_then(|()| path::parse(head.uri.path()));
+        let target = context.check(&head).and_then(|()| path::parse(head.uri.path()));
         let answered = match target {
             Err(problem) => Err(problem),
             Ok(_) if head.method == Method::OPTIONS => return Ok(cors::preflight()),
@@ -118,6 +118,7 @@ impl Service {
 
     async fn route(&self, context: &Context, request: Request<Incoming>) -> Result<Response<Payload>, Problem> {
         let (head, body) = request.into_parts();
+        fields::check_coding(&head.headers)?;
         let (lent, body) = Lent::new(body);
         let mut request = Request::from_parts(head, axum::body::Body::new(lent));
         request.extensions_mut().insert(SendWrapper::new(context.activity().clone()));
@@ -157,16 +158,24 @@ async fn read(context: &Rc<Context>, key: StreamKey, head: &Parts) -> Result<Res
     }
 }
 
+/// `HEAD`: of a summary what a `GET` would say, and of a stream how it is.
+async fn head_of(context: &Rc<Context>, key: StreamKey, head: &Parts) -> Result<Response<Payload>, Problem> {
+    match GetQuery::parse(head.uri.query())? {
+        GetQuery::Summary(query) if !query.is_followed => routes::summary::get(context, key, head, *query).await,
+        _ => routes::head::head(context, key).await,
+    }
+}
+
 async fn stream_verb(
-    context: &Context,
+    context: &Rc<Context>,
     key: StreamKey,
     head: &Parts,
     body: &mut Incoming,
 ) -> Result<Response<Payload>, Problem> {
     match head.method {
         Method::PUT => routes::create::put(context, key, head, body).await,
-        Method::HEAD => routes::head::head(context, key).await,
-        Method::DELETE => routes::delete::delete(context, key).await,
+        Method::HEAD => head_of(context, key, head).await,
+        Method::DELETE => routes::delete::delete(context, key, head).await,
         _ => Err(Problem::method_of_stream()),
     }
 }

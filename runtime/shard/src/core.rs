@@ -67,6 +67,11 @@ impl Shard {
         self.0.figures()
     }
 
+    /// Whether a group of this shard takes nothing any more.
+    pub fn has_failed(&self) -> bool {
+        self.0.groups.iter().flatten().any(|group| group.has_failed())
+    }
+
     /// Wall-clock time in milliseconds since 1970, advanced by the monotonic clock.
     pub fn now_ms(&self) -> u64 {
         self.0.clock.now_ms()

@@ -147,6 +147,9 @@ impl Core {
             Request::Read { key, from, bytes_max, is_live } => {
                 return self.begin_read(origin, call, (key, from), bytes_max, is_live);
             }
+            Request::Buckets { after, limit } => {
+                return self.respond(origin, call, Ok(self.buckets(&after, limit)));
+            }
             Request::Head(key) => return self.respond(origin, call, self.head(&key).map(Answer::Facts)),
             Request::Watch { key, number } => return self.respond(origin, call, self.watch(origin, &key, number)),
             _ => {}
@@ -167,7 +170,7 @@ impl Core {
                 Request::List { group, query } => shard.list_group(group, &query).await,
                 Request::Summary { key, query } => shard.summarize(&key, &query).await,
                 Request::Create(key, request) => shard.create(key, request).await,
-                Request::Delete(key) => shard.delete(key).await,
+                Request::Delete(key, if_match) => shard.delete(key, if_match).await,
                 Request::BucketCreate(name) => shard.bucket_create(&name).await,
                 Request::BucketDelete(name) => shard.bucket_delete(&name).await,
                 Request::BucketDescribe { group, name } => shard.bucket_describe(group, &name),
@@ -180,7 +183,11 @@ impl Core {
                 Request::BindingPut(bucket, request) => shard.binding_put(bucket.as_str(), *request).await,
                 Request::BindingDelete { bucket, name } => shard.binding_delete(bucket.as_str(), name.as_str()).await,
                 Request::Bindings(bucket) => shard.bindings(bucket.as_str()),
-                Request::Append(..) | Request::Read { .. } | Request::Head(_) | Request::Watch { .. } => {
+                Request::Append(..)
+                | Request::Read { .. }
+                | Request::Buckets { .. }
+                | Request::Head(_)
+                | Request::Watch { .. } => {
                     unreachable!("served above")
                 }
             }

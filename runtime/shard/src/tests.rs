@@ -103,7 +103,13 @@ impl Node {
     }
 
     async fn create(&self, key: &StreamKey, expiry: Expiry) {
-        let request = CreateRequest { content_type: "text/plain".into(), expiry, closed: false, body: Body::default() };
+        let request = CreateRequest {
+            content_type: "text/plain".into(),
+            expiry,
+            closed: false,
+            body: Body::default(),
+            condition: None,
+        };
         self.far(key).create(key.clone(), request).await.expect("creates");
     }
 
@@ -287,10 +293,10 @@ fn nobody_has_a_feed_of_a_stream_that_nobody_follows() {
         assert_eq!(node.near(&key).0.feeds.len(), 0, "of a closed stream there is nothing to tell");
         drop(reader);
         gone().await;
-        node.near(&key).delete(key.clone()).await.expect("deletes");
+        node.near(&key).delete(key.clone(), None).await.expect("deletes");
         node.create(&key, Expiry::Never).await;
         let mut reader = follow(node.far(&key)).await;
-        node.near(&key).delete(key.clone()).await.expect("deletes");
+        node.near(&key).delete(key.clone(), None).await.expect("deletes");
         assert!(matches!(reader.next().await, LiveEvent::Removed));
         assert_eq!(node.near(&key).0.feeds.len(), 0, "of a removed stream there is nothing to tell");
         drop(reader);
@@ -380,7 +386,7 @@ fn streams_that_nobody_asks_for_end_many_in_a_round_and_leave_nothing() {
         tokio::time::timeout(Duration::from_secs(30), ended).await.expect("they end");
         let rounds = figures().1 - before.1;
         assert!(rounds <= 12, "{rounds} rounds for 600 streams of two shards");
-        node.near(&key("used")).delete(key("used")).await.expect("was read, so it is there");
+        node.near(&key("used")).delete(key("used"), None).await.expect("was read, so it is there");
         assert_eq!(agenda(), 0);
     });
 }
@@ -392,7 +398,7 @@ fn what_ends_by_itself_is_known_after_a_restart() {
         for i in 0..20 {
             node.create(&key(&format!("ttl/{i}")), Expiry::At { at_ms: 1_005_000 }).await;
         }
-        node.near(&key("ttl/7")).delete(key("ttl/7")).await.expect("deletes");
+        node.near(&key("ttl/7")).delete(key("ttl/7"), None).await.expect("deletes");
         let node = node.restart().await;
         let armed = node.shards.iter().map(|shard| shard.0.agenda.take_due(1_005_000, 1_005_001, 99).len());
         assert_eq!(armed.sum::<usize>(), 19);
@@ -404,7 +410,7 @@ fn an_append_that_finds_its_stream_expired_is_answered_when_that_is_durable() {
     run(async {
         let key = key("s");
         let (node, disk) = start_with_stream_on_faulty_disk(&key, config()).await;
-        node.near(&key).delete(key.clone()).await.expect("deletes");
+        node.near(&key).delete(key.clone(), None).await.expect("deletes");
         node.create(&key, Expiry::Idle { ttl_s: 10 }).await;
         node.advance(Duration::from_secs(11));
         let before = disk.history().len();
@@ -452,6 +458,7 @@ fn a_page_ends_at_a_record_and_begins_only_at_one() {
             expiry: Expiry::Never,
             closed: false,
             body: Bytes::from_static(b"[1,22,333]").into(),
+            condition: None,
         };
         node.far(&key).create(key.clone(), request).await.expect("creates");
         let read = async |from, bytes_max| {
@@ -473,7 +480,8 @@ fn a_page_ends_at_a_record_and_begins_only_at_one() {
 async fn create_with_messages(node: &Node, key: &StreamKey, count: usize) -> String {
     let body = format!("[{}]", vec!["1"; count].join(","));
     let (content_type, expiry) = ("application/json".into(), Expiry::Never);
-    let request = CreateRequest { content_type, expiry, closed: false, body: Bytes::from(body).into() };
+    let request =
+        CreateRequest { content_type, expiry, closed: false, body: Bytes::from(body).into(), condition: None };
     node.far(key).create(key.clone(), request).await.expect("creates");
     "1,".repeat(count)
 }
@@ -595,6 +603,7 @@ fn a_body_in_pieces_is_one_record_or_one_json_value() {
             expiry: Expiry::Never,
             closed: false,
             body: in_pieces(&["[1,2", "2]"]),
+            condition: None,
         };
         node.far(&json).create(json.clone(), request).await.expect("creates");
         let body = in_pieces(&["{\"a\"", ":[]}"]);
@@ -642,7 +651,7 @@ fn a_large_body_is_cut_elsewhere_and_what_that_takes_is_counted() {
         for (name, shard) in [("far", node.far(&json)), ("near", node.near(&json))] {
             let (content_type, expiry) = ("application/json".into(), Expiry::Never);
             let body = Bytes::from(digits.clone()).into();
-            let request = CreateRequest { content_type, expiry, closed: false, body };
+            let request = CreateRequest { content_type, expiry, closed: false, body, condition: None };
             let created = key_of(&node, node.near(&json).0.id, name);
             shard.create(created, request).await.expect("alone, it may have more");
         }
@@ -681,7 +690,7 @@ fn a_bucket_is_listed_page_by_page_and_deleted_only_when_empty() {
         let busy = node.shards[1].bucket_delete(demo()).await;
         assert!(matches!(busy, Err(ShardError::Refused(Refusal::BucketBusy))));
         for name in ["b/2", "a", "b/1", "c"] {
-            node.far(&key(name)).delete(key(name)).await.expect("deletes");
+            node.far(&key(name)).delete(key(name), None).await.expect("deletes");
         }
         node.shards[1].bucket_delete(demo()).await.expect("is empty");
         assert!(matches!(node.shards[1].bucket(demo()).await, Err(ShardError::Refused(Refusal::BucketNotFound))));
@@ -940,7 +949,7 @@ fn a_bucket_whose_deletion_did_not_reach_every_group_is_whole_again_after_a_rest
         node.append(&last, "kept").await.expect("appends");
         let busy = node.near(&last).bucket_delete(bucket.clone()).await;
         assert!(matches!(busy, Err(ShardError::Refused(Refusal::BucketBusy))), "{busy:?}");
-        node.near(&last).delete(last.clone()).await.expect("deletes");
+        node.near(&last).delete(last.clone(), None).await.expect("deletes");
         node.near(&last).bucket_delete(bucket).await.expect("is empty");
     });
 }
@@ -984,6 +993,7 @@ fn beyond_the_hot_index_writes_are_refused_until_streams_go() {
                 expiry: Expiry::Never,
                 closed: false,
                 body: Body::default(),
+                condition: None,
             };
             node.near(&key).create(key.clone(), request).await
         };
@@ -1001,7 +1011,7 @@ fn beyond_the_hot_index_writes_are_refused_until_streams_go() {
         assert!(matches!(refused, Err(ShardError::Limit(Limit::HotIndex))), "{refused:?}");
         assert_eq!(node.content(&first).await.expect("reads go on"), "");
         for key in keys().take(created).skip(created / 2) {
-            node.near(&key).delete(key.clone()).await.expect("deletes");
+            node.near(&key).delete(key.clone(), None).await.expect("deletes");
         }
         node.near(&first).append(first.clone(), append("more")).await.expect("there is room again");
         let others = (0..).map(|i| key(&format!("other{i}"))).find(|key| node.near(key).0.id == ShardId(1));

@@ -151,8 +151,7 @@ impl Stream {
 
     pub(crate) fn check_tail(&self, expected: Option<Offset>) -> Result<(), Refusal> {
         match expected {
-            Some(offset) if offset.lineage != self.lineage() => Err(Refusal::OffsetGone),
-            Some(offset) if offset.position != self.tail => Err(Refusal::TailMoved { tail: self.tail() }),
+            Some(offset) if offset != self.tail() => Err(Refusal::TailMoved { tail: self.tail() }),
             _ => Ok(()),
         }
     }

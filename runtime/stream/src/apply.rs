@@ -36,13 +36,14 @@ impl Group {
 
     fn apply_command(&mut self, at: &At, command: Command<'_>) -> Outcome {
         match command {
-            Command::Create { key, incarnation, content_type, expiry, closed, bindings_epoch, records } => {
-                self.create(at, key, NewStream { incarnation, content_type, expiry, closed, bindings_epoch, records })
+            Command::Create { key, incarnation, content_type, expiry, closed, only_new, bindings_epoch, records } => {
+                let new = NewStream { incarnation, content_type, expiry, closed, only_new, bindings_epoch, records };
+                self.create(at, key, new)
             }
             Command::Append { key, incarnation, close, producer, seq, if_match, bindings_epoch, records } => {
                 self.append(at, key, Write { incarnation, close, producer, seq, if_match, bindings_epoch, records })
             }
-            Command::Delete { key, incarnation } => self.delete(key, incarnation),
+            Command::Delete { key, incarnation, if_match } => self.delete(key, incarnation, if_match),
             Command::Expire { key, incarnation } => self.expire(at, key, incarnation),
             Command::Bucket { name, epoch, told } => self.bucket_told(name, epoch, told),
             Command::MetaForm { groups } => decided(self.meta.form(groups)),

@@ -31,6 +31,8 @@ const KIND_META_BINDING_DELETE: u8 = 42;
 const KIND_META_BUCKET: u8 = 43;
 const KIND_META_MODULE_READY: u8 = 44;
 const KIND_META_MODULE_FAILED: u8 = 45;
+/// [`KIND_DELETE`] with the tail that is expected.
+const KIND_DELETE_AT: u8 = 46;
 
 const FLAG_CLOSE: u8 = 1;
 const FLAG_PRODUCER: u8 = 2;
@@ -38,6 +40,7 @@ const FLAG_SEQ: u8 = 4;
 const FLAG_IF_MATCH: u8 = 8;
 /// An epoch of bindings other than 0 follows. Entries from before there were bindings have none.
 const FLAG_BINDINGS: u8 = 16;
+const FLAG_ONLY_NEW: u8 = 32;
 
 const TOLD_GONE: u8 = 0;
 const TOLD_OPEN: u8 = 1;
@@ -68,6 +71,8 @@ pub enum Command<'a> {
         expiry: Expiry,
         /// Whether it is closed from the start.
         closed: bool,
+        /// Whether one that is there already is a refusal.
+        only_new: bool,
         /// [`Group::bindings_epoch`](crate::Group::bindings_epoch) when the records were checked.
         bindings_epoch: u64,
         /// Its first records.
@@ -98,6 +103,8 @@ pub enum Command<'a> {
         key: KeyRef<'a>,
         /// The life that is meant to end.
         incarnation: Incarnation,
+        /// The tail that is expected.
+        if_match: Option<Offset>,
     },
     /// Deletes a stream that has not been used for too long, or whose time has come; apply checks again.
     Expire {
@@ -192,10 +199,12 @@ impl<'a> Command<'a> {
         const { assert!(CONTENT_TYPE_BYTES_MAX <= 255 && PRODUCER_ID_BYTES_MAX <= 255 && WORD_BYTES_MAX <= 255) };
         sink.u8(self.kind());
         match *self {
-            Command::Create { key, incarnation, content_type, expiry, closed, bindings_epoch, records } => {
+            Command::Create { key, incarnation, content_type, expiry, closed, only_new, bindings_epoch, records } => {
                 sink.long(key.as_str());
                 sink.u64(incarnation.0);
-                sink.u8(flag(closed, FLAG_CLOSE) | flag(bindings_epoch != 0, FLAG_BINDINGS));
+                sink.u8(flag(closed, FLAG_CLOSE)
+                    | flag(bindings_epoch != 0, FLAG_BINDINGS)
+                    | flag(only_new, FLAG_ONLY_NEW));
                 put_epoch(sink, bindings_epoch);
                 put_expiry(sink, expiry);
                 sink.short(content_type);
@@ -218,13 +227,15 @@ impl<'a> Command<'a> {
                 if let Some(seq) = seq {
                     sink.short(seq);
                 }
-                if let Some(offset) = if_match {
-                    sink.u64(offset.position);
-                    sink.u64(offset.lineage.bits());
-                }
+                put_tail(sink, if_match);
                 sink.records(&records);
             }
-            Command::Delete { key, incarnation } | Command::Expire { key, incarnation } => {
+            Command::Delete { key, incarnation, if_match } => {
+                sink.long(key.as_str());
+                sink.u64(incarnation.0);
+                put_tail(sink, if_match);
+            }
+            Command::Expire { key, incarnation } => {
                 sink.long(key.as_str());
                 sink.u64(incarnation.0);
             }
@@ -272,7 +283,14 @@ impl<'a> Command<'a> {
         let command = match r.u8("command kind")? {
             KIND_CREATE => read_create(r)?,
             KIND_APPEND => read_append(r)?,
-            KIND_DELETE => Command::Delete { key: KeyRef::read(r)?, incarnation: Incarnation(r.u64("incarnation")?) },
+            KIND_DELETE => {
+                let (key, incarnation) = (KeyRef::read(r)?, Incarnation(r.u64("incarnation")?));
+                Command::Delete { key, incarnation, if_match: None }
+            }
+            KIND_DELETE_AT => {
+                let (key, incarnation) = (KeyRef::read(r)?, Incarnation(r.u64("incarnation")?));
+                Command::Delete { key, incarnation, if_match: Some(read_tail(r)?) }
+            }
             KIND_EXPIRE => Command::Expire { key: KeyRef::read(r)?, incarnation: Incarnation(r.u64("incarnation")?) },
             KIND_BUCKET => {
                 let (name, epoch) = (read_bucket(r)?, r.u64("bucket epoch")?);
@@ -326,7 +344,8 @@ impl<'a> Command<'a> {
         match self {
             Command::Create { .. } => KIND_CREATE,
             Command::Append { .. } => KIND_APPEND,
-            Command::Delete { .. } => KIND_DELETE,
+            Command::Delete { if_match: None, .. } => KIND_DELETE,
+            Command::Delete { if_match: Some(_), .. } => KIND_DELETE_AT,
             Command::Expire { .. } => KIND_EXPIRE,
             Command::Bucket { .. } => KIND_BUCKET,
             Command::MetaForm { .. } => KIND_META_FORM,
@@ -345,15 +364,15 @@ fn read_create<'a>(r: &mut Reader<'a>) -> Result<Command<'a>, CodecError> {
     let key = KeyRef::read(r)?;
     let incarnation = Incarnation(r.u64("incarnation")?);
     let flags = r.u8("create flags")?;
-    if flags & !(FLAG_CLOSE | FLAG_BINDINGS) != 0 {
+    if flags & !(FLAG_CLOSE | FLAG_BINDINGS | FLAG_ONLY_NEW) != 0 {
         return Err(CodecError::Field("create flags"));
     }
     let bindings_epoch = read_epoch(r, flags)?;
     let expiry = read_expiry(r)?;
     let content_type = r.short("content type")?;
     let records = Records::read(r)?;
-    let closed = flags & FLAG_CLOSE != 0;
-    Ok(Command::Create { key, incarnation, content_type, expiry, closed, bindings_epoch, records })
+    let (closed, only_new) = (flags & FLAG_CLOSE != 0, flags & FLAG_ONLY_NEW != 0);
+    Ok(Command::Create { key, incarnation, content_type, expiry, closed, only_new, bindings_epoch, records })
 }
 
 fn read_append<'a>(r: &mut Reader<'a>) -> Result<Command<'a>, CodecError> {
@@ -371,12 +390,7 @@ fn read_append<'a>(r: &mut Reader<'a>) -> Result<Command<'a>, CodecError> {
         None
     };
     let seq = if flags & FLAG_SEQ != 0 { Some(r.short("stream sequence")?) } else { None };
-    let if_match = if flags & FLAG_IF_MATCH != 0 {
-        let position = r.u64("expected tail")?;
-        Some(Offset { position, lineage: Lineage::from_bits(r.u64("expected lineage")?) })
-    } else {
-        None
-    };
+    let if_match = if flags & FLAG_IF_MATCH != 0 { Some(read_tail(r)?) } else { None };
     let records = Records::read(r)?;
     let close = flags & FLAG_CLOSE != 0;
     Ok(Command::Append { key, incarnation, close, producer, seq, if_match, bindings_epoch, records })
@@ -400,6 +414,18 @@ fn read_epoch(r: &mut Reader<'_>, flags: u8) -> Result<u64, CodecError> {
         0 => Err(CodecError::Field("bindings epoch")),
         epoch => Ok(epoch),
     }
+}
+
+fn put_tail<S: Sink>(sink: &mut S, tail: Option<Offset>) {
+    if let Some(offset) = tail {
+        sink.u64(offset.position);
+        sink.u64(offset.lineage.bits());
+    }
+}
+
+fn read_tail(r: &mut Reader<'_>) -> Result<Offset, CodecError> {
+    let position = r.u64("expected tail")?;
+    Ok(Offset { position, lineage: Lineage::from_bits(r.u64("expected lineage")?) })
 }
 
 fn put_words<S: Sink>(sink: &mut S, bucket: &str, name: &str) {

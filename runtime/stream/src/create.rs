@@ -19,6 +19,8 @@ pub(crate) struct NewStream<'a> {
     pub(crate) content_type: &'a str,
     pub(crate) expiry: Expiry,
     pub(crate) closed: bool,
+    /// Whether one that is there already is a refusal.
+    pub(crate) only_new: bool,
     /// The group's bindings that the records were checked under.
     pub(crate) bindings_epoch: u64,
     /// The first records as they are stored, at the end of the command's frame.
@@ -28,7 +30,9 @@ pub(crate) struct NewStream<'a> {
 impl Group {
     pub(crate) fn create(&mut self, at: &At, key: KeyRef<'_>, new: NewStream<'_>) -> Outcome {
         if let Some(existing) = self.slots.get(key) {
-            return if existing.is_configured_as(&new) {
+            return if new.only_new {
+                Outcome::refused(Refusal::Exists { tail: existing.tail() })
+            } else if existing.is_configured_as(new.content_type, new.expiry, new.closed) {
                 Outcome::unchanged(Reply::Exists(existing.facts()))
             } else {
                 Outcome::refused(Refusal::ConfigConflict)
@@ -60,9 +64,8 @@ impl Group {
 }
 
 impl Stream {
-    fn is_configured_as(&self, new: &NewStream<'_>) -> bool {
-        content_type::same(&self.content_type, new.content_type)
-            && self.expiry() == new.expiry
-            && self.is_closed() == new.closed
+    /// Whether a create with this configuration finds the stream as it was asked for.
+    pub fn is_configured_as(&self, content_type: &str, expiry: Expiry, closed: bool) -> bool {
+        content_type::same(&self.content_type, content_type) && self.expiry() == expiry && self.is_closed() == closed
     }
 }

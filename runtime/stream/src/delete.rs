@@ -1,17 +1,20 @@
 //! Deleting a stream: its name is free at once, its bytes go when the log is purged.
 
-use weir_types::Incarnation;
+use weir_types::{Incarnation, Offset};
 
 use crate::group::{Change, Group, Outcome};
 use crate::key::KeyRef;
 use crate::reply::{Expiry, Refusal, Reply};
 
 impl Group {
-    /// Deletes one life of a name. If it has ended meanwhile, another one is not what was meant.
-    pub(crate) fn delete(&mut self, key: KeyRef<'_>, incarnation: Incarnation) -> Outcome {
-        let is_meant = self.slots.get(key).is_some_and(|stream| stream.incarnation() == incarnation);
-        let removed = if is_meant { self.remove(key) } else { None };
-        removed.unwrap_or_else(|| Outcome::refused(Refusal::NotFound))
+    /// Deletes one life of a name, at the tail that is expected. If it has ended meanwhile, another one is not what was meant.
+    pub(crate) fn delete(&mut self, key: KeyRef<'_>, incarnation: Incarnation, if_match: Option<Offset>) -> Outcome {
+        let meant = self.slots.get(key).filter(|stream| stream.incarnation() == incarnation);
+        let checked = meant.ok_or(Refusal::NotFound).and_then(|stream| stream.check_tail(if_match));
+        match checked {
+            Ok(()) => self.remove(key).expect("it was just there"),
+            Err(refusal) => Outcome::refused(refusal),
+        }
     }
 
     /// Takes the stream out of everything that counts or names it; `None` when there is none.
@@ -54,13 +57,14 @@ mod tests {
             content_type: "text/plain",
             expiry: Expiry::Never,
             closed: false,
+            only_new: false,
             bindings_epoch: 0,
             records: Records::NONE,
         };
         group.create(&at, key, new);
         group.create(&at, key, new);
         assert_eq!(group.content_types.len(), 1);
-        group.delete(key, Incarnation(1));
+        group.delete(key, Incarnation(1), None);
         assert_eq!((group.content_types.len(), group.index_bytes()), (0, 0));
     }
 }

@@ -63,7 +63,8 @@ impl Group {
         } else {
             let content_type = content_type.ok_or(Refusal::ContentTypeMissing)?;
             if !content_type::same(content_type, stream.content_type()) {
-                return Err(Refusal::ContentTypeMismatch { expected: stream.content_type().clone() });
+                let expected = stream.content_type().clone();
+                return Err(Refusal::ContentTypeMismatch { sent: content_type.into(), expected });
             }
         }
         // Only a duplicate counts here: a gap may be filled by a command that is still on its way.

@@ -9,6 +9,7 @@
 //! that is not decided is taken back; one that is decided is finished.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::binding::Binding;
@@ -89,6 +90,12 @@ impl Meta {
     /// All buckets in the order of their names.
     pub fn buckets(&self) -> impl Iterator<Item = (&str, &MetaBucket)> {
         self.buckets.iter().map(|(name, bucket)| (&**name, bucket))
+    }
+
+    /// The buckets behind `after`, in the order of their names.
+    pub fn buckets_after(&self, after: &str) -> impl Iterator<Item = (&str, &MetaBucket)> {
+        let behind = (Bound::Excluded(after), Bound::Unbounded);
+        self.buckets.range::<str, _>(behind).map(|(name, bucket)| (&**name, bucket))
     }
 
     pub(crate) fn bucket_mut(&mut self, name: &str) -> Option<&mut MetaBucket> {

@@ -127,6 +127,12 @@ pub enum Refusal {
     /// A stream with other content type, expiry or closure has this name.
     #[error("a stream with another configuration has this name")]
     ConfigConflict,
+    /// The stream is there already, and only a new one was wanted.
+    #[error("the stream is there already")]
+    Exists {
+        /// Its tail.
+        tail: Offset,
+    },
     /// The stream takes no further records, forever.
     #[error("the stream is closed")]
     Closed {
@@ -134,8 +140,13 @@ pub enum Refusal {
         tail: Offset,
     },
     /// The body's type is not the stream's.
-    #[error("the content type is not the stream's, which is {expected}")]
+    #[error(
+        "the body is {sent:?}, but the stream is {expected:?}: send 'Content-Type: {expected}' (with curl: -H \
+         'Content-Type: {expected}')"
+    )]
     ContentTypeMismatch {
+        /// The body's.
+        sent: Box<str>,
         /// The stream's.
         expected: Arc<str>,
     },
@@ -152,7 +163,7 @@ pub enum Refusal {
     #[error("nothing to append")]
     Empty,
     /// `Stream-Seq` is not greater than the last one.
-    #[error("the sequence is not after the last one")]
+    #[error("Sequence conflict: Stream-Seq is not after the last one")]
     SeqRegression,
     /// `If-Match` names another offset than the tail.
     #[error("the tail has moved")]
@@ -160,7 +171,7 @@ pub enum Refusal {
         /// Where it is.
         tail: Offset,
     },
-    /// An offset of an earlier life of the name, or before what is retained.
+    /// A read at an offset of an earlier life of the name, or before what is retained.
     #[error("the offset is of an earlier stream of this name")]
     OffsetGone,
     /// An offset after the tail, or inside a record.

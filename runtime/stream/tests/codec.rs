@@ -43,6 +43,7 @@ impl Fields {
                 content_type: &self.text,
                 expiry: self.expiry,
                 closed: self.flag,
+                only_new: self.number % 2 == 1,
                 bindings_epoch: self.epoch,
                 records,
             },
@@ -56,7 +57,7 @@ impl Fields {
                 bindings_epoch: self.epoch,
                 records,
             },
-            4 => Command::Delete { key, incarnation },
+            4 => Command::Delete { key, incarnation, if_match: self.if_match },
             5 => Command::Expire { key, incarnation },
             6 => Command::Bucket { name, epoch: self.epoch, told: BucketTold::Gone },
             7..=9 => Command::Bucket {

@@ -275,7 +275,6 @@ impl Model {
         }
         let tail = offset(stream.life, stream.tail());
         let mismatch = match if_match {
-            Some(o) if o.lineage != tail.lineage => Some(Refusal::OffsetGone),
             Some(o) if o != tail => Some(Refusal::TailMoved { tail }),
             _ => None,
         };
@@ -378,6 +377,7 @@ fn take(step: &Step, model: &mut Model, world: &mut World) -> (Answer, Outcome) 
                 content_type,
                 expiry: if ttl { Expiry::Idle { ttl_s: 2 } } else { Expiry::Never },
                 closed,
+                only_new: false,
                 bindings_epoch: 0,
                 records: Records::new(bytes, &split),
             };
@@ -420,7 +420,10 @@ fn take(step: &Step, model: &mut Model, world: &mut World) -> (Answer, Outcome) 
             let removed = !stale && model.remove(name);
             let expected = if removed { Answer::Done { removed } } else { Answer::Refused(Refusal::NotFound) };
             let incarnation = Incarnation(life);
-            (expected, world.apply(model.time_ms, &Command::Delete { key: (&key(name)).into(), incarnation }))
+            (
+                expected,
+                world.apply(model.time_ms, &Command::Delete { key: (&key(name)).into(), incarnation, if_match: None }),
+            )
         }
         Step::Expire { name, stale } => {
             let life = model.find(name).map_or(0, |stream| stream.life) + u64::from(stale) * 1000;

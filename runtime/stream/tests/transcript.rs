@@ -48,6 +48,14 @@ impl<'a> Words<'a> {
         self.option(name).map(|text| text.parse().expect("a number"))
     }
 
+    /// The tail that is expected of this life, if one is.
+    fn tail(&self, incarnation: Incarnation) -> Option<Offset> {
+        self.option("if").map(|text| match text {
+            "gone" => Offset { position: 0, lineage: Lineage::from_bits(99) },
+            text => Offset { position: text.parse().expect("a number"), lineage: Lineage::of(incarnation) },
+        })
+    }
+
     fn body(&self) -> &'a str {
         self.rest.iter().find_map(|word| word.strip_prefix('\'')?.strip_suffix('\'')).unwrap_or("")
     }
@@ -76,9 +84,9 @@ impl Run {
                 let key = words.key();
                 let incarnation = self.world.group.stream(&key).map_or(Incarnation(0), |stream| stream.incarnation());
                 let incarnation = if words.has("stale") { Incarnation(99) } else { incarnation };
-                let key = (&key).into();
+                let (key, if_match) = ((&key).into(), words.tail(incarnation));
                 self.run(&match words.verb {
-                    "delete" => Command::Delete { key, incarnation },
+                    "delete" => Command::Delete { key, incarnation, if_match },
                     _ => Command::Expire { key, incarnation },
                 })
             }
@@ -132,6 +140,7 @@ impl Run {
             content_type,
             expiry: idle.or(until).unwrap_or(Expiry::Never),
             closed: words.has("close"),
+            only_new: words.has("new"),
             bindings_epoch: words.number("epoch").unwrap_or(0),
             records: Records::new(body, &split),
         })
@@ -157,10 +166,7 @@ impl Run {
             Ok(Look::Answer(appended)) => return format!("early {}", render(&Reply::Appended(appended))),
             Err(refusal) => return format!("early {}", refused(&refusal)),
         };
-        let if_match = words.option("if").map(|text| match text {
-            "gone" => Offset { position: 0, lineage: Lineage::from_bits(99) },
-            text => Offset { position: text.parse().expect("a number"), lineage: Lineage::of(incarnation) },
-        });
+        let if_match = words.tail(incarnation);
         let records = Records::new(body, &split);
         let incarnation = if words.has("stale") { Incarnation(99) } else { incarnation };
         let seq = words.option("seq");
@@ -319,6 +325,7 @@ fn render(reply: &Reply) -> String {
 fn refused(refusal: &Refusal) -> String {
     match refusal {
         Refusal::Closed { tail } => format!("Closed tail={}", tail.position),
+        Refusal::Exists { tail } => format!("Exists tail={}", tail.position),
         Refusal::TailMoved { tail } => format!("TailMoved tail={}", tail.position),
         Refusal::JsonInvalid { .. } => "JsonInvalid".to_string(),
         other => format!("{other:?}"),
@@ -381,7 +388,7 @@ fn content_types_are_compared_without_case_and_parameters() {
         "put /s type=text/plain | post /s type=TEXT/PLAIN 'a' | post /s type=text/plain;charset=utf-8 'b' \
          | post /s type=text/html 'c' | post /s type=none 'd' | post /s | read /s",
         expect![[
-            r#"created tail=0 | ok tail=1 | ok tail=2 | early ContentTypeMismatch { expected: "text/plain" } | early ContentTypeMissing | early Empty | [a b]"#
+            r#"created tail=0 | ok tail=1 | ok tail=2 | early ContentTypeMismatch { sent: "text/html", expected: "text/plain" } | early ContentTypeMissing | early Empty | [a b]"#
         ]],
     );
 }
@@ -464,7 +471,18 @@ fn if_match_is_decided_against_the_tail() {
          | post /s 'd' if=3 producer=p:0:0 | post /s 'd' if=3 producer=p:0:0 | post /s close if=0 | post /s close if=4 \
          | post /s close if=0 | post /s close if=4",
         expect![[
-            r#"created tail=2 | ok tail=3 | TailMoved tail=3 | TailMoved tail=3 | OffsetGone | ok tail=4 producer=0:0 | early duplicate tail=4 producer=0:0 | TailMoved tail=4 | ok tail=4 closed | TailMoved tail=4 | ok tail=4 closed"#
+            r#"created tail=2 | ok tail=3 | TailMoved tail=3 | TailMoved tail=3 | TailMoved tail=3 | ok tail=4 producer=0:0 | early duplicate tail=4 producer=0:0 | TailMoved tail=4 | ok tail=4 closed | TailMoved tail=4 | ok tail=4 closed"#
+        ]],
+    );
+}
+
+#[test]
+fn creates_and_deletes_are_decided_against_what_is_there() {
+    check(
+        "put /s new 'ab' | put /s new 'ab' | put /s | delete /s if=1 | delete /s if=gone | post /s 'c' if=2 | delete /s if=2 \
+         | delete /s if=3 | delete /s if=3 | put /s new",
+        expect![[
+            r#"created tail=2 | Exists tail=2 | exists tail=2 | TailMoved tail=2 | TailMoved tail=2 | ok tail=3 | TailMoved tail=3 | done removed | NotFound | created tail=0"#
         ]],
     );
 }
@@ -559,6 +577,7 @@ fn a_create_of_a_name_in_an_unknown_bucket_is_refused() {
             content_type: "text/plain",
             expiry: Expiry::Never,
             closed: false,
+            only_new: false,
             bindings_epoch: 0,
             records: Records::new(b"x", &Split::Whole),
         },

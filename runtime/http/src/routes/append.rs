@@ -19,13 +19,11 @@ pub(crate) async fn post(
     head: &Parts,
     body: &mut Incoming,
 ) -> Result<Response<Payload>, Problem> {
-    let mut request = AppendRequest {
-        content_type: fields::content_type(&head.headers)?,
-        if_match: fields::if_match(&head.headers)?,
-        ..AppendRequest::default()
-    };
-    // Most appends have none of the protocol's own fields, and a glance at the names costs less than looking each up.
-    if fields::has_own(&head.headers) {
+    let mut request = AppendRequest { content_type: fields::content_type(&head.headers)?, ..AppendRequest::default() };
+    // Most appends have none of these, and a glance at the names costs less than looking each up.
+    if fields::has_rare(&head.headers) {
+        fields::check_coding(&head.headers)?;
+        request.if_match = fields::if_match(&head.headers)?;
         request.close = fields::closed(&head.headers);
         request.producer = fields::producer(&head.headers)?;
         request.seq = fields::seq(&head.headers)?;

@@ -1,6 +1,6 @@
-//! `PUT`, `GET` and `DELETE /{bucket}`: buckets by name.
+//! `PUT`, `GET` and `DELETE /{bucket}`: buckets by name; `GET /-/buckets`: all of them.
 
-use axum::extract::{Path, State};
+use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION};
 use http::{HeaderValue, StatusCode};
@@ -11,6 +11,7 @@ use weir_types::BucketName;
 
 use crate::error::Problem;
 use crate::headers::{APPLICATION_JSON, NO_STORE};
+use crate::query::BucketsQuery;
 use crate::render;
 
 #[derive(Serialize)]
@@ -18,6 +19,32 @@ struct Bucket<'a> {
     name: &'a str,
     created: String,
     streams: u64,
+}
+
+/// A page of buckets.
+#[derive(Serialize)]
+struct Buckets {
+    buckets: Vec<Row>,
+    /// `after` for the next page; none on the last.
+    next: Option<Box<str>>,
+}
+
+#[derive(Serialize)]
+struct Row {
+    name: Box<str>,
+    created: String,
+}
+
+/// Lists buckets, without their streams: to count those, every group would have to be asked.
+pub(crate) async fn list(State(shard): State<Shard>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+    let BucketsQuery { after, limit } = BucketsQuery::parse(query.as_deref())?;
+    // One more than is shown says whether there is another page.
+    let mut buckets = SendWrapper::new(shard.buckets(&after, limit + 1)).await?;
+    let is_last = buckets.len() <= limit;
+    buckets.truncate(limit);
+    let next = buckets.last().filter(|_| !is_last).map(|(name, _)| name.clone());
+    let row = |(name, created_ms)| Row { name, created: render::time(created_ms) };
+    Ok(json(StatusCode::OK, &Buckets { buckets: buckets.into_iter().map(row).collect(), next }))
 }
 
 /// Creates the bucket: 201, or 200 when it is there already.

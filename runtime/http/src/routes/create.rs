@@ -31,11 +31,13 @@ pub(crate) async fn put(
     {
         return Err(Problem::new(ErrorCode::NotSupported, "streams cannot be forked yet"));
     }
+    fields::check_coding(&head.headers)?;
+    let condition = fields::create_condition(&head.headers)?;
     let content_type = fields::content_type(&head.headers)?.unwrap_or_else(|| CONTENT_TYPE_DEFAULT.into());
     let expiry = fields::expiry(&head.headers)?;
     let closed = fields::closed(&head.headers);
     let body = context.body(body).await?;
-    let request = CreateRequest { content_type, expiry, closed, body };
+    let request = CreateRequest { content_type, expiry, closed, body, condition };
     let (facts, existed) = context.shard().create(key, request).await?;
     let mut response = render::empty(if existed { StatusCode::OK } else { StatusCode::CREATED });
     render::facts(response.headers_mut(), &facts);

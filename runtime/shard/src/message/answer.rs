@@ -146,6 +146,8 @@ pub(crate) enum Answer {
     Page(Box<Page>),
     Listed(Listing),
     Bucket(BucketView),
+    /// Names, and when each was created, in milliseconds since 1970.
+    Buckets(Vec<(Box<str>, u64)>),
     /// The bucket's streams in one group.
     BucketStreams(u64),
     BucketCreated {

@@ -13,6 +13,9 @@ pub enum ShardError {
     /// The stream's state forbids it; nothing changed.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// A create that is only to find its stream has not found it; nothing changed.
+    #[error("there is no such stream, and If-Match asks for one")]
+    Absent,
     /// The bucket does not exist and may not come to be by itself; nothing changed.
     #[error("no such bucket, and buckets are not created automatically")]
     BucketUnknown,

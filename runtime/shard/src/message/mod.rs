@@ -16,6 +16,8 @@ pub use body::Body;
 pub use error::ShardError;
 pub use limit::Limit;
 pub(crate) use mail::{Advance, CallId, Mail};
-pub use request::{AppendRequest, BindingRequest, CreateRequest, ListCursor, Producer, SummaryQuery};
+pub use request::{
+    AppendRequest, BindingRequest, CreateCondition, CreateRequest, IfMatch, ListCursor, Producer, SummaryQuery,
+};
 pub(crate) use request::{BucketNews, ListQuery, Request};
 pub use stats::ShardStats;

@@ -8,6 +8,30 @@ use weir_types::{BucketName, GroupId, ModuleName, Offset, ReadFrom, Role, Stream
 
 use crate::message::body::Body;
 
+/// What must be true of a stream that is there for a request to change it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IfMatch {
+    /// It is there.
+    Exists,
+    /// Its tail is one of these; of none, never.
+    Tails(Vec<Offset>),
+}
+
+impl IfMatch {
+    /// The one tail that apply is to demand. Which one of several it can be is decided by `tail`, where the stream is now.
+    pub(crate) fn demanded(&self, tail: impl FnOnce() -> Option<Offset>) -> Option<Offset> {
+        match self {
+            IfMatch::Exists => None,
+            IfMatch::Tails(tails) if tails.len() == 1 => Some(tails[0]),
+            IfMatch::Tails(tails) => tail().map(|tail| match tails.contains(&tail) {
+                true => tail,
+                // No tail is ever there.
+                false => Offset { position: u64::MAX, ..tail },
+            }),
+        }
+    }
+}
+
 /// Create a stream.
 #[derive(Debug)]
 pub struct CreateRequest {
@@ -19,6 +43,17 @@ pub struct CreateRequest {
     pub closed: bool,
     /// Its first records; empty for none.
     pub body: Body,
+    /// Whether it must be there already, or must not.
+    pub condition: Option<CreateCondition>,
+}
+
+/// What must be true before a stream is created or found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CreateCondition {
+    /// There is none of this name.
+    Absent,
+    /// There is one, and this is true of it: then nothing is created.
+    Matches(IfMatch),
 }
 
 /// Append records, close, or both.
@@ -32,8 +67,8 @@ pub struct AppendRequest {
     pub producer: Option<Producer>,
     /// `Stream-Seq`.
     pub seq: Option<Box<str>>,
-    /// Append only if this is the tail.
-    pub if_match: Option<Offset>,
+    /// Append only if this is true of the stream.
+    pub if_match: Option<IfMatch>,
     /// The records; empty only with `close`.
     pub body: Body,
 }
@@ -79,7 +114,7 @@ pub struct SummaryQuery {
 pub(crate) enum Request {
     Append(StreamKey, AppendRequest),
     Create(StreamKey, CreateRequest),
-    Delete(StreamKey),
+    Delete(StreamKey, Option<IfMatch>),
     Head(StreamKey),
     Read {
         key: StreamKey,
@@ -96,6 +131,11 @@ pub(crate) enum Request {
     List {
         group: GroupId,
         query: Arc<ListQuery>,
+    },
+    /// Up to so many buckets behind a name, in the order of names.
+    Buckets {
+        after: Box<str>,
+        limit: usize,
     },
     BucketCreate(Box<str>),
     BucketDelete(Box<str>),
@@ -155,12 +195,13 @@ impl Request {
         match self {
             Request::Append(key, _)
             | Request::Create(key, _)
-            | Request::Delete(key)
+            | Request::Delete(key, _)
             | Request::Head(key)
             | Request::Read { key, .. }
             | Request::Watch { key, .. }
             | Request::Summary { key, .. } => Some(key),
             Request::List { .. }
+            | Request::Buckets { .. }
             | Request::BucketCreate(_)
             | Request::BucketDelete(_)
             | Request::BucketDescribe { .. }

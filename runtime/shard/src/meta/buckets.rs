@@ -29,6 +29,18 @@ impl Shard {
         }
     }
 
+    /// Up to `limit` buckets behind `after`, in the order of names: their names, and when each was created, in milliseconds
+    /// since 1970.
+    ///
+    /// # Errors
+    /// When the shard of group 0 cannot be asked.
+    pub async fn buckets(&self, after: &str, limit: usize) -> Result<Vec<(Box<str>, u64)>, ShardError> {
+        match self.call(self.meta_owner(), Request::Buckets { after: after.into(), limit }).await? {
+            Answer::Buckets(buckets) => Ok(buckets),
+            _ => unreachable!("a list of buckets is asked for"),
+        }
+    }
+
     /// Describes a bucket.
     ///
     /// # Errors
@@ -58,6 +70,12 @@ impl Shard {
 }
 
 impl Core {
+    pub(crate) fn buckets(&self, after: &str, limit: usize) -> Answer {
+        let meta = self.meta();
+        let behind = meta.buckets_after(after).filter(|(_, bucket)| bucket.state != BucketState::Dropped);
+        Answer::Buckets(behind.take(limit).map(|(name, bucket)| (name.into(), bucket.created_ms)).collect())
+    }
+
     pub(crate) async fn bucket_create(self: &Rc<Self>, name: &str) -> Response {
         match self.meta_step(name, BucketStep::Create).await? {
             Reply::MetaBucket { existed, .. } => {

@@ -183,13 +183,14 @@ impl Core {
 
     fn propose_append(&self, group: &Rc<LocalGroup>, mut job: AppendJob, judged: Judged) {
         let AppendRequest { close, seq, if_match, body, .. } = &job.request;
+        let tail = || group.state.borrow().stream(&job.key).map(Stream::tail);
         let command = Command::Append {
             key: KeyRef::from(&job.key),
             incarnation: judged.incarnation,
             close: *close,
             producer: producer(&job.request),
             seq: seq.as_deref(),
-            if_match: *if_match,
+            if_match: if_match.as_ref().and_then(|if_match| if_match.demanded(tail)),
             bindings_epoch: judged.bindings_epoch,
             records: records(judged.replaced.as_ref().unwrap_or(body), &judged.split),
         };

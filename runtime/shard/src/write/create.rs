@@ -8,7 +8,7 @@ use weir_types::{GroupId, Incarnation, StreamKey};
 
 use crate::core::{Core, Shard};
 use crate::in_flight::InFlight;
-use crate::message::{Answer, CreateRequest, Request, Response, ShardError};
+use crate::message::{Answer, CreateCondition, CreateRequest, IfMatch, Request, Response, ShardError};
 use crate::write::append::{STALE_RETRIES_MAX, is_large, records};
 use crate::write::job::{Judged, LocalGroup};
 use crate::write::validations::{Case, Validators, validators_of};
@@ -18,7 +18,7 @@ impl Shard {
     ///
     /// # Errors
     /// [`Refusal::ConfigConflict`] when a stream with another configuration has the name, [`Refusal::JsonInvalid`] for
-    /// a body that is none, [`ShardError::BucketUnknown`] when buckets are not created automatically.
+    /// a body that is none; what the request's condition says; [`ShardError::BucketUnknown`] when buckets are not created automatically.
     pub async fn create(&self, key: StreamKey, mut request: CreateRequest) -> Result<(Facts, bool), ShardError> {
         if is_large(&request.body) {
             self.cut(&request.content_type, &mut request.body).await?;
@@ -39,6 +39,9 @@ impl Core {
         if let Some(refusal) = self.storage_refusal(&group, request.body.len()) {
             return Err(refusal);
         }
+        if let Some(CreateCondition::Matches(if_match)) = &request.condition {
+            return self.find(&group, &key, &request, if_match);
+        }
         if Group::is_json(&request.content_type) {
             request.body.join();
         }
@@ -58,6 +61,7 @@ impl Core {
                 content_type: &request.content_type,
                 expiry: request.expiry,
                 closed: request.closed,
+                only_new: request.condition == Some(CreateCondition::Absent),
                 bindings_epoch: judged.bindings_epoch,
                 records: records(judged.replaced.as_ref().unwrap_or(&request.body), &judged.split),
             };
@@ -70,6 +74,20 @@ impl Core {
             }
         }
         Err(ShardError::Unavailable)
+    }
+
+    /// A stream that has to be there already: what is asked for is only compared with it.
+    fn find(&self, group: &LocalGroup, key: &StreamKey, request: &CreateRequest, if_match: &IfMatch) -> Response {
+        let state = group.state.borrow();
+        let stream = self.live_stream(group, &state, key).map_err(|_| ShardError::Absent)?;
+        let tail = stream.tail();
+        if if_match.demanded(|| Some(tail)).is_some_and(|demanded| demanded != tail) {
+            return Err(Refusal::TailMoved { tail }.into());
+        }
+        match stream.is_configured_as(&request.content_type, request.expiry, request.closed) {
+            true => Ok(Answer::Created { facts: stream.facts(), existed: true }),
+            false => Err(Refusal::ConfigConflict.into()),
+        }
     }
 
     /// Has the validators that the new stream will have look at its first records. One that exists already is only asked
