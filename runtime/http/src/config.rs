@@ -2,7 +2,19 @@
 
 use std::time::Duration;
 
-use crate::hosts::Hosts;
+use crate::cors::Origins;
+use crate::hosts::{Hosts, Proxies};
+
+/// Who may keep what a read has brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CachePolicy {
+    /// Any cache.
+    Public,
+    /// The client's own.
+    Private,
+    /// None.
+    NoStore,
+}
 
 /// Limits and timings of the public listener.
 #[derive(Clone, Debug)]
@@ -27,8 +39,15 @@ pub struct HttpConfig {
     pub body_read_timeout: Duration,
     /// How long a client may keep the server waiting without taking 4 KiB per second of a response that is ready for it.
     pub write_timeout: Duration,
-    /// `Access-Control-Allow-Origin`; empty for none. A valid header value. `*` is never said of what operators do.
-    pub cors_origin: String,
+    /// The origins whose pages may use the server.
+    pub cors_origins: Origins,
+    /// What shared caches may keep.
+    pub cache: CachePolicy,
+    /// What clients call the server by, such as `https://streams.example/base`, without a slash at the end; empty to take what
+    /// requests say.
+    pub public_url: String,
+    /// Proxies whose `X-Forwarded-Proto`, `-Host` and `-Prefix` count.
+    pub trusted_proxies: Proxies,
     /// The names by which the server may be called.
     pub hosts: Hosts,
 }
@@ -46,7 +65,10 @@ impl Default for HttpConfig {
             header_read_timeout: Duration::from_secs(10),
             body_read_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(30),
-            cors_origin: "*".to_string(),
+            cors_origins: Origins::Any,
+            cache: CachePolicy::Public,
+            public_url: String::new(),
+            trusted_proxies: Proxies::default(),
             hosts: Hosts::any(),
         }
     }

@@ -53,8 +53,8 @@ pub async fn serve_connection(service: Service, stream: TcpStream) {
 
     let activity = Rc::new(Activity::new(protocol == Protocol::Http2));
     let stalls = Stalls { tick: head_timeout / 2, write: write_timeout };
-    let io = Io::new(stream, first, activity.clone(), stalls);
-    let context = Rc::new(Context::new(shared, activity));
+    let context = Context::new(shared, activity.clone(), || stream.peer_addr().ok().map(|peer| peer.ip()));
+    let (context, io) = (Rc::new(context), Io::new(stream, first, activity, stalls));
     let ended = match protocol {
         Protocol::Http1 => serve_http1(service, context, io).await,
         // Boxed, because it is the larger one by far, and the rarer.

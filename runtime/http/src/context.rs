@@ -1,6 +1,7 @@
 //! What the requests of one connection share.
 
 use std::cell::RefCell;
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use http::request::Parts;
@@ -12,7 +13,7 @@ use crate::body::{self, Bounds};
 use crate::config::HttpConfig;
 use crate::error::Problem;
 use crate::fields;
-use crate::hosts::host_of;
+use crate::hosts::{base_url, host_of};
 use crate::stop::{Stop, Stopped};
 
 /// A body may come at any pace up to so many bytes: what an agent writes while it thinks comes slowly.
@@ -29,13 +30,25 @@ pub(crate) struct Shared {
 pub(crate) struct Context {
     shared: Rc<Shared>,
     activity: Rc<Activity>,
+    /// Whether the connection comes from a proxy whose word counts.
+    is_proxied: bool,
     /// How the last request called the server: a client does not change that.
     host: RefCell<Vec<u8>>,
 }
 
 impl Context {
-    pub(crate) fn new(shared: Rc<Shared>, activity: Rc<Activity>) -> Context {
-        Context { shared, activity, host: RefCell::default() }
+    /// Of a connection with `peer`.
+    pub(crate) fn new(shared: Rc<Shared>, activity: Rc<Activity>, peer: impl FnOnce() -> Option<IpAddr>) -> Context {
+        let is_proxied = shared.config.trusted_proxies.is_one(peer);
+        Context { shared, activity, is_proxied, host: RefCell::default() }
+    }
+
+    /// What clients call the server by, before a path: as configured, or as the request says.
+    pub(crate) fn base_url(&self, head: &Parts) -> String {
+        match self.config().public_url.as_str() {
+            "" => base_url(head, self.is_proxied),
+            url => url.to_string(),
+        }
     }
 
     /// Whether a request is clear about whom it calls, and how.

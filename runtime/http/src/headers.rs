@@ -27,6 +27,9 @@ pub(crate) static PRODUCER_SEQ: HeaderName = HeaderName::from_static("producer-s
 pub(crate) static PRODUCER_EXPECTED_SEQ: HeaderName = HeaderName::from_static("producer-expected-seq");
 pub(crate) static PRODUCER_RECEIVED_SEQ: HeaderName = HeaderName::from_static("producer-received-seq");
 
+pub(crate) static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub(crate) static X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+pub(crate) static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(crate) static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 pub(crate) static CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 pub(crate) static X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -40,6 +43,8 @@ pub(crate) static APPLICATION_JSON: HeaderValue = HeaderValue::from_static("appl
 pub(crate) static PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 pub(crate) static PUBLIC_ONE_MINUTE: HeaderValue =
     HeaderValue::from_static("public, max-age=60, stale-while-revalidate=300");
+pub(crate) static PRIVATE_ONE_MINUTE: HeaderValue =
+    HeaderValue::from_static("private, max-age=60, stale-while-revalidate=300");
 /// The methods of a stream's address.
 pub(crate) static STREAM_METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS");
 

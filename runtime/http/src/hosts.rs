@@ -9,9 +9,10 @@ use std::net::IpAddr;
 use http::header::HOST;
 use http::request::Parts;
 use http::uri::Authority;
-use http::{HeaderValue, Version};
+use http::{HeaderName, HeaderValue, Version};
 
 use crate::error::{ErrorCode, Problem};
+use crate::headers::{X_FORWARDED_HOST, X_FORWARDED_PREFIX, X_FORWARDED_PROTO};
 
 /// The names that are answered; `None` for any.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +51,47 @@ impl Hosts {
         let name = String::from_utf8_lossy(name);
         let detail = format!("this server does not answer to '{name}': its operator can add the name to http.hosts");
         Err(Problem::new(ErrorCode::HostUnknown, detail))
+    }
+}
+
+/// What clients call the server by, scheme, name and prefix, as far as a request says it: `http://localhost:4437`, say, or
+/// nothing, so that a path stands for itself. A proxy's word counts only if the proxy is trusted.
+pub(crate) fn base_url(head: &Parts, is_trusted: bool) -> String {
+    let said = |name: &HeaderName| {
+        let value = head.headers.get(name).filter(|_| is_trusted).and_then(|value| value.to_str().ok());
+        // The first proxy is the one that the client has called.
+        value.map(|value| value.split(',').next().unwrap_or_default().trim()).filter(|value| !value.is_empty())
+    };
+    let own_host = host_of(head).and_then(|host| std::str::from_utf8(host).ok());
+    let host = said(&X_FORWARDED_HOST).or(own_host).filter(|host| Authority::try_from(*host).is_ok());
+    let prefix = said(&X_FORWARDED_PREFIX).map(|prefix| prefix.trim_end_matches('/'));
+    let prefix = prefix.filter(|prefix| prefix.starts_with('/') && !prefix.starts_with("//")).unwrap_or_default();
+    let scheme = if said(&X_FORWARDED_PROTO).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https")) {
+        "https"
+    } else {
+        "http"
+    };
+    host.map_or_else(|| prefix.to_string(), |host| format!("{scheme}://{host}{prefix}"))
+}
+
+/// The proxies whose `X-Forwarded-` fields count.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Proxies(Vec<IpAddr>);
+
+impl Proxies {
+    /// Reads addresses, separated by commas.
+    ///
+    /// # Errors
+    /// A sentence about what is no address.
+    pub fn parse(text: &str) -> Result<Proxies, String> {
+        let addresses = text.split(',').map(str::trim).filter(|address| !address.is_empty());
+        let address = |text: &str| text.parse().map_err(|_| format!("'{text}' is no IP address"));
+        addresses.map(address).collect::<Result<_, _>>().map(Proxies)
+    }
+
+    /// Whether whoever is at the other end of a connection is one of them.
+    pub(crate) fn is_one(&self, peer: impl FnOnce() -> Option<IpAddr>) -> bool {
+        !self.0.is_empty() && peer().is_some_and(|peer| self.0.contains(&peer.to_canonical()))
     }
 }
 
@@ -110,5 +152,37 @@ mod tests {
             Hosts::any().check(&head).is_err()
         };
         assert!(broken("") && broken("a b/c") && !broken("anything.example:1"));
+    }
+
+    #[test]
+    fn a_trusted_proxy_says_how_clients_call_the_server() {
+        let base = |fields: &[(&str, &str)], is_trusted| {
+            let mut request = http::Request::get("/b/s").header(HOST, "inner:4437");
+            for (name, value) in fields {
+                request = request.header(*name, *value);
+            }
+            base_url(&request.body(()).expect("a request").into_parts().0, is_trusted)
+        };
+        let all = [
+            ("X-Forwarded-Proto", "https"),
+            ("X-Forwarded-Host", "streams.example, other"),
+            ("X-Forwarded-Prefix", "/ds/"),
+        ];
+        assert_eq!(base(&all, true), "https://streams.example/ds");
+        assert_eq!(base(&all, false), "http://inner:4437");
+        assert_eq!(base(&all[..1], true), "https://inner:4437");
+        let odd = [("X-Forwarded-Proto", "javascript"), ("X-Forwarded-Host", "a b"), ("X-Forwarded-Prefix", "//evil")];
+        assert_eq!(base(&odd, true), "");
+    }
+
+    #[test]
+    fn proxies_are_known_by_their_address() {
+        let proxies = Proxies::parse("127.0.0.1, ::1").expect("addresses");
+        let is_one = |peer: &str| proxies.is_one(|| peer.parse().ok());
+        assert_eq!(
+            (is_one("127.0.0.1"), is_one("::ffff:127.0.0.1"), is_one("::1"), is_one("10.0.0.1")),
+            (true, true, true, false)
+        );
+        assert!(Proxies::parse("proxy.example").is_err() && Proxies::parse("").is_ok_and(|none| none.0.is_empty()));
     }
 }

@@ -40,8 +40,9 @@ mod stop;
 mod wakes;
 
 pub use aside::serve_router;
-pub use config::HttpConfig;
+pub use config::{CachePolicy, HttpConfig};
 pub use connection::serve_connection;
+pub use cors::Origins;
 pub use error::ErrorCode;
-pub use hosts::Hosts;
+pub use hosts::{Hosts, Proxies};
 pub use service::Service;

@@ -9,14 +9,12 @@
 
 use bytes::Bytes;
 use http::HeaderValue;
-use http::request::Parts;
 use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 use weir_types::{StreamKey, cut_at_slash};
 
 use crate::error::{ErrorCode, Problem};
-use crate::hosts::host_of;
 
 /// The bucket of the addresses that have none.
 const DEFAULT_BUCKET: &str = "default";
@@ -74,15 +72,9 @@ pub(crate) fn is_operators(path: &str) -> bool {
     }
 }
 
-/// A request's own address, absolute where the client said how it calls the server.
-pub(crate) fn own_url(head: &Parts) -> Option<HeaderValue> {
-    let path = head.uri.path();
-    let host = host_of(head).filter(|host| host.is_ascii()).and_then(|host| std::str::from_utf8(host).ok());
-    let url = match host {
-        Some(host) => format!("http://{host}{path}"),
-        None => path.to_string(),
-    };
-    HeaderValue::from_maybe_shared(Bytes::from(url)).ok()
+/// The address of `path` below what [`Context::base_url`](crate::context::Context::base_url) says.
+pub(crate) fn url_at(base: &str, path: &str) -> Option<HeaderValue> {
+    HeaderValue::from_maybe_shared(Bytes::from(format!("{base}{path}"))).ok()
 }
 
 #[cfg(test)]

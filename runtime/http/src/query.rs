@@ -33,6 +33,8 @@ pub(crate) enum GetQuery {
 pub(crate) struct ReadQuery {
     /// `offset`.
     pub(crate) from: ReadFrom,
+    /// Whether there is no `offset`: then the address is the stream's own, and what it brings grows.
+    pub(crate) is_bare: bool,
     /// `live`.
     pub(crate) live: ReadMode,
     /// `cursor`; one that is no number is not ours and ignored.
@@ -83,6 +85,7 @@ impl GetQuery {
         }
         let read = ReadQuery {
             from: from.unwrap_or(ReadFrom::Start),
+            is_bare: from.is_none(),
             live: live.unwrap_or(ReadMode::No),
             cursor: cursor.flatten(),
             resumed: resumed.flatten(),

@@ -1,20 +1,24 @@
 //! Response headers and pages.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, ETAG};
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use jiff::Timestamp;
 use weir_shard::{Page, SummaryView};
 use weir_stream::{Appended, Expiry, Facts};
 use weir_types::{Offset, ReadFrom};
 
+use crate::config::CachePolicy;
+use crate::context::Context;
 use crate::headers::{
-    APPLICATION_JSON, NO_CACHE, NO_STORE, PRODUCER_EPOCH, PRODUCER_SEQ, PUBLIC_ONE_MINUTE, STREAM_CLOSED,
-    STREAM_CURSOR, STREAM_EXPIRES_AT, STREAM_NEXT_OFFSET, STREAM_SUMMARY_ERROR, STREAM_SUMMARY_FAILED, STREAM_TTL,
-    STREAM_UP_TO_DATE, TRUE, offset,
+    APPLICATION_JSON, NO_CACHE, NO_STORE, PRIVATE_ONE_MINUTE, PRODUCER_EPOCH, PRODUCER_SEQ, PUBLIC_ONE_MINUTE,
+    STREAM_CLOSED, STREAM_CURSOR, STREAM_EXPIRES_AT, STREAM_NEXT_OFFSET, STREAM_SUMMARY_ERROR, STREAM_SUMMARY_FAILED,
+    STREAM_TTL, STREAM_UP_TO_DATE, TRUE, offset,
 };
 use crate::media::{array, is_json};
 use crate::payload::Payload;
+use crate::query::ReadQuery;
 
 /// How long a shared cache may keep a page, in seconds.
 const CACHED_S: u64 = 60;
@@ -87,10 +91,32 @@ pub(crate) fn cursor(headers: &mut HeaderMap, cursor: u64) {
     headers.insert(&STREAM_CURSOR, cursor.into());
 }
 
-/// A page of a stream that was read from `from` at `now_ms`, or `304` when `if_none_match` names it.
-pub(crate) fn page(page: Page, from: ReadFrom, now_ms: u64, if_none_match: Option<&HeaderValue>) -> Response<Payload> {
+/// What decides how long a page may be kept, and by whom.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kept {
+    /// The operator's word.
+    pub(crate) policy: CachePolicy,
+    /// Whether the request's address is the stream's own.
+    pub(crate) is_bare: bool,
+    /// When the page was read, in milliseconds since 1970.
+    pub(crate) now_ms: u64,
+}
+
+impl Kept {
+    /// Of a read: what somebody has shown a credential for is for that client.
+    pub(crate) fn new(context: &Context, head: &Parts, query: &ReadQuery) -> Kept {
+        let policy = match context.config().cache {
+            CachePolicy::Public if head.headers.contains_key(AUTHORIZATION) => CachePolicy::Private,
+            policy => policy,
+        };
+        Kept { policy, is_bare: query.is_bare, now_ms: context.shard().now_ms() }
+    }
+}
+
+/// A page of a stream that was read from `from`, or `304` when `if_none_match` names it.
+pub(crate) fn page(page: Page, from: ReadFrom, kept: Kept, if_none_match: Option<&HeaderValue>) -> Response<Payload> {
     let mut headers = HeaderMap::with_capacity(12);
-    headers.insert(CACHE_CONTROL, cache_control(&page, from, now_ms));
+    headers.insert(CACHE_CONTROL, cache_control(&page, from, kept));
     position(&mut headers, page.next, page.closed);
     if page.up_to_date {
         headers.insert(&STREAM_UP_TO_DATE, TRUE.clone());
@@ -156,22 +182,28 @@ fn not_modified(headers: HeaderMap) -> Response<Payload> {
 /// How long a page may be kept. Its bytes never change, but that it is the newest does, and a stream may expire.
 ///
 /// - `offset=now`: never; it is another page every time.
+/// - No offset: it must be asked for again. A cache may make a `GET` of a `HEAD`, which asks for the tail; and what one page
+///   writes, its next read is to bring.
 /// - Nothing there yet: it must be asked for again, or a client that polls would see nothing for as long as a cache
 ///   keeps it.
 /// - A stream that expires: not after that. A sliding TTL counts as if this read were the last.
-fn cache_control(page: &Page, from: ReadFrom, now_ms: u64) -> HeaderValue {
-    if from == ReadFrom::Now {
+fn cache_control(page: &Page, from: ReadFrom, kept: Kept) -> HeaderValue {
+    if from == ReadFrom::Now || kept.policy == CachePolicy::NoStore {
         return NO_STORE.clone();
     }
-    if page.start == page.next && !page.closed {
+    if kept.is_bare || (page.start == page.next && !page.closed) {
         return NO_CACHE.clone();
     }
-    let left_s = match page.expiry {
-        Expiry::Never => return PUBLIC_ONE_MINUTE.clone(),
-        Expiry::Idle { ttl_s } => ttl_s,
-        Expiry::At { at_ms } => at_ms.saturating_sub(now_ms) / 1000,
+    let (one_minute, whose) = match kept.policy {
+        CachePolicy::Public => (&PUBLIC_ONE_MINUTE, "public"),
+        CachePolicy::Private | CachePolicy::NoStore => (&PRIVATE_ONE_MINUTE, "private"),
     };
-    let text = format!("public, max-age={}", left_s.min(CACHED_S));
+    let left_s = match page.expiry {
+        Expiry::Never => return one_minute.clone(),
+        Expiry::Idle { ttl_s } => ttl_s,
+        Expiry::At { at_ms } => at_ms.saturating_sub(kept.now_ms) / 1000,
+    };
+    let text = format!("{whose}, max-age={}", left_s.min(CACHED_S));
     HeaderValue::from_maybe_shared(Bytes::from(text)).expect("words and a number")
 }
 
@@ -208,6 +240,8 @@ mod tests {
 
     use super::*;
 
+    const KEPT: Kept = Kept { policy: CachePolicy::Public, is_bare: false, now_ms: 10_000 };
+
     fn at(position: u64) -> Offset {
         Offset { position, lineage: Lineage::of(Incarnation(10)) }
     }
@@ -232,11 +266,11 @@ mod tests {
     #[test]
     fn an_etag_names_life_range_and_closure() {
         let tag = |start, next, closed| {
-            header(&page(a_page(start, next, closed, Expiry::Never), ReadFrom::Start, 0, None), "etag")
+            header(&page(a_page(start, next, closed, Expiry::Never), ReadFrom::Start, KEPT, None), "etag")
         };
         assert_eq!(tag(0, 4, false), "\"a:0:4\"");
         assert_eq!(tag(4, 4, true), "\"a:4:4:c\"");
-        let now = page(a_page(4, 4, false, Expiry::Never), ReadFrom::Now, 0, None);
+        let now = page(a_page(4, 4, false, Expiry::Never), ReadFrom::Now, KEPT, None);
         assert_eq!((header(&now, "etag"), header(&now, "cache-control")), ("-".to_string(), "no-store".to_string()));
     }
 
@@ -244,7 +278,7 @@ mod tests {
     fn a_known_page_is_not_sent_again() {
         let status = |tags: &'static str| {
             let tags = HeaderValue::from_static(tags);
-            page(a_page(0, 4, false, Expiry::Never), ReadFrom::Start, 0, Some(&tags)).status().as_u16()
+            page(a_page(0, 4, false, Expiry::Never), ReadFrom::Start, KEPT, Some(&tags)).status().as_u16()
         };
         for tags in ["\"a:0:4\"", "W/\"a:0:4\"", "\"x\", \"a:0:4\"", "*"] {
             assert_eq!(status(tags), 304, "{tags}");
@@ -257,7 +291,7 @@ mod tests {
     #[test]
     fn a_page_is_kept_no_longer_than_it_is_true() {
         let kept = |start, closed, expiry| {
-            header(&page(a_page(start, 4, closed, expiry), ReadFrom::At(at(start)), 10_000, None), "cache-control")
+            header(&page(a_page(start, 4, closed, expiry), ReadFrom::At(at(start)), KEPT, None), "cache-control")
         };
         assert_eq!(kept(0, false, Expiry::Never), "public, max-age=60, stale-while-revalidate=300");
         assert_eq!(kept(4, false, Expiry::Never), "no-cache");
@@ -265,6 +299,19 @@ mod tests {
         assert_eq!(kept(0, false, Expiry::Idle { ttl_s: 5 }), "public, max-age=5");
         assert_eq!(kept(0, false, Expiry::At { at_ms: 12_500 }), "public, max-age=2");
         assert_eq!(kept(0, false, Expiry::At { at_ms: 1 }), "public, max-age=0");
+    }
+
+    #[test]
+    fn who_keeps_a_page_is_the_operators_word() {
+        let kept = |policy, is_bare, expiry| {
+            let kept = Kept { policy, is_bare, ..KEPT };
+            header(&page(a_page(0, 4, false, expiry), ReadFrom::Start, kept, None), "cache-control")
+        };
+        assert_eq!(kept(CachePolicy::Public, true, Expiry::Never), "no-cache");
+        assert_eq!(kept(CachePolicy::Private, false, Expiry::Never), "private, max-age=60, stale-while-revalidate=300");
+        assert_eq!(kept(CachePolicy::Private, false, Expiry::Idle { ttl_s: 5 }), "private, max-age=5");
+        assert_eq!(kept(CachePolicy::NoStore, false, Expiry::Never), "no-store");
+        assert_eq!(kept(CachePolicy::NoStore, true, Expiry::Never), "no-store");
     }
 
     fn a_view(closed: bool, failed: Option<&str>) -> SummaryView {
@@ -316,7 +363,7 @@ mod tests {
 
     #[test]
     fn a_page_knows_its_length() {
-        let response = page(a_page(0, 4, false, Expiry::Never), ReadFrom::Start, 0, None);
+        let response = page(a_page(0, 4, false, Expiry::Never), ReadFrom::Start, KEPT, None);
         assert_eq!(response.body().size_hint().exact(), Some(4));
     }
 

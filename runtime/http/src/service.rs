@@ -4,9 +4,9 @@ use std::convert::Infallible;
 use std::rc::Rc;
 
 use axum::Router;
-use http::header::ORIGIN;
+use http::header::{LOCATION, ORIGIN};
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response};
+use http::{Method, Request, Response};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -22,7 +22,7 @@ use crate::config::HttpConfig;
 use crate::context::{Context, Shared};
 use crate::error::{ErrorCode, Problem};
 use crate::live::Handover;
-use crate::path::{self, Target};
+use crate::path::{self, Target, url_at};
 use crate::payload::Payload;
 use crate::query::{GetQuery, ReadMode};
 use crate::stop::Stop;
@@ -37,23 +37,15 @@ pub struct Service(Rc<Inner>);
 
 struct Inner {
     shared: Rc<Shared>,
-    allow_origin: Option<HeaderValue>,
     router: TowerToHyperService<Router>,
 }
 
 impl Service {
     /// The service of `shard`, until `shutdown` becomes true. Runs on the shard's own runtime.
-    ///
-    /// # Panics
-    /// When `config.cors_origin` is no header value; whoever reads the configuration checks that.
     pub fn new(shard: Shard, config: HttpConfig, shutdown: watch::Receiver<bool>) -> Service {
-        let allow_origin = match config.cors_origin.as_str() {
-            "" => None,
-            origin => Some(HeaderValue::from_str(origin).expect("the configured CORS origin is a header value")),
-        };
         let router = TowerToHyperService::new(routes::router(shard.clone(), config.clone()));
         let shared = Rc::new(Shared { shard, config, stop: Stop::new(shutdown) });
-        Service(Rc::new(Inner { shared, allow_origin, router }))
+        Service(Rc::new(Inner { shared, router }))
     }
 
     /// What its connections share.
@@ -72,8 +64,9 @@ impl Service {
         // Readable by pages of other origins: asked for by `Origin`, except that a cache may give what it got for one
         // client to another.
         let is_get = request.method() == Method::GET;
-        let expose = is_get || request.headers().contains_key(ORIGIN);
-        let allow_origin = self.allow_origin(request.uri().path());
+        let origin = request.headers().get(ORIGIN);
+        let expose = is_get || origin.is_some();
+        let allow_origin = context.config().cors_origins.allow(origin, request.uri().path());
         let is_head = request.method() == Method::HEAD;
         let mut answered = self.dispatch(&context, request).await;
         if answered.as_ref().is_ok_and(|response| exceeds_share(&context, response)) {
@@ -81,7 +74,7 @@ impl Service {
             answered = Err(Problem::new(ErrorCode::ReadLimit, detail));
         }
         let mut response = answered.unwrap_or_else(Problem::into_response);
-        cors::add(response.headers_mut(), allow_origin.as_ref(), expose);
+        cors::add(response.headers_mut(), &context.config().cors_origins, allow_origin, expose);
         if is_get {
             cors::disarm(response.headers_mut());
         }
@@ -93,18 +86,12 @@ impl Service {
         Ok(response)
     }
 
-    /// The origins whose pages may use what is at `path`. What operators do is not for pages of just any origin.
-    fn allow_origin(&self, path: &str) -> Option<HeaderValue> {
-        let origin = self.0.allow_origin.as_ref()?;
-        if origin == "*" && path::is_operators(path) { None } else { Some(origin.clone()) }
-    }
-
     async fn dispatch(&self, context: &Rc<Context>, request: Request<Incoming>) -> Result<Response<Payload>, Problem> {
         let (head, mut body) = request.into_parts();
         let target = context.check(&head).and_then(|()| path::parse(head.uri.path()));
         let answered = match target {
             Err(problem) => Err(problem),
-            Ok(_) if head.method == Method::OPTIONS => return Ok(cors::preflight()),
+            Ok(_) if head.method == Method::OPTIONS => return Ok(cors::preflight(&head.headers)),
             Ok(Target::Other) => return self.route(context, Request::from_parts(head, body)).await,
             Ok(Target::Stream(key)) => match head.method {
                 Method::POST => routes::append::post(context, key, &head, &mut body).await,
@@ -119,12 +106,18 @@ impl Service {
     async fn route(&self, context: &Context, request: Request<Incoming>) -> Result<Response<Payload>, Problem> {
         let (head, body) = request.into_parts();
         fields::check_coding(&head.headers)?;
+        let base = context.base_url(&head);
         let (lent, body) = Lent::new(body);
         let mut request = Request::from_parts(head, axum::body::Body::new(lent));
         request.extensions_mut().insert(SendWrapper::new(context.activity().clone()));
         let is_read = request.method() == Method::GET;
         let Ok(response) = self.0.router.call(request).await;
-        let (head, whole) = response.into_parts();
+        let (mut head, whole) = response.into_parts();
+        if let Some(location) = head.headers.get_mut(LOCATION)
+            && let Some(url) = url_at(&base, location.to_str().expect("names are ASCII"))
+        {
+            *location = url;
+        }
         if !head.status.is_success()
             && let Some(body) = body.take()
         {

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
+use weir_http::{Origins, Proxies};
 use weir_types::limits::{BATCH_BYTES_MAX, BINDINGS_PER_BUCKET_MAX, BODY_BYTES_CEILING};
 
 const MIB: u64 = 1 << 20;
@@ -166,9 +167,17 @@ pub(crate) struct HttpConfig {
     pub(crate) head_bytes_max: u64,
     /// Requests under way on one HTTP/2 connection.
     pub(crate) streams_per_connection_max: u32,
-    /// `Access-Control-Allow-Origin` of every response; empty for none. `*` does not hold for addresses under `/-/`, where
-    /// modules are uploaded and bound; a single origin does.
-    pub(crate) cors_origin: String,
+    /// Origins whose pages may use the server, separated by commas; empty for none. `*` is any, without credentials and not under
+    /// `/-/`, where modules are uploaded and bound; an origin that is named may do both.
+    pub(crate) cors_origins: String,
+    /// Who may keep what a read has brought: `public` caches, `private` ones only, or none with `no-store`.
+    pub(crate) cache: CacheConfig,
+    /// What clients call the server by, such as `https://streams.example/base`, for the `Location` of what they create. Empty:
+    /// what the request says.
+    pub(crate) public_url: String,
+    /// Addresses of proxies whose `X-Forwarded-Proto`, `-Host` and `-Prefix` say what clients call the server by, separated by
+    /// commas.
+    pub(crate) trusted_proxies: String,
     /// Names by which clients may call the server, separated by commas, besides loopback and the listen address; `*` for any.
     /// Empty: any if it listens beyond loopback, no others if it does not. Requests to other names are answered `421`.
     pub(crate) hosts: String,
@@ -187,10 +196,25 @@ impl Default for HttpConfig {
             body_bytes_max: 0,
             head_bytes_max: 64 << 10,
             streams_per_connection_max: 256,
-            cors_origin: "*".to_string(),
+            cors_origins: "*".to_string(),
+            cache: CacheConfig::Public,
+            public_url: String::new(),
+            trusted_proxies: String::new(),
             hosts: String::new(),
         }
     }
+}
+
+/// `http.cache`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum CacheConfig {
+    /// Any cache.
+    Public,
+    /// The client's own.
+    Private,
+    /// None.
+    NoStore,
 }
 
 /// `[wal]`: the write-ahead logs, which also hold the streams' bytes.
@@ -411,15 +435,10 @@ impl Config {
         ] {
             check_range(key, value, 1, day_ms)?;
         }
-        // It becomes a header of every response as it stands.
-        let origin = &self.http.cors_origin;
-        if !origin.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(ConfigError::TextInvalid {
-                key: "http.cors_origin",
-                value: origin.clone(),
-                reason: "an origin is visible ASCII without spaces".to_string(),
-            });
-        }
+        let http = &self.http;
+        check_text("http.cors_origins", &http.cors_origins, Origins::parse(&http.cors_origins))?;
+        check_text("http.trusted_proxies", &http.trusted_proxies, Proxies::parse(&http.trusted_proxies))?;
+        check_text("http.public_url", &http.public_url, check_url(&http.public_url))?;
         self.log.filter().map(drop)
     }
 
@@ -476,6 +495,26 @@ pub(crate) fn size(value: u64) -> usize {
     usize::try_from(value).unwrap_or(usize::MAX)
 }
 
+fn check_text<T>(key: &'static str, value: &str, read: Result<T, String>) -> Result<(), ConfigError> {
+    match read {
+        Ok(_) => Ok(()),
+        Err(reason) => Err(ConfigError::TextInvalid { key, value: value.to_string(), reason }),
+    }
+}
+
+/// Whether a text can be what addresses begin with, or is empty.
+fn check_url(url: &str) -> Result<(), String> {
+    let rest = ["http://", "https://"].iter().find_map(|scheme| url.strip_prefix(scheme));
+    let is_base = |rest: &str| {
+        let is_plain = rest.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#' | b','));
+        is_plain && !rest.is_empty() && !rest.starts_with('/') && !rest.ends_with('/')
+    };
+    match url.is_empty() || rest.is_some_and(is_base) {
+        true => Ok(()),
+        false => Err("it is a URL such as https://streams.example or https://example.com/streams".to_string()),
+    }
+}
+
 fn check_range(key: &'static str, value: u64, min: u64, max: u64) -> Result<(), ConfigError> {
     if (min..=max).contains(&value) {
         return Ok(());
@@ -523,7 +562,11 @@ mod tests {
         assert!(refusal(|config| config.http.connections_max = 0).contains("http.connections_max = 0"));
         assert!(refusal(|config| config.http.body_bytes_max = 1 << 40).contains("http.body_bytes_max"));
         assert!(refusal(|config| config.wal.segment_bytes = 1_000_000).contains("a multiple of 4096"));
-        assert!(refusal(|config| config.http.cors_origin = "a\r\nb".to_string()).contains("http.cors_origin"));
+        assert!(refusal(|config| config.http.cors_origins = "a\r\nb".to_string()).contains("http.cors_origins"));
+        assert!(refusal(|config| config.http.trusted_proxies = "proxy".to_string()).contains("http.trusted_proxies"));
+        for url in ["streams.example", "ftp://streams.example", "https://streams.example/", "https://a/b?c"] {
+            assert!(refusal(|config| config.http.public_url = url.to_string()).contains("http.public_url"), "{url}");
+        }
         assert!(refusal(|config| config.modules.memory_bytes_max = 8 * GIB).contains("modules.memory_bytes_max"));
         assert!(refusal(|config| config.modules.call_timeout_ms = 0).contains("modules.call_timeout_ms = 0"));
         assert!(refusal(|config| config.modules.folds_max = 0).contains("modules.folds_max = 0"));

@@ -15,14 +15,14 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
-use weir_http::Hosts;
+use weir_http::{CachePolicy, Hosts, Origins, Proxies};
 use weir_shard::{Address, Entropy as _, PageBudget, Seams, ShardConfig, Topology, mesh};
 use weir_storage::WriteMode;
 use weir_types::{GroupId, ShardId};
 
 use crate::accept;
 use crate::admin::{self, Admin, Phase};
-use crate::config::{Config, Sizes, size};
+use crate::config::{CacheConfig, Config, Sizes, size};
 use crate::connections::Connections;
 use crate::demo;
 use crate::exit::Exit;
@@ -172,7 +172,14 @@ fn http_config(config: &Config, sizes: Sizes) -> weir_http::HttpConfig {
         header_read_timeout: Duration::from_millis(http.header_read_timeout_ms),
         body_read_timeout: Duration::from_millis(http.body_read_timeout_ms),
         write_timeout: Duration::from_millis(http.write_timeout_ms),
-        cors_origin: http.cors_origin.clone(),
+        cors_origins: Origins::parse(&http.cors_origins).expect("the configuration has been checked"),
+        cache: match http.cache {
+            CacheConfig::Public => CachePolicy::Public,
+            CacheConfig::Private => CachePolicy::Private,
+            CacheConfig::NoStore => CachePolicy::NoStore,
+        },
+        public_url: http.public_url.clone(),
+        trusted_proxies: Proxies::parse(&http.trusted_proxies).expect("the configuration has been checked"),
         hosts: hosts(config),
     }
 }
@@ -284,5 +291,7 @@ fn hosts(config: &Config) -> Hosts {
         IpAddr::V4(listen) => listen.to_string(),
         IpAddr::V6(listen) => format!("[{listen}]"),
     };
-    Hosts::only(given.chain([own]).collect())
+    let (_, public) = config.http.public_url.split_once("://").unwrap_or_default();
+    let public = public.split(['/', ':']).next().filter(|name| !name.is_empty()).map(str::to_string);
+    Hosts::only(given.chain([own]).chain(public).collect())
 }

@@ -10,7 +10,7 @@ use weir_types::StreamKey;
 use crate::context::Context;
 use crate::error::{ErrorCode, Problem};
 use crate::headers::{STREAM_FORK_OFFSET, STREAM_FORK_SUB_OFFSET, STREAM_FORKED_FROM};
-use crate::path::own_url;
+use crate::path::url_at;
 use crate::payload::Payload;
 use crate::{fields, render};
 
@@ -41,7 +41,7 @@ pub(crate) async fn put(
     let (facts, existed) = context.shard().create(key, request).await?;
     let mut response = render::empty(if existed { StatusCode::OK } else { StatusCode::CREATED });
     render::facts(response.headers_mut(), &facts);
-    if !existed && let Some(url) = own_url(head) {
+    if !existed && let Some(url) = url_at(&context.base_url(head), head.uri.path()) {
         response.headers_mut().insert(LOCATION, url);
     }
     Ok(response)

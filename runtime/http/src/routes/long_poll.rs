@@ -12,7 +12,7 @@ use crate::error::{ErrorCode, Problem};
 use crate::headers::{NO_STORE, STREAM_UP_TO_DATE, TRUE};
 use crate::payload::Payload;
 use crate::query::ReadQuery;
-use crate::render;
+use crate::render::{self, Kept};
 
 /// Waits for data at the query's offset.
 pub(crate) async fn get(
@@ -27,13 +27,13 @@ pub(crate) async fn get(
         ended = shard.long_poll(key, query.from, context.config().long_poll_timeout) => ended?,
         () = context.stopped() => return Err(Problem::new(ErrorCode::Unavailable, "the server is stopping")),
     };
-    let now_ms = shard.now_ms();
+    let kept = Kept::new(context, head, &query);
     let (mut response, closed) = match ended {
         LongPoll::Page(page) => {
             let closed = page.closed;
             // What came after `now` came after a known place: a page like any other, but not of a fixed address.
             let from = if query.from == ReadFrom::Now { ReadFrom::At(page.start) } else { query.from };
-            let mut response = render::page(page, from, now_ms, head.headers.get(IF_NONE_MATCH));
+            let mut response = render::page(page, from, kept, head.headers.get(IF_NONE_MATCH));
             if query.from == ReadFrom::Now {
                 response.headers_mut().insert(CACHE_CONTROL, NO_STORE.clone());
             }
@@ -50,7 +50,7 @@ pub(crate) async fn get(
     };
     // At a closed stream's end nobody polls again.
     if !closed {
-        render::cursor(response.headers_mut(), cursor(now_ms, query.cursor));
+        render::cursor(response.headers_mut(), cursor(kept.now_ms, query.cursor));
     }
     Ok(response)
 }

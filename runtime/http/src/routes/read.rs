@@ -10,7 +10,7 @@ use crate::context::Context;
 use crate::error::Problem;
 use crate::payload::Payload;
 use crate::query::ReadQuery;
-use crate::render;
+use crate::render::{self, Kept};
 
 /// Reads the page at the query's offset.
 pub(crate) async fn get(
@@ -20,6 +20,6 @@ pub(crate) async fn get(
     query: ReadQuery,
 ) -> Result<Response<Payload>, Problem> {
     let page = context.shard().read(key, query.from, PAGE_BYTES_MAX).await?;
-    let now_ms = context.shard().now_ms();
-    Ok(render::page(page, query.from, now_ms, head.headers.get(IF_NONE_MATCH)))
+    let kept = Kept::new(context, head, &query);
+    Ok(render::page(page, query.from, kept, head.headers.get(IF_NONE_MATCH)))
 }
