@@ -221,8 +221,12 @@ impl Problem {
         headers.insert(CONTENT_TYPE, PROBLEM_JSON.clone());
         headers.insert(CACHE_CONTROL, NO_STORE.clone());
         if self.code.is_retryable() {
-            // A second is what a limit of memory takes; a disk is not emptied in one.
-            let seconds = if self.code.status() == StatusCode::INSUFFICIENT_STORAGE { "30" } else { "1" };
+            // A second is what a limit of memory takes; a disk is not emptied in one, and no producer is idle after one.
+            let seconds = match self.code {
+                ErrorCode::ProducerLimit => "60",
+                code if code.status() == StatusCode::INSUFFICIENT_STORAGE => "30",
+                _ => "1",
+            };
             headers.insert(RETRY_AFTER, HeaderValue::from_static(seconds));
         }
         response
@@ -427,7 +431,7 @@ mod tests {
         // Waiting changes nothing.
         assert_eq!(check(Refusal::ModuleLimit), "429");
         assert_eq!(check(Refusal::BindingLimit), "429");
-        assert_eq!(check(Refusal::ProducerLimit), "429 | retry-after: 1");
+        assert_eq!(check(Refusal::ProducerLimit), "429 | retry-after: 60");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HOST, IF_MATCH, IF_NONE_MATCH, ORIGIN};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::{Timestamp, tz};
 use weir_shard::{CreateCondition, IfMatch, Producer};
 use weir_stream::Expiry;
 use weir_types::Offset;
@@ -12,6 +13,9 @@ use crate::error::{ErrorCode, Problem};
 use crate::headers::{
     LAST_EVENT_ID, PRODUCER_EPOCH, PRODUCER_ID, PRODUCER_SEQ, STREAM_CLOSED, STREAM_EXPIRES_AT, STREAM_SEQ, STREAM_TTL,
 };
+
+/// What is read of a fraction of a second: its point, and nanoseconds.
+const FRACTION_BYTES_MAX: usize = 10;
 
 /// Whether there may be fields that few requests have: the protocol's own, which all begin with `Stream-` or `Producer-`,
 /// conditions, and a body's coding.
@@ -149,7 +153,7 @@ pub(crate) fn expiry(headers: &HeaderMap) -> Result<Expiry, Problem> {
         (Some(_), Some(_)) => Err(invalid("Stream-TTL and Stream-Expires-At exclude each other")),
         (Some(ttl), None) => match number(ttl) {
             Some(ttl_s) => Ok(Expiry::Idle { ttl_s }),
-            None => Err(invalid("Stream-TTL is a whole number of seconds")),
+            None => Err(invalid(format!("Stream-TTL is a whole number of seconds from 0 to {PRODUCER_NUMBER_MAX}"))),
         },
         (None, Some(at)) => match timestamp(at) {
             // A time before 1970 is past like any other.
@@ -174,29 +178,31 @@ fn number(text: &str) -> Option<u64> {
     text.parse().ok().filter(|&number| plain && number <= PRODUCER_NUMBER_MAX)
 }
 
-/// An RFC 3339 date and time. The library reads more than that (spaces, time zone names), so the shape is checked too.
+/// An RFC 3339 date and time. The library reads more than that (spaces, time zone names), so the shape is checked too; and it
+/// ends a day before the year 9999 does, which is how some say *never*: that is taken for the last moment there is.
 fn timestamp(text: &str) -> Option<Timestamp> {
     let (moment, rest) = text.split_at_checked("2026-01-31T12:00:00".len())?;
     let shape: String = moment.chars().map(|c| if c.is_ascii_digit() { '0' } else { c.to_ascii_uppercase() }).collect();
-    let zone = match rest.strip_prefix('.') {
-        None => rest,
-        Some(fraction) => {
-            let zone = fraction.trim_start_matches(|c: char| c.is_ascii_digit());
-            if zone.len() == fraction.len() {
-                return None;
-            }
-            zone
-        }
-    };
-    let zone_fits = match zone.as_bytes() {
-        [b'Z' | b'z'] => true,
-        [b'+' | b'-', h1, h2, b':', m1, m2] => [h1, h2, m1, m2].iter().all(|b| b.is_ascii_digit()),
-        _ => false,
-    };
-    if shape != "0000-00-00T00:00:00" || !zone_fits {
+    let zone = rest.trim_start_matches(|c: char| c == '.' || c.is_ascii_digit());
+    let fraction = &rest[..rest.len() - zone.len()];
+    let fraction_fits = fraction.is_empty()
+        || fraction
+            .strip_prefix('.')
+            .is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit()));
+    if shape != "0000-00-00T00:00:00" || !fraction_fits {
         return None;
     }
-    text.parse().ok()
+    let zone = match zone.as_bytes() {
+        [b'Z' | b'z'] => tz::Offset::UTC,
+        [sign @ (b'+' | b'-'), h1, h2, b':', m1, m2] if [h1, h2, m1, m2].iter().all(|b| b.is_ascii_digit()) => {
+            let two = |high: &u8, low: &u8| i32::from(high - b'0') * 10 + i32::from(low - b'0');
+            let minutes = if two(m1, m2) < 60 { two(h1, h2) * 60 + two(m1, m2) } else { return None };
+            tz::Offset::from_seconds(if *sign == b'-' { -60 * minutes } else { 60 * minutes }).ok()?
+        }
+        _ => return None,
+    };
+    let at: DateTime = format!("{moment}{}", &fraction[..fraction.len().min(FRACTION_BYTES_MAX)]).parse().ok()?;
+    Some(zone.to_timestamp(at).unwrap_or(if at.year() > 0 { Timestamp::MAX } else { Timestamp::MIN }))
 }
 
 fn invalid(detail: impl Into<std::borrow::Cow<'static, str>>) -> Problem {
@@ -306,6 +312,13 @@ mod tests {
         assert_eq!(check("1970-01-01T00:00:01.5Z"), Ok(Expiry::At { at_ms: 1500 }));
         assert_eq!(check("1970-01-01t01:00:01+01:00"), Ok(Expiry::At { at_ms: 1000 }));
         assert_eq!(check("1969-01-01T00:00:00Z"), Ok(Expiry::At { at_ms: 0 }));
+        assert_eq!(check("0000-01-01T00:00:00+23:59"), Ok(Expiry::At { at_ms: 0 }));
+        assert_eq!(check("1970-01-01T00:00:01.500000000000000Z"), Ok(Expiry::At { at_ms: 1500 }));
+        let last_ms = Timestamp::MAX.as_millisecond() as u64;
+        for never in ["9999-12-31T23:59:59Z", "9999-12-31T23:59:59.999Z", "9999-12-31T00:00:00-12:00"] {
+            assert_eq!(check(never), Ok(Expiry::At { at_ms: last_ms }), "{never}");
+        }
+        assert_eq!(check("9999-12-30T00:00:00Z"), Ok(Expiry::At { at_ms: 253_402_128_000_000 }));
         for value in [
             "not-a-timestamp",
             "2026-01-31",
@@ -315,6 +328,9 @@ mod tests {
             "2026-01-31T12:00:00.Z",
             "2026-01-31T12:00:00+01",
             "2026-01-31T12:00:00Z[UTC]",
+            "2026-01-31T12:00:00.1.2Z",
+            "2026-01-31T12:00:00+01:60",
+            "9999-13-31T23:59:59Z",
         ] {
             assert_eq!(check(value), Err(ErrorCode::HeaderInvalid), "{value}");
         }

@@ -5,8 +5,9 @@
 //! indexed by the sequence number, so that an exact retry gets the very answer that was lost.
 //!
 //! - Duplicates older than the ring are answered with the current tail: still truly "it is there", only later.
-//! - When the table is full, producers that have been idle for [`IDLE_MS`] of group time are forgotten. A forgotten
-//!   producer is a new one: it begins again at sequence 0.
+//! - When the table is full, the producers that have been idle longest are forgotten, a sixteenth of all at once; but none
+//!   that was used in the last [`IDLE_MS`] of group time, for it may be about to retry. A forgotten producer is a new one: it
+//!   begins again at sequence 0.
 //! - A duplicate does not count as use: the leader answers most of them without a log entry, and replicas must agree.
 //!
 //! Source: Durable Streams Protocol, section 5.2.1.
@@ -18,8 +19,10 @@ use crate::reply::{ProducerState, Refusal};
 
 /// Tails that are remembered per producer.
 pub const RECEIPTS: usize = 8;
-/// Idle time after which a full table forgets a producer: 7 days.
-pub const IDLE_MS: u64 = 7 * 24 * 60 * 60 * 1000;
+/// Idle time after which a full table may forget a producer: longer than clients go on retrying a request.
+pub const IDLE_MS: u64 = 10 * 60 * 1000;
+/// What part of a full table is forgotten at once, at least one: finding who is idle costs a look at all.
+const FORGOTTEN_PART: usize = 16;
 
 /// A request's producer headers, borrowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,14 +108,20 @@ impl Producers {
         if !full(self) || self.find(id).is_some() {
             return Ok(());
         }
+        let mut used_ms: Vec<u64> = self.table.iter().map(|producer| producer.used_ms).collect();
+        let (Some(idle_ms), false) = (time_ms.checked_sub(IDLE_MS), used_ms.is_empty()) else {
+            return Err(Refusal::ProducerLimit);
+        };
+        let part = used_ms.len() / FORGOTTEN_PART;
+        let until_ms = idle_ms.min(*used_ms.select_nth_unstable(part).1);
         let ids_bytes = &mut self.ids_bytes;
         self.table.retain(|producer| {
-            let active = time_ms.saturating_sub(producer.used_ms) < IDLE_MS;
-            if !active {
+            let is_kept = producer.used_ms > until_ms;
+            if !is_kept {
                 assert!(*ids_bytes >= producer.id.len(), "ids are counted");
                 *ids_bytes -= producer.id.len();
             }
-            active
+            is_kept
         });
         if full(self) { Err(Refusal::ProducerLimit) } else { Ok(()) }
     }

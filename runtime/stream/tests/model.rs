@@ -10,7 +10,7 @@ use weir_stream::{
 };
 use weir_types::{Incarnation, Lineage, Offset, StreamKey};
 
-const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+const IDLE_MS: u64 = 10 * 60 * 1000;
 const PRODUCERS_MAX: u32 = 2;
 
 /// One random step. Numbers are relative to the model's state, so that most steps come near to something.
@@ -76,7 +76,7 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     let seq = prop_oneof![3 => Just(None), 1 => (0..40u8).prop_map(Some)];
     let append = (name.clone(), rarely(), producer, seq, if_match, 0..6usize, rarely());
-    let wait = prop_oneof![0..3000u64, Just(DAY_MS), Just(7 * DAY_MS)];
+    let wait = prop_oneof![0..3000u64, Just(IDLE_MS / 2), Just(IDLE_MS)];
     prop_oneof![
         4 => (name.clone(), any::<bool>(), rarely(), rarely(), rarely(), 0..3usize)
             .prop_map(|(name, json, upper, ttl, closed, body)| Step::Create { name, json, upper, ttl, closed, body }),
@@ -301,15 +301,14 @@ impl Model {
             ids.sort_unstable();
             ids.dedup();
             if ids.len() >= PRODUCERS_MAX as usize {
-                let active: Vec<usize> = ids
-                    .iter()
-                    .copied()
-                    .filter(|id| time_ms - stream.last_of(*id).expect("listed").time_ms < 7 * DAY_MS)
-                    .collect();
-                if active.len() >= PRODUCERS_MAX as usize {
+                // Of so few, those are forgotten that were used longest ago.
+                let used_ms = |id: usize| stream.last_of(id).expect("listed").time_ms;
+                let oldest_ms = ids.iter().map(|id| used_ms(*id)).min().expect("the table is full");
+                if time_ms - oldest_ms < IDLE_MS {
                     return refuse(Refusal::ProducerLimit);
                 }
-                stream.accepted.retain(|a| active.contains(&a.id));
+                let forgotten: Vec<usize> = ids.into_iter().filter(|id| used_ms(*id) == oldest_ms).collect();
+                stream.accepted.retain(|a| !forgotten.contains(&a.id));
             }
         }
         stream.records.extend(records);

@@ -514,8 +514,8 @@ fn expiry_is_checked_again_in_apply() {
 fn a_full_producer_table_forgets_only_the_idle() {
     check(
         "producers 2 | put /s | post /s 'a' producer=p:0:0 | time 2000 | post /s 'b' producer=q:0:0 \
-         | post /s 'c' producer=r:0:0 | post /s 'c' producer=p:0:1 | time 604801999 | post /s 'd' producer=r:0:0 \
-         | time 604802000 | post /s 'e' producer=r:0:0 | post /s 'f' producer=q:0:1 | read /s",
+         | post /s 'c' producer=r:0:0 | post /s 'c' producer=p:0:1 | time 601999 | post /s 'd' producer=r:0:0 \
+         | time 602000 | post /s 'e' producer=r:0:0 | post /s 'f' producer=q:0:1 | read /s",
         expect![[
             r#"- | created tail=0 | ok tail=1 producer=0:0 | - | ok tail=2 producer=0:0 | ProducerLimit | ok tail=3 producer=0:1 | - | ProducerLimit | - | ok tail=4 producer=0:0 | ProducerGap { expected: 0, received: 1 } | [a b c e]"#
         ]],
