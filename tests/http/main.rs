@@ -8,6 +8,7 @@ mod bodies;
 mod buckets;
 mod conditional;
 mod live;
+mod live_equals_history;
 mod origins;
 mod process;
 mod restart;

@@ -4,6 +4,7 @@
 //!   cannot tell them apart, and a break that was not escaped so could forge an event.
 //! - Clients drop one space after `data:`; a line that begins with a space gets another one before it.
 //! - Text that is not UTF-8 reaches the client with replacement characters: read it otherwise.
+//! - Messages are an array with each on a line of its own: many clients take lines of 64 KiB and no more.
 
 use std::collections::VecDeque;
 
@@ -55,21 +56,55 @@ pub(crate) struct Text {
 
 enum Coding {
     /// The values of `data:` lines, the first of which has been begun.
-    Lines {
-        /// Nothing is on the line yet.
-        line_begins: bool,
-        /// The last byte was a CR: an LF that comes next belongs to it.
-        after_cr: bool,
-    },
+    Lines(Lines),
     Base64,
+}
+
+#[derive(Default)]
+struct Lines {
+    /// Something is on the line already.
+    has_begun: bool,
+    /// The last byte was a CR: an LF that comes next belongs to it.
+    after_cr: bool,
+    /// Where in an array of messages this is, if it is one.
+    messages: Option<Nesting>,
+}
+
+/// How deep in a JSON text something is, which is known to be one.
+#[derive(Default)]
+struct Nesting {
+    depth: usize,
+    in_string: bool,
+    after_escape: bool,
+}
+
+impl Nesting {
+    /// Takes the next byte in; whether it is a comma between two elements of the outermost array.
+    fn is_between_elements(&mut self, byte: u8) -> bool {
+        if self.in_string {
+            self.in_string = byte != b'"' || self.after_escape;
+            self.after_escape = byte == b'\\' && !self.after_escape;
+            return false;
+        }
+        match byte {
+            b'"' => self.in_string = true,
+            b'[' | b'{' => self.depth += 1,
+            b']' | b'}' => self.depth -= 1,
+            b',' => return self.depth == 1,
+            _ => {}
+        }
+        false
+    }
 }
 
 impl Text {
     /// The text of these bytes; stored messages become an array.
     pub(crate) fn new(encoding: Encoding, chunks: Vec<Bytes>) -> Text {
         let (chunks, coding) = match encoding {
-            Encoding::Json => (array(chunks), Coding::Lines { line_begins: true, after_cr: false }),
-            Encoding::Text => (chunks, Coding::Lines { line_begins: true, after_cr: false }),
+            Encoding::Json => {
+                (array(chunks), Coding::Lines(Lines { messages: Some(Nesting::default()), ..Lines::default() }))
+            }
+            Encoding::Text => (chunks, Coding::Lines(Lines::default())),
             Encoding::Base64 => (chunks, Coding::Base64),
         };
         Text { chunks: chunks.into(), coding }
@@ -87,7 +122,7 @@ impl Text {
                 return false;
             }
             match &mut self.coding {
-                Coding::Lines { line_begins, after_cr } => line(frame, chunk, room, line_begins, after_cr),
+                Coding::Lines(lines) => lines.put(frame, chunk, room),
                 Coding::Base64 => match chunk.len().min(room) / GROUP_BYTES * GROUP_BYTES {
                     0 => group(frame, &mut self.chunks),
                     whole => base64(frame, &chunk.split_to(whole)),
@@ -98,25 +133,44 @@ impl Text {
     }
 }
 
-/// Writes the next line of `chunk`, or as much of it as there is room for.
-fn line(frame: &mut Vec<u8>, chunk: &mut Bytes, room: usize, line_begins: &mut bool, after_cr: &mut bool) {
-    if std::mem::take(after_cr) && chunk[0] == b'\n' {
-        // The second half of a CRLF, perhaps in the next chunk.
-        return chunk.advance(1);
+impl Lines {
+    /// Writes the next line of `chunk`, or as much of it as there is room for.
+    fn put(&mut self, frame: &mut Vec<u8>, chunk: &mut Bytes, room: usize) {
+        if std::mem::take(&mut self.after_cr) && chunk[0] == b'\n' {
+            // The second half of a CRLF, perhaps in the next chunk.
+            return chunk.advance(1);
+        }
+        if !self.has_begun && chunk[0] == b' ' {
+            frame.push(b' ');
+        }
+        let ahead = &chunk[..chunk.len().min(room)];
+        // A line ends with a message, its comma included, or with a line break, which is left out.
+        let is_end = |byte: u8| matches!(byte, b'\r' | b'\n');
+        let end = match &mut self.messages {
+            None => ahead.iter().position(|byte| is_end(*byte)),
+            Some(nesting) => ahead.iter().position(|byte| nesting.is_between_elements(*byte) || is_end(*byte)),
+        };
+        let (text, taken) = match end {
+            None => (ahead, ahead.len()),
+            Some(end) if ahead[end] == b',' => (&ahead[..=end], end + 1),
+            Some(end) => (&ahead[..end], end + 1),
+        };
+        frame.extend_from_slice(text);
+        self.has_begun = end.is_none();
+        if let Some(end) = end {
+            self.after_cr = ahead[end] == b'\r';
+            frame.extend_from_slice(b"\ndata:");
+        }
+        chunk.advance(taken);
     }
-    if *line_begins && chunk[0] == b' ' {
-        frame.push(b' ');
-    }
-    let ahead = &chunk[..chunk.len().min(room)];
-    let line_break = ahead.iter().position(|b| matches!(b, b'\r' | b'\n'));
-    let end = line_break.unwrap_or(ahead.len());
-    frame.extend_from_slice(&ahead[..end]);
-    *line_begins = line_break.is_some();
-    if *line_begins {
-        *after_cr = ahead[end] == b'\r';
-        frame.extend_from_slice(b"\ndata:");
-    }
-    chunk.advance(end + usize::from(*line_begins));
+}
+
+/// Whether the last character of a text in UTF-8 may go on in what follows.
+pub(crate) fn ends_in_a_character(chunks: &[Bytes]) -> bool {
+    let mut last: Vec<u8> = chunks.iter().rev().flat_map(|chunk| chunk.iter().rev()).take(3).copied().collect();
+    last.reverse();
+    let lead = last.iter().rposition(|byte| *byte >= 0xc0);
+    lead.is_some_and(|lead| std::str::from_utf8(&last[lead..]).is_err_and(|error| error.error_len().is_none()))
 }
 
 /// Writes the next group of three bytes, which may lie in several chunks, or the last one, which may be shorter.
@@ -158,7 +212,7 @@ mod tests {
 
     #[test]
     fn parts_are_what_the_whole_would_be() {
-        let text = b" a\r\n\r b\n\n c\r\rde fgh\n \r\n".repeat(3);
+        let text = b" a\r\n\r b\n\n[c,\r\rd],e \"f,\\\"gh\"\n \r\n,".repeat(3);
         for encoding in [Encoding::Text, Encoding::Json, Encoding::Base64] {
             for chunk_bytes in 1..8 {
                 let mut chunks: Vec<Bytes> = text.chunks(chunk_bytes).map(Bytes::copy_from_slice).collect();
@@ -179,6 +233,34 @@ mod tests {
                     assert_eq!(parts, whole, "{encoding:?}, chunks of {chunk_bytes}, parts of {part_bytes}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn each_message_has_its_line() {
+        let lines = |messages: &'static str| {
+            let mut frame = b"data:".to_vec();
+            assert!(
+                Text::new(Encoding::Json, vec![Bytes::from_static(messages.as_bytes())]).put(&mut frame, usize::MAX)
+            );
+            String::from_utf8(frame).expect("UTF-8").replace('\n', "|")
+        };
+        assert_eq!(lines("1,"), "data:[1]");
+        assert_eq!(lines(r#"{"a":[1,2]},"x,\",y",[3,[4,5]],"#), r#"data:[{"a":[1,2]},|data:"x,\",y",|data:[3,[4,5]]]"#);
+        assert_eq!(lines("[1,\r\n 2],\"\\\\\",3,"), "data:[[1,|data:  2],|data:\"\\\\\",|data:3]");
+    }
+
+    #[test]
+    fn a_character_is_seen_to_go_on() {
+        let text = "a\u{e9}\u{4f60}\u{1f600}".as_bytes();
+        for (end, goes_on) in
+            [(0, false), (1, false), (2, true), (3, false), (4, true), (5, true), (6, false), (7, true), (9, true)]
+        {
+            let chunks: Vec<Bytes> = text[..end].chunks(1).map(Bytes::copy_from_slice).collect();
+            assert_eq!(ends_in_a_character(&chunks), goes_on, "{end}");
+        }
+        for no_character in [&b"\xff"[..], b"\xc0", b"\xe0\x80", b"\x80\x80", b"\xf5\x80"] {
+            assert!(!ends_in_a_character(&[Bytes::copy_from_slice(no_character)]), "{no_character:x?}");
         }
     }
 }

@@ -364,7 +364,7 @@ mod tests {
 
     #[test]
     fn messages_are_an_array_over_as_many_lines_as_they_have() {
-        assert_eq!(check(Encoding::Json, &[b"{\"n\":1},", b"2,"]), "data:[{\"n\":1},2]");
+        assert_eq!(check(Encoding::Json, &[b"{\"n\":1},", b"2,"]), "data:[{\"n\":1},\ndata:2]");
         assert_eq!(check(Encoding::Json, &[b"{\r\n \"n\": 1\r\n},"]), "data:[{\ndata:  \"n\": 1\ndata:}]");
     }
 

@@ -14,8 +14,9 @@ use weir_types::{Offset, ReadFrom, StreamKey};
 
 use crate::context::Context;
 use crate::error::Problem;
-use crate::event_text::Encoding;
+use crate::event_text::{Encoding, ends_in_a_character};
 use crate::headers::{LAST_EVENT_ID, NO_STORE, STREAM_UP_TO_DATE, TRUE};
+use crate::media::is_utf8;
 use crate::payload::Payload;
 use crate::query::{self, ReadQuery};
 use crate::render;
@@ -25,6 +26,8 @@ use crate::sse::{self, Control};
 /// Data up to this size and its control event are one frame, which readers with the same cursor (almost all) share. For
 /// more, a copy for each other cursor would cost more than a second frame.
 const TOGETHER_BYTES_MAX: usize = 4 << 10;
+/// What is held back of a text at most, in bytes: whoever writes no characters is read all the same.
+const HELD_BYTES_MAX: usize = 64 << 10;
 
 /// Follows the stream from the query's offset, or from where a browser's earlier response ended.
 pub(crate) async fn get(
@@ -43,7 +46,9 @@ pub(crate) async fn get(
     let is_at_end = facts.closed && from == ReadFrom::Now;
     let next = facts.next;
     let encoding = Encoding::of(&facts.content_type);
-    let records = Records { subscription, encoding };
+    let is_utf8 = encoding == Encoding::Text && is_utf8(&facts.content_type);
+    let sent = subscription.position();
+    let records = Records { subscription, encoding, is_utf8, held: None, sent, after_cr: false };
     let mut response = LiveSession::new(context, query.cursor).response(head.version, encoding, records);
     if is_at_end {
         render::position(response.headers_mut(), next, true);
@@ -74,12 +79,52 @@ pub(crate) fn finished(next: Offset) -> Response<Payload> {
 struct Records {
     subscription: Subscription,
     encoding: Encoding,
+    is_utf8: bool,
+    /// Records that end within a character, which the next one may complete: an event has whole characters, and the offset
+    /// behind it is one that can be read from.
+    held: Option<LiveData>,
+    /// The offset behind what was sent.
+    sent: Offset,
+    /// The text that was sent ends with a CR, so an LF that comes next is the same line break.
+    after_cr: bool,
 }
 
 impl Records {
-    fn put(&self, session: &mut LiveSession, data: LiveData, control: Control) {
+    /// What there is to send now, with what was held back.
+    fn whole(&mut self, data: LiveData) -> Option<LiveData> {
+        if self.encoding != Encoding::Text {
+            return Some(data);
+        }
+        let mut data = match self.held.take() {
+            Some(held) => held.and(data),
+            None => data,
+        };
+        let goes_on = !data.closed && self.is_utf8 && ends_in_a_character(&data.chunks);
+        if goes_on && data.len() <= HELD_BYTES_MAX {
+            self.held = Some(data);
+            return None;
+        }
+        let bytes = || data.chunks.iter().flat_map(|chunk| chunk.iter());
+        let (begins_with_lf, ends_with_cr) = (bytes().next() == Some(&b'\n'), bytes().next_back() == Some(&b'\r'));
+        if std::mem::replace(&mut self.after_cr, ends_with_cr) && begins_with_lf {
+            data = data.without_first();
+        }
+        Some(data)
+    }
+
+    /// Says that everything is sent that can be.
+    fn caught_up(&self, session: &mut LiveSession) {
+        let control = Control { next: self.sent, up_to_date: true, closed: false };
+        // The data before it may have said so already.
+        if session.last_control() != Some(control) {
+            session.control(control);
+        }
+    }
+
+    fn put(&mut self, session: &mut LiveSession, data: LiveData, control: Control) {
         let (encoding, next) = (self.encoding, data.next);
-        if data.chunks.iter().map(Bytes::len).sum::<usize>() <= TOGETHER_BYTES_MAX {
+        self.sent = next;
+        if data.len() <= TOGETHER_BYTES_MAX {
             let cursor = session.cursor(control);
             let both = |chunks: &[Bytes]| sse::data_and_control(encoding, chunks, control, cursor);
             if let Some(frame) = data.rendered(control.key(cursor), both) {
@@ -104,20 +149,31 @@ impl Source for Records {
     fn send(&mut self, session: &mut LiveSession, event: LiveEvent) -> bool {
         match event {
             LiveEvent::Data(data) => {
+                let is_up_to_date = data.up_to_date;
+                let Some(data) = self.whole(data) else {
+                    if is_up_to_date {
+                        self.caught_up(session);
+                    }
+                    return false;
+                };
                 let control = Control { next: data.next, up_to_date: data.up_to_date, closed: data.closed };
                 self.put(session, data, control);
                 control.closed
             }
-            LiveEvent::CaughtUp { next } => {
-                let control = Control { next, up_to_date: true, closed: false };
-                // The data before it may have said so already.
-                if session.last_control() != Some(control) {
-                    session.control(control);
-                }
+            LiveEvent::CaughtUp { .. } => {
+                self.caught_up(session);
                 false
             }
             LiveEvent::Closed { next } => {
-                session.control(Control { next, up_to_date: true, closed: true });
+                let control = Control { next, up_to_date: true, closed: true };
+                let held = self.held.take().and_then(|mut held| {
+                    held.closed = true;
+                    self.whole(held)
+                });
+                match held {
+                    Some(held) => self.put(session, held, control),
+                    None => session.control(control),
+                }
                 true
             }
             LiveEvent::Removed | LiveEvent::Lagged => true,

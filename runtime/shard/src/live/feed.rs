@@ -300,7 +300,8 @@ impl Event {
 
 /// What `payload` takes when it is encoded, at most, in bytes.
 fn encoded_bytes(payload: &[u8]) -> usize {
-    let line_breaks = payload.iter().filter(|byte| matches!(byte, b'\r' | b'\n')).count();
+    // A comma between two messages ends a line, too.
+    let line_breaks = payload.iter().filter(|byte| matches!(byte, b'\r' | b'\n' | b',')).count();
     payload.len() + (payload.len() / 3).max(LINE_BREAK_BYTES * line_breaks)
 }
 

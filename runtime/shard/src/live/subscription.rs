@@ -61,14 +61,41 @@ pub struct LiveData {
 }
 
 impl LiveData {
+    /// How many bytes there are.
+    pub fn len(&self) -> usize {
+        self.chunks.iter().map(Bytes::len).sum()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// This and what follows it, as one.
+    #[must_use]
+    pub fn and(mut self, after: LiveData) -> LiveData {
+        self.chunks.extend(after.chunks);
+        LiveData { chunks: self.chunks, event: None, ..after }
+    }
+
+    /// This without its first byte.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn without_first(mut self) -> LiveData {
+        let first = self.chunks.iter_mut().find(|chunk| !chunk.is_empty()).expect("there is a byte");
+        *first = first.slice(1..);
+        LiveData { event: None, ..self }
+    }
+
     /// The bytes as `encode` makes them. Subscribers of one stream on one shard that come with the same key as the first
     /// share its result, so all who have the same key must encode alike. `None` for what is large and not shared: that is
     /// encoded in parts of at most [`budget::ENCODED_BYTES_MAX`], each of which keeps the last chunk, and with it what is
     /// claimed.
     pub fn rendered(&self, key: u64, encode: impl FnOnce(&[Bytes]) -> Bytes) -> Option<Bytes> {
         let Some(event) = &self.event else {
-            let bytes: usize = self.chunks.iter().map(Bytes::len).sum();
-            let is_small = budget::encoded_bytes_max(bytes) <= budget::ENCODED_BYTES_MAX;
+            let is_small = budget::encoded_bytes_max(self.len()) <= budget::ENCODED_BYTES_MAX;
             return is_small.then(|| budget::keep(encode(&self.chunks), self.chunks.last().cloned()));
         };
         Some(match event.rendered.get() {
@@ -162,6 +189,11 @@ pub(crate) enum Change {
 }
 
 impl Subscription {
+    /// The offset of what comes next.
+    pub fn position(&self) -> Offset {
+        self.offset(self.position)
+    }
+
     /// The stream as it was when the subscription began.
     pub fn facts(&self) -> &Facts {
         &self.facts
