@@ -124,6 +124,12 @@ impl ErrorCode {
         StatusCode::from_u16(self.row().0).expect("the table holds valid statuses")
     }
 
+    /// What the code says, whatever the request was.
+    #[cfg(test)]
+    pub(crate) fn title(self) -> &'static str {
+        self.row().2
+    }
+
     /// Whether the same request may succeed later, with nothing else changed by the client.
     pub fn is_retryable(self) -> bool {
         // 408 too: the body came too slowly, not wrongly. 500 not: it would fail again. A bucket's limits not: nothing

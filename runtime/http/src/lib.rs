@@ -31,6 +31,8 @@ mod media;
 mod path;
 mod payload;
 mod query;
+#[cfg(test)]
+mod reference;
 mod render;
 mod routes;
 mod service;
