@@ -69,6 +69,7 @@ ended() {
 [[ -e $WASM ]] || fail "there is no $WASM; make it with: cargo build --release"
 # Also removes what an earlier tour, stopped half-way, has left: with its bucket go its bindings and modules.
 curl -o /dev/null -X DELETE "$WEIR/tour/orders" || fail "no server answers at $WEIR; start one with: cargo run --release -- serve"
+curl -o /dev/null -X DELETE "$WEIR/tour/draft"
 curl -o /dev/null -X DELETE "$WEIR/tour"
 
 step 'Create a bucket' '^HTTP/1.1 20[01] ' <<'COMMAND'
@@ -112,6 +113,25 @@ curl -i "$WEIR/tour/orders" -H 'Content-Type: application/json' -H "If-Match: \"
 COMMAND
 
 live_has "$LIVE" '"id":4'
+
+step 'Wait for what comes after that' '^HTTP/1.1 200 ' '^\[\{"id":4\}\]$' <<'COMMAND'
+curl -i "$WEIR/tour/orders?offset=$TAIL&live=long-poll"
+COMMAND
+
+step 'List the streams' '^HTTP/1.1 200 ' '"name":"orders"' <<'COMMAND'
+curl -i "$WEIR/tour/-/streams?prefix=ord"
+COMMAND
+
+step 'Create a stream that ends by itself' '^HTTP/1.1 201 ' '^stream-ttl: 60' <<'COMMAND'
+curl -i -X PUT "$WEIR/tour/draft" -H 'Content-Type: text/plain' -H 'Stream-TTL: 60'
+COMMAND
+
+for status in 200 204; do
+    step 'Send a numbered request, and again' "^HTTP/1.1 $status " '^producer-seq: 0' <<'COMMAND'
+curl -i "$WEIR/tour/draft" -H 'Content-Type: text/plain' -H 'Producer-Id: me' -H 'Producer-Epoch: 0' -H 'Producer-Seq: 0' -d 'once'
+COMMAND
+done
+[[ $(curl "$WEIR/tour/draft") == once ]] || fail 'a request that was sent twice is applied once'
 
 step 'Bind a validator' '^HTTP/1.1 201 ' <<'COMMAND'
 curl -i -X PUT "$WEIR/tour/-/bindings/checked" -d '{"streams":"orders/**","module":"builtin:json-schema","role":"validator","config":{"required":["id"]}}'
@@ -176,6 +196,10 @@ COMMAND
 
 step 'Remove the stream' '^HTTP/1.1 204 ' <<'COMMAND'
 curl -i -X DELETE "$WEIR/tour/orders"
+COMMAND
+
+step 'Remove the other stream' '^HTTP/1.1 204 ' <<'COMMAND'
+curl -i -X DELETE "$WEIR/tour/draft"
 COMMAND
 
 step 'Remove the bucket' '^HTTP/1.1 204 ' <<'COMMAND'
