@@ -190,6 +190,11 @@ fn a_compressed_body_is_refused_and_not_stored() {
             assert_eq!(refused.header("accept-encoding"), Some("identity"));
         }
     }
+    let coded = "POST /demo/plain HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nTransfer-Encoding: gzip, chunked\r\n\r\n\
+                 1\r\nx\r\n0\r\n\r\n";
+    let mut connection = server.connect();
+    connection.write(coded.as_bytes()).expect("the request is written");
+    assert_eq!(connection.read_response(false).expect("an answer").status, 501);
     let plain = Request::post("/demo/plain").header("Content-Encoding", "identity").body("text/plain", "x");
     let _ = client.send(plain).expect(204);
     assert_eq!((read(&mut client, "/demo/plain").as_str(), client.send(Request::get("/demo/new")).status), ("x", 404));

@@ -1,6 +1,8 @@
 //! Request header fields: each is parsed strictly, so that what a client meant and what is done never differ.
 
-use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HOST, IF_MATCH, IF_NONE_MATCH, ORIGIN};
+use http::header::{
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HOST, IF_MATCH, IF_NONE_MATCH, ORIGIN, TRANSFER_ENCODING,
+};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use jiff::civil::DateTime;
 use jiff::{Timestamp, tz};
@@ -22,7 +24,9 @@ const FRACTION_BYTES_MAX: usize = 10;
 pub(crate) fn has_rare(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| match name.as_str().as_bytes() {
         [b's' | b'p' | b'i', ..] => true,
-        name => name.len() == CONTENT_ENCODING.as_str().len() && name[0] == b'c',
+        [b'c', rest @ ..] => rest.len() == CONTENT_ENCODING.as_str().len() - 1,
+        [b't', rest @ ..] => rest.len() == TRANSFER_ENCODING.as_str().len() - 1,
+        _ => false,
     })
 }
 
@@ -45,6 +49,10 @@ pub(crate) fn check_single(headers: &HeaderMap) -> Result<(), Problem> {
 
 /// Refuses a body that is compressed, or coded otherwise: it would be stored, and read, as it is.
 pub(crate) fn check_coding(headers: &HeaderMap) -> Result<(), Problem> {
+    let mut transfers = headers.get_all(TRANSFER_ENCODING).iter();
+    if transfers.any(|coding| !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")) {
+        return Err(Problem::new(ErrorCode::NotSupported, "Transfer-Encoding is 'chunked' and nothing else"));
+    }
     let codings = headers.get_all(CONTENT_ENCODING).iter();
     if codings.map(HeaderValue::as_bytes).all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity")) {
         return Ok(());

@@ -27,6 +27,7 @@ pub(crate) async fn set_up(shard: &Shard) -> Result<(), ShardError> {
         match shard.binding(bucket.clone(), binding.name.clone()).await {
             Ok(_) => {}
             Err(ShardError::BindingUnknown(_)) => {
+                tracing::info!(module = %binding.module, "compiling a module for the demo; this takes a few seconds, once");
                 shard.binding_put(bucket.clone(), binding).await?;
             }
             Err(error) => return Err(error),
