@@ -1,4 +1,4 @@
-//! JSON as deep as a body is long.
+//! JSON as deep as a body is long, which is refused and costs neither stack nor memory.
 
 use weir_testkit::{Request, Response, Server};
 
@@ -11,7 +11,7 @@ const DEPTH: usize = 100_000;
 const COPIES: u64 = 8;
 
 #[test]
-fn json_as_deep_as_it_is_long_is_json() {
+fn json_as_deep_as_it_is_long_is_refused() {
     let (mut server, memory) = json_server();
     let deepest = BODY_BYTES / 2;
     let padding = "x".repeat(BODY_BYTES - 2 * DEPTH - 2);
@@ -24,7 +24,9 @@ fn json_as_deep_as_it_is_long_is_json() {
     ];
     for body in bodies {
         assert!(body.len() <= BODY_BYTES);
-        let _ = post(&server, body).expect(204);
+        let refused = post(&server, body).expect(400);
+        assert_eq!(refused.code(), "json_invalid");
+        assert!(refused.text().contains("deeper than 128 levels"), "{}", refused.text());
     }
     memory.assert_grown_by_at_most(COPIES * BODY_BYTES as u64 + SLACK_BYTES);
     assert_serves(&mut server);

@@ -95,19 +95,24 @@ fn a_body_that_stops_or_breaks_off_appends_nothing() {
 }
 
 #[test]
-fn deeply_nested_json_costs_bytes_and_not_the_server() {
+fn deeply_nested_json_is_refused_and_costs_the_server_nothing() {
     let mut server = in_memory().start();
     let mut client = server.client();
     let json = |body: &str| Request::post("/demo/json").body("application/json", body);
     let _ = client.send(Request::put("/demo/json").header("Content-Type", "application/json")).expect(201);
-    let depth = 100_000;
     let mut messages = Vec::new();
     for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
-        let nested = format!("{}1{}", open.repeat(depth), close.repeat(depth));
-        let _ = client.send(json(&format!("[{nested}]"))).expect(204);
-        messages.push(nested);
-        assert_eq!(client.send(json(&open.repeat(depth))).expect(400).code(), "json_invalid", "{open} without end");
+        let nested = |depth: usize| format!("{}1{}", open.repeat(depth), close.repeat(depth));
+        // With the array around all messages it is as deep as common parsers take.
+        let _ = client.send(json(&format!("[{}]", nested(127)))).expect(204);
+        messages.push(nested(127));
+        for depth in [128, 100_000] {
+            let refused = client.send(json(&format!("[{}]", nested(depth)))).expect(400);
+            assert_eq!(refused.code(), "json_invalid");
+        }
+        assert_eq!(client.send(json(&open.repeat(100_000))).expect(400).code(), "json_invalid", "{open} without end");
     }
+    let _ = client.send(json(r#""\ud800""#)).expect(400);
     assert!(read(&mut client, "/demo/json") == format!("[{}]", messages.join(",")), "kept as it was written");
     assert!(server.is_running());
 }

@@ -18,6 +18,10 @@ pub const PRODUCER_ID_BYTES_MAX: usize = 255;
 /// Largest `Producer-Epoch` and `Producer-Seq`: what JavaScript holds exactly.
 pub const PRODUCER_NUMBER_MAX: u64 = (1 << 53) - 1;
 
+/// How deep a JSON body may be nested, or the array that a single value becomes: what common parsers take, for a page is one
+/// array.
+pub const JSON_DEPTH_MAX: usize = 128;
+
 /// Bytes of one page of a catch-up read; a page is longer only when its one record is.
 pub const PAGE_BYTES_MAX: usize = 4 << 20;
 
