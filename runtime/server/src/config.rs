@@ -18,6 +18,9 @@ const GIB: u64 = 1 << 30;
 /// Most shards, WALs and groups that can be asked for: far beyond any machine, so that a typing error is an error.
 const COUNT_MAX: u16 = 256;
 
+/// Levels of the log, each with those before it.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
 /// Segments that a WAL cannot do without: the one being written, the spare, and the reserve.
 const SEGMENTS_MIN: u64 = 3;
 
@@ -327,7 +330,7 @@ impl Default for ModulesConfig {
 pub(crate) struct LogConfig {
     /// Form of a line.
     pub(crate) format: LogFormat,
-    /// What is logged: a level, or directives like `info,weir_storage=debug`.
+    /// What is logged: one of [`LEVELS`], or directives like `info,weir_storage=debug`, each a level or a target and its level.
     pub(crate) level: String,
 }
 
@@ -343,12 +346,32 @@ impl LogConfig {
     /// # Errors
     /// [`ConfigError::TextInvalid`] when it describes none.
     pub(crate) fn filter(&self) -> Result<EnvFilter, ConfigError> {
+        let invalid = |reason| ConfigError::TextInvalid { key: "log.level", value: self.level.clone(), reason };
+        let directives: Vec<String> =
+            self.level.split(',').map(checked_directive).collect::<Result<_, _>>().map_err(invalid)?;
         // openraft tells each step of each group as `info`. Whoever wants that says so: a later directive wins.
-        EnvFilter::try_new(format!("openraft=warn,{}", self.level)).map_err(|error| ConfigError::TextInvalid {
-            key: "log.level",
-            value: self.level.clone(),
-            reason: error.to_string(),
-        })
+        EnvFilter::try_new(format!("openraft=warn,{}", directives.join(",")))
+            .map_err(|error| invalid(error.to_string()))
+    }
+}
+
+/// A directive without spaces if its level is one of [`LEVELS`], or why it cannot be used. The library takes any other bare word
+/// for the target of what is to be logged, and then logs nothing else.
+fn checked_directive(directive: &str) -> Result<String, String> {
+    let (target, level) = match directive.rsplit_once('=') {
+        Some((target, level)) => (Some(target.trim()), level.trim()),
+        None => (None, directive.trim()),
+    };
+    if !LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level)) {
+        let levels = LEVELS.join(", ");
+        return Err(format!(
+            "{level:?} is no level; it must be one of {levels}, or directives such as info,weir_storage=debug"
+        ));
+    }
+    match target {
+        Some("") => Err(format!("{directive:?} has no target before its level")),
+        Some(target) => Ok(format!("{target}={level}")),
+        None => Ok(level.to_string()),
     }
 }
 
@@ -570,7 +593,30 @@ mod tests {
         assert!(refusal(|config| config.modules.memory_bytes_max = 8 * GIB).contains("modules.memory_bytes_max"));
         assert!(refusal(|config| config.modules.call_timeout_ms = 0).contains("modules.call_timeout_ms = 0"));
         assert!(refusal(|config| config.modules.folds_max = 0).contains("modules.folds_max = 0"));
-        assert!(refusal(|config| config.log.level = "weir=loud".to_string()).contains("log.level"));
+    }
+
+    #[test]
+    fn a_log_level_is_a_level_or_directives_that_each_have_one() {
+        let set = |level: &str| Config {
+            log: LogConfig { level: level.to_string(), ..LogConfig::default() },
+            ..Config::default()
+        };
+        for good in
+            LEVELS.into_iter().chain(["INFO", "weir=debug,tokio=warn", "info, weir_storage=trace", "openraft=off"])
+        {
+            set(good).check().unwrap_or_else(|error| panic!("{good:?}: {error}"));
+        }
+        for bad in
+            ["", "warning", "verbose", "loud", "weir=loud", "weir=", "=info", "info,", "info,,debug", "weir", "3"]
+        {
+            let refused = set(bad).check().expect_err(bad).to_string();
+            assert!(refused.starts_with(&format!("log.level = {bad:?} cannot be used")), "{refused}");
+        }
+        let refused = set("warning").check().expect_err("no level").to_string();
+        assert!(
+            refused.contains("\"warning\" is no level; it must be one of off, error, warn, info, debug, trace"),
+            "{refused}"
+        );
     }
 
     #[test]
