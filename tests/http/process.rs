@@ -82,6 +82,24 @@ fn a_taken_port_is_an_error() {
 }
 
 #[test]
+fn an_address_may_be_a_name_or_all_interfaces() {
+    for setup in [in_memory().host("localhost"), in_memory().host("").args(&["--insecure"])] {
+        let server = setup.clone().start();
+        create(&mut server.client(), TARGET);
+        assert_eq!(server.stop().code, Some(0));
+    }
+    for (setup, said) in [
+        (in_memory().host(""), "--insecure"),
+        (in_memory().host("no host"), "the host \"no host\" cannot be resolved"),
+        (in_memory().host("::1"), "written in brackets"),
+    ] {
+        let exit = setup.run();
+        assert_eq!(exit.code, Some(2), "{}", exit.log);
+        assert!(exit.log.contains(said), "{}", exit.log);
+    }
+}
+
+#[test]
 fn a_configuration_that_makes_no_sense_is_refused() {
     let file = |content: &str| {
         let setup = in_memory();

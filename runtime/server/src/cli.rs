@@ -1,9 +1,10 @@
 //! The command line: `weir serve` and its flags. A flag left out changes nothing; see [`crate::config`] for the order.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+
+use crate::address::ListenAddress;
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -27,12 +28,12 @@ pub(crate) struct ServeArgs {
     /// Configuration file (TOML)
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Address of the public listener [default: 127.0.0.1:4437]
+    /// Address of the public listener, as in localhost:4437, or :4437 for all interfaces [default: 127.0.0.1:4437]
     #[arg(long, value_name = "ADDRESS")]
-    pub(crate) listen: Option<SocketAddr>,
+    pub(crate) listen: Option<ListenAddress>,
     /// Address of the admin listener: /livez, /readyz, /metrics [default: 127.0.0.1:4438]
     #[arg(long, value_name = "ADDRESS")]
-    pub(crate) admin_listen: Option<SocketAddr>,
+    pub(crate) admin_listen: Option<ListenAddress>,
     /// Data directory, created if it is not there [default: ./weir-data]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<String>,

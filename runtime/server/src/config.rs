@@ -4,13 +4,15 @@
 //! All sizes and limits are of the whole node; what a shard or a WAL gets of them is its even share, so that the same
 //! file fits a machine with other cores. `0` means "chosen by the server" where a field says so.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 use weir_http::{Origins, Proxies};
 use weir_types::limits::{BATCH_BYTES_MAX, BINDINGS_PER_BUCKET_MAX, BODY_BYTES_CEILING};
+
+use crate::address::ListenAddress;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -68,7 +70,7 @@ pub(crate) enum ConfigError {
         /// `listen` or `admin_listen`.
         key: &'static str,
         /// The address.
-        address: SocketAddr,
+        address: ListenAddress,
     },
     /// A number outside of its range.
     #[error("{key} = {value} is out of range: it must be {range}")]
@@ -117,9 +119,9 @@ pub(crate) struct Config {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct ServerConfig {
     /// Address of the public listener.
-    pub(crate) listen: SocketAddr,
+    pub(crate) listen: ListenAddress,
     /// Address of the admin listener.
-    pub(crate) admin_listen: SocketAddr,
+    pub(crate) admin_listen: ListenAddress,
     /// The data directory; relative to the working directory.
     pub(crate) data_dir: PathBuf,
     /// Keep everything in memory.
@@ -135,8 +137,8 @@ pub(crate) struct ServerConfig {
 impl Default for ServerConfig {
     fn default() -> ServerConfig {
         ServerConfig {
-            listen: SocketAddr::from(([127, 0, 0, 1], 4437)),
-            admin_listen: SocketAddr::from(([127, 0, 0, 1], 4438)),
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 4437)).into(),
+            admin_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 4438)).into(),
             data_dir: PathBuf::from("./weir-data"),
             in_memory: false,
             shards: 0,
@@ -404,9 +406,9 @@ impl Config {
     /// # Errors
     /// [`ConfigError::NotLoopback`], [`ConfigError::OutOfRange`] or [`ConfigError::TextInvalid`], naming the key.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
-        for (key, address) in [("listen", self.server.listen), ("admin_listen", self.server.admin_listen)] {
-            if !address.ip().is_loopback() && !self.server.insecure {
-                return Err(ConfigError::NotLoopback { key, address });
+        for (key, address) in [("listen", &self.server.listen), ("admin_listen", &self.server.admin_listen)] {
+            if !address.socket().ip().is_loopback() && !self.server.insecure {
+                return Err(ConfigError::NotLoopback { key, address: address.clone() });
             }
         }
         check_range("server.shards", self.server.shards.into(), 0, COUNT_MAX.into())?;
@@ -569,9 +571,11 @@ mod tests {
 
     #[test]
     fn addresses_beyond_loopback_need_insecure() {
-        let public = SocketAddr::from(([0, 0, 0, 0], 4437));
-        assert!(refusal(|config| config.server.listen = public).contains("listen = 0.0.0.0:4437"));
-        assert!(refusal(|config| config.server.admin_listen = public).contains("--insecure"));
+        let public = ListenAddress::from(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 4437)));
+        let all: ListenAddress = ":4437".parse().expect("an address");
+        assert!(refusal(|config| config.server.listen = public.clone()).contains("listen = 0.0.0.0:4437 can"));
+        assert!(refusal(|config| config.server.listen = all).contains("listen = :4437 (0.0.0.0:4437) can"));
+        assert!(refusal(|config| config.server.admin_listen = public.clone()).contains("--insecure"));
         let mut config = Config::default();
         config.server.listen = public;
         config.server.insecure = true;

@@ -12,12 +12,12 @@
 
 use std::error::Error;
 use std::io;
-use std::net::SocketAddr;
 
 use weir_shard::{ShardError, ShardOpenError};
 use weir_storage::WalError;
 use weir_wasm::HostError;
 
+use crate::address::ListenAddress;
 use crate::config::ConfigError;
 use crate::node::NodeError;
 
@@ -28,12 +28,12 @@ pub(crate) enum Exit {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// A listener cannot be opened.
-    #[error("cannot listen on {address} ({listener} listener)")]
+    #[error("cannot listen on {address}, the {listener} listener")]
     Listen {
         /// `public` or `admin`.
         listener: &'static str,
         /// Where.
-        address: SocketAddr,
+        address: ListenAddress,
         /// Why.
         #[source]
         source: io::Error,
@@ -153,11 +153,14 @@ mod tests {
     fn a_sentence_names_the_failure_and_its_cause() {
         let exit = Exit::Listen {
             listener: "public",
-            address: SocketAddr::from(([127, 0, 0, 1], 4437)),
+            address: "localhost:4437".parse().expect("an address"),
             source: io::Error::from(io::ErrorKind::AddrInUse),
         };
         assert_eq!(exit.code(), 3);
-        assert_eq!(exit.sentence(), "cannot listen on 127.0.0.1:4437 (public listener): address in use");
+        assert_eq!(
+            exit.sentence(),
+            "cannot listen on localhost:4437 (127.0.0.1:4437), the public listener: address in use"
+        );
     }
 
     #[test]

@@ -93,8 +93,12 @@ fn variable_of(section: &str, key: &str) -> String {
 /// The configuration with the flags that were given.
 fn with_flags(mut config: Config, args: &ServeArgs) -> Config {
     let server = &mut config.server;
-    server.listen = args.listen.unwrap_or(server.listen);
-    server.admin_listen = args.admin_listen.unwrap_or(server.admin_listen);
+    if let Some(listen) = &args.listen {
+        server.listen = listen.clone();
+    }
+    if let Some(listen) = &args.admin_listen {
+        server.admin_listen = listen.clone();
+    }
     if let Some(dir) = &args.data_dir {
         server.data_dir = dir.into();
     }
@@ -187,6 +191,17 @@ mod tests {
         assert!(refusal("", &[("WEIR_IN_MEMORY", "yes")]).contains("WEIR_IN_MEMORY"));
         assert!(refusal("", &[("WEIR_LISTEN", "4437")]).contains("WEIR_LISTEN"));
         assert!(refusal("", &[("WEIR_LISTEN", "0.0.0.0:4437")]).contains("--insecure"));
+    }
+
+    #[test]
+    fn addresses_are_resolved_wherever_they_come_from() {
+        let file = "[server]\nadmin_listen = 'localhost:2'";
+        let config = load_from(file, &[("WEIR_LISTEN", "localhost:1")], ServeArgs::default());
+        let server = config.expect("a valid configuration").server;
+        assert_eq!(server.listen.socket().to_string(), "127.0.0.1:1");
+        assert_eq!(server.admin_listen.socket().to_string(), "127.0.0.1:2");
+        assert!(refusal("[server]\nlisten = 'localhost'", &[]).contains("must have a port"));
+        assert!(refusal("", &[("WEIR_LISTEN", ":4437")]).contains("--insecure"));
     }
 
     #[test]

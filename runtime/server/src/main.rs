@@ -1,6 +1,6 @@
 //! `weir`: command line, configuration, wiring and shutdown. No logic: what the server does is in the crates below.
 //!
-//! - [`cli`], [`config`], [`layers`]: what was asked for, from flags, environment and file.
+//! - [`cli`], [`config`], [`address`], [`layers`]: what was asked for, from flags, environment and file.
 //! - [`node`], [`seams`], [`builtins`]: the data directory, and what else the shards are handed.
 //! - [`serve`]: the order in which things begin and end.
 //! - [`shard_thread`], [`accept`]: one thread per shard, and the listener that feeds them connections.
@@ -11,6 +11,7 @@
 //! The binary is also what inspects and compiles modules: the server starts it anew for each, as `weir module-child`.
 
 mod accept;
+mod address;
 mod admin;
 mod builtins;
 mod cli;

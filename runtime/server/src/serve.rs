@@ -21,6 +21,7 @@ use weir_storage::WriteMode;
 use weir_types::{GroupId, ShardId};
 
 use crate::accept;
+use crate::address::ListenAddress;
 use crate::admin::{self, Admin, Phase};
 use crate::config::{CacheConfig, Config, Sizes, size};
 use crate::connections::Connections;
@@ -57,8 +58,8 @@ async fn run(config: &Config, demo: bool) -> Result<(), Exit> {
     accept::raise_open_files_limit();
     let server = &config.server;
     let data_dir = if server.in_memory { None } else { Some(DataDir::open(&server.data_dir)?) };
-    let listener = listen("public", server.listen)?;
-    let admin_listener = listen("admin", server.admin_listen)?;
+    let listener = listen("public", &server.listen)?;
+    let admin_listener = listen("admin", &server.admin_listen)?;
     let fresh = Node::new(|| SystemEntropy.u64(), config.shards(), server.groups);
     let node = match &data_dir {
         Some(data_dir) => data_dir.node(fresh, server.groups)?,
@@ -255,8 +256,8 @@ async fn end(connections: &Connections, requests: &[mpsc::UnboundedSender<Reques
     let _ = joined.await;
 }
 
-fn listen(listener: &'static str, address: std::net::SocketAddr) -> Result<TcpListener, Exit> {
-    accept::listen(address).map_err(|source| Exit::Listen { listener, address, source })
+fn listen(listener: &'static str, address: &ListenAddress) -> Result<TcpListener, Exit> {
+    accept::listen(address.socket()).map_err(|source| Exit::Listen { listener, address: address.clone(), source })
 }
 
 /// The signals that ask the process to end.
@@ -281,17 +282,17 @@ impl Signals {
 
 /// The names by which clients may call the server.
 fn hosts(config: &Config) -> Hosts {
-    let (listen, names) = (config.server.listen.ip(), config.http.hosts.trim());
+    let (listen, names) = (config.server.listen.socket().ip(), config.http.hosts.trim());
     // Who has it listen to others without naming it has said that this is meant.
     if names == "*" || (names.is_empty() && !listen.is_loopback()) {
         return Hosts::any();
     }
-    let given = names.split(',').map(|name| name.trim().to_string()).filter(|name| !name.is_empty());
     let own = match listen {
         IpAddr::V4(listen) => listen.to_string(),
         IpAddr::V6(listen) => format!("[{listen}]"),
     };
     let (_, public) = config.http.public_url.split_once("://").unwrap_or_default();
-    let public = public.split(['/', ':']).next().filter(|name| !name.is_empty()).map(str::to_string);
-    Hosts::only(given.chain([own]).chain(public).collect())
+    let public = public.split(['/', ':']).next().unwrap_or_default();
+    let known = names.split(',').map(str::trim).chain([own.as_str(), config.server.listen.host(), public]);
+    Hosts::only(known.filter(|name| !name.is_empty()).map(str::to_string).collect())
 }

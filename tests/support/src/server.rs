@@ -31,6 +31,8 @@ pub struct Setup {
     data_dir: PathBuf,
     listen: SocketAddr,
     admin: SocketAddr,
+    /// What its flags call the listeners' host, if not by the address.
+    host: Option<String>,
 }
 
 impl Setup {
@@ -46,6 +48,7 @@ impl Setup {
             data_dir,
             listen: ports::free(),
             admin: ports::free(),
+            host: None,
         }
     }
 
@@ -82,6 +85,13 @@ impl Setup {
     #[must_use]
     pub fn listen(mut self, address: SocketAddr) -> Setup {
         self.listen = address;
+        self
+    }
+
+    /// Gives `host` and the port to `--listen` and `--admin-listen` instead of the address.
+    #[must_use]
+    pub fn host(mut self, host: &str) -> Setup {
+        self.host = Some(host.to_owned());
         self
     }
 
@@ -137,7 +147,11 @@ impl Setup {
         let log_before = self.log().len();
         let log = File::options().create(true).append(true).open(self.log_path()).expect("a log file");
         let mut command = Command::new(&self.program);
-        command.arg("serve").args(["--listen", &self.listen.to_string(), "--admin-listen", &self.admin.to_string()]);
+        let flag = |address: SocketAddr| match &self.host {
+            Some(host) => format!("{host}:{}", address.port()),
+            None => address.to_string(),
+        };
+        command.arg("serve").args(["--listen", &flag(self.listen), "--admin-listen", &flag(self.admin)]);
         command.arg("--data-dir").arg(&self.data_dir).args(&self.args);
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("WEIR_")) {
             command.env_remove(name);
