@@ -6,6 +6,7 @@
 mod addresses;
 mod bodies;
 mod buckets;
+mod commands;
 mod conditional;
 mod live;
 mod live_equals_history;

@@ -1,4 +1,4 @@
-//! The command line: `weir serve` and its flags. A flag left out changes nothing; see [`crate::config`] for the order.
+//! The command line. A flag left out changes nothing; see [`crate::config`] for the order.
 
 use std::path::PathBuf;
 
@@ -20,11 +20,36 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Serve streams until SIGTERM or SIGINT
     Serve(ServeArgs),
+    /// Show or check the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
 }
 
-/// Flags of `weir serve`. Defaults are not here: they are those of [`crate::config::Config`].
-#[derive(Clone, Debug, Default, Args)]
+/// What `weir config` can do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print as TOML what file, environment and flags give together
+    Print(ConfigArgs),
+    /// Check what file, environment and flags give together, and print "ok" or what is wrong
+    Check(ConfigArgs),
+    /// Print a sample file: every key with its default and what it means
+    Default,
+}
+
+/// Flags of `weir serve`.
+#[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
+    /// What is configured.
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Set up a bucket with two modules at work, and print what to try
+    #[arg(long)]
+    pub(crate) demo: bool,
+}
+
+/// Flags that configure the server. Defaults are not here: they are those of [`crate::config::Config`].
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct ConfigArgs {
     /// Configuration file (TOML)
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -49,9 +74,6 @@ pub(crate) struct ServeArgs {
     /// Allow listening beyond loopback although there is no authentication and no TLS
     #[arg(long)]
     pub(crate) insecure: bool,
-    /// Set up a bucket with two modules at work, and print what to try
-    #[arg(long)]
-    pub(crate) demo: bool,
 }
 
 #[cfg(test)]

@@ -65,6 +65,9 @@ pub(crate) enum Exit {
     /// What `--demo` asks for cannot be set up.
     #[error("the demo cannot be set up")]
     Demo(#[source] ShardError),
+    /// Standard output takes no more.
+    #[error("cannot write to standard output")]
+    Output(#[source] io::Error),
     /// It was asked to end a second time before it had ended.
     #[error("stopped at once, because it was asked to a second time")]
     SecondSignal,
@@ -87,7 +90,7 @@ impl Exit {
             ) => 5,
             Exit::Node(NodeError::Wal { source, .. }) => wal_code(source),
             Exit::ShardOpen { source, .. } => shard_open_code(source),
-            Exit::System { .. } | Exit::Engine(_) | Exit::Demo(_) | Exit::SecondSignal => 1,
+            Exit::System { .. } | Exit::Engine(_) | Exit::Demo(_) | Exit::Output(_) | Exit::SecondSignal => 1,
         }
     }
 

@@ -10,7 +10,7 @@ use std::ffi::OsString;
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use crate::cli::ServeArgs;
+use crate::cli::ConfigArgs;
 use crate::config::{Config, ConfigError};
 
 /// The prefix of all our environment variables.
@@ -22,7 +22,7 @@ const PREFIX: &str = "WEIR_";
 /// # Errors
 /// Any [`ConfigError`].
 pub(crate) fn load(
-    args: &ServeArgs,
+    args: &ConfigArgs,
     env: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<(Config, Vec<String>), ConfigError> {
     let mut unknown = Vec::new();
@@ -91,7 +91,7 @@ fn variable_of(section: &str, key: &str) -> String {
 }
 
 /// The configuration with the flags that were given.
-fn with_flags(mut config: Config, args: &ServeArgs) -> Config {
+fn with_flags(mut config: Config, args: &ConfigArgs) -> Config {
     let server = &mut config.server;
     if let Some(listen) = &args.listen {
         server.listen = listen.clone();
@@ -114,25 +114,25 @@ mod tests {
     use super::*;
     use crate::config::LogFormat;
 
-    fn load_from(file: &str, env: &[(&str, &str)], args: ServeArgs) -> Result<Config, String> {
+    fn load_from(file: &str, env: &[(&str, &str)], args: ConfigArgs) -> Result<Config, String> {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("weir.toml");
         std::fs::write(&path, file).expect("a file is written");
         let env = env.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
-        load(&ServeArgs { config: Some(path), ..args }, env)
+        load(&ConfigArgs { config: Some(path), ..args }, env)
             .map(|(config, _)| config)
             .map_err(|error| error.to_string())
     }
 
     fn refusal(file: &str, env: &[(&str, &str)]) -> String {
-        load_from(file, env, ServeArgs::default()).expect_err("a refused configuration")
+        load_from(file, env, ConfigArgs::default()).expect_err("a refused configuration")
     }
 
     #[test]
     fn flags_win_over_environment_over_file_over_defaults() {
         let file = "[server]\nshards = 2\ngroups = 2\ndata_dir = 'file'\n[http]\nlong_poll_timeout_ms = 7";
         let env = [("WEIR_GROUPS", "3"), ("WEIR_DATA_DIR", "env"), ("WEIR_LOG_FORMAT", "json"), ("HOME", "/home/me")];
-        let args = ServeArgs { data_dir: Some("flag".to_string()), ..ServeArgs::default() };
+        let args = ConfigArgs { data_dir: Some("flag".to_string()), ..ConfigArgs::default() };
         let config = load_from(file, &env, args).expect("a valid configuration");
         assert_eq!((config.server.shards, config.server.groups), (2, 3));
         assert_eq!(config.server.data_dir.to_str(), Some("flag"));
@@ -165,7 +165,7 @@ mod tests {
     fn unknown_variables_are_named_but_for_those_of_a_service() {
         let unknown = |names: &[&str]| {
             let env = names.iter().map(|name| (OsString::from(name), OsString::from("tcp://10.0.0.1:4437")));
-            load(&ServeArgs::default(), env).expect("they are passed over").1
+            load(&ConfigArgs::default(), env).expect("they are passed over").1
         };
         assert_eq!(unknown(&["WEIR_LISEN", "WEIR_SERVER_LISTEN", "HOME"]), ["WEIR_LISEN", "WEIR_SERVER_LISTEN"]);
         let of_services = [
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn addresses_are_resolved_wherever_they_come_from() {
         let file = "[server]\nadmin_listen = 'localhost:2'";
-        let config = load_from(file, &[("WEIR_LISTEN", "localhost:1")], ServeArgs::default());
+        let config = load_from(file, &[("WEIR_LISTEN", "localhost:1")], ConfigArgs::default());
         let server = config.expect("a valid configuration").server;
         assert_eq!(server.listen.socket().to_string(), "127.0.0.1:1");
         assert_eq!(server.admin_listen.socket().to_string(), "127.0.0.1:2");
@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_named() {
-        let args = ServeArgs { config: Some("/nowhere/weir.toml".into()), ..ServeArgs::default() };
+        let args = ConfigArgs { config: Some("/nowhere/weir.toml".into()), ..ConfigArgs::default() };
         let error = load(&args, []).expect_err("there is no such file");
         assert!(error.to_string().contains("/nowhere/weir.toml"));
     }

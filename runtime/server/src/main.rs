@@ -1,6 +1,7 @@
 //! `weir`: command line, configuration, wiring and shutdown. No logic: what the server does is in the crates below.
 //!
 //! - [`cli`], [`config`], [`address`], [`layers`]: what was asked for, from flags, environment and file.
+//! - [`config_command`]: the configuration, shown and checked.
 //! - [`node`], [`seams`], [`builtins`]: the data directory, and what else the shards are handed.
 //! - [`serve`]: the order in which things begin and end.
 //! - [`shard_thread`], [`accept`]: one thread per shard, and the listener that feeds them connections.
@@ -16,6 +17,7 @@ mod admin;
 mod builtins;
 mod cli;
 mod config;
+mod config_command;
 mod connections;
 mod demo;
 mod exit;
@@ -27,12 +29,13 @@ mod serve;
 mod shard_thread;
 mod turns;
 
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::cli::{Cli, Command};
-use crate::config::{LogConfig, LogFormat};
+use crate::cli::{Cli, Command, ConfigArgs, ConfigCommand, ServeArgs};
+use crate::config::{Config, LogConfig, LogFormat};
 use crate::exit::Exit;
 
 #[global_allocator]
@@ -46,20 +49,49 @@ fn main() -> ExitCode {
     }
     abort_on_panic();
     use_small_pages();
-    let Command::Serve(args) = Cli::parse().command;
-    let served = layers::load(&args, std::env::vars_os()).map_err(Exit::from).and_then(|(config, unknown)| {
-        log_to_stderr(&config.log);
-        for variable in unknown {
-            tracing::warn!(variable, "this variable is no setting of the server's, and is passed over");
+    let done = match Cli::parse().command {
+        Command::Serve(args) => serve(&args),
+        Command::Config(ConfigCommand::Print(args)) => {
+            load_aloud(&args).and_then(|config| print(&config_command::to_toml(&config)))
         }
-        serve::serve(&config, args.demo)
-    });
-    match served {
+        Command::Config(ConfigCommand::Check(args)) => load_aloud(&args).and_then(|config| {
+            config_command::check(&config)?;
+            print("ok\n")
+        }),
+        Command::Config(ConfigCommand::Default) => print(config_command::SAMPLE),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(exit) => {
             eprintln!("weir: {}", exit.sentence());
             ExitCode::from(exit.code())
         }
+    }
+}
+
+fn serve(args: &ServeArgs) -> Result<(), Exit> {
+    let (config, unknown) = layers::load(&args.config, std::env::vars_os())?;
+    log_to_stderr(&config.log);
+    for variable in unknown {
+        tracing::warn!(variable, "this variable is no setting of the server's, and is passed over");
+    }
+    serve::serve(&config, args.demo)
+}
+
+/// The configuration, for a command without a log: what is passed over is said at once.
+fn load_aloud(args: &ConfigArgs) -> Result<Config, Exit> {
+    let (config, unknown) = layers::load(args, std::env::vars_os())?;
+    for variable in unknown {
+        eprintln!("weir: {variable} is no setting of the server's, and is passed over");
+    }
+    Ok(config)
+}
+
+/// Writes to standard output. Who has closed it has read enough.
+fn print(text: &str) -> Result<(), Exit> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Exit::Output(error)),
+        _ => Ok(()),
     }
 }
 
