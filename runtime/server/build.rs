@@ -1,4 +1,5 @@
-//! Builds the ready-made modules for wasm, so that `cargo run` is all it takes to have a server that carries them.
+//! Builds the ready-made modules for wasm, so that `cargo run` is all it takes to have a server that carries them; and finds
+//! out what the binary calls its version.
 //!
 //! A cargo within cargo: its target folder is its own, so that neither waits for the other's lock, and nothing is taken
 //! from what this build was told about compilers and flags.
@@ -35,9 +36,40 @@ fn main() {
         println!("cargo::rerun-if-changed={}", workspace.join(source).display());
     }
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rustc-env=WEIR_VERSION={}", version(&workspace));
     if let Err(sentence) = build(&workspace) {
         println!("cargo::error={sentence}");
     }
+}
+
+/// The version, and where git can tell the commit that it is built from. A commit then runs this again, and builds the server
+/// crate again, but none of those below it.
+fn version(workspace: &Path) -> String {
+    let version = variable("CARGO_PKG_VERSION").to_string_lossy().into_owned();
+    // Not of a repository that ours has been copied into.
+    let root = git(workspace, &["rev-parse", "--show-toplevel"]).and_then(|root| fs::canonicalize(root).ok());
+    if root.is_none() || root != fs::canonicalize(workspace).ok() {
+        return version;
+    }
+    // What is checked out, and the list of what was: a commit to a branch changes only the second.
+    for file in ["HEAD", "logs/HEAD"] {
+        let Some(path) = git(workspace, &["rev-parse", "--git-path", file]) else { continue };
+        let path = workspace.join(path);
+        // Cargo takes a file that is not there for one that has changed.
+        if path.exists() {
+            println!("cargo::rerun-if-changed={}", path.display());
+        }
+    }
+    match git(workspace, &["rev-parse", "--short=12", "HEAD"]) {
+        Some(commit) => format!("{version} ({commit})"),
+        None => version,
+    }
+}
+
+/// The line that git prints; `None` without git, or where it fails.
+fn git(workspace: &Path, args: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(args).current_dir(workspace).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim_end().to_string())
 }
 
 /// Builds all modules and copies them to where `src/builtins.rs` embeds them from, or says in a sentence why it cannot.

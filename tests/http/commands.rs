@@ -59,6 +59,34 @@ fn who_reads_only_the_beginning_ends_nothing_badly() {
     assert!(status.expect("the binary starts").success());
 }
 
+#[test]
+fn help_ends_with_where_the_rest_is_and_a_version_names_its_commit() {
+    for args in [["--help"].as_slice(), &["serve", "--help"]] {
+        let help = succeeded(&weir(args, &[]));
+        for said in ["weir config default", "WEIR_DATA_DIR", "\n  6  a write-ahead log is damaged"] {
+            assert!(help.contains(said), "{said} is not in\n{help}");
+        }
+    }
+    let version = succeeded(&weir(&["--version"], &[]));
+    let version = version.trim_end().strip_prefix("weir 0.1.0").expect("the version");
+    // Without git, there is none.
+    let commit = version.strip_prefix(" (").and_then(|rest| rest.strip_suffix(')'));
+    assert!(version.is_empty() || commit.is_some_and(|commit| commit.len() >= 12), "{version}");
+}
+
+#[test]
+fn a_package_has_completions_and_manual_pages() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        assert!(succeeded(&weir(&["completions", shell], &[])).contains("admin-listen"), "{shell}");
+    }
+    assert!(succeeded(&weir(&["man"], &[])).contains(".TH weir 1"));
+    assert!(succeeded(&weir(&["man", "serve"], &[])).contains("admin\\-listen"));
+    assert!(succeeded(&weir(&["man", "config", "print"], &[])).contains(".TH weir-config-print 1"));
+    let unknown = weir(&["man", "config", "prnt"], &[]);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("no command `weir config prnt`"), "{unknown:?}");
+}
+
 /// A configuration file, for as long as its folder is kept.
 fn file(content: &str) -> (tempfile::TempDir, String) {
     let home = tempfile::tempdir().expect("a temporary directory");

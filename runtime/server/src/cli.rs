@@ -3,12 +3,15 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::address::ListenAddress;
+use crate::exit;
 
 /// The whole command line.
 #[derive(Debug, Parser)]
-#[command(name = "weir", version, about = "Append-only event streams over plain HTTP and SSE")]
+#[command(name = "weir", version = env!("WEIR_VERSION"), after_help = help_end())]
+#[command(about = "Append-only event streams over plain HTTP and SSE")]
 pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -19,10 +22,21 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Serve streams until SIGTERM or SIGINT
+    #[command(after_help = help_end())]
     Serve(ServeArgs),
     /// Show or check the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print the completion script for a shell
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Print a manual page: of weir, or of one of its commands
+    Man {
+        /// The command, as in `weir man config print`
+        command: Vec<String>,
+    },
 }
 
 /// What `weir config` can do.
@@ -74,6 +88,20 @@ pub(crate) struct ConfigArgs {
     /// Allow listening beyond loopback although there is no authentication and no TLS
     #[arg(long)]
     pub(crate) insecure: bool,
+}
+
+/// What help ends with: where the rest is.
+fn help_end() -> String {
+    let codes: String = exit::CODES.iter().map(|(code, meaning)| format!("\n  {code}  {meaning}")).collect();
+    format!(
+        "\
+Configuration:
+  `weir config default` prints a file for --config with every key, its unit and default.
+  Each key has a variable, too: [http] hosts is WEIR_HTTP_HOSTS, [server] data_dir is WEIR_DATA_DIR.
+  A flag wins over a variable, a variable over the file.
+
+Exit codes:{codes}"
+    )
 }
 
 #[cfg(test)]

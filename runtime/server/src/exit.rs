@@ -1,14 +1,4 @@
 //! How the process ends: one exit code and one sentence on standard error per kind of failure.
-//!
-//! | code | meaning |
-//! |---|---|
-//! | 0 | asked to stop, and everything acknowledged is flushed |
-//! | 1 | anything else |
-//! | 2 | bad command line or configuration |
-//! | 3 | cannot listen |
-//! | 4 | the data directory is in use by another process |
-//! | 5 | the data directory cannot be used |
-//! | 6 | a write-ahead log is damaged, or is not this node's, or a part of it is missing |
 
 use std::error::Error;
 use std::io;
@@ -20,6 +10,17 @@ use weir_wasm::HostError;
 use crate::address::ListenAddress;
 use crate::config::ConfigError;
 use crate::node::NodeError;
+
+/// The exit codes, and what they mean.
+pub(crate) const CODES: [(u8, &str); 7] = [
+    (0, "asked to stop, and everything acknowledged is flushed; or printed what was asked for"),
+    (1, "anything else"),
+    (2, "bad command line or configuration"),
+    (3, "cannot listen"),
+    (4, "the data directory is in use by another process"),
+    (5, "the data directory cannot be used"),
+    (6, "a write-ahead log is damaged, or is not this node's, or a part of it is missing"),
+];
 
 /// Why the process ends before it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +66,9 @@ pub(crate) enum Exit {
     /// What `--demo` asks for cannot be set up.
     #[error("the demo cannot be set up")]
     Demo(#[source] ShardError),
+    /// There is no manual page of this name.
+    #[error("there is no command `weir {0}`")]
+    CommandUnknown(String),
     /// Standard output takes no more.
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
@@ -74,10 +78,10 @@ pub(crate) enum Exit {
 }
 
 impl Exit {
-    /// The process's exit code.
+    /// The process's exit code, one of [`CODES`].
     pub(crate) fn code(&self) -> u8 {
         match self {
-            Exit::Config(_) => 2,
+            Exit::Config(_) | Exit::CommandUnknown(_) => 2,
             Exit::Listen { .. } => 3,
             Exit::Node(NodeError::Locked { .. }) => 4,
             // What is asked for is at fault here, not the directory.

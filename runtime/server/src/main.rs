@@ -2,6 +2,7 @@
 //!
 //! - [`cli`], [`config`], [`address`], [`layers`]: what was asked for, from flags, environment and file.
 //! - [`config_command`]: the configuration, shown and checked.
+//! - [`manual`]: completion scripts and manual pages.
 //! - [`node`], [`seams`], [`builtins`]: the data directory, and what else the shards are handed.
 //! - [`serve`]: the order in which things begin and end.
 //! - [`shard_thread`], [`accept`]: one thread per shard, and the listener that feeds them connections.
@@ -22,6 +23,7 @@ mod connections;
 mod demo;
 mod exit;
 mod layers;
+mod manual;
 mod metrics;
 mod node;
 mod seams;
@@ -52,13 +54,15 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(args) => serve(&args),
         Command::Config(ConfigCommand::Print(args)) => {
-            load_aloud(&args).and_then(|config| print(&config_command::to_toml(&config)))
+            load_aloud(&args).and_then(|config| print(config_command::to_toml(&config)))
         }
         Command::Config(ConfigCommand::Check(args)) => load_aloud(&args).and_then(|config| {
             config_command::check(&config)?;
             print("ok\n")
         }),
         Command::Config(ConfigCommand::Default) => print(config_command::SAMPLE),
+        Command::Completions { shell } => print(manual::completions(shell)),
+        Command::Man { command } => manual::page(&command).and_then(print),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -88,8 +92,8 @@ fn load_aloud(args: &ConfigArgs) -> Result<Config, Exit> {
 }
 
 /// Writes to standard output. Who has closed it has read enough.
-fn print(text: &str) -> Result<(), Exit> {
-    match io::stdout().write_all(text.as_bytes()) {
+fn print(text: impl AsRef<[u8]>) -> Result<(), Exit> {
+    match io::stdout().write_all(text.as_ref()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Exit::Output(error)),
         _ => Ok(()),
     }
