@@ -1,11 +1,14 @@
 //! The process: how it begins, how it ends, and what it says when it cannot.
 
-use std::fs;
+use std::fs::{self, File};
 use std::net::TcpListener;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
-use rustix::process::Signal;
-use weir_testkit::{Client, Events, Request, Setup};
+use rustix::process::{Pid, Signal};
+use weir_testkit::{Client, Events, Request, Server, Setup};
 
 use crate::{append, create, in_memory, metric, on_disk, read, wait_until};
 
@@ -48,6 +51,91 @@ fn a_server_that_is_asked_to_stop_finishes_what_it_has_begun() {
     // The other signal that asks.
     server.signal(Signal::INT);
     assert_eq!(server.wait_exit().code, Some(0));
+}
+
+#[test]
+fn a_server_that_drains_is_not_ready_and_goes_on_for_a_while() {
+    let mut server = in_memory().env("WEIR_DRAIN_DELAY_MS", 3_000).start();
+    server.signal(Signal::TERM);
+    wait_until("the probe to fail", || ready_status(&server) == 503);
+    create(&mut server.client(), TARGET);
+    wait_until("the end of the listener", || weir_testkit::Connection::open(server.address()).is_err());
+    let exit = server.wait_exit();
+    assert_eq!(exit.code, Some(0), "{}", exit.log);
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once_but_not_within_a_second_of_the_first() {
+    let mut setup = in_memory().env("WEIR_DRAIN_DELAY_MS", 60_000);
+    let mut server = setup.start();
+    server.signal(Signal::TERM);
+    wait_until("the first signal", || ready_status(&server) == 503);
+    server.signal(Signal::INT);
+    wait_until("the second signal", || setup.log().contains("counts once"));
+    create(&mut server.client(), TARGET);
+    wait_until("the end", || {
+        server.signal(Signal::TERM);
+        !server.is_running()
+    });
+    let exit = server.wait_exit();
+    assert_eq!(exit.code, Some(1), "{}", exit.log);
+    assert!(exit.log.contains("asked to a second time"), "{}", exit.log);
+}
+
+#[test]
+fn a_hangup_changes_nothing() {
+    let mut setup = in_memory();
+    let server = setup.start();
+    server.signal(Signal::HUP);
+    wait_until("a word of it in the log", || setup.log().contains("SIGHUP"));
+    create(&mut server.client(), TARGET);
+    assert_eq!(server.stop().code, Some(0));
+}
+
+#[test]
+fn a_service_manager_is_told_of_the_beginning_and_the_end() {
+    let mut setup = in_memory();
+    let path = setup.home().join("notify");
+    let manager = manager(&path);
+    setup = setup.env("NOTIFY_SOCKET", path.display());
+    let server = setup.start();
+    assert_eq!(told(&manager), "READY=1\n");
+    assert_eq!(server.stop().code, Some(0));
+    assert_eq!(told(&manager), "STOPPING=1\n");
+}
+
+#[test]
+fn a_log_that_cannot_be_written_ends_nothing() {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let path = home.path().join("notify");
+    let manager = manager(&path);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_weir"))
+        .args(["serve", "--in-memory", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
+        .env("NOTIFY_SOCKET", &path)
+        .stderr(File::options().write(true).open("/dev/full").expect("a full device"))
+        .spawn()
+        .expect("the server starts");
+    assert_eq!(told(&manager), "READY=1\n");
+    let pid = Pid::from_raw(child.id() as i32).expect("a process id");
+    rustix::process::kill_process(pid, Signal::TERM).expect("the server is our child");
+    assert_eq!(child.wait().expect("the server is our child").code(), Some(0));
+}
+
+/// The socket of a service manager that waits for a server's messages.
+fn manager(path: &Path) -> UnixDatagram {
+    let manager = UnixDatagram::bind(path).expect("a socket");
+    manager.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
+    manager
+}
+
+fn told(manager: &UnixDatagram) -> String {
+    let mut message = [0; 64];
+    let bytes = manager.recv(&mut message).expect("a message");
+    String::from_utf8_lossy(&message[..bytes]).into_owned()
+}
+
+fn ready_status(server: &Server) -> u16 {
+    Client::new(server.admin()).send(Request::get("/readyz")).status
 }
 
 #[test]

@@ -36,7 +36,7 @@ pub(crate) enum Phase {
     Recovering(BTreeSet<u16>),
     /// Connections are accepted.
     Serving,
-    /// Asked to end.
+    /// Asked to end, and not accepting any more once the drain delay is over.
     Stopping,
 }
 

@@ -132,6 +132,8 @@ pub(crate) struct ServerConfig {
     pub(crate) groups: u16,
     /// Allow addresses beyond loopback.
     pub(crate) insecure: bool,
+    /// How long it goes on when it is asked to stop, in milliseconds: `/readyz` is 503 from the first.
+    pub(crate) drain_delay_ms: u64,
 }
 
 impl Default for ServerConfig {
@@ -144,6 +146,7 @@ impl Default for ServerConfig {
             shards: 0,
             groups: 0,
             insecure: false,
+            drain_delay_ms: 0,
         }
     }
 }
@@ -460,6 +463,7 @@ impl Config {
         ] {
             check_range(key, value, 1, day_ms)?;
         }
+        check_range("server.drain_delay_ms", self.server.drain_delay_ms, 0, day_ms)?;
         let http = &self.http;
         check_text("http.cors_origins", &http.cors_origins, Origins::parse(&http.cors_origins))?;
         check_text("http.trusted_proxies", &http.trusted_proxies, Proxies::parse(&http.trusted_proxies))?;

@@ -4,7 +4,7 @@
 //! - [`config_command`]: the configuration, shown and checked.
 //! - [`manual`]: completion scripts and manual pages.
 //! - [`node`], [`seams`], [`builtins`]: the data directory, and what else the shards are handed.
-//! - [`serve`]: the order in which things begin and end.
+//! - [`serve`], [`signals`]: the order in which things begin and end, and who asks for the end.
 //! - [`shard_thread`], [`accept`]: one thread per shard, and the listener that feeds them connections.
 //! - [`admin`], [`metrics`]: the admin listener.
 //! - [`demo`]: what `--demo` sets up.
@@ -29,6 +29,7 @@ mod node;
 mod seams;
 mod serve;
 mod shard_thread;
+mod signals;
 mod turns;
 
 use std::io::{self, Write as _};
@@ -67,7 +68,8 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(exit) => {
-            eprintln!("weir: {}", exit.sentence());
+            // Who has closed standard error still learns the code.
+            let _ = writeln!(io::stderr(), "weir: {}", exit.sentence());
             ExitCode::from(exit.code())
         }
     }
@@ -116,10 +118,11 @@ fn use_small_pages() {
     let _ = rustix::thread::disable_transparent_huge_pages(true);
 }
 
-/// One line per event, on standard error: standard output stays free.
+/// One line per event, on standard error: standard output stays free. A line that cannot be written is lost, and no reason to
+/// end: the terminal may be gone, or a disk full.
 fn log_to_stderr(config: &LogConfig) {
     let filter = config.filter().expect("the configuration has been checked");
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false);
     match config.format {
         LogFormat::Text => lines.with_target(false).with_ansi(false).init(),
         LogFormat::Json => lines.json().init(),

@@ -4,16 +4,17 @@
 //! recovered, set up the demo if there is to be one, accept. The public port is taken early so that a taken one is an early
 //! error; who connects before the recovery has ended waits in the kernel's queue, while `/readyz` says what is missing.
 //!
-//! End: close the listener, tell the connections, wait for them a while, then flush every shard. All connections end
-//! before any shard does, because a connection of one shard may wait for an answer of another.
+//! End: say at `/readyz` and to the service manager that it ends, and go on for `server.drain_delay_ms`, so that whoever sends
+//! clients here can notice; then close the listener, tell the connections, wait for them a while, and flush every shard. All
+//! connections end before any shard does, because a connection of one shard may wait for an answer of another.
 
 use std::io::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sd_notify::NotifyState;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use weir_http::{CachePolicy, Hosts, Origins, Proxies};
 use weir_shard::{Address, Entropy as _, PageBudget, Seams, ShardConfig, Topology, mesh};
@@ -30,6 +31,7 @@ use crate::exit::Exit;
 use crate::node::{DataDir, Node};
 use crate::seams::{SystemEntropy, seams};
 use crate::shard_thread::{Opened, Request, ShardParts, ShardThread};
+use crate::signals::Signals;
 
 /// How long connections may take to end after they were told to.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -89,26 +91,32 @@ async fn run(config: &Config, demo: bool) -> Result<(), Exit> {
     tokio::select! {
         ready = ready(&mut openings, &shards, topology.owner_of(GroupId::META), &phase, demo) => ready?,
         // Nothing is acknowledged to anyone before that, so there is nothing to flush.
-        () = signals.next() => return Ok(()),
+        () = signals.asked() => return Ok(()),
     }
     announce(&listener, demo);
+    tell_manager(NotifyState::Ready);
 
     let requests: Vec<_> = shards.iter().map(|shard| shard.requests.clone()).collect();
     let connections_max = size(config.http.connections_max);
-    let accepting =
-        accept::accept(listener, connections_max, Arc::clone(&connections), requests.clone(), shutdown.clone());
-    tokio::select! {
-        () = accepting => unreachable!("accepting ends with the shutdown, which begins below"),
-        () = signals.next() => {}
-    }
+    let accepting = accept::accept(listener, connections_max, Arc::clone(&connections), requests.clone(), shutdown);
+    let accepting = tokio::spawn(accepting);
+    signals.asked().await;
     phase.send_replace(Phase::Stopping);
+    tell_manager(NotifyState::Stopping);
+    tracing::info!(server.drain_delay_ms, "asked to stop");
+    tokio::select! {
+        () = tokio::time::sleep(Duration::from_millis(server.drain_delay_ms)) => {}
+        () = signals.asked_again() => return Err(Exit::SecondSignal),
+    }
     stop.send_replace(true);
+    // The listener is closed then. A panic there has ended the process.
+    let _ = accepting.await;
     // Uploads that are being looked at are not waited for. What was announced is compiled after the next start.
     modules.stop();
     tracing::info!("stopping");
     tokio::select! {
         () = end(&connections, &requests, shards) => Ok(()),
-        () = signals.next() => Err(Exit::SecondSignal),
+        () = signals.asked_again() => Err(Exit::SecondSignal),
     }
 }
 
@@ -222,6 +230,13 @@ fn announce(listener: &TcpListener, demo: bool) {
     }
 }
 
+/// Tells the service manager, if one has started this and wants to know.
+fn tell_manager(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "cannot tell the service manager");
+    }
+}
+
 /// Waits until all shards are open, or the first cannot be: the others may then wait for it forever.
 async fn all_opened(openings: &mut mpsc::UnboundedReceiver<Opened>, phase: &watch::Sender<Phase>) -> Result<(), Exit> {
     loop {
@@ -258,26 +273,6 @@ async fn end(connections: &Connections, requests: &[mpsc::UnboundedSender<Reques
 
 fn listen(listener: &'static str, address: &ListenAddress) -> Result<TcpListener, Exit> {
     accept::listen(address.socket()).map_err(|source| Exit::Listen { listener, address: address.clone(), source })
-}
-
-/// The signals that ask the process to end.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Signals, Exit> {
-        let on = |kind| signal(kind).map_err(|source| Exit::System { doing: "listen for signals", source });
-        Ok(Signals { terminate: on(SignalKind::terminate())?, interrupt: on(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }
 
 /// The names by which clients may call the server.
