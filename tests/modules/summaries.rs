@@ -100,7 +100,7 @@ fn a_read_waits_for_the_offset_it_asks_for() {
         waiting.join().expect("a reader")
     });
     assert_eq!((waiting.next_offset(), &waiting.json()["count"]), (next.as_str(), &2.into()));
-    let gone = format!("{position:020}_00000000");
+    let gone = format!("{position:020}-00000000");
     assert_eq!(client.send(summary("/demo/s", &format!("totals&offset={gone}"))).expect(410).code(), "offset_gone");
     assert_eq!(client.send(summary("/demo/s", "totals&offset=x")).expect(400).code(), "offset_malformed");
 }

@@ -43,6 +43,11 @@ impl Context {
         Context { shared, activity, is_proxied, host: RefCell::default() }
     }
 
+    /// Whether clients may call the server by another address than the one that reaches it: then a path alone would not do.
+    pub(crate) fn is_called_otherwise(&self) -> bool {
+        self.is_proxied || !self.config().public_url.is_empty()
+    }
+
     /// What clients call the server by, before a path: as configured, or as the request says.
     pub(crate) fn base_url(&self, head: &Parts) -> String {
         match self.config().public_url.as_str() {

@@ -106,14 +106,14 @@ impl Service {
     async fn route(&self, context: &Context, request: Request<Incoming>) -> Result<Response<Payload>, Problem> {
         let (head, body) = request.into_parts();
         fields::check_coding(&head.headers)?;
-        let base = context.base_url(&head);
+        let base = context.is_called_otherwise().then(|| context.base_url(&head));
         let (lent, body) = Lent::new(body);
         let mut request = Request::from_parts(head, axum::body::Body::new(lent));
         request.extensions_mut().insert(SendWrapper::new(context.activity().clone()));
         let is_read = request.method() == Method::GET;
         let Ok(response) = self.0.router.call(request).await;
         let (mut head, whole) = response.into_parts();
-        if let Some(location) = head.headers.get_mut(LOCATION)
+        if let (Some(base), Some(location)) = (base, head.headers.get_mut(LOCATION))
             && let Some(url) = url_at(&base, location.to_str().expect("names are ASCII"))
         {
             *location = url;
