@@ -5,11 +5,10 @@
 //! `target/`, once per lock file.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
 
 use serde_json::Value;
-use weir_testkit::Setup;
+use weir_testkit::{Setup, npm};
 
 /// Tests of suite 0.3.6 without the group "Fork - ..." (82) and the reserved subscription APIs (6).
 const TESTS: u64 = 250;
@@ -25,61 +24,30 @@ const FILES: [(&str, &str); 3] = [
 
 #[test]
 fn the_official_suite_passes() {
-    let folder = install();
+    let folder = npm::install(Path::new(env!("CARGO_TARGET_TMPDIR")).join("conformance"), &FILES);
     let server = Setup::new(env!("CARGO_BIN_EXE_weir"))
         .env("WEIR_HTTP_LONG_POLL_TIMEOUT_MS", LONG_POLL_TIMEOUT_MS)
         .args(&["--in-memory"])
         .start();
     let report_path = folder.join("report.json");
-    let run = run(
-        Command::new("node")
-            .args(["node_modules/vitest/vitest.mjs", "run", "suite.test.mjs", "--reporter=json"])
+    let run = npm::run(
+        npm::node(&folder, "node_modules/vitest/vitest.mjs")
+            .args(["run", "suite.test.mjs", "--reporter=json"])
             .arg(format!("--outputFile={}", report_path.display()))
             .args(["-t", "^(?!.*Fork - )"])
             // The suite's own limits are left alone; vitest's default of 5 s only tells how busy this machine is.
             .arg("--testTimeout=60000")
             .env("WEIR_URL", server.url())
-            .env("WEIR_SUITE_LONG_POLL_MS", LONG_POLL_TIMEOUT_MS.to_string())
-            .current_dir(&folder),
+            .env("WEIR_SUITE_LONG_POLL_MS", LONG_POLL_TIMEOUT_MS.to_string()),
         "node is needed to run the official suite",
     );
-    let report = fs::read(&report_path).unwrap_or_else(|e| panic!("vitest wrote no report ({e}): {}", text(&run)));
+    let report = fs::read(&report_path).unwrap_or_else(|e| panic!("vitest wrote no report ({e}): {}", npm::text(&run)));
     let report: Value = serde_json::from_slice(&report).expect("vitest reports JSON");
     let kept = folder.join("last-report.json");
     fs::rename(&report_path, kept).expect("the report was there");
     let count = |key: &str| report[key].as_u64().unwrap_or_else(|| panic!("no {key} in vitest's report"));
     let (passed, failed) = (count("numPassedTests"), count("numFailedTests"));
     assert_eq!((passed, failed), (TESTS, 0), "passed and failed; failures:\n{}", failures(&report));
-}
-
-/// The suite's folder with its packages in it.
-fn install() -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("conformance");
-    fs::create_dir_all(&folder).expect("the target folder can be written");
-    // npm's own copy of the lock leaves things out, so a copy of ours says what is installed.
-    let stamp = folder.join("installed.lock");
-    let is_installed = fs::read_to_string(&stamp).is_ok_and(|lock| lock == FILES[1].1);
-    for (name, content) in FILES {
-        fs::write(folder.join(name), content).expect("the target folder can be written");
-    }
-    if !is_installed {
-        let npm = run(
-            Command::new("npm").args(["ci", "--no-audit", "--no-fund"]).current_dir(&folder),
-            "npm is needed to install the official suite",
-        );
-        assert!(npm.status.success(), "npm ci failed: {}", text(&npm));
-        fs::write(stamp, FILES[1].1).expect("the target folder can be written");
-    }
-    folder
-}
-
-fn run(command: &mut Command, need: &str) -> Output {
-    command.output().unwrap_or_else(|e| panic!("{need}, but it does not start: {e}"))
-}
-
-fn text(output: &Output) -> String {
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    format!("{}\n{stdout}\n{stderr}", output.status)
 }
 
 /// Name and first message of each test that failed.

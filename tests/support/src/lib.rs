@@ -5,6 +5,7 @@
 //! - [`http`]: requests and responses over kept-open connections.
 //! - [`sse`]: one live read, event by event.
 //! - [`guests`]: modules to upload, good and bad.
+//! - [`npm`]: scripts for node, and the packages that they are pinned to.
 //! - [`watch`]: its metrics, and waiting for something.
 //! - [`ports`]: loopback ports that nothing else is about to take.
 //!
@@ -13,6 +14,7 @@
 
 pub mod guests;
 pub mod http;
+pub mod npm;
 pub mod ports;
 pub mod server;
 pub mod sse;
