@@ -1,0 +1,194 @@
+//! What a page sees in a real browser: Chromium, headless, on a page of another origin than the server's.
+//!
+//! `browser.mjs` serves the page and drives Chromium through playwright-core, which the `package-lock.json` beside it pins.
+//! Chromium itself is `/usr/bin/chromium` (Debian's package) or what `CHROMIUM` names.
+
+use std::io::{BufRead as _, BufReader, Lines, Read as _};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+use weir_testkit::{Client, Request, Server, Setup, npm};
+
+const FILES: [(&str, &str); 5] = [
+    ("package.json", include_str!("package.json")),
+    ("package-lock.json", include_str!("package-lock.json")),
+    ("browser.mjs", include_str!("browser.mjs")),
+    ("page.html", include_str!("page.html")),
+    ("page.js", include_str!("page.js")),
+];
+
+/// How long one response lasts where lateness is judged: the default, since that is what people run.
+const CYCLE_MS: u32 = 60_000;
+/// How often a response ends by its age while a page follows.
+const CYCLES: usize = 2;
+/// A reader waits 250 ms before it comes again; without being told so, a browser waits 3 s. It is a limit of time in a
+/// test because being late is what went wrong, and only a browser shows it.
+const LATE_MS: i64 = 500;
+
+const APPEND_EVERY: Duration = Duration::from_millis(100);
+
+#[test]
+fn an_event_source_misses_nothing_and_is_never_late() {
+    let _alone = alone();
+    let server = Setup::new(env!("CARGO_BIN_EXE_weir")).env("WEIR_HTTP_SSE_MAX_AGE_MS", CYCLE_MS).start();
+    let followed = follow(&server, true, CYCLES);
+    let mut late: Vec<i64> = followed.messages.iter().map(|(_, late_ms)| *late_ms).collect();
+    late.sort_unstable();
+    let at = |share: f64| late[((late.len() - 1) as f64 * share) as usize];
+    let figures = format!("{} events, p50 {} ms, p99 {} ms, max {} ms", late.len(), at(0.5), at(0.99), at(1.0));
+    println!("{figures}");
+    assert!(at(1.0) <= LATE_MS, "{figures}");
+}
+
+#[test]
+fn the_polyfill_resumes_by_its_query_parameter() {
+    let _alone = alone();
+    let mut setup =
+        Setup::new(env!("CARGO_BIN_EXE_weir")).args(&["--in-memory"]).env("WEIR_HTTP_SSE_MAX_AGE_MS", 2_000);
+    let server = setup.start();
+    let cycles = 3;
+    let followed = follow(&server, false, cycles);
+    let resumed = followed.requests.iter().filter(|url| url.contains("&lastEventId=")).count();
+    // The last one is told that the stream is closed.
+    assert_eq!(resumed, cycles + 1, "{:#?}", followed.requests);
+}
+
+#[test]
+fn a_page_of_another_origin_may_use_streams_with_fetch() {
+    let _alone = alone();
+    let server = Setup::new(env!("CARGO_BIN_EXE_weir")).args(&["--in-memory"]).start();
+    let url = format!("{}/demo/s", server.url());
+    let (report, _) = Page::open("fetches", &[json!(url)]).finish();
+    let raw = server.client().send(Request::get("/demo/s?offset=-1")).expect(200);
+    let expected = json!({
+        "created": 201,
+        "location": url,
+        "appended": 204,
+        "tail": raw.next_offset(),
+        "read": 200,
+        "next": raw.next_offset(),
+        "etag": raw.header("etag").expect("a page has one"),
+        "messages": [{"from": "page"}],
+        // So the browser does ask, and is told no.
+        "operators": "TypeError",
+    });
+    assert_eq!(report, expected);
+}
+
+/// What a page got that followed a stream.
+struct Followed {
+    /// Number and lateness of each message, in the order in which they came.
+    messages: Vec<(u64, i64)>,
+    requests: Vec<String>,
+}
+
+/// A page follows a stream that is written to all the time, until `cycles` of its responses have ended by their age and
+/// some more events have come; then the stream is closed. It has got every message once, in order.
+#[track_caller]
+fn follow(server: &Server, is_native: bool, cycles: usize) -> Followed {
+    let target = "/demo/s";
+    let _ = server.client().send(Request::put(target).header("Content-Type", "application/json")).expect(201);
+    let url = format!("{}{target}?offset=-1&live=sse", server.url());
+    let mut page = Page::open("follow", &[json!(url), json!(is_native)]);
+    page.wait_said("open");
+    let is_over = AtomicBool::new(false);
+    let written = thread::scope(|scope| {
+        let writer = scope.spawn(|| write(&mut server.client(), target, &is_over));
+        for _ in 0..cycles {
+            page.wait_said("open");
+        }
+        is_over.store(true, Ordering::Relaxed);
+        writer.join().expect("the writer's appends are acknowledged")
+    });
+    let (messages, requests) = page.finish();
+    let messages: Vec<(u64, i64)> = serde_json::from_value(messages).expect("numbers and milliseconds");
+    let numbers = messages.iter().map(|(number, _)| *number);
+    assert!(numbers.clone().eq(0..written), "of {written} came {:?}", numbers.collect::<Vec<_>>());
+    Followed { messages, requests }
+}
+
+/// Appends numbered messages with the time of sending until it `is_over`, and one second longer; then closes the
+/// stream. Gives back how many.
+fn write(client: &mut Client, target: &str, is_over: &AtomicBool) -> u64 {
+    let (mut number, mut left) = (0, 10);
+    while left > 0 {
+        if is_over.load(Ordering::Relaxed) {
+            left -= 1;
+        }
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis();
+        let message = format!(r#"{{"number":{number},"at":{at}}}"#);
+        let _ = client.send(Request::post(target).body("application/json", message)).expect(204);
+        number += 1;
+        thread::sleep(APPEND_EVERY);
+    }
+    let _ = client.send(Request::post(target).header("Stream-Closed", "true")).expect(204);
+    number
+}
+
+/// Tests take turns, so that no browser that starts makes another late.
+fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A page in a browser, running one of the functions of `page.js`.
+struct Page {
+    node: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Page {
+    /// Opens it and calls `function`.
+    fn open(function: &str, arguments: &[Value]) -> Page {
+        let folder = npm::install(Path::new(env!("CARGO_TARGET_TMPDIR")).join("browser"), &FILES);
+        let mut node = npm::node(&folder, "browser.mjs")
+            .arg(function)
+            .args(arguments.iter().map(Value::to_string))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|e| panic!("node is needed to drive a browser, but it does not start: {e}"));
+        let lines = BufReader::new(node.stdout.take().expect("it is piped")).lines();
+        Page { node, lines }
+    }
+
+    /// Waits until the page says `fact`.
+    #[track_caller]
+    fn wait_said(&mut self, fact: &str) {
+        let line = self.line();
+        assert_eq!(line["said"], fact, "{line}");
+    }
+
+    /// What the function has returned, and the URLs of other origins that the page has asked for.
+    #[track_caller]
+    fn finish(mut self) -> (Value, Vec<String>) {
+        let mut line = self.line();
+        let requests = serde_json::from_value(line["requests"].take());
+        (line["returned"].take(), requests.unwrap_or_else(|e| panic!("the page has not ended ({e}): {line}")))
+    }
+
+    #[track_caller]
+    fn line(&mut self) -> Value {
+        if let Some(line) = self.lines.next() {
+            let line = line.expect("node writes text");
+            return serde_json::from_str(&line).unwrap_or_else(|e| panic!("no JSON ({e}): {line}"));
+        }
+        let mut stderr = String::new();
+        let _ = self.node.stderr.take().expect("it is piped").read_to_string(&mut stderr);
+        panic!("the browser has ended too early: {stderr}");
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        // Chromium ends with whoever holds its pipe.
+        let _ = self.node.kill();
+        let _ = self.node.wait();
+    }
+}
