@@ -1,10 +1,13 @@
 //! Official clients and what is built on them, as published on npm: what the conformance suite does not ask for and
 //! they rely on all the same.
 
+use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
+use std::process::Stdio;
 
 use serde_json::Value;
-use weir_testkit::{Setup, npm};
+use weir_testkit::{Request, Setup, npm};
 
 const FILES: [(&str, &str); 3] = [
     ("package.json", include_str!("package.json")),
@@ -34,4 +37,25 @@ fn documents_of_the_official_yjs_server_survive_compaction() {
         complaints.len(),
         complaints.first(),
     );
+}
+
+/// What the README shows of the official client, run as it stands but for the server's address.
+#[test]
+fn the_readme_shows_a_client_that_follows_a_stream() {
+    let folder = npm::install(Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients"), &FILES);
+    let server = Setup::new(env!("CARGO_BIN_EXE_weir")).args(&["--in-memory"]).start();
+    let hello = Request::put("/v1/stream/hello").body("text/plain", "one\n");
+    let _ = server.client().send(hello).expect(201);
+    let shown = include_str!("../../README.md").split("```js\n").find(|block| block.starts_with("import"));
+    let (shown, _) = shown.and_then(|block| block.split_once("```")).expect("the README has a client");
+    let script = folder.join("readme.mjs");
+    fs::write(script, shown.replace("http://127.0.0.1:4437", &server.url())).expect("the target folder can be written");
+    let mut node = npm::node(&folder, "readme.mjs").stdout(Stdio::piped()).spawn().expect("node is needed");
+    let mut lines = BufReader::new(node.stdout.take().expect("it is piped")).lines().map(|line| line.expect("text"));
+    assert_eq!(lines.next().as_deref(), Some("one"));
+    let _ = server.client().send(Request::post("/v1/stream/hello").body("text/plain", "two\n")).expect(204);
+    // The chunk's own line break, and the one that the console adds.
+    assert_eq!(lines.find(|line| !line.is_empty()).as_deref(), Some("two"));
+    node.kill().expect("it follows still");
+    node.wait().expect("it was killed");
 }

@@ -4,8 +4,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::{Mutex, PoisonError};
 
 const LOCK: &str = "package-lock.json";
+static INSTALLING: Mutex<()> = Mutex::new(());
 
 /// Writes `files` (names and contents: `package.json`, its lock, scripts) into `folder`, and has npm install what the
 /// lock pins, once per lock. Gives `folder` back.
@@ -13,6 +15,8 @@ const LOCK: &str = "package-lock.json";
 /// # Panics
 /// When npm is missing or fails: a suite that cannot run has failed.
 pub fn install(folder: PathBuf, files: &[(&str, &str)]) -> PathBuf {
+    // The tests of a suite share a folder.
+    let _installing = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
     let (_, lock) = files.iter().find(|(name, _)| *name == LOCK).expect("the files have a lock");
     fs::create_dir_all(&folder).expect("the target folder can be written");
     // npm's own copy of the lock leaves things out, so a copy of ours says what is installed.
