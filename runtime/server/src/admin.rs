@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use weir_shard::{Address, ShardStats, Topology};
 
 use crate::connections::Connections;
-use crate::metrics;
+use crate::metrics::{self, Snapshot};
 use crate::turns::Turns;
 
 /// How long a shard may take to say how it is. Longer than any batch, shorter than any probe's patience.
@@ -86,9 +86,10 @@ async fn readyz(State(admin): State<Admin>) -> (StatusCode, String) {
 async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
     let recovering = matches!(*admin.phase.borrow(), Phase::Recovering(_));
     // Who is reading its logs does not read its mail.
-    let stats = if recovering { vec![None; admin.shards.len()] } else { stats(&admin.shards).await };
-    let text = metrics::text(admin.started.elapsed(), admin.topology, &admin.connections, &stats, &admin.turns);
-    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text)
+    let shards = if recovering { vec![None; admin.shards.len()] } else { stats(&admin.shards).await };
+    let Admin { started, topology, connections, turns, .. } = admin;
+    let snapshot = Snapshot { uptime: started.elapsed(), topology, connections, shards, turns };
+    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], snapshot.text())
 }
 
 /// Each shard's figures; `None` for one that does not answer. All are asked at once.

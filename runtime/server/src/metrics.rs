@@ -1,12 +1,17 @@
 //! `/metrics`: the figures of all shards as Prometheus text.
 //!
-//! The figures are counted on the shards without locks and asked for by mail when someone looks, so there is no registry:
-//! a family is one line in a table here. Counters end in `_total`, sizes in `_bytes`, times in `_seconds`.
+//! The figures are counted on the shards without locks, and copied when someone looks. So nothing is registered: a
+//! [`Snapshot`] is all that there is to say at one moment, and a family is one line in a table here. Counters end in
+//! `_total`, sizes in `_bytes`, times in `_seconds`.
 
-use std::fmt::Write as _;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, prometheus_text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
 use weir_shard::{Limit, ShardStats, Topology};
 use weir_storage::WalStats;
 use weir_types::ShardId;
@@ -15,111 +20,198 @@ use crate::connections::Connections;
 use crate::turns::{ENDS, Histogram, Turns};
 
 /// The media type of the text.
-pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub(crate) use prometheus_client::encoding::prometheus_text::CONTENT_TYPE;
 
-/// A family with one sample per `T`: its name, what it counts, and where to find it.
+/// Below it every whole number is an `f64`.
+const WHOLE_MAX: f64 = (1_u64 << 53) as f64;
+
+/// A family with one sample per `T`: its name, what it says, and where to find it.
 type Family<T> = (&'static str, &'static str, fn(&T) -> f64);
 
+/// Names and values, in the order in which they are written.
+type Labels = Vec<(&'static str, String)>;
+
 const SHARD_FAMILIES: &[Family<ShardStats>] = &[
-    ("weir_appends_total", "Appends acknowledged.", |s| s.appends as f64),
-    ("weir_append_bytes_total", "Bytes of the bodies of appends acknowledged.", |s| s.append_bytes as f64),
-    ("weir_appends_refused_total", "Appends answered with an error.", |s| s.appends_refused as f64),
-    ("weir_batches_total", "Log entries that carried commands.", |s| s.batches as f64),
-    ("weir_reads_total", "Pages read.", |s| s.reads as f64),
-    ("weir_read_bytes_total", "Bytes of pages read.", |s| s.read_bytes as f64),
-    ("weir_subscribers_cut_total", "Live readers cut off because they were too slow.", |s| {
-        s.limits_met[Limit::Live as usize] as f64
+    ("weir_appends_total", "Appends and closes that were acknowledged.", |s| s.appends as f64),
+    ("weir_append_bytes_total", "Bytes of the bodies of acknowledged appends.", |s| s.append_bytes as f64),
+    (
+        "weir_appends_refused_total",
+        "Appends answered with an error. weir_limits_met_total says how many of them by a limit.",
+        |s| s.appends_refused as f64,
+    ),
+    (
+        "weir_batches_total",
+        "Batches written to the log. Appends that arrive together share one, and its durable write.",
+        |s| s.batches as f64,
+    ),
+    (
+        "weir_reads_total",
+        "Pages of stored bytes that were read, for catch-up reads and for the history of live readers.",
+        |s| s.reads as f64,
+    ),
+    ("weir_read_bytes_total", "Bytes of these pages.", |s| s.read_bytes as f64),
+    (
+        "weir_subscribers_cut_total",
+        "Live readers cut off because they were too slow. They come again with the offset they have.",
+        |s| s.limits_met[Limit::Live as usize] as f64,
+    ),
+    ("weir_subscribers", "Live readers (SSE and waiting long-polls) now.", |s| s.subscribers as f64),
+    ("weir_live_bytes", "Memory of events that live readers have not taken yet.", |s| s.live_bytes as f64),
+    ("weir_in_flight_bytes", "Memory of requests that are coming in or are not answered yet.", |s| {
+        s.in_flight_bytes as f64
     }),
-    ("weir_subscribers", "Live readers now.", |s| s.subscribers as f64),
-    ("weir_live_bytes", "Bytes kept for live readers now.", |s| s.live_bytes as f64),
-    ("weir_in_flight_bytes", "Memory of writes under way now.", |s| s.in_flight_bytes as f64),
     ("weir_streams", "Streams now.", |s| s.streams as f64),
-    ("weir_hot_index_bytes", "Memory of the index of stored bytes.", |s| s.hot_index_bytes as f64),
+    (
+        "weir_hot_index_bytes",
+        "Memory of the index of stored bytes. It grows with the number of streams and of appends.",
+        |s| s.hot_index_bytes as f64,
+    ),
     ("weir_records_validated_total", "Records that validators have let through, replaced ones included.", |s| {
         s.records_validated as f64
     }),
-    ("weir_records_rejected_total", "Writes that a validator has refused.", |s| s.records_rejected as f64),
-    ("weir_module_traps_total", "Instances of modules ended for what they did.", |s| s.module_traps as f64),
-    ("weir_guest_instances", "Instances of modules now.", |s| s.guest_instances as f64),
-    ("weir_guest_folds", "Summaries in memory now.", |s| s.guest_folds as f64),
-    ("weir_guest_bytes", "Memory of modules and kept summaries now.", |s| s.guest_bytes as f64),
-    ("weir_guest_demotions_total", "Validators moved out of the way of others.", |s| s.guest_demotions as f64),
-    ("weir_guest_suspensions_total", "Modules suspended for failing again and again.", |s| s.guest_suspensions as f64),
+    ("weir_records_rejected_total", "Writes that a validator has rejected.", |s| s.records_rejected as f64),
+    (
+        "weir_module_traps_total",
+        "Instances of modules that were ended because they trapped, took too much, or gave an answer that cannot be read.",
+        |s| s.module_traps as f64,
+    ),
+    ("weir_guest_instances", "Instances of modules in memory now.", |s| s.guest_instances as f64),
+    ("weir_guest_folds", "Summaries kept up to date in memory now.", |s| s.guest_folds as f64),
+    ("weir_guest_bytes", "Memory of instances of modules and of kept summaries now.", |s| s.guest_bytes as f64),
+    (
+        "weir_guest_demotions_total",
+        "Times that a validator was moved to the slower thread because a call took too long.",
+        |s| s.guest_demotions as f64,
+    ),
+    (
+        "weir_guest_suspensions_total",
+        "Times that a binding was suspended because its module failed again and again.",
+        |s| s.guest_suspensions as f64,
+    ),
     ("weir_guest_calls_total", "Calls into modules.", |s| s.guest_calls as f64),
-    ("weir_guest_busy_seconds_total", "Time spent in modules.", |s| s.guest_busy.as_secs_f64()),
+    ("weir_guest_busy_seconds_total", "CPU time spent on calls into modules.", |s| s.guest_busy.as_secs_f64()),
     ("weir_groups_serving", "Groups that serve.", |s| s.groups_serving.into()),
-    ("weir_groups_failed", "Groups whose log has failed.", |s| s.groups_failed.into()),
+    (
+        "weir_groups_failed",
+        "Groups whose log has failed. They answer writes with 503 until the server is started again; look at the disk.",
+        |s| s.groups_failed.into(),
+    ),
 ];
 
 const WAL_FAMILIES: &[Family<WalStats>] = &[
-    ("weir_wal_units_total", "Units written.", |w| w.units as f64),
-    ("weir_wal_frames_total", "Frames in the units written.", |w| w.frames as f64),
-    ("weir_wal_written_bytes_total", "Bytes written, headers and padding included.", |w| w.bytes as f64),
-    ("weir_wal_durable_writes_total", "Durable writes asked of the disk.", |w| w.durable_writes as f64),
-    ("weir_wal_copies_total", "Frames whose bytes had to be copied before the write.", |w| w.copies as f64),
-    ("weir_wal_write_latency_seconds", "Time of a durable write, recent ones weighing more.", |w| {
-        w.write_latency.as_secs_f64()
+    ("weir_wal_units_total", "Writes of waiting batches to the log; each is one durable write.", |w| w.units as f64),
+    ("weir_wal_frames_total", "Batches and other entries in these writes.", |w| w.frames as f64),
+    ("weir_wal_written_bytes_total", "Bytes written to the log, headers and padding included.", |w| w.bytes as f64),
+    (
+        "weir_wal_durable_writes_total",
+        "Durable writes asked of the disk: one per unit, and about one per second for the mark of the log's end.",
+        |w| w.durable_writes as f64,
+    ),
+    ("weir_wal_copies_total", "Entries whose bytes had to be copied before the write.", |w| w.copies as f64),
+    (
+        "weir_wal_write_latency_seconds",
+        "Time that a durable write takes: an average in which recent ones weigh more.",
+        |w| w.write_latency.as_secs_f64(),
+    ),
+    ("weir_wal_threaded", "1 if writes go to a thread of their own now, because the disk is slow; 0 if not.", |w| {
+        f64::from(u8::from(w.threaded))
     }),
-    ("weir_wal_threaded", "Whether writes go to a thread of their own now.", |w| f64::from(u8::from(w.threaded))),
-    ("weir_wal_segments", "Segments in use.", |w| w.segments as f64),
-    ("weir_wal_spares", "Segments that are ready, the reserve among them.", |w| w.spares as f64),
-    ("weir_wal_used_bytes", "Bytes that all segments take.", |w| w.used_bytes as f64),
-    ("weir_wal_cache_bytes", "Bytes of entries in memory.", |w| w.cache_bytes as f64),
-    ("weir_wal_index_bytes", "Memory of the entry index.", |w| w.index_bytes as f64),
-    ("weir_wal_reads_total", "Reads of stored entries.", |w| w.reads as f64),
+    ("weir_wal_segments", "Segment files that hold the log.", |w| w.segments as f64),
+    ("weir_wal_spares", "Segment files made ready ahead, the reserve among them.", |w| w.spares as f64),
+    ("weir_wal_used_bytes", "Bytes that all segment files take on disk, spares included.", |w| w.used_bytes as f64),
+    ("weir_wal_cache_bytes", "Memory of log entries that are kept for reads.", |w| w.cache_bytes as f64),
+    ("weir_wal_index_bytes", "Memory of the index of log entries. It is a part of weir_hot_index_bytes.", |w| {
+        w.index_bytes as f64
+    }),
+    ("weir_wal_reads_total", "Reads of log entries from disk.", |w| w.reads as f64),
 ];
 
-/// The text. `shards` has one place per shard; `None` for one that did not answer, whose samples are left out.
-pub(crate) fn text(
-    uptime: Duration,
-    topology: Topology,
-    connections: &Connections,
-    shards: &[Option<ShardStats>],
-    turns: &[Arc<Turns>],
-) -> String {
-    let mut text = String::with_capacity(8 << 10);
-    let version = format!("version=\"{}\"", env!("CARGO_PKG_VERSION"));
-    family(&mut text, "weir_build_info", "The program.", [(version, 1.0)]);
-    family(&mut text, "weir_uptime_seconds", "Time since the start.", [(String::new(), uptime.as_secs_f64())]);
-    let counts = connections.counts();
-    for (name, help, value) in [
-        ("weir_connections_accepted_total", "Connections handed to a shard.", counts.accepted),
-        ("weir_connections_turned_away_total", "Connections closed because of the limit.", counts.turned_away),
-        ("weir_accept_errors_total", "Times that a connection could not be accepted.", counts.accept_errors),
-    ] {
-        family(&mut text, name, help, [(String::new(), value as f64)]);
+/// All figures at one moment.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    /// Since the process began.
+    pub(crate) uptime: Duration,
+    /// The node's numbers.
+    pub(crate) topology: Topology,
+    /// The public listener's connections.
+    pub(crate) connections: Arc<Connections>,
+    /// One place per shard; `None` for one that did not answer, whose samples are left out.
+    pub(crate) shards: Vec<Option<ShardStats>>,
+    /// The turns of each shard's thread.
+    pub(crate) turns: Vec<Arc<Turns>>,
+}
+
+impl Snapshot {
+    /// The text.
+    pub(crate) fn text(self) -> String {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(self));
+        let mut text = String::with_capacity(32 << 10);
+        prometheus_text::encode(&mut text, &registry).expect("a string takes everything");
+        text
     }
-    let open = connections.open_by_shard();
-    let open = open.iter().enumerate().map(|(shard, open)| (shard_label(shard), *open as f64));
-    family(&mut text, "weir_connections_open", "Connections open now.", open);
-    let up = shards.iter().enumerate().map(|(shard, stats)| (shard_label(shard), f64::from(u8::from(stats.is_some()))));
-    family(&mut text, "weir_shard_up", "Whether the shard answered this query.", up);
-    for (name, help, value_of) in SHARD_FAMILIES {
-        let answered = shards.iter().enumerate().filter_map(|(shard, stats)| Some((shard, stats.as_ref()?)));
-        family(&mut text, name, help, answered.map(|(shard, stats)| (shard_label(shard), value_of(stats))));
+
+    /// The shards that have answered.
+    fn answered(&self) -> impl Iterator<Item = (usize, &ShardStats)> {
+        self.shards.iter().enumerate().filter_map(|(shard, stats)| Some((shard, stats.as_ref()?)))
     }
-    let met = shards.iter().enumerate().filter_map(|(shard, stats)| Some((shard, stats.as_ref()?))).flat_map(
-        |(shard, stats)| {
-            let counted = Limit::ALL.into_iter().zip(stats.limits_met);
-            counted
-                .map(move |(limit, count)| (format!("{},limit=\"{}\"", shard_label(shard), limit.key()), count as f64))
-        },
-    );
-    family(&mut text, "weir_limits_met_total", "Requests refused, and live readers cut off, by a limit.", met);
-    let help = "Time that a shard's thread was held at a stretch.";
-    histograms(&mut text, "weir_turn_seconds", help, turns.iter().map(|turns| &turns.passed));
-    let help = "Time that a shard's thread computed at a stretch: without waits for the disk or for a core.";
-    histograms(&mut text, "weir_turn_computed_seconds", help, turns.iter().map(|turns| &turns.computed));
-    let wals: Vec<(String, &WalStats)> = (0..topology.shards)
-        .zip(shards)
-        .filter_map(|(shard, stats)| Some((shard, stats.as_ref()?)))
-        .flat_map(|(shard, stats)| wals_of(topology, ShardId(shard)).zip(&stats.wals))
-        .map(|(wal, stats)| (format!("wal=\"{wal}\""), stats))
-        .collect();
-    for (name, help, value_of) in WAL_FAMILIES {
-        family(&mut text, name, help, wals.iter().map(|(label, stats)| (label.clone(), value_of(stats))));
+
+    /// The WALs of the shards that have answered.
+    fn wals(&self) -> impl Iterator<Item = (Labels, &WalStats)> {
+        self.answered().flat_map(|(shard, stats)| {
+            let wals = wals_of(self.topology, ShardId(shard as u16)).zip(&stats.wals);
+            wals.map(|(wal, stats)| (vec![("wal", wal.to_string())], stats))
+        })
     }
-    text
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut page = Page(encoder);
+        let version = vec![("version", env!("CARGO_PKG_VERSION").to_string())];
+        page.family("weir_build_info", "Always 1; the labels say which program this is.", [(version, 1.0)])?;
+        page.value("weir_uptime_seconds", "Time since the start.", self.uptime.as_secs_f64())?;
+        self.encode_connections(&mut page)?;
+        let up = self.shards.iter().enumerate();
+        let up = up.map(|(shard, stats)| (shard_label(shard), f64::from(u8::from(stats.is_some()))));
+        page.family("weir_shard_up", "1 if the shard has answered this query, 0 if it was too busy.", up)?;
+        for (name, help, value_of) in SHARD_FAMILIES {
+            page.family(name, help, self.answered().map(|(shard, stats)| (shard_label(shard), value_of(stats))))?;
+        }
+        let met = self.answered().flat_map(|(shard, stats)| {
+            let limits = Limit::ALL.into_iter().zip(stats.limits_met);
+            limits.map(move |(limit, count)| {
+                let labels = [("shard", shard.to_string()), ("limit", limit.key().to_string())];
+                (labels.to_vec(), count as f64)
+            })
+        });
+        let help = "Requests refused, and live readers cut off, by a limit, which is named as in the configuration.";
+        page.family("weir_limits_met_total", help, met)?;
+        let help = "Time for which a shard's thread did one thing while everything else on that shard waited.";
+        page.histograms("weir_turn_seconds", help, self.turns.iter().map(|turns| &turns.passed))?;
+        let help =
+            "As weir_turn_seconds, but only the time in which the thread computed: no waits for the disk or a core.";
+        page.histograms("weir_turn_computed_seconds", help, self.turns.iter().map(|turns| &turns.computed))?;
+        for (name, help, value_of) in WAL_FAMILIES {
+            page.family(name, help, self.wals().map(|(labels, stats)| (labels, value_of(stats))))?;
+        }
+        Ok(())
+    }
+}
+
+impl Snapshot {
+    fn encode_connections(&self, page: &mut Page<'_>) -> fmt::Result {
+        let counts = self.connections.counts();
+        let help = "Connections that were accepted and given to a shard.";
+        page.value("weir_connections_accepted_total", help, counts.accepted as f64)?;
+        let help = "Connections closed at once because http.connections_max was met.";
+        page.value("weir_connections_turned_away_total", help, counts.turned_away as f64)?;
+        let help = "Times that a connection could not be accepted, most often for want of file descriptors.";
+        page.value("weir_accept_errors_total", help, counts.accept_errors as f64)?;
+        let open = self.connections.open_by_shard();
+        let open = open.iter().enumerate().map(|(shard, open)| (shard_label(shard), *open as f64));
+        page.family("weir_connections_open", "Connections open now.", open)
+    }
 }
 
 /// The WALs that a shard runs, in the order of its figures.
@@ -127,36 +219,54 @@ fn wals_of(topology: Topology, shard: ShardId) -> impl Iterator<Item = weir_type
     (0..topology.wals).map(weir_types::WalId).filter(move |wal| topology.shard_of(*wal) == shard)
 }
 
-fn shard_label(shard: usize) -> String {
-    format!("shard=\"{shard}\"")
+fn shard_label(shard: usize) -> Labels {
+    vec![("shard", shard.to_string())]
 }
 
-fn family(text: &mut String, name: &str, help: &str, samples: impl IntoIterator<Item = (String, f64)>) {
-    let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
-    // Writing to a string cannot fail.
-    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    for (labels, value) in samples {
-        let _ = match labels.as_str() {
-            "" => writeln!(text, "{name} {value}"),
-            labels => writeln!(text, "{name}{{{labels}}} {value}"),
+/// What is written to.
+struct Page<'a>(DescriptorEncoder<'a>);
+
+impl Page<'_> {
+    /// A family of counters, if it is called so, or of gauges.
+    fn family(&mut self, name: &str, help: &str, samples: impl IntoIterator<Item = (Labels, f64)>) -> fmt::Result {
+        // What the encoder calls a counter gets the end of its name from it.
+        let (name, kind) = match name.strip_suffix("_total") {
+            Some(name) => (name, MetricType::Counter),
+            None => (name, MetricType::Gauge),
         };
-    }
-}
-
-/// A histogram per shard.
-fn histograms<'a>(text: &mut String, name: &str, help: &str, shards: impl Iterator<Item = &'a Histogram>) {
-    // Writing to a string cannot fail.
-    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} histogram");
-    for (shard, histogram) in shards.enumerate() {
-        let label = shard_label(shard);
-        let mut count = 0;
-        let ends = ENDS.iter().map(|end| end.as_secs_f64().to_string()).chain(["+Inf".to_string()]);
-        for (end, in_class) in ends.zip(histogram.counts()) {
-            count += in_class;
-            let _ = writeln!(text, "{name}_bucket{{{label},le=\"{end}\"}} {count}");
+        let mut family = self.0.encode_descriptor(name, help, None, kind)?;
+        for (labels, value) in samples {
+            let mut metric = family.encode_family(&labels)?;
+            // A whole number is written as one: people read this, too.
+            let whole = (value.fract() == 0.0 && (0.0..WHOLE_MAX).contains(&value)).then_some(value as u64);
+            match (kind, whole) {
+                (MetricType::Counter, Some(whole)) => metric.encode_counter::<NoLabelSet, _, f64>(&whole, None)?,
+                (MetricType::Counter, None) => metric.encode_counter::<NoLabelSet, _, f64>(&value, None)?,
+                (_, Some(whole)) => metric.encode_gauge(&whole)?,
+                (_, None) => metric.encode_gauge(&value)?,
+            }
         }
-        let sum = histogram.sum().as_secs_f64();
-        let _ = writeln!(text, "{name}_sum{{{label}}} {sum}\n{name}_count{{{label}}} {count}");
+        Ok(())
+    }
+
+    /// A family with one sample, which has no labels.
+    fn value(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
+        self.family(name, help, [(Labels::new(), value)])
+    }
+
+    /// A histogram per shard.
+    fn histograms<'a>(&mut self, name: &str, help: &str, shards: impl Iterator<Item = &'a Histogram>) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for (shard, histogram) in shards.enumerate() {
+            let counts = histogram.counts();
+            let ends = ENDS.iter().map(Duration::as_secs_f64).chain([f64::INFINITY]);
+            let buckets: Vec<(f64, u64)> = ends.zip(counts).collect();
+            let labels = shard_label(shard);
+            let mut metric = family.encode_family(&labels)?;
+            let (sum, count) = (histogram.sum().as_secs_f64(), counts.iter().sum());
+            metric.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+        }
+        Ok(())
     }
 }
 
@@ -175,8 +285,14 @@ mod tests {
             wals: vec![wal(1), wal(2)],
             ..ShardStats::default()
         };
-        let turns = [Arc::default(), Arc::default()];
-        let text = text(Duration::from_millis(1500), topology, &Connections::new(2), &[Some(first), None], &turns);
+        let snapshot = Snapshot {
+            uptime: Duration::from_millis(1500),
+            topology,
+            connections: Connections::new(2),
+            shards: vec![Some(first), None],
+            turns: vec![Arc::default(), Arc::default()],
+        };
+        let text = snapshot.text();
         let lines: Vec<&str> = text.lines().collect();
         for line in [
             "weir_build_info{version=\"0.1.0\"} 1",
@@ -192,7 +308,7 @@ mod tests {
             "# TYPE weir_turn_seconds histogram",
             "weir_turn_seconds_bucket{shard=\"0\",le=\"0.01\"} 0",
             "weir_turn_computed_seconds_bucket{shard=\"1\",le=\"+Inf\"} 0",
-            "weir_turn_seconds_sum{shard=\"1\"} 0",
+            "weir_turn_seconds_sum{shard=\"1\"} 0.0",
         ] {
             assert!(lines.contains(&line), "{line} is not in\n{text}");
         }
