@@ -14,14 +14,15 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use weir_shard::{Limit, ShardStats, Topology};
 use weir_storage::WalStats;
-use weir_types::ShardId;
+use weir_types::{Distribution, Histogram, ShardId};
 
 use crate::connections::Connections;
-use crate::turns::{ENDS, Histogram, Turns};
+use crate::turns::Turns;
 
 /// The media type of the text.
 pub(crate) use prometheus_client::encoding::prometheus_text::CONTENT_TYPE;
 
+const NANOS_PER_SECOND: f64 = 1e9;
 /// Below it every whole number is an `f64`.
 const WHOLE_MAX: f64 = (1_u64 << 53) as f64;
 
@@ -98,6 +99,35 @@ const SHARD_FAMILIES: &[Family<ShardStats>] = &[
     ),
 ];
 
+/// A family with one histogram per `T`.
+type HistogramFamily<T> = (&'static str, &'static str, fn(&T) -> &Distribution);
+
+const SHARD_HISTOGRAMS: &[HistogramFamily<ShardStats>] = &[
+    (
+        "weir_append_seconds",
+        "Time from the arrival of an append on its stream's shard to its acknowledgement, the durable write included.",
+        |s| &s.append_times,
+    ),
+    ("weir_batch_commands", "Appends, creates and other commands in each batch written to the log.", |s| {
+        &s.batch_commands
+    }),
+    (
+        "weir_read_seconds",
+        "Time from the arrival of a read on its stream's shard to its page, reads from disk included.",
+        |s| &s.read_times,
+    ),
+    (
+        "weir_view_seconds",
+        "Time from the arrival of a read of a summary to its view, with the records that had to be folded before.",
+        |s| &s.summary_times,
+    ),
+    (
+        "weir_live_delivery_seconds",
+        "Time from the moment that new bytes can be read until the slowest of their live readers on a shard has taken them.",
+        |s| &s.delivery_times,
+    ),
+];
+
 const WAL_FAMILIES: &[Family<WalStats>] = &[
     ("weir_wal_units_total", "Writes of waiting batches to the log; each is one durable write.", |w| w.units as f64),
     ("weir_wal_frames_total", "Batches and other entries in these writes.", |w| w.frames as f64),
@@ -118,7 +148,17 @@ const WAL_FAMILIES: &[Family<WalStats>] = &[
     }),
     ("weir_wal_segments", "Segment files that hold the log.", |w| w.segments as f64),
     ("weir_wal_spares", "Segment files made ready ahead, the reserve among them.", |w| w.spares as f64),
-    ("weir_wal_used_bytes", "Bytes that all segment files take on disk, spares included.", |w| w.used_bytes as f64),
+    ("weir_wal_used_bytes", "Bytes of the log: full segment files, and what is written of the last.", |w| {
+        w.used_bytes as f64
+    }),
+    (
+        "weir_wal_used_bytes_max",
+        "Bytes that weir_wal_used_bytes may be: the log's share of wal.budget_bytes, without its reserve. Then appends get 507.",
+        |w| w.used_bytes_max as f64,
+    ),
+    ("weir_wal_file_bytes", "Bytes that the log takes on disk, with segment files that are made ready ahead.", |w| {
+        w.file_bytes as f64
+    }),
     ("weir_wal_cache_bytes", "Memory of log entries that are kept for reads.", |w| w.cache_bytes as f64),
     ("weir_wal_index_bytes", "Memory of the index of log entries. It is a part of weir_hot_index_bytes.", |w| {
         w.index_bytes as f64
@@ -168,8 +208,8 @@ impl Snapshot {
 impl Collector for Snapshot {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut page = Page(encoder);
-        let version = vec![("version", env!("CARGO_PKG_VERSION").to_string())];
-        page.family("weir_build_info", "Always 1; the labels say which program this is.", [(version, 1.0)])?;
+        let build = vec![("version", env!("CARGO_PKG_VERSION").to_string())];
+        page.family("weir_build_info", "Always 1; the labels say which program this is.", [(build, 1.0)])?;
         page.value("weir_uptime_seconds", "Time since the start.", self.uptime.as_secs_f64())?;
         self.encode_connections(&mut page)?;
         let up = self.shards.iter().enumerate();
@@ -187,14 +227,34 @@ impl Collector for Snapshot {
         });
         let help = "Requests refused, and live readers cut off, by a limit, which is named as in the configuration.";
         page.family("weir_limits_met_total", help, met)?;
+        for (name, help, histogram_of) in SHARD_HISTOGRAMS {
+            let shards = self.answered().map(|(shard, stats)| (shard_label(shard), histogram_of(stats).clone()));
+            page.histograms(name, help, shards)?;
+        }
+        let calls = self.answered().flat_map(|(shard, stats)| {
+            let lanes = [("front", &stats.guest_front_times), ("back", &stats.guest_back_times)];
+            lanes.map(|(lane, times)| (vec![("shard", shard.to_string()), ("lane", lane.to_string())], times.clone()))
+        });
+        let help = "Time of a call into a module, without the wait for its turn. Quick validators are called in front.";
+        page.histograms("weir_module_call_seconds", help, calls)?;
+        let turns = |of: fn(&Turns) -> &Histogram| {
+            let shards = self.turns.iter().enumerate();
+            shards.map(move |(shard, turns)| (shard_label(shard), of(turns).distribution()))
+        };
         let help = "Time for which a shard's thread did one thing while everything else on that shard waited.";
-        page.histograms("weir_turn_seconds", help, self.turns.iter().map(|turns| &turns.passed))?;
+        page.histograms("weir_turn_seconds", help, turns(|turns| &turns.passed))?;
         let help =
             "As weir_turn_seconds, but only the time in which the thread computed: no waits for the disk or a core.";
-        page.histograms("weir_turn_computed_seconds", help, self.turns.iter().map(|turns| &turns.computed))?;
+        page.histograms("weir_turn_computed_seconds", help, turns(|turns| &turns.computed))?;
         for (name, help, value_of) in WAL_FAMILIES {
             page.family(name, help, self.wals().map(|(labels, stats)| (labels, value_of(stats))))?;
         }
+        let help = "Time of a durable write of waiting batches to the log.";
+        page.histograms(
+            "weir_wal_write_seconds",
+            help,
+            self.wals().map(|(wal, stats)| (wal, stats.write_times.clone())),
+        )?;
         Ok(())
     }
 }
@@ -254,17 +314,21 @@ impl Page<'_> {
         self.family(name, help, [(Labels::new(), value)])
     }
 
-    /// A histogram per shard.
-    fn histograms<'a>(&mut self, name: &str, help: &str, shards: impl Iterator<Item = &'a Histogram>) -> fmt::Result {
+    /// A family of histograms. Times, which are called so, are written in seconds.
+    fn histograms(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = (Labels, Distribution)>,
+    ) -> fmt::Result {
+        let unit = if name.ends_with("_seconds") { NANOS_PER_SECOND } else { 1.0 };
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
-        for (shard, histogram) in shards.enumerate() {
-            let counts = histogram.counts();
-            let ends = ENDS.iter().map(Duration::as_secs_f64).chain([f64::INFINITY]);
+        for (labels, Distribution { ends, counts, sum }) in samples {
+            let ends = ends.iter().map(|&end| end as f64 / unit).chain([f64::INFINITY]);
+            let count = counts.iter().sum();
             let buckets: Vec<(f64, u64)> = ends.zip(counts).collect();
-            let labels = shard_label(shard);
             let mut metric = family.encode_family(&labels)?;
-            let (sum, count) = (histogram.sum().as_secs_f64(), counts.iter().sum());
-            metric.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+            metric.encode_histogram::<NoLabelSet>(sum as f64 / unit, count, &buckets, None)?;
         }
         Ok(())
     }
@@ -295,7 +359,6 @@ mod tests {
         let text = snapshot.text();
         let lines: Vec<&str> = text.lines().collect();
         for line in [
-            "weir_build_info{version=\"0.1.0\"} 1",
             "weir_uptime_seconds 1.5",
             "# TYPE weir_appends_total counter",
             "weir_appends_total{shard=\"0\"} 1099511627776",

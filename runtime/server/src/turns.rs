@@ -10,29 +10,28 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
+use weir_types::Histogram;
 
-/// Upper ends of the classes that turns are counted in; longer ones are in a class of their own.
-pub(crate) const ENDS: [Duration; 10] = [
-    Duration::from_micros(100),
-    Duration::from_millis(1),
-    Duration::from_millis(2),
-    Duration::from_millis(5),
-    Duration::from_millis(10),
-    Duration::from_millis(20),
-    Duration::from_millis(50),
-    Duration::from_millis(100),
-    Duration::from_millis(500),
-    Duration::from_secs(1),
+/// Upper ends of the classes that turns are counted in, in nanoseconds.
+const ENDS_NS: [u64; 10] = [
+    100_000,
+    1_000_000,
+    2_000_000,
+    5_000_000,
+    10_000_000,
+    20_000_000,
+    50_000_000,
+    100_000_000,
+    500_000_000,
+    1_000_000_000,
 ];
 /// How long the thread's own time is good for, in nanoseconds.
 const COMPUTED_AGE_MAX_NS: u64 = 1_000_000;
 
 /// The turns of one shard's thread, which alone counts here; everybody may look.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Turns {
     /// By the time that passed.
     pub(crate) passed: Histogram,
@@ -40,38 +39,10 @@ pub(crate) struct Turns {
     pub(crate) computed: Histogram,
 }
 
-/// How many turns were how long.
-#[derive(Debug, Default)]
-pub(crate) struct Histogram {
-    counts: [AtomicU64; ENDS.len() + 1],
-    sum_ns: AtomicU64,
-}
-
-impl Histogram {
-    fn count(&self, length_ns: u64) {
-        // Almost all are short.
-        let class = match length_ns <= ENDS[0].as_nanos() as u64 {
-            true => 0,
-            false => ENDS.partition_point(|end| *end < Duration::from_nanos(length_ns)),
-        };
-        add(&self.counts[class], 1);
-        add(&self.sum_ns, length_ns);
+impl Default for Turns {
+    fn default() -> Turns {
+        Turns { passed: Histogram::new(&ENDS_NS), computed: Histogram::new(&ENDS_NS) }
     }
-
-    /// The turns in each class of [`ENDS`], and at last those that were longer.
-    pub(crate) fn counts(&self) -> [u64; ENDS.len() + 1] {
-        self.counts.each_ref().map(|count| count.load(Relaxed))
-    }
-
-    /// How long all of them were together.
-    pub(crate) fn sum(&self) -> Duration {
-        Duration::from_nanos(self.sum_ns.load(Relaxed))
-    }
-}
-
-/// Only one thread adds, so nothing is lost between the two.
-fn add(number: &AtomicU64, by: u64) {
-    number.store(number.load(Relaxed) + by, Relaxed);
 }
 
 /// The turn under way on this thread. Times are plain nanoseconds: this is done for every poll of a connection.
@@ -139,6 +110,8 @@ fn time_ns(clock: ClockId) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -155,9 +128,9 @@ mod tests {
         begin();
         end();
         // By classes: the last that ends below 30 ms is the sixth.
-        let long = |histogram: &Histogram| histogram.counts()[6..].iter().sum::<u64>();
+        let long = |histogram: &Histogram| histogram.distribution().counts[6..].iter().sum::<u64>();
         assert_eq!((long(&turns.passed), long(&turns.computed)), (2, 1));
-        assert_eq!(turns.passed.counts().iter().sum::<u64>(), 4, "to be idle is no turn");
-        assert!(turns.passed.sum() >= Duration::from_millis(60));
+        assert_eq!(turns.passed.distribution().counts.iter().sum::<u64>(), 4, "to be idle is no turn");
+        assert!(Duration::from_nanos(turns.passed.distribution().sum) >= Duration::from_millis(60));
     }
 }

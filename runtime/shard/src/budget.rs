@@ -35,9 +35,13 @@ impl PageBudget {
         PageBudget(Arc::new(Numbers { claimed: AtomicUsize::new(0), bytes_max }))
     }
 
+    /// What may be claimed at a time, in bytes.
+    pub fn bytes_max(&self) -> usize {
+        self.0.bytes_max
+    }
+
     /// What is claimed now, in bytes.
-    #[cfg(test)]
-    pub(crate) fn claimed(&self) -> usize {
+    pub fn claimed(&self) -> usize {
         self.0.claimed.load(Relaxed)
     }
 

@@ -62,7 +62,7 @@ impl Shard {
                 None => None,
             });
         }
-        let stats = Rc::new(Counters::default());
+        let stats = Rc::new(Counters::new());
         let core = Rc::new(Core {
             id,
             topology,

@@ -3,8 +3,13 @@
 use std::cell::Cell;
 
 use weir_stream::Refusal;
+use weir_types::Histogram;
+use weir_types::limits::BATCH_COMMANDS_MAX;
 
 use crate::message::{Limit, ShardError};
+
+/// Upper ends of the classes that batches are counted in, by their commands.
+const BATCH_ENDS: [u64; 10] = [1, 2, 4, 8, 16, 32, 64, 128, 256, BATCH_COMMANDS_MAX as u64];
 
 /// The counters behind [`ShardStats`].
 #[derive(Default)]
@@ -18,9 +23,21 @@ pub(crate) struct Counters {
     pub(crate) limits_met: LimitsMet,
     pub(crate) records_validated: Cell<u64>,
     pub(crate) records_rejected: Cell<u64>,
+    /// From the arrival of an append to its acknowledgement.
+    pub(crate) append_times: Histogram,
+    /// From the arrival of a read to its page.
+    pub(crate) read_times: Histogram,
+    /// From the arrival of a question to its view.
+    pub(crate) summary_times: Histogram,
+    /// Commands in a batch.
+    pub(crate) batch_commands: Histogram,
 }
 
 impl Counters {
+    pub(crate) fn new() -> Counters {
+        Counters { batch_commands: Histogram::new(&BATCH_ENDS), ..Counters::default() }
+    }
+
     pub(crate) fn count_append(&self, bytes: usize) {
         add(&self.appends, 1);
         add(&self.append_bytes, bytes as u64);

@@ -125,6 +125,13 @@ impl Chain {
         self.segments.iter().filter(|segment| segment.file.is_some()).map(|segment| segment.bytes).sum()
     }
 
+    /// Bytes up to the end of what is durable; segments before the last count as full.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        let durable = self.durable;
+        let full = self.segments.iter().take_while(|segment| segment.number < durable.segment);
+        full.map(|segment| segment.bytes).sum::<u64>() + durable.position()
+    }
+
     /// Segments that have no file yet. They are the last ones.
     pub(crate) fn owed(&self) -> usize {
         self.segments.iter().rev().take_while(|segment| segment.file.is_none()).count()

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::mpsc::UnboundedReceiver;
+use weir_types::Histogram;
 
 use crate::arena::{Arena, Blocks, to_blocks};
 use crate::block::{BLOCK_BYTES, padded};
@@ -39,6 +40,8 @@ pub(crate) struct Queue {
     /// Why nothing is taken any more.
     pub(crate) closed: Option<Closed>,
     pub(crate) stats: WalStats,
+    /// How long the durable writes of units took.
+    pub(crate) write_times: Histogram,
 }
 
 /// Why a log takes nothing any more.
@@ -84,14 +87,21 @@ impl Queue {
             is_stopping: false,
             closed: None,
             stats: WalStats::default(),
+            write_times: Histogram::default(),
         };
         queue.release_dead();
         let is_mark_behind = queue.chain.mark().seq > recovered.marked_seq;
         Ok(Opened { queue, mark: recovered.mark, reports, is_mark_behind })
     }
 
-    pub(crate) fn used_bytes(&self) -> u64 {
+    /// Bytes that all segments take on disk, or will when all orders are carried out.
+    pub(crate) fn file_bytes(&self) -> u64 {
         self.chain.file_bytes() + self.spares.bytes()
+    }
+
+    /// See [`WalStats::used_bytes_max`].
+    pub(crate) fn used_bytes_max(&self) -> u64 {
+        (self.budget_bytes / self.segment_bytes - 1) * self.segment_bytes
     }
 
     /// See [`crate::Wal::frame_bytes_max`].
@@ -213,7 +223,7 @@ impl Queue {
     }
 
     fn replenish(&mut self) {
-        let free_bytes = self.budget_bytes.saturating_sub(self.used_bytes());
+        let free_bytes = self.budget_bytes.saturating_sub(self.file_bytes());
         self.spares.replenish(self.chain.owed(), free_bytes);
     }
 

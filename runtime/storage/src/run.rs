@@ -96,6 +96,7 @@ impl Wal {
         let written = writer.write(write).await;
         if let Ok(took) = written {
             writer.note_latency(bytes, took);
+            self.queue().write_times.count_time(took);
         }
         self.note_write(writer);
         if let Err(error) = written {

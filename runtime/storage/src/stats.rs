@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use weir_types::Distribution;
+
 /// Counters and gauges of one WAL, for metrics.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct WalStats {
     /// Units written.
     pub units: u64,
@@ -17,14 +19,20 @@ pub struct WalStats {
     pub copies: u64,
     /// How long a durable write takes, recent ones weighing more; zero before the first.
     pub write_latency: Duration,
+    /// How long the durable writes of units took, in nanoseconds.
+    pub write_times: Distribution,
     /// Whether writes go to a thread of their own at the moment.
     pub threaded: bool,
     /// Segments in use.
     pub segments: usize,
     /// Segments that are ready, the reserve among them.
     pub spares: usize,
-    /// Bytes that all segments take on disk, spares included.
+    /// Bytes of the log: full segments, and what is written of the last.
     pub used_bytes: u64,
+    /// Bytes that the log may have: whole segments of its budget, without the reserve.
+    pub used_bytes_max: u64,
+    /// Bytes that all segments take on disk, spares included.
+    pub file_bytes: u64,
     /// Bytes of entries in memory.
     pub cache_bytes: usize,
     /// Memory of the entry index, in bytes.

@@ -102,10 +102,10 @@ impl Wal {
             return Err(WalError::Format { file: String::new(), reason });
         }
         let Opened { queue, mark, reports, is_mark_behind } = Queue::open(&disk, config, salts)?;
-        let used_bytes = queue.used_bytes();
-        if used_bytes > config.budget_bytes {
+        let file_bytes = queue.file_bytes();
+        if file_bytes > config.budget_bytes {
             let budget_bytes = config.budget_bytes;
-            tracing::warn!(used_bytes, budget_bytes, "the log is larger than its budget: it takes no further appends");
+            tracing::warn!(file_bytes, budget_bytes, "the log is larger than its budget: it takes no further appends");
         }
         let parts = Parts { writer: Writer::new(config.write), mark, reports, is_mark_behind };
         let shared = Shared {
@@ -279,11 +279,14 @@ impl Wal {
         WalStats {
             segments: queue.chain.segments(),
             spares: queue.spares.ready(),
-            used_bytes: queue.used_bytes(),
+            used_bytes: queue.chain.used_bytes(),
+            used_bytes_max: queue.used_bytes_max(),
+            file_bytes: queue.file_bytes(),
             cache_bytes: queue.index.cache_bytes(),
             index_bytes: queue.index.index_bytes(),
             reads: self.shared.reader.reads(),
-            ..queue.stats
+            write_times: queue.write_times.distribution(),
+            ..queue.stats.clone()
         }
     }
 

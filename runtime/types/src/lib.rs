@@ -4,9 +4,11 @@
 //! - [`key`]: a stream's address, `{bucket}/{name}`, checked once and hashed once.
 //! - [`offset`]: positions in a stream and the tokens that clients see.
 //! - [`module`]: what modules and bindings are called, and what a module can be.
+//! - [`counts`]: what one thread counts and every thread may look at.
 //! - [`wakeup`]: how one task of a thread tells another that there is work.
 //! - [`limits`]: sizes that are part of the protocol or of a format, and therefore constants.
 
+pub mod counts;
 pub mod ids;
 pub mod key;
 pub mod limits;
@@ -14,6 +16,7 @@ pub mod module;
 pub mod offset;
 pub mod wakeup;
 
+pub use counts::{Counter, Distribution, Histogram};
 pub use ids::{GroupId, Incarnation, ShardId, Slot, WalId};
 pub use key::{BucketName, KeyError, StreamKey, cut_at_slash};
 pub use module::{Digest, DigestError, ModuleName, ModuleNameError, Role};

@@ -209,10 +209,11 @@ impl Back {
         }
         self.calls += 1;
         // An instance for the front is counted when it is used.
-        if !matches!(job, Job::Start { .. }) {
+        let is_call = !matches!(job, Job::Start { .. });
+        if is_call {
             self.counters.calls.fetch_add(1, Relaxed);
         }
-        let began = thread_cpu();
+        let (began, called) = (thread_cpu(), Instant::now());
         match job {
             Job::Check { reply, .. } => {
                 let started = self.find_or_start(key, &Caller::default()).map(drop);
@@ -259,6 +260,9 @@ impl Back {
                     reply.send(snapshot.and_then(|bytes| self.keep(bytes)).map(|kept| (kept, thread_cpu() - began)));
             }
             Job::Drop { fold } => self.drop_fold(fold),
+        }
+        if is_call {
+            self.counters.back_times.count_time(called.elapsed());
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
-use weir_types::Digest;
+use weir_types::{Digest, Histogram};
 
 use crate::batch::{AppendContext, GuestBatch, Verdict};
 use crate::budget::Claim;
@@ -81,4 +81,6 @@ pub(crate) struct Counters {
     pub(crate) demotions: AtomicU64,
     pub(crate) suspensions: AtomicU64,
     pub(crate) busy_ns: AtomicU64,
+    pub(crate) front_times: Histogram,
+    pub(crate) back_times: Histogram,
 }

@@ -105,6 +105,7 @@ impl Worker for Front {
         let validator = self.validators.get_mut(&key).expect("who waits for a turn is kept");
         let Place::Here(instance) = &mut validator.place else { unreachable!("only who is here has turns") };
         let began = thread_cpu();
+        let mut called = Instant::now();
         let mut used = Duration::ZERO;
         let mut lost = None;
         while used < left && lost.is_none() && !validator.waiting.is_empty() {
@@ -115,7 +116,11 @@ impl Worker for Front {
                 }
                 self.counters.calls.fetch_add(1, Relaxed);
                 let Validation { caller, context, batch, .. } = &validation;
-                match instance.validate(caller, context, batch, Some(FRONT_CPU_MAX)) {
+                let validated = instance.validate(caller, context, batch, Some(FRONT_CPU_MAX));
+                let answered = Instant::now();
+                self.counters.front_times.count_time(answered - called);
+                called = answered;
+                match validated {
                     Ok(answer) => {
                         validator.standing.answered();
                         let _ = validation.reply.send(answer);

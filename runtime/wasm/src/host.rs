@@ -268,6 +268,14 @@ impl Host {
         Ok(artifact)
     }
 
+    /// Bytes that all modules and their code have in the store. Blocks while it looks.
+    ///
+    /// # Errors
+    /// From the store.
+    pub fn store_bytes(&self) -> io::Result<u64> {
+        self.inner.store.bytes()
+    }
+
     /// Writes a file, if there is room for it.
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), CompileError> {
         let (store, bytes_max) = (&self.inner.store, self.inner.config.store_bytes_max);

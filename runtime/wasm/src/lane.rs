@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
-use weir_types::Role;
+use weir_types::{Distribution, Role};
 
 use crate::back::Back;
 use crate::batch::{AppendContext, GuestBatch, Verdict, View};
@@ -87,7 +87,7 @@ impl Jobs {
 }
 
 /// What a lane has done and has.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct LaneStats {
     /// Instances that are warm.
     pub instances: u64,
@@ -105,6 +105,10 @@ pub struct LaneStats {
     pub suspensions: u64,
     /// CPU time of both threads, in nanoseconds.
     pub busy_ns: u64,
+    /// How long the calls of the front took, in nanoseconds, without the wait for their turn.
+    pub front_times: Distribution,
+    /// How long those of the back took.
+    pub back_times: Distribution,
 }
 
 /// An answer that is due. What it answers has been asked already, whether or not anybody waits.
@@ -253,6 +257,8 @@ impl Lane {
             demotions: counters.demotions.load(Relaxed),
             suspensions: counters.suspensions.load(Relaxed),
             busy_ns: counters.busy_ns.load(Relaxed),
+            front_times: counters.front_times.distribution(),
+            back_times: counters.back_times.distribution(),
         }
     }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
+use tokio::time::Instant;
 use weir_raft::Observer;
 use weir_stream::{Batch, Change, Command, Expiry, Outcome, Pack, Reply, packs};
 use weir_types::GroupId;
@@ -60,13 +61,13 @@ impl Announcer {
             if !self.feeds.is_followed(incarnation) {
                 continue;
             }
-            let (closed, removed) = (false, false);
+            let (at, closed, removed) = (Instant::now(), false, false);
             let advance = match outcome.change {
                 Change::Advanced { start, end, packs_pos, packs_end, closed, .. } => {
                     let payloads = payloads(batch, packs_pos as usize..packs_end as usize, (end - start) as usize);
-                    Advance { incarnation, start, end, payloads, closed, removed }
+                    Advance { incarnation, at, start, end, payloads, closed, removed }
                 }
-                _ => Advance { incarnation, start: 0, end: 0, payloads: SmallVec::new(), closed, removed: true },
+                _ => Advance { incarnation, at, start: 0, end: 0, payloads: SmallVec::new(), closed, removed: true },
             };
             self.feeds.announce(&advance);
         }

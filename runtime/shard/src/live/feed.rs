@@ -14,6 +14,7 @@ use std::task::Waker;
 
 use bytes::Bytes;
 use slab::Slab;
+use tokio::time::Instant;
 use weir_types::{Incarnation, ShardId};
 
 use crate::budget::{ENCODED_BYTES_MAX, LINE_BREAK_BYTES};
@@ -74,6 +75,8 @@ struct Reader {
 
 /// New bytes of a stream, as its readers on one shard share them.
 pub(crate) struct Event {
+    /// When it was applied.
+    at: Instant,
     pub(crate) start: u64,
     pub(crate) end: u64,
     pub(crate) payload: Bytes,
@@ -172,7 +175,7 @@ impl Feed {
             let pending = state.readers.len();
             let mut start = advance.start;
             for payload in advance.payloads.iter().filter(|_| pending > 0) {
-                let event = Rc::new(Event::new(start, payload.clone()));
+                let event = Rc::new(Event::new(advance.at, start, payload.clone()));
                 state.bytes += event.memory;
                 self.totals.add_bytes(event.memory);
                 start = event.end;
@@ -197,7 +200,8 @@ impl Feed {
     pub(crate) fn leave(&self, reader: usize) {
         let mut state = self.state.borrow_mut();
         let Reader { next, .. } = state.readers.remove(reader);
-        state.release(next, u64::MAX, &self.totals);
+        state.release(next, u64::MAX);
+        state.drop_taken(&self.totals, |_| ());
         self.totals.sub_reader();
     }
 
@@ -219,7 +223,8 @@ impl Feed {
         let passed = state.events.iter().skip(skipped).take_while(|kept| kept.event.end <= position).count() as u64;
         if passed > 0 {
             state.readers[reader].next = next + passed;
-            state.release(next, next + passed, &self.totals);
+            state.release(next, next + passed);
+            state.drop_taken(&self.totals, |event| self.totals.count_delivery(event.at));
         }
         let at = (state.readers[reader].next - state.first) as usize;
         match state.events.get(at) {
@@ -254,14 +259,19 @@ impl State {
     }
 
     /// A reader has taken, or will never take, the events from `from` until before `until`.
-    fn release(&mut self, from: u64, until: u64, totals: &Totals) {
+    fn release(&mut self, from: u64, until: u64) {
         let from = from.max(self.first);
         for number in from..until.min(self.end()) {
             let kept = &mut self.events[(number - self.first) as usize];
             assert!(kept.pending > 0, "a reader takes an event once");
             kept.pending -= 1;
         }
-        while self.events.front().is_some_and(|kept| kept.pending == 0) {
+    }
+
+    /// Drops the events that no reader has yet to take, the oldest first.
+    fn drop_taken(&mut self, totals: &Totals, each: impl Fn(&Event)) {
+        while let Some(kept) = self.events.front().filter(|kept| kept.pending == 0) {
+            each(&kept.event);
             self.drop_first(totals);
         }
     }
@@ -283,9 +293,9 @@ impl State {
 }
 
 impl Event {
-    fn new(start: u64, payload: Bytes) -> Event {
+    fn new(at: Instant, start: u64, payload: Bytes) -> Event {
         let end = start + payload.len() as u64;
-        let mut event = Event { start, end, payload, rendered: OnceCell::new(), memory: 0 };
+        let mut event = Event { at, start, end, payload, rendered: OnceCell::new(), memory: 0 };
         // The encoded form may come later, as text or in base64.
         let encoded = if event.is_shared() { encoded_bytes(&event.payload) } else { 0 };
         event.memory = EVENT_OVERHEAD_BYTES + event.payload.len() + encoded;
@@ -311,7 +321,7 @@ mod tests {
 
     fn advance(start: u64, end: u64) -> Advance {
         let payloads = [Bytes::from(vec![b'x'; (end - start) as usize])].into();
-        Advance { incarnation: Incarnation(1), start, end, payloads, closed: false, removed: false }
+        Advance { incarnation: Incarnation(1), at: Instant::now(), start, end, payloads, closed: false, removed: false }
     }
 
     fn feed(bytes_max: usize) -> Feed {
@@ -393,7 +403,9 @@ mod tests {
 
     #[test]
     fn what_is_counted_is_what_is_encoded() {
-        let counted = |payload: &str| Event::new(0, Bytes::from(payload.to_string())).memory - EVENT_OVERHEAD_BYTES;
+        let counted = |payload: &str| {
+            Event::new(Instant::now(), 0, Bytes::from(payload.to_string())).memory - EVENT_OVERHEAD_BYTES
+        };
         assert_eq!(counted("abcdef"), 6 + 8, "base64 is the longer one");
         assert_eq!(counted("\n \r x"), 5 + 5 + 2 * LINE_BREAK_BYTES);
         let large = "\n".repeat(ENCODED_BYTES_MAX + 1);

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::task::Waker;
 
-use weir_types::{Incarnation, ShardId};
+use weir_types::{Distribution, Incarnation, ShardId};
 
 use crate::live::feed::{Feed, Found, Kind};
 use crate::live::totals::Totals;
@@ -78,6 +78,11 @@ impl Feeds {
     /// Bytes kept for them.
     pub(crate) fn bytes(&self) -> usize {
         self.0.totals.bytes()
+    }
+
+    /// How long new bytes took from their apply until the last of their readers here had taken them, in nanoseconds.
+    pub(crate) fn delivery_times(&self) -> Distribution {
+        self.0.totals.delivery_times()
     }
 
     /// Whether anybody on this shard follows any stream: apply asks before it looks at anything else.
@@ -233,6 +238,7 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
     use smallvec::SmallVec;
+    use tokio::time::Instant;
 
     use super::*;
     use crate::mailbox::mesh;
@@ -363,7 +369,15 @@ mod tests {
             self.closed |= closed;
             self.removed |= removed;
             let payloads = if bytes > 0 { [Bytes::from(vec![b'x'; bytes as usize])].into() } else { SmallVec::new() };
-            self.owner().announce(&Advance { incarnation: STREAM, start, end: self.tail, payloads, closed, removed });
+            self.owner().announce(&Advance {
+                incarnation: STREAM,
+                at: Instant::now(),
+                start,
+                end: self.tail,
+                payloads,
+                closed,
+                removed,
+            });
         }
 
         fn deliver(&mut self, from: usize, to: usize, message: Message) {

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use weir_types::{Incarnation, ShardId};
 
 use crate::message::answer::Response;
@@ -36,6 +37,8 @@ pub(crate) struct CallId {
 #[derive(Clone)]
 pub(crate) struct Advance {
     pub(crate) incarnation: Incarnation,
+    /// When it was applied.
+    pub(crate) at: Instant,
     pub(crate) start: u64,
     pub(crate) end: u64,
     /// The bytes, by pack.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use weir_storage::WalStats;
+use weir_types::Distribution;
 
 use crate::message::limit::Limit;
 
@@ -57,6 +58,20 @@ pub struct ShardStats {
     pub groups_serving: u16,
     /// Groups whose log has failed.
     pub groups_failed: u16,
+    /// From the arrival of an append on its stream's shard to its acknowledgement, in nanoseconds.
+    pub append_times: Distribution,
+    /// From the arrival of a read on its stream's shard to its page, in nanoseconds.
+    pub read_times: Distribution,
+    /// From the arrival of a question to a fold on its stream's shard to its view, in nanoseconds.
+    pub summary_times: Distribution,
+    /// Commands in each batch.
+    pub batch_commands: Distribution,
+    /// From the apply of new bytes until the last live reader on this shard has taken them, in nanoseconds.
+    pub delivery_times: Distribution,
+    /// How long calls into modules took that have little time, in nanoseconds.
+    pub guest_front_times: Distribution,
+    /// How long all others took.
+    pub guest_back_times: Distribution,
     /// Each WAL of this shard.
     pub wals: Vec<WalStats>,
 }

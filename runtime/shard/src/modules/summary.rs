@@ -143,6 +143,7 @@ impl SummaryFollower {
 impl Core {
     /// Brings the fold that is asked for up to the stream's tail, and asks it.
     pub(crate) async fn summarize(self: &Rc<Self>, key: &StreamKey, query: &SummaryQuery) -> Response {
+        let arrived = Instant::now();
         let (binding, incarnation) = {
             let group = self.local_group(key);
             let state = group.state.borrow();
@@ -173,6 +174,7 @@ impl Core {
         })?;
         let claim =
             self.config.pages.claim(budget::with_encoded(view.body.len())).ok_or(ShardError::Limit(Limit::Reads))?;
+        self.stats.summary_times.count_time(arrived.elapsed());
         Ok(Answer::View(Box::new(SummaryView {
             incarnation,
             epoch: binding.epoch,

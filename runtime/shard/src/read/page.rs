@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
+use tokio::time::Instant;
 use weir_storage::{EntryBody, EntryPlace, FRAME_HEADER_BYTES, WalReader};
 use weir_stream::batch::BATCH_HEAD_BYTES;
 use weir_stream::{Batch, Extent, Facts, Pack, Refusal, Stream};
@@ -137,6 +138,7 @@ impl Core {
         bytes_max: usize,
         is_live: bool,
     ) {
+        let arrived = Instant::now();
         let group = self.local_group(&key);
         let plan = match self.plan(&group, &key, from, self.config.pages.page_bytes_max(bytes_max)) {
             Ok(plan) => plan,
@@ -148,7 +150,7 @@ impl Core {
             return self.respond(origin, call, Err(ShardError::Limit(Limit::Reads)));
         };
         if plan.stretches.iter().all(|stretch| matches!(stretch.source, Source::Memory(_))) {
-            return self.respond(origin, call, self.count_page(plan.into_page(claim)));
+            return self.respond(origin, call, self.count_page(arrived, plan.into_page(claim)));
         }
         let counted = match self.count_in_flight(0) {
             Ok(counted) => counted,
@@ -158,12 +160,14 @@ impl Core {
         self.work(origin, call, async move {
             let _counted = counted;
             let read = tokio::task::spawn_blocking(move || plan.load(&reader)?.into_page(claim));
-            core.count_page(read.await.unwrap_or(Err(ShardError::Unavailable)))
+            core.count_page(arrived, read.await.unwrap_or(Err(ShardError::Unavailable)))
         });
     }
 
-    fn count_page(&self, page: Result<Page, ShardError>) -> Response {
+    /// Counts a read that came at `arrived` and is answered now.
+    fn count_page(&self, arrived: Instant, page: Result<Page, ShardError>) -> Response {
         page.map(|page| {
+            self.stats.read_times.count_time(arrived.elapsed());
             self.stats.count_read(page.next.position - page.start.position);
             Answer::Page(Box::new(page))
         })

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use tokio::time::Instant;
 use weir_stream::{Appended, Command, Group, KeyRef, Look, ProducerRef, Records, Refusal, Reply, Split, Stream};
 use weir_types::{ShardId, StreamKey};
 
@@ -115,7 +116,7 @@ impl Core {
         }
         let (judged, case) = match self.look(group, &mut job) {
             Ok(Looked::Propose(judged, case)) => (judged, case),
-            Ok(Looked::Answer(appended)) => return self.answer_append(job, Ok(Answer::Appended(appended))),
+            Ok(Looked::Answer(appended)) => return self.acknowledge(job, appended, Instant::now()),
             Err(refusal) => return self.answer_append(job, Err(refusal.into())),
         };
         // Of a large body this is counted already.
@@ -205,10 +206,16 @@ impl Core {
         group.push_backlog(job);
     }
 
-    /// Answers an append with what apply replied; one that was checked against an earlier stream is checked again.
-    pub(crate) fn finish_append(self: &Rc<Self>, group: &Rc<LocalGroup>, mut job: AppendJob, reply: Reply) {
+    /// Answers an append, at `now`, with what apply replied; one that was checked against an earlier stream is checked again.
+    pub(crate) fn finish_append(
+        self: &Rc<Self>,
+        group: &Rc<LocalGroup>,
+        mut job: AppendJob,
+        reply: Reply,
+        now: Instant,
+    ) {
         match reply {
-            Reply::Appended(appended) => self.answer_append(job, Ok(Answer::Appended(appended))),
+            Reply::Appended(appended) => self.acknowledge(job, appended, now),
             Reply::Refused(Refusal::Stale) if job.stale_retries < STALE_RETRIES_MAX => {
                 job.stale_retries += 1;
                 assert!(job.judged.is_none(), "what was proposed is judged anew");
@@ -219,6 +226,13 @@ impl Core {
             Reply::Refused(refusal) => self.answer_append(job, Err(refusal.into())),
             other => unreachable!("an append is not answered with {other:?}"),
         }
+    }
+
+    fn acknowledge(&self, job: AppendJob, appended: Appended, now: Instant) {
+        // It came when it had all of its time left.
+        let left = job.deadline.saturating_duration_since(now);
+        self.stats.append_times.count_time(self.config.write_deadline.saturating_sub(left));
+        self.answer_append(job, Ok(Answer::Appended(appended)));
     }
 
     /// Ends an append: every path leads here exactly once.

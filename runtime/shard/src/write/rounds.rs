@@ -115,10 +115,13 @@ impl Core {
     ) {
         assert!(waiters.len() == outcomes.len(), "one outcome per command");
         add(&self.stats.batches, 1);
+        self.stats.batch_commands.count(waiters.len() as u64);
         self.note_hot_index();
+        // Once for all of them.
+        let now = Instant::now();
         for (waiter, outcome) in waiters.into_iter().zip(outcomes) {
             match waiter {
-                Some(Waiter::Job(job)) => self.finish_append(group, job, outcome.reply),
+                Some(Waiter::Job(job)) => self.finish_append(group, job, outcome.reply, now),
                 Some(Waiter::Task(task)) => drop(task.answer.send(Ok(outcome.reply))),
                 None => {}
             }
