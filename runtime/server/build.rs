@@ -36,20 +36,23 @@ fn main() {
         println!("cargo::rerun-if-changed={}", workspace.join(source).display());
     }
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rustc-env=WEIR_VERSION={}", version(&workspace));
+    let (version, commit) = (variable("CARGO_PKG_VERSION"), commit(&workspace));
+    let version = version.to_string_lossy();
+    let known = commit.as_ref().map_or(version.to_string(), |commit| format!("{version} ({commit})"));
+    println!("cargo::rustc-env=WEIR_VERSION={known}");
+    println!("cargo::rustc-env=WEIR_COMMIT={}", commit.as_deref().unwrap_or("unknown"));
     if let Err(sentence) = build(&workspace) {
         println!("cargo::error={sentence}");
     }
 }
 
-/// The version, and where git can tell the commit that it is built from. A commit then runs this again, and builds the server
-/// crate again, but none of those below it.
-fn version(workspace: &Path) -> String {
-    let version = variable("CARGO_PKG_VERSION").to_string_lossy().into_owned();
+/// The commit that this is built from, where git can tell. Another commit then runs this again, and builds the server crate
+/// again, but none of those below it.
+fn commit(workspace: &Path) -> Option<String> {
     // Not of a repository that ours has been copied into.
     let root = git(workspace, &["rev-parse", "--show-toplevel"]).and_then(|root| fs::canonicalize(root).ok());
     if root.is_none() || root != fs::canonicalize(workspace).ok() {
-        return version;
+        return None;
     }
     // What is checked out, and the list of what was: a commit to a branch changes only the second.
     for file in ["HEAD", "logs/HEAD"] {
@@ -60,10 +63,7 @@ fn version(workspace: &Path) -> String {
             println!("cargo::rerun-if-changed={}", path.display());
         }
     }
-    match git(workspace, &["rev-parse", "--short=12", "HEAD"]) {
-        Some(commit) => format!("{version} ({commit})"),
-        None => version,
-    }
+    git(workspace, &["rev-parse", "--short=12", "HEAD"])
 }
 
 /// The line that git prints; `None` without git, or where it fails.

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::request::Parts;
 use hyper::body::Incoming;
@@ -14,6 +15,7 @@ use crate::config::HttpConfig;
 use crate::error::Problem;
 use crate::fields;
 use crate::hosts::{base_url, host_of};
+use crate::stats::HttpStats;
 use crate::stop::{Stop, Stopped};
 
 /// A body may come at any pace up to so many bytes: what an agent writes while it thinks comes slowly.
@@ -24,6 +26,7 @@ pub(crate) struct Shared {
     pub(crate) shard: Shard,
     pub(crate) config: HttpConfig,
     pub(crate) stop: Stop,
+    pub(crate) stats: Arc<HttpStats>,
 }
 
 /// What the requests of one connection share.
@@ -83,6 +86,11 @@ impl Context {
     /// The configuration.
     pub(crate) fn config(&self) -> &HttpConfig {
         &self.shared.config
+    }
+
+    /// What the shard's connections have done.
+    pub(crate) fn stats(&self) -> &HttpStats {
+        &self.shared.stats
     }
 
     /// Waits until the server shuts down.

@@ -9,6 +9,7 @@
 //! - [`hosts`]: by which names the server is called. [`fields`], [`query`], [`body`]: what a request says, checked strictly and once.
 //! - [`render`], [`payload`], [`sse`] (and [`event_text`]), [`media`], [`cursor`], [`cors`], [`headers`]: what a response says. [`session`] is one that
 //!   goes on: what is written into it, and when it ends.
+//! - [`stats`]: what is counted of requests.
 //! - [`error`]: every way to refuse, as one code each, rendered as `application/problem+json`. [`aside`] is for operators.
 
 mod activity;
@@ -38,6 +39,7 @@ mod routes;
 mod service;
 mod session;
 mod sse;
+mod stats;
 mod stop;
 mod wakes;
 
@@ -48,3 +50,4 @@ pub use cors::Origins;
 pub use error::ErrorCode;
 pub use hosts::{Hosts, Proxies};
 pub use service::Service;
+pub use stats::{HttpStats, Route};

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use axum::Router;
 use http::header::{LOCATION, ORIGIN};
@@ -25,6 +26,7 @@ use crate::live::Handover;
 use crate::path::{self, Target, url_at};
 use crate::payload::Payload;
 use crate::query::{GetQuery, ReadMode};
+use crate::stats::{HttpStats, Route};
 use crate::stop::Stop;
 use crate::{cors, fields, routes};
 
@@ -41,10 +43,10 @@ struct Inner {
 }
 
 impl Service {
-    /// The service of `shard`, until `shutdown` becomes true. Runs on the shard's own runtime.
-    pub fn new(shard: Shard, config: HttpConfig, shutdown: watch::Receiver<bool>) -> Service {
+    /// The service of `shard`, until `shutdown` becomes true; it counts into `stats`. Runs on the shard's own runtime.
+    pub fn new(shard: Shard, config: HttpConfig, shutdown: watch::Receiver<bool>, stats: Arc<HttpStats>) -> Service {
         let router = TowerToHyperService::new(routes::router(shard.clone(), config.clone()));
-        let shared = Rc::new(Shared { shard, config, stop: Stop::new(shutdown) });
+        let shared = Rc::new(Shared { shard, config, stop: Stop::new(shutdown), stats });
         Service(Rc::new(Inner { shared, router }))
     }
 
@@ -68,7 +70,8 @@ impl Service {
         let expose = is_get || origin.is_some();
         let allow_origin = context.config().cors_origins.allow(origin, request.uri().path());
         let is_head = request.method() == Method::HEAD;
-        let mut answered = self.dispatch(&context, request).await;
+        let mut route = Route::Other;
+        let mut answered = self.dispatch(&context, request, &mut route).await;
         if answered.as_ref().is_ok_and(|response| exceeds_share(&context, response)) {
             let detail = "this connection has not taken what it has asked for before; take that first";
             answered = Err(Problem::new(ErrorCode::ReadLimit, detail));
@@ -78,15 +81,22 @@ impl Service {
         if is_get {
             cors::disarm(response.headers_mut());
         }
-        // A response to HEAD has no body, whatever it says; HTTP/2 would send it.
-        match is_head {
-            true => *response.body_mut() = Payload::empty(),
-            false => response.body_mut().begin(handover.as_ref(), active),
+        if is_head {
+            // A response to HEAD has no body, whatever it says; HTTP/2 would send it.
+            *response.body_mut() = Payload::empty();
         }
+        context.stats().count_request(route, response.status());
+        response.body_mut().begin(handover.as_ref(), active);
         Ok(response)
     }
 
-    async fn dispatch(&self, context: &Rc<Context>, request: Request<Incoming>) -> Result<Response<Payload>, Problem> {
+    /// Has the request carried out, and says what it is for.
+    async fn dispatch(
+        &self,
+        context: &Rc<Context>,
+        request: Request<Incoming>,
+        route: &mut Route,
+    ) -> Result<Response<Payload>, Problem> {
         let (head, mut body) = request.into_parts();
         let target = context.check(&head).and_then(|()| path::parse(head.uri.path()));
         let answered = match target {
@@ -94,10 +104,13 @@ impl Service {
             Ok(_) if head.method == Method::OPTIONS => return Ok(cors::preflight(&head.headers)),
             Ok(Target::Other) => return self.route(context, Request::from_parts(head, body)).await,
             Ok(Target::Stream(key)) => match head.method {
-                Method::POST => routes::append::post(context, key, &head, &mut body).await,
-                Method::GET => read(context, key, &head).await,
+                Method::POST => {
+                    *route = Route::Append;
+                    routes::append::post(context, key, &head, &mut body).await
+                }
+                Method::GET => read(context, key, &head, route).await,
                 // Boxed, so that the future of an append does not carry the room for these.
-                _ => Box::pin(stream_verb(context, key, &head, &mut body)).await,
+                _ => Box::pin(stream_verb(context, key, &head, &mut body, route)).await,
             },
         };
         answered.inspect_err(|_| body::discard(body))
@@ -140,14 +153,29 @@ fn exceeds_share(context: &Context, response: &Response<Payload>) -> bool {
 }
 
 /// `GET`: what is asked for is in the query.
-async fn read(context: &Rc<Context>, key: StreamKey, head: &Parts) -> Result<Response<Payload>, Problem> {
+async fn read(
+    context: &Rc<Context>,
+    key: StreamKey,
+    head: &Parts,
+    route: &mut Route,
+) -> Result<Response<Payload>, Problem> {
+    *route = Route::Read;
     match GetQuery::parse(head.uri.query())? {
         GetQuery::Read(query) => match query.live {
             ReadMode::No => routes::read::get(context, key, head, query).await,
-            ReadMode::LongPoll => Box::pin(routes::long_poll::get(context, key, head, query)).await,
-            ReadMode::Sse => Box::pin(routes::follow::get(context, key, head, query)).await,
+            ReadMode::LongPoll => {
+                *route = Route::LongPoll;
+                Box::pin(routes::long_poll::get(context, key, head, query)).await
+            }
+            ReadMode::Sse => {
+                *route = Route::Sse;
+                Box::pin(routes::follow::get(context, key, head, query)).await
+            }
         },
-        GetQuery::Summary(query) => Box::pin(routes::summary::get(context, key, head, *query)).await,
+        GetQuery::Summary(query) => {
+            *route = Route::Summary;
+            Box::pin(routes::summary::get(context, key, head, *query)).await
+        }
     }
 }
 
@@ -164,11 +192,21 @@ async fn stream_verb(
     key: StreamKey,
     head: &Parts,
     body: &mut Incoming,
+    route: &mut Route,
 ) -> Result<Response<Payload>, Problem> {
     match head.method {
-        Method::PUT => routes::create::put(context, key, head, body).await,
-        Method::HEAD => head_of(context, key, head).await,
-        Method::DELETE => routes::delete::delete(context, key, head).await,
+        Method::PUT => {
+            *route = Route::Create;
+            routes::create::put(context, key, head, body).await
+        }
+        Method::HEAD => {
+            *route = Route::Head;
+            head_of(context, key, head).await
+        }
+        Method::DELETE => {
+            *route = Route::Delete;
+            routes::delete::delete(context, key, head).await
+        }
         _ => Err(Problem::method_of_stream()),
     }
 }

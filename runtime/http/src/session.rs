@@ -86,6 +86,11 @@ impl LiveSession {
         self.outbox.put(self.context.activity().owe(frame));
     }
 
+    /// Counts an event, with so many bytes of records or of a view.
+    pub(crate) fn count_event(&self, bytes: usize) {
+        self.context.stats().count_event(bytes);
+    }
+
     /// Puts an event that is made in parts; at most one before the session waits.
     pub(crate) fn put_parts(&self, parts: Parts) {
         self.outbox.put_parts(parts.keeping(|bytes| self.context.activity().owe(bytes)));

@@ -20,10 +20,15 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use weir_shard::{Address, ShardStats, Topology};
+use weir_http::HttpStats;
+use weir_shard::{Address, ShardConfig, ShardStats, Topology};
+use weir_wasm::Host;
 
+use crate::config::Config;
 use crate::connections::Connections;
-use crate::metrics::{self, Snapshot};
+use crate::metrics::{self, Machine, Snapshot};
+use crate::node::DataDir;
+use crate::process::Process;
 use crate::turns::Turns;
 
 /// How long a shard may take to say how it is. Longer than any batch, shorter than any probe's patience.
@@ -55,6 +60,16 @@ pub(crate) struct Admin {
     pub(crate) connections: Arc<Connections>,
     /// The turns of each shard's thread.
     pub(crate) turns: Vec<Arc<Turns>>,
+    /// What each shard's connections have done.
+    pub(crate) http: Vec<Arc<HttpStats>>,
+    /// What was asked for.
+    pub(crate) config: Arc<Config>,
+    /// What each shard has of it.
+    pub(crate) shard_config: ShardConfig,
+    /// The node's modules.
+    pub(crate) modules: Host,
+    /// Where the node's data is, if it is on a disk.
+    pub(crate) data_dir: Option<Arc<DataDir>>,
 }
 
 /// Serves the admin listener, for as long as the process runs.
@@ -87,8 +102,19 @@ async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
     let recovering = matches!(*admin.phase.borrow(), Phase::Recovering(_));
     // Who is reading its logs does not read its mail.
     let shards = if recovering { vec![None; admin.shards.len()] } else { stats(&admin.shards).await };
-    let Admin { started, topology, connections, turns, .. } = admin;
-    let snapshot = Snapshot { uptime: started.elapsed(), topology, connections, shards, turns };
+    let machine = machine(admin.data_dir, admin.modules).await;
+    let Admin { started, topology, connections, turns, http, config, shard_config, .. } = admin;
+    let snapshot = Snapshot {
+        uptime: started.elapsed(),
+        topology,
+        connections,
+        shards,
+        turns,
+        http,
+        config,
+        shard_config,
+        machine,
+    };
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], snapshot.text())
 }
 
@@ -106,6 +132,20 @@ async fn stats(shards: &[Address]) -> Vec<Option<ShardStats>> {
         stats.push(answer.await.ok().flatten());
     }
     stats
+}
+
+/// What the system says, as far as it does so in time: a disk that hangs must not keep this thread, which accepts
+/// connections.
+async fn machine(data_dir: Option<Arc<DataDir>>, modules: Host) -> Machine {
+    let look = tokio::task::spawn_blocking(move || Machine {
+        process: Process::now(),
+        disk_bytes: data_dir.and_then(|data_dir| data_dir.disk_bytes().ok()),
+        module_store_bytes: modules.store_bytes().ok(),
+    });
+    match tokio::time::timeout(STATS_TIMEOUT, look).await {
+        Ok(Ok(machine)) => machine,
+        _ => Machine::default(),
+    }
 }
 
 /// What keeps the node from serving everything.

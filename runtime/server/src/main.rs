@@ -6,7 +6,7 @@
 //! - [`node`], [`seams`], [`builtins`]: the data directory, and what else the shards are handed.
 //! - [`serve`], [`signals`]: the order in which things begin and end, and who asks for the end.
 //! - [`shard_thread`], [`accept`]: one thread per shard, and the listener that feeds them connections.
-//! - [`admin`], [`metrics`]: the admin listener.
+//! - [`admin`], [`metrics`], [`process`]: the admin listener, and what it says.
 //! - [`demo`]: what `--demo` sets up.
 //! - [`exit`]: exit codes.
 //!
@@ -26,6 +26,7 @@ mod layers;
 mod manual;
 mod metrics;
 mod node;
+mod process;
 mod seams;
 mod serve;
 mod shard_thread;

@@ -12,11 +12,14 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, prometheus_text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
-use weir_shard::{Limit, ShardStats, Topology};
+use weir_http::HttpStats;
+use weir_shard::{Limit, ShardConfig, ShardStats, Topology};
 use weir_storage::WalStats;
 use weir_types::{Distribution, Histogram, ShardId};
 
+use crate::config::Config;
 use crate::connections::Connections;
+use crate::process::Process;
 use crate::turns::Turns;
 
 /// The media type of the text.
@@ -99,6 +102,58 @@ const SHARD_FAMILIES: &[Family<ShardStats>] = &[
     ),
 ];
 
+/// What a shard may have of what has the same name without `_max`.
+const SHARD_MAXIMA: &[Family<ShardConfig>] = &[
+    ("weir_subscribers_max", "Live readers that the shard may have: its share of limits.subscribers_max.", |c| {
+        c.subscribers_max as f64
+    }),
+    ("weir_live_bytes_max", "Bytes that weir_live_bytes may be: the shard's share of limits.live_bytes_max.", |c| {
+        c.live_bytes_max as f64
+    }),
+    (
+        "weir_in_flight_bytes_max",
+        "Bytes that weir_in_flight_bytes may be: the shard's share of limits.in_flight_bytes_max. Beyond it, 503.",
+        |c| c.in_flight_bytes_max as f64,
+    ),
+    (
+        "weir_hot_index_bytes_max",
+        "Bytes that weir_hot_index_bytes may be: the shard's share of limits.hot_index_bytes_max. Beyond it, appends get 507.",
+        |c| c.hot_index_bytes_max as f64,
+    ),
+    ("weir_guest_folds_max", "Summaries that the shard keeps up to date: its share of modules.folds_max.", |c| {
+        c.folds_max as f64
+    }),
+];
+
+/// What the node may have of what has the same name without `_max`.
+const NODE_MAXIMA: &[Family<Config>] = &[
+    ("weir_connections_open_max", "Open connections that all shards may have together: http.connections_max.", |c| {
+        c.http.connections_max as f64
+    }),
+    (
+        "weir_guest_bytes_max",
+        "Bytes that weir_guest_bytes of all shards may be together: modules.guest_bytes_max.",
+        |c| c.modules.guest_bytes_max as f64,
+    ),
+    (
+        "weir_module_store_bytes_max",
+        "Bytes that weir_module_store_bytes may be: modules.store_bytes_max. Beyond it, uploads get 507.",
+        |c| c.modules.store_bytes_max as f64,
+    ),
+];
+
+const PROCESS_FAMILIES: &[Family<Process>] = &[
+    ("process_cpu_seconds_total", "CPU time of the server, the kernel's part included.", |p| p.cpu_seconds),
+    ("process_resident_memory_bytes", "Memory of the server that is not swapped out.", |p| p.resident_bytes as f64),
+    ("process_virtual_memory_bytes", "Address space of the server.", |p| p.virtual_bytes as f64),
+    ("process_open_fds", "Open file descriptors.", |p| p.open_fds as f64),
+    ("process_max_fds", "File descriptors that may be open; the server raises it as far as it may.", |p| {
+        p.max_fds.map_or(f64::INFINITY, |max_fds| max_fds as f64)
+    }),
+    ("process_threads", "Threads of the server.", |p| p.threads as f64),
+    ("process_start_time_seconds", "When the server began, in seconds since 1970.", |p| p.started_seconds),
+];
+
 /// A family with one histogram per `T`.
 type HistogramFamily<T> = (&'static str, &'static str, fn(&T) -> &Distribution);
 
@@ -166,6 +221,17 @@ const WAL_FAMILIES: &[Family<WalStats>] = &[
     ("weir_wal_reads_total", "Reads of log entries from disk.", |w| w.reads as f64),
 ];
 
+/// What the system says of the server; nothing of what it does not say.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Machine {
+    /// The process.
+    pub(crate) process: Option<Process>,
+    /// Bytes of the data directory's disk that are free, and all of them.
+    pub(crate) disk_bytes: Option<(u64, u64)>,
+    /// Bytes of modules and their code.
+    pub(crate) module_store_bytes: Option<u64>,
+}
+
 /// All figures at one moment.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
@@ -179,6 +245,14 @@ pub(crate) struct Snapshot {
     pub(crate) shards: Vec<Option<ShardStats>>,
     /// The turns of each shard's thread.
     pub(crate) turns: Vec<Arc<Turns>>,
+    /// What each shard's connections have done.
+    pub(crate) http: Vec<Arc<HttpStats>>,
+    /// What was asked for.
+    pub(crate) config: Arc<Config>,
+    /// What each shard has of it.
+    pub(crate) shard_config: ShardConfig,
+    /// What the system says.
+    pub(crate) machine: Machine,
 }
 
 impl Snapshot {
@@ -208,16 +282,31 @@ impl Snapshot {
 impl Collector for Snapshot {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut page = Page(encoder);
-        let build = vec![("version", env!("CARGO_PKG_VERSION").to_string())];
+        let build =
+            vec![("version", env!("CARGO_PKG_VERSION").to_string()), ("revision", env!("WEIR_COMMIT").to_string())];
         page.family("weir_build_info", "Always 1; the labels say which program this is.", [(build, 1.0)])?;
         page.value("weir_uptime_seconds", "Time since the start.", self.uptime.as_secs_f64())?;
+        self.encode_machine(&mut page)?;
         self.encode_connections(&mut page)?;
+        self.encode_http(&mut page)?;
         let up = self.shards.iter().enumerate();
         let up = up.map(|(shard, stats)| (shard_label(shard), f64::from(u8::from(stats.is_some()))));
         page.family("weir_shard_up", "1 if the shard has answered this query, 0 if it was too busy.", up)?;
         for (name, help, value_of) in SHARD_FAMILIES {
             page.family(name, help, self.answered().map(|(shard, stats)| (shard_label(shard), value_of(stats))))?;
         }
+        for (name, help, max_of) in SHARD_MAXIMA {
+            let shards = (0..self.shards.len()).map(|shard| (shard_label(shard), max_of(&self.shard_config)));
+            page.family(name, help, shards)?;
+        }
+        for (name, help, max_of) in NODE_MAXIMA {
+            page.value(name, help, max_of(&self.config))?;
+        }
+        let pages = &self.shard_config.pages;
+        let help = "Memory of pages, views and listings that clients have not taken yet, of all shards.";
+        page.value("weir_page_bytes", help, pages.claimed() as f64)?;
+        let help = "Bytes that weir_page_bytes may be: limits.read_bytes_max. Beyond it, reads get 503.";
+        page.value("weir_page_bytes_max", help, pages.bytes_max() as f64)?;
         let met = self.answered().flat_map(|(shard, stats)| {
             let limits = Limit::ALL.into_iter().zip(stats.limits_met);
             limits.map(move |(limit, count)| {
@@ -249,6 +338,9 @@ impl Collector for Snapshot {
         for (name, help, value_of) in WAL_FAMILIES {
             page.family(name, help, self.wals().map(|(labels, stats)| (labels, value_of(stats))))?;
         }
+        let max = self.shard_config.wal.cache_bytes as f64;
+        let help = "Bytes that weir_wal_cache_bytes may be: the log's share of wal.cache_bytes.";
+        page.family("weir_wal_cache_bytes_max", help, self.wals().map(|(wal, _)| (wal, max)))?;
         let help = "Time of a durable write of waiting batches to the log.";
         page.histograms(
             "weir_wal_write_seconds",
@@ -260,6 +352,37 @@ impl Collector for Snapshot {
 }
 
 impl Snapshot {
+    fn encode_machine(&self, page: &mut Page<'_>) -> fmt::Result {
+        let Machine { process, disk_bytes, module_store_bytes } = &self.machine;
+        for (name, help, value_of) in PROCESS_FAMILIES {
+            page.family(name, help, process.iter().map(|process| (Labels::new(), value_of(process))))?;
+        }
+        let value = |value: Option<u64>| value.map(|value| (Labels::new(), value as f64));
+        let help = "Bytes of the data directory's disk that the server may still take. A server in memory has none.";
+        page.family("weir_disk_free_bytes", help, value(disk_bytes.map(|(free, _)| free)))?;
+        let help = "Bytes of the data directory's disk.";
+        page.family("weir_disk_size_bytes", help, value(disk_bytes.map(|(_, size)| size)))?;
+        let help = "Bytes of uploaded modules and their machine code in the data directory.";
+        page.family("weir_module_store_bytes", help, value(*module_store_bytes))
+    }
+
+    fn encode_http(&self, page: &mut Page<'_>) -> fmt::Result {
+        let requests = self.http.iter().enumerate().flat_map(|(shard, stats)| {
+            stats.requests().map(move |(route, status, count)| {
+                let labels =
+                    [("shard", shard.to_string()), ("route", route.name().to_string()), ("status", status.to_string())];
+                (labels.to_vec(), count as f64)
+            })
+        });
+        let help = "Requests answered, by what they are for and the status; a live read counts when it begins.";
+        page.family("weir_requests_total", help, requests)?;
+        let shards = || self.http.iter().enumerate();
+        let events = shards().map(|(shard, stats)| (shard_label(shard), stats.live_events.get() as f64));
+        page.family("weir_live_events_total", "Events sent to live readers (SSE), each of them counted.", events)?;
+        let bytes = shards().map(|(shard, stats)| (shard_label(shard), stats.live_event_bytes.get() as f64));
+        page.family("weir_live_event_bytes_total", "Bytes of records and of views in these events.", bytes)
+    }
+
     fn encode_connections(&self, page: &mut Page<'_>) -> fmt::Result {
         let counts = self.connections.counts();
         let help = "Connections that were accepted and given to a shard.";
@@ -337,6 +460,7 @@ impl Page<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::serve::shard_config;
 
     #[test]
     fn figures_carry_their_shard_and_wal() {
@@ -349,16 +473,24 @@ mod tests {
             wals: vec![wal(1), wal(2)],
             ..ShardStats::default()
         };
+        let config = Config::default();
+        let sizes = config.sizes(topology.wals).expect("the defaults fit each other");
         let snapshot = Snapshot {
             uptime: Duration::from_millis(1500),
             topology,
             connections: Connections::new(2),
             shards: vec![Some(first), None],
             turns: vec![Arc::default(), Arc::default()],
+            http: vec![Arc::default(), Arc::default()],
+            shard_config: shard_config(&config, 1, topology, sizes),
+            config: Arc::new(config),
+            machine: Machine::default(),
         };
         let text = snapshot.text();
         let lines: Vec<&str> = text.lines().collect();
         for line in [
+            "weir_connections_open_max 20000",
+            "weir_subscribers_max{shard=\"1\"} 25000",
             "weir_uptime_seconds 1.5",
             "# TYPE weir_appends_total counter",
             "weir_appends_total{shard=\"0\"} 1099511627776",

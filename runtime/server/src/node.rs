@@ -273,6 +273,12 @@ impl DataDir {
         Ok(node)
     }
 
+    /// Bytes of the file system that the directory is in: those that are free for this process, and all of them.
+    pub(crate) fn disk_bytes(&self) -> io::Result<(u64, u64)> {
+        let disk = rustix::fs::fstatvfs(&self.dir)?;
+        Ok((disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize))
+    }
+
     fn form(&self, node: &Node) -> Result<(), NodeError> {
         for (wal, &log_id) in (0..).zip(&node.wal_ids) {
             self.form_wal(&wal_folder(wal), log_id)?;

@@ -59,7 +59,7 @@ async fn run(config: &Config, demo: bool) -> Result<(), Exit> {
     let mut signals = Signals::new()?;
     accept::raise_open_files_limit();
     let server = &config.server;
-    let data_dir = if server.in_memory { None } else { Some(DataDir::open(&server.data_dir)?) };
+    let data_dir = if server.in_memory { None } else { Some(Arc::new(DataDir::open(&server.data_dir)?)) };
     let listener = listen("public", &server.listen)?;
     let admin_listener = listen("admin", &server.admin_listen)?;
     let fresh = Node::new(|| SystemEntropy.u64(), config.shards(), server.groups);
@@ -73,13 +73,22 @@ async fn run(config: &Config, demo: bool) -> Result<(), Exit> {
     let (phase, phases) = watch::channel(Phase::Recovering((0..config.shards()).collect()));
     let connections = Connections::new(config.shards().into());
     let topology = Topology { shards: config.shards(), wals: node.wals(), groups: node.groups };
-    let seams = seams(data_dir.as_ref(), &node, sizes, &config.modules, topology.shards)?;
+    let seams = seams(data_dir.as_deref(), &node, sizes, &config.modules, topology.shards)?;
     let modules = seams.modules.clone();
     let parts = shard_parts(config, node.id, topology, sizes, seams, &shutdown);
-    let addresses = parts.iter().map(|(_, address)| address.clone()).collect();
-    let turns = parts.iter().map(|(parts, _)| Arc::clone(&parts.turns)).collect();
-    let connections_seen = Arc::clone(&connections);
-    let admin = Admin { started, phase: phases, topology, shards: addresses, connections: connections_seen, turns };
+    let admin = Admin {
+        started,
+        phase: phases,
+        topology,
+        shards: parts.iter().map(|(_, address)| address.clone()).collect(),
+        connections: Arc::clone(&connections),
+        turns: parts.iter().map(|(parts, _)| Arc::clone(&parts.turns)).collect(),
+        http: parts.iter().map(|(parts, _)| Arc::clone(&parts.stats)).collect(),
+        config: Arc::new(config.clone()),
+        shard_config: parts[0].0.config.clone(),
+        modules: modules.clone(),
+        data_dir,
+    };
     tokio::spawn(admin::serve(admin_listener, admin));
 
     let (opened, mut openings) = mpsc::unbounded_channel();
@@ -120,17 +129,10 @@ async fn run(config: &Config, demo: bool) -> Result<(), Exit> {
     }
 }
 
-/// What each shard is made of, and its address, in the order of the shards.
-fn shard_parts(
-    config: &Config,
-    node_id: u64,
-    topology: Topology,
-    sizes: Sizes,
-    seams: Seams,
-    shutdown: &watch::Receiver<bool>,
-) -> Vec<(ShardParts, Address)> {
+/// What each shard may have of what the node may.
+pub(crate) fn shard_config(config: &Config, node_id: u64, topology: Topology, sizes: Sizes) -> ShardConfig {
     let share = |of_node: u64| size(of_node / u64::from(topology.shards));
-    let shard_config = ShardConfig {
+    ShardConfig {
         node_id,
         wal: weir_storage::WalConfig {
             segment_bytes: sizes.segment_bytes,
@@ -152,7 +154,19 @@ fn shard_parts(
         folds_max: share(config.modules.folds_max).max(1),
         compile_wait: Duration::from_millis(config.modules.upload_wait_ms),
         write_deadline: WRITE_DEADLINE,
-    };
+    }
+}
+
+/// What each shard is made of, and its address, in the order of the shards.
+fn shard_parts(
+    config: &Config,
+    node_id: u64,
+    topology: Topology,
+    sizes: Sizes,
+    seams: Seams,
+    shutdown: &watch::Receiver<bool>,
+) -> Vec<(ShardParts, Address)> {
+    let shard_config = shard_config(config, node_id, topology, sizes);
     let http = http_config(config, sizes);
     let (mailboxes, addresses) = mesh(topology.shards);
     let parts = (0..topology.shards).zip(mailboxes).map(|(id, mailbox)| ShardParts {
@@ -164,6 +178,7 @@ fn shard_parts(
         http: http.clone(),
         shutdown: shutdown.clone(),
         turns: Arc::default(),
+        stats: Arc::default(),
     });
     parts.zip(addresses).collect()
 }

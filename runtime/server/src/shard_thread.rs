@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot, watch};
-use weir_http::{HttpConfig, Service, serve_connection};
+use weir_http::{HttpConfig, HttpStats, Service, serve_connection};
 use weir_shard::{Mailbox, Seams, Shard, ShardConfig, ShardError, ShardOpenError, Topology};
 use weir_types::ShardId;
 
@@ -56,6 +56,8 @@ pub(crate) struct ShardParts {
     pub(crate) shutdown: watch::Receiver<bool>,
     /// Where its thread's turns are counted.
     pub(crate) turns: Arc<Turns>,
+    /// Where its connections' requests are counted.
+    pub(crate) stats: Arc<HttpStats>,
 }
 
 /// How a shard's recovery went.
@@ -96,7 +98,7 @@ impl ShardThread {
 }
 
 async fn run(parts: ShardParts, mut inbox: mpsc::UnboundedReceiver<Request>, opened: mpsc::UnboundedSender<Opened>) {
-    let ShardParts { id, topology, mailbox, seams, config, http, shutdown, .. } = parts;
+    let ShardParts { id, topology, mailbox, seams, config, http, shutdown, stats, .. } = parts;
     let shard = match Shard::open(id, topology, mailbox, seams, config).await {
         Ok(shard) => shard,
         Err(error) => {
@@ -105,7 +107,7 @@ async fn run(parts: ShardParts, mut inbox: mpsc::UnboundedReceiver<Request>, ope
         }
     };
     let _ = opened.send((id, Ok(())));
-    let service = Service::new(shard.clone(), http, shutdown);
+    let service = Service::new(shard.clone(), http, shutdown, stats);
     while let Some(request) = inbox.recv().await {
         match request {
             Request::Serve { stream, open } => serve(service.clone(), stream, open),

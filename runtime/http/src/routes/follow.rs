@@ -124,6 +124,7 @@ impl Records {
     fn put(&mut self, session: &mut LiveSession, data: LiveData, control: Control) {
         let (encoding, next) = (self.encoding, data.next);
         self.sent = next;
+        session.count_event(data.len());
         if data.len() <= TOGETHER_BYTES_MAX {
             let cursor = session.cursor(control);
             let both = |chunks: &[Bytes]| sse::data_and_control(encoding, chunks, control, cursor);

@@ -104,6 +104,7 @@ impl Source for Views {
         }
         let (next, closed) = (view.next, view.closed);
         self.next = next;
+        session.count_event(view.body.len());
         session.put_parts(sse::view(self.encoding, view.body, next));
         // A fold that has stopped is of all that it will ever be of, but not of all there is.
         session.control(Control { next, up_to_date: view.failed.is_none(), closed });
