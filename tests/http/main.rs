@@ -10,6 +10,7 @@ mod commands;
 mod conditional;
 mod live;
 mod live_equals_history;
+mod metrics;
 mod origins;
 mod process;
 mod restart;
