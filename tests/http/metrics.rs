@@ -1,11 +1,11 @@
-//! `/metrics` as Prometheus reads it, and what `examples/monitoring` asks of it.
+//! `/metrics` as Prometheus reads it, what `examples/monitoring` asks of it, and the access log.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use weir_testkit::{Client, Events, Request, Server};
 
-use crate::{append, create, metric, on_disk, read, wait_until};
+use crate::{append, create, in_memory, metric, on_disk, read, wait_until};
 
 const TARGET: &str = "/watched/stream";
 /// What Prometheus itself gives to every sample.
@@ -224,6 +224,39 @@ fn a_query_is_taken_apart() {
     assert_eq!(grouped, ["instance", "le"]);
 }
 
+#[test]
+fn requests_are_logged_when_it_is_asked_for() {
+    let mut quiet = in_memory();
+    let server = quiet.start();
+    serve_something(&server);
+    server.stop();
+    assert!(!quiet.log().contains(TARGET), "{}", quiet.log());
+
+    let mut setup = in_memory().env("WEIR_LOG_ACCESS", true);
+    let server = setup.start();
+    serve_something(&server);
+    let lines_with = |parts: &[&str]| {
+        let log = setup.log();
+        log.lines().filter(|line| parts.iter().all(|part| line.contains(part))).count()
+    };
+    let path = format!("path=\"{TARGET}\"");
+    for (method, status, bytes, count) in
+        [("PUT", "201", "0", 1), ("POST", "204", "0", 2), ("GET", "200", "6", 2), ("HEAD", "200", "0", 1)]
+    {
+        let (method, status, bytes) =
+            (format!("method={method}"), format!("status={status}"), format!("bytes={bytes} "));
+        let parts = [path.as_str(), &method, &status, &bytes, "milliseconds="];
+        wait_until("the lines", || lines_with(&parts) == count);
+    }
+    // A live response has its line when it has ended, with what it has sent.
+    let live = || setup.log().lines().filter(|line| line.contains(&path)).filter_map(bytes_of).any(|bytes| bytes > 200);
+    wait_until("the line of the live read", live);
+}
+
+fn bytes_of(line: &str) -> Option<u64> {
+    line.split_once("bytes=")?.1.split_once(' ')?.0.parse().ok()
+}
+
 /// Serves a little of everything that is counted.
 fn serve_something(server: &Server) {
     let mut client = server.client();
@@ -251,6 +284,8 @@ fn serve_something(server: &Server) {
     let _ = client.send(Request::post("/watched/other").body("text/plain", "x")).expect(404);
     let _ = client.send(Request::get("/watched/-/streams")).expect(200);
     wait_until("the live reader to ask for more", || metric(server, "weir_live_delivery_seconds_count") > 0.0);
+    // The client of the live read leaves: what it was sent is logged then.
+    drop(events);
 }
 
 fn text(server: &Server) -> String {

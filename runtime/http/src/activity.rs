@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use send_wrapper::SendWrapper;
 
+use crate::access::Access;
 use crate::wakes::Wakes;
 
 /// What is owed in HTTP/2 is noted from this size on. Of smaller parts a connection's windows and buffers hold little.
@@ -78,7 +79,7 @@ impl Activity {
         self.running.set(self.running.get() + 1);
         self.begun.set(self.begun.get() + 1);
         self.head_begun.set(false);
-        ActiveRequest(self.clone())
+        ActiveRequest { activity: self.clone(), access: None }
     }
 }
 
@@ -120,17 +121,31 @@ impl Drop for Incoming {
 }
 
 /// A request that is running; dropped when its response is sent.
-pub(crate) struct ActiveRequest(Rc<Activity>);
+pub(crate) struct ActiveRequest {
+    activity: Rc<Activity>,
+    /// Boxed, because it is there only where requests are logged.
+    access: Option<Box<Access>>,
+}
 
 impl ActiveRequest {
+    /// Has the request logged at its end.
+    pub(crate) fn log(&mut self, access: Access) {
+        self.access = Some(Box::new(access));
+    }
+
+    /// The request's line in the log, if it has one.
+    pub(crate) fn access(&mut self) -> Option<&mut Access> {
+        self.access.as_deref_mut()
+    }
+
     /// See [`Activity::owe`].
     pub(crate) fn owe(&self, bytes: &mut Bytes) {
-        *bytes = self.0.owe(std::mem::take(bytes));
+        *bytes = self.activity.owe(std::mem::take(bytes));
     }
 }
 
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
-        self.0.running.set(self.0.running.get() - 1);
+        self.activity.running.set(self.activity.running.get() - 1);
     }
 }

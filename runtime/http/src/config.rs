@@ -50,6 +50,8 @@ pub struct HttpConfig {
     pub trusted_proxies: Proxies,
     /// The names by which the server may be called.
     pub hosts: Hosts,
+    /// Whether a line is logged for each request.
+    pub access_log: bool,
 }
 
 impl Default for HttpConfig {
@@ -70,6 +72,7 @@ impl Default for HttpConfig {
             public_url: String::new(),
             trusted_proxies: Proxies::default(),
             hosts: Hosts::any(),
+            access_log: false,
         }
     }
 }

@@ -9,9 +9,10 @@
 //! - [`hosts`]: by which names the server is called. [`fields`], [`query`], [`body`]: what a request says, checked strictly and once.
 //! - [`render`], [`payload`], [`sse`] (and [`event_text`]), [`media`], [`cursor`], [`cors`], [`headers`]: what a response says. [`session`] is one that
 //!   goes on: what is written into it, and when it ends.
-//! - [`stats`]: what is counted of requests.
+//! - [`stats`], [`access`]: what is counted and logged of requests.
 //! - [`error`]: every way to refuse, as one code each, rendered as `application/problem+json`. [`aside`] is for operators.
 
+mod access;
 mod activity;
 mod alarm;
 mod aside;

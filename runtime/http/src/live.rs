@@ -39,13 +39,13 @@ impl Handover {
 /// The rest of a response.
 pub(crate) struct LiveResponse {
     events: Events,
-    _active: ActiveRequest,
+    active: ActiveRequest,
 }
 
 impl LiveResponse {
     /// The rest of the response to `active`.
     pub(crate) fn new(events: Events, active: ActiveRequest) -> LiveResponse {
-        LiveResponse { events, _active: active }
+        LiveResponse { events, active }
     }
 
     /// Sends it, and closes the connection.
@@ -59,6 +59,14 @@ impl LiveResponse {
         })
         .await?;
         io.shutdown().await
+    }
+}
+
+impl Drop for LiveResponse {
+    fn drop(&mut self) {
+        if let Some(access) = self.active.access() {
+            access.sent(self.events.sent_bytes());
+        }
     }
 }
 

@@ -91,7 +91,13 @@ impl Body for Payload {
                 *remaining -= next.as_ref().map_or(0, |chunk| chunk.len() as u64);
                 next
             }
-            Kind::Events(events) => ready!(events.poll_next(cx)),
+            Kind::Events(events) => {
+                let event = ready!(events.poll_next(cx));
+                if let (Some(event), Some(access)) = (&event, active.as_mut().and_then(ActiveRequest::access)) {
+                    access.sent(event.len() as u64);
+                }
+                event
+            }
             Kind::Live(live) => {
                 if let (Some((events, handover)), Some(active)) = (live.take(), active.take()) {
                     handover.give(LiveResponse::new(events, active));

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use weir_shard::Shard;
 use weir_types::StreamKey;
 
+use crate::access::Access;
 use crate::body::{self, Lent};
 use crate::config::HttpConfig;
 use crate::context::{Context, Shared};
@@ -62,7 +63,10 @@ impl Service {
         request: Request<Incoming>,
         handover: Option<Handover>,
     ) -> Result<Response<Payload>, Infallible> {
-        let active = context.activity().begin();
+        let mut active = context.activity().begin();
+        if context.config().access_log {
+            active.log(Access::begin(&request));
+        }
         // Readable by pages of other origins: asked for by `Origin`, except that a cache may give what it got for one
         // client to another.
         let is_get = request.method() == Method::GET;
@@ -86,6 +90,9 @@ impl Service {
             *response.body_mut() = Payload::empty();
         }
         context.stats().count_request(route, response.status());
+        if let Some(access) = active.access() {
+            access.answered(response.status(), response.body().size_hint().lower());
+        }
         response.body_mut().begin(handover.as_ref(), active);
         Ok(response)
     }

@@ -205,6 +205,8 @@ struct Frames {
     ready: VecDeque<Bytes>,
     parts: Option<Parts>,
     after: VecDeque<Bytes>,
+    /// What a connection has taken by itself.
+    sent_bytes: u64,
 }
 
 impl Outbox {
@@ -240,22 +242,23 @@ impl Outbox {
         let mut frames = self.0.borrow_mut();
         loop {
             frames.fill();
-            let ready = &mut frames.ready;
-            if ready.is_empty() {
+            if frames.ready.is_empty() {
                 return Poll::Ready(Ok(()));
             }
             let mut slices = [IoSlice::new(&[]); WRITTEN_TOGETHER];
-            let filled = slices.iter_mut().zip(ready.iter()).map(|(slice, frame)| *slice = IoSlice::new(frame)).count();
+            let filled =
+                slices.iter_mut().zip(frames.ready.iter()).map(|(slice, frame)| *slice = IoSlice::new(frame)).count();
             let mut written = ready!(Pin::new(&mut *io).poll_write_vectored(cx, &slices[..filled]))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            while let Some(frame) = ready.front_mut().filter(|_| written > 0) {
+            frames.sent_bytes += written as u64;
+            while let Some(frame) = frames.ready.front_mut().filter(|_| written > 0) {
                 let taken = written.min(frame.len());
                 frame.advance(taken);
                 written -= taken;
                 if frame.is_empty() {
-                    ready.pop_front();
+                    frames.ready.pop_front();
                 }
             }
         }
@@ -312,6 +315,11 @@ impl Events {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// Bytes that [`Events::poll_write`] has written, the coding included.
+    pub(crate) fn sent_bytes(&self) -> u64 {
+        self.outbox.0.borrow().sent_bytes
     }
 
     /// Runs the session until it waits; ready at its end.

@@ -337,11 +337,13 @@ pub(crate) struct LogConfig {
     pub(crate) format: LogFormat,
     /// What is logged: one of [`LEVELS`], or directives like `info,weir_storage=debug`, each a level or a target and its level.
     pub(crate) level: String,
+    /// Whether a line is logged for each request, as `info`: method, path, status, bytes and milliseconds.
+    pub(crate) access: bool,
 }
 
 impl Default for LogConfig {
     fn default() -> LogConfig {
-        LogConfig { format: LogFormat::Text, level: "info".to_string() }
+        LogConfig { format: LogFormat::Text, level: "info".to_string(), access: false }
     }
 }
 

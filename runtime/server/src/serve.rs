@@ -205,6 +205,7 @@ fn http_config(config: &Config, sizes: Sizes) -> weir_http::HttpConfig {
         public_url: http.public_url.clone(),
         trusted_proxies: Proxies::parse(&http.trusted_proxies).expect("the configuration has been checked"),
         hosts: hosts(config),
+        access_log: config.log.access,
     }
 }
 
