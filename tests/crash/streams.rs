@@ -66,10 +66,8 @@ impl Stream {
         let mut read = Read { start: position(offset), end: position(offset), records: Vec::new() };
         let mut last = offset.to_owned();
         let request = Request::get(&format!("{}?offset={offset}&live=sse", self.target));
-        if Connection::open(address).is_err() {
-            return (read, last);
-        }
-        let (mut events, _) = Events::open(address, &request).unwrap_or_else(|r| panic!("no live read: {r:?}"));
+        let Ok(answer) = Events::open_if_alive(address, &request) else { return (read, last) };
+        let (mut events, _) = answer.unwrap_or_else(|r| panic!("no live read: {r:?}"));
         while let Ok(Some(event)) = events.next_event() {
             assert!(event.id >= last || last == "-1", "a live read went back from {last} to {}", event.id);
             match event.kind.as_str() {

@@ -43,14 +43,22 @@ impl Events {
     /// # Errors
     /// The response, when its status is not 200.
     pub fn open(address: SocketAddr, request: &Request) -> Result<(Events, Response), Response> {
-        let mut connection = Connection::open(address).unwrap_or_else(|e| panic!("cannot connect: {e}"));
-        connection.write(&request.to_bytes(&address.to_string())).expect("the request is written");
-        let head = connection.read_head().expect("a response head");
+        Self::open_if_alive(address, request).unwrap_or_else(|e| panic!("no response head: {e}"))
+    }
+
+    /// As [`Events::open`], from a server that may die at any moment.
+    ///
+    /// # Errors
+    /// The connection broke before the response's head was whole; within, the response when its status is not 200.
+    pub fn open_if_alive(address: SocketAddr, request: &Request) -> io::Result<Result<(Events, Response), Response>> {
+        let mut connection = Connection::open(address)?;
+        connection.write(&request.to_bytes(&address.to_string()))?;
+        let head = connection.read_head()?;
         if head.status != 200 {
-            return Err(head);
+            return Ok(Err(head));
         }
         assert_eq!(head.header("transfer-encoding"), Some("chunked"), "an event stream of unknown length: {head:?}");
-        Ok((Events { connection, text: Vec::new(), id: String::new(), comments: 0 }, head))
+        Ok(Ok((Events { connection, text: Vec::new(), id: String::new(), comments: 0 }, head)))
     }
 
     /// The connection underneath.
