@@ -1,6 +1,8 @@
 //! No room: appends are refused with a status and a code, reads go on, nothing acknowledged is lost, and a disk that has
 //! room again is used again without a restart.
 
+mod no_ring;
+
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

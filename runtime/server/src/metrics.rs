@@ -198,6 +198,11 @@ const WAL_FAMILIES: &[Family<WalStats>] = &[
         "Time that a durable write takes: an average in which recent ones weigh more.",
         |w| w.write_latency.as_secs_f64(),
     ),
+    (
+        "weir_wal_io_uring",
+        "1 if writes go through io_uring; 0 if not: the kernel, a seccomp profile or the file system does not allow it.",
+        |w| f64::from(u8::from(w.io_uring)),
+    ),
     ("weir_wal_threaded", "1 if writes go to a thread of their own now, because the disk is slow; 0 if not.", |w| {
         f64::from(u8::from(w.threaded))
     }),

@@ -8,7 +8,8 @@ pub(crate) mod memory;
 pub(crate) mod real;
 
 use std::io::{self, IoSlice};
-use std::ops::Range;
+use std::ops::{Deref, Range};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 /// What the name of a file in the making ends with. A crash may leave one; it holds nothing.
@@ -78,6 +79,12 @@ pub trait DiskFile: Send + Sync + 'static {
     /// Any error leaves unknown which sectors were written; the file must not be written again.
     fn write_durable(&self, position: u64, parts: &[IoSlice<'_>]) -> io::Result<()>;
 
+    /// A descriptor of the file for writes that are durable as soon as they are done, if it has one. What holds for
+    /// [`DiskFile::write_durable`] holds for them.
+    fn direct(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
     /// Fills `into` from `position` on. Any alignment.
     ///
     /// # Errors
@@ -93,7 +100,7 @@ pub trait DiskFile: Send + Sync + 'static {
 }
 
 /// Asserts what [`DiskFile::write_durable`] asks of its callers, and returns the bytes to be written.
-fn assert_aligned(file_bytes: u64, position: u64, parts: &[IoSlice<'_>]) -> u64 {
+pub(crate) fn assert_aligned(file_bytes: u64, position: u64, parts: &[impl Deref<Target = [u8]>]) -> u64 {
     const BLOCK: usize = crate::block::BLOCK_BYTES;
     assert!(position.is_multiple_of(BLOCK as u64), "a durable write begins at a block");
     let mut bytes = 0;

@@ -9,13 +9,15 @@
 //!   - `spares`, `filler`: segments made ready ahead, and what to do when there is no space for them;
 //!   - `queue`, `room`: these three together, and whether there is room;
 //!   - `recover`, `replay`, `window`: what a log says after a restart, and what counts as damage;
-//!   - `run`, `writer`: the task that writes units, on the shard's thread or beside it;
+//!   - `run`, `writer`, `ring`, `durable_write`: the task that writes units, through `io_uring`, on the shard's thread, or
+//!     beside it;
 //!   - `reader`: reading entries back from any thread.
 
 pub mod arena;
 mod block;
 mod chain;
 pub mod disk;
+mod durable_write;
 mod entry;
 mod error;
 mod filler;
@@ -27,6 +29,7 @@ mod queue;
 mod reader;
 mod recover;
 mod replay;
+mod ring;
 mod room;
 mod run;
 mod segment;

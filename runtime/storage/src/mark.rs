@@ -24,8 +24,8 @@ use bytes::Bytes;
 
 use crate::block::{BLOCK_BYTES, Unsealed, seal, unseal};
 use crate::disk::{Disk, DiskFile, PARTIAL_SUFFIX};
+use crate::durable_write::DurableWrite;
 use crate::error::WalError;
-use crate::writer::DurableWrite;
 
 /// The file's name.
 pub(crate) const MARK_FILE: &str = "mark";

@@ -12,12 +12,13 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::chain::Unit;
+use crate::durable_write::DurableWrite;
 use crate::filler::Report;
 use crate::mark::{MARK_FILE, MarkFile};
 use crate::queue::Closed;
 use crate::segment::SegmentFile;
 use crate::wal::{Parts, Wal};
-use crate::writer::{DurableWrite, Writer};
+use crate::writer::Writer;
 
 /// How long the mark may lag behind what is durable.
 const MARK_EVERY: Duration = Duration::from_secs(1);
@@ -131,6 +132,7 @@ impl Wal {
         stats.durable_writes += 1;
         stats.write_latency = writer.latency();
         stats.threaded = writer.is_threaded();
+        stats.io_uring = writer.has_ring();
     }
 
     /// Ends the log: answers whatever waits, and whoever waits for room.

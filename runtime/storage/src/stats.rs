@@ -19,10 +19,12 @@ pub struct WalStats {
     pub copies: u64,
     /// How long a durable write takes, recent ones weighing more; zero before the first.
     pub write_latency: Duration,
-    /// How long the durable writes of units took, in nanoseconds.
+    /// How long the durable writes of units took, in nanoseconds; as the shard's thread saw it.
     pub write_times: Distribution,
     /// Whether writes go to a thread of their own at the moment.
     pub threaded: bool,
+    /// Whether writes go through `io_uring`.
+    pub io_uring: bool,
     /// Segments in use.
     pub segments: usize,
     /// Segments that are ready, the reserve among them.

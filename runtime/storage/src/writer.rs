@@ -1,50 +1,30 @@
 //! The writer's hands: where a durable write is done, and how long it takes.
 //!
-//! A fast disk is written from the shard's own thread: handing a write to another thread costs more than the write does.
-//! A slow one would block the shard, so it gets a thread. Which it is follows from how long writes take.
+//! The shard's thread hands a write to the kernel and goes on, where `io_uring` is allowed and the file is written past the
+//! page cache. Elsewhere it follows from how long writes take: a fast disk is written from the shard's own thread, because
+//! handing a write to another thread costs more than the write does; a slow one would block the shard, so it gets a thread.
 
-use std::io::{self, IoSlice};
-use std::sync::Arc;
+use std::io;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use crate::disk::DiskFile;
+use crate::durable_write::DurableWrite;
 use crate::entry::WriteMode;
+use crate::ring::{RING_PARTS_MAX, Ring};
 
 /// Writes that take longer than this, lately, go to a thread.
 const INLINE_MAX: Duration = Duration::from_micros(100);
 /// Writes that take less than this come back to the shard's thread; the gap keeps a disk in between from going to and fro.
 const INLINE_AGAIN_MAX: Duration = Duration::from_micros(70);
 const _: () = assert!(INLINE_AGAIN_MAX.as_nanos() < INLINE_MAX.as_nanos(), "there is a gap");
-/// Larger writes go to a thread in any case, in bytes: so much takes a fast disk a millisecond.
+/// Larger writes go to a thread in any case, in bytes: so much takes a fast disk a millisecond, and the kernel a part of
+/// that to begin with.
 const INLINE_BYTES_MAX: usize = 1 << 20;
 /// A write's weight in the average.
 const LATENCY_WEIGHT: u32 = 8;
-
-/// One durable write.
-pub(crate) struct DurableWrite {
-    pub(crate) file: Arc<dyn DiskFile>,
-    pub(crate) position: u64,
-    pub(crate) parts: Vec<Bytes>,
-}
-
-impl DurableWrite {
-    pub(crate) fn bytes(&self) -> usize {
-        self.parts.iter().map(Bytes::len).sum()
-    }
-
-    /// Writes; returns how long that took.
-    pub(crate) fn carry_out(&self) -> io::Result<Duration> {
-        let slices: Vec<IoSlice<'_>> = self.parts.iter().map(|part| IoSlice::new(part)).collect();
-        let begun = Instant::now();
-        self.file.write_durable(self.position, &slices)?;
-        Ok(begun.elapsed())
-    }
-}
 
 /// A write for the writing thread, and who waits for it.
 type Order = (DurableWrite, oneshot::Sender<io::Result<Duration>>);
@@ -55,6 +35,8 @@ pub(crate) struct Writer {
     is_threaded: bool,
     latency: Option<Duration>,
     thread: Option<WriterThread>,
+    ring: Option<Ring>,
+    is_ring_refused: bool,
 }
 
 /// The writing thread; it ends when this is dropped.
@@ -88,7 +70,14 @@ impl Drop for WriterThread {
 
 impl Writer {
     pub(crate) fn new(mode: WriteMode) -> Writer {
-        Writer { mode, is_threaded: mode == WriteMode::Thread, latency: None, thread: None }
+        Writer {
+            mode,
+            is_threaded: mode == WriteMode::Thread,
+            latency: None,
+            thread: None,
+            ring: None,
+            is_ring_refused: false,
+        }
     }
 
     /// How long a unit's write takes, recent ones weighing more; zero before the first.
@@ -96,16 +85,31 @@ impl Writer {
         self.latency.unwrap_or_default()
     }
 
+    /// Whether writes go to a thread.
     pub(crate) fn is_threaded(&self) -> bool {
-        self.is_threaded
+        self.is_threaded && !self.has_ring()
+    }
+
+    /// Whether writes go through `io_uring`.
+    pub(crate) fn has_ring(&self) -> bool {
+        self.ring.is_some()
     }
 
     /// Writes, one at a time; returns how long that took.
     ///
     /// # Errors
     /// Any error leaves unknown what was written.
-    pub(crate) async fn write(&mut self, write: DurableWrite) -> io::Result<Duration> {
+    pub(crate) async fn write(&mut self, mut write: DurableWrite) -> io::Result<Duration> {
         assert!(!write.parts.is_empty(), "there is something to write");
+        if let Some(ring) = self.ring(&write) {
+            match ring.submit(write) {
+                Ok(()) => return ring.written().await,
+                Err((back, error)) => {
+                    self.refuse_ring(&error);
+                    write = back;
+                }
+            }
+        }
         match self.orders(write.bytes()) {
             None => write.carry_out(),
             Some(orders) => {
@@ -115,6 +119,29 @@ impl Writer {
                 waiting.await.unwrap_or_else(|_| Err(ended()))
             }
         }
+    }
+
+    /// The ring, when this write is one for it; it is started when it is first needed.
+    fn ring(&mut self, write: &DurableWrite) -> Option<&mut Ring> {
+        let is_for_it = self.mode == WriteMode::Auto
+            && write.bytes() <= INLINE_BYTES_MAX
+            && write.parts.len() <= RING_PARTS_MAX
+            && write.file.direct().is_some();
+        if !is_for_it || self.is_ring_refused {
+            return None;
+        }
+        if self.ring.is_none() {
+            match Ring::start() {
+                Ok(ring) => self.ring = Some(ring),
+                Err(error) => self.refuse_ring(&error),
+            }
+        }
+        self.ring.as_mut()
+    }
+
+    fn refuse_ring(&mut self, error: &io::Error) {
+        tracing::info!(%error, "the log is written without io_uring, which this process may not use");
+        (self.ring, self.is_ring_refused) = (None, true);
     }
 
     /// The writing thread's orders, when a write of so many bytes is its; it is started when it is first needed.
@@ -155,9 +182,81 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use cap_std::ambient_authority;
+    use cap_std::fs::Dir;
+
     use super::*;
-    use crate::block::block_buf;
-    use crate::{Disk as _, MemoryDisk};
+    use crate::block::{BLOCK_BYTES, block_buf};
+    use crate::{Disk as _, DiskFile, MemoryDisk, RealDisk};
+
+    const FILE_BYTES: usize = 4 << 20;
+
+    /// A file of a directory of this machine, for which a kernel that allows it has a ring.
+    fn real_file() -> (tempfile::TempDir, Arc<dyn DiskFile>) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let disk = RealDisk::new(Dir::open_ambient_dir(dir.path(), ambient_authority()).expect("is opened"));
+        disk.create_filled("file", FILE_BYTES as u64).expect("there is space");
+        let file = disk.open("file").expect("it is there");
+        (dir, file)
+    }
+
+    /// A write of so many parts of a block each, all different.
+    fn write_of(file: &Arc<dyn DiskFile>, position: u64, parts: usize) -> DurableWrite {
+        let part = |number: usize| {
+            let mut part = block_buf(BLOCK_BYTES);
+            part.resize(BLOCK_BYTES, number as u8 ^ (number >> 8) as u8 ^ 0x5a);
+            part.freeze()
+        };
+        DurableWrite { file: file.clone(), position, parts: (0..parts).map(part).collect() }
+    }
+
+    fn assert_written(write: &DurableWrite) {
+        let mut stored = vec![0; write.bytes()];
+        write.file.read_at(write.position, &mut stored).expect("is read");
+        assert!(stored == write.parts.concat(), "{} bytes at {}", write.bytes(), write.position);
+    }
+
+    #[tokio::test]
+    async fn what_a_ring_has_written_is_there() {
+        let (_dir, file) = real_file();
+        let mut writer = Writer::new(WriteMode::Auto);
+        for (turn, parts) in [1, 2, 17, INLINE_BYTES_MAX / BLOCK_BYTES, 1].into_iter().enumerate() {
+            let write = || write_of(&file, (turn * BLOCK_BYTES) as u64, parts);
+            writer.write(write()).await.expect("is written");
+            assert_written(&write());
+        }
+        assert_eq!(
+            writer.has_ring(),
+            file.direct().is_some() && Ring::start().is_ok(),
+            "a ring wherever there can be one"
+        );
+        assert!(!(writer.has_ring() && writer.is_threaded()));
+        assert!(writer.thread.is_none() || !writer.has_ring(), "and no thread beside it");
+    }
+
+    #[tokio::test]
+    async fn a_refused_ring_loses_nothing() {
+        let (_dir, file) = real_file();
+        let mut writer = Writer { is_ring_refused: true, ..Writer::new(WriteMode::Auto) };
+        writer.write(write_of(&file, 0, 3)).await.expect("is written");
+        assert_written(&write_of(&file, 0, 3));
+        assert!(!writer.has_ring());
+    }
+
+    #[tokio::test]
+    async fn a_write_that_nobody_waits_for_any_more_ends_before_its_bytes_do() {
+        let (_dir, file) = real_file();
+        for turn in 0..100 {
+            let mut writer = Writer::new(WriteMode::Auto);
+            let write = || write_of(&file, turn * 64 * BLOCK_BYTES as u64 % (FILE_BYTES as u64 / 2), 64);
+            let Some(ring) = writer.ring(&write()) else { return };
+            assert!(ring.submit(write()).is_ok());
+            drop(writer);
+            assert_written(&write());
+        }
+    }
 
     #[tokio::test]
     async fn a_large_write_is_no_matter_of_the_shards_own_thread() {

@@ -11,12 +11,12 @@
 
 use std::io::{self, IoSlice};
 use std::ops::Range;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt};
-use rustix::fs::{Advice, OFlags, fadvise, fstatvfs};
-use rustix::io::{pread, pwritev, retry_on_intr};
+use rustix::fs::{Advice, FsWord, OFlags, fadvise, fstatfs, fstatvfs};
+use rustix::io::{Errno, pread, pwritev, retry_on_intr};
 
 use super::{Disk, DiskFile, PARTIAL_SUFFIX, assert_aligned};
 use crate::block::{block_buf, zero_block};
@@ -26,6 +26,8 @@ const PARTS_MAX: usize = 1024;
 /// `O_DSYNC` as most Linux architectures number it (`asm-generic/fcntl.h`). `OFlags::DSYNC` of rustix 1.1 is `O_SYNC`,
 /// which makes the file's times durable too: a journal commit for every write.
 const O_DSYNC: OFlags = OFlags::from_bits_retain(0o10000);
+/// What `fstatfs` says of a file system in memory (`statfs(2)`).
+const TMPFS_MAGIC: FsWord = 0x0102_1994;
 /// Bytes that are read and written again at a time.
 const SETTLE_BYTES: usize = 1 << 20;
 /// Bytes of zeros that are written and synced at a time while a file is made: little, so that the log's own writes never
@@ -79,6 +81,10 @@ impl RealDisk {
         let mut options = OpenOptions::new();
         let flags = (OFlags::DIRECT | O_DSYNC).bits() as i32;
         let file = self.dir.open_with(name, options.read(true).write(true).custom_flags(flags))?;
+        // In memory there is no disk to be waited for, and the page cache is the shortest way.
+        if fstatfs(&file)?.f_type == TMPFS_MAGIC {
+            return Err(io::Error::from(Errno::OPNOTSUPP));
+        }
         // Some file systems take the flag and refuse the reads and writes, so one read is tried.
         let mut block = zero_block();
         retry_on_intr(|| pread(&file, &mut block[..], 0))?;
@@ -170,6 +176,10 @@ impl DiskFile for RealFile {
         if self.is_direct { Ok(()) } else { self.writes.sync_data() }
     }
 
+    fn direct(&self) -> Option<BorrowedFd<'_>> {
+        self.is_direct.then(|| self.writes.as_fd())
+    }
+
     fn read_at(&self, position: u64, into: &mut [u8]) -> io::Result<()> {
         let mut done = 0;
         while done < into.len() {
@@ -200,7 +210,6 @@ impl DiskFile for RealFile {
 
 /// How file systems refuse `O_DIRECT`: when the file is opened, or when it is read.
 fn is_refusal_of_direct(error: &io::Error) -> bool {
-    use rustix::io::Errno;
     [Errno::INVAL, Errno::OPNOTSUPP, Errno::NOSYS]
         .iter()
         .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))

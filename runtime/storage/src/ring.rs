@@ -1,0 +1,126 @@
+//! Durable writes through `io_uring`: the shard's thread hands a write to the kernel and goes on, and its runtime wakes it when
+//! the write is on disk. No other thread is woken on the way, which is half of what a lone append waits for.
+//!
+//! The kernel reads a write's parts until it is done, whether or not anybody still waits. So the [`Ring`] keeps them, and
+//! waits for the kernel when it is dropped.
+
+#![expect(unsafe_code, reason = "the kernel is given addresses: see SAFETY")]
+
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::time::{Duration, Instant};
+
+use io_uring::{IoUring, opcode, types};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::disk::assert_aligned;
+use crate::durable_write::DurableWrite;
+
+/// Parts that one write takes: Linux's `UIO_MAXIOV`.
+pub(crate) const RING_PARTS_MAX: usize = 1024;
+/// Writes that a ring has room for; one is under way at a time.
+const ENTRIES: u32 = 2;
+
+/// One thread's ring, with room for one write.
+pub(crate) struct Ring {
+    ring: AsyncFd<IoUring>,
+    under_way: Option<UnderWay>,
+}
+
+/// What the kernel reads, or has been asked to.
+struct UnderWay {
+    write: DurableWrite,
+    /// The addresses of its parts.
+    _slices: Vec<libc::iovec>,
+    begun: Instant,
+}
+
+impl Ring {
+    /// Must be called within a runtime.
+    ///
+    /// # Errors
+    /// When the kernel has no `io_uring`, or a policy keeps it from this process.
+    pub(crate) fn start() -> io::Result<Ring> {
+        let ring = IoUring::new(ENTRIES)?;
+        // SAFETY: the descriptor is the ring's own, which keeps it open and the same for as long as it lives.
+        let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?;
+        Ok(Ring { ring, under_way: None })
+    }
+
+    /// Hands a write to the kernel; [`Ring::written`] waits for it. The write's file has a [direct](crate::DiskFile::direct)
+    /// descriptor.
+    ///
+    /// # Errors
+    /// The kernel has not taken it; it is given back. The ring is not to be used any more then.
+    pub(crate) fn submit(&mut self, write: DurableWrite) -> Result<(), (DurableWrite, io::Error)> {
+        assert!(self.under_way.is_none(), "one write is under way at a time");
+        assert!(write.parts.len() <= RING_PARTS_MAX, "more parts than the kernel takes");
+        assert_aligned(write.file.bytes(), write.position, &write.parts);
+        let Some(file) = write.file.direct().map(|file| types::Fd(file.as_raw_fd())) else {
+            return Err((write, io::ErrorKind::Unsupported.into()));
+        };
+        let slice =
+            |part: &bytes::Bytes| libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() };
+        let slices: Vec<libc::iovec> = write.parts.iter().map(slice).collect();
+        let entry = opcode::Writev::new(file, slices.as_ptr(), slices.len() as u32).offset(write.position).build();
+        // SAFETY: the file, the parts and the list of their addresses are kept in `under_way`, unmoved on the heap and
+        // unchanged, until the kernel has said that it is done; also when the ring is dropped.
+        let pushed = unsafe { self.ring.get_mut().submission().push(&entry) };
+        let submitted = match pushed {
+            Ok(()) => self.ring.get_ref().submit(),
+            Err(full) => Err(io::Error::other(full)),
+        };
+        match submitted {
+            Ok(1..) => {
+                self.under_way = Some(UnderWay { write, _slices: slices, begun: Instant::now() });
+                Ok(())
+            }
+            Ok(0) => Err((write, io::Error::other("io_uring took nothing"))),
+            Err(error) => Err((write, error)),
+        }
+    }
+
+    /// Waits until the kernel is done with the write that was submitted; returns how long that took, as this thread saw it.
+    ///
+    /// # Errors
+    /// Any error leaves unknown what was written.
+    pub(crate) async fn written(&mut self) -> io::Result<Duration> {
+        let result = loop {
+            if let Some(entry) = self.ring.get_mut().completion().next() {
+                break entry.result();
+            }
+            self.ring.readable_mut().await?.clear_ready();
+        };
+        let UnderWay { write, begun, .. } = self.under_way.take().expect("a write was submitted");
+        match usize::try_from(result) {
+            Ok(written) if written == write.bytes() => Ok(begun.elapsed()),
+            // Not all of it: it is written again, whole, at the same place.
+            Ok(_) => write.carry_out(),
+            Err(_) => match io::Error::from_raw_os_error(-result) {
+                // Nothing was tried, so nothing has failed.
+                error if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {
+                    write.carry_out()
+                }
+                error => Err(error),
+            },
+        }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        let Some(under_way) = self.under_way.take() else { return };
+        loop {
+            match self.ring.get_ref().submit_and_wait(1) {
+                Ok(_) => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => {
+                    // The kernel may still read it, so it stays for as long as the process does.
+                    std::mem::forget(under_way);
+                    break;
+                }
+            }
+        }
+    }
+}
