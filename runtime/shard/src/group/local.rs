@@ -119,6 +119,11 @@ impl<J: Job> Group<J> {
         self.proposer.borrow().ready_bytes()
     }
 
+    /// Commands in the open batch.
+    pub(crate) fn open_commands(&self) -> usize {
+        self.proposer.borrow().open_commands()
+    }
+
     /// Begins a round with the open batch.
     pub(crate) fn begin_round(&self, now_ms: u64, limits: Limits) -> BytesMut {
         let batch = self.proposer.borrow_mut().begin_round(now_ms, limits);

@@ -169,6 +169,11 @@ impl<J: Job> Proposer<J> {
         Some(FRAME_HEADER_BYTES + open.builder.bytes())
     }
 
+    /// Commands in the open batch.
+    pub(crate) fn open_commands(&self) -> usize {
+        self.open.as_ref().map_or(0, |open| open.waiters.len())
+    }
+
     /// Begins a round with the open batch, and returns the batch with the leader's time in it.
     ///
     /// # Panics

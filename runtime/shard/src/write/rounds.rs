@@ -18,6 +18,8 @@ use crate::write::job::{AppendJob, LocalGroup};
 
 /// What a round is given at least: who has less time left is not taken into one.
 const ROUND_MIN: Duration = Duration::from_millis(100);
+/// Looks at the network for a larger batch, at most: some tens of microseconds when nothing else is to be done.
+const LOOKS_MAX: usize = 8;
 
 /// Proposes batch after batch of one group. Runs for the shard's life.
 pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>) {
@@ -30,12 +32,28 @@ pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>) {
                 break;
             }
             match wait_for_room(&core, &group, &mut alarm).await {
-                Ok(Some(ticket)) => run_round(&core, &group, ticket, &mut alarm).await,
+                Ok(Some(ticket)) => {
+                    let answered = run_round(&core, &group, ticket, &mut alarm).await;
+                    gather(&group, answered).await;
+                }
                 // Nobody waits for it any more.
                 Ok(None) => {}
                 Err(error) => core.fail(group.discard(), &error),
             }
         }
+    }
+}
+
+/// Looks at the network before the next round, while those who were answered by the last one may be about to send again. Two small
+/// rounds would become one: half the durable writes. A lone client is not waited for.
+async fn gather(group: &LocalGroup, answered: usize) {
+    // A quarter of them may be slower than the others, or have nothing more to send.
+    let enough = (answered + group.open_commands()) * 3 / 4;
+    for _ in 0..LOOKS_MAX {
+        if group.open_commands() >= enough {
+            break;
+        }
+        tokio::task::yield_now().await;
     }
 }
 
@@ -59,7 +77,8 @@ async fn wait_for_room(
     Ok(None)
 }
 
-async fn run_round(core: &Rc<Core>, group: &Rc<LocalGroup>, ticket: Ticket, alarm: &mut Alarm) {
+/// Returns for how many commands there was an outcome.
+async fn run_round(core: &Rc<Core>, group: &Rc<LocalGroup>, ticket: Ticket, alarm: &mut Alarm) -> usize {
     let now_ms = core.clock.now_ms().max(group.state.borrow().time_ms());
     let limits = Limits { producers_max: core.config.producers_per_stream_max };
     let round = group.replica.propose(Arena::seal(group.begin_round(now_ms, limits)), ticket);
@@ -74,7 +93,11 @@ async fn run_round(core: &Rc<Core>, group: &Rc<LocalGroup>, ticket: Ticket, alar
     };
     let waiters = group.end_round();
     match result {
-        Ok(outcomes) => core.answer_round(group, waiters, outcomes),
+        Ok(outcomes) => {
+            let answered = outcomes.len();
+            core.answer_round(group, waiters, outcomes);
+            answered
+        }
         Err(error) => {
             let error = match error {
                 ProposeError::NotLeader => ShardError::Unavailable,
@@ -83,6 +106,7 @@ async fn run_round(core: &Rc<Core>, group: &Rc<LocalGroup>, ticket: Ticket, alar
             };
             core.fail(waiters.into_iter().flatten(), &error);
             core.fail(group.discard(), &Failure::Unavailable.into());
+            0
         }
     }
 }
