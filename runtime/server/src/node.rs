@@ -216,8 +216,8 @@ impl DataDir {
     pub(crate) fn wal_disks(&self, node: &Node) -> Result<Vec<RealDisk>, NodeError> {
         let open = |(wal, &log_id)| {
             let folder = wal_folder(wal);
-            let disk = match self.dir.open_dir(&folder) {
-                Ok(dir) => RealDisk::new(dir),
+            let disk = match self.dir.open_dir(&folder).and_then(RealDisk::new) {
+                Ok(disk) => disk,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     let reason = format!("{folder} is missing, and the data in it with it");
                     return Err(NodeError::Incomplete { path: self.path.clone(), reason });
@@ -301,9 +301,9 @@ impl DataDir {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
                 _ => {}
             }
-            self.dir.open_dir(folder)
+            RealDisk::new(self.dir.open_dir(folder)?)
         };
-        let disk = RealDisk::new(open().map_err(|error| self.failed(folder, error))?);
+        let disk = open().map_err(|error| self.failed(folder, error))?;
         match Wal::form(&disk, log_id) {
             // With anything in it, it is the log of a node whose file is lost.
             Err(WalError::Foreign { file, .. }) => {

@@ -2,7 +2,7 @@
 //! the write is on disk. No other thread is woken on the way, which is half of what a lone append waits for.
 //!
 //! The kernel reads a write's parts until it is done, whether or not anybody still waits. So the [`Ring`] keeps them, and
-//! waits for the kernel when it is dropped.
+//! waits for the kernel when it is dropped. A process that is killed cannot wait: see [`RealDisk::new`](crate::RealDisk::new).
 
 #![expect(unsafe_code, reason = "the kernel is given addresses: see SAFETY")]
 
@@ -36,6 +36,15 @@ struct UnderWay {
     begun: Instant,
 }
 
+/// Why a ring has not written.
+pub(crate) enum RingError {
+    /// The kernel did not do it, or not all of it, and does nothing of it any more: it can be written in another way. The ring is
+    /// not to be used again.
+    GivenBack(DurableWrite, io::Error),
+    /// Nothing is known of what was written.
+    Failed(io::Error),
+}
+
 impl Ring {
     /// Must be called within a runtime.
     ///
@@ -48,24 +57,43 @@ impl Ring {
         Ok(Ring { ring, under_way: None })
     }
 
-    /// Hands a write to the kernel; [`Ring::written`] waits for it. The write's file has a [direct](crate::DiskFile::direct)
-    /// descriptor.
-    ///
-    /// # Errors
-    /// The kernel has not taken it; it is given back. The ring is not to be used any more then.
-    pub(crate) fn submit(&mut self, write: DurableWrite) -> Result<(), (DurableWrite, io::Error)> {
+    /// Writes, one at a time; returns how long that took, as this thread saw it. The write's file has a
+    /// [direct](crate::DiskFile::direct) descriptor.
+    pub(crate) async fn write(&mut self, write: DurableWrite) -> Result<Duration, RingError> {
+        self.submit(write)?;
+        let result = loop {
+            if let Some(entry) = self.ring.get_mut().completion().next() {
+                break entry.result();
+            }
+            self.ring.readable_mut().await.map_err(RingError::Failed)?.clear_ready();
+        };
+        let UnderWay { write, begun, .. } = self.under_way.take().expect("a write was submitted");
+        match usize::try_from(result) {
+            Ok(written) if written == write.bytes() => Ok(begun.elapsed()),
+            Ok(_) => Err(RingError::GivenBack(write, io::ErrorKind::WriteZero.into())),
+            // The last one: there may be no further thread to do it.
+            Err(_) if [libc::EINTR, libc::EAGAIN, libc::ECANCELED].contains(&-result) => {
+                Err(RingError::GivenBack(write, io::Error::from_raw_os_error(-result)))
+            }
+            Err(_) => Err(RingError::Failed(io::Error::from_raw_os_error(-result))),
+        }
+    }
+
+    /// Hands a write to the kernel.
+    fn submit(&mut self, write: DurableWrite) -> Result<(), RingError> {
         assert!(self.under_way.is_none(), "one write is under way at a time");
         assert!(write.parts.len() <= RING_PARTS_MAX, "more parts than the kernel takes");
         assert_aligned(write.file.bytes(), write.position, &write.parts);
         let Some(file) = write.file.direct().map(|file| types::Fd(file.as_raw_fd())) else {
-            return Err((write, io::ErrorKind::Unsupported.into()));
+            return Err(RingError::GivenBack(write, io::ErrorKind::Unsupported.into()));
         };
         let slice =
             |part: &bytes::Bytes| libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() };
         let slices: Vec<libc::iovec> = write.parts.iter().map(slice).collect();
         let entry = opcode::Writev::new(file, slices.as_ptr(), slices.len() as u32).offset(write.position).build();
         // SAFETY: the file, the parts and the list of their addresses are kept in `under_way`, unmoved on the heap and
-        // unchanged, until the kernel has said that it is done; also when the ring is dropped.
+        // unchanged, until the kernel has said that it is done; also when the ring is dropped. Where it has taken nothing,
+        // it takes nothing later either, because nothing is submitted to this ring any more.
         let pushed = unsafe { self.ring.get_mut().submission().push(&entry) };
         let submitted = match pushed {
             Ok(()) => self.ring.get_ref().submit(),
@@ -76,34 +104,8 @@ impl Ring {
                 self.under_way = Some(UnderWay { write, _slices: slices, begun: Instant::now() });
                 Ok(())
             }
-            Ok(0) => Err((write, io::Error::other("io_uring took nothing"))),
-            Err(error) => Err((write, error)),
-        }
-    }
-
-    /// Waits until the kernel is done with the write that was submitted; returns how long that took, as this thread saw it.
-    ///
-    /// # Errors
-    /// Any error leaves unknown what was written.
-    pub(crate) async fn written(&mut self) -> io::Result<Duration> {
-        let result = loop {
-            if let Some(entry) = self.ring.get_mut().completion().next() {
-                break entry.result();
-            }
-            self.ring.readable_mut().await?.clear_ready();
-        };
-        let UnderWay { write, begun, .. } = self.under_way.take().expect("a write was submitted");
-        match usize::try_from(result) {
-            Ok(written) if written == write.bytes() => Ok(begun.elapsed()),
-            // Not all of it: it is written again, whole, at the same place.
-            Ok(_) => write.carry_out(),
-            Err(_) => match io::Error::from_raw_os_error(-result) {
-                // Nothing was tried, so nothing has failed.
-                error if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {
-                    write.carry_out()
-                }
-                error => Err(error),
-            },
+            Ok(0) => Err(RingError::GivenBack(write, io::Error::other("io_uring took nothing"))),
+            Err(error) => Err(RingError::GivenBack(write, error)),
         }
     }
 }

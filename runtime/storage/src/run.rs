@@ -39,7 +39,7 @@ enum Woken {
 
 impl Wal {
     /// The writer: writes what is appended until [`Wal::stop`]. Spawned once, on the log's own thread, by a runtime with
-    /// timers.
+    /// timers and I/O.
     ///
     /// Each turn takes all frames that wait and writes them with one durable write; what comes meanwhile waits for the
     /// next one. After a failed write it ends, and so does the log.

@@ -15,6 +15,7 @@
 use std::cell::{Ref, RefCell, RefMut};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Notify;
@@ -288,6 +289,11 @@ impl Wal {
             write_times: queue.write_times.distribution(),
             ..queue.stats.clone()
         }
+    }
+
+    /// How long a durable write takes, recent ones weighing more; zero before the first.
+    pub fn write_latency(&self) -> Duration {
+        self.queue().stats.write_latency
     }
 
     /// Memory of the entry index, in bytes; the cached entries themselves are not in it.

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::durable_write::DurableWrite;
 use crate::entry::WriteMode;
-use crate::ring::{RING_PARTS_MAX, Ring};
+use crate::ring::{RING_PARTS_MAX, Ring, RingError};
 
 /// Writes that take longer than this, lately, go to a thread.
 const INLINE_MAX: Duration = Duration::from_micros(100);
@@ -102,9 +102,10 @@ impl Writer {
     pub(crate) async fn write(&mut self, mut write: DurableWrite) -> io::Result<Duration> {
         assert!(!write.parts.is_empty(), "there is something to write");
         if let Some(ring) = self.ring(&write) {
-            match ring.submit(write) {
-                Ok(()) => return ring.written().await,
-                Err((back, error)) => {
+            match ring.write(write).await {
+                Ok(took) => return Ok(took),
+                Err(RingError::Failed(error)) => return Err(error),
+                Err(RingError::GivenBack(back, error)) => {
                     self.refuse_ring(&error);
                     write = back;
                 }
@@ -140,7 +141,7 @@ impl Writer {
     }
 
     fn refuse_ring(&mut self, error: &io::Error) {
-        tracing::info!(%error, "the log is written without io_uring, which this process may not use");
+        tracing::info!(%error, "the log is written without io_uring, which the kernel does not do for this process");
         (self.ring, self.is_ring_refused) = (None, true);
     }
 
@@ -182,7 +183,9 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
     use std::sync::Arc;
+    use std::task::Poll;
 
     use cap_std::ambient_authority;
     use cap_std::fs::Dir;
@@ -197,6 +200,7 @@ mod tests {
     fn real_file() -> (tempfile::TempDir, Arc<dyn DiskFile>) {
         let dir = tempfile::tempdir().expect("a directory");
         let disk = RealDisk::new(Dir::open_ambient_dir(dir.path(), ambient_authority()).expect("is opened"));
+        let disk = disk.expect("is read");
         disk.create_filled("file", FILE_BYTES as u64).expect("there is space");
         let file = disk.open("file").expect("it is there");
         (dir, file)
@@ -251,11 +255,31 @@ mod tests {
         for turn in 0..100 {
             let mut writer = Writer::new(WriteMode::Auto);
             let write = || write_of(&file, turn * 64 * BLOCK_BYTES as u64 % (FILE_BYTES as u64 / 2), 64);
-            let Some(ring) = writer.ring(&write()) else { return };
-            assert!(ring.submit(write()).is_ok());
+            let mut written = Box::pin(writer.write(write()));
+            // Handed to the kernel, or done.
+            poll_fn(|context| Poll::Ready(written.as_mut().poll(context).is_ready())).await;
+            drop(written);
             drop(writer);
             assert_written(&write());
         }
+    }
+
+    #[tokio::test]
+    async fn a_directory_is_opened_when_what_a_killed_process_writes_has_ended() {
+        let (dir, file) = real_file();
+        let Some(direct) = file.direct() else { return };
+        // As the kernel does for a write under way.
+        let held = direct.try_clone_to_owned().expect("a further descriptor");
+        drop(file);
+        let open = {
+            let dir = Dir::open_ambient_dir(dir.path(), ambient_authority()).expect("is opened");
+            std::thread::spawn(move || RealDisk::new(dir).map(drop))
+        };
+        // Long enough for a thread that does not wait to be through.
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(!open.is_finished(), "it waits");
+        drop(held);
+        open.join().expect("no panic").expect("is opened");
     }
 
     #[tokio::test]

@@ -6,6 +6,10 @@
 //! descriptor, so that they may have any alignment. Linux drops the pages that a direct write covers, so that the two
 //! agree for all that is read after the write has returned.
 //!
+//! Where the file system is known to make such a write durable also when the kernel does it by itself (`io_uring`), it may.
+//! The kernel then goes on when the process has been killed, so whoever opens the directory next waits: a write under way
+//! holds its file, and the file a lock.
+//!
 //! That a write never runs out of space is the file system's promise for bytes that were written before. One that copies
 //! on every write (btrfs, ZFS) does not give it: when such a disk is full, the log ends as at any failed write.
 
@@ -15,7 +19,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt};
-use rustix::fs::{Advice, FsWord, OFlags, fadvise, fstatfs, fstatvfs};
+use rustix::fs::{Advice, FlockOperation, FsWord, OFlags, fadvise, flock, fstatfs, fstatvfs};
 use rustix::io::{Errno, pread, pwritev, retry_on_intr};
 
 use super::{Disk, DiskFile, PARTIAL_SUFFIX, assert_aligned};
@@ -28,6 +32,9 @@ const PARTS_MAX: usize = 1024;
 const O_DSYNC: OFlags = OFlags::from_bits_retain(0o10000);
 /// What `fstatfs` says of a file system in memory (`statfs(2)`).
 const TMPFS_MAGIC: FsWord = 0x0102_1994;
+/// What it says of ext4, XFS and Btrfs, which sync a direct write that the kernel does by itself before it says that it is done.
+/// FUSE does not.
+const RING_MAGIC: [FsWord; 3] = [0xef53, 0x5846_5342, 0x9123_683e];
 /// Bytes that are read and written again at a time.
 const SETTLE_BYTES: usize = 1 << 20;
 /// Bytes of zeros that are written and synced at a time while a file is made: little, so that the log's own writes never
@@ -45,12 +52,26 @@ struct RealFile {
     reads: File,
     bytes: u64,
     is_direct: bool,
+    /// Whether the kernel may write by itself; then `writes` holds a shared lock.
+    is_for_ring: bool,
 }
 
 impl RealDisk {
-    /// The files of `dir`.
-    pub fn new(dir: Dir) -> RealDisk {
-        RealDisk { dir }
+    /// The files of `dir`. Waits for the writes that a killed process has left to the kernel.
+    ///
+    /// # Errors
+    /// Whatever reading the directory or opening its files says.
+    pub fn new(dir: Dir) -> io::Result<RealDisk> {
+        let disk = RealDisk { dir };
+        if RING_MAGIC.contains(&fstatfs(disk.dir.open(".")?)?.f_type) {
+            for name in disk.list()? {
+                // What cannot be opened is met again by whoever needs it.
+                if let Ok(file) = disk.dir.open(&name) {
+                    wait_for_writes(&file, &name)?;
+                }
+            }
+        }
+        Ok(disk)
     }
 
     /// Makes new, renamed and removed names durable.
@@ -130,15 +151,19 @@ impl Disk for RealDisk {
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let reads = self.dir.open(name)?;
         let bytes = reads.metadata()?.len();
-        let (writes, is_direct) = match self.open_direct(name) {
-            Ok(file) => (file, true),
+        let (writes, is_direct, is_for_ring) = match self.open_direct(name) {
+            Ok(file) => {
+                let is_known = RING_MAGIC.contains(&fstatfs(&file)?.f_type);
+                let is_for_ring = is_known && flock(&file, FlockOperation::NonBlockingLockShared).is_ok();
+                (file, true, is_for_ring)
+            }
             Err(error) if is_refusal_of_direct(&error) => {
                 let mut options = OpenOptions::new();
-                (self.dir.open_with(name, options.read(true).write(true))?, false)
+                (self.dir.open_with(name, options.read(true).write(true))?, false, false)
             }
             Err(error) => return Err(error),
         };
-        Ok(Arc::new(RealFile { writes, reads, bytes, is_direct }))
+        Ok(Arc::new(RealFile { writes, reads, bytes, is_direct, is_for_ring }))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -177,7 +202,7 @@ impl DiskFile for RealFile {
     }
 
     fn direct(&self) -> Option<BorrowedFd<'_>> {
-        self.is_direct.then(|| self.writes.as_fd())
+        self.is_for_ring.then(|| self.writes.as_fd())
     }
 
     fn read_at(&self, position: u64, into: &mut [u8]) -> io::Result<()> {
@@ -205,6 +230,17 @@ impl DiskFile for RealFile {
             }
         }
         self.writes.sync_data()
+    }
+}
+
+/// Waits until the kernel is done with the writes of a process that has ended.
+fn wait_for_writes(file: &File, name: &str) -> io::Result<()> {
+    match retry_on_intr(|| flock(file, FlockOperation::NonBlockingLockExclusive)) {
+        Err(Errno::WOULDBLOCK) => {
+            tracing::warn!(file = name, "waits for the disk to end a write of the server that ran before");
+            Ok(retry_on_intr(|| flock(file, FlockOperation::LockExclusive))?)
+        }
+        result => Ok(result?),
     }
 }
 

@@ -414,7 +414,7 @@ fn a_log_on_a_real_disk_survives_reopening() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let open = || {
         let dir = cap_std::fs::Dir::open_ambient_dir(folder.path(), cap_std::ambient_authority()).expect("a folder");
-        Log::open(Arc::new(RealDisk::new(dir)), CONFIG).expect("a log")
+        Log::open(Arc::new(RealDisk::new(dir).expect("is read")), CONFIG).expect("a log")
     };
     let log = open();
     for i in 0..60u64 {
