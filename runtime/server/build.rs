@@ -74,11 +74,6 @@ fn git(workspace: &Path, args: &[&str]) -> Option<String> {
 
 /// Builds all modules and copies them to where `src/builtins.rs` embeds them from, or says in a sentence why it cannot.
 fn build(workspace: &Path) -> Result<(), String> {
-    if !has_target() {
-        return Err(format!(
-            "the ready-made modules are built for {TARGET}, which this Rust cannot do yet: run `rustup target add {TARGET}`"
-        ));
-    }
     let target_dir = env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
     let guests = workspace.join(target_dir).join("guests");
     let status = Command::new(variable("CARGO"))
@@ -102,14 +97,6 @@ fn build(workspace: &Path) -> Result<(), String> {
             .map_err(|error| format!("cannot copy {}: {error}", built.display()))?;
     }
     Ok(())
-}
-
-/// Whether the standard library is there for the modules' target.
-fn has_target() -> bool {
-    let printed = Command::new(variable("RUSTC")).args(["--print", "sysroot"]).output();
-    let Ok(printed) = printed else { return false };
-    let sysroot = PathBuf::from(String::from_utf8_lossy(&printed.stdout).trim());
-    sysroot.join("lib/rustlib").join(TARGET).is_dir()
 }
 
 fn folder(name: &str) -> PathBuf {
