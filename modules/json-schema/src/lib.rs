@@ -5,8 +5,10 @@
 //!
 //! - The schema has to be whole: a `$ref` leads into the schema itself or to one of the drafts' own. Modules have no
 //!   network, and a binding whose schema needs one is refused.
+//! - An object with two equal keys is rejected with the code `json`: a schema judges one of them, and the stream keeps both.
 //! - `format` is a remark, as the drafts have it, not a rule.
 
+mod distinct;
 #[cfg(target_family = "wasm")]
 mod entropy;
 
@@ -14,6 +16,8 @@ use jsonschema::ValidationError;
 use serde::Deserialize;
 use serde_json::Value;
 use weir_sdk::{Json, Verdict, validator};
+
+use crate::distinct::Distinct;
 
 /// The longest message in bytes: it names the value at fault, which may be as large as the record.
 const MESSAGE_BYTES_MAX: usize = 500;
@@ -40,8 +44,8 @@ impl TryFrom<Value> for Schema {
 
 /// Rejects the first record that the schema does not allow.
 #[validator]
-pub fn check(record: Json<Value>, schema: &Schema) -> Verdict {
-    match schema.0.validate(&record) {
+pub fn check(record: Json<Distinct>, schema: &Schema) -> Verdict {
+    match schema.0.validate(&record.0.0) {
         Ok(()) => Verdict::Accept,
         Err(error) => Verdict::reject("schema", describe(&error)),
     }
@@ -100,6 +104,36 @@ mod tests {
     #[test]
     fn what_is_no_json_is_rejected() {
         assert_eq!(orders().append(["{"]), "reject 0 json: EOF while parsing an object at line 1 column 1");
+    }
+
+    #[test]
+    fn two_equal_keys_are_rejected_wherever_they_are() {
+        let check = |record: &str, expected: &str| assert_eq!(orders().append([record]), expected, "{record}");
+        check(
+            r#"{"sku":"tea-1","qty":-1,"qty":1}"#,
+            r#"reject 0 json: an object has the key "qty" twice at line 1 column 29"#,
+        );
+        check(
+            r#"{"sku":"tea-1","qty":1,"lines":[{"price":1,"a\u0062":1,"ab":2}]}"#,
+            r#"reject 0 json: an object has the key "ab" twice at line 1 column 59"#,
+        );
+        check(r#"{"sku":"tea-1","qty":1,"a":{"qty":1},"b":[{"qty":2},{"qty":2}]}"#, "accept");
+    }
+
+    #[test]
+    fn every_kind_of_value_is_judged() {
+        let check = |kind: &str, record: &str, expected: &str| {
+            let harness = ValidatorHarness::<check>::with_config(json!({ "type": kind }));
+            assert_eq!(harness.append([record]), expected, "{record}");
+        };
+        for whole in ["-9223372036854775808", "18446744073709551615", "1.0", "1e2"] {
+            check("integer", whole, "accept");
+        }
+        check("integer", "1.5", r#"reject 0 schema: the whole record: 1.5 is not of type "integer""#);
+        check("null", "null", "accept");
+        check("boolean", "true", "accept");
+        check("string", r#""\u00e4\n""#, "accept");
+        check("array", "[[],{}]", "accept");
     }
 
     #[test]
