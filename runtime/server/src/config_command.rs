@@ -51,6 +51,46 @@ mod tests {
         }
     }
 
+    /// `docs/configuration.md` is made of the sample: with `UPDATE_EXPECT=1` this test writes it.
+    #[test]
+    fn the_page_says_what_the_sample_says() {
+        expect_test::expect_file!["../../../docs/configuration.md"].assert_eq(&page());
+    }
+
+    /// The sample as a page, a table for each section.
+    fn page() -> String {
+        let mut page =
+            "# Configuration\n\nEvery key with its default, its environment variable and what it means. This page is \
+            made of `runtime/server/weir.toml`, which `weir config default` prints.\n"
+                .to_string();
+        let mut comment = String::new();
+        let mut section = String::new();
+        for line in SAMPLE.lines() {
+            if let Some(text) = line.strip_prefix('#') {
+                comment.push_str(text);
+                comment.push(if text.ends_with('.') { '\n' } else { ' ' });
+                continue;
+            }
+            let about = comment.split_whitespace().collect::<Vec<_>>().join(" ");
+            if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+                section = name.to_owned();
+                page.push_str(&format!("\n## `[{section}]`\n\n"));
+                page.push_str(&if about.is_empty() { String::new() } else { format!("{about}\n\n") });
+                page.push_str("| key | default | variable | meaning |\n|---|---|---|---|\n");
+            } else if let Some((key, default)) = line.split_once(" = ") {
+                let prefix = if section == "server" { String::new() } else { format!("{}_", section.to_uppercase()) };
+                let variable = format!("WEIR_{prefix}{}", key.to_uppercase());
+                page.push_str(&format!("| `{key}` | `{default}` | `{variable}` | {about} |\n"));
+            } else if !about.is_empty() {
+                let text = comment.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+                let text: Vec<String> = text.skip(1).collect();
+                page.push_str(&format!("\n{}\n", text.join("\n")));
+            }
+            comment.clear();
+        }
+        page
+    }
+
     #[test]
     fn what_is_printed_gives_the_same_configuration() {
         let mut config = Config::default();
