@@ -12,6 +12,7 @@ mod live;
 mod live_equals_history;
 mod metrics;
 mod origins;
+mod placement;
 mod process;
 mod restart;
 mod wire;

@@ -19,11 +19,13 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
+use weir_types::{ShardId, StreamKey};
 
 use crate::activity::Activity;
 use crate::context::Context;
 use crate::io::{Io, Stalls};
 use crate::live::Handover;
+use crate::path::{self, Target};
 use crate::service::Service;
 use crate::wakes::Wakes;
 
@@ -36,20 +38,42 @@ const HTTP2_WINDOW_BYTES: u32 = 256 << 10;
 const HTTP2_SEND_BYTES_MAX: usize = 64 << 10;
 const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
 const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// How much of a first request is looked at to see where it belongs.
+const FIRST_LINE_BYTES: usize = 512;
 
 /// Serves one connection until it ends, or until the server shuts down: then no new request is taken, running ones
 /// are finished, and live reads end. Runs on the service's shard, as a local task.
-pub async fn serve_connection(service: Service, stream: TcpStream) {
+///
+/// A connection that begins with a write to another shard's stream is likely to go on so. `may_move` is asked then; if it says
+/// yes, nothing has been read, and the connection is given back, to be served there.
+pub async fn serve_connection(
+    service: Service,
+    stream: TcpStream,
+    may_move: impl FnOnce(ShardId) -> bool,
+) -> Option<TcpStream> {
     // Fails only on a socket that is gone already.
     let _ = stream.set_nodelay(true);
     let shared = service.shared().clone();
     let head_timeout = shared.config.header_read_timeout;
     let write_timeout = shared.config.write_timeout;
-    let first = tokio::select! {
-        first = tokio::time::timeout(head_timeout, first_bytes(&stream)) => first,
-        () = shared.stop.stopped() => return,
+    let shard = &shared.shard;
+    let first = async {
+        let elsewhere =
+            first_stream(&stream).await?.map(|key| shard.owner_of(&key)).filter(|owner| *owner != shard.id());
+        if elsewhere.is_some_and(may_move) {
+            return Ok(None);
+        }
+        first_bytes(&stream).await.map(Some)
     };
-    let Ok(Ok((protocol, first))) = first else { return };
+    let first = tokio::select! {
+        first = tokio::time::timeout(head_timeout, first) => first,
+        () = shared.stop.stopped() => return None,
+    };
+    let (protocol, first) = match first {
+        Ok(Ok(Some(first))) => first,
+        Ok(Ok(None)) => return Some(stream),
+        Ok(Err(_)) | Err(_) => return None,
+    };
 
     let activity = Rc::new(Activity::new(protocol == Protocol::Http2));
     let stalls = Stalls { tick: head_timeout / 2, write: write_timeout };
@@ -64,6 +88,7 @@ pub async fn serve_connection(service: Service, stream: TcpStream) {
         // Clients leave, stall and speak nonsense: nothing that an operator must see.
         tracing::debug!(error, "a connection ended early");
     }
+    None
 }
 
 type Ended = Result<(), Box<dyn Error>>;
@@ -143,6 +168,23 @@ enum Protocol {
     Http2,
 }
 
+/// The stream that the first request is to write to, if its first bytes say so. They are left where they are.
+async fn first_stream(stream: &TcpStream) -> io::Result<Option<StreamKey>> {
+    let mut buffer = [0; FIRST_LINE_BYTES];
+    let peeked = stream.peek(&mut buffer).await?;
+    Ok(written_by(&buffer[..peeked]))
+}
+
+/// The stream that the request which begins so is to write to.
+fn written_by(first: &[u8]) -> Option<StreamKey> {
+    let target = first.strip_prefix(b"POST ").or_else(|| first.strip_prefix(b"PUT "))?;
+    let end = target.iter().position(|byte| matches!(byte, b' ' | b'?'))?;
+    match path::parse(str::from_utf8(&target[..end]).ok()?) {
+        Ok(Target::Stream(key)) => Some(key),
+        Ok(Target::Other) | Err(_) => None,
+    }
+}
+
 /// Reads until it is clear which protocol is spoken; what was read is part of it.
 async fn first_bytes(stream: &TcpStream) -> io::Result<(Protocol, Bytes)> {
     let mut buffer = [0; PREFACE.len()];
@@ -188,6 +230,21 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_first_write_names_its_stream() {
+        let check = |first: &str, expected: Option<&str>| {
+            assert_eq!(written_by(first.as_bytes()).map(|key| key.to_string()).as_deref(), expected, "{first}");
+        };
+        check("POST /shop/orders HTTP/1.1\r\nHost: a\r\n", Some("shop/orders"));
+        check("PUT /shop/orders?x=1 HTTP/1.1\r\n", Some("shop/orders"));
+        check("POST /v1/stream/a%20b HTTP/1.1", Some("default/a b"));
+        for other in
+            ["GET /shop/orders HTTP/1.1", "POST /shop/ord", "POST /shop/-/x HTTP/1.1", "POST * ", "POST \u{e4} ", ""]
+        {
+            check(other, None);
+        }
+    }
 
     #[test]
     fn the_first_bytes_tell_the_protocol() {

@@ -1,4 +1,5 @@
-//! The one listener: it accepts, and hands each connection to the shard that has the fewest.
+//! The one listener: it accepts, and hands each connection to the shard that has the fewest. That shard may hand it on, once, to
+//! where its first write belongs.
 //!
 //! One listener for all shards (and not one socket per shard with `SO_REUSEPORT`) so that a taken port is an error, and
 //! so that a few long-lived connections spread over the shards by count instead of by hash.
@@ -138,6 +139,19 @@ mod tests {
         open.retain(|open| open.shard != 1);
         assert_eq!(connections.open_by_shard(), [2, 0, 2]);
         assert_eq!((connections.enter().shard, connections.counts().accepted), (1, 7));
+    }
+
+    #[test]
+    fn a_connection_moves_once_and_not_to_where_many_more_are() {
+        let connections = Connections::new(2);
+        let mut open: Vec<Open> = (0..20).map(|_| connections.enter()).collect();
+        let moved = open.iter_mut().filter(|open| open.shard == 0).map(|open| open.move_to(1)).filter(|moved| *moved);
+        assert_eq!((moved.count(), connections.open_by_shard()), (5, vec![5, 15]));
+        let mut last = open.pop().expect("there are twenty");
+        assert!(last.shard == 1 && last.move_to(0) && !last.move_to(1));
+        assert_eq!(connections.open_by_shard(), [6, 14]);
+        drop(last);
+        assert_eq!(connections.open_by_shard(), [5, 14]);
     }
 
     #[tokio::test]

@@ -26,11 +26,30 @@ pub(crate) struct ConnectionCounts {
     pub(crate) accept_errors: u64,
 }
 
+/// Connections that a shard may have beyond another one and still be moved to from there.
+const AHEAD_MAX: usize = 8;
+
 /// One open connection's place in the count; dropping it ends the connection as far as the count goes.
 #[derive(Debug)]
 pub(crate) struct Open {
     connections: Arc<Connections>,
     pub(crate) shard: usize,
+    has_moved: bool,
+}
+
+impl Open {
+    /// Moves to another shard's count, once, unless that has many more connections already: then nothing changes.
+    pub(crate) fn move_to(&mut self, shard: usize) -> bool {
+        let open = &self.connections.open;
+        if self.has_moved || open[shard].load(Ordering::Acquire) > open[self.shard].load(Ordering::Acquire) + AHEAD_MAX
+        {
+            return false;
+        }
+        open[shard].fetch_add(1, Ordering::AcqRel);
+        open[self.shard].fetch_sub(1, Ordering::AcqRel);
+        (self.shard, self.has_moved) = (shard, true);
+        true
+    }
 }
 
 impl Drop for Open {
@@ -84,6 +103,6 @@ impl Connections {
         let shard = (0..open.len()).min_by_key(|shard| open[*shard]).expect("there is a shard");
         self.open[shard].fetch_add(1, Ordering::AcqRel);
         self.accepted.fetch_add(1, Ordering::Relaxed);
-        Open { connections: Arc::clone(self), shard }
+        Open { connections: Arc::clone(self), shard, has_moved: false }
     }
 }

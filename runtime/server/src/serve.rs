@@ -169,9 +169,13 @@ fn shard_parts(
     let shard_config = shard_config(config, node_id, topology, sizes);
     let http = http_config(config, sizes);
     let (mailboxes, addresses) = mesh(topology.shards);
-    let parts = (0..topology.shards).zip(mailboxes).map(|(id, mailbox)| ShardParts {
+    let (requests, inboxes): (Vec<_>, Vec<_>) = mailboxes.iter().map(|_| mpsc::unbounded_channel()).unzip();
+    let requests: Arc<[_]> = requests.into();
+    let parts = (0..topology.shards).zip(mailboxes).zip(inboxes).map(|((id, mailbox), inbox)| ShardParts {
         id: ShardId(id),
         topology,
+        inbox,
+        requests: requests.clone(),
         mailbox,
         seams: seams.clone(),
         config: shard_config.clone(),

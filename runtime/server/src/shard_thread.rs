@@ -44,6 +44,10 @@ pub(crate) struct ShardParts {
     pub(crate) id: ShardId,
     /// The node's numbers.
     pub(crate) topology: Topology,
+    /// What is asked of it.
+    pub(crate) inbox: mpsc::UnboundedReceiver<Request>,
+    /// Where all shards are asked, by shard number.
+    pub(crate) requests: Arc<[mpsc::UnboundedSender<Request>]>,
     /// Its own mailbox, which knows the others.
     pub(crate) mailbox: Mailbox,
     /// Clock, randomness, disks, modules.
@@ -76,7 +80,7 @@ impl ShardThread {
     /// # Errors
     /// When there can be no further thread.
     pub(crate) fn start(parts: ShardParts, opened: mpsc::UnboundedSender<Opened>) -> io::Result<ShardThread> {
-        let (requests, inbox) = mpsc::unbounded_channel();
+        let requests = parts.requests[parts.id.0 as usize].clone();
         let name = format!("shard-{}", parts.id);
         let thread = thread::Builder::new().name(name).spawn(move || {
             turns::count_into(parts.turns.clone());
@@ -85,7 +89,7 @@ impl ShardThread {
             runtime.on_thread_unpark(turns::begin).on_thread_park(turns::end);
             let runtime = runtime.build_local(LocalOptions::default());
             let runtime = runtime.expect("a runtime needs a few descriptors, and the process has just begun");
-            runtime.block_on(run(parts, inbox, opened));
+            runtime.block_on(run(parts, opened));
         })?;
         Ok(ShardThread { requests, thread })
     }
@@ -97,8 +101,8 @@ impl ShardThread {
     }
 }
 
-async fn run(parts: ShardParts, mut inbox: mpsc::UnboundedReceiver<Request>, opened: mpsc::UnboundedSender<Opened>) {
-    let ShardParts { id, topology, mailbox, seams, config, http, shutdown, stats, .. } = parts;
+async fn run(parts: ShardParts, opened: mpsc::UnboundedSender<Opened>) {
+    let ShardParts { id, topology, mut inbox, requests, mailbox, seams, config, http, shutdown, stats, .. } = parts;
     let shard = match Shard::open(id, topology, mailbox, seams, config).await {
         Ok(shard) => shard,
         Err(error) => {
@@ -110,7 +114,7 @@ async fn run(parts: ShardParts, mut inbox: mpsc::UnboundedReceiver<Request>, ope
     let service = Service::new(shard.clone(), http, shutdown, stats);
     while let Some(request) = inbox.recv().await {
         match request {
-            Request::Serve { stream, open } => serve(service.clone(), stream, open),
+            Request::Serve { stream, open } => serve(service.clone(), requests.clone(), stream, open),
             Request::Form(formed) => {
                 // Nobody is served before the answer, so nothing waits behind this.
                 let _ = formed.send(shard.form().await);
@@ -125,12 +129,16 @@ async fn run(parts: ShardParts, mut inbox: mpsc::UnboundedReceiver<Request>, ope
     shard.shutdown().await;
 }
 
-fn serve(service: Service, stream: TcpStream, open: Open) {
+fn serve(service: Service, requests: Arc<[mpsc::UnboundedSender<Request>]>, stream: TcpStream, mut open: Open) {
     match tokio::net::TcpStream::from_std(stream) {
         Ok(stream) => {
             tokio::task::spawn_local(weir_shard::in_turns(turns::begin, async move {
-                serve_connection(service, stream).await;
-                drop(open);
+                let given_back = serve_connection(service, stream, |to| open.move_to(to.0 as usize)).await;
+                // Leaves this thread's poller, so that the other's can have it.
+                if let Some(Ok(stream)) = given_back.map(tokio::net::TcpStream::into_std) {
+                    let shard = open.shard;
+                    let _ = requests[shard].send(Request::Serve { stream, open });
+                }
             }));
         }
         Err(error) => tracing::warn!(%error, "cannot serve a connection"),

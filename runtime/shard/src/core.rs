@@ -99,8 +99,13 @@ impl Shard {
         self.0.topology.owner_of(GroupId::META)
     }
 
+    /// Which shard this is.
+    pub fn id(&self) -> ShardId {
+        self.0.id
+    }
+
     /// The shard that owns the stream.
-    pub(crate) fn owner_of(&self, key: &StreamKey) -> ShardId {
+    pub fn owner_of(&self, key: &StreamKey) -> ShardId {
         self.0.topology.owner_of(self.0.topology.group_of(key.slot()))
     }
 }
