@@ -1,0 +1,59 @@
+//! What operators are given, judged by the programs that they give it to: Prometheus's `promtool` and systemd.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use weir_testkit::{Client, Request, Setup};
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Runs a program that has nothing to say about a good file, with `input`.
+#[track_caller]
+fn passes(command: &mut Command, input: &str) {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let child = child.as_mut().unwrap_or_else(|e| panic!("{command:?} is needed: {e}"));
+    child.stdin.take().expect("it is piped").write_all(input.as_bytes()).expect("it reads its input");
+    let mut said = String::new();
+    for pipe in [
+        &mut child.stdout.take().expect("it is piped") as &mut dyn std::io::Read,
+        &mut child.stderr.take().expect("it is piped"),
+    ] {
+        pipe.read_to_string(&mut said).expect("it says something in UTF-8");
+    }
+    let status = child.wait().expect("it ends");
+    assert!(status.success(), "{command:?}: {status}\n{said}");
+    let is_complaint = |line: &&str| !line.is_empty() && !line.contains("SUCCESS") && !line.starts_with("Checking ");
+    let complaints: Vec<&str> = said.lines().filter(is_complaint).collect();
+    assert!(complaints.is_empty(), "{command:?} has to say:\n{}", complaints.join("\n"));
+}
+
+#[test]
+fn prometheus_takes_the_metrics_and_the_rules() {
+    let server = Setup::new(env!("CARGO_BIN_EXE_weir")).args(&["--in-memory"]).start();
+    let mut client = server.client();
+    let _ = client.send(Request::put("/demo/s").header("Content-Type", "text/plain")).expect(201);
+    let _ = client.send(Request::post("/demo/s").body("text/plain", "x")).expect(204);
+    let metrics = Client::new(server.admin()).send(Request::get("/metrics")).expect(200).text();
+    passes(Command::new("promtool").args(["check", "metrics"]), &metrics);
+    passes(
+        Command::new("promtool").args(["check", "rules"]).arg(repository().join("examples/monitoring/rules.yml")),
+        "",
+    );
+}
+
+#[test]
+fn systemd_takes_the_unit() {
+    // It looks for the binary where the unit has it.
+    let home = tempfile::tempdir().expect("a directory");
+    let unit = std::fs::read_to_string(repository().join("packaging/weir.service")).expect("the unit");
+    let unit = unit.replace("/usr/bin/weir", env!("CARGO_BIN_EXE_weir"));
+    // Manual pages that are not installed here are no fault of the unit's.
+    let unit: String =
+        unit.lines().filter(|line| !line.starts_with("Documentation=")).map(|line| format!("{line}\n")).collect();
+    let path = home.path().join("weir.service");
+    std::fs::write(&path, unit).expect("it is written");
+    passes(Command::new("systemd-analyze").arg("verify").arg(&path), "");
+}
