@@ -57,6 +57,26 @@ mod tests {
         expect_test::expect_file!["../../../docs/configuration.md"].assert_eq(&page());
     }
 
+    #[test]
+    fn variables_of_the_packages_are_keys() {
+        let page = page();
+        let mut names = 0;
+        for package in [
+            include_str!("../../../packaging/Dockerfile"),
+            include_str!("../../../packaging/compose.yaml"),
+            include_str!("../../../packaging/weir.service"),
+            include_str!("../../../packaging/helm/weir/values.yaml"),
+            include_str!("../../../packaging/helm/weir/templates/statefulset.yaml"),
+        ] {
+            let words = package.split(|c: char| !c.is_ascii_uppercase() && c != '_');
+            for name in words.filter(|word| word.len() > "WEIR_".len() && word.starts_with("WEIR_")) {
+                assert!(page.contains(&format!("`{name}`")), "{name} is the variable of no key");
+                names += 1;
+            }
+        }
+        assert!(names > 5, "variables are found: {names}");
+    }
+
     /// The sample as a page, a table for each section.
     fn page() -> String {
         let mut page =
