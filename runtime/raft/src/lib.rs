@@ -20,5 +20,5 @@ mod replica;
 mod state_machine;
 
 pub use local::Local;
-pub use replica::{ProposeError, Replica, ReplicaOptions, StartError};
+pub use replica::{ProposeError, Replica, ReplicaOptions, Standing, StartError};
 pub use state_machine::{Observer, State};

@@ -71,6 +71,17 @@ async fn unless_blocked<T>(wal: &Wal, future: impl Future<Output = T>) -> Result
     }
 }
 
+/// How a replica stands in its group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The group's term, as far as this replica knows.
+    pub term: u64,
+    /// Index of the last entry in its log.
+    pub last_index: u64,
+    /// Index of the last entry that it has applied.
+    pub applied_index: u64,
+}
+
 /// How far a replica is that begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stage {
@@ -184,6 +195,17 @@ impl Replica {
             }
         }
         Ok(())
+    }
+
+    /// How it stands.
+    pub fn standing(&self) -> Standing {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        Standing {
+            term: metrics.current_term,
+            last_index: metrics.last_log_index.unwrap_or(0),
+            applied_index: metrics.last_applied.as_ref().map_or(0, |id| id.index),
+        }
     }
 
     /// Whether this replica has stopped for good: apply has failed, or openraft has.

@@ -39,8 +39,8 @@ const STATS_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) enum Phase {
     /// These shards are reading their WALs; when none is left, the node's tables are formed.
     Recovering(BTreeSet<u16>),
-    /// Connections are accepted.
-    Serving,
+    /// Connections are accepted, since so long after the process began.
+    Serving(Duration),
     /// Asked to end, and not accepting any more once the drain delay is over.
     Stopping,
 }
@@ -89,7 +89,7 @@ async fn readyz(State(admin): State<Admin>) -> (StatusCode, String) {
         Phase::Recovering(shards) => {
             shards.into_iter().map(|shard| format!("shard {shard} is reading its logs")).collect()
         }
-        Phase::Serving => missing(&stats(&admin.shards).await),
+        Phase::Serving(_) => missing(&stats(&admin.shards).await),
         Phase::Stopping => vec!["the server is stopping".to_string()],
     };
     match missing.as_slice() {
@@ -99,13 +99,16 @@ async fn readyz(State(admin): State<Admin>) -> (StatusCode, String) {
 }
 
 async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
-    let recovering = matches!(*admin.phase.borrow(), Phase::Recovering(_));
+    let phase = admin.phase.borrow().clone();
+    let recovering = matches!(phase, Phase::Recovering(_));
+    let ready = if let Phase::Serving(ready) = phase { Some(ready) } else { None };
     // Who is reading its logs does not read its mail.
     let shards = if recovering { vec![None; admin.shards.len()] } else { stats(&admin.shards).await };
     let machine = machine(admin.data_dir, admin.modules).await;
     let Admin { started, topology, connections, turns, http, config, shard_config, .. } = admin;
     let snapshot = Snapshot {
         uptime: started.elapsed(),
+        ready,
         topology,
         connections,
         shards,

@@ -13,7 +13,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, prometheus_text
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use weir_http::HttpStats;
-use weir_shard::{Limit, ShardConfig, ShardStats, Topology};
+use weir_shard::{Limit, ShardConfig, ShardStats, Standing, Topology};
 use weir_storage::WalStats;
 use weir_types::{Distribution, Histogram, ShardId};
 
@@ -183,6 +183,16 @@ const SHARD_HISTOGRAMS: &[HistogramFamily<ShardStats>] = &[
     ),
 ];
 
+const GROUP_FAMILIES: &[Family<Standing>] = &[
+    ("weir_group_term", "The Raft term of the group. It grows with every election.", |g| g.term as f64),
+    ("weir_group_last_index", "Index of the last entry in the group's log.", |g| g.last_index as f64),
+    (
+        "weir_group_applied_index",
+        "Index of the last entry that was applied. It is weir_group_last_index unless the group is behind.",
+        |g| g.applied_index as f64,
+    ),
+];
+
 const WAL_FAMILIES: &[Family<WalStats>] = &[
     ("weir_wal_units_total", "Writes of waiting batches to the log; each is one durable write.", |w| w.units as f64),
     ("weir_wal_frames_total", "Batches and other entries in these writes.", |w| w.frames as f64),
@@ -242,6 +252,8 @@ pub(crate) struct Machine {
 pub(crate) struct Snapshot {
     /// Since the process began.
     pub(crate) uptime: Duration,
+    /// From there until connections were accepted, while they are.
+    pub(crate) ready: Option<Duration>,
     /// The node's numbers.
     pub(crate) topology: Topology,
     /// The public listener's connections.
@@ -291,6 +303,8 @@ impl Collector for Snapshot {
             vec![("version", env!("CARGO_PKG_VERSION").to_string()), ("revision", env!("WEIR_COMMIT").to_string())];
         page.family("weir_build_info", "Always 1; the labels say which program this is.", [(build, 1.0)])?;
         page.value("weir_uptime_seconds", "Time since the start.", self.uptime.as_secs_f64())?;
+        let help = "Time from the start until the server took connections: the logs were read by then.";
+        page.family("weir_ready_seconds", help, self.ready.map(|ready| (Labels::new(), ready.as_secs_f64())))?;
         self.encode_machine(&mut page)?;
         self.encode_connections(&mut page)?;
         self.encode_http(&mut page)?;
@@ -342,6 +356,11 @@ impl Collector for Snapshot {
         page.histograms("weir_turn_computed_seconds", help, turns(|turns| &turns.computed))?;
         for (name, help, value_of) in WAL_FAMILIES {
             page.family(name, help, self.wals().map(|(labels, stats)| (labels, value_of(stats))))?;
+        }
+        for (name, help, value_of) in GROUP_FAMILIES {
+            let groups = self.answered().flat_map(|(_, stats)| &stats.groups);
+            let samples = groups.map(|(group, standing)| (vec![("group", group.0.to_string())], value_of(standing)));
+            page.family(name, help, samples)?;
         }
         let max = self.shard_config.wal.cache_bytes as f64;
         let help = "Bytes that weir_wal_cache_bytes may be: the log's share of wal.cache_bytes.";
@@ -464,6 +483,8 @@ impl Page<'_> {
 
 #[cfg(test)]
 mod tests {
+    use weir_types::GroupId;
+
     use super::*;
     use crate::serve::shard_config;
 
@@ -476,12 +497,14 @@ mod tests {
             limits_met: Limit::ALL.map(|limit| if limit == Limit::Reads { 7 } else { 0 }),
             guest_busy: Duration::from_millis(250),
             wals: vec![wal(1), wal(2)],
+            groups: vec![(GroupId(0), Standing { term: 3, last_index: 9, applied_index: 7 })],
             ..ShardStats::default()
         };
         let config = Config::default();
         let sizes = config.sizes(topology.wals).expect("the defaults fit each other");
         let snapshot = Snapshot {
             uptime: Duration::from_millis(1500),
+            ready: Some(Duration::from_millis(250)),
             topology,
             connections: Connections::new(2),
             shards: vec![Some(first), None],
@@ -497,6 +520,10 @@ mod tests {
             "weir_connections_open_max 20000",
             "weir_subscribers_max{shard=\"1\"} 25000",
             "weir_uptime_seconds 1.5",
+            "weir_ready_seconds 0.25",
+            "weir_group_term{group=\"0\"} 3",
+            "weir_group_last_index{group=\"0\"} 9",
+            "weir_group_applied_index{group=\"0\"} 7",
             "# TYPE weir_appends_total counter",
             "weir_appends_total{shard=\"0\"} 1099511627776",
             "weir_guest_busy_seconds_total{shard=\"0\"} 0.25",

@@ -102,6 +102,7 @@ async fn run(config: &Config, demo: bool) -> Result<(), Exit> {
         // Nothing is acknowledged to anyone before that, so there is nothing to flush.
         () = signals.asked() => return Ok(()),
     }
+    phase.send_replace(Phase::Serving(started.elapsed()));
     announce(&listener, demo);
     tell_manager(NotifyState::Ready);
 
@@ -236,7 +237,6 @@ async fn ready(
             result.map_err(Exit::Demo)?;
         }
     }
-    phase.send_replace(Phase::Serving);
     Ok(())
 }
 

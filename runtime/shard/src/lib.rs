@@ -46,3 +46,4 @@ pub use message::{
 };
 pub use modules::summary::SummaryFollower;
 pub use seams::{Builtin, Clock, Entropy, Seams, in_turns};
+pub use weir_raft::Standing;

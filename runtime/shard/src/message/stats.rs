@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use weir_raft::Standing;
 use weir_storage::WalStats;
-use weir_types::Distribution;
+use weir_types::{Distribution, GroupId};
 
 use crate::message::limit::Limit;
 
@@ -58,6 +59,8 @@ pub struct ShardStats {
     pub groups_serving: u16,
     /// Groups whose log has failed.
     pub groups_failed: u16,
+    /// How each of its groups stands.
+    pub groups: Vec<(GroupId, Standing)>,
     /// From the arrival of an append on its stream's shard to its acknowledgement, in nanoseconds.
     pub append_times: Distribution,
     /// From the arrival of a read on its stream's shard to its page, in nanoseconds.
