@@ -1,7 +1,7 @@
 //! Batches: the records of one call, packed as the server hands them over.
 //!
-//! How a stream's records are cut into batches is the server's business and differs from one time to the next. That is
-//! why a [`Record`] does not know its place in the batch, and why a fold sees records only.
+//! The server decides how to cut a stream's records into batches, and may decide otherwise the next time. That is why a
+//! [`Record`] does not know its place in the batch, and why a fold sees only records.
 
 use std::fmt;
 
@@ -19,28 +19,28 @@ pub struct Batch<'a> {
 /// One record: a JSON message in JSON mode, the body of one append otherwise.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Record<'a> {
-    /// Its bytes. In JSON mode one JSON value, as it was sent.
+    /// Its bytes. In JSON mode, one JSON value, as it was sent.
     pub data: &'a [u8],
-    /// When it was appended, in milliseconds since 1970. Never earlier than that of the record before it.
+    /// When it was appended, in milliseconds since 1970. Never earlier than the record before it.
     pub time_ms: u64,
 }
 
 impl<'a> Record<'a> {
-    /// The record read as JSON into `T`, which may borrow from it.
+    /// Reads the record as JSON into `T`, which may borrow from it.
     ///
     /// # Errors
-    /// When it is not a `T`.
+    /// If it is not a `T`.
     pub fn json<T: Deserialize<'a>>(&self) -> Result<T, serde_json::Error> {
         serde_json::from_slice(self.data)
     }
 }
 
 impl<'a> Batch<'a> {
-    /// A batch over the parts of the contract: record i is `data[ends[i-1]..ends[i]]`, appended at `times[i]`, or at
-    /// `times[0]` when that is the only one. Source: `weir:module/types`, `batch`.
+    /// A batch made of the parts of the contract: record i is `data[ends[i-1]..ends[i]]`, appended at `times[i]`, or at
+    /// `times[0]` if that is the only time. Source: `weir:module/types`, `batch`.
     ///
     /// # Panics
-    /// If the ends do not end with the data, or there are neither as many times as records nor one.
+    /// If the last end is not the end of the data, or if there is neither one time nor one time per record.
     pub fn new(first_offset: u64, ends: &'a [u32], times: &'a [u64], data: &'a [u8]) -> Batch<'a> {
         assert!(ends.last().map_or(0, |&end| end as usize) == data.len(), "the last record ends where the data does");
         assert!(times.len() == ends.len() || times.len() == 1, "each record has a time, or all have one");
@@ -57,12 +57,13 @@ impl<'a> Batch<'a> {
         self.ends.is_empty()
     }
 
-    /// Where the first record lies, or would lie, in the stream's stored bytes. For a log line, not for a decision.
+    /// Where the first record would lie in the stream's stored bytes if no other append comes first. Use it for a log
+    /// line, not for a decision.
     pub fn first_offset(&self) -> u64 {
         self.first_offset
     }
 
-    /// The records in their order.
+    /// The records, in order.
     pub fn records(self) -> impl Iterator<Item = Record<'a>> {
         let mut begin = 0;
         self.ends.iter().enumerate().map(move |(index, &end)| {
@@ -85,7 +86,7 @@ impl fmt::Debug for Batch<'_> {
     }
 }
 
-/// Records that a validator puts in the place of those it was given.
+/// Records that a validator returns in place of those it was given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Records {
     ends: Vec<u32>,
@@ -98,10 +99,10 @@ impl Records {
         Records::default()
     }
 
-    /// Adds one after the others.
+    /// Adds a record at the end.
     ///
     /// # Panics
-    /// When they exceed 4 GiB together.
+    /// If all records together exceed 4 GiB.
     pub fn push(&mut self, record: &[u8]) {
         self.data.extend_from_slice(record);
         self.ends.push(u32::try_from(self.data.len()).expect("a batch is smaller than 4 GiB"));
@@ -117,7 +118,7 @@ impl Records {
         self.ends.is_empty()
     }
 
-    /// The bytes of each, in their order.
+    /// The bytes of each record, in order.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         let mut begin = 0;
         self.ends.iter().map(move |&end| {

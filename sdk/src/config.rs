@@ -1,15 +1,15 @@
-//! Config: what a binding says to the module that it binds. Any type with `serde::Deserialize`.
+//! Config: what a binding tells the module that it binds. Use any type with `serde::Deserialize`.
 //!
-//! - A binding without a config is read as `{}`, so a struct whose fields all have defaults needs none.
-//! - Put `#[serde(deny_unknown_fields)]` on the struct: whoever misspells a field then hears of it when binding.
-//! - What is dear to build (a table, a compiled pattern) belongs in the config type, by `#[serde(try_from = "…")]`: it is
+//! - A binding without a config counts as `{}`, so a struct whose fields all have defaults needs none.
+//! - Put `#[serde(deny_unknown_fields)]` on the struct: a misspelt field is then an error when the binding is made.
+//! - Put expensive setup (a table, a compiled pattern) into the config type, with `#[serde(try_from = "…")]`: it is
 //!   built once per instance, and its error refuses the binding.
 
 use std::fmt;
 
 use serde::de::{DeserializeOwned, Deserializer, Error, MapAccess, Visitor};
 
-/// The config of a module that has none: anything but nothing is refused.
+/// The config of a module that takes none: anything but an empty config is refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NoConfig;
 
@@ -39,7 +39,7 @@ impl<'de> serde::Deserialize<'de> for NoConfig {
 /// Reads a binding's config, given as JSON text.
 ///
 /// # Errors
-/// A sentence for whoever made the binding.
+/// A sentence for the person who makes the binding.
 pub fn read<C: DeserializeOwned>(text: &str) -> Result<C, String> {
     let text = if text.trim() == "null" { "{}" } else { text };
     serde_json::from_str(text).map_err(|error| format!("the config does not fit the module: {error}"))

@@ -1,4 +1,5 @@
-//! Records as a validator's parameters: the type says how a record is read, and one that cannot be read is rejected.
+//! Records as a validator's parameters: the parameter's type says how to read a record. A record that cannot be read is
+//! rejected.
 
 use std::ops::Deref;
 
@@ -18,7 +19,7 @@ pub trait FromRecord<'a>: Sized {
     /// Reads the record.
     ///
     /// # Errors
-    /// Why it cannot be read. The append is refused with it and the validator is not asked.
+    /// Why the record cannot be read. The append is refused with this rejection, without asking the validator.
     fn from_record(record: Record<'a>) -> Result<Self, Rejection>;
 }
 
@@ -28,7 +29,8 @@ impl<'a> FromRecord<'a> for Record<'a> {
     }
 }
 
-/// A record read as JSON into `T`, which may borrow from it. Rejected with the code `json` when it is not a `T`.
+/// A record read as JSON into `T`, which may borrow from it. A record that is not a `T` is rejected with the code
+/// `json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Json<T>(pub T);
 
@@ -46,7 +48,7 @@ impl<T> Deref for Json<T> {
     }
 }
 
-/// A record as text. Rejected with the code `utf-8` when it is not UTF-8.
+/// A record read as text. A record that is not UTF-8 is rejected with the code `utf-8`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Text<'a>(pub &'a str);
 

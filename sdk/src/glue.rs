@@ -1,6 +1,7 @@
-//! The exports of a module, on wasm only: between the generated bindings of `weir:module` and the traits of this crate.
+//! The exports of a module, on wasm only: they connect the generated bindings of `weir:module` to the traits of this
+//! crate.
 //!
-//! Nothing here decides anything, so that what runs under the server is what the native tests have tested.
+//! Nothing here decides anything, so the server runs exactly what the native tests have tested.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -42,7 +43,7 @@ use summary_module::exports::weir::module::summary as wit_summary;
 use validator_module::exports::weir::module::validator as wit_validator;
 use validator_module::weir::module::{log as wit_log, types};
 
-/// What `configure` has left for the calls that follow.
+/// What `configure` leaves for later calls.
 #[derive(Clone, Copy)]
 struct Configured {
     bucket: &'static str,
@@ -57,9 +58,9 @@ thread_local! {
 
 impl Configured {
     fn new<C: serde::de::DeserializeOwned + 'static>(bucket: String, config: &str) -> Result<Configured, String> {
-        // A trap tells the server no more than that there was one; the log line says what and where.
+        // A trap tells the server only that there was one; the log line says what happened and where.
         std::panic::set_hook(Box::new(|panic| log(Level::Error, &panic.to_string())));
-        // Leaked, because both are used for as long as the instance lives.
+        // Leaked, because both stay in use as long as the instance lives.
         let config: &'static C = Box::leak(Box::new(crate::config::read(config)?));
         Ok(Configured { bucket: bucket.leak(), config })
     }
@@ -73,7 +74,7 @@ fn configured(role: &'static std::thread::LocalKey<Cell<Option<Configured>>>) ->
     role.get().expect("the server configures an instance before it uses it")
 }
 
-/// One line to the import.
+/// Sends one line to the import.
 pub(crate) fn log(level: Level, message: &str) {
     let level = match level {
         Level::Trace => wit_log::Level::Trace,
@@ -89,7 +90,7 @@ fn batch(input: &types::Batch) -> Batch<'_> {
     Batch::new(input.first_offset, &input.ends, &input.times, &input.data)
 }
 
-/// The interface `validator` over a [`Validator`].
+/// The interface `validator`, implemented by a [`Validator`].
 pub struct ValidatorExport<V>(PhantomData<V>);
 
 impl<V: Validator> wit_validator::Guest for ValidatorExport<V> {
@@ -123,7 +124,7 @@ impl<V: Validator> wit_validator::Guest for ValidatorExport<V> {
     }
 }
 
-/// The interface `summary` over a [`Summary`].
+/// The interface `summary`, implemented by a [`Summary`].
 pub struct SummaryExport<S>(PhantomData<S>);
 
 impl<S: Summary> wit_summary::Guest for SummaryExport<S> {
@@ -166,7 +167,7 @@ impl<S: Summary> wit_summary::GuestFold for FoldExport<S> {
     }
 }
 
-/// Exports a [`Validator`] from the crate that calls it. The attribute `#[validator]` does.
+/// Exports a [`Validator`] from the crate that calls this. The attribute `#[validator]` does so.
 #[macro_export]
 #[doc(hidden)]
 macro_rules! __export_validator {
@@ -178,7 +179,7 @@ macro_rules! __export_validator {
     };
 }
 
-/// Exports a [`Summary`] from the crate that calls it. The attribute `#[summary]` does.
+/// Exports a [`Summary`] from the crate that calls this. The attribute `#[summary]` does so.
 #[macro_export]
 #[doc(hidden)]
 macro_rules! __export_summary {

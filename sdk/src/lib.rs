@@ -35,9 +35,9 @@
 //! # fn main() {}
 //! ```
 //!
-//! Built for `wasm32-unknown-unknown` the attributes export the two as `weir:module@0.1.0`; built natively they add
-//! nothing that needs a server, so that `cargo test` tests a module through [`testing`]. `README.md` beside this crate
-//! goes from an empty folder to a summary that is read with curl.
+//! In a build for `wasm32-unknown-unknown`, the attributes export the two as `weir:module@0.1.0`. In a native build
+//! they add nothing that needs a server, so `cargo test` can test a module through [`testing`]. `README.md` beside
+//! this crate takes you from an empty folder to a summary that you read with curl.
 //!
 //! - [`batch`]: the records of one call, packed as the server hands them over.
 //! - [`extract`]: records as a validator's parameters, [`Json`] and [`Text`].

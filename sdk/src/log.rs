@@ -1,23 +1,23 @@
 //! Log lines for the operator: [`error!`](crate::error), [`warn!`](crate::warn), [`info!`](crate::info),
 //! [`debug!`](crate::debug) and [`trace!`](crate::trace), written like `format!`.
 //!
-//! The server cuts a line at 1 KiB and drops lines that come too fast. In native tests lines go to the standard error
-//! output and to [`logs`](crate::testing).
+//! The server cuts a line at 1 KiB and drops lines that come too fast. In native tests, lines go to standard error
+//! and to [`logs`](crate::testing).
 
 use std::fmt;
 
 /// How much a line matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// For following every step.
+    /// To follow every step.
     Trace,
-    /// For finding a mistake in the module.
+    /// To find a mistake in the module.
     Debug,
     /// Worth knowing.
     Info,
     /// Somebody should look at this.
     Warn,
-    /// The module could not do what it is for.
+    /// The module could not do its job.
     Error,
 }
 

@@ -1,33 +1,33 @@
-//! Summaries: a stream folded into a small state, which clients read instead of the stream.
+//! Summaries: a stream folded into a small state that clients read instead of the stream.
 //!
-//! The server promises that a summary at an offset is the fold of all records before it, byte for byte, whichever node or
-//! instance computed it. It can only do so if the fold keeps its side:
+//! The server promises that a summary at an offset is the fold of all records before it, byte for byte, whichever
+//! node or instance computed it. It can keep that promise only if the fold follows these rules:
 //!
 //! - **Only the records count.** The same records in the same order give the same state. There is no clock but
-//!   [`Record::time_ms`] and nothing random; `HashMap` is both, for its order differs from one instance to the next.
-//!   Use `BTreeMap`.
+//!   [`Record::time_ms`], and nothing random. Use `BTreeMap`, not `HashMap`: the order of a `HashMap` differs from one
+//!   instance to the next.
 //! - **A snapshot is the state.** `restore(snapshot(fold))` goes on exactly as `fold` would have. What
-//!   `#[serde(skip)]` leaves out must not matter, and a float that is not finite has no JSON: keep it out of the state.
-//! - **The state stays small.** It is bounded by the memory limit of the module, not by the length of the stream: give
-//!   every map that is keyed by what is in the records a limit.
-//! - **Records are taken as they come.** One that makes no sense is counted or passed over; a panic stops the summary at
-//!   that record. The stream goes on in any case.
+//!   `#[serde(skip)]` leaves out must not matter. A float that is not finite has no JSON: keep it out of the state.
+//! - **The state stays small.** The memory limit of the module bounds it, however long the stream is. Limit every map
+//!   whose keys come from the records.
+//! - **Take records as they come.** Count or skip a record that makes no sense; a panic stops the summary at that
+//!   record. The stream goes on in any case.
 //!
-//! [`SummaryHarness::check_snapshots`](crate::testing) tests the first two at every split.
+//! [`SummaryHarness::check_snapshots`](crate::testing) tests the first two rules at every split.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::batch::Record;
 
-/// A fold over the records of one stream. Goes with the attribute `#[summary]` above the `impl`, which exports it and
-/// writes what the `impl` leaves out: everything but `apply` and `query` has a default.
+/// A fold over the records of one stream. Put the attribute `#[summary]` above the `impl`: it exports the fold and
+/// writes what the `impl` leaves out. Everything but `apply` and `query` has a default.
 pub trait Summary: Sized + 'static {
-    /// What the binding's config is read into. Default: [`crate::NoConfig`].
+    /// The type of the binding's config. Default: [`crate::NoConfig`].
     type Config: DeserializeOwned + 'static;
 
-    /// Which form the snapshots have; `#[summary(state_version = 2)]` sets it. Raise it with every change of the state
-    /// that makes old snapshots unreadable or wrong. Default: 1.
+    /// The version of the snapshots' form; `#[summary(state_version = 2)]` sets it. Raise it with every change of the
+    /// state that makes old snapshots unreadable or wrong. Default: 1.
     const STATE_VERSION: u32;
 
     /// The state before the first record. Default: `Self::default()`.
@@ -39,17 +39,17 @@ pub trait Summary: Sized + 'static {
     /// Answers a client that reads the summary.
     fn query(&self, query: Query<'_>) -> View;
 
-    /// The whole state as bytes, equal for equal states. Default: JSON by `serde::Serialize`.
+    /// The whole state as bytes. Equal states must give equal bytes. Default: JSON by `serde::Serialize`.
     fn snapshot(&self) -> Vec<u8>;
 
-    /// The state that was stored as `snapshot` by a module with this `state_version`. Default: the JSON of
-    /// [`Self::STATE_VERSION`], by `serde::Deserialize`. Written by hand, it may read older versions too.
+    /// Restores the state that a module with this `state_version` stored as `snapshot`. Default: reads the JSON of
+    /// [`Self::STATE_VERSION`], by `serde::Deserialize`. If you write it by hand, it may read older versions too.
     ///
     /// # Errors
-    /// A sentence saying why the snapshot cannot be read. The server then folds the stream anew.
+    /// A sentence that says why the snapshot cannot be read. The server then folds the stream anew.
     fn restore(state_version: u32, snapshot: &[u8], config: &Self::Config) -> Result<Self, String>;
 
-    /// Written by the attribute. A compiler that names it says that the attribute is missing.
+    /// The attribute writes this. If the compiler names it in an error, the attribute is missing.
     #[doc(hidden)]
     fn the_attribute_summary_is_missing_above_this_impl();
 }
@@ -59,7 +59,7 @@ pub trait Summary: Sized + 'static {
 pub struct Query<'a> {
     /// Which view of the state; `/` for the summary itself.
     pub path: &'a str,
-    /// Names and values in the order of the URL, without those that are the server's own.
+    /// Names and values in the order of the URL, without the server's own parameters.
     pub params: &'a [(String, String)],
 }
 
@@ -70,7 +70,7 @@ impl<'a> Query<'a> {
     }
 }
 
-/// What a client gets to see.
+/// What a client sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum View {
     /// A body.
@@ -80,7 +80,7 @@ pub enum View {
         /// Its bytes.
         body: Vec<u8>,
     },
-    /// Nothing, for the reason that the sentence gives.
+    /// Nothing; the sentence says why.
     Refused(String),
 }
 
@@ -88,7 +88,7 @@ impl View {
     /// A value as JSON.
     ///
     /// # Panics
-    /// If the value has no JSON, such as a map whose keys are not strings.
+    /// If the value has no JSON form, such as a map whose keys are not strings.
     pub fn json<T: Serialize + ?Sized>(value: &T) -> View {
         View::bytes("application/json", serde_json::to_vec(value).expect("a view has a JSON form"))
     }
@@ -109,7 +109,7 @@ impl View {
     }
 }
 
-/// A fold's snapshot, preceded by the version of its state, 4 bytes, little-endian.
+/// A fold's snapshot after the version of its state, which takes 4 bytes, little-endian.
 #[doc(hidden)]
 pub fn snapshot<S: Summary>(fold: &S) -> Vec<u8> {
     let mut bytes = S::STATE_VERSION.to_le_bytes().to_vec();
@@ -117,10 +117,10 @@ pub fn snapshot<S: Summary>(fold: &S) -> Vec<u8> {
     bytes
 }
 
-/// The fold that [`snapshot`] has stored.
+/// Restores the fold that [`snapshot`] stored.
 ///
 /// # Errors
-/// A sentence saying why the bytes are not a fold of this module.
+/// A sentence that says why the bytes are not a fold of this module.
 #[doc(hidden)]
 pub fn restore<S: Summary>(bytes: &[u8], config: &S::Config) -> Result<S, String> {
     let (state_version, state) =
@@ -137,7 +137,7 @@ pub fn snapshot_json<S: Serialize>(fold: &S) -> Vec<u8> {
 /// The default of [`Summary::restore`].
 ///
 /// # Errors
-/// When the snapshot is of another version, or no JSON of the state.
+/// If the snapshot has another version, or is not the state's JSON.
 #[doc(hidden)]
 pub fn restore_json<S: Summary + DeserializeOwned>(state_version: u32, snapshot: &[u8]) -> Result<S, String> {
     if state_version != S::STATE_VERSION {

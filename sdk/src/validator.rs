@@ -1,8 +1,8 @@
 //! Validators: what may enter a stream.
 //!
-//! The server asks a validator about every append before it is stored, on the leader only, and stores what the verdict
-//! says: all records, their replacements, or none. A validator has no memory. Two calls may come to different instances,
-//! and an append that was judged may still lose against one that came first.
+//! The server asks a validator about every append before it stores the append, on the leader only. It then stores what
+//! the verdict says: all records, their replacements, or none. A validator has no memory: two calls may go to different
+//! instances. An append that was judged may still lose against one that came first.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use crate::batch::{Batch, Record, Records};
 
-/// What becomes of one record.
+/// What to do with one record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It enters the stream as it is.
@@ -22,7 +22,8 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// Refuses the append: `code` for programs (1 to 64 of `a-z`, `0-9`, `-`, `_`), `message` for people, one sentence.
+    /// Refuses the append. `code` is for programs: 1 to 64 of `a-z`, `0-9`, `-`, `_`. `message` is for people: one
+    /// sentence.
     pub fn reject(code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Verdict {
         Verdict::Reject(Rejection::new(code, message))
     }
@@ -44,23 +45,23 @@ impl Rejection {
     }
 }
 
-/// What becomes of a batch: the answer of a validator that takes all records at once.
+/// What to do with a batch: the answer of a validator that takes all records at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BatchVerdict {
     /// All records enter the stream as they are.
     Accept,
-    /// These enter the stream in their place. At least one.
+    /// These records enter the stream in their place. At least one.
     Replace(Records),
-    /// None enters.
+    /// No record enters the stream.
     Reject {
-        /// Which record is at fault, counted from 0.
+        /// Which record is at fault, counting from 0.
         index: u32,
         /// Why.
         rejection: Rejection,
     },
 }
 
-/// Where and when records are to be appended.
+/// Where and when the records will be appended if they are accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Context<'a> {
     /// The stream's bucket.
@@ -75,16 +76,16 @@ pub struct Context<'a> {
     pub timestamp_ms: u64,
 }
 
-/// What the attribute `#[validator]` makes of a function. Seldom written by hand.
+/// What the attribute `#[validator]` makes of a function. You rarely write it by hand.
 pub trait Validator: 'static {
-    /// What the binding's config is read into. [`crate::NoConfig`] when the function takes none.
+    /// The type of the binding's config. [`crate::NoConfig`] if the function takes none.
     type Config: DeserializeOwned + 'static;
 
     /// Judges the records of one append.
     fn validate(batch: Batch<'_>, context: &Context<'_>, config: &Self::Config) -> BatchVerdict;
 }
 
-/// Judges record by record: the first rejection decides, and names its index.
+/// Judges record by record. The first rejection decides, and names the record's index.
 #[doc(hidden)]
 pub fn each<'a>(batch: Batch<'a>, mut check: impl FnMut(Record<'a>) -> Verdict) -> BatchVerdict {
     let mut replaced: Option<Records> = None;
