@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
 use serde_json::{Value, json};
-use weir_testkit::{Events, Request, Server};
+use weir_testkit::{Client, Events, Request, Server};
 
 use crate::{bind, create, in_memory, post, read, read_messages, summary, upload_guest};
 
@@ -210,6 +210,26 @@ fn folds_beside_one_that_fails_are_right_all_the_same() {
             assert_eq!(served.header("stream-summary-failed").is_some(), n % 4 == 3, "s{n}");
         }
     }
+}
+
+#[test]
+fn a_summary_that_does_not_read_its_snapshots_is_folded_anew() {
+    let server = start();
+    let mut client = server.client();
+    let _ = upload_guest(&mut client, "forgets");
+    let _ = client.send(bind("count", "forgets", "summary", "**")).expect(201);
+    let burn = json!(vec!["burn"; 30_000]);
+    for target in ["/demo/whole", "/demo/bad"] {
+        create(&mut client, target, "application/json");
+    }
+    let _ = client.send(post("/demo/whole", burn)).expect(204);
+    let count = |client: &mut Client| client.send(summary("/demo/whole", "count")).expect(200).text();
+    assert_eq!(count(&mut client), "30000");
+    // A record there ends the instance that both are in. What is left of the other fold is its snapshot.
+    let _ = client.send(post("/demo/bad", json!(["trap"]))).expect(204);
+    let bad = client.send(summary("/demo/bad", "count")).expect(200);
+    assert!(bad.header("stream-summary-failed").is_some(), "{bad:?}");
+    assert_eq!(count(&mut client), "30000");
 }
 
 #[test]

@@ -145,12 +145,18 @@ impl CatchUp<'_> {
         Ok((open, position))
     }
 
-    async fn open(&self, snapshot: Option<Snapshot>, alone: bool) -> Result<FoldId, Ended> {
+    async fn open(&mut self, snapshot: Option<Snapshot>, alone: bool) -> Result<FoldId, Ended> {
         let bytes = snapshot.map(|snapshot| snapshot.bytes().clone());
+        let is_restored = bytes.is_some();
         let opened = self.fold.lane.fold_open(self.instance.clone(), self.caller.clone(), bytes, alone).await;
-        opened.map_err(|error| match is_lost(&error) {
-            true => Ended::Lost(error),
-            false => Ended::Refused(error.into()),
+        opened.map_err(|error| match error {
+            // The module does not read what it has written: from the beginning, then.
+            GuestError::Refused(_) if is_restored => {
+                self.fold.kept = None;
+                Ended::Lost(error)
+            }
+            error if is_lost(&error) => Ended::Lost(error),
+            error => Ended::Refused(error.into()),
         })
     }
 
@@ -216,7 +222,7 @@ impl CatchUp<'_> {
         Ok(())
     }
 
-    async fn open_alone(&self, snapshot: Option<Snapshot>) -> Result<Held, Ended> {
+    async fn open_alone(&mut self, snapshot: Option<Snapshot>) -> Result<Held, Ended> {
         let open = self.open(snapshot, true).await?;
         Ok(Held::new(self.fold.lane.clone(), open))
     }
