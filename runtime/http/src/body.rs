@@ -59,7 +59,7 @@ where
     let claim = |bytes| {
         let (in_flight, incoming) = counted.get_or_insert_with(|| (shard.in_flight(), activity.begin_body()));
         if !incoming.grow(bytes, shard.in_flight_share()) {
-            let detail = "the other requests of this connection have as much as one connection may";
+            let detail = "the other requests of this connection already use all the memory that one connection may use";
             return Err(Problem::new(ErrorCode::InFlightLimit, detail));
         }
         Ok(in_flight.grow(bytes)?)

@@ -103,8 +103,8 @@ codes! {
     ModuleSuspended = 503, "module_suspended", "A module fails again and again.";
     ModuleCallsLimit = 503, "module_calls_limit", "Too many calls of a module are waiting.";
     ModuleMemoryLimit = 503, "module_memory_limit", "The modules have no more memory.";
-    InFlightLimit = 503, "in_flight_limit", "Requests under way have as much memory as they may.";
-    ReadLimit = 503, "read_limit", "Pages being sent have as much memory as they may.";
+    InFlightLimit = 503, "in_flight_limit", "Requests under way use all the memory they may.";
+    ReadLimit = 503, "read_limit", "Pages being sent use all the memory they may.";
     SubscriberLimit = 503, "subscriber_limit", "There are as many live readers as there may be.";
     OutcomeUnknown = 504, "outcome_unknown", "It is unknown whether this was carried out.";
     DiskFull = 507, "disk_full", "The disk is full.";

@@ -51,7 +51,10 @@ pub(crate) fn check_single(headers: &HeaderMap) -> Result<(), Problem> {
 pub(crate) fn check_coding(headers: &HeaderMap) -> Result<(), Problem> {
     let mut transfers = headers.get_all(TRANSFER_ENCODING).iter();
     if transfers.any(|coding| !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")) {
-        return Err(Problem::new(ErrorCode::NotSupported, "Transfer-Encoding is 'chunked' and nothing else"));
+        return Err(Problem::new(
+            ErrorCode::NotSupported,
+            "the only Transfer-Encoding that the server takes is 'chunked'",
+        ));
     }
     let codings = headers.get_all(CONTENT_ENCODING).iter();
     if codings.map(HeaderValue::as_bytes).all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity")) {
@@ -142,7 +145,7 @@ fn is_none_match(headers: &HeaderMap) -> Result<bool, Problem> {
     match headers.get(IF_NONE_MATCH).map(|value| value.as_bytes().trim_ascii()) {
         None => Ok(false),
         Some(b"*") => Ok(true),
-        Some(_) => Err(invalid("If-None-Match is '*' here, or left out")),
+        Some(_) => Err(invalid("If-None-Match must be '*' in this request, or left out")),
     }
 }
 

@@ -40,7 +40,7 @@ impl Hosts {
         let Some(host) = host else {
             return Err(Problem::new(
                 ErrorCode::HeaderInvalid,
-                "Host is the server's name, and its port if it has one",
+                "Host must be the server's name, with its port if it has one",
             ));
         };
         let Some(names) = &self.0 else { return Ok(()) };

@@ -157,7 +157,11 @@ impl ListQuery {
                 "after" => {
                     let cursor = Some(&*value).filter(|text| text.len() == 16 && !text.starts_with('+'));
                     let cursor = cursor.and_then(|text| u64::from_str_radix(text, 16).ok()).map(ListCursor);
-                    once("after", &mut after, cursor.ok_or_else(|| invalid("'after' is 'next' of the page before"))?)?;
+                    once(
+                        "after",
+                        &mut after,
+                        cursor.ok_or_else(|| invalid("'after' must be the 'next' of the page before"))?,
+                    )?;
                 }
                 "limit" => once("limit", &mut limit, list_limit(&value)?)?,
                 _ => {}

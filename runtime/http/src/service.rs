@@ -77,7 +77,7 @@ impl Service {
         let mut route = Route::Other;
         let mut answered = self.dispatch(&context, request, &mut route).await;
         if answered.as_ref().is_ok_and(|response| exceeds_share(&context, response)) {
-            let detail = "this connection has not taken what it has asked for before; take that first";
+            let detail = "this connection has responses that were not read yet; read those first";
             answered = Err(Problem::new(ErrorCode::ReadLimit, detail));
         }
         let mut response = answered.unwrap_or_else(Problem::into_response);

@@ -27,10 +27,10 @@ const TURNED_AWAY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     Connection: close\r\n\
     Retry-After: 1\r\n\
     Content-Type: application/problem+json\r\n\
-    Content-Length: 166\r\n\
+    Content-Length: 183\r\n\
     \r\n\
     {\"type\":\"urn:weir:error:unavailable\",\"title\":\"The stream cannot take requests now.\",\"status\":503,\
-    \"detail\":\"a limit is met: http.connections_max\",\"code\":\"unavailable\"}";
+    \"detail\":\"the server has reached its limit http.connections_max\",\"code\":\"unavailable\"}";
 
 /// Opens a listener at `address`.
 ///

@@ -265,7 +265,7 @@ impl DataDir {
         let wal_ids = file.wal_ids.iter().map(|id| hex("the identity", id)).collect::<Result<_, _>>()?;
         let node = Node { id: hex("node_id", &file.node_id)?, groups: file.groups, wal_ids };
         if node.to_toml() != text {
-            return Err(invalid("it is not as it was written, its checksum does not fit".to_string()));
+            return Err(invalid("it was changed after the server wrote it: its checksum does not fit".to_string()));
         }
         if node.id == 0 || node.groups == 0 || node.wal_ids.is_empty() {
             return Err(invalid("a node has an id, and at least one WAL and one group".to_string()));
@@ -390,7 +390,7 @@ mod tests {
         };
         assert!(read("format = 3\nshape = 'new'").contains("has format 3"));
         assert!(read("format = 2\nnode_id = 'x'\nwal_ids = ['1']\ngroups = 1").contains("not hexadecimal"));
-        assert!(read("format = 2\nnode_id = '1'\nwal_ids = ['1']\ngroups = 1").contains("as it was written"));
+        assert!(read("format = 2\nnode_id = '1'\nwal_ids = ['1']\ngroups = 1").contains("changed after the server wrote it"));
         assert!(read(&Node { groups: 0, ..fresh() }.to_toml()).contains("at least one"));
         assert!(read("format = 2\nnode_id = '1'\nwal_ids = ['1']\ngroups = 1\nmore = 1").contains("more"));
         assert!(read("{").contains("is not valid"));

@@ -125,7 +125,7 @@ pub enum Refusal {
     #[error("the bucket is not empty or is being deleted")]
     BucketBusy,
     /// A stream with other content type, expiry or closure has this name.
-    #[error("a stream with another configuration has this name")]
+    #[error("the stream exists with another content type, expiry or closed state")]
     ConfigConflict,
     /// The stream is there already, and only a new one was wanted.
     #[error("the stream is there already")]
@@ -175,7 +175,7 @@ pub enum Refusal {
     #[error("the offset is of an earlier stream of this name")]
     OffsetGone,
     /// An offset after the tail, or inside a record.
-    #[error("the offset is not one of this stream's")]
+    #[error("the offset is beyond the tail or inside a record")]
     OffsetInvalid,
     /// A newer epoch of the producer has written.
     #[error("a newer epoch of this producer has written")]

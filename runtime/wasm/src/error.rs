@@ -30,7 +30,7 @@ pub enum GuestError {
     #[error("too many calls of the module wait for their turn")]
     Busy,
     /// The node's guests have all the memory that they may have together. Says nothing of this one.
-    #[error("the node's modules have as much memory as they may have together")]
+    #[error("all modules together use all the memory they may: modules.guest_bytes_max")]
     OutOfBudget,
     /// The module has failed again and again, and is not asked for a while.
     #[error("the module is suspended for {} ms, because it has failed {failures} times in a row: {error}", retry_after.as_millis())]

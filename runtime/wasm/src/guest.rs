@@ -179,7 +179,7 @@ impl Guest {
             return Ok(true);
         }
         self.refused = Some(Refused::OfNode);
-        Err(wasmtime::Error::msg("all modules together have as much memory as they may"))
+        Err(wasmtime::Error::msg("all modules together use all the memory they may"))
     }
 }
 

@@ -20,16 +20,18 @@ pub enum ShardError {
     #[error("no such bucket, and buckets are not created automatically")]
     BucketUnknown,
     /// A limit is met; nothing changed.
-    #[error("a limit is met: {}", .0.key())]
+    #[error("the server has reached its limit {}", .0.key())]
     Limit(Limit),
     /// The group has no leader, or its queue is full; nothing changed.
-    #[error("the stream's group cannot take requests now")]
+    #[error("the stream cannot take requests right now; try again")]
     Unavailable,
     /// The log cannot be written any more; nothing changed. Only a restart helps.
     #[error("the stream's log has failed")]
     LogFailed,
     /// No outcome within the deadline, or the log failed under the request: it may or may not have been carried out.
-    #[error("the outcome is unknown")]
+    #[error(
+        "the server cannot tell whether this was carried out; look at the tail, or send it again with producer headers"
+    )]
     Unknown,
     /// A validator refused a record; nothing changed.
     #[error("record {index} was refused by {binding}: {message}")]
@@ -59,16 +61,16 @@ pub enum ShardError {
     #[error("{0}")]
     ModuleInvalid(Box<str>),
     /// What was uploaded is larger than modules may be; nothing is kept.
-    #[error("a module may have {bytes_max} bytes")]
+    #[error("the module is too large: a module may have {bytes_max} bytes")]
     ModuleTooLarge {
         /// The limit.
         bytes_max: usize,
     },
     /// What was uploaded cannot be looked at or kept, for a reason of this node.
-    #[error("the module cannot be taken in, for a reason of this node")]
+    #[error("the server could not store the module; its log says why")]
     ModuleStore(Arc<str>),
     /// As many modules wait for being looked at or compiled as may; nothing changed.
-    #[error("as many modules of the bucket are being inspected or compiled as may be; try again when one is ready")]
+    #[error("too many modules of this bucket are being inspected or compiled; try again when one is ready")]
     ModulesWaiting,
     /// No module of the bucket has this name, or none of its uploads has the digest behind the name; nothing changed.
     #[error("no such module: `{0}`")]

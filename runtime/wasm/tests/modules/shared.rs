@@ -32,7 +32,7 @@ fn memory_that_the_node_has_not_is_refused() {
         let kit = Kit::with(HostConfig { guest_bytes_max: 8 * MIB, ..HostConfig::default() });
         let eats = kit.bind("eats_memory");
         let fold = kit.open(&eats).await;
-        let refused = "the node's modules have as much memory as they may have together";
+        let refused = "all modules together use all the memory they may: modules.guest_bytes_max";
         assert_eq!(kit.query(fold, "/eat").await, refused);
         // It is given back with the instance that had it.
         let fold = kit.open(&eats).await;
