@@ -17,6 +17,7 @@ use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt};
 use rustix::fs::{Advice, FlockOperation, FsWord, OFlags, fadvise, flock, fstatfs, fstatvfs};
@@ -32,9 +33,13 @@ const PARTS_MAX: usize = 1024;
 const O_DSYNC: OFlags = OFlags::from_bits_retain(0o10000);
 /// What `fstatfs` says of a file system in memory (`statfs(2)`).
 const TMPFS_MAGIC: FsWord = 0x0102_1994;
-/// What it says of ext4, XFS and Btrfs, which sync a direct write that the kernel does by itself before it says that it is done.
-/// FUSE does not.
-const RING_MAGIC: [FsWord; 3] = [0xef53, 0x5846_5342, 0x9123_683e];
+/// What it says of ext4 and XFS, which sync a direct write that the kernel does by itself before it says that it is done. FUSE
+/// does not, nor do some kernels' Btrfs.
+const RING_MAGIC: [FsWord; 2] = [0xef53, 0x5846_5342];
+/// How long a start waits for the writes of the process before it.
+const WRITES_END_WITHIN: Duration = Duration::from_secs(60);
+/// How often it looks.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Bytes that are read and written again at a time.
 const SETTLE_BYTES: usize = 1 << 20;
 /// Bytes of zeros that are written and synced at a time while a file is made: little, so that the log's own writes never
@@ -60,7 +65,7 @@ impl RealDisk {
     /// The files of `dir`. Waits for the writes that a killed process has left to the kernel.
     ///
     /// # Errors
-    /// Whatever reading the directory or opening its files says.
+    /// Whatever reading the directory says; [`io::ErrorKind::TimedOut`] when such a write does not end for a minute.
     pub fn new(dir: Dir) -> io::Result<RealDisk> {
         let disk = RealDisk { dir };
         if RING_MAGIC.contains(&fstatfs(disk.dir.open(".")?)?.f_type) {
@@ -235,12 +240,16 @@ impl DiskFile for RealFile {
 
 /// Waits until the kernel is done with the writes of a process that has ended.
 fn wait_for_writes(file: &File, name: &str) -> io::Result<()> {
-    match retry_on_intr(|| flock(file, FlockOperation::NonBlockingLockExclusive)) {
-        Err(Errno::WOULDBLOCK) => {
-            tracing::warn!(file = name, "waits for the disk to end a write of the server that ran before");
-            Ok(retry_on_intr(|| flock(file, FlockOperation::LockExclusive))?)
+    let begun = Instant::now();
+    loop {
+        match retry_on_intr(|| flock(file, FlockOperation::NonBlockingLockExclusive)) {
+            Err(Errno::WOULDBLOCK) if begun.elapsed() < WRITES_END_WITHIN => std::thread::sleep(LOOK_EVERY),
+            Err(Errno::WOULDBLOCK) => {
+                let reason = format!("the disk does not end a write to {name} that the server before this one began");
+                return Err(io::Error::new(io::ErrorKind::TimedOut, reason));
+            }
+            result => return Ok(result?),
         }
-        result => Ok(result?),
     }
 }
 
