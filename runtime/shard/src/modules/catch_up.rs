@@ -151,7 +151,7 @@ impl CatchUp<'_> {
         let opened = self.fold.lane.fold_open(self.instance.clone(), self.caller.clone(), bytes, alone).await;
         opened.map_err(|error| match error {
             // The module does not read what it has written: from the beginning, then.
-            GuestError::Refused(_) if is_restored => {
+            GuestError::Refused(_) | GuestError::Trapped { .. } if is_restored => {
                 self.fold.kept = None;
                 Ended::Lost(error)
             }
@@ -211,7 +211,13 @@ impl CatchUp<'_> {
                 Err(error) if hunt.is_single() => return self.stop(hunt, &error).await,
                 Err(_) => {
                     hunt.high = middle;
-                    hunt.open = self.open_alone(Some(hunt.good.clone())).await?;
+                    hunt.open = match self.open_alone(Some(hunt.good.clone())).await {
+                        // The snapshot cannot be read, and neither can those before it.
+                        Err(Ended::Lost(_)) if self.fold.kept.is_none() => {
+                            self.open_at(hunt.suspects.position(hunt.low)).await?
+                        }
+                        opened => opened?,
+                    };
                 }
             }
         }
@@ -229,6 +235,14 @@ impl CatchUp<'_> {
 
     /// Brings a fold in an instance of its own to where the suspects begin.
     async fn begin_hunt(&mut self, position: u64, suspects: RecordBatch) -> Result<Hunt, Ended> {
+        let open = self.open_at(position).await?;
+        let good = self.fold.lane.fold_snapshot(open.id()).await.map_err(Ended::Lost)?.0;
+        let high = suspects.count();
+        Ok(Hunt { suspects, open, good, low: 0, high })
+    }
+
+    /// The fold of all records before `position`, in an instance of its own.
+    async fn open_at(&mut self, position: u64) -> Result<Held, Ended> {
         let (mut at, snapshot) = self.fold.last_kept();
         let open = self.open_alone(snapshot).await?;
         while at < position {
@@ -238,9 +252,7 @@ impl CatchUp<'_> {
             self.taken(cpu);
             at = read.end;
         }
-        let good = self.fold.lane.fold_snapshot(open.id()).await.map_err(Ended::Lost)?.0;
-        let high = suspects.count();
-        Ok(Hunt { suspects, open, good, low: 0, high })
+        Ok(open)
     }
 
     /// The fold stops before the record that was found, and is served from there.
