@@ -66,8 +66,9 @@ pub async fn serve_connection(
         first_bytes(&stream).await.map(Some)
     };
     let first = tokio::select! {
-        first = tokio::time::timeout(head_timeout, first) => first,
+        biased;
         () = shared.stop.stopped() => return None,
+        first = tokio::time::timeout(head_timeout, first) => first,
     };
     let (protocol, first) = match first {
         Ok(Ok(Some(first))) => first,

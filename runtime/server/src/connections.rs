@@ -9,6 +9,8 @@ use tokio::sync::Notify;
 #[derive(Debug)]
 pub(crate) struct Connections {
     open: Vec<AtomicUsize>,
+    /// Their sum, which a move does not change.
+    total: AtomicUsize,
     ended: Notify,
     accepted: AtomicU64,
     pub(crate) turned_away: AtomicU64,
@@ -55,6 +57,7 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.connections.open[self.shard].fetch_sub(1, Ordering::AcqRel);
+        self.connections.total.fetch_sub(1, Ordering::AcqRel);
         self.connections.ended.notify_one();
     }
 }
@@ -64,6 +67,7 @@ impl Connections {
     pub(crate) fn new(shards: usize) -> Arc<Connections> {
         Arc::new(Connections {
             open: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
+            total: AtomicUsize::new(0),
             ended: Notify::new(),
             accepted: AtomicU64::new(0),
             turned_away: AtomicU64::new(0),
@@ -94,7 +98,7 @@ impl Connections {
     }
 
     pub(crate) fn total(&self) -> usize {
-        self.open_by_shard().iter().sum()
+        self.total.load(Ordering::Acquire)
     }
 
     /// Counts a connection in at the shard that has the fewest.
@@ -102,6 +106,7 @@ impl Connections {
         let open = self.open_by_shard();
         let shard = (0..open.len()).min_by_key(|shard| open[*shard]).expect("there is a shard");
         self.open[shard].fetch_add(1, Ordering::AcqRel);
+        self.total.fetch_add(1, Ordering::AcqRel);
         self.accepted.fetch_add(1, Ordering::Relaxed);
         Open { connections: Arc::clone(self), shard, has_moved: false }
     }

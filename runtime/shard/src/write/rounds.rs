@@ -9,6 +9,7 @@ use tokio::time::{Instant, Sleep};
 use weir_raft::ProposeError;
 use weir_storage::{Arena, Ticket};
 use weir_stream::{Limits, Outcome};
+use weir_types::limits::BATCH_COMMANDS_MAX;
 
 use crate::core::Core;
 use crate::group::{Failure, Waiter};
@@ -36,6 +37,7 @@ pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>) {
             match wait_for_room(&core, &group, &mut alarm).await {
                 Ok(Some(ticket)) => {
                     let answered = run_round(&core, &group, ticket, &mut alarm).await;
+                    core.admit_backlog(&group);
                     gather(&group, answered).await;
                 }
                 // Nobody waits for it any more.
@@ -53,9 +55,10 @@ async fn gather(group: &LocalGroup, answered: usize) {
         return;
     }
     // A quarter of them may be slower than the others, or have nothing more to send.
-    let enough = (answered + group.open_commands()) * 3 / 4;
+    let enough = ((answered + group.open_commands()) * 3 / 4).min(BATCH_COMMANDS_MAX);
     for _ in 0..LOOKS_MAX {
-        if group.open_commands() >= enough {
+        // With a backlog, the batch is full.
+        if group.open_commands() >= enough || group.has_backlog() {
             break;
         }
         tokio::task::yield_now().await;
