@@ -1,8 +1,8 @@
 //! What operators are given, judged by the programs that they give it to: Prometheus's `promtool` and systemd.
 
-use std::io::Write as _;
+use std::io::{Seek as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use weir_testkit::{Client, Request, Setup};
 
@@ -13,18 +13,12 @@ fn repository() -> PathBuf {
 /// Runs a program that has nothing to say about a good file, with `input`.
 #[track_caller]
 fn passes(command: &mut Command, input: &str) {
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let child = child.as_mut().unwrap_or_else(|e| panic!("{command:?} is needed: {e}"));
-    child.stdin.take().expect("it is piped").write_all(input.as_bytes()).expect("it reads its input");
-    let mut said = String::new();
-    for pipe in [
-        &mut child.stdout.take().expect("it is piped") as &mut dyn std::io::Read,
-        &mut child.stderr.take().expect("it is piped"),
-    ] {
-        pipe.read_to_string(&mut said).expect("it says something in UTF-8");
-    }
-    let status = child.wait().expect("it ends");
-    assert!(status.success(), "{command:?}: {status}\n{said}");
+    let mut file = tempfile::tempfile().expect("a file");
+    file.write_all(input.as_bytes()).and_then(|()| file.rewind()).expect("it is written");
+    let run = command.stdin(file).output().unwrap_or_else(|e| panic!("{command:?} is needed: {e}"));
+    let said = [run.stdout, run.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(run.status.success(), "{command:?}: {}\n{said}", run.status);
     let is_complaint = |line: &&str| !line.is_empty() && !line.contains("SUCCESS") && !line.starts_with("Checking ");
     let complaints: Vec<&str> = said.lines().filter(is_complaint).collect();
     assert!(complaints.is_empty(), "{command:?} has to say:\n{}", complaints.join("\n"));

@@ -15,6 +15,9 @@ use std::sync::Arc;
 /// What the name of a file in the making ends with. A crash may leave one; it holds nothing.
 pub(crate) const PARTIAL_SUFFIX: &str = ".partial";
 
+/// Parts that the kernel takes in one write: Linux's `UIO_MAXIOV`.
+pub(crate) const PARTS_MAX: usize = 1024;
+
 /// One directory; names are flat. All methods may block and may be called from any thread.
 pub trait Disk: Send + Sync + 'static {
     /// The names of all files.

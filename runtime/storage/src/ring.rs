@@ -14,11 +14,9 @@ use io_uring::{IoUring, opcode, types};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::disk::assert_aligned;
+use crate::disk::{PARTS_MAX, assert_aligned};
 use crate::durable_write::DurableWrite;
 
-/// Parts that one write takes: Linux's `UIO_MAXIOV`.
-pub(crate) const RING_PARTS_MAX: usize = 1024;
 /// Writes that a ring has room for; one is under way at a time.
 const ENTRIES: u32 = 2;
 
@@ -82,11 +80,9 @@ impl Ring {
     /// Hands a write to the kernel.
     fn submit(&mut self, write: DurableWrite) -> Result<(), RingError> {
         assert!(self.under_way.is_none(), "one write is under way at a time");
-        assert!(write.parts.len() <= RING_PARTS_MAX, "more parts than the kernel takes");
+        assert!(write.parts.len() <= PARTS_MAX, "more parts than the kernel takes");
         assert_aligned(write.file.bytes(), write.position, &write.parts);
-        let Some(file) = write.file.direct().map(|file| types::Fd(file.as_raw_fd())) else {
-            return Err(RingError::GivenBack(write, io::ErrorKind::Unsupported.into()));
-        };
+        let file = types::Fd(write.file.direct().expect("the file has a direct descriptor").as_raw_fd());
         let slice =
             |part: &bytes::Bytes| libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() };
         let slices: Vec<libc::iovec> = write.parts.iter().map(slice).collect();

@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use crate::disk::PARTS_MAX;
 use crate::durable_write::DurableWrite;
 use crate::entry::WriteMode;
-use crate::ring::{RING_PARTS_MAX, Ring, RingError};
+use crate::ring::{Ring, RingError};
 
 /// Writes that take longer than this, lately, go to a thread.
 const INLINE_MAX: Duration = Duration::from_micros(100);
@@ -126,7 +127,7 @@ impl Writer {
     fn ring(&mut self, write: &DurableWrite) -> Option<&mut Ring> {
         let is_for_it = self.mode == WriteMode::Auto
             && write.bytes() <= INLINE_BYTES_MAX
-            && write.parts.len() <= RING_PARTS_MAX
+            && write.parts.len() <= PARTS_MAX
             && write.file.direct().is_some();
         if !is_for_it || self.is_ring_refused {
             return None;

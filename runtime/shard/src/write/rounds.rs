@@ -29,21 +29,22 @@ pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>) {
     let mut alarm = Alarm::new();
     loop {
         group.dirtied().await;
+        let mut answered = 0;
         loop {
             core.admit_backlog(&group);
+            gather(&group, answered).await;
             if group.ready_bytes().is_none() {
                 break;
             }
-            match wait_for_room(&core, &group, &mut alarm).await {
-                Ok(Some(ticket)) => {
-                    let answered = run_round(&core, &group, ticket, &mut alarm).await;
-                    core.admit_backlog(&group);
-                    gather(&group, answered).await;
-                }
+            answered = match wait_for_room(&core, &group, &mut alarm).await {
+                Ok(Some(ticket)) => run_round(&core, &group, ticket, &mut alarm).await,
                 // Nobody waits for it any more.
-                Ok(None) => {}
-                Err(error) => core.fail(group.discard(), &error),
-            }
+                Ok(None) => 0,
+                Err(error) => {
+                    core.fail(group.discard(), &error);
+                    0
+                }
+            };
         }
     }
 }

@@ -23,11 +23,9 @@ use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt};
 use rustix::fs::{Advice, FlockOperation, FsWord, OFlags, fadvise, flock, fstatfs, fstatvfs};
 use rustix::io::{Errno, pread, pwritev, retry_on_intr};
 
-use super::{Disk, DiskFile, PARTIAL_SUFFIX, assert_aligned};
+use super::{Disk, DiskFile, PARTIAL_SUFFIX, PARTS_MAX, assert_aligned};
 use crate::block::{block_buf, zero_block};
 
-/// Parts that one system call takes: Linux's `UIO_MAXIOV`.
-const PARTS_MAX: usize = 1024;
 /// `O_DSYNC` as most Linux architectures number it (`asm-generic/fcntl.h`). `OFlags::DSYNC` of rustix 1.1 is `O_SYNC`,
 /// which makes the file's times durable too: a journal commit for every write.
 const O_DSYNC: OFlags = OFlags::from_bits_retain(0o10000);
@@ -103,18 +101,22 @@ impl RealDisk {
         self.sync_dir()
     }
 
-    fn open_direct(&self, name: &str) -> io::Result<File> {
+    /// The file past the page cache, and whether the kernel may write it by itself.
+    fn open_direct(&self, name: &str) -> io::Result<(File, bool)> {
         let mut options = OpenOptions::new();
         let flags = (OFlags::DIRECT | O_DSYNC).bits() as i32;
         let file = self.dir.open_with(name, options.read(true).write(true).custom_flags(flags))?;
+        let file_system = fstatfs(&file)?.f_type;
         // In memory there is no disk to be waited for, and the page cache is the shortest way.
-        if fstatfs(&file)?.f_type == TMPFS_MAGIC {
+        if file_system == TMPFS_MAGIC {
             return Err(io::Error::from(Errno::OPNOTSUPP));
         }
         // Some file systems take the flag and refuse the reads and writes, so one read is tried.
         let mut block = zero_block();
         retry_on_intr(|| pread(&file, &mut block[..], 0))?;
-        Ok(file)
+        let is_for_ring = RING_MAGIC.contains(&file_system)
+            && retry_on_intr(|| flock(&file, FlockOperation::NonBlockingLockShared)).is_ok();
+        Ok((file, is_for_ring))
     }
 }
 
@@ -157,11 +159,7 @@ impl Disk for RealDisk {
         let reads = self.dir.open(name)?;
         let bytes = reads.metadata()?.len();
         let (writes, is_direct, is_for_ring) = match self.open_direct(name) {
-            Ok(file) => {
-                let is_known = RING_MAGIC.contains(&fstatfs(&file)?.f_type);
-                let is_for_ring = is_known && flock(&file, FlockOperation::NonBlockingLockShared).is_ok();
-                (file, true, is_for_ring)
-            }
+            Ok((file, is_for_ring)) => (file, true, is_for_ring),
             Err(error) if is_refusal_of_direct(&error) => {
                 let mut options = OpenOptions::new();
                 (self.dir.open_with(name, options.read(true).write(true))?, false, false)
