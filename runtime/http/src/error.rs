@@ -279,7 +279,7 @@ impl From<ShardError> for Problem {
             ShardError::ModuleTrapped(_) => ErrorCode::ModuleTrapped,
             ShardError::ModuleTimedOut(_) => ErrorCode::ModuleTimedOut,
             ShardError::ModuleSuspended(_) => ErrorCode::ModuleSuspended,
-            ShardError::ModuleNotReady => ErrorCode::ModuleNotReady,
+            ShardError::ModuleNotReady | ShardError::ModuleNotStarted(_) => ErrorCode::ModuleNotReady,
             ShardError::ModuleInvalid(_) => ErrorCode::ModuleInvalid,
             ShardError::ModulesWaiting => ErrorCode::Unavailable,
             ShardError::ModuleUnknown(_) => ErrorCode::ModuleNotFound,

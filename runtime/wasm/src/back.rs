@@ -435,7 +435,7 @@ impl Back {
         let (now, used) = (self.now, thread_cpu() - began);
         let binding = self.binding(key);
         say_ended(&binding.voice, &key.0, caller, error);
-        if is_alone || *error == GuestError::OutOfBudget {
+        if is_alone || error.is_of_node() {
             return;
         }
         if binding.standing.failed(error, used, now) {

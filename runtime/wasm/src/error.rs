@@ -32,6 +32,9 @@ pub enum GuestError {
     /// The node's guests have all the memory that they may have together. Says nothing of this one.
     #[error("all modules together use all the memory they may: modules.guest_bytes_max")]
     OutOfBudget,
+    /// The machine did not give what an instance takes. Says nothing of the module.
+    #[error("this node could not start an instance of the module: {0}")]
+    NotStarted(String),
     /// The module has failed again and again, and is not asked for a while.
     #[error("the module is suspended for {} ms, because it has failed {failures} times in a row: {error}", retry_after.as_millis())]
     Suspended {
@@ -45,6 +48,13 @@ pub enum GuestError {
     /// The lane has ended: the node shuts down.
     #[error("the guest lane has ended")]
     Stopped,
+}
+
+impl GuestError {
+    /// Whether it is the node that fell short, and not the module.
+    pub fn is_of_node(&self) -> bool {
+        matches!(self, GuestError::OutOfBudget | GuestError::NotStarted(_))
+    }
 }
 
 /// How a guest was ended.

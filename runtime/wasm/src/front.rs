@@ -233,7 +233,7 @@ impl Front {
             return;
         }
         self.counters.traps.fetch_add(1, Relaxed);
-        if error != GuestError::OutOfBudget && validator.standing.failed(&error, used, self.now) {
+        if !error.is_of_node() && validator.standing.failed(&error, used, self.now) {
             self.counters.suspensions.fetch_add(1, Relaxed);
         }
         validator.place = Place::Nowhere;

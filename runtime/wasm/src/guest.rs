@@ -10,6 +10,7 @@ use crate::clock::thread_cpu;
 use crate::contract::validator::weir::module::log::{Host as LogHost, Level};
 use crate::contract::{summary, validator};
 use crate::error::{GuestError, TrapReason};
+use crate::patience::is_of_machine;
 use crate::text::one_line;
 use crate::voice::{Caller, Voice};
 
@@ -148,6 +149,9 @@ impl Guest {
 
     /// What has ended this guest's call. The instance must not be entered again.
     pub(crate) fn ended(&mut self, error: &wasmtime::Error) -> GuestError {
+        if is_of_machine(error) {
+            return GuestError::NotStarted(one_line(&format!("{error:#}")));
+        }
         let trap = error.downcast_ref::<Trap>();
         let reason = match trap {
             _ if self.refused == Some(Refused::OfNode) => return GuestError::OutOfBudget,

@@ -30,6 +30,7 @@ use crate::contract::validator::exports::weir::module::validator as wit_validato
 use crate::error::GuestError;
 use crate::guest::{Guest, World};
 use crate::module::Module;
+use crate::patience::start_patiently;
 use crate::text::one_line;
 use crate::voice::{Caller, Voice};
 
@@ -91,6 +92,17 @@ impl Instance {
     /// # Errors
     /// [`GuestError::ConfigRefused`], or what ended the instance at once. There is no instance then.
     pub(crate) fn start(
+        ground: &Ground<'_>,
+        key: &InstanceKey,
+        role: Role,
+        voice: &Voice,
+        caller: &Caller,
+    ) -> Result<Instance, GuestError> {
+        let start = || Instance::start_once(ground, key, role, voice, caller);
+        start_patiently(start, |error| matches!(error, GuestError::NotStarted(_)))
+    }
+
+    fn start_once(
         ground: &Ground<'_>,
         key: &InstanceKey,
         role: Role,

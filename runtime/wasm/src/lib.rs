@@ -38,6 +38,7 @@ pub mod lane;
 mod load;
 mod mail;
 mod module;
+mod patience;
 mod rounds;
 mod standing;
 mod standins;

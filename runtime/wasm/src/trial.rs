@@ -7,7 +7,8 @@ use wasmtime::{Engine, ResourceLimiter, Store};
 use crate::contract::validator::weir::module::log::{Host as LogHost, Level};
 use crate::contract::{summary, validator};
 use crate::guest::TABLE_ELEMENTS_MAX;
-use crate::module;
+use crate::module::{self, Module};
+use crate::patience::{is_of_machine, start_patiently};
 use crate::standins::Surroundings;
 
 /// What the start of an instance may take: with the defaults, as much as configuring it.
@@ -28,6 +29,14 @@ struct Trial {
 pub(crate) fn instantiate(engine: &Engine, component: &Component, memory_bytes_max: usize) -> Result<(), String> {
     let linker = module::linker::<Trial>(engine).map_err(|error| format!("{error:#}"))?;
     let linked = module::link(engine, &linker, component)?;
+    let start = || start(engine, &linked, memory_bytes_max);
+    start_patiently(start, |(error, _)| is_of_machine(error))
+        .map_err(|(error, said)| format!("the module cannot be started: {}{said}", error.root_cause()))
+}
+
+/// # Errors
+/// What ended it, and what it had logged by then.
+fn start(engine: &Engine, linked: &Module<Trial>, memory_bytes_max: usize) -> Result<(), (wasmtime::Error, String)> {
     let trial = Trial { memory_bytes: 0, memory_bytes_max, error_line: None };
     let mut store = Store::new(engine, trial);
     store.limiter(|trial| trial);
@@ -36,10 +45,8 @@ pub(crate) fn instantiate(engine: &Engine, component: &Component, memory_bytes_m
     // Its time is that of the process. No thread advances the epoch here.
     store.set_epoch_deadline(1);
     let started = linked.pre().instantiate(&mut store).map(drop);
-    started.map_err(|error| {
-        let said = store.data().error_line.as_ref().map(|line| format!(": {line}")).unwrap_or_default();
-        format!("the module cannot be started: {}{said}", error.root_cause())
-    })
+    started
+        .map_err(|error| (error, store.data().error_line.as_ref().map(|line| format!(": {line}")).unwrap_or_default()))
 }
 
 impl ResourceLimiter for Trial {

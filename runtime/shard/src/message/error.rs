@@ -83,6 +83,9 @@ pub enum ShardError {
         /// Why its newest upload could not be compiled.
         reason: Box<str>,
     },
+    /// The node could not start an instance of the module, for want of something that its machine has to give.
+    #[error("{0}")]
+    ModuleNotStarted(Arc<str>),
     /// No binding of the bucket has this name; nothing changed.
     #[error("no such binding: `{0}`")]
     BindingUnknown(Box<str>),

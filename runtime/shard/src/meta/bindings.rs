@@ -107,7 +107,8 @@ impl Core {
         let instance = InstanceKey { bucket: bucket.into(), digest, config: config.clone() };
         self.guests.lane.check_config(instance, role).await.map_err(|error| match error {
             GuestError::NotReady => ShardError::Refused(Refusal::ModuleNotReady),
-            GuestError::Stopped => ShardError::Unavailable,
+            error @ (GuestError::Stopped | GuestError::Busy) => error.into(),
+            error if error.is_of_node() => error.into(),
             other => ShardError::BindingInvalid(other.to_string().into()),
         })
     }

@@ -286,6 +286,7 @@ impl From<weir_wasm::GuestError> for ShardError {
             GuestError::NotReady => ShardError::ModuleNotReady,
             GuestError::Stopped | GuestError::FoldLost => ShardError::Unavailable,
             GuestError::Busy => ShardError::Limit(Limit::ModuleCalls),
+            GuestError::NotStarted(_) => ShardError::ModuleNotStarted(Arc::from(error.to_string())),
             GuestError::OutOfBudget => ShardError::Limit(Limit::ModuleMemory),
             GuestError::Suspended { .. } => ShardError::ModuleSuspended(Arc::from(error.to_string())),
             GuestError::Trapped { reason: TrapReason::TimedOut, .. } => {

@@ -119,7 +119,8 @@ impl CatchUp<'_> {
                     held.put_back(self.fold, position);
                     return Err(Ended::Refused(error.into()));
                 }
-                Err(error @ (GuestError::FoldLost | GuestError::Stopped | GuestError::OutOfBudget)) => {
+                Err(error @ (GuestError::FoldLost | GuestError::Stopped)) => return Err(Ended::Lost(error)),
+                Err(error) if error.is_of_node() => {
                     return Err(Ended::Lost(error));
                 }
                 Err(GuestError::Trapped { reason: TrapReason::TimedOut, .. }) if read.count() > 1 => {
@@ -186,7 +187,7 @@ impl CatchUp<'_> {
             Ok((snapshot, cost)) => {
                 self.fold.kept = Some(Kept { cost, ..Kept::new(position, snapshot) });
             }
-            Err(error) if is_lost(&error) && error != GuestError::OutOfBudget => self.fold.lose(),
+            Err(error) if is_lost(&error) && !error.is_of_node() => self.fold.lose(),
             Err(_) => {}
         }
     }
@@ -205,7 +206,8 @@ impl CatchUp<'_> {
                 Err(error @ (GuestError::Busy | GuestError::Suspended { .. })) => {
                     return Err(Ended::Refused(error.into()));
                 }
-                Err(error @ (GuestError::FoldLost | GuestError::Stopped | GuestError::OutOfBudget)) => {
+                Err(error @ (GuestError::FoldLost | GuestError::Stopped)) => return Err(Ended::Lost(error)),
+                Err(error) if error.is_of_node() => {
                     return Err(Ended::Lost(error));
                 }
                 Err(error) if hunt.is_single() => return self.stop(hunt, &error).await,
