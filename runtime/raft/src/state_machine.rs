@@ -76,7 +76,9 @@ impl StateMachine {
             );
             let outcomes = match &entry.payload {
                 EntryPayload::Blank => Outcomes::default(),
-                EntryPayload::Normal(batch) => self.apply_batch(log_id.index, &batch.body())?,
+                EntryPayload::Normal(batch) => {
+                    self.apply_batch(**log_id.committed_leader_id(), log_id.index, &batch.body())?
+                }
                 EntryPayload::Membership(membership) => {
                     self.membership = StoredMembership::new(Some(log_id), membership.clone());
                     Outcomes::default()
@@ -92,9 +94,9 @@ impl StateMachine {
         Ok(())
     }
 
-    fn apply_batch(&mut self, index: u64, batch: &Bytes) -> io::Result<Outcomes> {
+    fn apply_batch(&mut self, term: u64, index: u64, batch: &Bytes) -> io::Result<Outcomes> {
         let mut outcomes = Vec::new();
-        let applied = self.state.borrow_mut().apply(index, batch, &mut outcomes);
+        let applied = self.state.borrow_mut().apply(term, index, batch, &mut outcomes);
         applied.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         self.observer.borrow_mut().applied(index, batch, &outcomes);
         Ok(Outcomes(outcomes))

@@ -9,6 +9,7 @@ use std::ops::Range;
 use weir_types::{Incarnation, Offset};
 
 use crate::group::{At, Change, Group, Outcome};
+use crate::hotlog::HotLog;
 use crate::key::KeyRef;
 use crate::pack::{Pack, packs};
 use crate::producer::{ProducerRef, Turn};
@@ -48,7 +49,7 @@ impl Group {
         }
         let before_bytes = stream.memory_bytes();
         assert!(self.index_bytes >= before_bytes, "what a stream takes was counted");
-        let result = stream.append(at, &write);
+        let result = stream.append(at, &write, &mut self.hotlog);
         self.index_bytes = self.index_bytes - before_bytes + stream.memory_bytes();
         match result {
             Ok((appended, change)) => Outcome { reply: Reply::Appended(appended), change },
@@ -59,7 +60,7 @@ impl Group {
 
 impl Stream {
     /// Appends and closes as `write` says. On a refusal nothing that a client can see has changed.
-    fn append(&mut self, at: &At, write: &Write<'_>) -> Result<(Appended, Change), Refusal> {
+    fn append(&mut self, at: &At, write: &Write<'_>, hotlog: &mut HotLog) -> Result<(Appended, Change), Refusal> {
         if self.is_closed() {
             return self.answer_closed(write).map(|appended| (appended, Change::None));
         }
@@ -79,7 +80,7 @@ impl Stream {
 
         // Nothing is refused from here on.
         let start = self.tail;
-        let packs = self.push_packs(at, &write.records);
+        let packs = self.push_packs(at, &write.records, hotlog);
         if write.close {
             self.close();
         }
@@ -104,12 +105,13 @@ impl Stream {
     }
 
     /// Takes in where a command's packs are, at the end of its frame, and says so: from the batch's first byte.
-    pub(crate) fn push_packs(&mut self, at: &At, records: &Records<'_>) -> Range<u32> {
+    pub(crate) fn push_packs(&mut self, at: &At, records: &Records<'_>, hotlog: &mut HotLog) -> Range<u32> {
         let end = at.frame.pos + at.frame.len;
         assert!(records.packs().len() <= at.frame.len as usize, "packs are a part of their frame");
         let begin = end - records.packs().len() as u32;
         if records.is_one_pack() {
             self.push_extent(records.payload_bytes() as u64, at.index, begin, end - begin);
+            hotlog.take(at.index);
             return begin..end;
         }
         let mut pos = begin;
@@ -117,6 +119,7 @@ impl Stream {
             let pack = pack.expect("packs were read with their command");
             let payload_bytes = Pack::read(pack).expect("packs were read with their command").payload().len();
             self.push_extent(payload_bytes as u64, at.index, pos, pack.len() as u32);
+            hotlog.take(at.index);
             pos += pack.len() as u32;
         }
         assert!(pos == end, "packs are the last bytes of their frame");

@@ -6,19 +6,29 @@
 
 use crate::append::Write;
 use crate::batch::Batch;
+use crate::chunks::Chunk;
 use crate::codec::CodecError;
 use crate::command::Command;
 use crate::create::NewStream;
 use crate::group::{At, Group, Outcome};
 use crate::reply::{Refusal, Reply};
 
+/// How much of what deleted streams named is given back after each batch: more than a batch can have brought.
+const REAPED_LEAVES: usize = 64;
+
 impl Group {
-    /// Applies the committed batch at log index `index`; pushes one outcome per command, in order.
+    /// Applies the batch that was committed at log index `index` in `term`; pushes one outcome per command, in order.
     ///
     /// # Errors
     /// [`CodecError`] for bytes that no version of us wrote. Commands before the bad one have been applied then, and the
     /// group must not be used any further.
-    pub fn apply(&mut self, index: u64, batch: &[u8], outcomes: &mut Vec<Outcome>) -> Result<(), CodecError> {
+    pub fn apply(
+        &mut self,
+        term: u64,
+        index: u64,
+        batch: &[u8],
+        outcomes: &mut Vec<Outcome>,
+    ) -> Result<(), CodecError> {
         assert!(self.applied.is_none_or(|applied| applied < index), "entries are applied once, in their order");
         let batch = Batch::read(batch)?;
         let before = outcomes.len();
@@ -26,11 +36,12 @@ impl Group {
         self.time_ms = self.time_ms.max(batch.time_ms);
         for command in batch.commands() {
             let (frame, command) = command?;
-            let at = At { index, frame, time_ms: self.time_ms, limits: batch.limits };
+            let at = At { term, index, frame, time_ms: self.time_ms, limits: batch.limits };
             outcomes.push(self.apply_command(&at, command));
         }
         assert!(outcomes.len() - before == batch.count(), "every command has an outcome");
         self.applied = Some(index);
+        self.reap(REAPED_LEAVES);
         Ok(())
     }
 
@@ -45,6 +56,9 @@ impl Group {
             }
             Command::Delete { key, incarnation, if_match } => self.delete(key, incarnation, if_match),
             Command::Expire { key, incarnation } => self.expire(at, key, incarnation),
+            Command::Flush { chunk, bytes, crc, parts } => {
+                self.flush(at, Chunk { id: chunk, bytes, crc, live_bytes: 0 }, parts)
+            }
             Command::Bucket { name, epoch, told } => self.bucket_told(name, epoch, told),
             Command::MetaForm { groups } => decided(self.meta.form(groups)),
             Command::MetaBucket { name, step } => decided(self.meta.bucket_step(name, step, at.time_ms)),

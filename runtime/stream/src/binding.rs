@@ -127,7 +127,7 @@ impl<'a> EncodedBindings<'a> {
         self.try_decode().expect("bindings are checked when their command is read")
     }
 
-    fn try_decode(self) -> Result<Vec<Binding>, CodecError> {
+    pub(crate) fn try_decode(self) -> Result<Vec<Binding>, CodecError> {
         let mut reader = Reader::new(self.0);
         let count = reader.u16("bindings")?;
         let bindings = (0..count).map(|_| Binding::read(&mut reader)).collect::<Result<_, _>>()?;

@@ -39,6 +39,10 @@ impl<'a> Reader<'a> {
         Reader { rest: bytes }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
     /// Everything not yet taken.
     pub(crate) fn rest(&self) -> &'a [u8] {
         self.rest
@@ -70,6 +74,41 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn u64(&mut self, what: &'static str) -> Result<u64, CodecError> {
         self.array(what).map(u64::from_le_bytes)
+    }
+
+    /// A number as [`Sink::varint`](crate::sink::Sink::varint) writes it.
+    pub(crate) fn varint(&mut self, what: &'static str) -> Result<u64, CodecError> {
+        let (mut number, mut shift) = (0, 0);
+        loop {
+            let byte = self.u8(what)?;
+            if shift == 63 && byte > 1 {
+                return Err(CodecError::Field(what));
+            }
+            number |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Ok(number);
+            }
+            shift += 7;
+        }
+    }
+
+    /// A number of 32 bits, written like any other.
+    pub(crate) fn varint_u32(&mut self, what: &'static str) -> Result<u32, CodecError> {
+        u32::try_from(self.varint(what)?).map_err(|_| CodecError::Field(what))
+    }
+
+    /// Bytes that [`Sink::blob`](crate::sink::Sink::blob) wrote.
+    pub(crate) fn blob(&mut self, what: &'static str) -> Result<&'a [u8], CodecError> {
+        let bytes = usize::try_from(self.varint(what)?).map_err(|_| CodecError::Field(what))?;
+        self.take(bytes, what)
+    }
+
+    pub(crate) fn flag(&mut self, what: &'static str) -> Result<bool, CodecError> {
+        match self.u8(what)? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(CodecError::Field(what)),
+        }
     }
 
     pub(crate) fn digest(&mut self, what: &'static str) -> Result<Digest, CodecError> {

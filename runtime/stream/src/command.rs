@@ -8,10 +8,13 @@ use weir_types::{Digest, Incarnation, Lineage, Offset, Role};
 
 use crate::binding::{EncodedBindings, role_code, role_of};
 use crate::bucket::BucketTold;
+use crate::chunks::ChunkId;
 use crate::codec::{CodecError, Reader};
+use crate::fields::{flag, put_expiry, read_expiry};
 use crate::key::KeyRef;
 use crate::meta::BucketStep;
 use crate::module::Upload;
+use crate::part::EncodedParts;
 use crate::producer::ProducerRef;
 use crate::records::Records;
 use crate::reply::Expiry;
@@ -21,6 +24,7 @@ const KIND_CREATE: u8 = 1;
 const KIND_APPEND: u8 = 2;
 const KIND_DELETE: u8 = 3;
 const KIND_EXPIRE: u8 = 4;
+const KIND_FLUSH: u8 = 5;
 const KIND_BUCKET: u8 = 21;
 const KIND_META_FORM: u8 = 32;
 const KIND_META_MODULE_PUT: u8 = 37;
@@ -49,10 +53,6 @@ const TOLD_FENCED: u8 = 2;
 /// A step's number is its place.
 const BUCKET_STEPS: [BucketStep; 6] =
     [BucketStep::Create, BucketStep::Delete, BucketStep::Keep, BucketStep::Drop, BucketStep::Forget, BucketStep::Renew];
-
-const EXPIRY_NEVER: u8 = 0;
-const EXPIRY_IDLE: u8 = 1;
-const EXPIRY_AT: u8 = 2;
 
 /// What a group is asked to do.
 ///
@@ -112,6 +112,17 @@ pub enum Command<'a> {
         key: KeyRef<'a>,
         /// The life that is meant to end.
         incarnation: Incarnation,
+    },
+    /// Bytes of streams are in a chunk of the cold tier now, and are read from there.
+    Flush {
+        /// The chunk.
+        chunk: ChunkId,
+        /// The size of the object.
+        bytes: u64,
+        /// CRC32C of the object.
+        crc: u32,
+        /// Which bytes.
+        parts: EncodedParts<'a>,
     },
     /// Replaces the group's own copy of a bucket, if it is of an earlier change.
     Bucket {
@@ -239,6 +250,13 @@ impl<'a> Command<'a> {
                 sink.long(key.as_str());
                 sink.u64(incarnation.0);
             }
+            Command::Flush { chunk, bytes, crc, parts } => {
+                sink.u64(chunk.term);
+                sink.u32(chunk.number);
+                sink.u64(bytes);
+                sink.u32(crc);
+                sink.bytes(parts.bytes());
+            }
             Command::Bucket { name, epoch, told } => {
                 sink.short(name);
                 sink.u64(epoch);
@@ -292,6 +310,11 @@ impl<'a> Command<'a> {
                 Command::Delete { key, incarnation, if_match: Some(read_tail(r)?) }
             }
             KIND_EXPIRE => Command::Expire { key: KeyRef::read(r)?, incarnation: Incarnation(r.u64("incarnation")?) },
+            KIND_FLUSH => {
+                let chunk = ChunkId { term: r.u64("chunk")?, number: r.u32("chunk")? };
+                let (bytes, crc) = (r.u64("chunk")?, r.u32("chunk")?);
+                Command::Flush { chunk, bytes, crc, parts: EncodedParts::read(r)? }
+            }
             KIND_BUCKET => {
                 let (name, epoch) = (read_bucket(r)?, r.u64("bucket epoch")?);
                 Command::Bucket { name, epoch, told: read_told(r)? }
@@ -347,6 +370,7 @@ impl<'a> Command<'a> {
             Command::Delete { if_match: None, .. } => KIND_DELETE,
             Command::Delete { if_match: Some(_), .. } => KIND_DELETE_AT,
             Command::Expire { .. } => KIND_EXPIRE,
+            Command::Flush { .. } => KIND_FLUSH,
             Command::Bucket { .. } => KIND_BUCKET,
             Command::MetaForm { .. } => KIND_META_FORM,
             Command::MetaBucket { .. } => KIND_META_BUCKET,
@@ -394,10 +418,6 @@ fn read_append<'a>(r: &mut Reader<'a>) -> Result<Command<'a>, CodecError> {
     let records = Records::read(r)?;
     let close = flags & FLAG_CLOSE != 0;
     Ok(Command::Append { key, incarnation, close, producer, seq, if_match, bindings_epoch, records })
-}
-
-fn flag(set: bool, flag: u8) -> u8 {
-    if set { flag } else { 0 }
 }
 
 fn put_epoch<S: Sink>(sink: &mut S, epoch: u64) {
@@ -474,23 +494,4 @@ fn read_upload<'a>(r: &mut Reader<'a>) -> Result<Upload<'a>, CodecError> {
 
 fn read_bucket<'a>(r: &mut Reader<'a>) -> Result<&'a str, CodecError> {
     r.short("bucket name")
-}
-
-fn put_expiry<S: Sink>(sink: &mut S, expiry: Expiry) {
-    let (tag, value) = match expiry {
-        Expiry::Never => (EXPIRY_NEVER, 0),
-        Expiry::Idle { ttl_s } => (EXPIRY_IDLE, ttl_s),
-        Expiry::At { at_ms } => (EXPIRY_AT, at_ms),
-    };
-    sink.u8(tag);
-    sink.u64(value);
-}
-
-fn read_expiry(r: &mut Reader<'_>) -> Result<Expiry, CodecError> {
-    match (r.u8("expiry")?, r.u64("expiry")?) {
-        (EXPIRY_NEVER, 0) => Ok(Expiry::Never),
-        (EXPIRY_IDLE, ttl_s) => Ok(Expiry::Idle { ttl_s }),
-        (EXPIRY_AT, at_ms) => Ok(Expiry::At { at_ms }),
-        _ => Err(CodecError::Field("expiry")),
-    }
 }

@@ -3,7 +3,7 @@
 //! Source: Durable Streams Protocol, section 5.1: an existing stream answers success only when content type, expiry and
 //! closure are the same; the body of such a request is not looked at.
 
-use weir_types::Incarnation;
+use weir_types::{Incarnation, cut_at_slash};
 
 use crate::content_type;
 use crate::group::{At, Change, Group, Outcome};
@@ -38,7 +38,7 @@ impl Group {
                 Outcome::refused(Refusal::ConfigConflict)
             };
         }
-        let Some(bucket) = self.buckets.get_mut(key.bucket()) else {
+        let Some(bucket) = self.buckets.get(key.bucket()) else {
             return Outcome::refused(Refusal::BucketNotFound);
         };
         if bucket.fenced {
@@ -47,19 +47,25 @@ impl Group {
         if new.records.count() > 0 && new.bindings_epoch != self.bindings_epoch {
             return Outcome::refused(Refusal::Stale);
         }
-        bucket.streams += 1;
         let content_type = self.content_types.intern(new.content_type);
         let mut stream = Stream::new(key.as_str(), new.incarnation, content_type, new.expiry, at.time_ms);
-        stream.push_packs(at, &new.records);
+        stream.push_packs(at, &new.records, &mut self.hotlog);
         assert!(stream.tail == new.records.payload_bytes() as u64, "the tail is what is stored");
         stream.closed = new.closed;
-        if new.expiry != Expiry::Never {
-            self.expirable += 1;
-        }
-        self.index_bytes += stream.memory_bytes();
         let reply = Reply::Created(stream.facts());
+        self.count_in(&stream);
         self.slots.insert(key, stream);
         Outcome { reply, change: Change::Created { incarnation: new.incarnation } }
+    }
+
+    /// Counts a stream that is about to be inserted, in a bucket that is there.
+    pub(crate) fn count_in(&mut self, stream: &Stream) {
+        let (bucket, _) = cut_at_slash(&stream.key).expect("a stream's key has a bucket");
+        self.buckets.get_mut(bucket).expect("a stream is created in a bucket").streams += 1;
+        self.index_bytes += stream.memory_bytes();
+        if stream.expiry() != Expiry::Never {
+            self.expirable += 1;
+        }
     }
 }
 

@@ -1,10 +1,11 @@
-//! Deleting a stream: its name is free at once, its bytes go when the log is purged.
+//! Deleting a stream: its name is free at once. Its bytes go when the log is purged, or when nothing else is in their chunks.
 
 use weir_types::{Incarnation, Offset};
 
 use crate::group::{Change, Group, Outcome};
 use crate::key::KeyRef;
 use crate::reply::{Expiry, Refusal, Reply};
+use crate::stream::Stream;
 
 impl Group {
     /// Deletes one life of a name, at the tail that is expected. If it has ended meanwhile, another one is not what was meant.
@@ -19,18 +20,39 @@ impl Group {
 
     /// Takes the stream out of everything that counts or names it; `None` when there is none.
     pub(crate) fn remove(&mut self, key: KeyRef<'_>) -> Option<Outcome> {
-        let stream = self.slots.remove(key)?;
+        let mut stream = self.slots.remove(key)?;
         let bucket = self.buckets.get_mut(key.bucket()).expect("a bucket is dropped only when it has no streams");
         assert!(bucket.streams > 0, "a bucket counts its streams");
         bucket.streams -= 1;
         assert!(self.index_bytes >= stream.memory_bytes(), "what a stream takes was counted");
         self.index_bytes -= stream.memory_bytes();
         self.content_types.release(&stream.content_type);
+        self.release_bytes(&mut stream);
         if stream.expiry() != Expiry::Never {
             assert!(self.expirable > 0, "streams that end by themselves are counted");
             self.expirable -= 1;
         }
         Some(Outcome { reply: Reply::Done, change: Change::Removed { incarnation: stream.incarnation() } })
+    }
+
+    /// Gives back what a stream names that is gone.
+    fn release_bytes(&mut self, stream: &mut Stream) {
+        for (chunk, bytes) in stream.extents.chunks(stream.tail) {
+            self.chunks.release(chunk, bytes);
+            self.chunks.forget_if_dead(chunk);
+        }
+        let mut hot = std::mem::take(&mut stream.extents.hot);
+        if hot.is_small() {
+            hot.take_before(u64::MAX, |index| self.hotlog.release(index));
+        } else {
+            self.buried.bury(hot);
+        }
+    }
+
+    /// Gives back a part of what deleted streams named of the log, in at most `steps_max` steps of some microseconds; false
+    /// when nothing is left.
+    pub fn reap(&mut self, steps_max: usize) -> bool {
+        (0..steps_max).all(|_| self.buried.reap_leaf(&mut self.hotlog))
     }
 }
 
@@ -51,7 +73,7 @@ mod tests {
         group.bucket_told("b", 1, BucketTold::There { created_ms: 0, fenced: false, bindings });
         let key = KeyRef::parse("b/s").expect("a key");
         let frame = Frame { pos: 0, len: 0 };
-        let at = At { index: 1, frame, time_ms: 0, limits: Limits { producers_max: 1 } };
+        let at = At { term: 1, index: 1, frame, time_ms: 0, limits: Limits { producers_max: 1 } };
         let new = NewStream {
             incarnation: Incarnation(1),
             content_type: "text/plain",

@@ -1,188 +1,159 @@
-//! Where a stream's packs are, in order of their bytes.
+//! Where a stream's bytes are: the oldest in chunks of the cold tier, the newest in the log.
 //!
-//! There may be one pack per append for as long as the log is kept, so they have to be small, and nothing may ever have to
-//! move all of them at once. The newest are kept as they came; as soon as there are [`RUN_PLACES`] of them, they become a
-//! *run*: encoded as differences, about 7 bytes instead of 24, in a tree. A look-up decodes one run.
+//! Bytes move from the log to a chunk, or from several chunks to one; their positions never change. So what moves is said by
+//! positions, and means the same on a replica whose bytes are elsewhere.
 
-use std::collections::BTreeMap;
+use std::ops::Range;
 
 use smallvec::SmallVec;
 
-/// Places in a run.
-const RUN_PLACES: usize = 64;
-/// What a run takes besides its bytes, about: a place in a tree that is three quarters full, and its box's header.
-const RUN_OVERHEAD_BYTES: usize = 48;
+use crate::codec::{CodecError, Reader};
+use crate::hot::{Extent, Hot, Place};
+use crate::sink::Sink;
 
-/// The bytes of a stream that are in one pack, and where that is in the log.
+/// Bytes of a stream that are together in one chunk; up to the next run, or to what is in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extent {
-    /// The position of the first byte.
-    pub start: u64,
-    /// The position after the last byte.
-    pub end: u64,
-    /// The log entry.
-    pub index: u64,
-    /// From the batch's first byte to the pack's; the payload is the pack's last `end - start` bytes.
-    pub pos: u32,
-    /// The whole pack, its head included.
-    pub len: u32,
+struct Run {
+    start: u64,
+    chunk: u32,
+    at: u32,
 }
 
-/// Where a pack is, but for the end of its bytes in the stream: the next one's begin, or the tail, says it.
+/// Some bytes of a stream, and where they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    pub(crate) start: u64,
-    pub(crate) index: u64,
-    pub(crate) pos: u32,
-    pub(crate) len: u32,
+pub enum Piece {
+    /// In the cold tier.
+    Cold {
+        /// The position of the first byte.
+        start: u64,
+        /// The position after the last byte.
+        end: u64,
+        /// The number of the chunk: [`Group::chunk`](crate::Group::chunk) has the rest.
+        chunk: u32,
+        /// Where in the chunk, as its maker has said.
+        at: u32,
+    },
+    /// In the log.
+    Hot(Extent),
 }
 
-/// The places of one stream's packs. A stream of one pack has its place in here.
+/// What bytes were in before they were moved or deleted.
+pub(crate) enum Freed {
+    /// A pack of this log entry.
+    Entry(u64),
+    /// So many bytes of this chunk.
+    Chunk { chunk: u32, bytes: u64 },
+}
+
+/// Where the bytes of one stream are.
 #[derive(Debug, Default)]
 pub(crate) struct Extents {
-    /// Absent while there are few.
-    runs: Option<Box<Runs>>,
-    newest: SmallVec<[Place; 1]>,
-}
-
-#[derive(Debug, Default)]
-struct Runs {
     /// By the position of their first byte.
-    by_start: BTreeMap<u64, Box<[u8]>>,
-    bytes: usize,
+    runs: SmallVec<[Run; 1]>,
+    /// What lies behind the last run.
+    pub(crate) hot: Hot,
 }
 
 impl Extents {
-    /// Adds a place behind all others.
+    /// Adds a pack behind everything else.
     pub(crate) fn push(&mut self, place: Place) {
-        if let Some(last) = self.newest.last() {
-            assert!(last.start < place.start, "a pack holds bytes, or the next one's begin would not be its end");
-            assert!((last.index, last.pos) < (place.index, place.pos), "packs are taken in as they lie in the log");
-        }
-        if self.newest.len() == RUN_PLACES {
-            let run = encode(&self.newest);
-            let runs = self.runs.get_or_insert_default();
-            runs.bytes += run.len() + RUN_OVERHEAD_BYTES;
-            let before = runs.by_start.insert(self.newest[0].start, run);
-            assert!(before.is_none(), "runs begin at different positions");
-            self.newest.clear();
-        }
-        self.newest.push(place);
+        self.hot.push(place);
     }
 
-    /// Extents that hold bytes from `position` on, in order, of a stream that ends at `tail`.
-    pub(crate) fn from(&self, position: u64, tail: u64) -> impl Iterator<Item = Extent> + '_ {
-        let runs = self.runs.as_deref().map(|runs| {
-            let first = runs.by_start.range(..=position).next_back().map_or(0, |(&start, _)| start);
-            runs.by_start.range(first..).flat_map(|(&start, run)| decode(start, run))
+    /// What holds bytes from `position` on, in order, of a stream that ends at `tail`.
+    pub(crate) fn from(&self, position: u64, tail: u64) -> impl Iterator<Item = Piece> + '_ {
+        let first = self.runs.partition_point(|run| run.start <= position).saturating_sub(1);
+        let runs = (first..self.runs.len()).filter_map(move |n| {
+            let Run { start, chunk, at } = self.runs[n];
+            let end = self.run_end(n, tail);
+            (end > position).then_some(Piece::Cold { start, end, chunk, at })
         });
-        let mut places = runs.into_iter().flatten().chain(self.newest.iter().copied()).peekable();
-        std::iter::from_fn(move || {
-            loop {
-                let Place { start, index, pos, len } = places.next()?;
-                let end = places.peek().map_or(tail, |next| next.start);
-                assert!(start < end, "places rise up to the tail");
-                if end > position {
-                    return Some(Extent { start, end, index, pos, len });
-                }
-            }
-        })
+        runs.chain(self.hot.from(position, tail).map(Piece::Hot))
+    }
+
+    /// Where what is in the log begins.
+    pub(crate) fn hot_begin(&self, tail: u64) -> u64 {
+        self.hot.begin().unwrap_or(tail)
+    }
+
+    fn run_end(&self, n: usize, tail: u64) -> u64 {
+        self.runs.get(n + 1).map_or_else(|| self.hot_begin(tail), |next| next.start)
+    }
+
+    /// Notes that the bytes of `range` are in a chunk now, and says what they were in. False, and nothing changes, unless
+    /// `range` begins where a run does, or what is in the log, and ends where a run does, or a pack.
+    pub(crate) fn move_to_chunk(
+        &mut self,
+        range: &Range<u64>,
+        tail: u64,
+        chunk: u32,
+        at: u32,
+        mut freed: impl FnMut(Freed),
+    ) -> bool {
+        let hot_begin = self.hot_begin(tail);
+        let is_run = |position: u64| self.runs.binary_search_by_key(&position, |run| run.start).is_ok();
+        let begins = range.start == hot_begin || is_run(range.start);
+        let ends = range.end == hot_begin
+            || is_run(range.end)
+            || (range.end > hot_begin && (range.end == tail || self.hot.begins_at(range.end)));
+        if !begins || !ends || range.is_empty() {
+            return false;
+        }
+        let first = self.runs.partition_point(|run| run.start < range.start);
+        let last = self.runs.partition_point(|run| run.start < range.end);
+        for n in first..last {
+            let bytes = self.run_end(n, tail) - self.runs[n].start;
+            freed(Freed::Chunk { chunk: self.runs[n].chunk, bytes });
+        }
+        self.hot.take_before(range.end, |index| freed(Freed::Entry(index)));
+        self.runs.drain(first..last);
+        self.runs.insert(first, Run { start: range.start, chunk, at });
+        if self.runs.len() == 1 {
+            self.runs.shrink_to_fit();
+        }
+        true
+    }
+
+    /// Says which chunks hold how much.
+    pub(crate) fn chunks(&self, tail: u64) -> impl Iterator<Item = (u32, u64)> + '_ {
+        (0..self.runs.len()).map(move |n| (self.runs[n].chunk, self.run_end(n, tail) - self.runs[n].start))
     }
 
     /// Memory outside the struct itself.
     pub(crate) fn heap_bytes(&self) -> usize {
-        let newest = if self.newest.spilled() { self.newest.capacity() * size_of::<Place>() } else { 0 };
-        newest + self.runs.as_ref().map_or(0, |runs| size_of::<Runs>() + runs.bytes)
+        let runs = if self.runs.spilled() { self.runs.capacity() * size_of::<Run>() } else { 0 };
+        runs + self.hot.heap_bytes()
     }
-}
 
-/// Each place as what it differs by from the one before, in numbers of as many bytes as they need.
-fn encode(places: &[Place]) -> Box<[u8]> {
-    assert!(!places.is_empty(), "a run has places");
-    let mut run = Vec::with_capacity(8 * places.len());
-    let (mut start, mut index) = (places[0].start, 0);
-    for place in places {
-        put(&mut run, place.start - start);
-        put(&mut run, place.index - index);
-        put(&mut run, place.pos.into());
-        put(&mut run, place.len.into());
-        (start, index) = (place.start, place.index);
-    }
-    run.into_boxed_slice()
-}
-
-fn decode(start: u64, run: &[u8]) -> impl Iterator<Item = Place> + '_ {
-    let (mut rest, mut start, mut index) = (run, start, 0);
-    std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
+    pub(crate) fn put<S: Sink>(&self, sink: &mut S) {
+        sink.varint(self.runs.len() as u64);
+        let mut before = 0;
+        for Run { start, chunk, at } in &self.runs {
+            sink.varint(start - before);
+            sink.varint(u64::from(*chunk));
+            sink.varint(u64::from(*at));
+            before = *start;
         }
-        start += take(&mut rest);
-        index += take(&mut rest);
-        let (pos, len) = (take(&mut rest) as u32, take(&mut rest) as u32);
-        Some(Place { start, index, pos, len })
-    })
-}
-
-/// Seven bits a byte, the lowest first; the last byte's highest bit is 0.
-fn put(run: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        run.push(number as u8 | 0x80);
-        number >>= 7;
+        self.hot.put(sink);
     }
-    run.push(number as u8);
-}
 
-fn take(run: &mut &[u8]) -> u64 {
-    let (mut number, mut shift) = (0, 0);
-    loop {
-        let (byte, rest) = run.split_first().expect("a run has whole numbers");
-        *run = rest;
-        assert!(shift < 64, "a number has 64 bits");
-        number |= u64::from(byte & 0x7f) << shift;
-        shift += 7;
-        if byte & 0x80 == 0 {
-            return number;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::collection::vec;
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn an_append_takes_a_few_bytes_however_many_there_are() {
+    /// Reads what [`Extents::put`] wrote of a stream that ends at `tail`; `taken_in` is told each pack's entry.
+    pub(crate) fn read(reader: &mut Reader<'_>, tail: u64, taken_in: impl FnMut(u64)) -> Result<Extents, CodecError> {
+        const WHAT: &str = "run";
         let mut extents = Extents::default();
-        for i in 0..100_000 {
-            // Appends of 100 bytes, each in the batch of its own that its stream has.
-            extents.push(Place { start: 100 * i, index: 3 * i, pos: 16 + 40, len: 112 });
+        let mut before = 0;
+        for n in 0..reader.varint(WHAT)? {
+            let by = reader.varint(WHAT)?;
+            let start = u64::checked_add(before, by).filter(|_| n == 0 || by > 0).ok_or(CodecError::Field(WHAT))?;
+            let run = Run { start, chunk: reader.varint_u32(WHAT)?, at: reader.varint_u32(WHAT)? };
+            extents.runs.push(run);
+            before = start;
         }
-        let bytes = extents.heap_bytes() / 100_000;
-        assert!(bytes <= 8, "{bytes}");
-    }
-
-    proptest! {
-        #[test]
-        fn extents_are_found_from_every_position(
-            packs in vec((1..300u64, 0..3u64, 1..100u32), 0..400),
-            from in any::<prop::sample::Index>(),
-        ) {
-            let (mut extents, mut expected) = (Extents::default(), Vec::new());
-            let (mut tail, mut index, mut pos) = (0, 0, 0);
-            for (bytes, entries, len) in packs {
-                (index, pos) = if entries > 0 { (index + entries, 16) } else { (index, pos + 1000) };
-                let place = Place { start: tail, index, pos, len };
-                extents.push(place);
-                expected.push(Extent { start: tail, end: tail + bytes, index, pos, len });
-                tail += bytes;
-            }
-            let position = from.index(tail as usize + 1) as u64;
-            expected.retain(|extent| extent.end > position);
-            prop_assert_eq!(extents.from(position, tail).collect::<Vec<_>>(), expected);
-        }
+        extents.hot = Hot::read(reader, taken_in)?;
+        let begin = extents.runs.first().map_or_else(|| extents.hot_begin(tail), |first| first.start);
+        let is_dense = begin == 0
+            && extents.runs.last().is_none_or(|last| last.start < extents.hot_begin(tail))
+            && extents.hot.last_begin().is_none_or(|last| last < tail);
+        if is_dense { Ok(extents) } else { Err(CodecError::Field(WHAT)) }
     }
 }

@@ -6,7 +6,10 @@ use weir_types::{Incarnation, StreamKey};
 
 use crate::batch::{Frame, Limits};
 use crate::bucket::Bucket;
+use crate::buried::Buried;
+use crate::chunks::{Chunk, ChunkId, Chunks};
 use crate::content_type::ContentTypes;
+use crate::hotlog::HotLog;
 use crate::meta::Meta;
 use crate::reply::{Refusal, Reply};
 use crate::slots::Slots;
@@ -28,6 +31,11 @@ pub struct Group {
     pub(crate) bound_buckets: usize,
     /// The last change that this group has heard of of a bucket that is gone: what is older may be of its life.
     pub(crate) buckets_gone_epoch: u64,
+    /// What of the log is still named.
+    pub(crate) hotlog: HotLog,
+    pub(crate) chunks: Chunks,
+    /// What deleted streams named of the log, and have not given back yet.
+    pub(crate) buried: Buried,
     /// The last log index applied.
     pub(crate) applied: Option<u64>,
     pub(crate) time_ms: u64,
@@ -77,6 +85,7 @@ pub enum Change {
 /// Where and when a command is applied.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct At {
+    pub(crate) term: u64,
     pub(crate) index: u64,
     pub(crate) frame: Frame,
     /// Group time.
@@ -113,6 +122,9 @@ impl Group {
             bindings_epoch: 0,
             bound_buckets: 0,
             buckets_gone_epoch: 0,
+            hotlog: HotLog::default(),
+            chunks: Chunks::default(),
+            buried: Buried::default(),
             applied: None,
             time_ms: 0,
         }
@@ -128,10 +140,42 @@ impl Group {
         self.time_ms
     }
 
-    /// Memory of all streams: names, extents, producers, content types. Kept as commands are applied, so asking costs
-    /// nothing.
+    /// Memory of all streams: names, extents, producers, content types, what of the log is named, chunks. Kept as commands
+    /// are applied, so asking costs nothing.
     pub fn index_bytes(&self) -> usize {
-        self.index_bytes + self.content_types.bytes()
+        let named_bytes = self.hotlog.memory_bytes() + self.chunks.memory_bytes() + self.buried.memory_bytes();
+        self.index_bytes + self.content_types.bytes() + named_bytes
+    }
+
+    /// The last log index applied.
+    pub fn applied(&self) -> Option<u64> {
+        self.applied
+    }
+
+    /// The lowest log index whose bytes a stream names, or one that was deleted and has not given them back yet; `None`
+    /// when there is none. What lies before it is not needed for reads.
+    pub fn hot_floor(&self) -> Option<u64> {
+        self.hotlog.floor()
+    }
+
+    /// The chunk of a number that a stream names.
+    pub fn chunk(&self, number: u32) -> Option<&Chunk> {
+        self.chunks.get(number)
+    }
+
+    /// All chunks that some stream names, in the order of their numbers.
+    pub fn chunks(&self) -> impl Iterator<Item = &Chunk> {
+        self.chunks.iter()
+    }
+
+    /// The highest number that a chunk has had.
+    pub fn chunk_number_last(&self) -> u32 {
+        self.chunks.last_number()
+    }
+
+    /// The chunks that have lost their last live byte since this was asked before: nothing will read them again.
+    pub fn take_gone_chunks(&mut self) -> Vec<ChunkId> {
+        self.chunks.take_gone()
     }
 
     /// Streams in the group.

@@ -10,7 +10,10 @@
 //!   buckets); and of group 0's tables, [`meta`]: `bind`, `upload`.
 //! - [`bucket`], [`module`], [`binding`], [`pattern`]: what was uploaded, and to which streams it is attached. No module runs
 //!   here.
-//! - [`stream`], `extents`, `slots`, `content_type`, [`producer`]: the state; `list` goes through it.
+//! - [`stream`], `slots`, `content_type`, [`producer`]: the state; `list` goes through it.
+//! - `extents`, `hot`, `chunks`: where stored bytes are; `hotlog` and `buried`: which log entries are still needed for them.
+//!   [`flush`](Command::Flush) moves bytes from the log to a chunk, which holds them in [parts](Part).
+//! - `snapshot`, `freeze`, `head`: the whole state as bytes, piece by piece while commands are applied.
 //! - [`reply`]: what is answered.
 
 mod append;
@@ -19,6 +22,8 @@ pub mod batch;
 mod bind;
 pub mod binding;
 pub mod bucket;
+mod buried;
+mod chunks;
 mod close;
 pub mod codec;
 pub mod command;
@@ -27,7 +32,13 @@ mod create;
 mod delete;
 mod expire;
 mod extents;
+mod fields;
+mod flush;
+mod freeze;
 pub mod group;
+mod head;
+mod hot;
+mod hotlog;
 mod json;
 mod key;
 mod list;
@@ -35,12 +46,14 @@ pub mod look;
 pub mod meta;
 pub mod module;
 pub mod pack;
+mod part;
 pub mod pattern;
 pub mod producer;
 pub mod records;
 pub mod reply;
 mod sink;
 mod slots;
+mod snapshot;
 pub mod stream;
 mod told;
 mod upload;
@@ -48,17 +61,21 @@ mod upload;
 pub use batch::{Batch, BatchBuilder, Frame, Limits, frame_bytes_max};
 pub use binding::{BUILTIN_PREFIX, Binding, EPOCH_UNJUDGED, EncodedBindings};
 pub use bucket::{BucketTold, BucketView};
+pub use chunks::{Chunk, ChunkId};
 pub use codec::CodecError;
 pub use command::Command;
-pub use extents::Extent;
+pub use extents::Piece;
 pub use group::{Change, Group, Outcome};
+pub use hot::Extent;
 pub use key::KeyRef;
 pub use look::Look;
 pub use meta::{BucketState, BucketStep, Meta, MetaBucket};
 pub use module::{Module, Revision, Upload};
 pub use pack::{PACK_BYTES_MAX, Pack, packs};
+pub use part::{EncodedParts, PARTS_MAX, Part};
 pub use pattern::{Pattern, PatternError};
 pub use producer::ProducerRef;
 pub use records::{Records, Split};
 pub use reply::{Appended, Expiry, Facts, ProducerState, Refusal, Reply};
+pub use snapshot::Thaw;
 pub use stream::Stream;

@@ -20,10 +20,10 @@ use crate::reply::{Refusal, Reply};
 #[derive(Debug, Default)]
 pub struct Meta {
     /// How many groups the slots are spread over.
-    groups: Option<u16>,
-    buckets: BTreeMap<Box<str>, MetaBucket>,
+    pub(crate) groups: Option<u16>,
+    pub(crate) buckets: BTreeMap<Box<str>, MetaBucket>,
     /// The number of the last change of any bucket.
-    changes: u64,
+    pub(crate) changes: u64,
 }
 
 /// A bucket, wherever its streams are.

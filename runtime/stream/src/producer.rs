@@ -15,7 +15,9 @@
 use hashbrown::HashTable;
 use weir_types::StreamKey;
 
+use crate::codec::{CodecError, Reader};
 use crate::reply::{ProducerState, Refusal};
+use crate::sink::Sink;
 
 /// Tails that are remembered per producer.
 pub const RECEIPTS: usize = 8;
@@ -144,9 +146,7 @@ impl Producers {
                 assert!(producer.seq == 0, "a producer begins at 0");
                 let mut receipts = [0; RECEIPTS];
                 receipts[ring(producer.seq)] = tail;
-                let known = Producer { id: producer.id.into(), state, used_ms: time_ms, receipts, closed };
-                self.table.insert_unique(hash, known, |other| StreamKey::hash_of(&other.id));
-                self.ids_bytes += producer.id.len();
+                self.insert(Producer { id: producer.id.into(), state, used_ms: time_ms, receipts, closed });
             }
         }
         state
@@ -155,6 +155,45 @@ impl Producers {
     /// Memory outside the struct itself.
     pub(crate) fn heap_bytes(&self) -> usize {
         self.table.capacity() * size_of::<Producer>() + self.ids_bytes
+    }
+
+    pub(crate) fn put<S: Sink>(&self, sink: &mut S) {
+        sink.varint(self.table.len() as u64);
+        for Producer { id, state, used_ms, receipts, closed } in &self.table {
+            sink.short(id);
+            sink.varint(state.epoch);
+            sink.varint(state.seq);
+            sink.varint(*used_ms);
+            receipts.iter().for_each(|tail| sink.varint(*tail));
+            sink.u8(u8::from(*closed));
+        }
+    }
+
+    /// Reads what [`Producers::put`] wrote.
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Producers, CodecError> {
+        const WHAT: &str = "producer";
+        let mut producers = Producers::default();
+        for _ in 0..reader.varint(WHAT)? {
+            let id = reader.short(WHAT)?;
+            let state = ProducerState { epoch: reader.varint(WHAT)?, seq: reader.varint(WHAT)? };
+            let used_ms = reader.varint(WHAT)?;
+            let mut receipts = [0; RECEIPTS];
+            for tail in &mut receipts {
+                *tail = reader.varint(WHAT)?;
+            }
+            let closed = reader.flag(WHAT)?;
+            if producers.find(id).is_some() {
+                return Err(CodecError::Field(WHAT));
+            }
+            producers.insert(Producer { id: id.into(), state, used_ms, receipts, closed });
+        }
+        Ok(producers)
+    }
+
+    fn insert(&mut self, producer: Producer) {
+        self.ids_bytes += producer.id.len();
+        let hash = StreamKey::hash_of(&producer.id);
+        self.table.insert_unique(hash, producer, |other| StreamKey::hash_of(&other.id));
     }
 
     fn find(&self, id: &str) -> Option<&Producer> {

@@ -41,6 +41,11 @@ pub enum Reply {
         /// Whether there was one of this name before.
         existed: bool,
     },
+    /// Bytes of so many of a flush's parts are read from its chunk now.
+    Flushed {
+        /// The others no longer fitted.
+        parts: u32,
+    },
     /// Nothing changed.
     Refused(Refusal),
 }

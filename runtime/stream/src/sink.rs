@@ -23,6 +23,25 @@ pub(crate) trait Sink {
         self.bytes(&number.to_le_bytes());
     }
 
+    fn u32(&mut self, number: u32) {
+        self.bytes(&number.to_le_bytes());
+    }
+
+    /// Seven bits a byte, the lowest first; the last byte's highest bit is 0.
+    fn varint(&mut self, mut number: u64) {
+        while number >= 0x80 {
+            self.u8(number as u8 | 0x80);
+            number >>= 7;
+        }
+        self.u8(number as u8);
+    }
+
+    /// Any number of bytes, behind how many they are.
+    fn blob(&mut self, bytes: &[u8]) {
+        self.varint(bytes.len() as u64);
+        self.bytes(bytes);
+    }
+
     /// A text of at most 255 bytes: its length in one byte, then the text.
     fn short(&mut self, text: &str) {
         self.u8(u8::try_from(text.len()).expect("short texts are checked when a request arrives"));
@@ -43,6 +62,16 @@ impl Sink for BytesMut {
 
     fn records(&mut self, records: &Records<'_>) {
         records.put(self);
+    }
+}
+
+impl Sink for Vec<u8> {
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
+    }
+
+    fn records(&mut self, _records: &Records<'_>) {
+        unreachable!("commands are written to where the log is written from");
     }
 }
 

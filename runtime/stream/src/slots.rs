@@ -4,6 +4,7 @@ use hashbrown::HashTable;
 use weir_types::StreamKey;
 use weir_types::limits::SLOTS;
 
+use crate::freeze::Freeze;
 use crate::key::KeyRef;
 use crate::stream::Stream;
 
@@ -12,11 +13,13 @@ use crate::stream::Stream;
 pub(crate) struct Slots {
     tables: Vec<HashTable<Box<Stream>>>,
     streams: usize,
+    /// Writes down slots before they change, if that is under way.
+    pub(crate) freeze: Option<Freeze>,
 }
 
 impl Slots {
     pub(crate) fn new() -> Slots {
-        Slots { tables: (0..SLOTS).map(|_| HashTable::new()).collect(), streams: 0 }
+        Slots { tables: (0..SLOTS).map(|_| HashTable::new()).collect(), streams: 0, freeze: None }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -29,6 +32,7 @@ impl Slots {
     }
 
     pub(crate) fn get_mut(&mut self, key: KeyRef<'_>) -> Option<&mut Stream> {
+        self.before_change(key.slot().index());
         let table = &mut self.tables[key.slot().index()];
         table.find_mut(table_hash(key.hash()), |stream| *stream.key == *key.as_str()).map(|stream| &mut **stream)
     }
@@ -37,6 +41,7 @@ impl Slots {
     pub(crate) fn insert(&mut self, key: KeyRef<'_>, stream: Stream) {
         assert!(self.get(key).is_none(), "create looks first");
         assert!(*stream.key == *key.as_str(), "a stream is found by its own key");
+        self.before_change(key.slot().index());
         let table = &mut self.tables[key.slot().index()];
         // The hash is computed again when a table grows: that is rare, and keeping it would cost every stream 8 bytes.
         table.insert_unique(table_hash(key.hash()), Box::new(stream), |stream| {
@@ -46,12 +51,30 @@ impl Slots {
     }
 
     pub(crate) fn remove(&mut self, key: KeyRef<'_>) -> Option<Box<Stream>> {
+        self.before_change(key.slot().index());
         let table = &mut self.tables[key.slot().index()];
         let found = table.find_entry(table_hash(key.hash()), |stream| *stream.key == *key.as_str()).ok()?;
         let (stream, _) = found.remove();
         assert!(self.streams > 0, "streams are counted");
         self.streams -= 1;
         Some(stream)
+    }
+
+    /// Must be called before anything of a slot changes.
+    pub(crate) fn before_change(&mut self, slot: usize) {
+        if let Some(freeze) = &mut self.freeze {
+            freeze.put_slot(slot, self.tables[slot].iter().map(|stream| &**stream));
+        }
+    }
+
+    /// Writes down slots that are pending, until some `bytes_max` bytes are to be taken.
+    pub(crate) fn freeze_some(&mut self, bytes_max: usize) {
+        let Some(freeze) = &mut self.freeze else { return };
+        while freeze.out.len() < bytes_max
+            && let Some(slot) = freeze.next_slot()
+        {
+            freeze.put_slot(slot, self.tables[slot].iter().map(|stream| &**stream));
+        }
     }
 
     /// The streams of one slot, in no particular order.

@@ -7,12 +7,22 @@ use std::sync::Arc;
 
 use weir_types::{Incarnation, Lineage, Offset, ReadFrom};
 
-use crate::extents::{Extent, Extents, Place};
+use crate::codec::{CodecError, Reader};
+use crate::extents::{Extents, Piece};
+use crate::fields::{flag, put_expiry, read_expiry};
+use crate::hot::Place;
 use crate::producer::Producers;
 use crate::reply::{Expiry, Facts, Refusal};
+use crate::sink::Sink;
 
 /// What the allocator and the slot's table add to a stream: headers of its box and its name, and a table place.
 const OVERHEAD_BYTES: usize = 48;
+
+/// Of a stream in a snapshot.
+const FLAG_CLOSED: u8 = 1;
+/// It has a content type of its own, and not that of the stream before it.
+const FLAG_TYPE: u8 = 2;
+const FLAG_RARE: u8 = 4;
 
 /// One stream of a group.
 #[derive(Debug)]
@@ -23,7 +33,7 @@ pub struct Stream {
     pub(crate) tail: u64,
     pub(crate) created_ms: u64,
     pub(crate) last_write_ms: u64,
-    extents: Extents,
+    pub(crate) extents: Extents,
     /// `None` while every part has its default.
     pub(crate) rare: Option<Box<Rare>>,
     json: bool,
@@ -129,9 +139,14 @@ impl Stream {
         }
     }
 
-    /// Extents that hold bytes from `position` on, in order. The first may begin before it; none at the tail.
-    pub fn extents_from(&self, position: u64) -> impl Iterator<Item = Extent> + '_ {
+    /// What holds bytes from `position` on, in order. The first may begin before it; nothing at the tail.
+    pub fn pieces_from(&self, position: u64) -> impl Iterator<Item = Piece> + '_ {
         self.extents.from(position, self.tail)
+    }
+
+    /// Where the bytes begin that are in the log; those before are in the cold tier.
+    pub fn hot_begin(&self) -> u64 {
+        self.extents.hot_begin(self.tail)
     }
 
     /// The position that a read from `from` begins at. Whether it is a record boundary only the stored frame tells.
@@ -169,6 +184,60 @@ impl Stream {
         assert!(!self.closed, "a closed stream takes nothing");
         self.extents.push(Place { start: self.tail, index, pos, len });
         self.tail = self.tail.checked_add(bytes).expect("a stream is shorter than 2^64 bytes");
+    }
+
+    /// Writes the stream, behind another one of the same page with the content type `type_before`.
+    pub(crate) fn put<S: Sink>(&self, sink: &mut S, type_before: Option<&str>) {
+        sink.long(&self.key);
+        let has_type = type_before != Some(&self.content_type);
+        sink.u8(flag(self.closed, FLAG_CLOSED) | flag(has_type, FLAG_TYPE) | flag(self.rare.is_some(), FLAG_RARE));
+        if has_type {
+            sink.short(&self.content_type);
+        }
+        sink.u64(self.incarnation.0);
+        sink.varint(self.tail);
+        sink.varint(self.created_ms);
+        sink.varint(self.last_write_ms - self.created_ms);
+        if let Some(rare) = &self.rare {
+            put_expiry(sink, rare.expiry);
+            sink.u8(u8::from(rare.seq.is_some()));
+            if let Some(seq) = &rare.seq {
+                sink.short(seq);
+            }
+            rare.producers.put(sink);
+        }
+        self.extents.put(sink);
+    }
+
+    /// Reads what [`Stream::put`] wrote. `intern` keeps content types; `taken_in` is told each pack's log entry.
+    pub(crate) fn read(
+        reader: &mut Reader<'_>,
+        type_before: Option<&str>,
+        intern: impl FnOnce(&str) -> Arc<str>,
+        taken_in: impl FnMut(u64),
+    ) -> Result<Stream, CodecError> {
+        const WHAT: &str = "stream";
+        let key = reader.long(WHAT)?.into();
+        let flags = reader.u8(WHAT)?;
+        if flags & !(FLAG_CLOSED | FLAG_TYPE | FLAG_RARE) != 0 {
+            return Err(CodecError::Field(WHAT));
+        }
+        let content_type =
+            if flags & FLAG_TYPE != 0 { reader.short(WHAT)? } else { type_before.ok_or(CodecError::Field(WHAT))? };
+        let incarnation = Incarnation(reader.u64(WHAT)?);
+        let (tail, created_ms) = (reader.varint(WHAT)?, reader.varint(WHAT)?);
+        let last_write_ms = created_ms.checked_add(reader.varint(WHAT)?).ok_or(CodecError::Field(WHAT))?;
+        let rare = if flags & FLAG_RARE != 0 {
+            let expiry = read_expiry(reader)?;
+            let seq = if reader.flag(WHAT)? { Some(reader.short(WHAT)?.into()) } else { None };
+            Some(Box::new(Rare { expiry, seq, producers: Producers::read(reader)? }))
+        } else {
+            None
+        };
+        let extents = Extents::read(reader, tail, taken_in)?;
+        let (json, closed) = (crate::content_type::is_json(content_type), flags & FLAG_CLOSED != 0);
+        let content_type = intern(content_type);
+        Ok(Stream { key, content_type, incarnation, tail, created_ms, last_write_ms, extents, rare, json, closed })
     }
 
     /// Memory that the stream holds, but for its shared content type.

@@ -4,8 +4,8 @@ use bytes::{Bytes, BytesMut};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use weir_stream::{
-    Batch, BatchBuilder, Binding, BucketStep, BucketTold, CodecError, Command, EncodedBindings, Expiry, Group, Limits,
-    Outcome, Pack, Pattern, ProducerRef, Records, Split, Upload, frame_bytes_max, packs,
+    Batch, BatchBuilder, Binding, BucketStep, BucketTold, ChunkId, CodecError, Command, EncodedBindings, EncodedParts,
+    Expiry, Group, Limits, Outcome, Pack, Part, Pattern, ProducerRef, Records, Split, Upload, frame_bytes_max, packs,
 };
 use weir_types::{Digest, Incarnation, Lineage, Offset, Role, StreamKey};
 
@@ -20,6 +20,7 @@ struct Fields {
     number: u64,
     epoch: u64,
     bindings: Vec<u8>,
+    parts: Vec<u8>,
     flag: bool,
     expiry: Expiry,
     producer: Option<(String, u64, u64)>,
@@ -87,6 +88,12 @@ impl Fields {
             }
             19 => Command::MetaModuleDelete { bucket: name, name: word },
             20 => Command::MetaBindingPut { bucket: name, binding: EncodedBindings::of(&self.bindings) },
+            21 => Command::Flush {
+                chunk: ChunkId { term: self.epoch, number: self.number as u32 },
+                bytes: self.number,
+                crc: self.epoch as u32,
+                parts: EncodedParts::of(&self.parts),
+            },
             _ => Command::MetaBindingDelete { bucket: name, name: word },
         }
     }
@@ -134,13 +141,35 @@ fn fields() -> impl Strategy<Value = Fields> {
     let rest = (expiry, proptest::option::of(("\\PC{1,60}", any::<u64>(), any::<u64>())));
     let more = (proptest::option::of("\\PC{0,60}"), proptest::option::of(offset), body);
     let numbers = (any::<u64>(), prop_oneof![Just(0), any::<u64>()]);
-    (0..22u8, key, "[ -~]{0,255}", numbers, any::<bool>(), rest, more).prop_map(
+    (0..23u8, key, "[ -~]{0,255}", numbers, any::<bool>(), rest, more).prop_map(
         |(kind, key, text, (number, epoch), flag, (expiry, producer), (seq, if_match, (body, json, mut cuts)))| {
             cuts.sort_unstable();
             let split =
                 if json { Split::Json(cuts.windows(2).map(|cut| cut[0]..cut[1]).collect()) } else { Split::Whole };
             let bindings = bindings(if kind == 20 { 1 } else { number % 4 }, &text);
-            Fields { kind, key, text, number, epoch, bindings, flag, expiry, producer, seq, if_match, body, split }
+            let part = |n: u64| Part {
+                key: (&key).into(),
+                incarnation: Incarnation(number),
+                range: n..n + 1 + (number >> 1),
+                at: epoch as u32,
+            };
+            let parts = Part::encode(&(0..number % 3).map(part).collect::<Vec<_>>());
+            Fields {
+                kind,
+                key,
+                text,
+                number,
+                epoch,
+                bindings,
+                parts,
+                flag,
+                expiry,
+                producer,
+                seq,
+                if_match,
+                body,
+                split,
+            }
         },
     )
 }
@@ -245,7 +274,7 @@ proptest! {
 fn read_all(bytes: &[u8]) -> Result<(), CodecError> {
     let mut outcomes: Vec<Outcome> = Vec::new();
     let mut group = Group::new();
-    let applied = group.apply(1, bytes, &mut outcomes);
+    let applied = group.apply(1, 1, bytes, &mut outcomes);
     let decoded = Batch::read(bytes).and_then(|batch| batch.commands().try_for_each(|item| item.map(|_| ())));
     assert_eq!(applied, decoded, "apply fails where decoding does");
     decoded

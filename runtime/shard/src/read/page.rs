@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 use weir_storage::{EntryBody, EntryPlace, FRAME_HEADER_BYTES, WalReader};
 use weir_stream::batch::BATCH_HEAD_BYTES;
-use weir_stream::{Batch, Extent, Facts, Pack, Refusal, Stream};
+use weir_stream::{Batch, Extent, Facts, Pack, Piece, Refusal, Stream};
 use weir_types::{Lineage, Offset, ReadFrom, ShardId, StreamKey};
 
 use crate::budget::{self, PageClaim};
@@ -186,7 +186,8 @@ impl Core {
         self.touch(stream);
         let mut stretches: Vec<Stretch> = Vec::new();
         let (mut pieces, mut bytes) = (0, 0);
-        for extent in stream.extents_from(start) {
+        for piece in stream.pieces_from(start) {
+            let Piece::Hot(extent) = piece else { unreachable!("nothing moves bytes to the cold tier yet") };
             let extent_bytes = (extent.end - extent.start.max(start)) as usize;
             if pieces == PIECES_MAX || (pieces > 0 && bytes + extent_bytes > bytes_max) {
                 break;

@@ -1,9 +1,7 @@
 //! What each request is answered, as text: a script of requests in, one answer each out.
 
-mod support;
-
+use crate::world::World;
 use expect_test::{Expect, expect};
-use support::World;
 use weir_stream::{
     Appended, Binding, BucketStep, BucketTold, Change, Command, EncodedBindings, Expiry, Facts, Group, Look, Pattern,
     ProducerRef, Records, Refusal, Reply, Split, Upload,
@@ -318,6 +316,7 @@ fn render(reply: &Reply) -> String {
         Reply::MetaBucket { created_ms, existed } => format!("bucket created={created_ms} existed={existed}"),
         Reply::Module { revision, existed } => format!("module revision={revision} existed={existed}"),
         Reply::Binding { epoch, existed } => format!("binding epoch={epoch} existed={existed}"),
+        Reply::Flushed { parts } => format!("flushed {parts}"),
         Reply::Refused(refusal) => refused(refusal),
     }
 }

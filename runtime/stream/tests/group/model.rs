@@ -1,12 +1,15 @@
 //! A group against a naive model of it: lists that are searched, histories that are kept whole, bytes that are stored.
 
-mod support;
+use std::collections::BTreeMap;
+use std::ops::Range;
 
+use crate::world::World;
+use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use support::World;
 use weir_stream::{
-    BucketTold, Change, Command, EncodedBindings, Expiry, Outcome, ProducerRef, Records, Refusal, Reply, Split,
+    BucketTold, Change, ChunkId, Command, EncodedBindings, Expiry, Outcome, Piece, ProducerRef, Records, Refusal,
+    Reply, Split, Stream,
 };
 use weir_types::{Incarnation, Lineage, Offset, StreamKey};
 
@@ -45,6 +48,21 @@ enum Step {
         verb: u8,
         epoch: u64,
     },
+    /// Ranges of streams are put into a chunk: between which of their records.
+    Flush {
+        picked: Vec<(usize, prop::sample::Index, prop::sample::Index)>,
+        stale: bool,
+        other_term: bool,
+        old_number: bool,
+    },
+    /// All that is in the log is put into a chunk.
+    FlushAll,
+    Freeze,
+    TakeFrozen {
+        bytes_max: usize,
+    },
+    /// The group goes on as what its snapshot and the log behind it make.
+    Thaw,
     Wait {
         ms: u64,
     },
@@ -76,6 +94,9 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     let seq = prop_oneof![3 => Just(None), 1 => (0..40u8).prop_map(Some)];
     let append = (name.clone(), rarely(), producer, seq, if_match, 0..6usize, rarely());
+    let index = any::<prop::sample::Index>;
+    let flush = (vec((name.clone(), index(), index()), 0..3), rarely(), rarely(), rarely())
+        .prop_map(|(picked, stale, other_term, old_number)| Step::Flush { picked, stale, other_term, old_number });
     let wait = prop_oneof![0..3000u64, Just(IDLE_MS / 2), Just(IDLE_MS)];
     prop_oneof![
         4 => (name.clone(), any::<bool>(), rarely(), rarely(), rarely(), 0..3usize)
@@ -87,6 +108,11 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (name, rarely()).prop_map(|(name, stale)| Step::Expire { name, stale }),
         1 => (0..3u8, 1..20u64).prop_map(|(verb, epoch)| Step::Bucket { verb, epoch }),
         2 => wait.prop_map(|ms| Step::Wait { ms }),
+        3 => flush,
+        2 => Just(Step::FlushAll),
+        1 => Just(Step::Freeze),
+        1 => (0..300usize).prop_map(|bytes_max| Step::TakeFrozen { bytes_max }),
+        1 => Just(Step::Thaw),
     ]
 }
 
@@ -178,6 +204,8 @@ struct Model {
     gone_epoch: u64,
     time_ms: u64,
     lives: u64,
+    /// How many entries the snapshot that is being taken is of, and what has been taken.
+    frozen: Option<(usize, Vec<Bytes>)>,
 }
 
 /// The part of an answer that the model predicts.
@@ -188,6 +216,7 @@ enum Answer {
     Appended { tail: u64, closed: bool, producer: Option<(u64, u64)>, duplicate: bool },
     Done { removed: bool },
     Bucket(u64),
+    Flushed(u32),
     Refused(Refusal),
 }
 
@@ -203,6 +232,7 @@ impl Answer {
                 duplicate: a.duplicate,
             },
             Reply::Done => Answer::Done { removed: matches!(outcome.change, Change::Removed { .. }) },
+            Reply::Flushed { parts } => Answer::Flushed(*parts),
             Reply::Bucket { streams } => Answer::Bucket(*streams),
             Reply::MetaBucket { .. } => panic!("no meta commands here"),
             Reply::Module { .. } | Reply::Binding { .. } => unreachable!("the model has no modules"),
@@ -432,6 +462,68 @@ fn take(step: &Step, model: &mut Model, world: &mut World) -> (Answer, Outcome) 
             (expected, world.apply(model.time_ms, &command))
         }
         Step::Bucket { verb, epoch } => (model.bucket(verb, epoch), world.apply(model.time_ms, &told(verb, epoch))),
+        Step::Flush { ref picked, stale, other_term, old_number } => {
+            let picked: Vec<_> = picked
+                .iter()
+                .filter_map(|(name, from, upto)| {
+                    let stream = model.find(*name)?;
+                    let mut ends = vec![0];
+                    stream.records.iter().for_each(|record| ends.push(ends[ends.len() - 1] + record.len() as u64));
+                    let (from, upto) = (*from.get(&ends), *upto.get(&ends));
+                    let incarnation = Incarnation(stream.life + u64::from(stale) * 1000);
+                    (from < upto).then_some((key(*name), incarnation, from..upto))
+                })
+                .collect();
+            let picked: Vec<_> = picked.iter().map(|(key, life, range)| (key, *life, range.clone())).collect();
+            let next = world.next_chunk();
+            let term = next.term - u64::from(other_term);
+            let id = ChunkId { term, number: next.number - u32::from(old_number) };
+            let expected = if other_term || old_number {
+                Answer::Refused(Refusal::Stale)
+            } else if stale {
+                Answer::Flushed(0)
+            } else {
+                let mut all: BTreeMap<&str, Cells> = BTreeMap::new();
+                let mut moves = |(key, _, range): &(&StreamKey, Incarnation, Range<u64>)| {
+                    let stream = world.group.stream(key).expect("the model has it");
+                    all.entry(stream.key()).or_insert_with(|| Cells::of(stream)).moves(range)
+                };
+                Answer::Flushed(picked.iter().map(|pick| u32::from(moves(pick))).sum())
+            };
+            (expected, world.flush(model.time_ms, id, &picked))
+        }
+        Step::FlushAll => {
+            let keys: Vec<_> =
+                model.streams.iter().map(|stream| (key(stream.name), Incarnation(stream.life))).collect();
+            let hot = keys.iter().map(|(key, life)| {
+                let stream = world.group.stream(key).expect("the model has it");
+                (key, *life, stream.hot_begin()..stream.tail().position)
+            });
+            let picked: Vec<_> = hot.filter(|(.., range)| !range.is_empty()).collect();
+            let outcome = world.flush(model.time_ms, world.next_chunk(), &picked);
+            assert_eq!(world.group.hot_floor(), None, "nothing names the log any more");
+            (Answer::Flushed(picked.len() as u32), outcome)
+        }
+        Step::Freeze => {
+            world.group.freeze();
+            model.frozen = Some((world.log.len(), Vec::new()));
+            nothing(model, world)
+        }
+        Step::TakeFrozen { bytes_max } => {
+            if let Some((_, pages)) = &mut model.frozen {
+                pages.extend(world.group.take_frozen(bytes_max));
+            }
+            nothing(model, world)
+        }
+        Step::Thaw => {
+            if let Some((entries, mut pages)) = model.frozen.take() {
+                while let Some(page) = world.group.take_frozen(100) {
+                    pages.push(page);
+                }
+                world.thaw(entries, &pages);
+            }
+            nothing(model, world)
+        }
         Step::Wait { ms } => {
             model.time_ms += ms;
             // A new leader whose clock is behind: group time must not follow it.
@@ -443,6 +535,39 @@ fn take(step: &Step, model: &mut Model, world: &mut World) -> (Answer, Outcome) 
             (expected, world.apply(behind_ms, &command))
         }
     }
+}
+
+/// The pieces of a stream, and which of them are cold.
+struct Cells(Vec<(Range<u64>, bool)>);
+
+impl Cells {
+    fn of(stream: &Stream) -> Cells {
+        let cell = |piece| match piece {
+            Piece::Cold { start, end, .. } => (start..end, true),
+            Piece::Hot(extent) => (extent.start..extent.end, false),
+        };
+        Cells(stream.pieces_from(0).map(cell).collect())
+    }
+
+    /// Moves a range to a chunk, if it may be.
+    fn moves(&mut self, range: &Range<u64>) -> bool {
+        let hot_begin = self.0.iter().find(|(_, is_cold)| !is_cold).map(|(cell, _)| cell.start);
+        let begins = |(cell, is_cold): &(Range<u64>, bool)| {
+            cell.start == range.start && (*is_cold || Some(cell.start) == hot_begin)
+        };
+        let fits = self.0.iter().any(begins) && self.0.iter().any(|(cell, _)| cell.end == range.end);
+        if fits {
+            self.0.retain(|(cell, _)| cell.end <= range.start || cell.start >= range.end);
+            self.0.push((range.clone(), true));
+            self.0.sort_by_key(|(cell, _)| cell.start);
+        }
+        fits
+    }
+}
+
+/// A command that changes nothing.
+fn nothing(model: &Model, world: &mut World) -> (Answer, Outcome) {
+    (Answer::Done { removed: false }, world.apply(model.time_ms, &Command::MetaForm { groups: 1 }))
 }
 
 /// The bucket as of `epoch`: there, fenced, or gone.
@@ -473,7 +598,22 @@ fn agree(model: &Model, world: &World) {
             assert_eq!(world.records(&key, position), expected.records[i..]);
             position += record.len() as u64;
         }
-        assert_eq!(stream.extents_from(stream.tail().position).count(), 0);
+        assert_eq!(stream.pieces_from(stream.tail().position).count(), 0);
+    }
+    let streams = || (0..weir_types::limits::SLOTS).flat_map(|slot| group.slot(slot));
+    let pieces: Vec<Piece> = streams().flat_map(|stream| stream.pieces_from(0)).collect();
+    let named = pieces.iter().filter_map(|piece| match piece {
+        Piece::Hot(extent) => Some(extent.index),
+        Piece::Cold { .. } => None,
+    });
+    assert_eq!(group.hot_floor(), named.min(), "the floor is the lowest entry that is named");
+    for chunk in group.chunks() {
+        let live = pieces.iter().filter_map(|piece| match piece {
+            Piece::Cold { start, end, chunk: number, .. } if *number == chunk.id.number => Some(end - start),
+            _ => None,
+        });
+        assert_eq!(chunk.live_bytes, live.sum::<u64>());
+        assert!(chunk.live_bytes > 0, "a chunk that nothing names is forgotten");
     }
     assert_eq!(group.has_expirable(), model.streams.iter().any(|stream| stream.ttl));
     let listed = (0..weir_types::limits::SLOTS).flat_map(|slot| group.slot(slot));
@@ -500,6 +640,9 @@ proptest! {
         for name in 0..3 {
             take(&Step::Delete { name, stale: false }, &mut model, &mut world);
         }
+        prop_assert_eq!(world.group.chunks().count(), 0, "what nothing names is gone");
+        world.group.take_gone_chunks();
+        world.group.end_freeze();
         prop_assert_eq!(world.group.index_bytes(), 0, "what is deleted is no longer counted");
     }
 }

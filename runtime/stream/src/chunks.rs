@@ -1,0 +1,134 @@
+//! Chunks: the immutable objects in the cold tier that hold bytes of this group's streams, and how much of each is still
+//! named.
+//!
+//! A chunk is put before it is proposed. So an object that the table does not name is one that is not committed yet, or
+//! never will be, or was named once. Apply refuses the chunks of a term that is not the entry's own: when a leader has
+//! applied an entry of its own term, no chunk of an earlier term can come any more, and what the table does not name of
+//! those is garbage.
+
+use std::collections::BTreeMap;
+
+use crate::codec::{CodecError, Reader};
+use crate::sink::Sink;
+
+/// What a chunk takes in the table, about: a place in a tree that is three quarters full.
+const CHUNK_MEMORY_BYTES: usize = 64;
+
+/// One chunk of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChunkId {
+    /// The term of the leader that made it.
+    pub term: u64,
+    /// Chunks are numbered as they are proposed, from 1 on; no two that are committed have the same.
+    pub number: u32,
+}
+
+/// An object in the cold tier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// Its name.
+    pub id: ChunkId,
+    /// The size of the object.
+    pub bytes: u64,
+    /// CRC32C of the object.
+    pub crc: u32,
+    /// Stored bytes in it that a stream still names.
+    pub live_bytes: u64,
+}
+
+/// The chunks of a group that some stream names.
+#[derive(Debug, Default)]
+pub(crate) struct Chunks {
+    by_number: BTreeMap<u32, Chunk>,
+    last_number: u32,
+    /// Chunks that nothing names any more, since somebody asked.
+    gone: Vec<ChunkId>,
+}
+
+impl Chunks {
+    /// Takes in a chunk that nothing names yet; false when another one has its number.
+    pub(crate) fn insert(&mut self, chunk: Chunk) -> bool {
+        if chunk.id.number <= self.last_number {
+            return false;
+        }
+        self.last_number = chunk.id.number;
+        self.by_number.insert(chunk.id.number, chunk);
+        true
+    }
+
+    /// The chunk of a number that a stream names.
+    pub(crate) fn get(&self, number: u32) -> Option<&Chunk> {
+        self.by_number.get(&number)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Chunk> {
+        self.by_number.values()
+    }
+
+    pub(crate) fn last_number(&self) -> u32 {
+        self.last_number
+    }
+
+    /// Bytes of a chunk are named from now on.
+    pub(crate) fn take(&mut self, number: u32, bytes: u64) {
+        self.by_number.get_mut(&number).expect("a chunk is in the table before it is named").live_bytes += bytes;
+    }
+
+    /// Bytes of a chunk are named no longer; a chunk without any is forgotten by [`Chunks::forget_if_dead`].
+    pub(crate) fn release(&mut self, number: u32, bytes: u64) {
+        let chunk = self.by_number.get_mut(&number).expect("a chunk is in the table while it is named");
+        assert!(chunk.live_bytes >= bytes, "what is named is counted");
+        chunk.live_bytes -= bytes;
+    }
+
+    /// Takes a chunk out of the table if nothing names it.
+    pub(crate) fn forget_if_dead(&mut self, number: u32) {
+        if let Some(chunk) = self.by_number.get(&number)
+            && chunk.live_bytes == 0
+        {
+            self.gone.push(chunk.id);
+            self.by_number.remove(&number);
+        }
+    }
+
+    pub(crate) fn take_gone(&mut self) -> Vec<ChunkId> {
+        std::mem::take(&mut self.gone)
+    }
+
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.by_number.len() * CHUNK_MEMORY_BYTES + self.gone.len() * size_of::<ChunkId>()
+    }
+
+    pub(crate) fn put<S: Sink>(&self, sink: &mut S) {
+        sink.u32(self.last_number);
+        sink.varint(self.by_number.len() as u64);
+        for Chunk { id, bytes, crc, live_bytes } in self.by_number.values() {
+            sink.varint(id.term);
+            sink.varint(id.number.into());
+            sink.varint(*bytes);
+            sink.u32(*crc);
+            sink.varint(*live_bytes);
+        }
+    }
+
+    /// Reads what [`Chunks::put`] wrote.
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Chunks, CodecError> {
+        const WHAT: &str = "chunk";
+        let last_number = reader.u32(WHAT)?;
+        let mut chunks = Chunks::default();
+        for _ in 0..reader.varint(WHAT)? {
+            let id = ChunkId { term: reader.varint(WHAT)?, number: reader.varint_u32(WHAT)? };
+            let (bytes, crc, live_bytes) = (reader.varint(WHAT)?, reader.u32(WHAT)?, reader.varint(WHAT)?);
+            if !chunks.insert(Chunk { id, bytes, crc, live_bytes }) || id.number > last_number {
+                return Err(CodecError::Field(WHAT));
+            }
+        }
+        chunks.last_number = last_number;
+        Ok(chunks)
+    }
+
+    /// Sets what is named of every chunk to nothing, and gives back what it was.
+    pub(crate) fn count_anew(&mut self) -> Vec<u64> {
+        self.by_number.values_mut().map(|chunk| std::mem::take(&mut chunk.live_bytes)).collect()
+    }
+}

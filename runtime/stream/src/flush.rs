@@ -1,0 +1,48 @@
+//! Flush: bytes of streams that are in a chunk of the cold tier now. Some leave the log, some leave other chunks.
+//!
+//! The chunk is there before the command is proposed, so apply touches no store. What the command says is said by positions;
+//! a part that no longer fits (its stream is gone, or has another life) stays where it is, and is garbage in the chunk.
+
+use crate::chunks::Chunk;
+use crate::extents::Freed;
+use crate::group::{At, Group, Outcome};
+use crate::part::{EncodedParts, Part};
+use crate::reply::{Refusal, Reply};
+
+impl Group {
+    pub(crate) fn flush(&mut self, at: &At, chunk: Chunk, parts: EncodedParts<'_>) -> Outcome {
+        let number = chunk.id.number;
+        if chunk.id.term != at.term || !self.chunks.insert(chunk) {
+            return Outcome::refused(Refusal::Stale);
+        }
+        let moved = parts.decode().filter(|part| self.flush_part(number, part)).count();
+        self.chunks.forget_if_dead(number);
+        Outcome::unchanged(Reply::Flushed { parts: moved as u32 })
+    }
+
+    /// Moves a part; false when it does not fit.
+    fn flush_part(&mut self, number: u32, part: &Part<'_>) -> bool {
+        let Some(stream) = self.slots.get_mut(part.key).filter(|stream| stream.incarnation() == part.incarnation)
+        else {
+            return false;
+        };
+        let before_bytes = stream.memory_bytes();
+        let (chunks, hotlog) = (&mut self.chunks, &mut self.hotlog);
+        let moved = stream.extents.move_to_chunk(&part.range, stream.tail, number, part.at, |freed| match freed {
+            Freed::Entry(index) => hotlog.release(index),
+            Freed::Chunk { chunk, bytes } => {
+                chunks.release(chunk, bytes);
+                // Not its own: bytes that were moved before in the same command may be moved again.
+                if chunk != number {
+                    chunks.forget_if_dead(chunk);
+                }
+            }
+        });
+        if moved {
+            chunks.take(number, part.range.end - part.range.start);
+        }
+        assert!(self.index_bytes >= before_bytes, "what a stream takes was counted");
+        self.index_bytes = self.index_bytes - before_bytes + stream.memory_bytes();
+        moved
+    }
+}

@@ -1,0 +1,167 @@
+//! The first page of a snapshot: all of a group's state but its streams.
+
+use std::sync::Arc;
+
+use weir_types::Role;
+
+use crate::binding::{Binding, EncodedBindings, role_code, role_of};
+use crate::bucket::Bucket;
+use crate::chunks::Chunks;
+use crate::codec::{CodecError, Reader};
+use crate::group::Group;
+use crate::meta::{BucketState, Meta, MetaBucket};
+use crate::module::{Module, Revision};
+use crate::sink::Sink;
+
+const VERSION: u8 = 1;
+const WHAT: &str = "snapshot head";
+
+/// What the head says of the pages behind it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    streams: usize,
+    chunks_live_bytes: Vec<u64>,
+}
+
+impl Told {
+    pub(crate) fn of(group: &Group) -> Told {
+        let chunks_live_bytes = group.chunks.iter().map(|chunk| chunk.live_bytes).collect();
+        Told { streams: group.slots.len(), chunks_live_bytes }
+    }
+}
+
+pub(crate) fn put<S: Sink>(group: &Group, sink: &mut S) {
+    sink.u8(VERSION);
+    sink.u64(group.applied.expect("what is frozen has been applied"));
+    sink.u64(group.time_ms);
+    sink.u64(group.bindings_epoch);
+    sink.u64(group.buckets_gone_epoch);
+    sink.u64(group.slots.len() as u64);
+    group.chunks.put(sink);
+    sink.varint(group.buckets.len() as u64);
+    for (name, bucket) in &group.buckets {
+        let Bucket { epoch, created_ms, streams: _, fenced, bindings } = bucket;
+        sink.short(name);
+        sink.u64(*epoch);
+        sink.u64(*created_ms);
+        sink.u8(u8::from(*fenced));
+        put_bindings(sink, bindings.iter());
+    }
+    put_meta(sink, &group.meta);
+}
+
+/// Reads what [`put`] wrote into a group that is still empty.
+pub(crate) fn read(group: &mut Group, reader: &mut Reader<'_>) -> Result<Told, CodecError> {
+    match reader.u8(WHAT)? {
+        VERSION => {}
+        version => return Err(CodecError::Version(version)),
+    }
+    group.applied = Some(reader.u64(WHAT)?);
+    group.time_ms = reader.u64(WHAT)?;
+    group.bindings_epoch = reader.u64(WHAT)?;
+    group.buckets_gone_epoch = reader.u64(WHAT)?;
+    let streams = usize::try_from(reader.u64(WHAT)?).map_err(|_| CodecError::Field(WHAT))?;
+    group.chunks = Chunks::read(reader)?;
+    let chunks_live_bytes = group.chunks.count_anew();
+    for _ in 0..reader.varint(WHAT)? {
+        let name = reader.short(WHAT)?.into();
+        let (epoch, created_ms, fenced) = (reader.u64(WHAT)?, reader.u64(WHAT)?, reader.flag(WHAT)?);
+        let bindings: Vec<_> = read_bindings(reader)?.into_iter().map(Arc::new).collect();
+        group.bound_buckets += usize::from(!bindings.is_empty());
+        group.buckets.insert(name, Bucket { epoch, created_ms, streams: 0, fenced, bindings });
+    }
+    group.meta = read_meta(reader)?;
+    Ok(Told { streams, chunks_live_bytes })
+}
+
+fn put_bindings<'a, S: Sink>(sink: &mut S, bindings: impl ExactSizeIterator<Item = &'a Arc<Binding>>) {
+    sink.blob(&Binding::encode(bindings.map(|binding| &**binding)));
+}
+
+fn read_bindings(reader: &mut Reader<'_>) -> Result<Vec<Binding>, CodecError> {
+    EncodedBindings::of(reader.blob(WHAT)?).try_decode()
+}
+
+fn put_meta<S: Sink>(sink: &mut S, meta: &Meta) {
+    let Meta { groups, buckets, changes } = meta;
+    sink.u16(groups.unwrap_or(0));
+    sink.u64(*changes);
+    sink.varint(buckets.len() as u64);
+    for (name, bucket) in buckets {
+        let MetaBucket { state, created_ms, modules, bindings, epoch } = bucket;
+        sink.short(name);
+        sink.u8(state_code(*state));
+        sink.u64(*created_ms);
+        sink.u64(*epoch);
+        put_bindings(sink, bindings.values());
+        sink.varint(modules.len() as u64);
+        for (name, Module { revisions, failed, numbers }) in modules {
+            sink.short(name);
+            sink.u32(*numbers);
+            sink.varint(revisions.len() as u64);
+            revisions.iter().for_each(|revision| put_revision(sink, revision));
+            sink.u8(u8::from(failed.is_some()));
+            if let Some((revision, reason)) = failed {
+                put_revision(sink, revision);
+                sink.long(reason);
+            }
+        }
+    }
+}
+
+fn read_meta(reader: &mut Reader<'_>) -> Result<Meta, CodecError> {
+    let groups = Some(reader.u16(WHAT)?).filter(|groups| *groups > 0);
+    let mut meta = Meta { groups, changes: reader.u64(WHAT)?, ..Meta::default() };
+    for _ in 0..reader.varint(WHAT)? {
+        let name = reader.short(WHAT)?.into();
+        let state = state_of(reader.u8(WHAT)?)?;
+        let (created_ms, epoch) = (reader.u64(WHAT)?, reader.u64(WHAT)?);
+        let bindings = read_bindings(reader)?.into_iter().map(|binding| (binding.name.clone(), Arc::new(binding)));
+        let mut bucket =
+            MetaBucket { state, created_ms, modules: Default::default(), bindings: bindings.collect(), epoch };
+        for _ in 0..reader.varint(WHAT)? {
+            let name = reader.short(WHAT)?.into();
+            let mut module = Module { numbers: reader.u32(WHAT)?, ..Module::default() };
+            for _ in 0..reader.varint(WHAT)? {
+                module.revisions.push(read_revision(reader)?);
+            }
+            if reader.flag(WHAT)? {
+                module.failed = Some((read_revision(reader)?, reader.long(WHAT)?.into()));
+            }
+            bucket.modules.insert(name, module);
+        }
+        meta.buckets.insert(name, bucket);
+    }
+    Ok(meta)
+}
+
+fn put_revision<S: Sink>(sink: &mut S, revision: &Revision) {
+    let Revision { number, digest, bytes, roles, created_ms, ready } = revision;
+    sink.u32(*number);
+    sink.bytes(&digest.0);
+    sink.u64(*bytes);
+    sink.u8(roles.len() as u8);
+    roles.iter().for_each(|role| sink.u8(role_code(*role)));
+    sink.u64(*created_ms);
+    sink.u8(u8::from(*ready));
+}
+
+fn read_revision(reader: &mut Reader<'_>) -> Result<Revision, CodecError> {
+    let (number, digest, bytes) = (reader.u32(WHAT)?, reader.digest(WHAT)?, reader.u64(WHAT)?);
+    let roles: Vec<Role> =
+        (0..reader.u8(WHAT)?).map(|_| reader.u8(WHAT).and_then(role_of)).collect::<Result<_, _>>()?;
+    Ok(Revision { number, digest, bytes, roles, created_ms: reader.u64(WHAT)?, ready: reader.flag(WHAT)? })
+}
+
+fn state_code(state: BucketState) -> u8 {
+    match state {
+        BucketState::Active => 1,
+        BucketState::Deleting => 2,
+        BucketState::Dropped => 3,
+    }
+}
+
+fn state_of(code: u8) -> Result<BucketState, CodecError> {
+    use BucketState::{Active, Deleting, Dropped};
+    [Active, Deleting, Dropped].into_iter().find(|state| state_code(*state) == code).ok_or(CodecError::Field(WHAT))
+}

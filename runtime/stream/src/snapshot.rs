@@ -1,0 +1,127 @@
+//! A group's whole state as bytes, piece by piece, while commands go on being applied.
+//!
+//! ```text
+//! snapshot  pages one after another: [kind u8][body], the first is the head
+//! head      see `head`
+//! slot      [slot u16][streams u32], then each stream, see `Stream::put`
+//! ```
+//! *Freezing* writes down the head and notes that all slots are pending. Whoever changes a slot that is pending first writes
+//! it as it was ([`Slots`](crate::slots::Slots) sees to that), and [`Group::take_frozen`] writes the others, a few at a time. So what
+//! comes out is the state as of one log index, and nobody waits for it. Frozen pages that nobody takes are as large as the
+//! state at most.
+//!
+//! *Thawing* makes a group of them. What can be computed is not written: counts of streams, of named log entries, of live
+//! bytes. The bytes are not trusted: whatever they are, the result is a group or an error.
+
+use bytes::Bytes;
+
+use crate::codec::{CodecError, Reader};
+use crate::freeze::{Freeze, KIND_HEAD, KIND_SLOT};
+use crate::group::Group;
+use crate::head;
+use crate::key::KeyRef;
+use crate::stream::Stream;
+
+/// Log entries that may be needed for reads: a terabyte of them. A count is kept for each, so it must not be anything.
+const HOT_ENTRIES_MAX: u64 = 1 << 28;
+
+impl Group {
+    /// Begins to write down the state as it is now; ends another freeze that is under way.
+    pub fn freeze(&mut self) {
+        let freeze = Freeze::new(|out| head::put(self, out));
+        self.slots.freeze = Some(freeze);
+    }
+
+    /// The next pages of the snapshot, some `bytes_max` bytes or a slot's more; `None` when there is no more. The head is
+    /// in the first.
+    pub fn take_frozen(&mut self, bytes_max: usize) -> Option<Bytes> {
+        self.slots.freeze_some(bytes_max);
+        let out = std::mem::take(&mut self.slots.freeze.as_mut()?.out);
+        if out.is_empty() {
+            self.slots.freeze = None;
+            return None;
+        }
+        Some(out.freeze())
+    }
+
+    /// Ends a freeze that is under way.
+    pub fn end_freeze(&mut self) {
+        self.slots.freeze = None;
+    }
+}
+
+/// A group in the making, out of a snapshot's pages.
+#[derive(Debug, Default)]
+pub struct Thaw {
+    group: Group,
+    /// What the head says, for comparison; `None` before the head.
+    told: Option<head::Told>,
+}
+
+impl Thaw {
+    /// Takes in whole pages, as [`Group::take_frozen`] gave them out, in any sizes and in their order.
+    ///
+    /// # Errors
+    /// [`CodecError`] for bytes that are no such pages. The thaw cannot be gone on with.
+    pub fn take(&mut self, pages: &[u8]) -> Result<(), CodecError> {
+        let mut reader = Reader::new(pages);
+        while !reader.is_empty() {
+            match (reader.u8("page kind")?, &self.told) {
+                (KIND_HEAD, None) => self.told = Some(head::read(&mut self.group, &mut reader)?),
+                (KIND_SLOT, Some(_)) => self.take_slot(&mut reader)?,
+                _ => return Err(CodecError::Field("page kind")),
+            }
+        }
+        Ok(())
+    }
+
+    fn take_slot(&mut self, reader: &mut Reader<'_>) -> Result<(), CodecError> {
+        const WHAT: &str = "slot";
+        let slot = usize::from(reader.u16(WHAT)?);
+        let group = &mut self.group;
+        let applied = group.applied.ok_or(CodecError::Field(WHAT))?;
+        let mut type_before = None;
+        for _ in 0..reader.u32(WHAT)? {
+            let mut is_known = true;
+            let (types, hotlog) = (&mut group.content_types, &mut group.hotlog);
+            let stream = Stream::read(
+                reader,
+                type_before.as_deref(),
+                |text| types.intern(text),
+                |index| {
+                    if index <= applied && applied - index < HOT_ENTRIES_MAX {
+                        hotlog.take(index);
+                    } else {
+                        is_known = false;
+                    }
+                },
+            )?;
+            let text = stream.key.clone();
+            let key = KeyRef::parse(&text)?;
+            if !is_known
+                || key.slot().index() != slot
+                || group.slots.get(key).is_some()
+                || !group.buckets.contains_key(key.bucket())
+            {
+                return Err(CodecError::Field(WHAT));
+            }
+            for (chunk, bytes) in stream.extents.chunks(stream.tail) {
+                group.chunks.get(chunk).ok_or(CodecError::Field(WHAT))?;
+                group.chunks.take(chunk, bytes);
+            }
+            type_before = Some(stream.content_type.clone());
+            group.count_in(&stream);
+            group.slots.insert(key, stream);
+        }
+        Ok(())
+    }
+
+    /// The group, when all pages are in.
+    ///
+    /// # Errors
+    /// [`CodecError`] when the head says that there must be more, or something else.
+    pub fn finish(self) -> Result<Group, CodecError> {
+        let told = self.told.ok_or(CodecError::Truncated("snapshot"))?;
+        if told == head::Told::of(&self.group) { Ok(self.group) } else { Err(CodecError::Field("snapshot")) }
+    }
+}

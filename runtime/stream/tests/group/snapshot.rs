@@ -1,0 +1,179 @@
+//! Snapshots of a group: what `model` does not look at, and bytes that are none.
+
+use std::sync::Arc;
+
+use crate::world::{World, view};
+use bytes::Bytes;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use weir_stream::{
+    Binding, BucketStep, BucketTold, Command, EncodedBindings, Expiry, Group, Pattern, ProducerRef, Records, Split,
+    Thaw, Upload,
+};
+use weir_types::{Digest, Incarnation, Role, StreamKey};
+
+fn frozen(group: &mut Group) -> Vec<Bytes> {
+    group.freeze();
+    std::iter::from_fn(|| group.take_frozen(1)).collect()
+}
+
+fn thawed(pages: &[Bytes]) -> Group {
+    let mut thaw = Thaw::default();
+    pages.iter().for_each(|page| thaw.take(page).expect("pages as they were written"));
+    thaw.finish().expect("all pages are there")
+}
+
+fn key(name: &str) -> StreamKey {
+    StreamKey::new("b", name).expect("a valid name")
+}
+
+/// A group with something of everything.
+fn populated() -> World {
+    let mut world = World::new();
+    let binding = Binding {
+        name: "totals".into(),
+        streams: Pattern::new("orders/**").expect("a pattern"),
+        module: "stats".into(),
+        digest: Digest([7; 32]),
+        role: Role::Summary,
+        config: Arc::from(r#"{"a":1}"#),
+        epoch: 0,
+    };
+    let bindings = Binding::encode([&binding].into_iter());
+    let upload = |digest| Upload { digest: Digest([digest; 32]), bytes: 1000, roles: &Role::ALL };
+    let (bucket, name) = ("b", "stats");
+    world.apply(5, &Command::MetaForm { groups: 2 });
+    for step in [BucketStep::Create, BucketStep::Renew] {
+        world.apply(6, &Command::MetaBucket { name: bucket, step });
+    }
+    world.apply(7, &Command::MetaBucket { name: "going", step: BucketStep::Create });
+    world.apply(7, &Command::MetaBucket { name: "going", step: BucketStep::Delete });
+    world.apply(8, &Command::MetaModulePut { bucket, name, upload: upload(7) });
+    world.apply(9, &Command::MetaModuleReady { bucket, name, digest: Digest([7; 32]) });
+    world.apply(9, &Command::MetaModulePut { bucket, name, upload: upload(8) });
+    world.apply(9, &Command::MetaModuleFailed { bucket, name, digest: Digest([8; 32]), reason: "it is too large" });
+    world.apply(9, &Command::MetaBindingPut { bucket, binding: EncodedBindings::of(&bindings) });
+    let told = BucketTold::There { created_ms: 6, fenced: false, bindings: EncodedBindings::of(&bindings) };
+    world.apply(10, &Command::Bucket { name: bucket, epoch: 3, told });
+    let bindings_epoch = world.group.bindings_epoch();
+    for n in 1..40u64 {
+        let key = key(&format!("orders/{}", n % 20));
+        let (body, split) = (n.to_string(), Split::Whole);
+        let records = Records::new(body.as_bytes(), &split);
+        if n < 20 {
+            let command = Command::Create {
+                key: (&key).into(),
+                incarnation: Incarnation(n),
+                content_type: if n % 3 == 0 { "text/plain" } else { "application/json" },
+                expiry: if n % 4 == 0 { Expiry::Idle { ttl_s: n } } else { Expiry::Never },
+                closed: n % 5 == 0,
+                only_new: false,
+                bindings_epoch,
+                records,
+            };
+            world.apply(10 * n, &command);
+        } else {
+            let command = Command::Append {
+                key: (&key).into(),
+                incarnation: Incarnation(n % 20),
+                close: false,
+                producer: Some(ProducerRef { id: "p", epoch: 1, seq: 0 }),
+                seq: Some("seq"),
+                if_match: None,
+                bindings_epoch,
+                records,
+            };
+            world.apply(10 * n, &command);
+        }
+    }
+    let (first, second) = (key("orders/1"), key("orders/2"));
+    let chunk = world.next_chunk();
+    world.flush(500, chunk, &[(&first, Incarnation(1), 0..1), (&second, Incarnation(2), 0..3)]);
+    world
+}
+
+/// The one that is made first goes last.
+fn delete_all(world: &mut World) {
+    for n in (1..20).rev() {
+        let key = key(&format!("orders/{n}"));
+        world.apply(900, &Command::Delete { key: (&key).into(), incarnation: Incarnation(n), if_match: None });
+    }
+    assert_eq!(world.group.streams(), 0);
+}
+
+#[test]
+fn all_of_a_group_comes_back() {
+    let mut world = populated();
+    assert!(world.group.chunks().count() == 1 && world.group.meta().buckets().count() == 2, "it is populated");
+    let other = thawed(&frozen(&mut world.group));
+    assert_eq!(view(&other), view(&world.group));
+    let orders = key("orders/1");
+    let bindings = |group: &Group| group.bindings(&orders, Role::Summary).cloned().collect::<Vec<_>>();
+    assert_eq!((bindings(&other).len(), bindings(&other)), (1, bindings(&world.group)));
+}
+
+#[test]
+fn a_snapshot_is_of_the_moment_at_which_it_was_begun() {
+    let mut world = populated();
+    let (entries, before) = (world.log.len(), view(&world.group));
+    world.group.freeze();
+    let first = world.group.take_frozen(1).expect("the head is there");
+    delete_all(&mut world);
+    let rest = std::iter::from_fn(|| world.group.take_frozen(1));
+    let pages: Vec<Bytes> = [first].into_iter().chain(rest).collect();
+    assert_eq!(view(&thawed(&pages)), before);
+    assert_eq!(world.group.take_frozen(1), None);
+    world.thaw(entries, &pages);
+}
+
+#[test]
+fn what_a_large_deleted_stream_named_is_given_back_bit_by_bit() {
+    let mut world = populated();
+    let (large, bindings_epoch) = (key("orders/1"), world.group.bindings_epoch());
+    for _ in 0..10_000 {
+        let (body, split) = ("record", Split::Whole);
+        let command = Command::Append {
+            key: (&large).into(),
+            incarnation: Incarnation(1),
+            close: false,
+            producer: None,
+            seq: None,
+            if_match: None,
+            bindings_epoch,
+            records: Records::new(body.as_bytes(), &split),
+        };
+        world.apply(900, &command);
+    }
+    delete_all(&mut world);
+    let floor = world.group.hot_floor().expect("one deletion gives back a part");
+    assert!(world.group.reap(1), "a step is a part");
+    assert!(world.group.hot_floor() > Some(floor), "the oldest go first");
+    while world.group.reap(10) {}
+    assert_eq!((world.group.hot_floor(), world.group.streams()), (None, 0));
+}
+
+proptest! {
+    #[test]
+    fn damaged_snapshots_never_panic(
+        damage in vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        cut in any::<prop::sample::Index>(),
+        whole in any::<bool>(),
+    ) {
+        let mut bytes = frozen(&mut populated().group).concat();
+        let undamaged = bytes.clone();
+        let read = |bytes: &[u8]| {
+            let mut thaw = Thaw::default();
+            thaw.take(bytes).and_then(|()| thaw.finish())
+        };
+        prop_assert!(read(&bytes).is_ok());
+        if whole {
+            for (at, byte) in damage {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            let _ = read(&bytes);
+        }
+        bytes.truncate(cut.index(bytes.len()));
+        prop_assert!(!undamaged.starts_with(&bytes) || read(&bytes).is_err(), "a snapshot cut short is noticed");
+    }
+}
