@@ -3,8 +3,9 @@
 use std::fmt;
 
 use bytes::Bytes;
-use openraft::{Config, SnapshotPolicy};
-use weir_storage::{Claim, EntryPlace, FRAME_HEADER_BYTES};
+use openraft::alias::LogIdOf;
+use openraft::{Config, LogId, SnapshotPolicy};
+use weir_storage::{Claim, EntryId, EntryPlace, FRAME_HEADER_BYTES};
 use weir_stream::Outcome;
 
 /// A batch of commands as openraft carries it: a whole log frame, so that the log can fill its header in place and write
@@ -73,6 +74,16 @@ openraft::declare_raft_types!(
         LeaderId = openraft::vote::leader_id_std::LeaderId<u64, u64>,
 );
 
+/// An entry as openraft names it.
+pub(crate) fn log_id(id: EntryId) -> LogIdOf<TypeConfig> {
+    LogId::new_term_index(id.term, id.index)
+}
+
+/// An entry as the log names it.
+pub(crate) fn entry_id(id: &LogIdOf<TypeConfig>) -> EntryId {
+    EntryId { index: id.index, term: **id.committed_leader_id() }
+}
+
 /// The settings of every group.
 ///
 /// openraft campaigns after its lease and a random timeout, so elections take about twice what the timeouts say.
@@ -89,6 +100,8 @@ pub(crate) fn raft_config() -> Config {
         // log can be opened any number of times.
         enable_leader_restore: Some(true),
         snapshot_policy: SnapshotPolicy::Never,
+        // The log is also where streams' bytes are: it goes only as far as we say.
+        max_in_snapshot_log_to_keep: u64::MAX,
         ..Config::default()
     }
 }

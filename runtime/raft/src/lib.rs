@@ -3,6 +3,7 @@
 //! - [`replica`]: [`Replica`], what the shard holds: start, propose a batch, shut down.
 //! - [`log_store`]: openraft's log traits on [`weir_storage::Wal`].
 //! - [`state_machine`]: openraft's state machine trait on [`weir_stream::Group`]; calls the [`Observer`].
+//! - [`snapshot`]: the state in a file, so that the log before it may go.
 //! - [`network`]: the transport. A group of one voter has none, and says so if it is ever called.
 //! - [`config`]: openraft's type parameters and our timings.
 //! - [`codec`]: votes and memberships as bytes. openraft's own serde form is no format, so it is not used.
@@ -17,6 +18,7 @@ mod local;
 mod log_store;
 mod network;
 mod replica;
+mod snapshot;
 mod state_machine;
 
 pub use local::Local;

@@ -14,13 +14,13 @@ use futures_util::{Stream, TryStreamExt};
 use openraft::alias::{EntryOf, LogIdOf, VoteOf};
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
-use openraft::{EntryPayload, LogId, OptionalSend};
+use openraft::{EntryPayload, OptionalSend};
 use tokio::sync::oneshot;
 use weir_storage::{Arena, Claim, Done, EntryBody, EntryId, EntryPlace, EntryRef, FRAME_HEADER_BYTES, Wal, WalReader};
 use weir_types::GroupId;
 
 use crate::codec::{decode_membership, decode_vote, encode_membership, encode_vote};
-use crate::config::{Batch, TypeConfig};
+use crate::config::{Batch, TypeConfig, entry_id, log_id};
 use send_wrapper::SendWrapper;
 
 /// Bytes of stored entries that are in memory at a time while old ones are read back.
@@ -138,14 +138,6 @@ fn encode_entry(payload: EntryPayload<Batch, u64, openraft::BasicNode>) -> (u8, 
             (KIND_MEMBERSHIP, Arena::seal(buf), Claim::Reserve)
         }
     }
-}
-
-fn log_id(id: EntryId) -> LogIdOf<TypeConfig> {
-    LogId::new_term_index(id.term, id.index)
-}
-
-fn entry_id(id: &LogIdOf<TypeConfig>) -> EntryId {
-    EntryId { index: id.index, term: **id.committed_leader_id() }
 }
 
 /// A callback and the future that waits for it.

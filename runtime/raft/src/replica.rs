@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use openraft::alias::SnapshotMetaOf;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::{BasicNode, Raft, RaftMetrics};
 use send_wrapper::SendWrapper;
-use weir_storage::{Claim, FRAME_HEADER_BYTES, Room, Ticket, Wal};
+use weir_storage::{Claim, FRAME_HEADER_BYTES, Room, Ticket, Wal, WalError};
 use weir_stream::Outcome;
 use weir_types::GroupId;
 
@@ -18,6 +20,7 @@ use crate::config::{Batch, TypeConfig, raft_config};
 use crate::local::Local;
 use crate::log_store::LogStore;
 use crate::network::NoPeers;
+use crate::snapshot::{self, Snapshot};
 use crate::state_machine::{Observer, Progress, State, StateMachine};
 
 /// How often it is looked at meanwhile.
@@ -33,12 +36,24 @@ pub struct ReplicaOptions {
 
 /// Why a replica could not be started.
 #[derive(Debug, thiserror::Error)]
-#[error("group {group} cannot be started: {reason}")]
-pub struct StartError {
-    /// Which group.
-    pub group: GroupId,
-    /// openraft's words.
-    pub reason: String,
+pub enum StartError {
+    /// Its log or openraft does not go on.
+    #[error("group {group} cannot be started: {reason}")]
+    Stopped {
+        /// Which group.
+        group: GroupId,
+        /// What stands in the way.
+        reason: String,
+    },
+    /// What its snapshot should be is not there or is damaged.
+    #[error("group {group} cannot be started from its snapshot")]
+    Snapshot {
+        /// Which group.
+        group: GroupId,
+        /// What is wrong with it.
+        #[source]
+        source: WalError,
+    },
 }
 
 /// What became of a proposal without outcomes.
@@ -80,6 +95,10 @@ pub struct Standing {
     pub last_index: u64,
     /// Index of the last entry that it has applied.
     pub applied_index: u64,
+    /// Index of the entry that its last snapshot is as of; 0 when there is none.
+    pub snapshot_index: u64,
+    /// The size of that snapshot.
+    pub snapshot_bytes: u64,
 }
 
 /// How far a replica is that begins.
@@ -99,7 +118,7 @@ impl Stage {
         Stage {
             is_leader: metrics.state.is_leader(),
             is_current: applied.is_some_and(|id| **id.committed_leader_id() == metrics.current_term),
-            applied: progress.borrow().applied,
+            applied: progress.borrow().entries(),
             logged: metrics.last_log_index.map_or(0, |index| index + 1),
         }
     }
@@ -123,29 +142,42 @@ pub struct Replica {
     group: GroupId,
     raft: Raft<TypeConfig, StateMachine>,
     wal: SendWrapper<Wal>,
+    state: State,
     progress: Local<Progress>,
 }
 
 impl Replica {
-    /// Starts the replica on its log, forming the group of one voter when the log is empty. Returns before the log is
-    /// applied; see [`Replica::serving`].
+    /// Starts the replica on its snapshot and its log, forming the group of one voter when there is neither. Blocks while it
+    /// reads the snapshot, and returns before the log is applied; see [`Replica::serving`]. `state` is to be an empty one.
     ///
     /// # Errors
-    /// [`StartError`] when the log cannot be read.
+    /// [`StartError`] when the snapshot or the log cannot be read.
     pub async fn start(
         options: ReplicaOptions,
         wal: Wal,
         state: State,
-        observer: Box<dyn Observer>,
+        mut observer: Box<dyn Observer>,
     ) -> Result<Replica, StartError> {
         let ReplicaOptions { node_id, group } = options;
         assert!(node_id != 0, "node ids are drawn from 1 on");
-        let failed = |reason: String| StartError { group, reason };
+        let failed = |reason: String| StartError::Stopped { group, reason };
         let config = Arc::new(raft_config().validate().map_err(|error| failed(error.to_string()))?);
         let wal = SendWrapper::new(wal);
         let log = LogStore::new(group, wal.clone());
         let progress = Local::new(Progress::default());
-        let state_machine = StateMachine::new(group, wal.clone(), state, observer, progress.clone());
+        let snapshot = Snapshot::load(&wal, group).map_err(|source| StartError::Snapshot { group, source })?;
+        if let Some(Snapshot { meta, group, bytes }) = snapshot {
+            observer.restored(&group);
+            *state.borrow_mut() = group;
+            *progress.borrow_mut() = Progress {
+                applied: meta.last_log_id,
+                membership: meta.last_membership.clone(),
+                snapshot: Some(meta),
+                snapshot_bytes: bytes,
+                ..Progress::default()
+            };
+        }
+        let state_machine = StateMachine::new(group, wal.clone(), state.clone(), observer, progress.clone());
         let raft =
             Raft::new(node_id, config, NoPeers, log, state_machine).await.map_err(|error| failed(error.to_string()))?;
         let initialized = raft.is_initialized().await.map_err(|error| failed(error.to_string()))?;
@@ -162,7 +194,7 @@ impl Replica {
             let initialized = unless_blocked(&wal, raft.initialize(voters)).await.map_err(failed)?;
             initialized.map_err(|error| failed(error.to_string()))?;
         }
-        Ok(Replica { group, raft, wal, progress })
+        Ok(Replica { group, raft, wal, state, progress })
     }
 
     /// Waits until this replica leads and has applied all that its log holds, and with it everything acknowledged before.
@@ -171,7 +203,7 @@ impl Replica {
     /// [`StartError`] when the replica stops instead, when its log has no room for what it must write, or when no entry was
     /// applied for `stall_max`; it says what is waited for.
     pub async fn serving(&self, stall_max: Duration) -> Result<(), StartError> {
-        let failed = |reason: String| StartError { group: self.group, reason };
+        let failed = |reason: String| StartError::Stopped { group: self.group, reason };
         let mut metrics = self.raft.metrics();
         let mut stage = Stage::of(&metrics.borrow_watched(), &self.progress);
         let mut since = Instant::now();
@@ -205,6 +237,8 @@ impl Replica {
             term: metrics.current_term,
             last_index: metrics.last_log_index.unwrap_or(0),
             applied_index: metrics.last_applied.as_ref().map_or(0, |id| id.index),
+            snapshot_index: self.snapshot_index().unwrap_or(0),
+            snapshot_bytes: self.snapshot_bytes(),
         }
     }
 
@@ -241,6 +275,58 @@ impl Replica {
                 self.progress.borrow_mut().is_stopped = true;
                 Err(ProposeError::Unknown)
             }
+        }
+    }
+
+    /// Bytes that a restart would have to apply, about.
+    pub fn bytes_since_snapshot(&self) -> u64 {
+        self.progress.borrow().bytes
+    }
+
+    /// The size of the last snapshot; 0 when there is none.
+    pub fn snapshot_bytes(&self) -> u64 {
+        self.progress.borrow().snapshot_bytes
+    }
+
+    /// The entry that the last snapshot is as of.
+    pub fn snapshot_index(&self) -> Option<u64> {
+        let progress = self.progress.borrow();
+        progress.snapshot.as_ref().and_then(|meta| meta.last_log_id).map(|last| last.index)
+    }
+
+    /// Writes a snapshot of the state as it is now, while entries go on being applied. When this returns it is durable, and
+    /// the log up to it may be [purged](Replica::purge). One at a time.
+    ///
+    /// # Errors
+    /// Whatever the disk says: the snapshot before is still good, and the log complete.
+    pub async fn take_snapshot(&self) -> io::Result<()> {
+        let (meta, bytes) = {
+            let progress = self.progress.borrow();
+            let membership = progress.membership.clone();
+            let meta = SnapshotMetaOf::<TypeConfig> { last_log_id: progress.applied, last_membership: membership };
+            (meta, progress.bytes)
+        };
+        if self.state.borrow().applied().is_none() {
+            return Ok(());
+        }
+        let snapshot_bytes = snapshot::write(self.wal.snapshots(), self.group, &self.state, &meta).await?;
+        let index = meta.last_log_id.map(|last| last.index);
+        {
+            let mut progress = self.progress.borrow_mut();
+            progress.bytes -= bytes;
+            progress.snapshot = Some(meta);
+            progress.snapshot_bytes = snapshot_bytes;
+        }
+        self.raft.trigger().snapshot().await.map_err(io::Error::other)?;
+        let is_known = |metrics: &RaftMetrics<TypeConfig>| metrics.snapshot.as_ref().map(|id| id.index) >= index;
+        let known = self.raft.wait(None).metrics(is_known, "the snapshot is known").await;
+        known.map(drop).map_err(io::Error::other)
+    }
+
+    /// Gives up the log up to `upto`, or up to the last snapshot if that is before. Returns before that has happened.
+    pub async fn purge(&self, upto: u64) {
+        if let Err(error) = self.raft.trigger().purge_log(upto).await {
+            tracing::warn!(group = self.group.0, %error, "the log cannot be purged");
         }
     }
 

@@ -21,22 +21,40 @@ use crate::local::Local;
 /// A group's streams, shared by apply (which changes them) and the shard (which looks).
 pub type State = Local<Group>;
 
-/// What a snapshot carries between replicas. There are none yet: a log is never purged before the cold tier exists.
-pub(crate) type SnapshotData = Bytes;
+/// What a snapshot carries between replicas: nothing yet, for there is one replica.
+pub(crate) type SnapshotData = ();
 
-/// Who wants to know what apply did, before the proposer is answered.
+/// Who wants to know what becomes of the state.
 pub trait Observer {
-    /// Batch `batch`, entry `index`, was applied with these outcomes, one per command.
+    /// The replica begins with this state, out of a snapshot.
+    fn restored(&mut self, group: &Group);
+
+    /// Batch `batch`, entry `index`, was applied with these outcomes, one per command; before the proposer is answered.
     fn applied(&mut self, index: u64, batch: &Bytes, outcomes: &[Outcome]);
 }
 
-/// How far apply is, as the replica looks at it. openraft says so only when it has applied all that it was given.
+/// How far apply and snapshots are, as the replica looks at it. openraft says so only when it has applied all that it was
+/// given.
 #[derive(Default)]
 pub(crate) struct Progress {
-    /// Entries applied.
-    pub(crate) applied: u64,
+    /// The last entry applied.
+    pub(crate) applied: Option<LogIdOf<TypeConfig>>,
+    pub(crate) membership: StoredMembershipOf<TypeConfig>,
+    /// Bytes of the batches that were applied since the last snapshot was begun.
+    pub(crate) bytes: u64,
+    /// The last snapshot that is durable.
+    pub(crate) snapshot: Option<SnapshotMetaOf<TypeConfig>>,
+    /// Its size.
+    pub(crate) snapshot_bytes: u64,
     /// Whether the replica has stopped for good.
     pub(crate) is_stopped: bool,
+}
+
+impl Progress {
+    /// How many entries were applied.
+    pub(crate) fn entries(&self) -> u64 {
+        self.applied.map_or(0, |last| last.index + 1)
+    }
 }
 
 /// openraft's view of one group's state.
@@ -47,8 +65,6 @@ pub(crate) struct StateMachine {
     observer: Local<Box<dyn Observer>>,
     /// Stopped when apply fails: openraft then stops the replica for good.
     progress: Local<Progress>,
-    applied: Option<LogIdOf<TypeConfig>>,
-    membership: StoredMembershipOf<TypeConfig>,
 }
 
 impl StateMachine {
@@ -60,7 +76,7 @@ impl StateMachine {
         progress: Local<Progress>,
     ) -> StateMachine {
         let observer = Local::new(observer);
-        StateMachine { group, wal, state, observer, progress, applied: None, membership: StoredMembership::default() }
+        StateMachine { group, wal, state, observer, progress }
     }
 
     async fn apply_all<S>(&mut self, mut entries: S) -> io::Result<()>
@@ -69,9 +85,10 @@ impl StateMachine {
     {
         while let Some((entry, responder)) = entries.try_next().await? {
             let log_id = entry.log_id();
-            assert_eq!(log_id.index, self.applied.map_or(0, |last| last.index + 1), "entries are applied in order");
+            let applied = self.progress.borrow().applied;
+            assert_eq!(log_id.index, applied.map_or(0, |last| last.index + 1), "entries are applied in order");
             assert!(
-                self.applied.is_none_or(|last| last.committed_leader_id() <= log_id.committed_leader_id()),
+                applied.is_none_or(|last| last.committed_leader_id() <= log_id.committed_leader_id()),
                 "terms rise"
             );
             let outcomes = match &entry.payload {
@@ -80,12 +97,12 @@ impl StateMachine {
                     self.apply_batch(**log_id.committed_leader_id(), log_id.index, &batch.body())?
                 }
                 EntryPayload::Membership(membership) => {
-                    self.membership = StoredMembership::new(Some(log_id), membership.clone());
+                    let membership = StoredMembership::new(Some(log_id), membership.clone());
+                    self.progress.borrow_mut().membership = membership;
                     Outcomes::default()
                 }
             };
-            self.applied = Some(log_id);
-            self.progress.borrow_mut().applied = log_id.index + 1;
+            self.progress.borrow_mut().applied = Some(log_id);
             self.wal.applied(self.group, log_id.index);
             if let Some(responder) = responder {
                 responder.send(outcomes);
@@ -96,6 +113,7 @@ impl StateMachine {
 
     fn apply_batch(&mut self, term: u64, index: u64, batch: &Bytes) -> io::Result<Outcomes> {
         let mut outcomes = Vec::new();
+        self.progress.borrow_mut().bytes += batch.len() as u64;
         let applied = self.state.borrow_mut().apply(term, index, batch, &mut outcomes);
         applied.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         self.observer.borrow_mut().applied(index, batch, &outcomes);
@@ -105,12 +123,13 @@ impl StateMachine {
 
 impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotData = SnapshotData;
-    type SnapshotBuilder = NoSnapshots;
+    type SnapshotBuilder = Ready;
 
     async fn applied_state(
         &mut self,
     ) -> Result<(Option<LogIdOf<TypeConfig>>, StoredMembershipOf<TypeConfig>), io::Error> {
-        Ok((self.applied, self.membership.clone()))
+        let progress = self.progress.borrow();
+        Ok((progress.applied, progress.membership.clone()))
     }
 
     async fn apply<S>(&mut self, entries: S) -> Result<(), io::Error>
@@ -125,12 +144,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         applied
     }
 
-    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<NoSnapshots> {
-        None
+    /// There is one only when a snapshot is durable: building must not fail, or openraft stops the replica.
+    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Ready> {
+        self.progress.borrow().snapshot.clone().map(Ready)
     }
 
-    async fn get_snapshot_builder(&mut self) -> NoSnapshots {
-        NoSnapshots
+    async fn get_snapshot_builder(&mut self) -> Ready {
+        unreachable!("openraft asks whether there is one")
     }
 
     async fn install_snapshot(
@@ -138,25 +158,26 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         _meta: &SnapshotMetaOf<TypeConfig>,
         _snapshot: SnapshotData,
     ) -> Result<(), io::Error> {
-        Err(no_snapshots())
+        Err(io::Error::new(io::ErrorKind::Unsupported, "a group of one voter gets no snapshots from others"))
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<TypeConfig, SnapshotData>>, io::Error> {
-        Ok(None)
+        Ok(self
+            .progress
+            .borrow()
+            .snapshot
+            .clone()
+            .map(|meta| SnapshotOf::<TypeConfig, SnapshotData> { meta, snapshot: () }))
     }
 }
 
-/// Builds nothing: see [`SnapshotData`].
-pub(crate) struct NoSnapshots;
+/// A snapshot that is durable already.
+pub(crate) struct Ready(SnapshotMetaOf<TypeConfig>);
 
-impl RaftSnapshotBuilder<TypeConfig> for NoSnapshots {
+impl RaftSnapshotBuilder<TypeConfig> for Ready {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, SnapshotData>, io::Error> {
-        Err(no_snapshots())
+        Ok(SnapshotOf::<TypeConfig, SnapshotData> { meta: self.0.clone(), snapshot: () })
     }
-}
-
-fn no_snapshots() -> io::Error {
-    io::Error::new(io::ErrorKind::Unsupported, "a group's log is complete, so it has no snapshots")
 }

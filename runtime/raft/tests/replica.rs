@@ -23,6 +23,8 @@ const STALL_MAX: Duration = Duration::from_secs(30);
 struct Nobody;
 
 impl Observer for Nobody {
+    fn restored(&mut self, _group: &Group) {}
+
     fn applied(&mut self, _index: u64, _batch: &Bytes, _outcomes: &[Outcome]) {}
 }
 
@@ -119,6 +121,8 @@ fn a_restart_reads_each_entry_once() {
 struct Slow(Duration);
 
 impl Observer for Slow {
+    fn restored(&mut self, _group: &Group) {}
+
     fn applied(&mut self, _index: u64, _batch: &Bytes, _outcomes: &[Outcome]) {
         std::thread::sleep(self.0);
     }

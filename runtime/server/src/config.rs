@@ -401,6 +401,8 @@ pub(crate) struct Sizes {
     pub(crate) budget_bytes_per_wal: u64,
     /// Bytes of one WAL's cache.
     pub(crate) cache_bytes_per_wal: u64,
+    /// Memory for the index of what is in one WAL, which is more than its snapshots take.
+    pub(crate) index_bytes_per_wal: u64,
     /// Largest request body.
     pub(crate) body_bytes_max: u64,
 }
@@ -516,6 +518,7 @@ impl Config {
             segment_bytes,
             budget_bytes_per_wal: budget_bytes / wals,
             cache_bytes_per_wal: cache_bytes / wals,
+            index_bytes_per_wal: self.limits.hot_index_bytes_max / wals,
             body_bytes_max,
         })
     }

@@ -70,6 +70,10 @@ const SHARD_FAMILIES: &[Family<ShardStats>] = &[
         "Memory of the index of stored bytes. It grows with the number of streams and of appends.",
         |s| s.hot_index_bytes as f64,
     ),
+    ("weir_snapshots_total", "Snapshots of groups that were taken.", |s| s.snapshots as f64),
+    ("weir_snapshots_failed_total", "Snapshots of groups that the disk has refused. They are tried again.", |s| {
+        s.snapshots_failed as f64
+    }),
     ("weir_records_validated_total", "Records that validators have let through, replaced ones included.", |s| {
         s.records_validated as f64
     }),
@@ -191,6 +195,12 @@ const GROUP_FAMILIES: &[Family<Standing>] = &[
         "Index of the last entry that was applied. It is weir_group_last_index unless the group is behind.",
         |g| g.applied_index as f64,
     ),
+    (
+        "weir_group_snapshot_index",
+        "Index of the entry that the group's last snapshot is as of: a restart applies what follows. 0 if there is none.",
+        |g| g.snapshot_index as f64,
+    ),
+    ("weir_group_snapshot_bytes", "Size of the group's last snapshot.", |g| g.snapshot_bytes as f64),
 ];
 
 const WAL_FAMILIES: &[Family<WalStats>] = &[
@@ -497,7 +507,10 @@ mod tests {
             limits_met: Limit::ALL.map(|limit| if limit == Limit::Reads { 7 } else { 0 }),
             guest_busy: Duration::from_millis(250),
             wals: vec![wal(1), wal(2)],
-            groups: vec![(GroupId(0), Standing { term: 3, last_index: 9, applied_index: 7 })],
+            groups: vec![(
+                GroupId(0),
+                Standing { term: 3, last_index: 9, applied_index: 7, snapshot_index: 5, snapshot_bytes: 100 },
+            )],
             ..ShardStats::default()
         };
         let config = Config::default();

@@ -59,7 +59,7 @@ pub(crate) fn seams(
             let disks = data_dir.wal_disks(node)?;
             disks.into_iter().map(|disk| Arc::new(disk) as Arc<dyn Disk>).collect()
         }
-        None => node.wal_ids.iter().map(|&log_id| memory_disk(log_id, sizes.budget_bytes_per_wal)).collect(),
+        None => node.wal_ids.iter().map(|&log_id| memory_disk(log_id, sizes)).collect(),
     };
     Ok(Seams {
         clock: Arc::new(SystemClock { started: Instant::now() }),
@@ -71,9 +71,9 @@ pub(crate) fn seams(
     })
 }
 
-/// A disk in memory with a log of at most `budget_bytes` formed in it.
-fn memory_disk(log_id: u64, budget_bytes: u64) -> Arc<dyn Disk> {
-    let disk = MemoryDisk::new(budget_bytes + MARK_BYTES);
+/// A disk in memory with a log formed in it, and space for that and for snapshots of its groups.
+fn memory_disk(log_id: u64, sizes: Sizes) -> Arc<dyn Disk> {
+    let disk = MemoryDisk::new(sizes.budget_bytes_per_wal + MARK_BYTES + sizes.index_bytes_per_wal);
     Wal::form(&disk, log_id).expect("an empty disk in memory takes a mark");
     Arc::new(disk)
 }

@@ -233,6 +233,8 @@ impl Core {
             in_flight_bytes: self.in_flight.bytes() as u64,
             streams: self.groups.iter().flatten().map(|group| group.state.borrow().streams() as u64).sum(),
             hot_index_bytes: self.hot_index_bytes() as u64,
+            snapshots: counters.snapshots.get(),
+            snapshots_failed: counters.snapshots_failed.get(),
             records_validated: counters.records_validated.get(),
             records_rejected: counters.records_rejected.get(),
             module_traps: guests.traps,

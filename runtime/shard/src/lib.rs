@@ -7,6 +7,7 @@
 //! - [`agenda`]: when streams end by themselves.
 //! - [`group`]: the open batch and the proposer, opening WALs and replicas.
 //! - [`core`]: [`Shard`], the handle that connections hold, and the state behind it; knows no verb.
+//! - [`keeper`]: snapshots, and giving up what of the log nothing needs.
 //! - The verbs: [`read`], [`write`], [`live`], [`meta`] (buckets, modules, bindings), [`modules`] (guests at work).
 //! - [`shard`]: opening, and the dispatch from requests to verbs.
 //!
@@ -19,6 +20,7 @@ mod config;
 mod core;
 mod group;
 mod in_flight;
+mod keeper;
 mod live;
 mod mailbox;
 mod message;

@@ -15,6 +15,7 @@ use crate::config::{ShardConfig, Topology};
 use crate::core::{Core, Shard};
 use crate::group::{self, ShardOpenError};
 use crate::in_flight::InFlightTotal;
+use crate::keeper;
 use crate::live::feeds::Feeds;
 use crate::mailbox::{Mailbox, Post};
 use crate::message::{Answer, CallId, Mail, Request};
@@ -86,7 +87,8 @@ impl Shard {
         });
         core.note_hot_index();
         for group in core.local_groups() {
-            core.spawn(rounds::run(core.clone(), group));
+            core.spawn(rounds::run(core.clone(), group.clone()));
+            core.spawn(keeper::run(core.clone(), group));
         }
         core.spawn(read_mail(core.clone(), mailbox.receiver));
         core.spawn(core.post.clone().run());

@@ -21,6 +21,8 @@ pub(crate) struct Counters {
     pub(crate) reads: Cell<u64>,
     pub(crate) read_bytes: Cell<u64>,
     pub(crate) limits_met: LimitsMet,
+    pub(crate) snapshots: Cell<u64>,
+    pub(crate) snapshots_failed: Cell<u64>,
     pub(crate) records_validated: Cell<u64>,
     pub(crate) records_rejected: Cell<u64>,
     /// From the arrival of an append to its acknowledgement.

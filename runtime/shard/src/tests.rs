@@ -1041,3 +1041,54 @@ fn beyond_the_wal_budget_appends_are_refused_and_reads_go_on() {
         assert_eq!(node.content(&key).await.expect("reads").len(), PAGE_BYTES_MAX.min(acknowledged as usize));
     });
 }
+
+#[test]
+fn what_is_deleted_makes_room_in_the_log_and_a_restart_knows_it() {
+    run(async {
+        const ROUNDS: usize = 30;
+        let body = "x".repeat(256 << 10);
+        let mut node = Node::start().await;
+        let lasting = key("lasting");
+        node.create(&lasting, Expiry::Never).await;
+        node.append(&lasting, "first ").await.expect("appends");
+        let idle = key("idle");
+        node.create(&idle, Expiry::Idle { ttl_s: 3600 }).await;
+        // Several times what the log may hold: deleted streams are all that gives room. The stream that stays keeps its own
+        // bytes in the log, so those behind it must not go with what is around them.
+        for round in 0..ROUNDS {
+            let passing = key(&format!("passing-{round}"));
+            node.create(&passing, Expiry::Never).await;
+            for _ in 0..16 {
+                let begun = std::time::Instant::now();
+                while let Err(error) = node.append(&passing, &body).await {
+                    assert!(matches!(error, ShardError::Limit(Limit::WalBudget)), "{error}");
+                    assert!(begun.elapsed() < Duration::from_secs(20), "room comes");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+            node.far(&passing).delete(passing.clone(), None).await.expect("deletes");
+            if round == ROUNDS / 2 {
+                // What was first in the log is so no longer.
+                let again = key("lasting");
+                node.far(&again).delete(again.clone(), None).await.expect("deletes");
+                node.create(&again, Expiry::Never).await;
+                node.append(&again, "second").await.expect("appends");
+                node = node.restart().await;
+                assert_eq!(node.content(&lasting).await.expect("reads"), "second");
+            }
+        }
+        let mut stats = Vec::new();
+        for shard in &node.shards {
+            stats.push(shard.0.figures());
+        }
+        assert!(stats.iter().map(|stats| stats.snapshots).sum::<u64>() > 0, "snapshots were taken");
+        let used = stats.iter().flat_map(|stats| &stats.wals).map(|wal| wal.used_bytes).max();
+        assert!(used <= Some(config().wal.budget_bytes), "{used:?}");
+        node = node.restart().await;
+        assert_eq!(node.content(&lasting).await.expect("reads"), "second");
+        // A stream that comes out of a snapshot still ends by itself.
+        assert_eq!(node.content(&idle).await.expect("it is there"), "");
+        node.advance(Duration::from_secs(3600 * 2));
+        assert!(node.content(&idle).await.is_err(), "its time is over");
+    });
+}

@@ -142,6 +142,11 @@ impl Chain {
         self.durable
     }
 
+    /// The log's identity.
+    pub(crate) fn log_id(&self) -> u64 {
+        self.log_id
+    }
+
     /// What the log's mark may say now.
     pub(crate) fn mark(&self) -> Mark {
         Mark { log_id: self.log_id, segment: self.anchor, seq: self.durable_next_seq - 1 }

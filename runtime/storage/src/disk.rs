@@ -68,6 +68,28 @@ pub trait Disk: Send + Sync + 'static {
     /// # Errors
     /// After any error the old bytes are still there.
     fn write_atomic(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
+
+    /// Begins a file that is written piece by piece, and has its name when it is finished.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    fn begin(&self, name: &str) -> io::Result<Box<dyn NewFile>>;
+}
+
+/// A file in the making. One that is dropped leaves nothing behind, or what a crash leaves.
+pub trait NewFile: Send {
+    /// Adds `bytes` at its end.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::StorageFull`] when there is no space. The file cannot be gone on with.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
+
+    /// Makes it durable, and gives it its name in place of whatever has it: after a crash the name has the old bytes or the
+    /// new ones.
+    ///
+    /// # Errors
+    /// Whatever the disk says; the old bytes may be there or the new ones.
+    fn finish(self: Box<Self>) -> io::Result<()>;
 }
 
 /// An open file of fixed size.

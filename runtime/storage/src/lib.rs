@@ -12,6 +12,7 @@
 //!   - `run`, `writer`, `ring`, `durable_write`: the task that writes units, through `io_uring`, on the shard's thread, or
 //!     beside it;
 //!   - `reader`: reading entries back from any thread.
+//! - `snapshot`: a group's state as of one entry, in a file beside its log.
 
 pub mod arena;
 mod block;
@@ -33,6 +34,7 @@ mod ring;
 mod room;
 mod run;
 mod segment;
+mod snapshot;
 mod spares;
 mod state;
 mod stats;
@@ -45,12 +47,13 @@ pub use block::BLOCK_BYTES;
 pub use disk::faulty::{DurableWrite, FaultyDisk, Reads};
 pub use disk::memory::MemoryDisk;
 pub use disk::real::RealDisk;
-pub use disk::{Disk, DiskFile};
+pub use disk::{Disk, DiskFile, NewFile};
 pub use entry::{Claim, Done, EntryBody, EntryId, EntryPlace, EntryRef, FullCause, Room, Salts, WalConfig, WriteMode};
 pub use error::WalError;
 pub use frame::FRAME_HEADER_BYTES;
 pub use mark::MARK_BYTES;
 pub use reader::WalReader;
 pub use room::Ticket;
+pub use snapshot::{SnapshotReader, SnapshotWriter, Snapshots};
 pub use stats::WalStats;
 pub use wal::Wal;

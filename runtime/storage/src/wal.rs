@@ -34,6 +34,7 @@ use crate::log::{Deaths, GroupLog, Located};
 use crate::mark::{Mark, MarkFile};
 use crate::queue::{Closed, Opened, Queue};
 use crate::reader::WalReader;
+use crate::snapshot::{SnapshotReader, Snapshots};
 use crate::state::VOTE_BYTES_MAX;
 use crate::stats::WalStats;
 use crate::writer::Writer;
@@ -50,6 +51,7 @@ pub struct Wal {
 pub(crate) struct Shared {
     queue: RefCell<Queue>,
     reader: WalReader,
+    snapshots: Snapshots,
     /// What the writer's task takes when it begins.
     parts: RefCell<Option<Parts>>,
     /// Frames wait, or the log is to stop.
@@ -103,6 +105,7 @@ impl Wal {
             return Err(WalError::Format { file: String::new(), reason });
         }
         let Opened { queue, mark, reports, is_mark_behind } = Queue::open(&disk, config, salts)?;
+        let snapshots = Snapshots::new(disk, queue.chain.log_id());
         let file_bytes = queue.file_bytes();
         if file_bytes > config.budget_bytes {
             let budget_bytes = config.budget_bytes;
@@ -112,6 +115,7 @@ impl Wal {
         let shared = Shared {
             queue: RefCell::new(queue),
             reader: WalReader::default(),
+            snapshots,
             parts: RefCell::new(Some(parts)),
             work: Wakeup::default(),
             room: Notify::new(),
@@ -304,6 +308,20 @@ impl Wal {
     /// Reads stored entries from any thread.
     pub fn reader(&self) -> WalReader {
         self.shared.reader.clone()
+    }
+
+    /// Begins to read the group's snapshot, if it has one.
+    ///
+    /// # Errors
+    /// [`WalError::Corrupt`] when it is damaged, or when the log begins behind it; [`WalError::Foreign`] when it is another
+    /// log's or group's, [`WalError::Format`] when it is another version's, [`WalError::Io`] from the disk.
+    pub fn open_snapshot(&self, group: GroupId) -> Result<Option<SnapshotReader>, WalError> {
+        self.shared.snapshots.open(group, self.purged(group))
+    }
+
+    /// The snapshots of the log's groups, from any thread.
+    pub fn snapshots(&self) -> Snapshots {
+        self.shared.snapshots.clone()
     }
 
     /// Gives `done` back, or answers it when the log takes nothing any more.

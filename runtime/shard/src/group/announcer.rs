@@ -7,8 +7,9 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 use weir_raft::Observer;
-use weir_stream::{Batch, Change, Command, Expiry, Outcome, Pack, Reply, packs};
+use weir_stream::{Batch, Change, Command, Expiry, Group, Outcome, Pack, Reply, packs};
 use weir_types::GroupId;
+use weir_types::limits::SLOTS;
 
 use crate::agenda::Agenda;
 use crate::live::feeds::Feeds;
@@ -22,6 +23,13 @@ pub(crate) struct Announcer {
 }
 
 impl Observer for Announcer {
+    fn restored(&mut self, group: &Group) {
+        if group.has_expirable() {
+            let streams = (0..SLOTS).flat_map(|slot| group.slot(slot));
+            streams.for_each(|stream| self.agenda.add(self.group, stream.key(), &stream.facts()));
+        }
+    }
+
     fn applied(&mut self, _index: u64, batch: &Bytes, outcomes: &[Outcome]) {
         self.note_lives(batch, outcomes);
         self.tell_readers(batch, outcomes);
@@ -53,6 +61,7 @@ impl Announcer {
         if self.feeds.is_empty() {
             return;
         }
+        let at = Instant::now();
         for outcome in outcomes {
             let incarnation = match outcome.change {
                 Change::Advanced { incarnation, .. } | Change::Removed { incarnation } => incarnation,
@@ -61,7 +70,7 @@ impl Announcer {
             if !self.feeds.is_followed(incarnation) {
                 continue;
             }
-            let (at, closed, removed) = (Instant::now(), false, false);
+            let (closed, removed) = (false, false);
             let advance = match outcome.change {
                 Change::Advanced { start, end, packs_pos, packs_end, closed, .. } => {
                     let payloads = payloads(batch, packs_pos as usize..packs_end as usize, (end - start) as usize);

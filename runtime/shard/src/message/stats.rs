@@ -35,6 +35,10 @@ pub struct ShardStats {
     pub streams: u64,
     /// Memory of the index of hot bytes now: streams' extents and log entries.
     pub hot_index_bytes: u64,
+    /// Snapshots of groups that were taken.
+    pub snapshots: u64,
+    /// Snapshots that the disk has refused.
+    pub snapshots_failed: u64,
     /// Records that validators have let through, as they came or replaced.
     pub records_validated: u64,
     /// Writes that a validator has refused.

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::memory::{MemoryDisk, MemoryFile};
-use super::{Disk, DiskFile, PARTIAL_SUFFIX, assert_aligned};
+use super::{Disk, DiskFile, NewFile, PARTIAL_SUFFIX, assert_aligned};
 
 /// What a disk writes as a whole or not at all, in bytes.
 const SECTOR_BYTES: usize = 512;
@@ -365,6 +365,60 @@ impl Disk for FaultyDisk {
             return Err(io::ErrorKind::StorageFull.into());
         }
         self.inner.change(|disk| disk.write_atomic(name, bytes))
+    }
+
+    fn begin(&self, name: &str) -> io::Result<Box<dyn NewFile>> {
+        let file = NewFaultyFile { disk: self.inner.clone(), name: name.to_string(), content: Vec::new() };
+        file.leave_partial()?;
+        Ok(Box::new(file))
+    }
+}
+
+/// Its writes are operations, and so is its end.
+struct NewFaultyFile {
+    disk: Arc<Inner>,
+    name: String,
+    content: Vec<u8>,
+}
+
+impl NewFaultyFile {
+    /// Puts what there is of it on the disk under the name of a file in the making.
+    fn leave_partial(&self) -> io::Result<()> {
+        let mut state = self.disk.state();
+        let fate = state.begin()?;
+        if state.plan.is_full {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let kept = match fate {
+            Fate::Proceed => self.content.len(),
+            Fate::Torn => (state.random.next() % (self.content.len() as u64 + 1)) as usize,
+        };
+        self.disk.disk.write_atomic(&format!("{}{PARTIAL_SUFFIX}", self.name), &self.content[..kept])?;
+        if let Fate::Torn = fate {
+            state.lose_power();
+            return Err(no_power());
+        }
+        Ok(())
+    }
+}
+
+impl NewFile for NewFaultyFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.content.extend_from_slice(bytes);
+        self.leave_partial()
+    }
+
+    fn finish(self: Box<Self>) -> io::Result<()> {
+        self.disk.change(|disk| disk.rename(&format!("{}{PARTIAL_SUFFIX}", self.name), &self.name))
+    }
+}
+
+impl Drop for NewFaultyFile {
+    fn drop(&mut self) {
+        // One that was finished has it no longer; one that a power cut has hit stays.
+        if self.disk.state().has_power {
+            drop(self.disk.disk.remove(&format!("{}{PARTIAL_SUFFIX}", self.name)));
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Disk, DiskFile, assert_aligned};
+use super::{Disk, DiskFile, NewFile, assert_aligned};
 
 /// Files in memory, of limited size together. Clones are the same directory.
 #[derive(Clone)]
@@ -109,6 +109,29 @@ impl Disk for MemoryDisk {
 
     fn write_atomic(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         self.put(name, || bytes.to_vec(), bytes.len() as u64)
+    }
+
+    fn begin(&self, name: &str) -> io::Result<Box<dyn NewFile>> {
+        Ok(Box::new(NewMemoryFile { disk: self.clone(), name: name.to_string(), content: Vec::new() }))
+    }
+}
+
+struct NewMemoryFile {
+    disk: MemoryDisk,
+    name: String,
+    content: Vec<u8>,
+}
+
+impl NewFile for NewMemoryFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.content.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> io::Result<()> {
+        let NewMemoryFile { disk, name, content } = *self;
+        let bytes = content.len() as u64;
+        disk.put(&name, || content, bytes)
     }
 }
 

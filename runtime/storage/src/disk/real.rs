@@ -23,7 +23,7 @@ use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt};
 use rustix::fs::{Advice, FlockOperation, FsWord, OFlags, fadvise, flock, fstatfs, fstatvfs};
 use rustix::io::{Errno, pread, pwritev, retry_on_intr};
 
-use super::{Disk, DiskFile, PARTIAL_SUFFIX, PARTS_MAX, assert_aligned};
+use super::{Disk, DiskFile, NewFile, PARTIAL_SUFFIX, PARTS_MAX, assert_aligned};
 use crate::block::{block_buf, zero_block};
 
 /// `O_DSYNC` as most Linux architectures number it (`asm-generic/fcntl.h`). `OFlags::DSYNC` of rustix 1.1 is `O_SYNC`,
@@ -40,8 +40,8 @@ const WRITES_END_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Bytes that are read and written again at a time.
 const SETTLE_BYTES: usize = 1 << 20;
-/// Bytes of zeros that are written and synced at a time while a file is made: little, so that the log's own writes never
-/// queue behind many.
+/// Bytes that are written and synced at a time while a file is made: few, so that the log's own writes never queue behind
+/// many.
 const FILL_BYTES: usize = 2 << 20;
 
 /// A directory behind a handle.
@@ -189,6 +189,50 @@ impl Disk for RealDisk {
 
     fn write_atomic(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         self.write_whole(name, |file| write_parts(file, 0, &[IoSlice::new(bytes)]))
+    }
+
+    fn begin(&self, name: &str) -> io::Result<Box<dyn NewFile>> {
+        let dir = self.dir.try_clone()?;
+        let partial = format!("{name}{PARTIAL_SUFFIX}");
+        let file = dir.open_with(&partial, OpenOptions::new().write(true).create(true).truncate(true))?;
+        let name = name.to_string();
+        Ok(Box::new(NewRealFile { disk: RealDisk { dir }, file, name, partial, bytes: 0, synced_bytes: 0 }))
+    }
+}
+
+/// A file that has no name yet.
+struct NewRealFile {
+    disk: RealDisk,
+    file: File,
+    name: String,
+    partial: String,
+    bytes: u64,
+    synced_bytes: u64,
+}
+
+impl NewFile for NewRealFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        write_parts(&self.file, self.bytes, &[IoSlice::new(bytes)])?;
+        self.bytes += bytes.len() as u64;
+        if self.bytes - self.synced_bytes >= FILL_BYTES as u64 {
+            self.file.sync_data()?;
+            self.synced_bytes = self.bytes;
+        }
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> io::Result<()> {
+        self.file.sync_all()?;
+        // Nobody reads it soon. That it leaves the page cache is only a courtesy, so it may fail.
+        let _ = fadvise(&self.file, 0, None, Advice::DontNeed);
+        self.disk.rename(&self.partial, &self.name)
+    }
+}
+
+impl Drop for NewRealFile {
+    fn drop(&mut self) {
+        // One that was finished has this name no longer; and one that stays is removed when the log is opened.
+        drop(self.disk.dir.remove_file(&self.partial));
     }
 }
 

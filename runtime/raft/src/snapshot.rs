@@ -1,0 +1,120 @@
+//! Snapshots of a replica: its state as of one entry, so that a restart need not apply the log before it, and the log may go.
+//!
+//! openraft never waits for one: [`write`] puts the state into a file while entries go on being applied, and openraft hears of it
+//! when it is durable. A file's first section says which membership was in force; then come the pages of
+//! [`Group::freeze`](weir_stream::Group::freeze).
+
+use std::io;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use openraft::StoredMembership;
+use openraft::alias::{SnapshotMetaOf, StoredMembershipOf};
+use tokio::sync::mpsc;
+use weir_storage::{EntryId, Snapshots, Wal, WalError};
+use weir_stream::{Group, Thaw};
+use weir_types::GroupId;
+
+use crate::codec::{decode_membership, encode_membership};
+use crate::config::{TypeConfig, entry_id, log_id};
+use crate::state_machine::State;
+
+/// The pieces that the state is written in: each keeps the shard's thread for less than a millisecond.
+const PAGES_BYTES: usize = 64 << 10;
+/// Pieces that may wait for the disk.
+const PIECES_MAX: usize = 4;
+
+/// What a replica begins with.
+pub(crate) struct Snapshot {
+    pub(crate) meta: SnapshotMetaOf<TypeConfig>,
+    pub(crate) group: Group,
+    /// The size of its file.
+    pub(crate) bytes: u64,
+}
+
+impl Snapshot {
+    /// Reads the group's snapshot, if it has one. Blocks.
+    ///
+    /// # Errors
+    /// [`WalError`] when it cannot be read, or is not the one that the log goes on from.
+    pub(crate) fn load(wal: &Wal, group: GroupId) -> Result<Option<Snapshot>, WalError> {
+        let Some(mut reader) = wal.open_snapshot(group)? else { return Ok(None) };
+        let Some(first) = reader.section()? else { return Err(reader.damaged("it is empty")) };
+        let last_membership = decode_stored_membership(&first).map_err(|error| reader.damaged(error))?;
+        let mut thaw = Thaw::default();
+        while let Some(pages) = reader.section()? {
+            thaw.take(&pages).map_err(|error| reader.damaged(error))?;
+        }
+        let group = thaw.finish().map_err(|error| reader.damaged(error))?;
+        if group.applied().is_none_or(|applied| applied > reader.last().index) {
+            return Err(reader.damaged("its state is of another entry"));
+        }
+        let meta = SnapshotMetaOf::<TypeConfig> { last_log_id: Some(log_id(reader.last())), last_membership };
+        Ok(Some(Snapshot { meta, group, bytes: reader.bytes() }))
+    }
+}
+
+/// Writes the state as it is now, which is that of `meta`; returns the size of the file when it is durable.
+///
+/// # Errors
+/// Whatever the disk says. The snapshot before is there still, or this one is.
+pub(crate) async fn write(
+    snapshots: Snapshots,
+    group: GroupId,
+    state: &State,
+    meta: &SnapshotMetaOf<TypeConfig>,
+) -> io::Result<u64> {
+    let last = entry_id(meta.last_log_id.as_ref().expect("something was applied"));
+    let first = encode_stored_membership(&meta.last_membership);
+    state.borrow_mut().freeze();
+    let (pieces, receiver) = mpsc::channel(PIECES_MAX);
+    let writing = tokio::task::spawn_blocking(move || write_file(&snapshots, group, last, &first, receiver));
+    loop {
+        let piece = state.borrow_mut().take_frozen(PAGES_BYTES);
+        let is_end = piece.is_none();
+        // When nobody takes it, writing has failed, and says why.
+        if pieces.send(piece).await.is_err() || is_end {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    state.borrow_mut().end_freeze();
+    writing.await.map_err(io::Error::other)?
+}
+
+/// `None` among the pieces is the end; without it they are not whole.
+fn write_file(
+    snapshots: &Snapshots,
+    group: GroupId,
+    last: EntryId,
+    first: &[u8],
+    mut pieces: mpsc::Receiver<Option<Bytes>>,
+) -> io::Result<u64> {
+    let mut writer = snapshots.begin(group, last)?;
+    writer.section(first)?;
+    loop {
+        match pieces.blocking_recv() {
+            Some(Some(piece)) => writer.section(&piece)?,
+            Some(None) => return writer.finish(),
+            None => return Err(io::Error::new(io::ErrorKind::Interrupted, "the replica was stopped meanwhile")),
+        }
+    }
+}
+
+/// A membership behind the entry that it came with, if it came with one.
+fn encode_stored_membership(stored: &StoredMembershipOf<TypeConfig>) -> Bytes {
+    let mut buf = BytesMut::new();
+    let id = stored.log_id().as_ref().map(entry_id);
+    buf.put_u8(u8::from(id.is_some()));
+    let id = id.unwrap_or(EntryId { index: 0, term: 0 });
+    buf.put_u64_le(id.term);
+    buf.put_u64_le(id.index);
+    encode_membership(stored.membership(), &mut buf);
+    buf.freeze()
+}
+
+fn decode_stored_membership(mut bytes: &[u8]) -> io::Result<StoredMembershipOf<TypeConfig>> {
+    let mut head = bytes.split_off(..1 + 8 + 8).ok_or(io::ErrorKind::UnexpectedEof)?;
+    let is_given = head.get_u8() != 0;
+    let id = EntryId { term: head.get_u64_le(), index: head.get_u64_le() };
+    Ok(StoredMembership::new(is_given.then(|| log_id(id)), decode_membership(bytes)?))
+}
