@@ -9,21 +9,23 @@ use std::path::{Path, PathBuf};
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
 
 /// Every crate of `runtime/` and the crates of `runtime/` that it uses. The binary may use them all.
-const ARROWS: [(&str, &[&str]); 7] = [
+const ARROWS: [(&str, &[&str]); 8] = [
     ("weir-types", &[]),
     ("weir-stream", &["weir-types"]),
     ("weir-storage", &["weir-types"]),
+    ("weir-cold", &["weir-types"]),
     ("weir-wasm", &["weir-types"]),
     ("weir-raft", &["weir-storage", "weir-stream", "weir-types"]),
-    ("weir-shard", &["weir-raft", "weir-storage", "weir-stream", "weir-types", "weir-wasm"]),
+    ("weir-shard", &["weir-cold", "weir-raft", "weir-storage", "weir-stream", "weir-types", "weir-wasm"]),
     ("weir-http", &["weir-shard", "weir-stream", "weir-types"]),
 ];
 
 const BINARY: &str = "weir";
 
 /// A crate from elsewhere, and the only crates of `runtime/` that may name it.
-const KNOWN_BY: [(&str, &[&str]); 5] = [
+const KNOWN_BY: [(&str, &[&str]); 6] = [
     ("openraft", &["weir-raft"]),
+    ("moka", &["weir-cold"]),
     ("hyper", &["weir-http"]),
     ("hyper-util", &["weir-http"]),
     // The admin listener is the binary's own.

@@ -104,6 +104,8 @@ codes! {
     ModuleCallsLimit = 503, "module_calls_limit", "Too many calls of a module are waiting.";
     ModuleMemoryLimit = 503, "module_memory_limit", "The modules have no more memory.";
     InFlightLimit = 503, "in_flight_limit", "Requests under way use all the memory they may.";
+    ColdDamaged = 503, "cold_damaged", "Old bytes of the stream are damaged and are not served.";
+    ColdUnavailable = 503, "cold_unavailable", "Old bytes of the stream cannot be read now.";
     ReadLimit = 503, "read_limit", "Pages being sent use all the memory they may.";
     SubscriberLimit = 503, "subscriber_limit", "There are as many live readers as there may be.";
     OutcomeUnknown = 504, "outcome_unknown", "It is unknown whether this was carried out.";
@@ -295,6 +297,8 @@ impl From<ShardError> for Problem {
                 return Problem::new(ErrorCode::SummaryFailed, detail).with(&STREAM_SUMMARY_FAILED, offset(at));
             }
             ShardError::SummaryRefused(_) => ErrorCode::SummaryRefused,
+            ShardError::ColdDamaged(_) => ErrorCode::ColdDamaged,
+            ShardError::ColdUnavailable(_) => ErrorCode::ColdUnavailable,
             ShardError::Corrupt(_) => {
                 // The text names files and positions: for the operator's log, not for a client.
                 tracing::error!("{detail}");

@@ -104,6 +104,8 @@ pub(crate) struct Config {
     pub(crate) http: HttpConfig,
     /// `[wal]`
     pub(crate) wal: WalConfig,
+    /// `[cold]`
+    pub(crate) cold: ColdConfig,
     /// `[limits]`
     pub(crate) limits: LimitsConfig,
     /// `[buckets]`
@@ -235,6 +237,43 @@ pub(crate) struct WalConfig {
     pub(crate) budget_bytes: u64,
     /// Memory for entries that were written lately, of all WALs; 0: 256 MiB, and 64 MiB in memory.
     pub(crate) cache_bytes: u64,
+}
+
+/// `[cold]`: where bytes go that have left the write-ahead logs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ColdConfig {
+    /// `local` or `off`.
+    pub(crate) url: String,
+    /// Bytes of each group's streams that may stay in its log.
+    pub(crate) flush_bytes: u64,
+    /// How long bytes may stay in a log.
+    pub(crate) flush_age_ms: u64,
+    /// Memory for what was read of the cold tier.
+    pub(crate) cache_bytes: u64,
+}
+
+/// A folder of the data directory.
+const COLD_LOCAL: &str = "local";
+/// No cold tier: bytes stay in the logs until their stream is deleted.
+const COLD_OFF: &str = "off";
+
+impl Default for ColdConfig {
+    fn default() -> ColdConfig {
+        ColdConfig {
+            url: COLD_LOCAL.to_string(),
+            flush_bytes: 64 * MIB,
+            flush_age_ms: 10 * 60 * 1000,
+            cache_bytes: 64 * MIB,
+        }
+    }
+}
+
+impl ColdConfig {
+    /// Whether there is a cold tier. What is kept in memory has none.
+    pub(crate) fn is_on(&self) -> bool {
+        self.url != COLD_OFF
+    }
 }
 
 /// `[limits]`: what bounds the memory.
@@ -428,6 +467,12 @@ impl Config {
             return Err(ConfigError::OutOfRange { key: "wal.segment_bytes", value: self.wal.segment_bytes, range });
         }
         check_range("wal.budget_bytes", self.wal.budget_bytes, 0, i64::MAX as u64)?;
+        if ![COLD_LOCAL, COLD_OFF].contains(&self.cold.url.as_str()) {
+            let reason = format!("`{COLD_LOCAL}` and `{COLD_OFF}` are known");
+            return Err(ConfigError::TextInvalid { key: "cold.url", value: self.cold.url.clone(), reason });
+        }
+        check_range("cold.flush_bytes", self.cold.flush_bytes, MIB, i64::MAX as u64)?;
+        check_range("cold.cache_bytes", self.cold.cache_bytes, MIB, i64::MAX as u64)?;
         check_range("limits.producers_per_stream_max", self.limits.producers_per_stream_max.into(), 1, 1 << 20)?;
         let bindings_max = BINDINGS_PER_BUCKET_MAX as u64;
         check_range("limits.bindings_per_bucket_max", self.limits.bindings_per_bucket_max.into(), 1, bindings_max)?;
@@ -464,6 +509,7 @@ impl Config {
             ("modules.compile_timeout_ms", self.modules.compile_timeout_ms),
             ("modules.upload_wait_ms", self.modules.upload_wait_ms),
             ("modules.call_timeout_ms", self.modules.call_timeout_ms),
+            ("cold.flush_age_ms", self.cold.flush_age_ms),
         ] {
             check_range(key, value, 1, day_ms)?;
         }

@@ -74,6 +74,31 @@ const SHARD_FAMILIES: &[Family<ShardStats>] = &[
     ("weir_snapshots_failed_total", "Snapshots of groups that the disk has refused. They are tried again.", |s| {
         s.snapshots_failed as f64
     }),
+    ("weir_hot_bytes", "Bytes of streams that are in the write-ahead log only.", |s| s.hot_bytes as f64),
+    ("weir_cold_bytes", "Bytes of streams that are in the cold tier.", |s| s.cold_bytes as f64),
+    ("weir_cold_chunks", "Chunks in the cold tier that streams use.", |s| s.chunks as f64),
+    (
+        "weir_cold_chunk_bytes",
+        "Size of these chunks. What is more than weir_cold_bytes is overhead, or of streams that were deleted.",
+        |s| s.chunk_bytes as f64,
+    ),
+    ("weir_cold_flushes_total", "Chunks that were put into the cold tier.", |s| s.flushes as f64),
+    ("weir_cold_flushed_bytes_total", "Size of these chunks.", |s| s.flushed_bytes as f64),
+    (
+        "weir_cold_flushes_failed_total",
+        "Times that bytes could not be moved to the cold tier. They are tried again; the log grows meanwhile.",
+        |s| s.flushes_failed as f64,
+    ),
+    (
+        "weir_cold_reads_damaged_total",
+        "Reads that met a chunk that is damaged or missing. They were answered 503 cold_damaged.",
+        |s| s.cold_damaged as f64,
+    ),
+    (
+        "weir_cold_reads_unavailable_total",
+        "Reads that the cold tier did not answer. They were answered 503 cold_unavailable.",
+        |s| s.cold_unavailable as f64,
+    ),
     ("weir_records_validated_total", "Records that validators have let through, replaced ones included.", |s| {
         s.records_validated as f64
     }),

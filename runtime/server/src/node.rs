@@ -26,6 +26,7 @@ const LOCK_FILE: &str = "lock";
 const NODE_FILE: &str = "node.toml";
 const NODE_FILE_NEW: &str = "node.toml.new";
 const MODULES_FOLDER: &str = "modules";
+const COLD_FOLDER: &str = "cold";
 
 /// Why the data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -235,16 +236,30 @@ impl DataDir {
     /// # Errors
     /// [`NodeError::Io`].
     pub(crate) fn modules_dir(&self) -> Result<Dir, NodeError> {
-        let open = || {
-            match self.dir.create_dir_with(MODULES_FOLDER, DirBuilder::new().mode(0o700)) {
-                // Else a crash could take the folder, and with it a module that has been announced.
-                Ok(()) => self.sync()?,
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error),
-            }
-            self.dir.open_dir(MODULES_FOLDER)
-        };
-        open().map_err(|error| self.modules_failed(error))
+        self.own_dir(MODULES_FOLDER).map_err(|error| self.modules_failed(error))
+    }
+
+    /// The folder of the cold tier, made (readable by its owner alone) if need be.
+    ///
+    /// # Errors
+    /// [`NodeError::Io`].
+    pub(crate) fn cold_dir(&self) -> Result<Dir, NodeError> {
+        self.own_dir(COLD_FOLDER).map_err(|error| self.cold_failed(error))
+    }
+
+    /// The error of the folder of the cold tier.
+    pub(crate) fn cold_failed(&self, source: io::Error) -> NodeError {
+        self.failed(COLD_FOLDER, source)
+    }
+
+    fn own_dir(&self, folder: &str) -> io::Result<Dir> {
+        match self.dir.create_dir_with(folder, DirBuilder::new().mode(0o700)) {
+            // Else a crash could take the folder, and with it what was announced to be in it.
+            Ok(()) => self.sync()?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+        self.dir.open_dir(folder)
     }
 
     /// The error of the folder of uploaded modules.

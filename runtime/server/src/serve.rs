@@ -29,7 +29,7 @@ use crate::connections::Connections;
 use crate::demo;
 use crate::exit::Exit;
 use crate::node::{DataDir, Node};
-use crate::seams::{SystemEntropy, seams};
+use crate::seams::{ColdRuntime, SystemEntropy, cold, seams};
 use crate::shard_thread::{Opened, Request, ShardParts, ShardThread};
 use crate::signals::Signals;
 
@@ -73,7 +73,9 @@ async fn run(config: &Config, demo: bool) -> Result<(), Exit> {
     let (phase, phases) = watch::channel(Phase::Recovering((0..config.shards()).collect()));
     let connections = Connections::new(config.shards().into());
     let topology = Topology { shards: config.shards(), wals: node.wals(), groups: node.groups };
-    let seams = seams(data_dir.as_deref(), &node, sizes, &config.modules, topology.shards)?;
+    let cold_runtime = ColdRuntime::start()?;
+    let cold = cold(data_dir.as_deref(), &config.cold, cold_runtime.handle())?;
+    let seams = seams(data_dir.as_deref(), &node, sizes, cold, &config.modules, topology.shards)?;
     let modules = seams.modules.clone();
     let parts = shard_parts(config, node.id, topology, sizes, seams, &shutdown);
     let admin = Admin {
@@ -155,6 +157,8 @@ pub(crate) fn shard_config(config: &Config, node_id: u64, topology: Topology, si
         folds_max: share(config.modules.folds_max).max(1),
         compile_wait: Duration::from_millis(config.modules.upload_wait_ms),
         write_deadline: WRITE_DEADLINE,
+        flush_bytes: config.cold.flush_bytes,
+        flush_age: Duration::from_millis(config.cold.flush_age_ms),
     }
 }
 

@@ -69,6 +69,10 @@ pub struct ShardConfig {
     pub subscribers_max: usize,
     /// Bytes of pages that clients have not taken yet, of the whole node; beyond it reads are refused.
     pub pages: PageBudget,
+    /// Bytes of a group's streams that may stay in the log; beyond it the oldest go to the cold tier.
+    pub flush_bytes: u64,
+    /// How long bytes may stay in the log.
+    pub flush_age: Duration,
     /// Active producers that one stream remembers.
     pub producers_per_stream_max: u32,
     /// Bindings of one bucket, at most [`weir_types::limits::BINDINGS_PER_BUCKET_MAX`].

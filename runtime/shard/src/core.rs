@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use send_wrapper::SendWrapper;
 use tokio::task::{AbortHandle, JoinHandle};
+use weir_cold::Cold;
 use weir_storage::Wal;
 use weir_stream::Meta;
 use weir_types::{GroupId, ShardId, StreamKey};
@@ -27,6 +28,10 @@ use crate::write::job::LocalGroup;
 
 /// What a write under way takes besides its body, in bytes: a bound for how many there are.
 const REQUEST_BYTES: usize = 1 << 10;
+
+/// What a full log still takes when writes are refused: the commands that move bytes out of it, and the writes that were on
+/// their way.
+const FLUSH_BYTES: usize = 4 << 20;
 
 /// A shard, as its connections hold it. Cheap to clone. It may be sent to other threads but used only on its own.
 #[derive(Clone)]
@@ -49,6 +54,8 @@ pub(crate) struct Core {
     pub(crate) in_flight: Rc<InFlightTotal>,
     pub(crate) stats: Rc<Counters>,
     pub(crate) post: Rc<Post>,
+    /// None where everything stays in the log.
+    pub(crate) cold: Option<Cold>,
     pub(crate) guests: Rc<Guests>,
     /// On the shard of group 0: buckets whose last change may not have reached every group.
     pub(crate) unsettled: Unsettled,
@@ -164,7 +171,11 @@ impl Core {
         if self.hot_index.get() > self.config.hot_index_bytes_max {
             return Some(ShardError::Limit(Limit::HotIndex));
         }
-        group.refusal(bytes)
+        let kept_bytes = match self.cold {
+            Some(_) => FLUSH_BYTES.min(self.config.wal.segment_bytes as usize / 4),
+            None => 0,
+        };
+        group.refusal(bytes + kept_bytes)
     }
 
     /// Looks how large the index of hot bytes is: it grows by what is applied.
@@ -215,6 +226,10 @@ impl Core {
         Ok(counted)
     }
 
+    fn sum_groups(&self, figure: impl Fn(&weir_stream::Group) -> u64) -> u64 {
+        self.groups.iter().flatten().map(|group| figure(&group.state.borrow())).sum()
+    }
+
     pub(crate) fn figures(&self) -> ShardStats {
         let counters = &self.stats;
         let failed = self.groups.iter().flatten().filter(|group| group.has_failed()).count();
@@ -231,10 +246,19 @@ impl Core {
             subscribers: self.feeds.subscribers() as u64,
             live_bytes: self.feeds.bytes() as u64,
             in_flight_bytes: self.in_flight.bytes() as u64,
-            streams: self.groups.iter().flatten().map(|group| group.state.borrow().streams() as u64).sum(),
+            streams: self.sum_groups(|group| group.streams() as u64),
             hot_index_bytes: self.hot_index_bytes() as u64,
             snapshots: counters.snapshots.get(),
             snapshots_failed: counters.snapshots_failed.get(),
+            flushes: counters.flushes.get(),
+            flushes_failed: counters.flushes_failed.get(),
+            flushed_bytes: counters.flushed_bytes.get(),
+            cold_damaged: counters.cold_damaged.get(),
+            cold_unavailable: counters.cold_unavailable.get(),
+            chunks: self.sum_groups(|group| group.chunks_totals().chunks),
+            chunk_bytes: self.sum_groups(|group| group.chunks_totals().bytes),
+            cold_bytes: self.sum_groups(|group| group.chunks_totals().live_bytes),
+            hot_bytes: self.sum_groups(weir_stream::Group::hot_bytes),
             records_validated: counters.records_validated.get(),
             records_rejected: counters.records_rejected.get(),
             module_traps: guests.traps,

@@ -1,12 +1,14 @@
-//! The keeper of a group: takes snapshots, so that a restart need not apply the whole log, and gives up the log before them
+//! The keeper of a group: has old bytes go to the cold tier, takes snapshots, so that a restart need not apply the whole log, and gives up the log before them
 //! as far as no stream's bytes are in it.
 
 use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use weir_cold::Cold;
 
 use crate::core::Core;
+use crate::flusher::Flusher;
 use crate::stats::add;
 use crate::write::job::LocalGroup;
 
@@ -14,6 +16,8 @@ use crate::write::job::LocalGroup;
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How long it waits after a snapshot that the disk has refused.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
+/// How long it waits after a flush that has failed.
+const FLUSH_AGAIN_AFTER: Duration = Duration::from_secs(2);
 /// Steps of giving back what deleted streams named, in one turn: less than a millisecond.
 const REAPED_PER_TURN: usize = 64;
 /// Where the log is more than half full, a snapshot is due already when so many of its parts are new.
@@ -21,10 +25,16 @@ const FULL_LOG_PARTS: u64 = 16;
 
 /// Keeps a group. Runs for the shard's life.
 pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>) {
+    let (mut flusher, mut has_more) = (Flusher::default(), false);
     while !group.has_failed() {
-        tokio::time::sleep(LOOK_EVERY).await;
+        if !has_more {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
         while group.state.borrow_mut().reap(REAPED_PER_TURN) {
             tokio::task::yield_now().await;
+        }
+        if let Some(cold) = core.cold.clone() {
+            has_more = flush(&core, &group, &cold, &mut flusher).await;
         }
         if is_snapshot_due(&core, &group) {
             snapshot(&core, &group).await;
@@ -61,6 +71,24 @@ async fn snapshot(core: &Core, group: &LocalGroup) {
             tokio::time::sleep(AGAIN_AFTER).await;
         }
     }
+}
+
+/// Says whether there is more to be flushed at once.
+async fn flush(core: &Rc<Core>, group: &Rc<LocalGroup>, cold: &Cold, flusher: &mut Flusher) -> bool {
+    match flusher.run(core, group, cold).await {
+        Ok(has_more) => return has_more,
+        Err(_) if group.has_failed() => {}
+        Err(error) => {
+            add(&core.stats.flushes_failed, 1);
+            tracing::warn!(
+                group = group.id.0,
+                ?error,
+                "bytes cannot go to the cold tier: the log grows until they can"
+            );
+            tokio::time::sleep(FLUSH_AGAIN_AFTER).await;
+        }
+    }
+    false
 }
 
 async fn purge(group: &LocalGroup) {

@@ -7,7 +7,7 @@
 //! - [`agenda`]: when streams end by themselves.
 //! - [`group`]: the open batch and the proposer, opening WALs and replicas.
 //! - [`core`]: [`Shard`], the handle that connections hold, and the state behind it; knows no verb.
-//! - [`keeper`]: snapshots, and giving up what of the log nothing needs.
+//! - [`keeper`], [`flusher`]: old bytes to the cold tier, snapshots, and giving up what of the log nothing needs.
 //! - The verbs: [`read`], [`write`], [`live`], [`meta`] (buckets, modules, bindings), [`modules`] (guests at work).
 //! - [`shard`]: opening, and the dispatch from requests to verbs.
 //!
@@ -18,6 +18,7 @@ mod budget;
 mod calls;
 mod config;
 mod core;
+mod flusher;
 mod group;
 mod in_flight;
 mod keeper;

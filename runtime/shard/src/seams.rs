@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use weir_cold::Cold;
 use weir_storage::Disk;
 use weir_types::Role;
 use weir_wasm::Host;
@@ -44,6 +45,8 @@ pub struct Seams {
     pub entropy: Arc<dyn Entropy>,
     /// One directory per WAL, in the order of [`weir_types::WalId`].
     pub disks: Vec<Arc<dyn Disk>>,
+    /// Where old bytes go; none where all stays in the log.
+    pub cold: Option<Cold>,
     /// The node's modules: where they are kept, how they are compiled, what they may take.
     pub modules: Host,
     /// The modules that need no upload.

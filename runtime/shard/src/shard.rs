@@ -63,6 +63,12 @@ impl Shard {
                 None => None,
             });
         }
+        for group in groups.iter().flatten().filter(|_| seams.cold.is_none()) {
+            let chunks = group.state.borrow().chunks_totals().chunks;
+            if chunks > 0 {
+                return Err(ShardOpenError::ColdMissing { group: group.id, chunks });
+            }
+        }
         let stats = Rc::new(Counters::new());
         let core = Rc::new(Core {
             id,
@@ -78,6 +84,7 @@ impl Shard {
             stats,
             guests: Rc::new(guests),
             post,
+            cold: seams.cold,
             unsettled: Unsettled::default(),
             hot_index: Cell::new(0),
             tasks: RefCell::default(),

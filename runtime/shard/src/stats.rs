@@ -23,6 +23,11 @@ pub(crate) struct Counters {
     pub(crate) limits_met: LimitsMet,
     pub(crate) snapshots: Cell<u64>,
     pub(crate) snapshots_failed: Cell<u64>,
+    pub(crate) flushes: Cell<u64>,
+    pub(crate) flushes_failed: Cell<u64>,
+    pub(crate) flushed_bytes: Cell<u64>,
+    pub(crate) cold_damaged: Cell<u64>,
+    pub(crate) cold_unavailable: Cell<u64>,
     pub(crate) records_validated: Cell<u64>,
     pub(crate) records_rejected: Cell<u64>,
     /// From the arrival of an append to its acknowledgement.

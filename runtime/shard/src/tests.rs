@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
+use weir_cold::{Cold, MemoryStore as ChunkMemory};
 use weir_storage::{Arena, Disk, FRAME_HEADER_BYTES, FaultyDisk, MemoryDisk, Wal, WalConfig, WriteMode};
 use weir_stream::{Appended, Command, Expiry, KeyRef, Refusal, Split};
 use weir_types::limits::PAGE_BYTES_MAX;
@@ -48,6 +49,8 @@ struct Node {
     shards: Vec<Shard>,
     clock: Arc<TestClock>,
     disks: Vec<Arc<dyn Disk>>,
+    cold: Option<Cold>,
+    config: ShardConfig,
 }
 
 /// A disk with an empty log in it.
@@ -63,12 +66,17 @@ impl Node {
     }
 
     async fn start_on(disks: Vec<Arc<dyn Disk>>, config: ShardConfig) -> Node {
+        Node::start_with(disks, None, config).await
+    }
+
+    async fn start_with(disks: Vec<Arc<dyn Disk>>, cold: Option<Cold>, config: ShardConfig) -> Node {
         let clock = Arc::new(TestClock(AtomicU64::new(0)));
         let entropy = Arc::new(Counter(AtomicU64::new(1)));
         let modules = Host::new(Arc::new(MemoryStore::default()), Arc::new(InProcess), HostConfig::default());
         let modules = modules.expect("the engine runs");
         let (builtins, turn) = (Arc::new([]), (|| {}) as fn());
-        let seams = Seams { clock: clock.clone(), entropy, disks: disks.clone(), modules, builtins, turn };
+        let seams =
+            Seams { clock: clock.clone(), entropy, disks: disks.clone(), cold: cold.clone(), modules, builtins, turn };
         let mut shards = Vec::new();
         for (id, mailbox) in mesh(TOPOLOGY.shards).0.into_iter().enumerate() {
             let id = ShardId(id as u16);
@@ -76,14 +84,14 @@ impl Node {
             shards.push(shard.expect("opens"));
         }
         shards[0].form().await.expect("forms");
-        Node { shards, clock, disks }
+        Node { shards, clock, disks, cold, config }
     }
 
     async fn restart(self) -> Node {
         for shard in &self.shards {
             shard.shutdown().await;
         }
-        Node::start_on(self.disks, config()).await
+        Node::start_with(self.disks, self.cold, self.config).await
     }
 
     fn advance(&self, by: Duration) {
@@ -138,6 +146,8 @@ fn config() -> ShardConfig {
         live_bytes_max: 64 << 10,
         live_bytes_per_stream_max: 64 << 10,
         subscribers_max: 1000,
+        flush_bytes: 1 << 20,
+        flush_age: Duration::from_secs(600),
         pages: crate::PageBudget::new(64 << 20),
         bindings_per_bucket_max: 32,
         producers_per_stream_max: 16,
@@ -1090,5 +1100,149 @@ fn what_is_deleted_makes_room_in_the_log_and_a_restart_knows_it() {
         assert_eq!(node.content(&idle).await.expect("it is there"), "");
         node.advance(Duration::from_secs(3600 * 2));
         assert!(node.content(&idle).await.is_err(), "its time is over");
+    });
+}
+
+/// Waits until `is_so`.
+async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = std::time::Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+impl Node {
+    fn sum(&self, figure: impl Fn(&crate::ShardStats) -> u64) -> u64 {
+        self.shards.iter().map(|shard| figure(&shard.0.figures())).sum()
+    }
+
+    /// A node with a cold tier in memory, to which bytes go as soon as there is a megabyte.
+    async fn start_cold(config: ShardConfig) -> (Node, ChunkMemory) {
+        let chunks = ChunkMemory::default();
+        let cold = Cold::new(Arc::new(chunks.clone()), 4 << 20, tokio::runtime::Handle::current());
+        let disks = (0..TOPOLOGY.wals).map(|_| formed(MemoryDisk::new(64 << 20))).collect();
+        (Node::start_with(disks, Some(cold), config).await, chunks)
+    }
+
+    /// All of a stream, in pages of at most `bytes_max`.
+    async fn pages(&self, key: &StreamKey, bytes_max: usize) -> Result<Vec<u8>, ShardError> {
+        let (mut all, mut from) = (Vec::new(), ReadFrom::Start);
+        loop {
+            let page = self.far(key).read(key.clone(), from, bytes_max).await?;
+            let bytes = page.chunks.concat();
+            assert!(bytes.len() <= bytes_max.max(100), "{} bytes of {bytes_max}", bytes.len());
+            all.extend_from_slice(&bytes);
+            if page.up_to_date {
+                return Ok(all);
+            }
+            assert!(!bytes.is_empty(), "a page goes on");
+            from = ReadFrom::At(page.next);
+        }
+    }
+}
+
+#[test]
+fn cold_bytes_are_read_like_hot_ones_and_the_log_gives_room() {
+    run(async {
+        let (mut node, chunks) = Node::start_cold(config()).await;
+        let keys: Vec<StreamKey> = (0..8).map(|n| key(&format!("s{n}"))).collect();
+        let mut expected = vec![Vec::new(); keys.len()];
+        for key in &keys {
+            node.create(key, Expiry::Never).await;
+        }
+        for round in 0..3 {
+            for i in 0..900 {
+                for (key, expected) in keys.iter().zip(&mut expected) {
+                    let record = format!("{round}-{i}-{}|", "x".repeat(i % 700));
+                    node.append(key, &record).await.expect("appends");
+                    expected.extend_from_slice(record.as_bytes());
+                }
+            }
+            let config = node.config.clone();
+            until("old bytes leave the log", || {
+                node.sum(|stats| stats.hot_bytes) <= u64::from(TOPOLOGY.groups) * config.flush_bytes
+                    && node.sum(|stats| stats.cold_bytes) > 0
+            })
+            .await;
+            for (key, expected) in keys.iter().zip(&expected) {
+                for bytes_max in [PAGE_BYTES_MAX, 100_000, 9_000] {
+                    let found = node.pages(key, bytes_max).await.expect("reads");
+                    assert!(&found == expected, "{} bytes of {}", found.len(), expected.len());
+                }
+            }
+            node = node.restart().await;
+        }
+        assert!(node.sum(|stats| stats.flushes_failed) == 0 && !chunks.objects().is_empty());
+        // Nothing is left of deleted streams.
+        for key in &keys {
+            node.far(key).delete(key.clone(), None).await.expect("deletes");
+        }
+        until("chunks go with their streams", || chunks.objects().is_empty()).await;
+        assert_eq!(node.sum(|stats| stats.chunks + stats.hot_bytes), 0);
+    });
+}
+
+#[test]
+fn old_bytes_leave_the_log_however_few_they_are() {
+    run(async {
+        let (node, _) = Node::start_cold(ShardConfig { flush_age: Duration::from_millis(300), ..config() }).await;
+        let key = key("slow");
+        node.create(&key, Expiry::Never).await;
+        for i in 0..3 {
+            node.append(&key, &format!("{i} ")).await.expect("appends");
+            until("it leaves the log", || node.sum(|stats| stats.hot_bytes) == 0).await;
+            assert_eq!(node.sum(|stats| stats.cold_bytes), 2 * (i + 1));
+        }
+        assert_eq!(node.content(&key).await.expect("reads"), "0 1 2 ");
+        node.append(&key, "hot").await.expect("appends");
+        assert_eq!(node.content(&key).await.expect("reads"), "0 1 2 hot");
+        let mut subscription = node.far(&key).subscribe(key.clone(), ReadFrom::Start).await.expect("subscribes");
+        let mut seen = String::new();
+        while seen.len() < 9 {
+            let LiveEvent::Data(data) = subscription.next().await else { panic!("ended early after {seen}") };
+            seen += std::str::from_utf8(&data.chunks.concat()).expect("text");
+        }
+        assert_eq!(seen, "0 1 2 hot");
+    });
+}
+
+#[test]
+fn a_damaged_chunk_is_never_served_and_the_rest_is() {
+    run(async {
+        let (node, chunks) = Node::start_cold(ShardConfig { flush_age: Duration::from_millis(200), ..config() }).await;
+        let (key, other) = (key("damaged"), key("whole"));
+        for key in [&key, &other] {
+            node.create(key, Expiry::Never).await;
+            node.append(key, "cold ").await.expect("appends");
+            until("it leaves the log", || node.sum(|stats| stats.hot_bytes) == 0).await;
+        }
+        node.append(&key, "hot").await.expect("appends");
+        let tail = node.near(&key).head(key.clone()).await.expect("it is there").next;
+        let name = chunks
+            .objects()
+            .iter()
+            .find(|(_, bytes)| bytes.windows(7).any(|w| w == b"damaged"))
+            .map(|(n, _)| n.clone());
+        let name = name.expect("a chunk names its streams");
+        let whole = chunks.objects()[&name].clone();
+        let at = whole.windows(5).position(|w| w == b"cold ").expect("its bytes are in it");
+        let mut damaged = whole.to_vec();
+        damaged[at] ^= 1;
+        for bad in [Some(Bytes::from(damaged)), Some(whole.slice(..at)), Some(Bytes::new()), None] {
+            match bad {
+                Some(bytes) => drop(chunks.objects().insert(name.clone(), bytes)),
+                None => drop(chunks.objects().remove(&name)),
+            }
+            node.cold.as_ref().expect("it has one").forget(weir_cold::ChunkName::parse(&name).expect("a name")).await;
+            let error = node.content(&key).await.expect_err("it is damaged");
+            assert!(matches!(error, ShardError::ColdDamaged(_)), "{error:?}");
+            assert_eq!(node.content(&other).await.expect("reads"), "cold ");
+            let from = ReadFrom::At(weir_types::Offset { position: 5, ..tail });
+            let hot = node.far(&key).read(key.clone(), from, PAGE_BYTES_MAX).await.expect("the rest is read");
+            assert_eq!(hot.chunks.concat(), b"hot");
+        }
+        chunks.objects().insert(name, whole);
+        assert_eq!(node.content(&key).await.expect("it is whole again"), "cold hot");
     });
 }

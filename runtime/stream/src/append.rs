@@ -111,7 +111,7 @@ impl Stream {
         let begin = end - records.packs().len() as u32;
         if records.is_one_pack() {
             self.push_extent(records.payload_bytes() as u64, at.index, begin, end - begin);
-            hotlog.take(at.index);
+            hotlog.take(at.index, end - begin);
             return begin..end;
         }
         let mut pos = begin;
@@ -119,7 +119,7 @@ impl Stream {
             let pack = pack.expect("packs were read with their command");
             let payload_bytes = Pack::read(pack).expect("packs were read with their command").payload().len();
             self.push_extent(payload_bytes as u64, at.index, pos, pack.len() as u32);
-            hotlog.take(at.index);
+            hotlog.take(at.index, pack.len() as u32);
             pos += pack.len() as u32;
         }
         assert!(pos == end, "packs are the last bytes of their frame");

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::hot::Hot;
+use crate::extents::hot::Hot;
 use crate::hotlog::HotLog;
 
 /// Places to give back.
@@ -17,7 +17,7 @@ impl Buried {
     pub(crate) fn reap_leaf(&mut self, hotlog: &mut HotLog) -> bool {
         let Some(hot) = self.hots.front_mut() else { return false };
         let before_bytes = hot.heap_bytes();
-        let taken = hot.take_some(|index| hotlog.release(index));
+        let taken = hot.take_some(|index, bytes| hotlog.release(index, bytes));
         assert!(self.bytes >= before_bytes - hot.heap_bytes(), "what is buried is counted");
         self.bytes -= before_bytes - hot.heap_bytes();
         if taken.is_none() {

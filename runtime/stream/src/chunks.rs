@@ -36,6 +36,17 @@ pub struct Chunk {
     pub live_bytes: u64,
 }
 
+/// All chunks together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChunkTotals {
+    /// How many there are.
+    pub chunks: u64,
+    /// Bytes of the objects.
+    pub bytes: u64,
+    /// Stored bytes in them that a stream still names.
+    pub live_bytes: u64,
+}
+
 /// The chunks of a group that some stream names.
 #[derive(Debug, Default)]
 pub(crate) struct Chunks {
@@ -63,6 +74,14 @@ impl Chunks {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Chunk> {
         self.by_number.values()
+    }
+
+    pub(crate) fn totals(&self) -> ChunkTotals {
+        self.iter().fold(ChunkTotals::default(), |sum, chunk| ChunkTotals {
+            chunks: sum.chunks + 1,
+            bytes: sum.bytes + chunk.bytes,
+            live_bytes: sum.live_bytes + chunk.live_bytes,
+        })
     }
 
     pub(crate) fn last_number(&self) -> u32 {

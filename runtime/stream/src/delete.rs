@@ -43,7 +43,7 @@ impl Group {
         }
         let mut hot = std::mem::take(&mut stream.extents.hot);
         if hot.is_small() {
-            hot.take_before(u64::MAX, |index| self.hotlog.release(index));
+            hot.take_before(u64::MAX, |index, bytes| self.hotlog.release(index, bytes));
         } else {
             self.buried.bury(hot);
         }

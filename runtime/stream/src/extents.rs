@@ -3,12 +3,15 @@
 //! Bytes move from the log to a chunk, or from several chunks to one; their positions never change. So what moves is said by
 //! positions, and means the same on a replica whose bytes are elsewhere.
 
+pub(crate) mod hot;
+
 use std::ops::Range;
 
+pub use hot::Extent;
+use hot::{Hot, Place};
 use smallvec::SmallVec;
 
 use crate::codec::{CodecError, Reader};
-use crate::hot::{Extent, Hot, Place};
 use crate::sink::Sink;
 
 /// Bytes of a stream that are together in one chunk; up to the next run, or to what is in the log.
@@ -39,8 +42,8 @@ pub enum Piece {
 
 /// What bytes were in before they were moved or deleted.
 pub(crate) enum Freed {
-    /// A pack of this log entry.
-    Entry(u64),
+    /// A pack of this log entry, of so many bytes.
+    Entry(u64, u32),
     /// So many bytes of this chunk.
     Chunk { chunk: u32, bytes: u64 },
 }
@@ -105,7 +108,7 @@ impl Extents {
             let bytes = self.run_end(n, tail) - self.runs[n].start;
             freed(Freed::Chunk { chunk: self.runs[n].chunk, bytes });
         }
-        self.hot.take_before(range.end, |index| freed(Freed::Entry(index)));
+        self.hot.take_before(range.end, |index, bytes| freed(Freed::Entry(index, bytes)));
         self.runs.drain(first..last);
         self.runs.insert(first, Run { start: range.start, chunk, at });
         if self.runs.len() == 1 {
@@ -138,7 +141,11 @@ impl Extents {
     }
 
     /// Reads what [`Extents::put`] wrote of a stream that ends at `tail`; `taken_in` is told each pack's entry.
-    pub(crate) fn read(reader: &mut Reader<'_>, tail: u64, taken_in: impl FnMut(u64)) -> Result<Extents, CodecError> {
+    pub(crate) fn read(
+        reader: &mut Reader<'_>,
+        tail: u64,
+        taken_in: impl FnMut(u64, u32),
+    ) -> Result<Extents, CodecError> {
         const WHAT: &str = "run";
         let mut extents = Extents::default();
         let mut before = 0;

@@ -29,7 +29,7 @@ impl Group {
         let before_bytes = stream.memory_bytes();
         let (chunks, hotlog) = (&mut self.chunks, &mut self.hotlog);
         let moved = stream.extents.move_to_chunk(&part.range, stream.tail, number, part.at, |freed| match freed {
-            Freed::Entry(index) => hotlog.release(index),
+            Freed::Entry(index, bytes) => hotlog.release(index, bytes),
             Freed::Chunk { chunk, bytes } => {
                 chunks.release(chunk, bytes);
                 // Not its own: bytes that were moved before in the same command may be moved again.

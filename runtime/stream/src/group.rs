@@ -7,7 +7,7 @@ use weir_types::{Incarnation, StreamKey};
 use crate::batch::{Frame, Limits};
 use crate::bucket::Bucket;
 use crate::buried::Buried;
-use crate::chunks::{Chunk, ChunkId, Chunks};
+use crate::chunks::{Chunk, ChunkId, ChunkTotals, Chunks};
 use crate::content_type::ContentTypes;
 use crate::hotlog::HotLog;
 use crate::meta::Meta;
@@ -158,6 +158,16 @@ impl Group {
         self.hotlog.floor()
     }
 
+    /// Whether a stream names bytes of this log entry.
+    pub fn is_hot(&self, index: u64) -> bool {
+        self.hotlog.names(index)
+    }
+
+    /// Bytes of packs in the log that streams name.
+    pub fn hot_bytes(&self) -> u64 {
+        self.hotlog.bytes()
+    }
+
     /// The chunk of a number that a stream names.
     pub fn chunk(&self, number: u32) -> Option<&Chunk> {
         self.chunks.get(number)
@@ -166,6 +176,11 @@ impl Group {
     /// All chunks that some stream names, in the order of their numbers.
     pub fn chunks(&self) -> impl Iterator<Item = &Chunk> {
         self.chunks.iter()
+    }
+
+    /// How many chunks streams name, and what is in them.
+    pub fn chunks_totals(&self) -> ChunkTotals {
+        self.chunks.totals()
     }
 
     /// The highest number that a chunk has had.

@@ -8,11 +8,13 @@ pub(crate) struct HotLog {
     /// The entry of the first count.
     first: u64,
     counts: VecDeque<u32>,
+    bytes: u64,
 }
 
 impl HotLog {
-    /// A place in entry `index` is named from now on.
-    pub(crate) fn take(&mut self, index: u64) {
+    /// A place of `bytes` in entry `index` is named from now on.
+    pub(crate) fn take(&mut self, index: u64, bytes: u32) {
+        self.bytes += u64::from(bytes);
         if self.counts.is_empty() {
             self.first = index;
         }
@@ -27,8 +29,10 @@ impl HotLog {
         self.counts[at] += 1;
     }
 
-    /// A place in entry `index` is named no longer.
-    pub(crate) fn release(&mut self, index: u64) {
+    /// A place of `bytes` in entry `index` is named no longer.
+    pub(crate) fn release(&mut self, index: u64, bytes: u32) {
+        assert!(self.bytes >= u64::from(bytes), "what is named is counted");
+        self.bytes -= u64::from(bytes);
         let at = index.checked_sub(self.first).expect("entries that are named are counted");
         let count = self.counts.get_mut(at as usize).expect("entries that are named are counted");
         assert!(*count > 0, "entries that are named are counted");
@@ -45,6 +49,17 @@ impl HotLog {
     /// The lowest entry that is named; `None` when there is none.
     pub(crate) fn floor(&self) -> Option<u64> {
         (!self.counts.is_empty()).then_some(self.first)
+    }
+
+    /// Whether entry `index` is named.
+    pub(crate) fn names(&self, index: u64) -> bool {
+        let at = index.checked_sub(self.first);
+        at.and_then(|at| self.counts.get(at as usize)).is_some_and(|count| *count > 0)
+    }
+
+    /// Bytes of all places.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
@@ -67,21 +82,23 @@ mod tests {
             let (mut log, mut model) = (HotLog::default(), BTreeMap::<u64, u32>::new());
             for (takes, index) in steps {
                 if takes {
-                    log.take(index);
+                    log.take(index, 10);
                     *model.entry(index).or_default() += 1;
                 } else if let Some(count) = model.get_mut(&index) {
-                    log.release(index);
+                    log.release(index, 10);
                     *count -= 1;
                     if *count == 0 {
                         model.remove(&index);
                     }
                 }
                 prop_assert_eq!(log.floor(), model.keys().next().copied());
+                prop_assert_eq!(log.bytes(), 10 * model.values().map(|count| u64::from(*count)).sum::<u64>());
+                prop_assert_eq!(log.names(index), model.contains_key(&index));
             }
             for (index, count) in model {
-                (0..count).for_each(|_| log.release(index));
+                (0..count).for_each(|_| log.release(index, 10));
             }
-            prop_assert_eq!(log.memory_bytes(), 0);
+            prop_assert_eq!((log.memory_bytes(), log.bytes()), (0, 0));
         }
     }
 }

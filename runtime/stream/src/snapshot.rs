@@ -88,9 +88,9 @@ impl Thaw {
                 reader,
                 type_before.as_deref(),
                 |text| types.intern(text),
-                |index| {
+                |index, bytes| {
                     if index <= applied && applied - index < HOT_ENTRIES_MAX {
-                        hotlog.take(index);
+                        hotlog.take(index, bytes);
                     } else {
                         is_known = false;
                     }

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use weir_types::{Incarnation, Lineage, Offset, ReadFrom};
 
 use crate::codec::{CodecError, Reader};
+use crate::extents::hot::Place;
 use crate::extents::{Extents, Piece};
 use crate::fields::{flag, put_expiry, read_expiry};
-use crate::hot::Place;
 use crate::producer::Producers;
 use crate::reply::{Expiry, Facts, Refusal};
 use crate::sink::Sink;
@@ -214,7 +214,7 @@ impl Stream {
         reader: &mut Reader<'_>,
         type_before: Option<&str>,
         intern: impl FnOnce(&str) -> Arc<str>,
-        taken_in: impl FnMut(u64),
+        taken_in: impl FnMut(u64, u32),
     ) -> Result<Stream, CodecError> {
         const WHAT: &str = "stream";
         let key = reader.long(WHAT)?.into();

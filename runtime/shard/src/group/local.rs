@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
+use weir_cold::ChunkName;
 use weir_raft::{Replica, State};
 use weir_storage::{FRAME_HEADER_BYTES, FullCause, Room, Ticket, Wal};
 use weir_stream::{Command, Limits, Reply};
@@ -183,6 +184,11 @@ impl<J: Job> Group<J> {
             self.alarm.set(Some(deadline));
             self.hurry.ring();
         }
+    }
+
+    /// Whether a stream still names the chunk.
+    pub(crate) fn has_chunk(&self, chunk: ChunkName) -> bool {
+        self.state.borrow().chunk(chunk.number).is_some_and(|known| known.id.term == chunk.term)
     }
 
     /// Whether it takes nothing any more until the process is started again.

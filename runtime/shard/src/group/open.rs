@@ -29,6 +29,16 @@ pub enum ShardOpenError {
     /// A group cannot be started.
     #[error("a group cannot be started")]
     Group(#[from] weir_raft::StartError),
+    /// There is no cold tier, and bytes of streams are in one.
+    #[error(
+        "{chunks} chunks of group {group} are in a cold tier, and there is none: set cold.url to what it was when they were written"
+    )]
+    ColdMissing {
+        /// The group.
+        group: GroupId,
+        /// How many.
+        chunks: u64,
+    },
     /// There can be no thread for its guests.
     #[error("the lane of its modules cannot be started")]
     Lane(#[source] std::io::Error),

@@ -103,7 +103,23 @@ pub enum ShardError {
     /// The module refuses the question, in its own words.
     #[error("{0}")]
     SummaryRefused(Box<str>),
+    /// What the cold tier holds is not what was written; it is not served.
+    #[error("cold bytes of this stream are damaged")]
+    ColdDamaged(Arc<str>),
+    /// The cold tier does not answer.
+    #[error("the cold tier cannot be read now")]
+    ColdUnavailable(Arc<str>),
     /// What the disk holds is not what was written.
     #[error("stored bytes are damaged: {0}")]
     Corrupt(Arc<str>),
+}
+
+impl From<weir_cold::ColdError> for ShardError {
+    fn from(error: weir_cold::ColdError) -> ShardError {
+        let reason = Arc::from(error.to_string());
+        match error {
+            weir_cold::ColdError::Damaged { .. } => ShardError::ColdDamaged(reason),
+            weir_cold::ColdError::Unavailable(_) => ShardError::ColdUnavailable(reason),
+        }
+    }
 }

@@ -39,6 +39,24 @@ pub struct ShardStats {
     pub snapshots: u64,
     /// Snapshots that the disk has refused.
     pub snapshots_failed: u64,
+    /// Chunks that were put into the cold tier and are read from there.
+    pub flushes: u64,
+    /// Times that bytes could not be moved to the cold tier. They are tried again.
+    pub flushes_failed: u64,
+    /// Bytes of these chunks.
+    pub flushed_bytes: u64,
+    /// Reads that met damaged bytes in the cold tier.
+    pub cold_damaged: u64,
+    /// Reads that the cold tier did not answer.
+    pub cold_unavailable: u64,
+    /// Chunks that streams name now.
+    pub chunks: u64,
+    /// Bytes of these chunks.
+    pub chunk_bytes: u64,
+    /// Stored bytes in them that streams name.
+    pub cold_bytes: u64,
+    /// Bytes of streams that are in the log now.
+    pub hot_bytes: u64,
     /// Records that validators have let through, as they came or replaced.
     pub records_validated: u64,
     /// Writes that a validator has refused.

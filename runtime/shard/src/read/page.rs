@@ -1,5 +1,7 @@
 //! Catch-up reads: from extents to a page that begins and ends at record boundaries.
 //!
+//! What is in the cold tier comes first in a page; how much of a chunk fits is found when its index is read.
+//!
 //! A plan is made on the shard in one go, so it sees one state; that it has at most [`PIECES_MAX`] pieces bounds how long
 //! that takes. What is still in memory is shared, the rest is read back on another thread and checked. A page that would
 //! keep much more in memory than it has is a copy; for all others the budget knows what they keep.
@@ -10,14 +12,16 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 use tokio::time::Instant;
+use weir_cold::{ChunkName, Cold, ColdError, PartRef};
 use weir_storage::{EntryBody, EntryPlace, FRAME_HEADER_BYTES, WalReader};
 use weir_stream::batch::BATCH_HEAD_BYTES;
-use weir_stream::{Batch, Extent, Facts, Pack, Piece, Refusal, Stream};
+use weir_stream::{Batch, ChunkId, CodecError, Extent, Facts, Pack, Piece, Refusal, Stream};
 use weir_types::{Lineage, Offset, ReadFrom, ShardId, StreamKey};
 
 use crate::budget::{self, PageClaim};
 use crate::core::{Core, Shard};
 use crate::message::{Answer, CallId, Limit, Page, Request, Response, ShardError};
+use crate::stats::add;
 use crate::write::job::LocalGroup;
 
 /// Packs that a page is made of, at most: one per append, where appends are small.
@@ -35,6 +39,8 @@ pub(crate) struct Plan {
     pub(crate) is_json: bool,
     pub(crate) start: u64,
     pub(crate) bytes_max: usize,
+    /// What comes first, and is to be read from the cold tier.
+    cold: Vec<PartRef>,
     pub(crate) stretches: Vec<Stretch>,
     pieces: usize,
 }
@@ -54,6 +60,8 @@ enum Source {
     Disk(EntryPlace),
     /// The stretch as it was read back, and where from.
     Read(Bytes, EntryPlace),
+    /// Read from a chunk: places are in these bytes, and all were appended at one time.
+    Cold { bytes: Bytes, chunk: ChunkName, time_ms: u64 },
 }
 
 impl Shard {
@@ -71,8 +79,8 @@ impl Shard {
     /// Reads a page of at most `bytes_max` bytes, or of one record if that is larger.
     ///
     /// # Errors
-    /// [`Refusal::NotFound`], [`Refusal::OffsetGone`], [`Refusal::OffsetInvalid`], [`Limit::Reads`], or
-    /// [`ShardError::Corrupt`].
+    /// [`Refusal::NotFound`], [`Refusal::OffsetGone`], [`Refusal::OffsetInvalid`], [`Limit::Reads`],
+    /// [`ShardError::Corrupt`], [`ShardError::ColdDamaged`] or [`ShardError::ColdUnavailable`].
     pub async fn read(&self, key: StreamKey, from: ReadFrom, bytes_max: usize) -> Result<Page, ShardError> {
         self.read_page(key, from, bytes_max, false).await
     }
@@ -140,16 +148,16 @@ impl Core {
     ) {
         let arrived = Instant::now();
         let group = self.local_group(&key);
-        let plan = match self.plan(&group, &key, from, self.config.pages.page_bytes_max(bytes_max)) {
+        let bytes_max = self.config.pages.page_bytes_max(bytes_max);
+        let plan = match self.plan(&group, &key, from, bytes_max) {
             Ok(plan) => plan,
             Err(error) => return self.respond(origin, call, Err(error)),
         };
-        let kept_bytes = plan.kept_bytes();
-        let claimed_bytes = if is_live { budget::with_encoded(kept_bytes) } else { kept_bytes };
-        let Some(claim) = self.config.pages.claim(claimed_bytes) else {
-            return self.respond(origin, call, Err(ShardError::Limit(Limit::Reads)));
+        let (claimed_bytes, claim) = match self.claim_page(&plan, is_live) {
+            Ok(claimed) => claimed,
+            Err(error) => return self.respond(origin, call, Err(error)),
         };
-        if plan.stretches.iter().all(|stretch| matches!(stretch.source, Source::Memory(_))) {
+        if plan.cold.is_empty() && plan.stretches.iter().all(|stretch| matches!(stretch.source, Source::Memory(_))) {
             return self.respond(origin, call, self.count_page(arrived, plan.into_page(claim)));
         }
         let counted = match self.count_in_flight(0) {
@@ -159,9 +167,62 @@ impl Core {
         let (reader, core) = (group.wal.reader(), self.clone());
         self.work(origin, call, async move {
             let _counted = counted;
-            let read = tokio::task::spawn_blocking(move || plan.load(&reader)?.into_page(claim));
-            core.count_page(arrived, read.await.unwrap_or(Err(ShardError::Unavailable)))
+            let again = || core.plan(&group, &key, from, bytes_max);
+            let plan = core.with_cold(&group, plan, again).await?;
+            let mut claim = (claimed_bytes, claim);
+            if plan.claimed_bytes(is_live) > claim.0 {
+                drop(claim);
+                claim = core.claim_page(&plan, is_live)?;
+            }
+            let read = tokio::task::spawn_blocking(move || plan.load(&reader)?.into_page(claim.1));
+            let page = read.await.unwrap_or(Err(ShardError::Unavailable));
+            core.count_page(arrived, core.note_damage(page).await)
         });
+    }
+
+    /// Claims the memory of a page; says how much that is.
+    fn claim_page(&self, plan: &Plan, is_live: bool) -> Result<(usize, PageClaim), ShardError> {
+        let bytes = plan.claimed_bytes(is_live);
+        let claim = self.config.pages.claim(bytes).ok_or(ShardError::Limit(Limit::Reads))?;
+        Ok((bytes, claim))
+    }
+
+    /// The plan, when what of it is in the cold tier has been read; made `again` if that has moved meanwhile.
+    pub(crate) async fn with_cold(
+        &self,
+        group: &LocalGroup,
+        mut plan: Plan,
+        again: impl Fn() -> Result<Plan, ShardError>,
+    ) -> Result<Plan, ShardError> {
+        while !plan.cold.is_empty() {
+            let cold = self.cold.as_ref().expect("a shard with chunks has a cold tier");
+            let chunks: Vec<ChunkName> = plan.cold.iter().map(|part| part.chunk).collect();
+            match plan.load_cold(cold).await {
+                Ok(()) => {}
+                // The bytes were moved or deleted, and then what they were in.
+                Err(ColdError::Damaged { .. }) if !chunks.iter().all(|chunk| group.has_chunk(*chunk)) => {
+                    plan = again()?;
+                }
+                Err(error) => return self.note_damage(Err(error.into())).await,
+            }
+        }
+        Ok(plan)
+    }
+
+    /// Counts and logs what cannot be had of the cold tier.
+    pub(crate) async fn note_damage<T>(&self, read: Result<T, ShardError>) -> Result<T, ShardError> {
+        match &read {
+            Err(ShardError::ColdDamaged(reason)) => {
+                add(&self.stats.cold_damaged, 1);
+                tracing::error!(%reason, "cold bytes are damaged");
+            }
+            Err(ShardError::ColdUnavailable(reason)) => {
+                add(&self.stats.cold_unavailable, 1);
+                tracing::warn!(%reason, "cold bytes cannot be read");
+            }
+            _ => {}
+        }
+        read
     }
 
     /// Counts a read that came at `arrived` and is answered now.
@@ -184,10 +245,21 @@ impl Core {
         let stream = self.live_stream(group, &state, key)?;
         let start = stream.check_offset(from)?;
         self.touch(stream);
-        let mut stretches: Vec<Stretch> = Vec::new();
+        let (mut stretches, mut cold): (Vec<Stretch>, Vec<PartRef>) = Default::default();
         let (mut pieces, mut bytes) = (0, 0);
         for piece in stream.pieces_from(start) {
-            let Piece::Hot(extent) = piece else { unreachable!("nothing moves bytes to the cold tier yet") };
+            let extent = match piece {
+                Piece::Hot(extent) => extent,
+                Piece::Cold { .. } if pieces == PIECES_MAX || bytes >= bytes_max => break,
+                Piece::Cold { start: begin, end, chunk, at } => {
+                    let ChunkId { term, number } = state.chunk(chunk).expect("a chunk that is named is known").id;
+                    let chunk = ChunkName { group: group.id, term, number };
+                    let range = begin.max(start)..end;
+                    (pieces, bytes) = (pieces + 1, bytes + (range.end - range.start) as usize);
+                    cold.push(PartRef { chunk, at, incarnation: stream.incarnation(), range });
+                    continue;
+                }
+            };
             let extent_bytes = (extent.end - extent.start.max(start)) as usize;
             if pieces == PIECES_MAX || (pieces > 0 && bytes + extent_bytes > bytes_max) {
                 break;
@@ -205,7 +277,7 @@ impl Core {
             };
             stretches.push(Stretch { extents: [extent].into(), source });
         }
-        Ok(Plan { stream: stream.facts(), is_json: stream.is_json(), start, bytes_max, stretches, pieces })
+        Ok(Plan { stream: stream.facts(), is_json: stream.is_json(), start, bytes_max, cold, stretches, pieces })
     }
 }
 
@@ -218,9 +290,51 @@ fn source_of(group: &LocalGroup, index: u64) -> Source {
 }
 
 impl Plan {
+    /// Reads what is in the cold tier; as much of it as fits the page, and then nothing behind it.
+    async fn load_cold(&mut self, cold: &Cold) -> Result<(), ColdError> {
+        let mut loaded: Vec<Stretch> = Vec::new();
+        let mut position = self.start;
+        let page_end = self.start.saturating_add(self.bytes_max as u64);
+        for part in std::mem::take(&mut self.cold) {
+            let (chunk, end) = (part.chunk, part.range.end);
+            let read = cold.read(part, page_end.saturating_sub(position) as usize).await?;
+            for pack in &read.packs {
+                if !loaded.is_empty() && pack.end > page_end {
+                    break;
+                }
+                let extent = Extent { start: pack.start, end: pack.end, index: 0, pos: pack.pos, len: pack.len };
+                position = pack.end;
+                match loaded.last_mut() {
+                    Some(Stretch { extents, source: Source::Cold { chunk: of, time_ms, .. } })
+                        if *of == chunk && *time_ms == pack.time_ms =>
+                    {
+                        extents.push(extent);
+                    }
+                    _ => {
+                        let source = Source::Cold { bytes: read.bytes.clone(), chunk, time_ms: pack.time_ms };
+                        loaded.push(Stretch { extents: [extent].into(), source });
+                    }
+                }
+            }
+            if position < end || position >= page_end {
+                self.stretches.clear();
+                break;
+            }
+        }
+        loaded.append(&mut self.stretches);
+        self.stretches = loaded;
+        self.pieces = self.stretches.iter().map(|stretch| stretch.extents.len()).sum();
+        Ok(())
+    }
+
     /// Reads what is not in memory back from the WAL and checks it. Blocks.
     pub(crate) fn load(mut self, reader: &WalReader) -> Result<Plan, ShardError> {
         for stretch in &mut self.stretches {
+            if let Source::Cold { chunk, .. } = &stretch.source {
+                for extent in &stretch.extents {
+                    Pack::check(&stretch.pack(extent)).map_err(|error| cold_damaged(*chunk, extent, &error))?;
+                }
+            }
             let Source::Disk(place) = &stretch.source else { continue };
             let (first, last) = stretch.ends();
             let read = reader.read(place, first.pos as usize..(last.pos + last.len) as usize);
@@ -246,6 +360,13 @@ impl Plan {
     /// Whether a stretch is copied out of memory that is much larger than what the page has of it.
     fn is_copied(&self, stretch: &Stretch) -> bool {
         stretch.bytes().min(self.bytes_max) * SHARED_PART_MIN < stretch.shared_bytes()
+    }
+
+    /// Bytes to claim for the page.
+    fn claimed_bytes(&self, is_live: bool) -> usize {
+        let cold_bytes: u64 = self.cold.iter().map(|part| part.range.end - part.range.start).sum();
+        let kept_bytes = self.kept_bytes() + self.bytes_max.min(cold_bytes as usize);
+        if is_live { budget::with_encoded(kept_bytes) } else { kept_bytes }
     }
 
     /// Bytes that the page will keep in memory.
@@ -310,7 +431,7 @@ impl Stretch {
     fn shared_bytes(&self) -> usize {
         match &self.source {
             Source::Memory(body) => body.len(),
-            Source::Disk(_) | Source::Read(..) => {
+            Source::Disk(_) | Source::Read(..) | Source::Cold { .. } => {
                 let (first, last) = self.ends();
                 (last.pos + last.len - first.pos) as usize
             }
@@ -323,7 +444,7 @@ impl Stretch {
     /// When the plan has something on disk and is not loaded.
     pub(crate) fn pack(&self, extent: &Extent) -> Bytes {
         let (bytes, begin) = match &self.source {
-            Source::Memory(body) => (body, 0),
+            Source::Memory(bytes) | Source::Cold { bytes, .. } => (bytes, 0),
             Source::Read(bytes, _) => (bytes, self.ends().0.pos),
             Source::Disk(_) => unreachable!("a plan is loaded before it is used"),
         };
@@ -331,11 +452,12 @@ impl Stretch {
         bytes.slice(pos..pos + extent.len as usize)
     }
 
-    /// The time of the batch that the packs are in. Blocks where that is on disk.
+    /// The time at which the packs were appended. Blocks where that is on disk.
     pub(crate) fn batch_time_ms(&self, reader: &WalReader) -> Result<u64, ShardError> {
         let damaged = |reason: &dyn std::fmt::Display| corrupt(self.ends().0, &reason.to_string());
         let head = match &self.source {
             Source::Memory(body) => body.slice(..BATCH_HEAD_BYTES),
+            Source::Cold { time_ms, .. } => return Ok(*time_ms),
             Source::Read(_, place) | Source::Disk(place) => {
                 reader.read(place, 0..BATCH_HEAD_BYTES).map_err(|error| damaged(&error))?
             }
@@ -367,4 +489,12 @@ fn join(payloads: &[Bytes]) -> Bytes {
 pub(crate) fn corrupt(extent: &Extent, reason: &str) -> ShardError {
     tracing::error!(index = extent.index, reason, "a stored frame is damaged");
     ShardError::Corrupt(Arc::from(format!("entry {}: {reason}", extent.index)))
+}
+
+fn cold_damaged(chunk: ChunkName, extent: &Extent, reason: &CodecError) -> ShardError {
+    ShardError::ColdDamaged(Arc::from(format!(
+        "the chunk {}, bytes from {} on: {reason}",
+        chunk.object(),
+        extent.start
+    )))
 }

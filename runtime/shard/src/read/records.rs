@@ -38,12 +38,13 @@ impl Core {
     ) -> Result<RecordBatch, ShardError> {
         assert!(records_max > 0, "one record is read in any case");
         let group = self.local_group(key);
-        let plan = self.plan(&group, key, ReadFrom::At(from), bytes_max)?;
+        let plan = || self.plan(&group, key, ReadFrom::At(from), bytes_max);
+        let plan = self.with_cold(&group, plan()?, plan).await?;
         let reader = group.wal.reader();
         let read = move || plan.load(&reader)?.into_records(&reader, until, records_max);
         // Off this thread even where all of it is in memory: packing takes longer than an append may wait.
         let read = tokio::task::spawn_blocking(read);
-        read.await.unwrap_or(Err(ShardError::Unavailable))
+        self.note_damage(read.await.unwrap_or(Err(ShardError::Unavailable))).await
     }
 }
 

@@ -182,7 +182,7 @@ pub(crate) fn view(group: &Group) -> String {
         })
         .collect();
     let chunks: Vec<&Chunk> = group.chunks().collect();
-    let of_log = (group.applied(), group.hot_floor(), group.time_ms());
+    let of_log = (group.applied(), group.hot_floor(), group.hot_bytes(), group.time_ms());
     let of_chunks = (group.chunk_number_last(), chunks);
     let of_all = (group.streams(), group.has_expirable(), group.bindings_epoch(), group.bucket("b"), group.meta());
     format!("{streams:#?} {of_log:?} {of_chunks:?} {of_all:?}")

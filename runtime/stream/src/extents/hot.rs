@@ -133,31 +133,33 @@ impl Hot {
         })
     }
 
-    /// Takes out what lies before `position`, where a place begins or the last one ends; `taken` is told each one's entry.
-    pub(crate) fn take_before(&mut self, position: u64, mut taken: impl FnMut(u64)) {
+    /// Takes out what lies before `position`, where a place begins or the last one ends; `taken` is told each one's entry
+    /// and length.
+    pub(crate) fn take_before(&mut self, position: u64, mut taken: impl FnMut(u64, u32)) {
         while let Some(places) = self.pop_leaf(position) {
             let gone = places.partition_point(|place| place.start < position);
-            places[..gone].iter().for_each(|place| taken(place.index));
+            places[..gone].iter().for_each(|place| taken(place.index, place.len));
             if gone < places.len() {
                 self.leaves.get_or_insert_default().insert(&places[gone..]);
                 break;
             }
         }
         let gone = self.newest.partition_point(|place| place.start < position);
-        self.newest.drain(..gone).for_each(|place| taken(place.index));
+        self.newest.drain(..gone).for_each(|place| taken(place.index, place.len));
         // Most streams that lose their places are not written to any more.
         if gone > 0 && self.newest.len() <= 1 {
             self.newest.shrink_to_fit();
         }
     }
 
-    /// Takes out the first places, a leaf at most; no place is left after `None`. `taken` is told each one's entry.
-    pub(crate) fn take_some(&mut self, mut taken: impl FnMut(u64)) -> Option<usize> {
+    /// Takes out the first places, a leaf at most; no place is left after `None`. `taken` is told each one's entry
+    /// and length.
+    pub(crate) fn take_some(&mut self, mut taken: impl FnMut(u64, u32)) -> Option<usize> {
         let places = self.pop_leaf(u64::MAX).or_else(|| {
             let newest = std::mem::take(&mut self.newest);
             (!newest.is_empty()).then(|| newest.into_iter().collect())
         })?;
-        places.iter().for_each(|place| taken(place.index));
+        places.iter().for_each(|place| taken(place.index, place.len));
         Some(places.len())
     }
 
@@ -191,8 +193,8 @@ impl Hot {
         }
     }
 
-    /// Reads what [`Hot::put`] wrote; `taken_in` is told each place's entry.
-    pub(crate) fn read(reader: &mut Reader<'_>, mut taken_in: impl FnMut(u64)) -> Result<Hot, CodecError> {
+    /// Reads what [`Hot::put`] wrote; `taken_in` is told each place's entry and length.
+    pub(crate) fn read(reader: &mut Reader<'_>, mut taken_in: impl FnMut(u64, u32)) -> Result<Hot, CodecError> {
         const WHAT: &str = "places";
         let mut hot = Hot::default();
         let mut last: Option<Place> = None;
@@ -200,7 +202,7 @@ impl Hot {
             let follows =
                 last.is_none_or(|last| last.start < place.start && (last.index, last.pos) < (place.index, place.pos));
             last = Some(place);
-            taken_in(place.index);
+            taken_in(place.index, place.len);
             if follows { Ok(()) } else { Err(CodecError::Field(WHAT)) }
         };
         for _ in 0..reader.varint(WHAT)? {
@@ -329,7 +331,7 @@ mod tests {
                 prop_assert!(position == tail || hot.begins_at(position));
                 prop_assert!(!hot.begins_at(position + 1) || extents.iter().any(|e| e.start == position + 1));
                 let mut taken = Vec::new();
-                hot.take_before(position, |index| taken.push(index));
+                hot.take_before(position, |index, _| taken.push(index));
                 prop_assert_eq!(taken, extents[begun..cut].iter().map(|e| e.index).collect::<Vec<_>>());
                 prop_assert_eq!(hot.from(0, tail).collect::<Vec<_>>(), &extents[cut..]);
                 prop_assert_eq!(hot.begin(), extents.get(cut).map(|extent| extent.start));
@@ -338,10 +340,10 @@ mod tests {
             let mut bytes = BytesMut::new();
             hot.put(&mut bytes);
             let mut indexes = Vec::new();
-            let mut read = Hot::read(&mut Reader::new(&bytes), |index| indexes.push(index)).expect("as it was written");
+            let mut read = Hot::read(&mut Reader::new(&bytes), |index, _| indexes.push(index)).expect("as it was written");
             prop_assert_eq!(read.from(0, tail).collect::<Vec<_>>(), &extents[begun..]);
             let mut taken = Vec::new();
-            while read.take_some(|index| taken.push(index)).is_some() {}
+            while read.take_some(|index, _| taken.push(index)).is_some() {}
             prop_assert_eq!(&taken, &indexes);
             prop_assert_eq!(taken.len(), extents.len() - begun);
             prop_assert_eq!((read.begin(), read.heap_bytes()), (None, 0));

@@ -1,0 +1,188 @@
+//! What a shard holds of the cold tier.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use moka::future::Cache;
+use tokio::runtime::Handle;
+use weir_types::{GroupId, Incarnation};
+
+use crate::error::ColdError;
+use crate::index::{self, HEAD_BYTES, PackAt};
+use crate::name::ChunkName;
+use crate::store::{ChunkStore, StoreError};
+
+/// What is read from the store, and kept, at once.
+const BLOCK_BYTES: u64 = 1 << 20;
+
+/// The cold tier of a node. Clones are the same; every call may be made on any thread, and does its work on the runtime that
+/// it was made with.
+#[derive(Clone)]
+pub struct Cold {
+    inner: Arc<Inner>,
+    runtime: Handle,
+}
+
+struct Inner {
+    store: Arc<dyn ChunkStore>,
+    /// Blocks of objects, by object and number. Who waits for the same one waits for one read of it.
+    blocks: Cache<(ChunkName, u32), Bytes>,
+}
+
+/// Bytes of a stream in a chunk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartRef {
+    /// The chunk.
+    pub chunk: ChunkName,
+    /// The part's place in it: what [`ChunkBuilder::part`](crate::ChunkBuilder::part) has said.
+    pub at: u32,
+    /// The life of the stream that they are of.
+    pub incarnation: Incarnation,
+    /// Their positions, not empty.
+    pub range: Range<u64>,
+}
+
+/// Packs of a stream, one behind the other.
+#[derive(Clone, Debug)]
+pub struct ColdPacks {
+    /// Where they are; places are in [`ColdPacks::bytes`].
+    pub packs: Vec<PackAt>,
+    /// All of them. Their own checksums are not looked at.
+    pub bytes: Bytes,
+}
+
+impl Cold {
+    /// A cold tier on `store`, which keeps up to `cache_bytes` of it in memory.
+    pub fn new(store: Arc<dyn ChunkStore>, cache_bytes: u64, runtime: Handle) -> Cold {
+        let weigh = |_: &_, block: &Bytes| u32::try_from(block.len()).unwrap_or(u32::MAX);
+        let blocks = Cache::builder().max_capacity(cache_bytes).weigher(weigh).build();
+        Cold { inner: Arc::new(Inner { store, blocks }), runtime }
+    }
+
+    /// Reads the packs that hold bytes of `part`: those that end within `bytes_max` bytes of its begin, or one.
+    ///
+    /// # Errors
+    /// [`ColdError::Damaged`] when the chunk is not as it was written, [`ColdError::Unavailable`] when the store is not.
+    pub async fn read(&self, part: PartRef, bytes_max: usize) -> Result<ColdPacks, ColdError> {
+        self.run(move |inner| async move {
+            let read = inner.read(&part, bytes_max).await;
+            // It may be as it was written in the store, and wrong here.
+            if let Err(ColdError::Damaged { .. }) = &read {
+                inner.forget(part.chunk).await;
+            }
+            read
+        })
+        .await
+    }
+
+    /// Reads a chunk from the store again when it is asked for next: what was read was damaged.
+    pub async fn forget(&self, chunk: ChunkName) {
+        self.inner.forget(chunk).await;
+    }
+
+    /// Puts a chunk; it is durable then.
+    ///
+    /// # Errors
+    /// Whatever the store says.
+    pub async fn put(&self, name: ChunkName, bytes: Bytes) -> Result<(), ColdError> {
+        self.run(move |inner| async move { Ok(inner.store.put(&name.object(), bytes).await?) }).await
+    }
+
+    /// Deletes a chunk, if it is there.
+    ///
+    /// # Errors
+    /// Whatever the store says.
+    pub async fn delete(&self, name: ChunkName) -> Result<(), ColdError> {
+        self.run(move |inner| async move { Ok(inner.store.delete(&name.object()).await?) }).await
+    }
+
+    /// All chunks of a group that are there, named by anybody or not.
+    ///
+    /// # Errors
+    /// Whatever the store says.
+    pub async fn chunks(&self, group: GroupId) -> Result<Vec<ChunkName>, ColdError> {
+        let names = self.run(|inner| async move { Ok(inner.store.list().await?) }).await?;
+        Ok(names.iter().filter_map(|name| ChunkName::parse(name)).filter(|name| name.group == group).collect())
+    }
+
+    /// Does something on the tier's own runtime.
+    async fn run<T, F>(&self, work: impl FnOnce(Arc<Inner>) -> F) -> Result<T, ColdError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, ColdError>> + Send + 'static,
+    {
+        let done = self.runtime.spawn(work(self.inner.clone())).await;
+        done.unwrap_or_else(|_| Err(StoreError::Failed("it has ended".to_string()).into()))
+    }
+}
+
+impl Inner {
+    async fn read(&self, part: &PartRef, bytes_max: usize) -> Result<ColdPacks, ColdError> {
+        let PartRef { chunk, at, incarnation, ref range } = *part;
+        let damaged = |reason| ColdError::Damaged { chunk: chunk.object(), position: at.into(), reason };
+        let begin = u64::from(at);
+        let head = self.range(chunk, begin..begin + HEAD_BYTES as u64).await?;
+        let head = head.first_chunk().expect("a range is whole");
+        let (len, crc) = index::head(head).ok_or_else(|| damaged("there is no index"))?;
+        let body = begin + HEAD_BYTES as u64;
+        let body = self.range(chunk, body..body + len as u64).await?;
+        let end = range.end.min(range.start.saturating_add(bytes_max.max(1) as u64));
+        let packs = index::packs(chunk, (&body, crc), incarnation, &(range.start..end));
+        let mut packs = packs.ok_or_else(|| damaged("the index is not that of these bytes"))?;
+        // One pack in any case, and then whole ones that fit.
+        if packs.len() > 1 && packs.last().is_some_and(|last| last.end > end) {
+            packs.pop();
+        }
+        let (first, last) = packs.first().zip(packs.last()).expect("a range is not empty");
+        let (begin, end) = (first.pos, last.pos + last.len);
+        let bytes = self.range(chunk, begin.into()..end.into()).await?;
+        packs.iter_mut().for_each(|pack| pack.pos -= begin);
+        Ok(ColdPacks { packs, bytes })
+    }
+
+    /// A range of a chunk, whole, out of blocks.
+    async fn range(&self, chunk: ChunkName, range: Range<u64>) -> Result<Bytes, ColdError> {
+        let missing = || ColdError::Damaged {
+            chunk: chunk.object(),
+            position: range.start,
+            reason: "the chunk is missing or too short",
+        };
+        let numbers = range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES).max(range.start / BLOCK_BYTES + 1);
+        let blocks = futures_util::future::try_join_all(numbers.clone().map(|number| self.block(chunk, number as u32)));
+        let blocks = blocks.await.map_err(|error| match error {
+            StoreError::Missing(_) => missing(),
+            failed => failed.into(),
+        })?;
+        let cut = |(number, block): (u64, &Bytes)| {
+            let from = range.start.saturating_sub(number * BLOCK_BYTES).min(block.len() as u64);
+            let upto = (range.end - number * BLOCK_BYTES).min(block.len() as u64);
+            block.slice(from as usize..upto as usize)
+        };
+        let mut cuts = numbers.zip(&blocks).map(cut);
+        let bytes = match &blocks[..] {
+            [_] => cuts.next().expect("there is one"),
+            _ => {
+                let mut joined = BytesMut::with_capacity((range.end - range.start) as usize);
+                cuts.for_each(|cut| joined.extend_from_slice(&cut));
+                joined.freeze()
+            }
+        };
+        if bytes.len() as u64 == range.end - range.start { Ok(bytes) } else { Err(missing()) }
+    }
+
+    async fn forget(&self, chunk: ChunkName) {
+        for (key, _) in &self.blocks {
+            if key.0 == chunk {
+                self.blocks.invalidate(&*key).await;
+            }
+        }
+    }
+
+    async fn block(&self, chunk: ChunkName, number: u32) -> Result<Bytes, StoreError> {
+        let begin = u64::from(number) * BLOCK_BYTES;
+        let (store, object) = (self.store.clone(), chunk.object());
+        let read = async move { store.get(&object, begin..begin + BLOCK_BYTES).await };
+        self.blocks.try_get_with((chunk, number), read).await.map_err(|error| (*error).clone())
+    }
+}

@@ -1,0 +1,38 @@
+//! Where chunks are kept. A store needs to do four things, none of them conditionally.
+
+mod local;
+mod memory;
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+pub use local::LocalStore;
+pub use memory::MemoryStore;
+
+/// Why a store has not done what it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// There is no such object, or not so many bytes in it.
+    #[error("there is no object {0}, or it is too short")]
+    Missing(String),
+    /// It does not answer, or refuses.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Objects by flat names. Its futures run on the cold tier's own runtime.
+pub trait ChunkStore: Send + Sync + 'static {
+    /// Puts an object, in place of one of the same name; it is durable then.
+    fn put<'a>(&'a self, object: &'a str, bytes: Bytes) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Reads a range of an object. What lies behind its end is left out.
+    fn get<'a>(&'a self, object: &'a str, range: Range<u64>) -> BoxFuture<'a, Result<Bytes, StoreError>>;
+
+    /// Deletes an object. One that is not there is no error.
+    fn delete<'a>(&'a self, object: &'a str) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// The names of all objects.
+    fn list(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>>;
+}

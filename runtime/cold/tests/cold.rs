@@ -1,0 +1,235 @@
+//! Chunks as they are put, read back, and found damaged.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use cap_std::fs::Dir;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use tokio::runtime::{Builder, Handle};
+use weir_cold::{
+    ChunkBuilder, ChunkName, ChunkStore, Cold, ColdError, LocalStore, MemoryStore, PackIn, PartRef, StoreError,
+};
+use weir_types::{GroupId, Incarnation};
+
+const NAME: ChunkName = ChunkName { group: GroupId(3), term: 7, number: 42 };
+
+fn run<T>(test: impl Future<Output = T>) -> T {
+    Builder::new_current_thread().build().expect("a runtime").block_on(test)
+}
+
+fn cold(store: impl ChunkStore) -> Cold {
+    Cold::new(Arc::new(store), 64 << 20, Handle::current())
+}
+
+/// Packs of these lengths, each with a head of four bytes before its payload.
+fn packs(payloads: &[Vec<u8>]) -> Vec<PackIn> {
+    (100..)
+        .zip(payloads)
+        .map(|(time_ms, payload)| PackIn {
+            bytes: [b"head", &payload[..]].concat().into(),
+            payload_bytes: payload.len() as u32,
+            time_ms: time_ms * 3,
+        })
+        .collect()
+}
+
+/// A chunk of streams, and their parts.
+fn built(streams: &[(u64, Vec<Vec<u8>>)]) -> (Bytes, Vec<PartRef>) {
+    let mut builder = ChunkBuilder::new(NAME, 0);
+    let parts = (1..).zip(streams).map(|(n, (start, payloads))| {
+        let incarnation = Incarnation(n);
+        let at = builder.part(&format!("b/s{n}"), incarnation, *start, &packs(payloads));
+        let bytes: usize = payloads.iter().map(Vec::len).sum();
+        PartRef { chunk: NAME, at, incarnation, range: *start..start + bytes as u64 }
+    });
+    let parts = parts.collect();
+    (builder.finish(), parts)
+}
+
+/// Reads a part from `from` on, and gives what there is of it.
+async fn read(cold: &Cold, part: &PartRef, from: u64, bytes_max: usize) -> Result<Vec<u8>, ColdError> {
+    let read = cold.read(PartRef { range: from..part.range.end, ..part.clone() }, bytes_max).await?;
+    let mut payloads = Vec::new();
+    let mut position = read.packs[0].start;
+    assert!(position <= from && read.packs[0].end > from, "the first pack holds the first byte");
+    for pack in &read.packs {
+        assert_eq!((pack.start, pack.time_ms % 3), (position, 0));
+        let bytes = &read.bytes[pack.pos as usize..][..pack.len as usize];
+        assert_eq!(&bytes[..4], b"head");
+        payloads.extend_from_slice(&bytes[4..]);
+        position = pack.end;
+    }
+    Ok(payloads.split_off((from - read.packs[0].start) as usize))
+}
+
+/// Reads all of a part, in pages.
+async fn read_all(cold: &Cold, part: &PartRef, bytes_max: usize) -> Result<Vec<u8>, ColdError> {
+    let mut all = Vec::new();
+    while (all.len() as u64) < part.range.end - part.range.start {
+        let page = read(cold, part, part.range.start + all.len() as u64, bytes_max).await?;
+        assert!(!page.is_empty(), "a page goes on");
+        all.extend_from_slice(&page);
+    }
+    Ok(all)
+}
+
+fn streams() -> impl Strategy<Value = Vec<(u64, Vec<Vec<u8>>)>> {
+    let payload = prop_oneof![8 => vec(any::<u8>(), 1..40), 1 => vec(any::<u8>(), 1..400_000)];
+    vec((0..1000u64, vec(payload, 1..12)), 1..6)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_put_is_read_back(streams in streams(), bytes_max in 1..500_000usize) {
+        let folder = tempfile::tempdir().expect("there is a folder for tests");
+        let dir = Dir::open_ambient_dir(folder.path(), cap_std::ambient_authority()).expect("it can be opened");
+        let (chunk, parts) = built(&streams);
+        run(async {
+            for cold in [cold(MemoryStore::default()), cold(LocalStore::new(dir).expect("it can be read"))] {
+                cold.put(NAME, chunk.clone()).await.expect("it is put");
+                assert_eq!(cold.chunks(GroupId(3)).await.expect("a list"), [NAME]);
+                assert_eq!(cold.chunks(GroupId(4)).await.expect("a list"), []);
+                for (part, (_, payloads)) in parts.iter().zip(&streams) {
+                    assert_eq!(read_all(&cold, part, bytes_max).await.expect("it is whole"), payloads.concat());
+                }
+                cold.delete(NAME).await.expect("it is deleted");
+                cold.delete(NAME).await.expect("twice is no error");
+                assert_eq!(cold.chunks(GroupId(3)).await.expect("a list"), []);
+            }
+        });
+    }
+
+    #[test]
+    fn a_damaged_chunk_is_noticed_or_the_damage_is_in_a_pack(
+        streams in streams(),
+        at in any::<prop::sample::Index>(),
+        bit in 0..8u8,
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let (chunk, parts) = built(&streams);
+        let store = MemoryStore::default();
+        let mut damaged = chunk.to_vec();
+        damaged[at.index(chunk.len())] ^= 1 << bit;
+        run(async {
+            store.objects().insert(NAME.object(), damaged.into());
+            let cold = cold(store.clone());
+            for (part, (_, payloads)) in parts.iter().zip(&streams) {
+                let packs = packs(payloads);
+                let Ok(read) = cold.read(part.clone(), usize::MAX).await else { continue };
+                // Packs have a checksum of their own; where they are and what they are is the index's.
+                let lens = |lens: &mut dyn Iterator<Item = u32>| lens.collect::<Vec<_>>();
+                assert_eq!(
+                    lens(&mut read.packs.iter().map(|pack| pack.len)),
+                    lens(&mut packs.iter().map(|pack| pack.bytes.len() as u32)),
+                );
+                let different = read.bytes.iter().zip(packs.iter().flat_map(|pack| &pack.bytes)).filter(|(a, b)| a != b);
+                assert!(different.count() <= 1, "one byte is another one");
+            }
+            // Nor is one that has lost its end read beyond it.
+            let kept = cut.index(chunk.len());
+            let short = MemoryStore::default();
+            short.objects().insert(NAME.object(), chunk.slice(..kept));
+            let cold = self::cold(short);
+            for (part, (_, payloads)) in parts.iter().zip(&streams) {
+                match read_all(&cold, part, usize::MAX).await {
+                    Ok(bytes) => assert_eq!(bytes, payloads.concat()),
+                    Err(ColdError::Damaged { .. }) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn another_streams_part_and_another_chunk_are_noticed() {
+    let (chunk, parts) = built(&[(0, vec![b"one".to_vec()]), (5, vec![b"other".to_vec()])]);
+    run(async {
+        let store = MemoryStore::default();
+        let cold = cold(store.clone());
+        cold.put(NAME, chunk.clone()).await.expect("it is put");
+        let other = ChunkName { number: 43, ..NAME };
+        cold.put(other, chunk).await.expect("it is put");
+        for wrong in [
+            PartRef { at: parts[1].at, ..parts[0].clone() },
+            PartRef { incarnation: Incarnation(9), ..parts[0].clone() },
+            PartRef { range: 0..4, ..parts[0].clone() },
+            PartRef { range: 4..5, ..parts[1].clone() },
+            PartRef { at: 3, ..parts[0].clone() },
+            PartRef { chunk: other, ..parts[0].clone() },
+            PartRef { chunk: ChunkName { number: 44, ..NAME }, ..parts[0].clone() },
+        ] {
+            let error = cold.read(wrong.clone(), 100).await.expect_err("it is another one");
+            assert!(matches!(error, ColdError::Damaged { .. }), "{wrong:?}: {error}");
+        }
+        // What was damaged where it was read from is read again.
+        let whole = store.objects().get(&NAME.object()).cloned().expect("it is there");
+        store.objects().insert(NAME.object(), Bytes::from_static(b"no chunk"));
+        cold.forget(NAME).await;
+        cold.read(parts[0].clone(), 100).await.expect_err("it is damaged");
+        store.objects().insert(NAME.object(), whole);
+        assert_eq!(read_all(&cold, &parts[0], 100).await.expect("it is whole again"), b"one");
+    });
+}
+
+/// Counts reads, and fails as often as it is told.
+struct Counting {
+    store: MemoryStore,
+    gets: Arc<AtomicU64>,
+    failing: Arc<AtomicU64>,
+}
+
+impl ChunkStore for Counting {
+    fn put<'a>(&'a self, object: &'a str, bytes: Bytes) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.store.put(object, bytes)
+    }
+
+    fn get<'a>(&'a self, object: &'a str, range: Range<u64>) -> BoxFuture<'a, Result<Bytes, StoreError>> {
+        self.gets.fetch_add(1, Ordering::Relaxed);
+        let failing = self.failing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok();
+        async move {
+            // Others come meanwhile.
+            tokio::task::yield_now().await;
+            if failing {
+                Err(StoreError::Failed("it is down".to_string()))
+            } else {
+                self.store.get(object, range).await
+            }
+        }
+        .boxed()
+    }
+
+    fn delete<'a>(&'a self, object: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.store.delete(object)
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
+        self.store.list()
+    }
+}
+
+#[test]
+fn many_who_want_the_same_wait_for_one_read_and_a_failure_is_not_kept() {
+    let (chunk, parts) = built(&[(0, vec![vec![b'x'; 3000]; 4])]);
+    run(async {
+        let (gets, failing) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let store = Counting { store: MemoryStore::default(), gets: gets.clone(), failing: failing.clone() };
+        let cold = cold(store);
+        cold.put(NAME, chunk).await.expect("it is put");
+        failing.store(1, Ordering::Relaxed);
+        let error = cold.read(parts[0].clone(), 100).await.expect_err("the store is down");
+        assert!(matches!(error, ColdError::Unavailable(_)), "{error}");
+        let reads = (0..50).map(|_| read_all(&cold, &parts[0], usize::MAX));
+        for bytes in futures_util::future::join_all(reads).await {
+            assert_eq!(bytes.expect("it is up again").len(), 12_000);
+        }
+        assert_eq!(gets.load(Ordering::Relaxed), 2, "the one that failed, and one for all");
+    });
+}
