@@ -11,7 +11,7 @@ mod mixups;
 mod streams;
 mod writers;
 
-use std::thread;
+use std::{fs, thread};
 use std::time::{Duration, Instant};
 
 use weir_testkit::{Request, Server, Setup};
@@ -79,7 +79,8 @@ impl Run {
         ];
         let offsets = vec!["-1".to_owned(); streams.len()];
         Run {
-            setup: setup(shards),
+            // Bytes go to the cold tier as soon as somebody looks, so that many a kill falls into that.
+            setup: setup(shards).env("WEIR_COLD_FLUSH_AGE_MS", 1),
             clock: Instant::now(),
             histories: vec![History::default(); streams.len()],
             streams,
@@ -168,6 +169,9 @@ impl Run {
             assert!(share < UNKNOWN_MAX, "{}: {unknown} of {} unknown", stream.target, history.attempts.len());
             assert!(history.reads.iter().any(|read| !read.records.is_empty()), "{} was read", stream.target);
         }
+        let chunks = fs::read_dir(server.data_dir().join("cold")).expect("the cold tier has a folder").count();
+        println!("{chunks} chunks");
+        assert!(chunks > KILLS / 5, "bytes went to the cold tier between the kills");
         assert!(!self.closer.closed.is_empty(), "some stream was closed");
         for (target, tail) in &self.closer.closed {
             let head = connection.send(&Request::head(target)).expect("the server is running").expect(200);
