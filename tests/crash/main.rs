@@ -11,8 +11,8 @@ mod mixups;
 mod streams;
 mod writers;
 
-use std::{fs, thread};
 use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use weir_testkit::{Request, Server, Setup};
 

@@ -19,7 +19,7 @@ pub(crate) const CODES: [(u8, &str); 7] = [
     (3, "cannot listen"),
     (4, "the data directory is in use by another process"),
     (5, "the data directory cannot be used"),
-    (6, "a write-ahead log or a snapshot is damaged, or is not this node's, or a part of it is missing"),
+    (6, "a write-ahead log is damaged, or a snapshot, or one is not this node's, or a part of it is missing"),
 ];
 
 /// Why the process ends before it was asked to.
