@@ -169,7 +169,7 @@ impl Run {
             assert!(share < UNKNOWN_MAX, "{}: {unknown} of {} unknown", stream.target, history.attempts.len());
             assert!(history.reads.iter().any(|read| !read.records.is_empty()), "{} was read", stream.target);
         }
-        let chunks = fs::read_dir(server.data_dir().join("cold")).expect("the cold tier has a folder").count();
+        let chunks = fs::read_dir(self.setup.data_dir().join("cold")).expect("the cold tier has a folder").count();
         println!("{chunks} chunks");
         assert!(chunks > KILLS / 5, "bytes went to the cold tier between the kills");
         assert!(!self.closer.closed.is_empty(), "some stream was closed");

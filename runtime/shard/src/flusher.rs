@@ -83,6 +83,12 @@ struct Piece {
 }
 
 impl Flusher {
+    /// What is in the log now is as old as this, at least.
+    pub(crate) fn begin(group: &LocalGroup) -> Flusher {
+        let floor = group.state.borrow().hot_floor().map(|floor| (floor, Instant::now()));
+        Flusher { floor, ..Flusher::default() }
+    }
+
     /// Does what is to be done: sweeps, flushes, deletes what nothing names. Says whether there is more to be done at once; the
     /// log must give room in between.
     pub(crate) async fn run(

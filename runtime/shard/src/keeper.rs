@@ -25,7 +25,7 @@ const FULL_LOG_PARTS: u64 = 16;
 
 /// Keeps a group. Runs for the shard's life.
 pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>) {
-    let (mut flusher, mut has_more) = (Flusher::default(), false);
+    let (mut flusher, mut has_more) = (Flusher::begin(&group), false);
     while !group.has_failed() {
         if !has_more {
             tokio::time::sleep(LOOK_EVERY).await;
