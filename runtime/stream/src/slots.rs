@@ -67,10 +67,10 @@ impl Slots {
         }
     }
 
-    /// Writes down slots that are pending, until some `bytes_max` bytes are to be taken.
+    /// Writes down slots that are pending, until some `bytes_max` bytes are to be taken, or one slot's.
     pub(crate) fn freeze_some(&mut self, bytes_max: usize) {
         let Some(freeze) = &mut self.freeze else { return };
-        while freeze.out.len() < bytes_max
+        while freeze.out.len() < bytes_max.max(1)
             && let Some(slot) = freeze.next_slot()
         {
             freeze.put_slot(slot, self.tables[slot].iter().map(|stream| &**stream));
