@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! chunk   [header][part]...[table][tail]
-//! header  [magic 8][group u16][term u64][number u32][crc32c u32]
+//! header  [magic 8][group u16][term u64][number u32][nonce u32][crc32c u32]
 //! part    the packs of one stream, one behind the other, then their index
 //! index   see `index`: it says which bytes of which stream the packs are, and where each lies
 //! table   for each part [key length u16][key][incarnation u64][start][bytes][place of the index], the last three as numbers of
@@ -40,6 +40,7 @@ impl ChunkBuilder {
         buf.put_u16_le(name.group.0);
         buf.put_u64_le(name.term);
         buf.put_u32_le(name.number);
+        buf.put_u32_le(name.nonce);
         buf.put_u32_le(crc32c::crc32c(&buf));
         ChunkBuilder { name, buf, table: BytesMut::new(), parts: 0 }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use moka::future::Cache;
 use tokio::runtime::Handle;
+use tokio::task::JoinSet;
 use weir_types::{GroupId, Incarnation};
 
 use crate::error::ColdError;
@@ -43,12 +44,21 @@ pub struct PartRef {
     pub range: Range<u64>,
 }
 
+/// How much is read at once; one pack in any case.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadMax {
+    /// Bytes of the stream.
+    pub bytes: usize,
+    /// Packs.
+    pub packs: usize,
+}
+
 /// Packs of a stream, one behind the other.
 #[derive(Clone, Debug)]
 pub struct ColdPacks {
     /// Where they are; places are in [`ColdPacks::bytes`].
     pub packs: Vec<PackAt>,
-    /// All of them. Their own checksums are not looked at.
+    /// All of them.
     pub bytes: Bytes,
 }
 
@@ -60,14 +70,24 @@ impl Cold {
         Cold { inner: Arc::new(Inner { store, blocks }), runtime }
     }
 
-    /// Reads the packs that hold bytes of `part`: those that end within `bytes_max` bytes of its begin, or one.
+    /// Reads the packs that hold bytes of `part`: those that end within `max` bytes of its begin, and not more than `max` packs,
+    /// or one. `is_whole` says whether a pack is as it was written. Ends when it is dropped.
     ///
     /// # Errors
     /// [`ColdError::Damaged`] when the chunk is not as it was written, [`ColdError::Unavailable`] when the store is not.
-    pub async fn read(&self, part: PartRef, bytes_max: usize) -> Result<ColdPacks, ColdError> {
+    pub async fn read(
+        &self,
+        part: PartRef,
+        max: ReadMax,
+        is_whole: fn(&Bytes) -> bool,
+    ) -> Result<ColdPacks, ColdError> {
         self.run(move |inner| async move {
-            let read = inner.read(&part, bytes_max).await;
+            let mut read = inner.read(&part, max, is_whole).await;
             // It may be as it was written in the store, and wrong here.
+            if let Err(ColdError::Damaged { .. }) = &read {
+                inner.forget(part.chunk).await;
+                read = inner.read(&part, max, is_whole).await;
+            }
             if let Err(ColdError::Damaged { .. }) = &read {
                 inner.forget(part.chunk).await;
             }
@@ -97,28 +117,31 @@ impl Cold {
         self.run(move |inner| async move { Ok(inner.store.delete(&name.object()).await?) }).await
     }
 
-    /// All chunks of a group that are there, named by anybody or not.
+    /// All chunks of a group that are there, named by anybody or not, and their lengths in bytes.
     ///
     /// # Errors
     /// Whatever the store says.
-    pub async fn chunks(&self, group: GroupId) -> Result<Vec<ChunkName>, ColdError> {
-        let names = self.run(|inner| async move { Ok(inner.store.list().await?) }).await?;
-        Ok(names.iter().filter_map(|name| ChunkName::parse(name)).filter(|name| name.group == group).collect())
+    pub async fn chunks(&self, group: GroupId) -> Result<Vec<(ChunkName, u64)>, ColdError> {
+        let objects = self.run(|inner| async move { Ok(inner.store.list().await?) }).await?;
+        let chunks = objects.iter().filter_map(|(object, bytes)| Some((ChunkName::parse(object)?, *bytes)));
+        Ok(chunks.filter(|(name, _)| name.group == group).collect())
     }
 
-    /// Does something on the tier's own runtime.
+    /// Does something on the tier's own runtime, until that is done or nobody waits for it any more.
     async fn run<T, F>(&self, work: impl FnOnce(Arc<Inner>) -> F) -> Result<T, ColdError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, ColdError>> + Send + 'static,
     {
-        let done = self.runtime.spawn(work(self.inner.clone())).await;
+        let mut task = JoinSet::new();
+        task.spawn_on(work(self.inner.clone()), &self.runtime);
+        let done = task.join_next().await.expect("there is a task");
         done.unwrap_or_else(|_| Err(StoreError::Failed("it has ended".to_string()).into()))
     }
 }
 
 impl Inner {
-    async fn read(&self, part: &PartRef, bytes_max: usize) -> Result<ColdPacks, ColdError> {
+    async fn read(&self, part: &PartRef, max: ReadMax, is_whole: fn(&Bytes) -> bool) -> Result<ColdPacks, ColdError> {
         let PartRef { chunk, at, incarnation, ref range } = *part;
         let damaged = |reason| ColdError::Damaged { chunk: chunk.object(), position: at.into(), reason };
         let begin = u64::from(at);
@@ -127,8 +150,8 @@ impl Inner {
         let (len, crc) = index::head(head).ok_or_else(|| damaged("there is no index"))?;
         let body = begin + HEAD_BYTES as u64;
         let body = self.range(chunk, body..body + len as u64).await?;
-        let end = range.end.min(range.start.saturating_add(bytes_max.max(1) as u64));
-        let packs = index::packs(chunk, (&body, crc), incarnation, &(range.start..end));
+        let end = range.end.min(range.start.saturating_add(max.bytes.max(1) as u64));
+        let packs = index::packs(chunk, (&body, crc), incarnation, &(range.start..end), max.packs.max(1));
         let mut packs = packs.ok_or_else(|| damaged("the index is not that of these bytes"))?;
         // One pack in any case, and then whole ones that fit.
         if packs.len() > 1 && packs.last().is_some_and(|last| last.end > end) {
@@ -137,7 +160,12 @@ impl Inner {
         let (first, last) = packs.first().zip(packs.last()).expect("a range is not empty");
         let (begin, end) = (first.pos, last.pos + last.len);
         let bytes = self.range(chunk, begin.into()..end.into()).await?;
-        packs.iter_mut().for_each(|pack| pack.pos -= begin);
+        for pack in &mut packs {
+            pack.pos -= begin;
+            if !is_whole(&bytes.slice(pack.pos as usize..(pack.pos + pack.len) as usize)) {
+                return Err(damaged("a pack is not as it was written"));
+            }
+        }
         Ok(ColdPacks { packs, bytes })
     }
 
@@ -159,15 +187,10 @@ impl Inner {
             let upto = (range.end - number * BLOCK_BYTES).min(block.len() as u64);
             block.slice(from as usize..upto as usize)
         };
-        let mut cuts = numbers.zip(&blocks).map(cut);
-        let bytes = match &blocks[..] {
-            [_] => cuts.next().expect("there is one"),
-            _ => {
-                let mut joined = BytesMut::with_capacity((range.end - range.start) as usize);
-                cuts.for_each(|cut| joined.extend_from_slice(&cut));
-                joined.freeze()
-            }
-        };
+        // A copy: a page must not keep whole blocks in memory that nobody counts.
+        let mut bytes = BytesMut::with_capacity((range.end - range.start) as usize);
+        numbers.zip(&blocks).map(cut).for_each(|cut| bytes.extend_from_slice(&cut));
+        let bytes = bytes.freeze();
         if bytes.len() as u64 == range.end - range.start { Ok(bytes) } else { Err(missing()) }
     }
 
@@ -183,6 +206,12 @@ impl Inner {
         let begin = u64::from(number) * BLOCK_BYTES;
         let (store, object) = (self.store.clone(), chunk.object());
         let read = async move { store.get(&object, begin..begin + BLOCK_BYTES).await };
-        self.blocks.try_get_with((chunk, number), read).await.map_err(|error| (*error).clone())
+        let block = self.blocks.entry((chunk, number)).or_try_insert_with(read).await;
+        let block = block.map_err(|error| StoreError::clone(&error))?;
+        if block.is_fresh() {
+            // Else others are thrown out only some time later.
+            self.blocks.run_pending_tasks().await;
+        }
+        Ok(block.into_value())
     }
 }

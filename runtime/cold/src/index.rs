@@ -79,13 +79,14 @@ pub(crate) fn head(head: &[u8; HEAD_BYTES]) -> Option<(usize, u32)> {
     (len <= INDEX_BYTES_MAX).then_some((len as usize, crc))
 }
 
-/// The packs that hold bytes of `wanted`, out of an index without its head; `None` when it is not one of this chunk, of this
+/// The first packs that hold bytes of `wanted`, at most `packs_max`, out of an index without its head; `None` when it is not one of this chunk, of this
 /// stream, and of all these bytes.
 pub(crate) fn packs(
     name: ChunkName,
     (body, crc): (&[u8], u32),
     incarnation: Incarnation,
     wanted: &Range<u64>,
+    packs_max: usize,
 ) -> Option<Vec<PackAt>> {
     if crc32c::crc32c_append(name.seed(), body) != crc {
         return None;
@@ -105,7 +106,7 @@ pub(crate) fn packs(
         let len = u32::try_from(take_varint(&mut rest)?).ok().filter(|len| u64::from(*len) >= payload_bytes)?;
         time_ms = time_ms.wrapping_add(unzigzag(take_varint(&mut rest)?));
         let end = position.checked_add(payload_bytes)?;
-        if end > wanted.start && position < wanted.end {
+        if end > wanted.start && position < wanted.end && packs.len() < packs_max {
             packs.push(PackAt { start: position, end, pos, len, time_ms });
         }
         position = end;

@@ -1,12 +1,14 @@
 //! The cold tier: bytes of streams in immutable objects, outside of the log.
 //!
 //! - [`chunk`]: the format of an object, which holds packs of many streams of one group.
-//! - [`store`]: where objects are kept: a directory, memory. Nothing relies on more than put, get, list and delete.
+//! - [`store`]: where objects are kept: a directory, an S3 bucket, memory. Nothing relies on more than put, get, list and delete.
 //! - [`cold`]: [`Cold`], what a shard holds: it puts chunks, and reads packs through a cache, on a runtime beside the shards.
+//! - [`claim`]: whose a store is.
 //!
-//! What a pack is, the crate does not know: bytes with a length, which their reader checks.
+//! What a pack is, the crate does not know: bytes with a length, and a reader that can say whether they are what was written.
 
 pub mod chunk;
+pub mod claim;
 mod cold;
 mod error;
 mod index;
@@ -14,8 +16,8 @@ mod name;
 pub mod store;
 
 pub use chunk::ChunkBuilder;
-pub use cold::{Cold, ColdPacks, PartRef};
+pub use cold::{Cold, ColdPacks, PartRef, ReadMax};
 pub use error::ColdError;
 pub use index::{PackAt, PackIn};
 pub use name::ChunkName;
-pub use store::{ChunkStore, LocalStore, MemoryStore, StoreError};
+pub use store::{ChunkStore, LocalStore, MemoryStore, MovedStore, S3Location, S3Store, StoreError};

@@ -2,6 +2,8 @@
 
 mod local;
 mod memory;
+mod moved;
+mod s3;
 
 use std::ops::Range;
 
@@ -10,6 +12,8 @@ use futures_util::future::BoxFuture;
 
 pub use local::LocalStore;
 pub use memory::MemoryStore;
+pub use moved::MovedStore;
+pub use s3::{S3Location, S3Store};
 
 /// Why a store has not done what it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -17,7 +21,13 @@ pub enum StoreError {
     /// There is no such object, or not so many bytes in it.
     #[error("there is no object {0}, or it is too short")]
     Missing(String),
-    /// It does not answer, or refuses.
+    /// The bucket is missing.
+    #[error("there is no such bucket")]
+    NoBucket,
+    /// It knows us and refuses, or does not know us.
+    #[error("access is denied: {0}")]
+    Denied(String),
+    /// It does not answer, or not as it should.
     #[error("{0}")]
     Failed(String),
 }
@@ -33,6 +43,6 @@ pub trait ChunkStore: Send + Sync + 'static {
     /// Deletes an object. One that is not there is no error.
     fn delete<'a>(&'a self, object: &'a str) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// The names of all objects.
-    fn list(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>>;
+    /// The names of all objects, and their lengths in bytes.
+    fn list(&self) -> BoxFuture<'_, Result<Vec<(String, u64)>, StoreError>>;
 }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use cap_std::fs::Dir;
@@ -11,19 +12,25 @@ use futures_util::future::BoxFuture;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tokio::runtime::{Builder, Handle};
+use weir_cold::claim::{ClaimError, claim};
 use weir_cold::{
-    ChunkBuilder, ChunkName, ChunkStore, Cold, ColdError, LocalStore, MemoryStore, PackIn, PartRef, StoreError,
+    ChunkBuilder, ChunkName, ChunkStore, Cold, ColdError, LocalStore, MemoryStore, MovedStore, PackIn, PartRef,
+    ReadMax, StoreError,
 };
 use weir_types::{GroupId, Incarnation};
 
-const NAME: ChunkName = ChunkName { group: GroupId(3), term: 7, number: 42 };
+const NAME: ChunkName = ChunkName { group: GroupId(3), term: 7, number: 42, nonce: 0xbeef };
 
 fn run<T>(test: impl Future<Output = T>) -> T {
-    Builder::new_current_thread().build().expect("a runtime").block_on(test)
+    Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime").block_on(test)
 }
 
 fn cold(store: impl ChunkStore) -> Cold {
     Cold::new(Arc::new(store), 64 << 20, Handle::current())
+}
+
+fn upto(bytes: usize) -> ReadMax {
+    ReadMax { bytes, packs: usize::MAX }
 }
 
 /// Packs of these lengths, each with a head of four bytes before its payload.
@@ -53,7 +60,7 @@ fn built(streams: &[(u64, Vec<Vec<u8>>)]) -> (Bytes, Vec<PartRef>) {
 
 /// Reads a part from `from` on, and gives what there is of it.
 async fn read(cold: &Cold, part: &PartRef, from: u64, bytes_max: usize) -> Result<Vec<u8>, ColdError> {
-    let read = cold.read(PartRef { range: from..part.range.end, ..part.clone() }, bytes_max).await?;
+    let read = cold.read(PartRef { range: from..part.range.end, ..part.clone() }, upto(bytes_max), |_| true).await?;
     let mut payloads = Vec::new();
     let mut position = read.packs[0].start;
     assert!(position <= from && read.packs[0].end > from, "the first pack holds the first byte");
@@ -94,7 +101,7 @@ proptest! {
         run(async {
             for cold in [cold(MemoryStore::default()), cold(LocalStore::new(dir).expect("it can be read"))] {
                 cold.put(NAME, chunk.clone()).await.expect("it is put");
-                assert_eq!(cold.chunks(GroupId(3)).await.expect("a list"), [NAME]);
+                assert_eq!(cold.chunks(GroupId(3)).await.expect("a list"), [(NAME, chunk.len() as u64)]);
                 assert_eq!(cold.chunks(GroupId(4)).await.expect("a list"), []);
                 for (part, (_, payloads)) in parts.iter().zip(&streams) {
                     assert_eq!(read_all(&cold, part, bytes_max).await.expect("it is whole"), payloads.concat());
@@ -122,7 +129,7 @@ proptest! {
             let cold = cold(store.clone());
             for (part, (_, payloads)) in parts.iter().zip(&streams) {
                 let packs = packs(payloads);
-                let Ok(read) = cold.read(part.clone(), usize::MAX).await else { continue };
+                let Ok(read) = cold.read(part.clone(), upto(usize::MAX), |_| true).await else { continue };
                 // Packs have a checksum of their own; where they are and what they are is the index's.
                 let lens = |lens: &mut dyn Iterator<Item = u32>| lens.collect::<Vec<_>>();
                 assert_eq!(
@@ -166,14 +173,14 @@ fn another_streams_part_and_another_chunk_are_noticed() {
             PartRef { chunk: other, ..parts[0].clone() },
             PartRef { chunk: ChunkName { number: 44, ..NAME }, ..parts[0].clone() },
         ] {
-            let error = cold.read(wrong.clone(), 100).await.expect_err("it is another one");
+            let error = cold.read(wrong.clone(), upto(100), |_| true).await.expect_err("it is another one");
             assert!(matches!(error, ColdError::Damaged { .. }), "{wrong:?}: {error}");
         }
         // What was damaged where it was read from is read again.
         let whole = store.objects().get(&NAME.object()).cloned().expect("it is there");
         store.objects().insert(NAME.object(), Bytes::from_static(b"no chunk"));
         cold.forget(NAME).await;
-        cold.read(parts[0].clone(), 100).await.expect_err("it is damaged");
+        cold.read(parts[0].clone(), upto(100), |_| true).await.expect_err("it is damaged");
         store.objects().insert(NAME.object(), whole);
         assert_eq!(read_all(&cold, &parts[0], 100).await.expect("it is whole again"), b"one");
     });
@@ -210,7 +217,7 @@ impl ChunkStore for Counting {
         self.store.delete(object)
     }
 
-    fn list(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
+    fn list(&self) -> BoxFuture<'_, Result<Vec<(String, u64)>, StoreError>> {
         self.store.list()
     }
 }
@@ -224,12 +231,126 @@ fn many_who_want_the_same_wait_for_one_read_and_a_failure_is_not_kept() {
         let cold = cold(store);
         cold.put(NAME, chunk).await.expect("it is put");
         failing.store(1, Ordering::Relaxed);
-        let error = cold.read(parts[0].clone(), 100).await.expect_err("the store is down");
+        let error = cold.read(parts[0].clone(), upto(100), |_| true).await.expect_err("the store is down");
         assert!(matches!(error, ColdError::Unavailable(_)), "{error}");
         let reads = (0..50).map(|_| read_all(&cold, &parts[0], usize::MAX));
         for bytes in futures_util::future::join_all(reads).await {
             assert_eq!(bytes.expect("it is up again").len(), 12_000);
         }
         assert_eq!(gets.load(Ordering::Relaxed), 2, "the one that failed, and one for all");
+    });
+}
+
+#[test]
+fn no_more_packs_are_read_than_asked_for_and_the_rest_of_the_index_is_looked_at() {
+    let (chunk, parts) = built(&[(0, vec![b"one".to_vec(); 9])]);
+    run(async {
+        let store = MemoryStore::default();
+        let cold = cold(store.clone());
+        cold.put(NAME, chunk).await.expect("it is put");
+        for packs in [0, 1, 4, 100] {
+            let read =
+                cold.read(parts[0].clone(), ReadMax { bytes: 1000, packs }, |_| true).await.expect("it is whole");
+            assert_eq!(read.packs.len(), packs.clamp(1, 9));
+            assert_eq!(read.bytes.len(), read.packs.len() * 7, "nothing is read along");
+        }
+        let beyond = PartRef { range: 0..28, ..parts[0].clone() };
+        cold.read(beyond, ReadMax { bytes: 1000, packs: 1 }, |_| true).await.expect_err("there are only 27 bytes");
+    });
+}
+
+#[test]
+fn what_was_wrong_on_its_way_is_read_again_at_once() {
+    let (chunk, parts) = built(&[(0, vec![b"one".to_vec()])]);
+    run(async {
+        let wrong = Arc::new(AtomicU64::new(1));
+        let cold = cold(Flipping { store: MemoryStore::default(), wrong: wrong.clone() });
+        cold.put(NAME, chunk).await.expect("it is put");
+        let read =
+            |cold: Cold| async move { cold.read(parts[0].clone(), upto(100), |pack| &pack[4..] == b"one").await };
+        read(cold.clone()).await.expect("the second time it is whole");
+        assert_eq!(wrong.load(Ordering::Relaxed), 0, "the first was wrong");
+    });
+}
+
+/// Changes the payload of what is read as often as it is told.
+struct Flipping {
+    store: MemoryStore,
+    wrong: Arc<AtomicU64>,
+}
+
+impl ChunkStore for Flipping {
+    fn put<'a>(&'a self, object: &'a str, bytes: Bytes) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.store.put(object, bytes)
+    }
+
+    fn get<'a>(&'a self, object: &'a str, range: Range<u64>) -> BoxFuture<'a, Result<Bytes, StoreError>> {
+        let wrong = self.wrong.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok();
+        async move {
+            let bytes = self.store.get(object, range).await?;
+            let at = bytes.windows(3).position(|window| window == b"one").filter(|_| wrong);
+            let mut bytes = bytes.to_vec();
+            at.into_iter().for_each(|at| bytes[at] ^= 1);
+            Ok(bytes.into())
+        }
+        .boxed()
+    }
+
+    fn delete<'a>(&'a self, object: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.store.delete(object)
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<(String, u64)>, StoreError>> {
+        self.store.list()
+    }
+}
+
+const RACE: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_store_is_one_clusters() {
+    run(async {
+        let store = MemoryStore::default();
+        claim(&store, 7, false, RACE).await.expect("it is nobody's");
+        claim(&store, 7, false, RACE).await.expect("it is ours");
+        claim(&store, 7, true, RACE).await.expect("it is ours");
+        assert_eq!(claim(&store, 8, false, RACE).await, Err(ClaimError::Taken("0000000000000007".to_string())));
+        let (marker, _) = store.objects().pop_first().expect("there is one object");
+        assert_eq!(
+            claim(&store, 7, true, RACE).await,
+            Err(ClaimError::Lost),
+            "what was ours and is empty is another one"
+        );
+        let (first, second) = tokio::join!(claim(&store, 7, false, RACE), claim(&store, 8, false, RACE));
+        assert!(first.is_ok() != second.is_ok(), "one of both has it: {first:?}, {second:?}");
+        store.objects().clear();
+        store.objects().insert(NAME.object(), Bytes::new());
+        assert_eq!(claim(&store, 7, false, RACE).await, Err(ClaimError::Unmarked));
+        store.objects().insert(marker, Bytes::from_static(b"0000000000000007"));
+        claim(&store, 7, false, RACE).await.expect_err("it is cut short");
+    });
+}
+
+#[test]
+fn a_store_that_was_moved_from_is_read_and_emptied() {
+    let folder = tempfile::tempdir().expect("there is a folder for tests");
+    let dir = Dir::open_ambient_dir(folder.path(), cap_std::ambient_authority()).expect("it can be opened");
+    let old = LocalStore::new(dir).expect("it can be read");
+    run(async {
+        let new = MemoryStore::default();
+        old.put("a", Bytes::from_static(b"old")).await.expect("it is put");
+        let store = MovedStore { old: old.clone(), new: Arc::new(new.clone()) };
+        store.put("b", Bytes::from_static(b"new")).await.expect("it is put");
+        assert_eq!(store.get("a", 0..9).await.expect("it is in the old one"), "old");
+        assert_eq!(store.get("b", 1..9).await.expect("it is in the new one"), "ew");
+        assert_eq!(store.get("c", 0..9).await, Err(StoreError::Missing("c".to_string())));
+        assert_eq!(store.list().await.expect("a list"), [("a".to_string(), 3), ("b".to_string(), 3)]);
+        assert!(
+            new.objects().len() == 1 && old.list().await.expect("a list").len() == 1,
+            "what is put goes to the new one"
+        );
+        store.delete("a").await.expect("it is deleted");
+        store.delete("b").await.expect("it is deleted");
+        assert_eq!(store.list().await.expect("a list"), []);
     });
 }

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io;
-use std::ops::{Bound, Range, RangeBounds, RangeInclusive};
+use std::ops::{Bound, Range, RangeBounds};
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
@@ -16,7 +16,7 @@ use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{EntryPayload, OptionalSend};
 use tokio::sync::oneshot;
-use weir_storage::{Arena, Claim, Done, EntryBody, EntryId, EntryPlace, EntryRef, FRAME_HEADER_BYTES, Wal, WalReader};
+use weir_storage::{Arena, Claim, Done, EntryBody, EntryPlace, EntryRef, FRAME_HEADER_BYTES, Wal, WalReader};
 use weir_types::GroupId;
 
 use crate::codec::{decode_membership, decode_vote, encode_membership, encode_vote};
@@ -171,22 +171,6 @@ impl RaftLogReader<TypeConfig> for LogStore {
             entries.push(EntryOf::<TypeConfig>::new(log_id(entry.id), payload));
         }
         Ok(entries)
-    }
-
-    /// From what the log has in memory of every entry.
-    async fn get_key_log_ids(
-        &mut self,
-        range: RangeInclusive<LogIdOf<TypeConfig>>,
-    ) -> Result<Vec<LogIdOf<TypeConfig>>, io::Error> {
-        let (first, last) = range.into_inner();
-        assert!(first.index <= last.index, "a range of the log");
-        let within = |id: &EntryId| id.index > first.index && id.index < last.index;
-        let leaders = self.wal.first_of_terms(self.group).into_iter().filter(within).map(log_id);
-        let mut ids: Vec<_> = std::iter::once(first).chain(leaders).collect();
-        if ids.last().is_some_and(|id| id.index < last.index) {
-            ids.push(last);
-        }
-        Ok(ids)
     }
 
     /// Yields entries as they are asked for, so that a restart does not hold its whole log in memory.

@@ -278,7 +278,7 @@ impl Replica {
         }
     }
 
-    /// Bytes that a restart would have to apply, about.
+    /// What a restart would have to apply: bytes of the log.
     pub fn bytes_since_snapshot(&self) -> u64 {
         self.progress.borrow().bytes
     }

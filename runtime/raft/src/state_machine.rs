@@ -11,7 +11,7 @@ use openraft::entry::RaftEntry;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, StoredMembership};
 use send_wrapper::SendWrapper;
-use weir_storage::Wal;
+use weir_storage::{BLOCK_BYTES, FRAME_HEADER_BYTES, Wal};
 use weir_stream::{Group, Outcome};
 use weir_types::GroupId;
 
@@ -40,7 +40,7 @@ pub(crate) struct Progress {
     /// The last entry applied.
     pub(crate) applied: Option<LogIdOf<TypeConfig>>,
     pub(crate) membership: StoredMembershipOf<TypeConfig>,
-    /// Bytes of the batches that were applied since the last snapshot was begun.
+    /// What the batches that were applied since the last snapshot was begun take in the log, in bytes.
     pub(crate) bytes: u64,
     /// The last snapshot that is durable.
     pub(crate) snapshot: Option<SnapshotMetaOf<TypeConfig>>,
@@ -113,7 +113,7 @@ impl StateMachine {
 
     fn apply_batch(&mut self, term: u64, index: u64, batch: &Bytes) -> io::Result<Outcomes> {
         let mut outcomes = Vec::new();
-        self.progress.borrow_mut().bytes += batch.len() as u64;
+        self.progress.borrow_mut().bytes += (FRAME_HEADER_BYTES + batch.len()).next_multiple_of(BLOCK_BYTES) as u64;
         let applied = self.state.borrow_mut().apply(term, index, batch, &mut outcomes);
         applied.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         self.observer.borrow_mut().applied(index, batch, &outcomes);

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::runtime::{Builder, LocalOptions};
 use weir_raft::{Observer, ProposeError, Replica, ReplicaOptions, StartError, State};
-use weir_storage::{Arena, BLOCK_BYTES, FRAME_HEADER_BYTES, FaultyDisk, Room, Wal, WalConfig, WalError, WriteMode};
+use weir_storage::{
+    Arena, BLOCK_BYTES, Claim, FRAME_HEADER_BYTES, FaultyDisk, Room, Wal, WalConfig, WalError, WriteMode,
+};
 use weir_stream::{BatchBuilder, Command, Group, KeyRef, Limits, Outcome, Records};
 use weir_types::{GroupId, Incarnation, StreamKey};
 
@@ -66,7 +68,7 @@ fn batch() -> Bytes {
 async fn fill(wal: &Wal, replica: &Replica) -> u64 {
     let mut batches = 0;
     loop {
-        match wal.reserve(BLOCK_BYTES) {
+        match wal.reserve(BLOCK_BYTES, Claim::Spare) {
             Ok(ticket) => {
                 replica.propose(batch(), ticket).await.expect("it leads");
                 batches += 1;
@@ -164,7 +166,7 @@ fn a_log_may_take_longer_to_apply_than_one_entry_may() {
         for _ in 0..BATCHES {
             let frame = large();
             let ticket = loop {
-                match wal.reserve(frame.len()) {
+                match wal.reserve(frame.len(), Claim::Spare) {
                     Ok(ticket) => break ticket,
                     Err(_) => wal.room_changed().await,
                 }
@@ -215,7 +217,7 @@ fn a_stopped_replica_takes_nothing_and_says_so() {
         let wal = open(&disk).expect("a log");
         let (replica, _) = start(&wal, NODE_ID).await.expect("it serves");
         let propose = |frame: Bytes| {
-            let ticket = wal.reserve(frame.len()).map_err(drop).expect("there is room");
+            let ticket = wal.reserve(frame.len(), Claim::Spare).map_err(drop).expect("there is room");
             replica.propose(frame, ticket)
         };
         assert!(propose(batch()).await.is_ok() && !replica.is_stopped());

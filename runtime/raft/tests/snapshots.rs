@@ -7,7 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::runtime::{Builder, LocalOptions};
 use weir_raft::{Observer, Replica, ReplicaOptions, StartError, State};
-use weir_storage::{Arena, Disk, EntryBody, FRAME_HEADER_BYTES, FaultyDisk, Room, Wal, WalConfig, WalError, WriteMode};
+use weir_storage::{
+    Arena, BLOCK_BYTES, Claim, Disk, EntryBody, FRAME_HEADER_BYTES, FaultyDisk, Room, Wal, WalConfig, WalError,
+    WriteMode,
+};
 use weir_stream::{
     BatchBuilder, BucketTold, Command, EncodedBindings, Expiry, Group, KeyRef, Limits, Outcome, Pack, Piece, Records,
 };
@@ -77,7 +80,7 @@ impl World {
     async fn propose(&self, step: u64) -> bool {
         let frame = frame(step);
         let ticket = loop {
-            match self.wal.reserve(frame.len()) {
+            match self.wal.reserve(frame.len(), Claim::Spare) {
                 Ok(ticket) => break ticket,
                 Err(_) if self.wal.failed() => return false,
                 Err(Room::Full(cause)) => panic!("the log is full: {cause}"),
@@ -272,7 +275,10 @@ fn a_restart_applies_what_lies_behind_the_snapshot() {
         disk = disk.crash();
         run(async {
             let world = World::begin(&disk).await.expect("it begins");
-            assert!(world.replica.bytes_since_snapshot() < 2 * SNAPSHOT_EVERY * 1100, "the rest is in the snapshot");
+            assert!(
+                world.replica.bytes_since_snapshot() < 2 * SNAPSHOT_EVERY * BLOCK_BYTES as u64,
+                "the rest is in the snapshot"
+            );
             check(&world, &mut history);
             // Many times what the log may hold.
             live(&world, &mut history, steps).await;
@@ -289,13 +295,14 @@ fn a_log_without_the_snapshot_that_it_needs_is_no_log() {
         let world = World::begin(&disk).await.expect("it begins");
         live(&world, &mut History::default(), STEPS).await;
     });
+    let refusal_of = |disk: &FaultyDisk| match run(World::begin(disk)).map(drop).expect_err("it is refused") {
+        StartError::Snapshot { source, .. } => source,
+        StartError::Stopped { reason, .. } => panic!("{reason}"),
+    };
     let refusal = |change: &dyn Fn(&FaultyDisk)| {
         let disk = disk.crash();
         change(&disk);
-        match run(World::begin(&disk)).map(drop).expect_err("it is refused") {
-            StartError::Snapshot { source, .. } => source,
-            StartError::Stopped { reason, .. } => panic!("{reason}"),
-        }
+        refusal_of(&disk)
     };
     let error = refusal(&|disk| disk.remove(FILE).expect("it is there"));
     assert!(error.to_string().contains("the snapshot is missing"), "{error}");
@@ -312,6 +319,21 @@ fn a_log_without_the_snapshot_that_it_needs_is_no_log() {
     };
     let error = refusal(&|disk| disk.write_atomic(FILE, &older).expect("there is space"));
     assert!(error.to_string().contains("the log begins behind entry"), "{error}");
+    // A log that has lost its end, behind its mark.
+    let disk = formed(1);
+    let mut early = None;
+    run(async {
+        let world = World::begin(&disk).await.expect("it begins");
+        let mut history = History::default();
+        live(&world, &mut history, SNAPSHOT_EVERY + 3).await;
+        early = Some(disk.copy());
+        live(&world, &mut history, SNAPSHOT_EVERY + 6).await;
+        world.replica.take_snapshot().await.expect("there is space");
+    });
+    let early = early.expect("it was copied");
+    early.write_atomic(FILE, &disk.read(FILE).expect("it is there")).expect("there is space");
+    let error = refusal_of(&early);
+    assert!(error.to_string().contains("its end is lost"), "{error}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
+use weir_cold::S3Location;
 use weir_http::{Origins, Proxies};
 use weir_types::limits::{BATCH_BYTES_MAX, BINDINGS_PER_BUCKET_MAX, BODY_BYTES_CEILING};
 
@@ -243,8 +244,14 @@ pub(crate) struct WalConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct ColdConfig {
-    /// `local` or `off`.
+    /// `local`, `off`, or `s3://bucket/prefix`.
     pub(crate) url: String,
+    /// The address of an S3 server that is not Amazon's, `https://host:port`.
+    pub(crate) endpoint: String,
+    /// Its region.
+    pub(crate) region: String,
+    /// Whether the connection to it may go without TLS.
+    pub(crate) allow_http: bool,
     /// Bytes of each group's streams that may stay in its log.
     pub(crate) flush_bytes: u64,
     /// How long bytes may stay in a log.
@@ -262,6 +269,9 @@ impl Default for ColdConfig {
     fn default() -> ColdConfig {
         ColdConfig {
             url: COLD_LOCAL.to_string(),
+            endpoint: String::new(),
+            region: String::new(),
+            allow_http: false,
             flush_bytes: 64 * MIB,
             flush_age_ms: 10 * 60 * 1000,
             cache_bytes: 64 * MIB,
@@ -273,6 +283,46 @@ impl ColdConfig {
     /// Whether there is a cold tier. What is kept in memory has none.
     pub(crate) fn is_on(&self) -> bool {
         self.url != COLD_OFF
+    }
+
+    /// Whether such a tier is a bucket.
+    pub(crate) fn is_s3(url: &str) -> bool {
+        S3Location::parse(url).is_some()
+    }
+
+    /// The bucket that it is in; none where it is a folder.
+    pub(crate) fn s3(&self) -> Option<S3Location> {
+        let (bucket, prefix) = S3Location::parse(&self.url)?;
+        Some(S3Location {
+            bucket: bucket.to_string(),
+            prefix: prefix.to_string(),
+            endpoint: self.endpoint.clone(),
+            region: self.region.clone(),
+            allow_http: self.allow_http,
+        })
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        if ![COLD_LOCAL, COLD_OFF].contains(&self.url.as_str()) && self.s3().is_none() {
+            let reason = format!("it is `{COLD_LOCAL}`, `{COLD_OFF}` or `s3://bucket/prefix`");
+            return Err(ConfigError::TextInvalid { key: "cold.url", value: self.url.clone(), reason });
+        }
+        let endpoint = self.endpoint.as_str();
+        let reason = match endpoint.split_once("://") {
+            None if endpoint.is_empty() => None,
+            Some(("https", _)) => None,
+            Some(("http", _)) if self.allow_http => None,
+            Some(("http", _)) => {
+                Some("without TLS, anybody on the way can read it: `cold.allow_http = true` allows that")
+            }
+            _ => Some("it begins with https://"),
+        };
+        if let Some(reason) = reason {
+            let (value, reason) = (self.endpoint.clone(), reason.to_string());
+            return Err(ConfigError::TextInvalid { key: "cold.endpoint", value, reason });
+        }
+        check_range("cold.flush_bytes", self.flush_bytes, MIB, i64::MAX as u64)?;
+        check_range("cold.cache_bytes", self.cache_bytes, MIB, i64::MAX as u64)
     }
 }
 
@@ -395,8 +445,9 @@ impl LogConfig {
         let invalid = |reason| ConfigError::TextInvalid { key: "log.level", value: self.level.clone(), reason };
         let directives: Vec<String> =
             self.level.split(',').map(checked_directive).collect::<Result<_, _>>().map_err(invalid)?;
-        // openraft tells each step of each group as `info`. Whoever wants that says so: a later directive wins.
-        EnvFilter::try_new(format!("openraft=warn,{}", directives.join(",")))
+        // openraft tells each step of each group as `info`, object_store each try. Whoever wants that says so: a later directive
+        // wins.
+        EnvFilter::try_new(format!("openraft=warn,object_store=warn,{}", directives.join(",")))
             .map_err(|error| invalid(error.to_string()))
     }
 }
@@ -467,12 +518,7 @@ impl Config {
             return Err(ConfigError::OutOfRange { key: "wal.segment_bytes", value: self.wal.segment_bytes, range });
         }
         check_range("wal.budget_bytes", self.wal.budget_bytes, 0, i64::MAX as u64)?;
-        if ![COLD_LOCAL, COLD_OFF].contains(&self.cold.url.as_str()) {
-            let reason = format!("`{COLD_LOCAL}` and `{COLD_OFF}` are known");
-            return Err(ConfigError::TextInvalid { key: "cold.url", value: self.cold.url.clone(), reason });
-        }
-        check_range("cold.flush_bytes", self.cold.flush_bytes, MIB, i64::MAX as u64)?;
-        check_range("cold.cache_bytes", self.cold.cache_bytes, MIB, i64::MAX as u64)?;
+        self.cold.check()?;
         check_range("limits.producers_per_stream_max", self.limits.producers_per_stream_max.into(), 1, 1 << 20)?;
         let bindings_max = BINDINGS_PER_BUCKET_MAX as u64;
         check_range("limits.bindings_per_bucket_max", self.limits.bindings_per_bucket_max.into(), 1, bindings_max)?;
@@ -684,8 +730,8 @@ mod tests {
             let config = LogConfig { level: level.to_string(), ..LogConfig::default() };
             config.filter().expect("a valid level").to_string()
         };
-        assert_eq!(filter("info"), "openraft=warn,info");
-        assert_eq!(filter("openraft=debug,info"), "openraft=debug,info");
+        assert_eq!(filter("info"), "object_store=warn,openraft=warn,info");
+        assert_eq!(filter("openraft=debug,object_store=info,warn"), "object_store=info,openraft=debug,warn");
     }
 
     #[test]

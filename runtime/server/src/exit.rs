@@ -8,11 +8,12 @@ use weir_storage::WalError;
 use weir_wasm::HostError;
 
 use crate::address::ListenAddress;
+use crate::cold::ColdError;
 use crate::config::ConfigError;
 use crate::node::NodeError;
 
 /// The exit codes, and what they mean.
-pub(crate) const CODES: [(u8, &str); 7] = [
+pub(crate) const CODES: [(u8, &str); 8] = [
     (0, "asked to stop, and everything acknowledged is flushed; or printed what was asked for"),
     (1, "anything else"),
     (2, "bad command line or configuration"),
@@ -20,6 +21,7 @@ pub(crate) const CODES: [(u8, &str); 7] = [
     (4, "the data directory is in use by another process"),
     (5, "the data directory cannot be used"),
     (6, "a write-ahead log is damaged, or a snapshot, or one is not this node's, or a part of it is missing"),
+    (7, "the cold tier is not there, refuses access, or is another cluster's"),
 ];
 
 /// Why the process ends before it was asked to.
@@ -42,6 +44,9 @@ pub(crate) enum Exit {
     /// The data directory is refused.
     #[error(transparent)]
     Node(#[from] NodeError),
+    /// The cold tier is refused.
+    #[error(transparent)]
+    Cold(#[from] ColdError),
     /// The operating system refuses something that every process may expect.
     #[error("cannot {doing}")]
     System {
@@ -83,17 +88,9 @@ impl Exit {
         match self {
             Exit::Config(_) | Exit::CommandUnknown(_) => 2,
             Exit::Listen { .. } => 3,
-            Exit::Node(NodeError::Locked { .. }) => 4,
-            // What is asked for is at fault here, not the directory.
-            Exit::Node(NodeError::GroupsDiffer { .. }) => 2,
-            Exit::Node(
-                NodeError::Io { .. }
-                | NodeError::Invalid { .. }
-                | NodeError::OtherFormat { .. }
-                | NodeError::Incomplete { .. },
-            ) => 5,
-            Exit::Node(NodeError::Wal { source, .. }) => wal_code(source),
+            Exit::Node(error) | Exit::Cold(ColdError::Node(error)) => node_code(error),
             Exit::ShardOpen { source, .. } => shard_open_code(source),
+            Exit::Cold(ColdError::Claim { .. } | ColdError::Moved { .. }) => 7,
             Exit::System { .. } | Exit::Engine(_) | Exit::Demo(_) | Exit::Output(_) | Exit::SecondSignal => 1,
         }
     }
@@ -112,6 +109,20 @@ impl Exit {
             cause = error.source();
         }
         sentence
+    }
+}
+
+/// The code of a data directory that cannot be used.
+fn node_code(error: &NodeError) -> u8 {
+    match error {
+        NodeError::Locked { .. } => 4,
+        // What is asked for is at fault here, not the directory.
+        NodeError::GroupsDiffer { .. } => 2,
+        NodeError::Io { .. }
+        | NodeError::Invalid { .. }
+        | NodeError::OtherFormat { .. }
+        | NodeError::Incomplete { .. } => 5,
+        NodeError::Wal { source, .. } => wal_code(source),
     }
 }
 

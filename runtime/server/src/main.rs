@@ -3,7 +3,7 @@
 //! - [`cli`], [`config`], [`address`], [`layers`]: what was asked for, from flags, environment and file.
 //! - [`config_command`]: the configuration, shown and checked.
 //! - [`manual`]: completion scripts and manual pages.
-//! - [`node`], [`seams`], [`builtins`]: the data directory, and what else the shards are handed.
+//! - [`node`], [`cold`], [`seams`], [`builtins`]: the data directory, the cold tier, and what else the shards are handed.
 //! - [`serve`], [`signals`]: the order in which things begin and end, and who asks for the end.
 //! - [`shard_thread`], [`accept`]: one thread per shard, and the listener that feeds them connections.
 //! - [`admin`], [`metrics`], [`process`]: the admin listener, and what it says.
@@ -17,6 +17,7 @@ mod address;
 mod admin;
 mod builtins;
 mod cli;
+mod cold;
 mod config;
 mod config_command;
 mod connections;

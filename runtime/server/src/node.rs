@@ -5,6 +5,8 @@
 //! <data_dir>/node.toml   format, node id, number of groups, identity of each WAL, checksum
 //! <data_dir>/wal-<k>/    one folder per WAL, see weir-storage
 //! <data_dir>/modules/    what was uploaded and its machine code, see weir-wasm
+//! <data_dir>/cold/       chunks of the cold tier, where it is a folder, see weir-cold
+//! <data_dir>/cold.url    where the cold tier is, once it is this node's
 //! ```
 //!
 //! `node.toml` is written last, so that it is there only when all the WALs are: a formed node that misses one, or finds
@@ -24,9 +26,9 @@ const FORMAT: u32 = 2;
 
 const LOCK_FILE: &str = "lock";
 const NODE_FILE: &str = "node.toml";
-const NODE_FILE_NEW: &str = "node.toml.new";
 const MODULES_FOLDER: &str = "modules";
 const COLD_FOLDER: &str = "cold";
+const COLD_URL_FILE: &str = "cold.url";
 
 /// Why the data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -247,6 +249,26 @@ impl DataDir {
         self.own_dir(COLD_FOLDER).map_err(|error| self.cold_failed(error))
     }
 
+    /// Where the node's cold tier is, as [`DataDir::set_cold_url`] was told; nothing when it never had one.
+    ///
+    /// # Errors
+    /// [`NodeError::Io`].
+    pub(crate) fn cold_url(&self) -> Result<Option<String>, NodeError> {
+        match self.dir.read_to_string(COLD_URL_FILE) {
+            Ok(text) => Ok(Some(text.trim_end().to_string())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.failed(COLD_URL_FILE, error)),
+        }
+    }
+
+    /// Notes where the node's cold tier is from now on.
+    ///
+    /// # Errors
+    /// [`NodeError::Io`].
+    pub(crate) fn set_cold_url(&self, url: &str) -> Result<(), NodeError> {
+        self.replace(COLD_URL_FILE, &format!("{url}\n")).map_err(|error| self.failed(COLD_URL_FILE, error))
+    }
+
     /// The error of the folder of the cold tier.
     pub(crate) fn cold_failed(&self, source: io::Error) -> NodeError {
         self.failed(COLD_FOLDER, source)
@@ -298,15 +320,18 @@ impl DataDir {
         for (wal, &log_id) in (0..).zip(&node.wal_ids) {
             self.form_wal(&wal_folder(wal), log_id)?;
         }
-        let write = || {
-            let mut file = self.dir.create(NODE_FILE_NEW)?;
-            file.write_all(node.to_toml().as_bytes())?;
-            file.sync_all()?;
-            self.dir.rename(NODE_FILE_NEW, &self.dir, NODE_FILE)?;
-            // Makes the folders durable too, which were made before it.
-            self.sync()
-        };
-        write().map_err(|error| self.failed(NODE_FILE, error))
+        // Makes the folders durable too, which were made before it.
+        self.replace(NODE_FILE, &node.to_toml()).map_err(|error| self.failed(NODE_FILE, error))
+    }
+
+    /// Puts a file in place of what was there, durably.
+    fn replace(&self, name: &str, text: &str) -> io::Result<()> {
+        let new = format!("{name}.new");
+        let mut file = self.dir.create(&new)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        self.dir.rename(&new, &self.dir, name)?;
+        self.sync()
     }
 
     fn form_wal(&self, folder: &str, log_id: u64) -> Result<(), NodeError> {

@@ -4,14 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::runtime::{Handle, Runtime};
-use weir_cold::{Cold, LocalStore};
+use weir_cold::Cold;
 use weir_shard::{Clock, Entropy, Seams};
 use weir_storage::{Disk, MARK_BYTES, MemoryDisk, Wal};
 use weir_wasm::{ChildProcess, FileStore, Host, HostConfig, HostError, MemoryStore, ModuleStore};
 
 use crate::builtins::BUILTINS;
-use crate::config::{ColdConfig, ModulesConfig, Sizes, size};
+use crate::config::{ModulesConfig, Sizes, size};
 use crate::exit::Exit;
 use crate::node::{DataDir, Node};
 use crate::turns;
@@ -33,9 +32,6 @@ impl Clock for SystemClock {
         self.started.elapsed()
     }
 }
-
-/// Files of the cold tier that are read or written at a time.
-const COLD_THREADS_MAX: usize = 16;
 
 /// The operating system's random numbers.
 #[derive(Debug)]
@@ -76,44 +72,6 @@ pub(crate) fn seams(
         builtins: Arc::new(BUILTINS),
         turn: turns::begin,
     })
-}
-
-/// The threads of the cold tier, beside the shards. They end with this.
-pub(crate) struct ColdRuntime(Option<Runtime>);
-
-impl ColdRuntime {
-    /// # Errors
-    /// [`Exit::System`] when there can be no thread.
-    pub(crate) fn start() -> Result<ColdRuntime, Exit> {
-        let mut runtime = tokio::runtime::Builder::new_multi_thread();
-        runtime.worker_threads(1).max_blocking_threads(COLD_THREADS_MAX).thread_name("cold").enable_all();
-        let runtime =
-            runtime.build().map_err(|source| Exit::System { doing: "start the cold tier's thread", source })?;
-        Ok(ColdRuntime(Some(runtime)))
-    }
-
-    pub(crate) fn handle(&self) -> &Handle {
-        self.0.as_ref().expect("it is there until it is dropped").handle()
-    }
-}
-
-impl Drop for ColdRuntime {
-    fn drop(&mut self) {
-        // What is read or put now is of no use to anybody any more.
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
-/// The node's cold tier, if it has one.
-///
-/// # Errors
-/// [`Exit::Node`] when its folder cannot be used.
-pub(crate) fn cold(data_dir: Option<&DataDir>, config: &ColdConfig, runtime: &Handle) -> Result<Option<Cold>, Exit> {
-    let Some(data_dir) = data_dir.filter(|_| config.is_on()) else { return Ok(None) };
-    let store = LocalStore::new(data_dir.cold_dir()?).map_err(|error| data_dir.cold_failed(error))?;
-    Ok(Some(Cold::new(Arc::new(store), config.cache_bytes, runtime.clone())))
 }
 
 /// A disk in memory with a log formed in it, and space for that and for snapshots of its groups.

@@ -24,12 +24,13 @@ use weir_types::{GroupId, ShardId};
 use crate::accept;
 use crate::address::ListenAddress;
 use crate::admin::{self, Admin, Phase};
+use crate::cold::{self, ColdRuntime};
 use crate::config::{CacheConfig, Config, Sizes, size};
 use crate::connections::Connections;
 use crate::demo;
 use crate::exit::Exit;
 use crate::node::{DataDir, Node};
-use crate::seams::{ColdRuntime, SystemEntropy, cold, seams};
+use crate::seams::{SystemEntropy, seams};
 use crate::shard_thread::{Opened, Request, ShardParts, ShardThread};
 use crate::signals::Signals;
 
@@ -73,8 +74,12 @@ async fn run(config: &Config, demo: bool) -> Result<(), Exit> {
     let (phase, phases) = watch::channel(Phase::Recovering((0..config.shards()).collect()));
     let connections = Connections::new(config.shards().into());
     let topology = Topology { shards: config.shards(), wals: node.wals(), groups: node.groups };
-    let cold_runtime = ColdRuntime::start()?;
-    let cold = cold(data_dir.as_deref(), &config.cold, cold_runtime.handle())?;
+    let cold_runtime =
+        ColdRuntime::start().map_err(|source| Exit::System { doing: "start the cold tier's thread", source })?;
+    let cold = tokio::select! {
+        opened = cold::open(data_dir.as_deref(), node.id, &config.cold, cold_runtime.handle()) => opened?,
+        () = signals.asked() => return Ok(()),
+    };
     let seams = seams(data_dir.as_deref(), &node, sizes, cold, &config.modules, topology.shards)?;
     let modules = seams.modules.clone();
     let parts = shard_parts(config, node.id, topology, sizes, seams, &shutdown);

@@ -16,6 +16,8 @@ pub(crate) const LINE_BREAK_BYTES: usize = 6;
 const ENCODED_FACTOR: usize = 1 + LINE_BREAK_BYTES;
 /// A page while memory is short, in bytes: what a client of a slow network takes within a minute.
 const SHORT_PAGE_BYTES_MAX: usize = 256 << 10;
+/// Pages that wait for the cold tier have at most this part of the budget, one in so many.
+const WAITING_PART: usize = 2;
 /// One connection has at most this part of a budget, one in so many.
 pub(crate) const SHARES: usize = 4;
 
@@ -26,13 +28,15 @@ pub struct PageBudget(Arc<Numbers>);
 #[derive(Debug)]
 struct Numbers {
     claimed: AtomicUsize,
+    /// Of pages that wait for the cold tier.
+    waiting: AtomicUsize,
     bytes_max: usize,
 }
 
 impl PageBudget {
     /// Nothing is claimed of `bytes_max`.
     pub fn new(bytes_max: usize) -> PageBudget {
-        PageBudget(Arc::new(Numbers { claimed: AtomicUsize::new(0), bytes_max }))
+        PageBudget(Arc::new(Numbers { claimed: AtomicUsize::new(0), waiting: AtomicUsize::new(0), bytes_max }))
     }
 
     /// What may be claimed at a time, in bytes.
@@ -50,10 +54,20 @@ impl PageBudget {
         self.0.bytes_max / SHARES
     }
 
-    /// The bytes of a page for which up to `asked` are wanted. Where readers that are slow have half of what there is, pages
-    /// are small, and so go on for everybody.
+    /// The bytes of a page for which up to `asked` are wanted. Where readers that are slow have half of what there is, or a cold
+    /// tier that is slow has half of what it may have, pages are small, and so go on for everybody.
     pub(crate) fn page_bytes_max(&self, asked: usize) -> usize {
-        if self.0.claimed.load(Relaxed) > self.0.bytes_max / 2 { asked.min(SHORT_PAGE_BYTES_MAX) } else { asked }
+        let is_short = self.0.claimed.load(Relaxed) > self.0.bytes_max / 2
+            || self.0.waiting.load(Relaxed) > self.0.bytes_max / WAITING_PART / 2;
+        if is_short { asked.min(SHORT_PAGE_BYTES_MAX) } else { asked }
+    }
+
+    /// Counts `bytes` among those that wait for the cold tier, until the claim is dropped, if there may be so many: what is in
+    /// memory or in the log is read all the same when that does not answer.
+    pub(crate) fn wait(&self, bytes: usize) -> Option<WaitingClaim> {
+        let before = self.0.waiting.fetch_add(bytes, Relaxed);
+        let claim = WaitingClaim { budget: self.clone(), bytes };
+        (before == 0 || before + bytes <= self.0.bytes_max / WAITING_PART).then_some(claim)
     }
 
     /// Claims `bytes`, if there are so many left. A page larger than all there is gets it when nobody else has any.
@@ -74,6 +88,19 @@ pub struct PageClaim {
 impl Drop for PageClaim {
     fn drop(&mut self) {
         self.budget.0.claimed.fetch_sub(self.bytes, Relaxed);
+    }
+}
+
+/// A part of what may wait for the cold tier, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct WaitingClaim {
+    budget: PageBudget,
+    bytes: usize,
+}
+
+impl Drop for WaitingClaim {
+    fn drop(&mut self) {
+        self.budget.0.waiting.fetch_sub(self.bytes, Relaxed);
     }
 }
 
@@ -126,6 +153,18 @@ mod tests {
         let more = budget.claim(1).expect("there is enough");
         assert_eq!([4 << 20, 100].map(|asked| budget.page_bytes_max(asked)), [SHORT_PAGE_BYTES_MAX, 100]);
         drop(more);
+        assert_eq!(budget.page_bytes_max(4 << 20), 4 << 20);
+    }
+
+    #[test]
+    fn pages_that_wait_for_the_cold_tier_leave_half_to_others() {
+        let budget = PageBudget::new(8 << 20);
+        let most = budget.wait(3 << 20).expect("there is enough");
+        assert_eq!(budget.page_bytes_max(4 << 20), SHORT_PAGE_BYTES_MAX);
+        assert!(budget.wait((1 << 20) + 1).is_none());
+        let rest = budget.wait(1 << 20).expect("there is enough");
+        drop((most, rest));
+        assert!(budget.wait(9 << 20).is_some(), "or it could never be read");
         assert_eq!(budget.page_bytes_max(4 << 20), 4 << 20);
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use send_wrapper::SendWrapper;
+use tokio::sync::Mutex;
 use tokio::task::{AbortHandle, JoinHandle};
 use weir_cold::Cold;
 use weir_storage::Wal;
@@ -29,9 +30,8 @@ use crate::write::job::LocalGroup;
 /// What a write under way takes besides its body, in bytes: a bound for how many there are.
 const REQUEST_BYTES: usize = 1 << 10;
 
-/// What a full log still takes when writes are refused: the commands that move bytes out of it, and the writes that were on
-/// their way.
-const FLUSH_BYTES: usize = 4 << 20;
+/// What a log that is full for writes still takes: deletes and expiries, which give it room.
+const ENDS_BYTES: usize = 4 << 20;
 
 /// A shard, as its connections hold it. Cheap to clone. It may be sent to other threads but used only on its own.
 #[derive(Clone)]
@@ -56,6 +56,9 @@ pub(crate) struct Core {
     pub(crate) post: Rc<Post>,
     /// None where everything stays in the log.
     pub(crate) cold: Option<Cold>,
+    /// For who writes a group's state down or moves bytes in it from the log to a chunk: each makes the other's steps longer, and a
+    /// state that is written down takes memory.
+    pub(crate) upkeep: Mutex<()>,
     pub(crate) guests: Rc<Guests>,
     /// On the shard of group 0: buckets whose last change may not have reached every group.
     pub(crate) unsettled: Unsettled,
@@ -171,11 +174,7 @@ impl Core {
         if self.hot_index.get() > self.config.hot_index_bytes_max {
             return Some(ShardError::Limit(Limit::HotIndex));
         }
-        let kept_bytes = match self.cold {
-            Some(_) => FLUSH_BYTES.min(self.config.wal.segment_bytes as usize / 4),
-            None => 0,
-        };
-        group.refusal(bytes + kept_bytes)
+        group.refusal(bytes + ENDS_BYTES.min(self.config.wal.segment_bytes as usize / 4))
     }
 
     /// Looks how large the index of hot bytes is: it grows by what is applied.

@@ -3,9 +3,6 @@
 //! The log is read from the lowest entry that a stream needs, as far as a chunk takes. What streams name of these entries
 //! becomes the chunk's parts. The chunk is put; then a command says so, and apply has the streams name the chunk. What no
 //! longer fits by then, because its stream was deleted meanwhile, is garbage in the chunk.
-//!
-//! A chunk that was put and never became part of the state is garbage as a whole. With one voter nobody else puts chunks, so
-//! whatever is in the store before the first flush, and is not named, goes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -14,27 +11,33 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 use weir_cold::{ChunkBuilder, ChunkName, Cold, PackIn};
-use weir_storage::{EntryBody, EntryRef, FRAME_HEADER_BYTES, WalReader};
-use weir_stream::{Batch, Chunk, ChunkId, Command, EncodedParts, KeyRef, PARTS_MAX, Part, Reply, Stream};
+use weir_storage::{Claim, EntryBody, EntryRef, FRAME_HEADER_BYTES, WalReader};
+use weir_stream::{Batch, ChunkId, Command, EncodedParts, KeyRef, PARTS_MAX, Part, Reply, Stream};
 use weir_types::limits::BATCH_COMMANDS_MAX;
 use weir_types::{Incarnation, StreamKey};
 
 use crate::core::Core;
+use crate::keeper::is_space_short;
 use crate::message::ShardError;
 use crate::stats::add;
+use crate::sweeper::Garbage;
 use crate::write::job::LocalGroup;
 
+/// How often it looks.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How long it waits after a flush that has failed.
+const AGAIN_AFTER: Duration = Duration::from_secs(2);
 /// Bytes of the log that become one chunk, about.
 const CHUNK_BYTES: u64 = 16 << 20;
-/// Flushes before the log is looked at again.
-const FLUSHES_AT_ONCE: usize = 4;
 /// Bytes of the log that are read at once.
 const READ_BYTES: usize = 4 << 20;
-/// Streams whose places are looked up in one turn.
-const STREAMS_PER_TURN: usize = 256;
+/// Packs in a chunk, about: apply takes their places out of the index in one step.
+const PACKS_MAX: usize = 65_536;
 /// Packs that are looked up in one turn.
 const PACKS_PER_TURN: usize = 16_384;
-/// Bytes of the parts in a chunk's command, about: it must always fit the log.
+/// What finding a stream costs, in packs that are looked up.
+const STREAM_PACKS: usize = 64;
+/// Bytes of the parts in a chunk's command, about: it must fit any segment.
 const PARTS_BYTES_MAX: usize = 512 << 10;
 /// What a part takes in the command besides its stream's name, at most.
 const PART_BYTES: usize = 48;
@@ -42,18 +45,20 @@ const PART_BYTES: usize = 48;
 const COMMAND_DEADLINE: Duration = Duration::from_secs(30);
 
 /// What a group's flusher knows.
-#[derive(Default)]
-pub(crate) struct Flusher {
-    /// Whether what earlier lives have left in the store is gone.
-    is_swept: bool,
+struct Flusher {
+    core: Rc<Core>,
+    group: Rc<LocalGroup>,
+    cold: Cold,
+    /// What the names of this life's chunks have in common.
+    nonce: u32,
+    /// Chunks that will never be part of the state.
+    garbage: Garbage,
     /// The highest number that a chunk was given here, whatever became of it.
     last_number: u32,
     /// The lowest entry that is needed, and since when it is that one.
     floor: Option<(u64, Instant)>,
     /// The last entry that is to be moved because what is there has been in the log for too long.
     old_upto: Option<u64>,
-    /// Chunks that nothing names any more, and that the store still has.
-    gone: Vec<ChunkId>,
 }
 
 /// An entry of the log, as it was read.
@@ -71,6 +76,7 @@ struct Load {
     bytes: u64,
     /// Bytes that the parts will take in the command.
     parts_bytes: usize,
+    packs: usize,
 }
 
 /// Bytes of one stream that go into the chunk.
@@ -82,61 +88,45 @@ struct Piece {
     packs: Vec<PackIn>,
 }
 
-impl Flusher {
-    /// What is in the log now is as old as this, at least.
-    pub(crate) fn begin(group: &LocalGroup) -> Flusher {
-        let floor = group.state.borrow().hot_floor().map(|floor| (floor, Instant::now()));
-        Flusher { floor, ..Flusher::default() }
-    }
-
-    /// Does what is to be done: sweeps, flushes, deletes what nothing names. Says whether there is more to be done at once; the
-    /// log must give room in between.
-    pub(crate) async fn run(
-        &mut self,
-        core: &Rc<Core>,
-        group: &Rc<LocalGroup>,
-        cold: &Cold,
-    ) -> Result<bool, ShardError> {
-        if !self.is_swept {
-            self.sweep(core, group, cold).await?;
-            self.is_swept = true;
+/// Moves a group's old bytes to `cold`, in chunks with `nonce` in their names. Runs for the shard's life.
+pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>, cold: Cold, nonce: u32, garbage: Garbage) {
+    // What is in the log now is as old as this, at least.
+    let floor = group.state.borrow().hot_floor().map(|floor| (floor, Instant::now()));
+    let (core, group) = (&core, &group);
+    let mut flusher = Flusher {
+        core: core.clone(),
+        group: group.clone(),
+        cold,
+        nonce,
+        garbage,
+        last_number: 0,
+        floor,
+        old_upto: None,
+    };
+    while !group.has_failed() {
+        if !flusher.is_due() {
+            tokio::time::sleep(LOOK_EVERY).await;
+            continue;
         }
-        let mut has_more = true;
-        for _ in 0..FLUSHES_AT_ONCE {
-            has_more = self.is_due(core, group) && self.flush(core, group, cold).await?;
-            if !has_more {
-                break;
+        match flusher.flush().await {
+            Ok(true) => {}
+            // There is nothing that could be moved.
+            Ok(false) => tokio::time::sleep(LOOK_EVERY).await,
+            Err(_) if group.has_failed() => {}
+            Err(error) => {
+                add(&core.stats.flushes_failed, 1);
+                let group = group.id.0;
+                tracing::warn!(group, ?error, "bytes cannot go to the cold tier: the log grows until they can");
+                tokio::time::sleep(AGAIN_AFTER).await;
             }
         }
-        self.gone.extend(group.state.borrow_mut().take_gone_chunks());
-        while let Some(&ChunkId { term, number }) = self.gone.last() {
-            cold.delete(ChunkName { group: group.id, term, number }).await?;
-            self.gone.pop();
-        }
-        Ok(has_more)
     }
+}
 
-    /// Deletes what is in the store and is not named, and says what is named and not in the store.
-    async fn sweep(&self, core: &Core, group: &LocalGroup, cold: &Cold) -> Result<(), ShardError> {
-        let found = cold.chunks(group.id).await?;
-        for &chunk in found.iter().filter(|chunk| !group.has_chunk(**chunk)) {
-            cold.delete(chunk).await?;
-        }
-        let found: BTreeSet<u32> = found.iter().map(|chunk| chunk.number).collect();
-        let missing = group.state.borrow().chunks().filter(|chunk| !found.contains(&chunk.id.number)).count();
-        if missing > 0 {
-            add(&core.stats.cold_damaged, missing as u64);
-            tracing::error!(
-                group = group.id.0,
-                missing,
-                "chunks are missing from the cold tier: what is in them is not served"
-            );
-        }
-        Ok(())
-    }
-
+impl Flusher {
     /// Whether there are too many bytes in the log, too old ones, or some that keep it from giving room.
-    fn is_due(&mut self, core: &Core, group: &LocalGroup) -> bool {
+    fn is_due(&mut self) -> bool {
+        let group = &self.group;
         let (floor, hot_bytes, applied) = {
             let state = group.state.borrow();
             (state.hot_floor(), state.hot_bytes(), state.applied())
@@ -144,45 +134,58 @@ impl Flusher {
         let Some(floor) = floor else { return false };
         match self.floor {
             Some((known, since)) if known == floor => {
-                if since.elapsed() >= core.config.flush_age {
+                if since.elapsed() >= self.core.config.flush_age {
                     self.old_upto = applied;
                 }
             }
             _ => self.floor = Some((floor, Instant::now())),
         }
         let is_old = Some(floor) <= self.old_upto;
-        let wal = group.wal.stats();
-        let is_short = wal.used_bytes > wal.used_bytes_max / 2 && group.wal.pinned_by().contains(&group.id);
-        hot_bytes > core.config.flush_bytes || is_old || (is_short && Some(floor) <= group.replica.snapshot_index())
+        let pins = || group.wal.is_pinned_behind(group.id, floor.checked_sub(1));
+        hot_bytes > self.core.config.flush_bytes || is_old || (is_space_short(group) && pins())
     }
 
     /// Moves the oldest bytes to a chunk; false when there was nothing to move.
-    async fn flush(&mut self, core: &Rc<Core>, group: &Rc<LocalGroup>, cold: &Cold) -> Result<bool, ShardError> {
-        let load = load(group, CHUNK_BYTES.min(core.config.flush_bytes.max(1))).await?;
+    async fn flush(&mut self) -> Result<bool, ShardError> {
+        let group = &self.group;
+        let load = load(group, CHUNK_BYTES.min(self.core.config.flush_bytes.max(1))).await?;
         let Some((&upto, _)) = load.entries.last_key_value() else { return Ok(false) };
         let pieces = pieces(group, &load, upto).await;
         if pieces.is_empty() {
             return Ok(false);
         }
+        // A log that cannot even be told of the chunk is not given one again and again.
+        drop(group.reserve(load.parts_bytes, Claim::Reserve)?);
         let term = group.replica.standing().term;
         self.last_number = self.last_number.max(group.state.borrow().chunk_number_last()) + 1;
-        let name = ChunkName { group: group.id, term, number: self.last_number };
+        let id = ChunkId { term, number: self.last_number, nonce: self.nonce };
+        let name = group.chunk_name(id);
         let built = tokio::task::spawn_blocking(move || build(name, load, &pieces));
-        let (chunk, bytes, parts) = built.await.map_err(|_| ShardError::Unavailable)?;
-        cold.put(name, bytes).await?;
-        let Chunk { id, bytes, crc, .. } = chunk;
-        let command = Command::Flush { chunk: id, bytes, crc, parts: EncodedParts::of(&parts) };
-        match group.command_until(&command, Instant::now() + COMMAND_DEADLINE).await? {
-            Reply::Flushed { parts } => {
-                add(&core.stats.flushes, 1);
-                add(&core.stats.flushed_bytes, bytes);
-                tracing::debug!(group = group.id.0, chunk = name.object(), bytes, parts, upto, "chunk put");
-                Ok(parts > 0)
+        let (bytes, parts) = built.await.map_err(|_| ShardError::Unavailable)?;
+        let (len, crc) = (bytes.len() as u64, crc32c::crc32c(&bytes));
+        // It may be there all the same.
+        self.cold.put(name, bytes).await.inspect_err(|_| self.garbage.borrow_mut().push(name))?;
+        let command = Command::Flush { chunk: id, bytes: len, crc, parts: EncodedParts::of(&parts) };
+        let answer = {
+            let _turn = self.core.upkeep.lock().await;
+            group.command_until(&command, Instant::now() + COMMAND_DEADLINE).await
+        };
+        let error = match answer {
+            Ok(Reply::Flushed { parts }) => {
+                add(&self.core.stats.flushes, 1);
+                add(&self.core.stats.flushed_bytes, len);
+                tracing::debug!(group = group.id.0, chunk = name.object(), bytes = len, parts, upto, "chunk put");
+                return Ok(parts > 0);
             }
-            // Another leader's term has begun: the chunk is garbage, and the next one has another name.
-            Reply::Refused(refusal) => Err(refusal.into()),
-            reply => unreachable!("a flush is not answered with {reply:?}"),
-        }
+            // Another leader's term has begun.
+            Ok(Reply::Refused(refusal)) => refusal.into(),
+            Ok(reply) => unreachable!("a flush is not answered with {reply:?}"),
+            // It may be in the log, and part of the state yet.
+            Err(error @ (ShardError::Unknown | ShardError::LogFailed)) => return Err(error),
+            Err(error) => error,
+        };
+        self.garbage.borrow_mut().push(name);
+        Err(error)
     }
 }
 
@@ -195,16 +198,10 @@ async fn load(group: &LocalGroup, bytes_max: u64) -> Result<Load, ShardError> {
         (state.hot_floor(), state.applied())
     };
     let Some((mut next, last)) = floor.zip(last) else { return Ok(load) };
-    while next <= last
-        && load.bytes < bytes_max
-        && load.streams.len() + BATCH_COMMANDS_MAX <= PARTS_MAX
-        && load.parts_bytes < PARTS_BYTES_MAX
-    {
+    while next <= last && load.bytes < bytes_max && !load.is_full() {
         let mut entries = Vec::new();
         let mut bytes = 0;
-        // As many as are sure to fit.
-        let entries_max = (PARTS_MAX - load.streams.len()) / BATCH_COMMANDS_MAX;
-        while next <= last && bytes < READ_BYTES && entries.len() < entries_max {
+        while next <= last && bytes < READ_BYTES {
             if group.state.borrow().is_hot(next) {
                 let entry = group.wal.entry(group.id, next).expect("what a stream names is not purged");
                 bytes += match &entry.body {
@@ -217,7 +214,13 @@ async fn load(group: &LocalGroup, bytes_max: u64) -> Result<Load, ShardError> {
         }
         let reader = group.wal.reader();
         let read = tokio::task::spawn_blocking(move || {
-            entries.iter().try_for_each(|entry| load.add(entry, &reader)).map(|()| load)
+            for entry in &entries {
+                if load.is_full() {
+                    break;
+                }
+                load.add(entry, &reader)?;
+            }
+            Ok::<_, ShardError>(load)
         });
         load = read.await.map_err(|_| ShardError::Unavailable)??;
     }
@@ -225,6 +228,13 @@ async fn load(group: &LocalGroup, bytes_max: u64) -> Result<Load, ShardError> {
 }
 
 impl Load {
+    /// Whether another entry might have more than fits the chunk or its command.
+    fn is_full(&self) -> bool {
+        self.streams.len() + BATCH_COMMANDS_MAX > PARTS_MAX
+            || self.parts_bytes >= PARTS_BYTES_MAX
+            || self.packs >= PACKS_MAX
+    }
+
     /// Adds an entry. Blocks where it is on disk.
     fn add(&mut self, entry: &EntryRef, reader: &WalReader) -> Result<(), ShardError> {
         let damaged = |error: &dyn std::fmt::Display| {
@@ -246,6 +256,7 @@ impl Load {
                 && records.count() > 0
             {
                 let key = key.as_str();
+                self.packs += 1;
                 if self.streams.insert((key.into(), incarnation.0)) {
                     self.parts_bytes += key.len() + PART_BYTES;
                 }
@@ -260,16 +271,16 @@ impl Load {
 /// What streams name of the entries up to `upto`.
 async fn pieces(group: &LocalGroup, load: &Load, upto: u64) -> Vec<Piece> {
     let mut pieces = Vec::new();
-    for (n, (key, incarnation)) in load.streams.iter().enumerate() {
-        if n % STREAMS_PER_TURN == STREAMS_PER_TURN - 1 {
-            tokio::task::yield_now().await;
-        }
+    let mut left = PACKS_PER_TURN;
+    for (key, incarnation) in &load.streams {
         let (bucket, name) = key.split_once('/').expect("a stream's key is bucket/name");
         let key = StreamKey::new(bucket, name).expect("keys were checked when their request came");
         let start = group.state.borrow().stream(&key).map_or(0, Stream::hot_begin);
         let mut piece = Piece { key, incarnation: Incarnation(*incarnation), start, end: start, packs: Vec::new() };
-        while piece.add_packs(&group.state.borrow(), load, upto) {
+        left = left.saturating_sub(STREAM_PACKS);
+        while piece.add_packs(&group.state.borrow(), load, upto, &mut left) {
             tokio::task::yield_now().await;
+            left = PACKS_PER_TURN;
         }
         if !piece.packs.is_empty() {
             pieces.push(piece);
@@ -279,18 +290,21 @@ async fn pieces(group: &LocalGroup, load: &Load, upto: u64) -> Vec<Piece> {
 }
 
 impl Piece {
-    /// Adds the packs that follow, as many as one turn takes; false when these were all.
-    fn add_packs(&mut self, state: &weir_stream::Group, load: &Load, upto: u64) -> bool {
+    /// Adds the packs that follow, as many as are `left` in this turn; false when these were all.
+    fn add_packs(&mut self, state: &weir_stream::Group, load: &Load, upto: u64, left: &mut usize) -> bool {
         let alive = state.stream(&self.key).filter(|stream| stream.incarnation() == self.incarnation);
         let Some(stream) = alive else { return false };
         let mut entry: Option<(u64, &Entry)> = None;
-        for found in stream.pieces_from(self.end).take(PACKS_PER_TURN) {
-            let weir_stream::Piece::Hot(extent) = found else {
-                unreachable!("what is in the log lies behind all else")
-            };
+        for found in stream.pieces_from(self.end) {
+            // A command of earlier has been applied meanwhile, and apply will refuse this one's part.
+            let weir_stream::Piece::Hot(extent) = found else { return false };
             if extent.index > upto {
                 return false;
             }
+            if *left == 0 {
+                return true;
+            }
+            *left -= 1;
             // Many packs of one entry follow each other.
             let (_, entry) = match entry {
                 Some((index, known)) if index == extent.index => (index, known),
@@ -304,12 +318,12 @@ impl Piece {
             });
             self.end = extent.end;
         }
-        stream.tail().position > self.end
+        false
     }
 }
 
-/// The chunk, its bytes, and its parts as the command carries them.
-fn build(name: ChunkName, load: Load, pieces: &[Piece]) -> (Chunk, Bytes, Vec<u8>) {
+/// The chunk, and its parts as the command carries them.
+fn build(name: ChunkName, load: Load, pieces: &[Piece]) -> (Bytes, Vec<u8>) {
     let mut builder = ChunkBuilder::new(name, load.bytes as usize);
     let parts: Vec<Part<'_>> = pieces
         .iter()
@@ -320,9 +334,5 @@ fn build(name: ChunkName, load: Load, pieces: &[Piece]) -> (Chunk, Bytes, Vec<u8
             at: builder.part(piece.key.as_str(), piece.incarnation, piece.start, &piece.packs),
         })
         .collect();
-    let encoded = Part::encode(&parts);
-    let bytes = builder.finish();
-    let id = ChunkId { term: name.term, number: name.number };
-    let chunk = Chunk { id, bytes: bytes.len() as u64, crc: crc32c::crc32c(&bytes), live_bytes: 0 };
-    (chunk, bytes, encoded)
+    (builder.finish(), Part::encode(&parts))
 }

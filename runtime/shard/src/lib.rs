@@ -31,6 +31,7 @@ mod read;
 mod seams;
 mod shard;
 mod stats;
+mod sweeper;
 #[cfg(test)]
 mod tests;
 mod write;

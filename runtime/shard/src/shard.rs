@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use send_wrapper::SendWrapper;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use weir_storage::Wal;
 use weir_types::ShardId;
 
@@ -13,6 +13,7 @@ use crate::agenda::Agenda;
 use crate::calls::Calls;
 use crate::config::{ShardConfig, Topology};
 use crate::core::{Core, Shard};
+use crate::flusher;
 use crate::group::{self, ShardOpenError};
 use crate::in_flight::InFlightTotal;
 use crate::keeper;
@@ -23,6 +24,7 @@ use crate::meta::unsettled::Unsettled;
 use crate::modules::guests::Guests;
 use crate::seams::{Seams, SteadyClock};
 use crate::stats::Counters;
+use crate::sweeper::{self, Garbage};
 use crate::write::{expiry, rounds};
 
 /// How long a log may take to note where it ends.
@@ -85,6 +87,7 @@ impl Shard {
             guests: Rc::new(guests),
             post,
             cold: seams.cold,
+            upkeep: Mutex::default(),
             unsettled: Unsettled::default(),
             hot_index: Cell::new(0),
             tasks: RefCell::default(),
@@ -95,7 +98,12 @@ impl Shard {
         core.note_hot_index();
         for group in core.local_groups() {
             core.spawn(rounds::run(core.clone(), group.clone()));
-            core.spawn(keeper::run(core.clone(), group));
+            core.spawn(keeper::run(core.clone(), group.clone()));
+            if let Some(cold) = &core.cold {
+                let (nonce, garbage) = (core.entropy.u64() as u32, Garbage::default());
+                core.spawn(flusher::run(core.clone(), group.clone(), cold.clone(), nonce, garbage.clone()));
+                core.spawn(sweeper::run(core.clone(), group, cold.clone(), nonce, garbage));
+            }
         }
         core.spawn(read_mail(core.clone(), mailbox.receiver));
         core.spawn(core.post.clone().run());

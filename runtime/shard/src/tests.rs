@@ -1,14 +1,16 @@
 //! A whole node on one thread: two shards over memory disks, as a simulator would run it.
 
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::{BoxFuture, join_all};
 use tokio::time::Instant;
-use weir_cold::{Cold, MemoryStore as ChunkMemory};
-use weir_storage::{Arena, Disk, FRAME_HEADER_BYTES, FaultyDisk, MemoryDisk, Wal, WalConfig, WriteMode};
+use weir_cold::{ChunkName, ChunkStore, Cold, MemoryStore as ChunkMemory, StoreError};
+use weir_storage::{Arena, Claim, Disk, FRAME_HEADER_BYTES, FaultyDisk, MemoryDisk, Wal, WalConfig, WriteMode};
 use weir_stream::{Appended, Command, Expiry, KeyRef, Refusal, Split};
 use weir_types::limits::PAGE_BYTES_MAX;
 use weir_types::{BucketName, GroupId, Incarnation, ReadFrom, ShardId, StreamKey};
@@ -22,7 +24,7 @@ use crate::{
     ShardError, Topology, mesh,
 };
 
-const TOPOLOGY: Topology = Topology { shards: 2, wals: 2, groups: 2 };
+const TOPOLOGY: Topology = Topology { shards: 2, wals: 2, groups: 4 };
 
 /// Time that moves when a test says so.
 struct TestClock(AtomicU64);
@@ -765,7 +767,7 @@ fn a_stopped_replica_refuses_writes_serves_reads_and_is_counted() {
         let group = core.local_group(&key);
         let mut garbage = Arena::new(100).into_buf();
         garbage.resize(FRAME_HEADER_BYTES + 100, 0xee);
-        let ticket = group.wal.reserve(garbage.len()).map_err(drop).expect("there is room");
+        let ticket = group.wal.reserve(garbage.len(), Claim::Spare).map_err(drop).expect("there is room");
         // Apply finds that it is no batch, and stops the group.
         assert!(group.replica.propose(Arena::seal(garbage), ticket).await.is_err());
         let refused = node.append(&key, "refused").await;
@@ -820,7 +822,7 @@ fn a_write_error_leaves_the_outcome_unknown_and_then_refuses() {
         assert!(matches!(unknown, ShardError::Unknown), "{unknown}");
         assert!(matches!(node.append(&key, "refused").await, Err(ShardError::LogFailed)));
         assert_eq!(node.content(&key).await.expect("reads"), kept);
-        assert_eq!(node.near(&key).stats().groups_failed, 1);
+        assert_eq!(node.near(&key).stats().groups_failed, TOPOLOGY.groups / TOPOLOGY.wals);
         let other = (0..).map(|i| StreamKey::new("demo", &format!("other{i}")).expect("a valid address"));
         let mut others = other.filter(|other| node.near(other).0.id != node.near(&key).0.id);
         let other = others.next().expect("there is another shard");
@@ -841,7 +843,7 @@ fn what_waits_behind_a_slow_round_is_answered_in_time_and_never_written() {
         let (shard, first) = (node.near(&key).clone(), key.clone());
         let first = tokio::task::spawn_local(async move { shard.append(first, append("proposed ")).await });
         let group = node.near(&key).0.local_group(&key);
-        let is_proposed = || group.next_deadline().is_some() && group.ready_bytes().is_none();
+        let is_proposed = || group.next_deadline().is_some() && group.ready().is_none();
         while !is_proposed() {
             tokio::task::yield_now().await;
         }
@@ -870,7 +872,7 @@ fn who_comes_with_little_time_left_is_answered_in_it() {
         let (shard, first) = (node.near(&key).clone(), key.clone());
         let first = tokio::task::spawn_local(async move { shard.append(first, append("proposed")).await });
         let group = node.near(&key).0.local_group(&key);
-        let is_proposed = || group.next_deadline().is_some() && group.ready_bytes().is_none();
+        let is_proposed = || group.next_deadline().is_some() && group.ready().is_none();
         while !is_proposed() {
             tokio::task::yield_now().await;
         }
@@ -1145,7 +1147,7 @@ impl Node {
 #[test]
 fn cold_bytes_are_read_like_hot_ones_and_the_log_gives_room() {
     run(async {
-        let (mut node, chunks) = Node::start_cold(config()).await;
+        let (mut node, chunks) = Node::start_cold(ShardConfig { flush_bytes: 512 << 10, ..config() }).await;
         let keys: Vec<StreamKey> = (0..8).map(|n| key(&format!("s{n}"))).collect();
         let mut expected = vec![Vec::new(); keys.len()];
         for key in &keys {
@@ -1234,7 +1236,7 @@ fn a_damaged_chunk_is_never_served_and_the_rest_is() {
                 Some(bytes) => drop(chunks.objects().insert(name.clone(), bytes)),
                 None => drop(chunks.objects().remove(&name)),
             }
-            node.cold.as_ref().expect("it has one").forget(weir_cold::ChunkName::parse(&name).expect("a name")).await;
+            node.cold.as_ref().expect("it has one").forget(ChunkName::parse(&name).expect("a name")).await;
             let error = node.content(&key).await.expect_err("it is damaged");
             assert!(matches!(error, ShardError::ColdDamaged(_)), "{error:?}");
             assert_eq!(node.content(&other).await.expect("reads"), "cold ");
@@ -1244,5 +1246,172 @@ fn a_damaged_chunk_is_never_served_and_the_rest_is() {
         }
         chunks.objects().insert(name, whole);
         assert_eq!(node.content(&key).await.expect("it is whole again"), "cold hot");
+    });
+}
+
+/// A store that can be away.
+#[derive(Clone, Default)]
+struct Absent {
+    chunks: ChunkMemory,
+    is_away: Arc<AtomicBool>,
+}
+
+impl Absent {
+    fn reached(&self) -> Result<&ChunkMemory, StoreError> {
+        match self.is_away.load(Ordering::Relaxed) {
+            true => Err(StoreError::Failed("it is away".to_string())),
+            false => Ok(&self.chunks),
+        }
+    }
+}
+
+impl ChunkStore for Absent {
+    fn put<'a>(&'a self, object: &'a str, bytes: Bytes) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async { self.reached()?.put(object, bytes).await })
+    }
+
+    fn get<'a>(&'a self, object: &'a str, range: Range<u64>) -> BoxFuture<'a, Result<Bytes, StoreError>> {
+        Box::pin(async { self.reached()?.get(object, range).await })
+    }
+
+    fn delete<'a>(&'a self, object: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async { self.reached()?.delete(object).await })
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<(String, u64)>, StoreError>> {
+        Box::pin(async { self.reached()?.list().await })
+    }
+}
+
+/// A key of the group.
+fn key_in(node: &Node, group: GroupId, prefix: &str) -> StreamKey {
+    let mut keys = (0..).map(|n| key(&format!("{prefix}-{n}")));
+    keys.find(|key| node.shards[0].0.topology.group_of(key.slot()) == group).expect("every group has some")
+}
+
+/// A small log, of the smallest number of segments.
+fn small_wal() -> ShardConfig {
+    ShardConfig { wal: WalConfig { budget_bytes: 16 << 20, ..config().wal }, ..config() }
+}
+
+/// Writes streams to one group, `appends` times `body` each, and deletes them: the log is written many times over.
+async fn write_and_delete(node: &Node, body: &str, streams: usize, appends: usize) {
+    for n in 0..streams {
+        let passing = key_in(node, GroupId(0), &format!("passing-{n}"));
+        node.create(&passing, Expiry::Never).await;
+        for _ in 0..appends {
+            let begun = std::time::Instant::now();
+            while let Err(error) = node.append(&passing, body).await {
+                assert!(begun.elapsed() < Duration::from_secs(20), "stream {n}: the log gives no room: {error:?}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        node.far(&passing).delete(passing.clone(), None).await.expect("deletes");
+    }
+}
+
+#[test]
+fn groups_that_are_idle_keep_no_log_from_giving_room() {
+    run(async {
+        const { assert!(TOPOLOGY.groups > TOPOLOGY.wals, "each log has an idle group") };
+        let node =
+            Node::start_on((0..TOPOLOGY.wals).map(|_| formed(MemoryDisk::new(64 << 20))).collect(), small_wal()).await;
+        write_and_delete(&node, &"x".repeat(256 << 10), 30, 8).await;
+    });
+}
+
+#[test]
+fn small_records_fill_a_log_by_what_they_take_there() {
+    run(async {
+        let node =
+            Node::start_on((0..TOPOLOGY.wals).map(|_| formed(MemoryDisk::new(64 << 20))).collect(), small_wal()).await;
+        write_and_delete(&node, "x", 50, 200).await;
+        let (cold, _) = Node::start_cold(small_wal()).await;
+        write_and_delete(&cold, "x", 50, 200).await;
+    });
+}
+
+#[test]
+fn a_full_log_takes_deletes_and_has_room_then() {
+    run(async {
+        let node =
+            Node::start_on((0..TOPOLOGY.wals).map(|_| formed(MemoryDisk::new(64 << 20))).collect(), small_wal()).await;
+        let large = key_in(&node, GroupId(0), "large");
+        node.create(&large, Expiry::Never).await;
+        for len in [512 << 10, 64 << 10, 4 << 10, 1] {
+            let body = "x".repeat(len);
+            while node.append(&large, &body).await.is_ok() {}
+            let refused = node.append(&large, &body).await;
+            assert!(matches!(refused, Err(ShardError::Limit(Limit::WalBudget))), "{refused:?}");
+        }
+        node.far(&large).delete(large.clone(), None).await.expect("a delete gives room");
+        let other = key_in(&node, GroupId(0), "other");
+        until("there is room again", || node.sum(|stats| stats.wals[0].used_bytes) < 8 << 20).await;
+        node.create(&other, Expiry::Never).await;
+        node.append(&other, "x").await.expect("appends");
+    });
+}
+
+#[test]
+fn a_log_that_was_filled_while_the_store_was_away_is_emptied_when_it_is_back() {
+    run(async {
+        let absent = Absent::default();
+        let cold = Cold::new(Arc::new(absent.clone()), 4 << 20, tokio::runtime::Handle::current());
+        let disks = (0..TOPOLOGY.wals).map(|_| formed(MemoryDisk::new(64 << 20))).collect();
+        let config = ShardConfig { hot_index_bytes_max: 1 << 30, ..small_wal() };
+        let node = Node::start_with(disks, Some(cold), config).await;
+        absent.is_away.store(true, Ordering::Relaxed);
+        // Records that are hardly longer than what is said of their streams when they go.
+        let keys: Vec<StreamKey> = (0..3000).map(|n| key(&format!("{n}-{}", "n".repeat(200)))).collect();
+        for key in &keys {
+            node.create(key, Expiry::Never).await;
+        }
+        let mut appended = vec![0; keys.len()];
+        loop {
+            let appends = join_all(keys.iter().map(|key| node.append(key, "x"))).await;
+            for (appended, result) in appended.iter_mut().zip(&appends) {
+                match result {
+                    Ok(_) => *appended += 1,
+                    Err(ShardError::Limit(Limit::WalBudget)) => {}
+                    Err(error) => panic!("{error:?}"),
+                }
+            }
+            if appends.iter().all(Result::is_err) {
+                break;
+            }
+        }
+        assert!(node.sum(|stats| stats.flushes_failed) > 0 && absent.chunks.objects().is_empty());
+        absent.is_away.store(false, Ordering::Relaxed);
+        let begun = std::time::Instant::now();
+        while let Err(error) = node.append(&keys[0], "x").await {
+            assert!(begun.elapsed() < Duration::from_secs(60), "the log gives no room: {error:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        appended[0] += 1;
+        for (key, appended) in keys.iter().zip(appended) {
+            assert_eq!(node.content(key).await.expect("reads"), "x".repeat(appended));
+        }
+    });
+}
+
+#[test]
+fn chunks_that_the_log_was_not_told_of_are_deleted() {
+    run(async {
+        let (mut node, chunks) =
+            Node::start_cold(ShardConfig { flush_age: Duration::from_millis(200), ..config() }).await;
+        let key = key("s");
+        node.create(&key, Expiry::Never).await;
+        node.append(&key, "cold").await.expect("appends");
+        until("it leaves the log", || node.sum(|stats| stats.hot_bytes) == 0).await;
+        let names: Vec<String> = chunks.objects().keys().cloned().collect();
+        let named = ChunkName::parse(&names[0]).expect("a name");
+        // What a life that ended too early has left, and what is not ours.
+        let left = ChunkName { nonce: named.nonce ^ 1, ..named }.object();
+        chunks.objects().insert(left.clone(), Bytes::new());
+        chunks.objects().insert("other".to_string(), Bytes::new());
+        node = node.restart().await;
+        until("what is left is deleted", || !chunks.objects().contains_key(&left)).await;
+        assert_eq!(chunks.objects().keys().cloned().collect::<Vec<_>>(), [names[0].clone(), "other".to_string()]);
+        assert_eq!(node.content(&key).await.expect("reads"), "cold");
     });
 }

@@ -102,17 +102,6 @@ impl GroupLog {
         self.entries.get(usize::try_from(index.checked_sub(self.first)?).ok()?)
     }
 
-    /// The first entry of each term.
-    pub(crate) fn first_of_terms(&self) -> Vec<EntryId> {
-        let mut firsts: Vec<EntryId> = Vec::new();
-        for (index, entry) in (self.first..).zip(&self.entries) {
-            if firsts.last().is_none_or(|last| last.term != entry.term) {
-                firsts.push(EntryId { index, term: entry.term });
-            }
-        }
-        firsts
-    }
-
     pub(crate) fn entries(&self) -> impl Iterator<Item = &Located> {
         self.entries.iter()
     }

@@ -12,7 +12,7 @@ use crate::arena::{Arena, Blocks, to_blocks};
 use crate::block::{BLOCK_BYTES, padded};
 use crate::chain::{Chain, Frame, Unit};
 use crate::disk::Disk;
-use crate::entry::{Done, FullCause, Room, Salts, WalConfig};
+use crate::entry::{Claim, Done, FullCause, Room, Salts, WalConfig};
 use crate::error::WalError;
 use crate::filler::Report;
 use crate::frame::FRAME_HEADER_BYTES;
@@ -111,7 +111,7 @@ impl Queue {
     }
 
     /// See [`crate::Wal::room`].
-    pub(crate) fn room(&mut self, frame_bytes: usize) -> Room {
+    pub(crate) fn room(&mut self, frame_bytes: usize, claim: Claim) -> Room {
         let bytes = padded(frame_bytes) as u64;
         if self.closed.is_some() {
             return Room::Free;
@@ -119,12 +119,12 @@ impl Queue {
         if bytes > self.chain.rest_bytes() && frame_bytes > self.frame_bytes_max() {
             return Room::Full(FullCause::Budget);
         }
-        if self.has_room(self.promised_bytes + bytes) {
+        if self.has_room(self.promised_bytes + bytes, claim) {
             return Room::Free;
         }
         // Readers may have let go of segments since the last write.
         self.release_dead();
-        if self.has_room(bytes) {
+        if self.has_room(bytes, claim) {
             // Most of what is promised is already written, and counted twice until its promise is dropped.
             self.is_promise_awaited = true;
             return Room::Preparing;
@@ -133,8 +133,8 @@ impl Queue {
     }
 
     /// Whether frames of these many bytes together, in whatever order, need no more segments than there are, the reserve
-    /// not counted.
-    fn has_room(&self, bytes: u64) -> bool {
+    /// counted only for a claim to it.
+    fn has_room(&self, bytes: u64, claim: Claim) -> bool {
         let new_segments = if bytes <= self.chain.rest_bytes() {
             0
         } else {
@@ -142,7 +142,8 @@ impl Queue {
             // Two segments that follow each other are more than half full, or their frames would be in one.
             if bytes <= segment { 1 } else { 2 * bytes / segment + 1 }
         };
-        self.spares.ready() as u64 > self.chain.owed() as u64 + new_segments
+        let ready = self.spares.ready() as u64 + u64::from(claim == Claim::Reserve);
+        ready > self.chain.owed() as u64 + new_segments
     }
 
     /// Promises room, which [`Queue::room`] has said there is.

@@ -73,12 +73,18 @@ impl Snapshots {
         Ok(SnapshotWriter { file, sections: 0, bytes: HEADER_BYTES as u64 })
     }
 
-    /// Begins to read the group's snapshot, if it has one. Its log goes on behind `purged`.
+    /// Begins to read the group's snapshot, if it has one. Its log goes on behind `purged`, up to `last`.
     ///
     /// # Errors
-    /// [`WalError::Corrupt`] when it is damaged, or is not there though the log needs it, [`WalError::Foreign`] when it is another log's or group's,
-    /// [`WalError::Format`] when it is another version's, [`WalError::Io`] from the disk.
-    pub(crate) fn open(&self, group: GroupId, purged: Option<EntryId>) -> Result<Option<SnapshotReader>, WalError> {
+    /// [`WalError::Corrupt`] when it is damaged, is not there though the log needs it, or is as of an entry that the log no
+    /// longer or not yet has; [`WalError::Foreign`] when it is another log's or group's, [`WalError::Format`] when it is
+    /// another version's, [`WalError::Io`] from the disk.
+    pub(crate) fn open(
+        &self,
+        group: GroupId,
+        purged: Option<EntryId>,
+        last: Option<EntryId>,
+    ) -> Result<Option<SnapshotReader>, WalError> {
         let name = name(group);
         let file = match self.disk.open(&name) {
             Ok(file) => file,
@@ -120,8 +126,15 @@ impl Snapshots {
         if let Some(purged) = purged
             && reader.last.index < purged.index
         {
-            let (last, begin) = (reader.last.index, purged.index);
-            let reason = format!("the snapshot is as of entry {last}, and the log begins behind entry {begin}");
+            let (at, begin) = (reader.last.index, purged.index);
+            let reason = format!("the snapshot is as of entry {at}, and the log begins behind entry {begin}");
+            return Err(WalError::corrupt(&reader.name, 0, reason));
+        }
+        // What a snapshot is as of was durable before it. To go on without would give up the entries that hold its bytes.
+        if last.is_none_or(|last| reader.last.index > last.index) {
+            let (at, end) = (reader.last.index, last.map_or(0, |last| last.index));
+            let reason =
+                format!("the snapshot is as of entry {at}, and the log ends with entry {end}: its end is lost");
             return Err(WalError::corrupt(&reader.name, 0, reason));
         }
         Ok(Some(reader))
@@ -239,7 +252,9 @@ mod tests {
     }
 
     fn read(snapshots: &Snapshots) -> Result<Option<(u64, Vec<Bytes>)>, WalError> {
-        let Some(mut reader) = snapshots.open(GROUP, None)? else { return Ok(None) };
+        let Some(mut reader) = snapshots.open(GROUP, None, Some(EntryId { index: 100, term: 2 }))? else {
+            return Ok(None);
+        };
         let mut sections = Vec::new();
         while let Some(section) = reader.section()? {
             sections.push(section);
@@ -292,7 +307,7 @@ mod tests {
         let other = Snapshots::new(Arc::new(disk.clone()), 8);
         assert!(matches!(read(&other), Err(WalError::Foreign { .. })));
         disk.rename(&name(GROUP), &name(GroupId(4))).expect("it is there");
-        assert!(matches!(snapshots(&disk).open(GroupId(4), None), Err(WalError::Foreign { .. })));
+        assert!(matches!(snapshots(&disk).open(GroupId(4), None, None), Err(WalError::Foreign { .. })));
     }
 
     #[test]

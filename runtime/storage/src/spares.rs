@@ -1,7 +1,8 @@
 //! Segments made ready ahead of need: filling one takes as long as writing it.
 //!
-//! Two are wanted at any time: a spare for whatever comes, and a reserve that only votes, truncations, purges, and entries
-//! that are no commands ([`Claim::Reserve`](crate::Claim)) may take, so that a full log can still elect and be emptied.
+//! Two are wanted at any time: a spare for whatever comes, and a reserve that only votes, truncations, purges, entries that
+//! are no commands, and commands that empty the log ([`Claim::Reserve`](crate::Claim)) may take, so that a full log can still
+//! elect and be emptied.
 //! The filling thread is also where a full disk is met: it reports the refusal and tries again, and so service resumes by
 //! itself when there is space. Segments that nothing needs become spares, or are removed when there are enough.
 

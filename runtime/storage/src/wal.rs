@@ -178,12 +178,6 @@ impl Wal {
         Some(EntryRef { id, kind: entry.kind, body })
     }
 
-    /// The first entry of each term from `first` on: what there is of them in the log.
-    pub fn first_of_terms(&self, group: GroupId) -> Vec<EntryId> {
-        let queue = self.queue();
-        queue.index.group(group).map(GroupLog::first_of_terms).unwrap_or_default()
-    }
-
     /// Appends an entry: `frame` comes from [`Arena::seal`](crate::Arena::seal) and is at most
     /// [`Wal::frame_bytes_max`] long. The entry can be read when this returns; `done` is called when it is durable.
     ///
@@ -248,12 +242,12 @@ impl Wal {
         self.queue().frame_bytes_max()
     }
 
-    /// The groups whose entries keep the oldest segment from being recycled: what to purge first when space is short.
-    pub fn pinned_by(&self) -> Vec<GroupId> {
+    /// Whether entries of the group behind `index` (any, without one) keep the oldest segment from being recycled.
+    pub fn is_pinned_behind(&self, group: GroupId, index: Option<u64>) -> bool {
         let queue = self.queue();
-        let Some(oldest) = queue.chain.oldest() else { return Vec::new() };
-        let is_there = |log: &GroupLog| log.entries().next().is_some_and(|entry| entry.at.segment == oldest.number);
-        queue.index.groups().filter(|(_, log)| is_there(log)).map(|(group, _)| group).collect()
+        let (Some(oldest), Some(log)) = (queue.chain.oldest(), queue.index.group(group)) else { return false };
+        let next = index.map_or(log.first(), |index| (index + 1).max(log.first()));
+        log.entry(next).is_some_and(|entry| entry.at.segment == oldest.number)
     }
 
     /// Ends [`Wal::run`] once what waits now is written, or cannot be, and the log's end is noted. See [`Wal::stopped`].
@@ -313,10 +307,10 @@ impl Wal {
     /// Begins to read the group's snapshot, if it has one.
     ///
     /// # Errors
-    /// [`WalError::Corrupt`] when it is damaged, or when the log begins behind it; [`WalError::Foreign`] when it is another
+    /// [`WalError::Corrupt`] when it is damaged, or when the log begins behind it or ends before it; [`WalError::Foreign`] when it is another
     /// log's or group's, [`WalError::Format`] when it is another version's, [`WalError::Io`] from the disk.
     pub fn open_snapshot(&self, group: GroupId) -> Result<Option<SnapshotReader>, WalError> {
-        self.shared.snapshots.open(group, self.purged(group))
+        self.shared.snapshots.open(group, self.purged(group), self.last(group))
     }
 
     /// The snapshots of the log's groups, from any thread.

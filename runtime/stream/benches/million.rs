@@ -134,7 +134,7 @@ fn main() {
             })
             .collect();
         let encoded = Part::encode(&parts);
-        let chunk = ChunkId { term: TERM, number };
+        let chunk = ChunkId { term: TERM, number, nonce: 0 };
         let parts = EncodedParts::of(&encoded);
         apply(&mut group, &mut flushed, &[Command::Flush { chunk, bytes: 1, crc: 1, parts }]);
     }

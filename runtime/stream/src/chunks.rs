@@ -21,6 +21,8 @@ pub struct ChunkId {
     pub term: u64,
     /// Chunks are numbered as they are proposed, from 1 on; no two that are committed have the same.
     pub number: u32,
+    /// Drawn at random by the process that made it, so that no object is ever put twice with other bytes.
+    pub nonce: u32,
 }
 
 /// An object in the cold tier.
@@ -124,6 +126,7 @@ impl Chunks {
         for Chunk { id, bytes, crc, live_bytes } in self.by_number.values() {
             sink.varint(id.term);
             sink.varint(id.number.into());
+            sink.u32(id.nonce);
             sink.varint(*bytes);
             sink.u32(*crc);
             sink.varint(*live_bytes);
@@ -136,7 +139,7 @@ impl Chunks {
         let last_number = reader.u32(WHAT)?;
         let mut chunks = Chunks::default();
         for _ in 0..reader.varint(WHAT)? {
-            let id = ChunkId { term: reader.varint(WHAT)?, number: reader.varint_u32(WHAT)? };
+            let id = ChunkId { term: reader.varint(WHAT)?, number: reader.varint_u32(WHAT)?, nonce: reader.u32(WHAT)? };
             let (bytes, crc, live_bytes) = (reader.varint(WHAT)?, reader.u32(WHAT)?, reader.varint(WHAT)?);
             if !chunks.insert(Chunk { id, bytes, crc, live_bytes }) || id.number > last_number {
                 return Err(CodecError::Field(WHAT));

@@ -253,6 +253,7 @@ impl<'a> Command<'a> {
             Command::Flush { chunk, bytes, crc, parts } => {
                 sink.u64(chunk.term);
                 sink.u32(chunk.number);
+                sink.u32(chunk.nonce);
                 sink.u64(bytes);
                 sink.u32(crc);
                 sink.bytes(parts.bytes());
@@ -311,7 +312,7 @@ impl<'a> Command<'a> {
             }
             KIND_EXPIRE => Command::Expire { key: KeyRef::read(r)?, incarnation: Incarnation(r.u64("incarnation")?) },
             KIND_FLUSH => {
-                let chunk = ChunkId { term: r.u64("chunk")?, number: r.u32("chunk")? };
+                let chunk = ChunkId { term: r.u64("chunk")?, number: r.u32("chunk")?, nonce: r.u32("chunk")? };
                 let (bytes, crc) = (r.u64("chunk")?, r.u32("chunk")?);
                 Command::Flush { chunk, bytes, crc, parts: EncodedParts::read(r)? }
             }

@@ -89,7 +89,7 @@ impl Fields {
             19 => Command::MetaModuleDelete { bucket: name, name: word },
             20 => Command::MetaBindingPut { bucket: name, binding: EncodedBindings::of(&self.bindings) },
             21 => Command::Flush {
-                chunk: ChunkId { term: self.epoch, number: self.number as u32 },
+                chunk: ChunkId { term: self.epoch, number: self.number as u32, nonce: 5 },
                 bytes: self.number,
                 crc: self.epoch as u32,
                 parts: EncodedParts::of(&self.parts),

@@ -88,12 +88,19 @@ impl ChunkStore for LocalStore {
         })
     }
 
-    fn list(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
+    fn list(&self) -> BoxFuture<'_, Result<Vec<(String, u64)>, StoreError>> {
         self.blocking("", |dir, _| {
             let mut names = Vec::new();
             for entry in dir.entries()? {
+                let entry = entry?;
                 // Names that are not UTF-8 are not ours.
-                names.extend(entry?.file_name().into_string().ok().filter(|name| !name.ends_with(PARTIAL_SUFFIX)));
+                let name = entry.file_name().into_string().ok().filter(|name| !name.ends_with(PARTIAL_SUFFIX));
+                let bytes = match entry.metadata() {
+                    // It was deleted meanwhile.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    metadata => metadata?.len(),
+                };
+                names.extend(name.map(|name| (name, bytes)));
             }
             Ok(names)
         })

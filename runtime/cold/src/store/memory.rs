@@ -45,8 +45,8 @@ impl ChunkStore for MemoryStore {
         ready(Ok(())).boxed()
     }
 
-    fn list(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
-        let names = self.objects().keys().cloned().collect();
+    fn list(&self) -> BoxFuture<'_, Result<Vec<(String, u64)>, StoreError>> {
+        let names = self.objects().iter().map(|(name, bytes)| (name.clone(), bytes.len() as u64)).collect();
         ready(Ok(names)).boxed()
     }
 }

@@ -9,8 +9,8 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use weir_cold::ChunkName;
 use weir_raft::{Replica, State};
-use weir_storage::{FRAME_HEADER_BYTES, FullCause, Room, Ticket, Wal};
-use weir_stream::{Command, Limits, Reply};
+use weir_storage::{Claim, FRAME_HEADER_BYTES, FullCause, Room, Ticket, Wal};
+use weir_stream::{ChunkId, Command, Limits, Reply};
 use weir_types::{GroupId, Wakeup};
 
 use crate::group::proposer::{Failures, Job, Proposer, Task, Waiter};
@@ -115,9 +115,9 @@ impl<J: Job> Group<J> {
         self.dirty.rung().await;
     }
 
-    /// Bytes that the log has to take for the open batch, when no round is under way.
-    pub(crate) fn ready_bytes(&self) -> Option<usize> {
-        self.proposer.borrow().ready_bytes()
+    /// Bytes that the log has to take for the open batch, when no round is under way, and which room they may take.
+    pub(crate) fn ready(&self) -> Option<(usize, Claim)> {
+        self.proposer.borrow().ready()
     }
 
     /// Commands in the open batch.
@@ -186,9 +186,14 @@ impl<J: Job> Group<J> {
         }
     }
 
+    /// What a chunk of the group is called in the cold tier.
+    pub(crate) fn chunk_name(&self, ChunkId { term, number, nonce }: ChunkId) -> ChunkName {
+        ChunkName { group: self.id, term, number, nonce }
+    }
+
     /// Whether a stream still names the chunk.
     pub(crate) fn has_chunk(&self, chunk: ChunkName) -> bool {
-        self.state.borrow().chunk(chunk.number).is_some_and(|known| known.id.term == chunk.term)
+        self.state.borrow().chunk(chunk.number).is_some_and(|known| self.chunk_name(known.id) == chunk)
     }
 
     /// Whether it takes nothing any more until the process is started again.
@@ -205,11 +210,11 @@ impl<J: Job> Group<J> {
     }
 
     /// Has the log promise room for a frame of `bytes`, header and body; nothing when it is to be asked again.
-    pub(crate) fn reserve(&self, bytes: usize) -> Result<Option<Ticket>, ShardError> {
+    pub(crate) fn reserve(&self, bytes: usize, claim: Claim) -> Result<Option<Ticket>, ShardError> {
         if self.has_failed() {
             return Err(ShardError::LogFailed);
         }
-        match self.wal.reserve(bytes) {
+        match self.wal.reserve(bytes, claim) {
             Ok(ticket) => Ok(Some(ticket)),
             Err(room) => refusal_of(room).map_or(Ok(None), Err),
         }

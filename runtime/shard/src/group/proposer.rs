@@ -13,6 +13,8 @@
 //! - A waiter has a deadline. In the round it is answered [`Failure::Unknown`] then, and alone: the batch may be committed
 //!   yet. In the open batch nothing has been proposed, and nothing may be afterwards: at the first deadline there the whole
 //!   open batch is thrown away, and with the backlog answered [`Failure::Unavailable`].
+//! - A command that moves bytes out of the log may take the log's reserve, so that a full log can be emptied. Such commands are
+//!   in batches of their own: with others among them, the batch could be refused.
 //! - Appends are checked under the group's count of binding changes, its *epoch*. While something is under way or open that
 //!   was checked under another, appends wait in the backlog: what is stale is admitted again before them, so one
 //!   producer's appends stay in order.
@@ -22,7 +24,7 @@ use std::collections::VecDeque;
 use bytes::BytesMut;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use weir_storage::{Arena, BLOCK_BYTES, FRAME_HEADER_BYTES};
+use weir_storage::{Arena, BLOCK_BYTES, Claim, FRAME_HEADER_BYTES};
 use weir_stream::batch::BATCH_HEAD_BYTES;
 use weir_stream::{BatchBuilder, Command, Limits, Reply};
 use weir_types::limits::{BATCH_BYTES_MAX, BATCH_COMMANDS_MAX};
@@ -92,6 +94,7 @@ struct OpenBatch<J> {
     waiters: Vec<Waiter<J>>,
     capacity: usize,
     epoch: Option<u64>,
+    claim: Claim,
 }
 
 struct Round<J> {
@@ -130,13 +133,17 @@ impl<J: Job> Proposer<J> {
     #[must_use]
     pub(crate) fn encode(&mut self, command: &Command<'_>) -> bool {
         let bytes = BatchBuilder::frame_bytes(command);
+        let claim = if matches!(command, Command::Flush { .. }) { Claim::Reserve } else { Claim::Spare };
+        if self.open.as_ref().is_some_and(|open| open.claim != claim) {
+            return false;
+        }
         if let Some(open) = self.open.as_ref().filter(|open| !open.fits(bytes)) {
             // Most often the arena was too small rather than the batch too large: the next one is larger.
             self.arena_bytes = (open.capacity * 2).min(BATCH_BYTES_MAX);
             return false;
         }
         let arena_bytes = self.arena_bytes.max(ARENA_BYTES_MIN).max(BATCH_HEAD_BYTES + bytes);
-        self.open.get_or_insert_with(|| OpenBatch::new(arena_bytes)).builder.push(command);
+        self.open.get_or_insert_with(|| OpenBatch::new(arena_bytes, claim)).builder.push(command);
         true
     }
 
@@ -163,10 +170,10 @@ impl<J: Job> Proposer<J> {
         std::mem::take(&mut self.backlog)
     }
 
-    /// Bytes of the open batch, if it could be proposed now.
-    pub(crate) fn ready_bytes(&self) -> Option<usize> {
+    /// Bytes of the open batch, if it could be proposed now, and which room it may take.
+    pub(crate) fn ready(&self) -> Option<(usize, Claim)> {
         let open = self.open.as_ref().filter(|_| self.round.is_none())?;
-        Some(FRAME_HEADER_BYTES + open.builder.bytes())
+        Some((FRAME_HEADER_BYTES + open.builder.bytes(), open.claim))
     }
 
     /// Commands in the open batch.
@@ -177,7 +184,7 @@ impl<J: Job> Proposer<J> {
     /// Begins a round with the open batch, and returns the batch with the leader's time in it.
     ///
     /// # Panics
-    /// When nothing is [ready](Proposer::ready_bytes).
+    /// When nothing is [ready](Proposer::ready).
     pub(crate) fn begin_round(&mut self, now_ms: u64, limits: Limits) -> BytesMut {
         assert!(self.round.is_none(), "one round is under way at a time");
         let OpenBatch { builder, waiters, epoch, .. } = self.open.take().expect("there is an open batch");
@@ -227,12 +234,12 @@ impl<J: Job> Proposer<J> {
 }
 
 impl<J> OpenBatch<J> {
-    fn new(arena_bytes: usize) -> OpenBatch<J> {
+    fn new(arena_bytes: usize, claim: Claim) -> OpenBatch<J> {
         let buf = Arena::new(arena_bytes).into_buf();
         // It has at least what was asked for, in whole blocks.
         let capacity = buf.capacity() / BLOCK_BYTES * BLOCK_BYTES - buf.len();
         assert!(capacity >= arena_bytes, "an arena has what was asked for");
-        OpenBatch { builder: BatchBuilder::new(buf), waiters: Vec::new(), capacity, epoch: None }
+        OpenBatch { builder: BatchBuilder::new(buf), waiters: Vec::new(), capacity, epoch: None, claim }
     }
 
     fn fits(&self, bytes: usize) -> bool {

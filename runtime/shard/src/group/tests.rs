@@ -125,7 +125,7 @@ impl Model {
                 self.admit(TestJob { id, bytes, epoch: self.epoch, arrival, deadline });
             }
             Event::Task => self.task(),
-            Event::Propose if self.proposer.ready_bytes().is_some() => {
+            Event::Propose if self.proposer.ready().is_some() => {
                 let batch = self.proposer.begin_round(1, Limits { producers_max: 1 });
                 self.round = ids_of(&batch[weir_storage::FRAME_HEADER_BYTES..]);
                 self.proposed.extend(self.round.iter().map(|&id| (id, true)));
@@ -287,7 +287,7 @@ fn what_was_thrown_away_is_never_proposed() {
     assert_eq!(model.told[&1], Told::Failed(Failure::Unknown));
     assert_eq!(model.told[&2], Told::Failed(Failure::Unavailable));
     model.happen(&Event::Committed);
-    assert_eq!(model.proposer.ready_bytes(), None);
+    assert_eq!(model.proposer.ready(), None);
 }
 
 #[test]

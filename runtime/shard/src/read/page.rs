@@ -8,14 +8,17 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::stream::iter;
+use futures_util::{StreamExt, TryStreamExt};
 use smallvec::SmallVec;
 use tokio::time::Instant;
-use weir_cold::{ChunkName, Cold, ColdError, PartRef};
+use weir_cold::{ChunkName, Cold, ColdError, PartRef, ReadMax, StoreError};
 use weir_storage::{EntryBody, EntryPlace, FRAME_HEADER_BYTES, WalReader};
 use weir_stream::batch::BATCH_HEAD_BYTES;
-use weir_stream::{Batch, ChunkId, CodecError, Extent, Facts, Pack, Piece, Refusal, Stream};
+use weir_stream::{Batch, Extent, Facts, Pack, Piece, Refusal, Stream};
 use weir_types::{Lineage, Offset, ReadFrom, ShardId, StreamKey};
 
 use crate::budget::{self, PageClaim};
@@ -30,6 +33,10 @@ const PIECES_MAX: usize = 1024;
 const COPY_BYTES_MAX: usize = 16 << 10;
 /// What lies between two packs of an entry is read along with them, if it is not more than this.
 const GAP_BYTES_MAX: u32 = 64 << 10;
+/// How long a page waits for the cold tier.
+const COLD_DEADLINE: Duration = Duration::from_secs(10);
+/// Runs that are read from the cold tier at a time, for one page.
+const COLD_READS: usize = 8;
 /// A page shares memory of which it is at least this part, one in so many; else it is a copy.
 const SHARED_PART_MIN: usize = 4;
 
@@ -197,7 +204,10 @@ impl Core {
         while !plan.cold.is_empty() {
             let cold = self.cold.as_ref().expect("a shard with chunks has a cold tier");
             let chunks: Vec<ChunkName> = plan.cold.iter().map(|part| part.chunk).collect();
-            match plan.load_cold(cold).await {
+            let waiting = self.config.pages.wait(plan.cold_bytes()).ok_or(ShardError::Limit(Limit::Reads))?;
+            let loaded = tokio::time::timeout(COLD_DEADLINE, plan.load_cold(cold)).await;
+            drop(waiting);
+            match loaded.unwrap_or_else(|_| Err(StoreError::Failed("it takes too long to answer".to_string()).into())) {
                 Ok(()) => {}
                 // The bytes were moved or deleted, and then what they were in.
                 Err(ColdError::Damaged { .. }) if !chunks.iter().all(|chunk| group.has_chunk(*chunk)) => {
@@ -252,8 +262,7 @@ impl Core {
                 Piece::Hot(extent) => extent,
                 Piece::Cold { .. } if pieces == PIECES_MAX || bytes >= bytes_max => break,
                 Piece::Cold { start: begin, end, chunk, at } => {
-                    let ChunkId { term, number } = state.chunk(chunk).expect("a chunk that is named is known").id;
-                    let chunk = ChunkName { group: group.id, term, number };
+                    let chunk = group.chunk_name(state.chunk(chunk).expect("a chunk that is named is known").id);
                     let range = begin.max(start)..end;
                     (pieces, bytes) = (pieces + 1, bytes + (range.end - range.start) as usize);
                     cold.push(PartRef { chunk, at, incarnation: stream.incarnation(), range });
@@ -293,15 +302,20 @@ impl Plan {
     /// Reads what is in the cold tier; as much of it as fits the page, and then nothing behind it.
     async fn load_cold(&mut self, cold: &Cold) -> Result<(), ColdError> {
         let mut loaded: Vec<Stretch> = Vec::new();
-        let mut position = self.start;
+        let (mut position, mut packs) = (self.start, 0);
         let page_end = self.start.saturating_add(self.bytes_max as u64);
-        for part in std::mem::take(&mut self.cold) {
+        let read = |part: PartRef| async move {
+            let bytes = page_end.saturating_sub(part.range.start) as usize;
             let (chunk, end) = (part.chunk, part.range.end);
-            let read = cold.read(part, page_end.saturating_sub(position) as usize).await?;
+            cold.read(part, ReadMax { bytes, packs: PIECES_MAX }, is_whole).await.map(|read| (chunk, end, read))
+        };
+        let mut reads = iter(std::mem::take(&mut self.cold)).map(read).buffered(COLD_READS);
+        while let Some((chunk, end, read)) = reads.try_next().await? {
             for pack in &read.packs {
-                if !loaded.is_empty() && pack.end > page_end {
+                if packs == PIECES_MAX || (packs > 0 && pack.end > page_end) {
                     break;
                 }
+                packs += 1;
                 let extent = Extent { start: pack.start, end: pack.end, index: 0, pos: pack.pos, len: pack.len };
                 position = pack.end;
                 match loaded.last_mut() {
@@ -321,6 +335,10 @@ impl Plan {
                 break;
             }
         }
+        let hot = self.stretches.iter().map(|stretch| stretch.extents.len()).sum::<usize>();
+        if packs + hot > PIECES_MAX {
+            self.stretches.clear();
+        }
         loaded.append(&mut self.stretches);
         self.stretches = loaded;
         self.pieces = self.stretches.iter().map(|stretch| stretch.extents.len()).sum();
@@ -330,11 +348,6 @@ impl Plan {
     /// Reads what is not in memory back from the WAL and checks it. Blocks.
     pub(crate) fn load(mut self, reader: &WalReader) -> Result<Plan, ShardError> {
         for stretch in &mut self.stretches {
-            if let Source::Cold { chunk, .. } = &stretch.source {
-                for extent in &stretch.extents {
-                    Pack::check(&stretch.pack(extent)).map_err(|error| cold_damaged(*chunk, extent, &error))?;
-                }
-            }
             let Source::Disk(place) = &stretch.source else { continue };
             let (first, last) = stretch.ends();
             let read = reader.read(place, first.pos as usize..(last.pos + last.len) as usize);
@@ -362,10 +375,15 @@ impl Plan {
         stretch.bytes().min(self.bytes_max) * SHARED_PART_MIN < stretch.shared_bytes()
     }
 
+    /// Bytes that will be read from the cold tier, about.
+    fn cold_bytes(&self) -> usize {
+        let bytes: u64 = self.cold.iter().map(|part| part.range.end - part.range.start).sum();
+        self.bytes_max.min(bytes as usize)
+    }
+
     /// Bytes to claim for the page.
     fn claimed_bytes(&self, is_live: bool) -> usize {
-        let cold_bytes: u64 = self.cold.iter().map(|part| part.range.end - part.range.start).sum();
-        let kept_bytes = self.kept_bytes() + self.bytes_max.min(cold_bytes as usize);
+        let kept_bytes = self.kept_bytes() + self.cold_bytes();
         if is_live { budget::with_encoded(kept_bytes) } else { kept_bytes }
     }
 
@@ -491,10 +509,7 @@ pub(crate) fn corrupt(extent: &Extent, reason: &str) -> ShardError {
     ShardError::Corrupt(Arc::from(format!("entry {}: {reason}", extent.index)))
 }
 
-fn cold_damaged(chunk: ChunkName, extent: &Extent, reason: &CodecError) -> ShardError {
-    ShardError::ColdDamaged(Arc::from(format!(
-        "the chunk {}, bytes from {} on: {reason}",
-        chunk.object(),
-        extent.start
-    )))
+/// Whether a pack that was in the cold tier is what was put there.
+fn is_whole(pack: &Bytes) -> bool {
+    Pack::check(pack).is_ok()
 }

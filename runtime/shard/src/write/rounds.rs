@@ -33,7 +33,7 @@ pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>) {
         loop {
             core.admit_backlog(&group);
             gather(&group, answered).await;
-            if group.ready_bytes().is_none() {
+            if group.ready().is_none() {
                 break;
             }
             answered = match wait_for_room(&core, &group, &mut alarm).await {
@@ -73,8 +73,8 @@ async fn wait_for_room(
     group: &Rc<LocalGroup>,
     alarm: &mut Alarm,
 ) -> Result<Option<Ticket>, ShardError> {
-    while let Some(bytes) = group.ready_bytes() {
-        if let Some(ticket) = group.reserve(bytes)? {
+    while let Some((bytes, claim)) = group.ready() {
+        if let Some(ticket) = group.reserve(bytes, claim)? {
             return Ok(Some(ticket));
         }
         tokio::select! {

@@ -112,7 +112,7 @@ fn a_full_log_restarts_votes_and_is_emptied() {
     let config = WalConfig { budget_bytes: 4 * CONFIG.segment_bytes, ..CONFIG };
     let log = Log::open(Arc::new(disk.clone()), config).expect("an empty disk");
     assert_eq!(fill(&log, A), FullCause::Budget);
-    assert_eq!(log.wal.pinned_by(), [A]);
+    assert!(log.wal.is_pinned_behind(A, None) && !log.wal.is_pinned_behind(B, None));
     let stats = log.wal.stats();
     assert!(stats.file_bytes <= config.budget_bytes);
     let left_bytes = stats.used_bytes_max.checked_sub(stats.used_bytes).expect("not more than there may be");
@@ -162,23 +162,26 @@ fn nearly_full(blocks: usize) -> (FaultyDisk, Log, WalConfig) {
 #[test]
 fn a_place_is_promised_once() {
     let (_, log, _) = nearly_full(2);
-    let first = log.wal.reserve(2 * BLOCK_BYTES).expect("two blocks are left");
+    let first = log.wal.reserve(2 * BLOCK_BYTES, Claim::Spare).expect("two blocks are left");
     assert!(
-        matches!(log.wal.reserve(1), Err(Room::Preparing)),
+        matches!(log.wal.reserve(1, Claim::Spare), Err(Room::Preparing)),
         "nothing is left, until the promise is kept or dropped"
     );
     drop(first);
-    let (first, second) = (log.wal.reserve(1), log.wal.reserve(1));
+    let (first, second) = (log.wal.reserve(1, Claim::Spare), log.wal.reserve(1, Claim::Spare));
     assert!(first.is_ok() && second.is_ok(), "a block each");
-    assert!(matches!(log.wal.reserve(3 * BLOCK_BYTES), Err(Room::Full(FullCause::Budget))), "there are only two");
-    assert!(matches!(log.wal.reserve(1), Err(Room::Preparing)));
+    assert!(
+        matches!(log.wal.reserve(3 * BLOCK_BYTES, Claim::Spare), Err(Room::Full(FullCause::Budget))),
+        "there are only two"
+    );
+    assert!(matches!(log.wal.reserve(1, Claim::Spare), Err(Room::Preparing)));
 }
 
 #[test]
 fn who_waits_for_a_promise_hears_when_it_is_dropped() {
     let (_, log, _) = nearly_full(1);
-    let ticket = log.wal.reserve(1).expect("a block is left");
-    assert!(matches!(log.wal.reserve(1), Err(Room::Preparing)));
+    let ticket = log.wal.reserve(1, Claim::Spare).expect("a block is left");
+    assert!(matches!(log.wal.reserve(1, Claim::Spare), Err(Room::Preparing)));
     log.run(async {
         let changed = log.wal.room_changed();
         tokio::pin!(changed);
@@ -187,7 +190,7 @@ fn who_waits_for_a_promise_hears_when_it_is_dropped() {
         drop(ticket);
         changed.await;
     });
-    assert!(log.wal.reserve(1).is_ok());
+    assert!(log.wal.reserve(1, Claim::Spare).is_ok());
 }
 
 async fn poll_once<F: Future + Unpin>(future: &mut F) -> std::task::Poll<F::Output> {
@@ -197,7 +200,7 @@ async fn poll_once<F: Future + Unpin>(future: &mut F) -> std::task::Poll<F::Outp
 #[test]
 fn a_promised_frame_is_written_though_votes_have_taken_its_place() {
     let (disk, log, config) = nearly_full(1);
-    let ticket = log.wal.reserve(100).expect("a block is left");
+    let ticket = log.wal.reserve(100, Claim::Spare).expect("a block is left");
     let outcomes = Outcomes::default();
     log.wal.save_vote(A, b"a vote", outcomes.done());
     let next = EntryId { index: log.wal.last(A).expect("entries").index + 1, term: 1 };

@@ -477,7 +477,7 @@ fn take(step: &Step, model: &mut Model, world: &mut World) -> (Answer, Outcome) 
             let picked: Vec<_> = picked.iter().map(|(key, life, range)| (key, *life, range.clone())).collect();
             let next = world.next_chunk();
             let term = next.term - u64::from(other_term);
-            let id = ChunkId { term, number: next.number - u32::from(old_number) };
+            let id = ChunkId { term, number: next.number - u32::from(old_number), ..next };
             let expected = if other_term || old_number {
                 Answer::Refused(Refusal::Stale)
             } else if stale {

@@ -79,7 +79,7 @@ impl World {
 
     /// The number that the next chunk has.
     pub(crate) fn next_chunk(&self) -> ChunkId {
-        ChunkId { term: TERM, number: self.group.chunk_number_last() + 1 }
+        ChunkId { term: TERM, number: self.group.chunk_number_last() + 1, nonce: 9 }
     }
 
     /// The records of a stream from `position` on, read back through its pieces.

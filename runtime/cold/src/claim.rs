@@ -1,0 +1,55 @@
+//! Whose a store is: an object in it says so, so that two clusters never take one another's chunks for garbage.
+
+use std::time::Duration;
+
+use crate::name::ChunkName;
+use crate::store::{ChunkStore, StoreError};
+
+/// What the object is called.
+const OBJECT: &str = "weir-cluster";
+/// More than it has.
+const BYTES_MAX: u64 = 4096;
+
+/// Why a store cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClaimError {
+    /// Another cluster uses it.
+    #[error("another cluster's chunks are there: its object {OBJECT} says {0:?}")]
+    Taken(String),
+    /// There are chunks, and nothing says whose.
+    #[error("there are chunks, but no object {OBJECT} that says whose")]
+    Unmarked,
+    /// It was ours, and now it is empty.
+    #[error("this node has used it before, and now it is another one: its object {OBJECT} is missing")]
+    Lost,
+    /// It refuses, or does not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Makes sure that `store` is the cluster's: says so in it when it is nobody's yet, and was not ours before. Who claims it at
+/// the same time is noticed when both put within `race` of each other.
+///
+/// # Errors
+/// [`ClaimError`], and then nothing of it may be used.
+pub async fn claim(store: &dyn ChunkStore, cluster: u64, was_ours: bool, race: Duration) -> Result<(), ClaimError> {
+    let ours = format!("{cluster:016x}\n");
+    let found = match store.get(OBJECT, 0..BYTES_MAX).await {
+        Err(StoreError::Missing(_)) if was_ours => return Err(ClaimError::Lost),
+        Err(StoreError::Missing(_)) => {
+            let objects = store.list().await?;
+            if objects.iter().any(|(object, _)| ChunkName::parse(object).is_some()) {
+                return Err(ClaimError::Unmarked);
+            }
+            store.put(OBJECT, ours.clone().into()).await?;
+            // Who has put last has it. Not every store can put only what is not there.
+            tokio::time::sleep(race).await;
+            store.get(OBJECT, 0..BYTES_MAX).await?
+        }
+        found => found?,
+    };
+    match found == ours.as_bytes() {
+        true => Ok(()),
+        false => Err(ClaimError::Taken(String::from_utf8_lossy(&found).trim_end().to_string())),
+    }
+}

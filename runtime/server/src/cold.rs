@@ -1,0 +1,128 @@
+//! The cold tier as the node has it: which store, whether it is this node's, and the threads that it runs on.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::{Handle, Runtime};
+use weir_cold::claim::{ClaimError, claim};
+use weir_cold::{ChunkStore, Cold, LocalStore, MovedStore, S3Store, StoreError};
+
+use crate::config::ColdConfig;
+use crate::node::{DataDir, NodeError};
+
+/// Files that are read or written at a time.
+const THREADS_MAX: usize = 16;
+/// How long somebody else who takes the same bucket at the same time may need from his look at it until he has put his name there.
+const RACE: Duration = Duration::from_secs(1);
+
+/// Why the cold tier that is configured cannot be this node's.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ColdError {
+    /// It is not there, refuses, or is another cluster's.
+    #[error("cold.url = {url:?}{endpoint} cannot be used")]
+    Claim {
+        /// What is configured.
+        url: String,
+        /// `, cold.endpoint = ...` where one is.
+        endpoint: String,
+        /// Why.
+        #[source]
+        source: ClaimError,
+    },
+    /// The node's chunks are in another bucket.
+    #[error(
+        "cold.url = {configured:?} cannot be used: this node's old bytes are in {known:?}, set cold.url back to that"
+    )]
+    Moved {
+        /// What is configured.
+        configured: String,
+        /// Where they are.
+        known: String,
+    },
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+}
+
+/// The threads of the cold tier, beside the shards. They end with this.
+pub(crate) struct ColdRuntime(Option<Runtime>);
+
+impl ColdRuntime {
+    /// # Errors
+    /// When there can be no thread.
+    pub(crate) fn start() -> io::Result<ColdRuntime> {
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        runtime.worker_threads(1).max_blocking_threads(THREADS_MAX).thread_name("cold").enable_all();
+        Ok(ColdRuntime(Some(runtime.build()?)))
+    }
+
+    pub(crate) fn handle(&self) -> &Handle {
+        self.0.as_ref().expect("it is there until it is dropped").handle()
+    }
+}
+
+impl Drop for ColdRuntime {
+    fn drop(&mut self) {
+        // What is read or put now is of no use to anybody any more.
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// The cold tier of the node `node_id`, if it has one.
+///
+/// # Errors
+/// [`ColdError`] when it cannot be this node's.
+pub(crate) async fn open(
+    data_dir: Option<&DataDir>,
+    node_id: u64,
+    config: &ColdConfig,
+    runtime: &Handle,
+) -> Result<Option<Cold>, ColdError> {
+    let Some(data_dir) = data_dir else { return Ok(None) };
+    let known = data_dir.cold_url()?;
+    let was_ours = known.as_deref() == Some(&config.url);
+    if let Some(known) = known.filter(|known| ColdConfig::is_s3(known) && *known != config.url) {
+        return Err(ColdError::Moved { configured: config.url.clone(), known });
+    }
+    if !config.is_on() {
+        return Ok(None);
+    }
+    let local = LocalStore::new(data_dir.cold_dir()?).map_err(|error| data_dir.cold_failed(error))?;
+    let failed = |source| {
+        let endpoint = match config.endpoint.as_str() {
+            "" => String::new(),
+            endpoint => format!(", cold.endpoint = {endpoint:?}"),
+        };
+        ColdError::Claim { url: config.url.clone(), endpoint, source }
+    };
+    let (store, race): (Arc<dyn ChunkStore>, _) = match config.s3() {
+        // Nobody else is in the data directory. It may be another one by now, where a file system is not mounted.
+        None => (Arc::new(local.clone()), Duration::ZERO),
+        Some(location) => (Arc::new(S3Store::new(&location).map_err(|error| failed(error.into()))?), RACE),
+    };
+    let claimed = {
+        let store = store.clone();
+        runtime.spawn(async move { claim(&*store, node_id, was_ours, race).await }).await
+    };
+    match claimed.unwrap_or_else(|_| Err(StoreError::Failed("it has ended".to_string()).into())) {
+        Ok(()) if was_ours => {}
+        Ok(()) => data_dir.set_cold_url(&config.url)?,
+        // It goes away now and then. What is in the log is there all the same.
+        Err(ClaimError::Store(StoreError::Failed(reason))) if was_ours && config.s3().is_some() => {
+            tracing::error!(
+                config.url,
+                reason,
+                "the cold tier does not answer: old bytes cannot be read until it does"
+            );
+        }
+        Err(error) => return Err(failed(error)),
+    }
+    let store = match config.s3() {
+        Some(_) => Arc::new(MovedStore { old: local, new: store }) as Arc<dyn ChunkStore>,
+        None => store,
+    };
+    Ok(Some(Cold::new(store, config.cache_bytes, runtime.clone())))
+}

@@ -1,0 +1,70 @@
+//! The sweeper of a group: deletes chunks from the cold tier that nothing names.
+//!
+//! A chunk is garbage when the last stream that named it names it no longer, or when it never became part of the state: the
+//! process ended before, or the log refused its command. The first kind the state tells, the second the flusher, and what earlier
+//! lives have left is found by looking at what is there. With one voter nobody else puts chunks, and no life uses another's
+//! names, so whatever is of another life and is not named is garbage.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::iter;
+use weir_cold::{ChunkName, Cold, ColdError};
+
+use crate::core::Core;
+use crate::stats::add;
+use crate::write::job::LocalGroup;
+
+/// How often it looks.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long it waits after something that the store has refused.
+const AGAIN_AFTER: Duration = Duration::from_secs(30);
+/// Chunks that are being deleted at a time.
+const DELETES_MAX: usize = 8;
+
+/// Chunks that are to be deleted.
+pub(crate) type Garbage = Rc<RefCell<Vec<ChunkName>>>;
+
+/// Sweeps behind a group whose chunks of this life have `nonce`. Runs for the shard's life.
+pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>, cold: Cold, nonce: u32, garbage: Garbage) {
+    while let Err(error) = find(&core, &group, &cold, nonce, &garbage).await {
+        tracing::warn!(group = group.id.0, %error, "the cold tier's chunks cannot be listed: what is garbage stays");
+        tokio::time::sleep(AGAIN_AFTER).await;
+    }
+    while !group.has_failed() {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let gone = group.state.borrow_mut().take_gone_chunks();
+        garbage.borrow_mut().extend(gone.into_iter().map(|id| group.chunk_name(id)));
+        let chunks = garbage.take();
+        let cold = &cold;
+        let delete = |chunk| async move { cold.delete(chunk).await.map_err(|error| (chunk, error)) };
+        let refused: Vec<_> = iter(chunks).map(delete).buffer_unordered(DELETES_MAX).collect().await;
+        let refused: Vec<_> = refused.into_iter().filter_map(Result::err).collect();
+        if let Some((chunk, error)) = refused.first() {
+            let (chunk, chunks) = (chunk.object(), refused.len());
+            tracing::warn!(group = group.id.0, chunk, chunks, %error, "chunks cannot be deleted: they stay for now");
+            garbage.borrow_mut().extend(refused.into_iter().map(|(chunk, _)| chunk));
+            tokio::time::sleep(AGAIN_AFTER).await;
+        }
+    }
+}
+
+/// Finds what earlier lives have left in the store and nothing names, and says what is named and not whole in the store.
+async fn find(core: &Core, group: &LocalGroup, cold: &Cold, nonce: u32, garbage: &Garbage) -> Result<(), ColdError> {
+    let mut found: BTreeMap<ChunkName, u64> = cold.chunks(group.id).await?.into_iter().collect();
+    let state = group.state.borrow();
+    let mut missing = 0u64;
+    for chunk in state.chunks().filter(|chunk| chunk.id.nonce != nonce) {
+        missing += u64::from(found.remove(&group.chunk_name(chunk.id)) != Some(chunk.bytes));
+    }
+    garbage.borrow_mut().extend(found.into_keys().filter(|chunk| chunk.nonce != nonce));
+    if missing > 0 {
+        add(&core.stats.cold_damaged, missing);
+        let group = group.id.0;
+        tracing::error!(group, missing, "chunks are missing from the cold tier, or too short: they are not served");
+    }
+    Ok(())
+}
