@@ -1,5 +1,6 @@
 //! What a shard holds of the cold tier.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -29,6 +30,8 @@ struct Inner {
     store: Arc<dyn ChunkStore>,
     /// Blocks of objects, by object and number. Who waits for the same one waits for one read of it.
     blocks: Cache<(ChunkName, u32), Bytes>,
+    /// Chunks in a store that new ones do not go to.
+    left_behind: BTreeSet<ChunkName>,
 }
 
 /// Bytes of a stream in a chunk.
@@ -63,11 +66,17 @@ pub struct ColdPacks {
 }
 
 impl Cold {
-    /// A cold tier on `store`, which keeps up to `cache_bytes` of it in memory.
-    pub fn new(store: Arc<dyn ChunkStore>, cache_bytes: u64, runtime: Handle) -> Cold {
+    /// A cold tier on `store`, which keeps up to `cache_bytes` of it in memory. Some chunks may be `left_behind` where new ones do
+    /// not go to.
+    pub fn new(
+        store: Arc<dyn ChunkStore>,
+        cache_bytes: u64,
+        runtime: Handle,
+        left_behind: BTreeSet<ChunkName>,
+    ) -> Cold {
         let weigh = |_: &_, block: &Bytes| u32::try_from(block.len()).unwrap_or(u32::MAX);
         let blocks = Cache::builder().max_capacity(cache_bytes).weigher(weigh).build();
-        Cold { inner: Arc::new(Inner { store, blocks }), runtime }
+        Cold { inner: Arc::new(Inner { store, blocks, left_behind }), runtime }
     }
 
     /// Reads the packs that hold bytes of `part`: those that end within `max` bytes of its begin, and not more than `max` packs,
@@ -99,6 +108,11 @@ impl Cold {
     /// Reads a chunk from the store again when it is asked for next: what was read was damaged.
     pub async fn forget(&self, chunk: ChunkName) {
         self.inner.forget(chunk).await;
+    }
+
+    /// Whether the chunk is to be moved to where new ones go, as its bytes are merged.
+    pub fn is_left_behind(&self, chunk: ChunkName) -> bool {
+        self.inner.left_behind.contains(&chunk)
     }
 
     /// Puts a chunk; it is durable then.

@@ -1,5 +1,6 @@
 //! Chunks as they are put, read back, and found damaged.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,7 +27,7 @@ fn run<T>(test: impl Future<Output = T>) -> T {
 }
 
 fn cold(store: impl ChunkStore) -> Cold {
-    Cold::new(Arc::new(store), 64 << 20, Handle::current())
+    Cold::new(Arc::new(store), 64 << 20, Handle::current(), BTreeSet::new())
 }
 
 fn upto(bytes: usize) -> ReadMax {

@@ -1,12 +1,13 @@
 //! The cold tier as the node has it: which store, whether it is this node's, and the threads that it runs on.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::{Handle, Runtime};
 use weir_cold::claim::{ClaimError, claim};
-use weir_cold::{ChunkStore, Cold, LocalStore, MovedStore, S3Store, StoreError};
+use weir_cold::{ChunkName, ChunkStore, Cold, LocalStore, MovedStore, S3Store, StoreError};
 
 use crate::config::ColdConfig;
 use crate::node::{DataDir, NodeError};
@@ -120,9 +121,19 @@ pub(crate) async fn open(
         }
         Err(error) => return Err(failed(error)),
     }
-    let store = match config.s3() {
-        Some(_) => Arc::new(MovedStore { old: local, new: store }) as Arc<dyn ChunkStore>,
-        None => store,
+    let cold = |store, left_behind| Ok(Some(Cold::new(store, config.cache_bytes, runtime.clone(), left_behind)));
+    if config.s3().is_none() {
+        return cold(store, BTreeSet::new());
+    }
+    let old = {
+        let local = local.clone();
+        runtime.spawn(async move { local.list().await }).await
     };
-    Ok(Some(Cold::new(store, config.cache_bytes, runtime.clone())))
+    let old = old.unwrap_or_else(|_| Err(StoreError::Failed("it has ended".to_string())));
+    let old = old.map_err(|error| data_dir.cold_failed(io::Error::other(error)))?;
+    let left_behind: BTreeSet<ChunkName> = old.iter().filter_map(|(name, _)| ChunkName::parse(name)).collect();
+    match left_behind.is_empty() {
+        true => cold(store, left_behind),
+        false => cold(Arc::new(MovedStore { old: local, new: store }), left_behind),
+    }
 }

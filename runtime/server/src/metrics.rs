@@ -85,6 +85,12 @@ const SHARD_FAMILIES: &[Family<ShardStats>] = &[
     ("weir_cold_flushes_total", "Chunks that were put into the cold tier.", |s| s.flushes as f64),
     ("weir_cold_flushed_bytes_total", "Size of these chunks.", |s| s.flushed_bytes as f64),
     (
+        "weir_cold_merges_total",
+        "Chunks that were made of what other chunks had, so that there are fewer of them, with less garbage.",
+        |s| s.merges as f64,
+    ),
+    ("weir_cold_merged_bytes_total", "Size of these chunks.", |s| s.merged_bytes as f64),
+    (
         "weir_cold_flushes_failed_total",
         "Times that bytes could not be moved to the cold tier. They are tried again; the log grows meanwhile.",
         |s| s.flushes_failed as f64,

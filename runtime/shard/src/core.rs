@@ -252,6 +252,8 @@ impl Core {
             flushes: counters.flushes.get(),
             flushes_failed: counters.flushes_failed.get(),
             flushed_bytes: counters.flushed_bytes.get(),
+            merges: counters.merges.get(),
+            merged_bytes: counters.merged_bytes.get(),
             cold_damaged: counters.cold_damaged.get(),
             cold_unavailable: counters.cold_unavailable.get(),
             chunks: self.sum_groups(|group| group.chunks_totals().chunks),

@@ -7,7 +7,7 @@
 //! - [`agenda`]: when streams end by themselves.
 //! - [`group`]: the open batch and the proposer, opening WALs and replicas.
 //! - [`core`]: [`Shard`], the handle that connections hold, and the state behind it; knows no verb.
-//! - [`keeper`], [`flusher`]: old bytes to the cold tier, snapshots, and giving up what of the log nothing needs.
+//! - [`upkeep`]: snapshots, giving up what of the log nothing needs, old bytes to the cold tier and from chunk to chunk.
 //! - The verbs: [`read`], [`write`], [`live`], [`meta`] (buckets, modules, bindings), [`modules`] (guests at work).
 //! - [`shard`]: opening, and the dispatch from requests to verbs.
 //!
@@ -18,10 +18,8 @@ mod budget;
 mod calls;
 mod config;
 mod core;
-mod flusher;
 mod group;
 mod in_flight;
-mod keeper;
 mod live;
 mod mailbox;
 mod message;
@@ -31,9 +29,9 @@ mod read;
 mod seams;
 mod shard;
 mod stats;
-mod sweeper;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 mod write;
 
 pub use budget::{ENCODED_BYTES_MAX, PageBudget, PageClaim, keep};

@@ -13,10 +13,8 @@ use crate::agenda::Agenda;
 use crate::calls::Calls;
 use crate::config::{ShardConfig, Topology};
 use crate::core::{Core, Shard};
-use crate::flusher;
 use crate::group::{self, ShardOpenError};
 use crate::in_flight::InFlightTotal;
-use crate::keeper;
 use crate::live::feeds::Feeds;
 use crate::mailbox::{Mailbox, Post};
 use crate::message::{Answer, CallId, Mail, Request};
@@ -24,7 +22,7 @@ use crate::meta::unsettled::Unsettled;
 use crate::modules::guests::Guests;
 use crate::seams::{Seams, SteadyClock};
 use crate::stats::Counters;
-use crate::sweeper::{self, Garbage};
+use crate::upkeep;
 use crate::write::{expiry, rounds};
 
 /// How long a log may take to note where it ends.
@@ -98,12 +96,7 @@ impl Shard {
         core.note_hot_index();
         for group in core.local_groups() {
             core.spawn(rounds::run(core.clone(), group.clone()));
-            core.spawn(keeper::run(core.clone(), group.clone()));
-            if let Some(cold) = &core.cold {
-                let (nonce, garbage) = (core.entropy.u64() as u32, Garbage::default());
-                core.spawn(flusher::run(core.clone(), group.clone(), cold.clone(), nonce, garbage.clone()));
-                core.spawn(sweeper::run(core.clone(), group, cold.clone(), nonce, garbage));
-            }
+            upkeep::begin(&core, &group);
         }
         core.spawn(read_mail(core.clone(), mailbox.receiver));
         core.spawn(core.post.clone().run());

@@ -26,6 +26,8 @@ pub(crate) struct Counters {
     pub(crate) flushes: Cell<u64>,
     pub(crate) flushes_failed: Cell<u64>,
     pub(crate) flushed_bytes: Cell<u64>,
+    pub(crate) merges: Cell<u64>,
+    pub(crate) merged_bytes: Cell<u64>,
     pub(crate) cold_damaged: Cell<u64>,
     pub(crate) cold_unavailable: Cell<u64>,
     pub(crate) records_validated: Cell<u64>,

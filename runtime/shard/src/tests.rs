@@ -1,5 +1,6 @@
 //! A whole node on one thread: two shards over memory disks, as a simulator would run it.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -1122,7 +1123,7 @@ impl Node {
     /// A node with a cold tier in memory, to which bytes go as soon as there is a megabyte.
     async fn start_cold(config: ShardConfig) -> (Node, ChunkMemory) {
         let chunks = ChunkMemory::default();
-        let cold = Cold::new(Arc::new(chunks.clone()), 4 << 20, tokio::runtime::Handle::current());
+        let cold = Cold::new(Arc::new(chunks.clone()), 4 << 20, tokio::runtime::Handle::current(), BTreeSet::new());
         let disks = (0..TOPOLOGY.wals).map(|_| formed(MemoryDisk::new(64 << 20))).collect();
         (Node::start_with(disks, Some(cold), config).await, chunks)
     }
@@ -1206,6 +1207,59 @@ fn old_bytes_leave_the_log_however_few_they_are() {
             seen += std::str::from_utf8(&data.chunks.concat()).expect("text");
         }
         assert_eq!(seen, "0 1 2 hot");
+    });
+}
+
+#[test]
+fn a_slow_stream_has_few_runs_however_old_it_gets() {
+    run(async {
+        let (mut node, chunks) =
+            Node::start_cold(ShardConfig { flush_age: Duration::from_millis(20), ..config() }).await;
+        let keys = [key("slow"), key("slower")];
+        let mut expected = [String::new(), String::new()];
+        for key in &keys {
+            node.create(key, Expiry::Never).await;
+        }
+        for i in 0..44 {
+            for (key, expected) in keys.iter().zip(&mut expected).take(1 + usize::from(i % 2 == 0)) {
+                node.append(key, &format!("{i} ")).await.expect("appends");
+                *expected += &format!("{i} ");
+            }
+            until("it leaves the log", || node.sum(|stats| stats.hot_bytes) == 0).await;
+            if i == 20 {
+                node = node.restart().await;
+            }
+        }
+        let runs = |node: &Node, key: &StreamKey| {
+            node.near(key).0.local_group(key).state.borrow().stream(key).expect("it is there").runs()
+        };
+        until("runs are merged", || keys.iter().all(|key| runs(&node, key) <= 31)).await;
+        assert!(node.sum(|stats| stats.merges) > 0);
+        until("merged chunks go", || chunks.objects().len() as u64 == node.sum(|stats| stats.chunks)).await;
+        for (key, expected) in keys.iter().zip(&expected) {
+            assert_eq!(&node.content(key).await.expect("reads"), expected);
+        }
+    });
+}
+
+#[test]
+fn a_chunk_that_is_mostly_garbage_is_emptied() {
+    run(async {
+        let (node, chunks) = Node::start_cold(ShardConfig { flush_age: Duration::from_millis(100), ..config() }).await;
+        let keys: Vec<StreamKey> = (0..40).map(|n| key(&format!("s{n}"))).collect();
+        for key in &keys {
+            node.create(key, Expiry::Never).await;
+            node.append(key, &"x".repeat(10_000)).await.expect("appends");
+        }
+        until("all leave the log", || node.sum(|stats| stats.hot_bytes) == 0).await;
+        for key in keys.iter().skip(8) {
+            node.far(key).delete(key.clone(), None).await.expect("deletes");
+        }
+        let bytes = || chunks.objects().values().map(Bytes::len).sum::<usize>();
+        until("the space is given back", || bytes() < 10 * 10_000).await;
+        for key in keys.iter().take(8) {
+            assert_eq!(node.content(key).await.expect("reads").len(), 10_000);
+        }
     });
 }
 
@@ -1356,7 +1410,7 @@ fn a_full_log_takes_deletes_and_has_room_then() {
 fn a_log_that_was_filled_while_the_store_was_away_is_emptied_when_it_is_back() {
     run(async {
         let absent = Absent::default();
-        let cold = Cold::new(Arc::new(absent.clone()), 4 << 20, tokio::runtime::Handle::current());
+        let cold = Cold::new(Arc::new(absent.clone()), 4 << 20, tokio::runtime::Handle::current(), BTreeSet::new());
         let disks = (0..TOPOLOGY.wals).map(|_| formed(MemoryDisk::new(64 << 20))).collect();
         let config = ShardConfig { hot_index_bytes_max: 1 << 30, ..small_wal() };
         let node = Node::start_with(disks, Some(cold), config).await;

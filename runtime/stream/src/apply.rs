@@ -57,7 +57,7 @@ impl Group {
             Command::Delete { key, incarnation, if_match } => self.delete(key, incarnation, if_match),
             Command::Expire { key, incarnation } => self.expire(at, key, incarnation),
             Command::Flush { chunk, bytes, crc, parts } => {
-                self.flush(at, Chunk { id: chunk, bytes, crc, live_bytes: 0 }, parts)
+                self.flush(at, Chunk { id: chunk, bytes, crc, named_bytes: 0, live_bytes: 0 }, parts)
             }
             Command::Bucket { name, epoch, told } => self.bucket_told(name, epoch, told),
             Command::MetaForm { groups } => decided(self.meta.form(groups)),

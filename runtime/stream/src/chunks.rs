@@ -12,7 +12,7 @@ use crate::codec::{CodecError, Reader};
 use crate::sink::Sink;
 
 /// What a chunk takes in the table, about: a place in a tree that is three quarters full.
-const CHUNK_MEMORY_BYTES: usize = 64;
+const CHUNK_MEMORY_BYTES: usize = 80;
 
 /// One chunk of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,6 +34,8 @@ pub struct Chunk {
     pub bytes: u64,
     /// CRC32C of the object.
     pub crc: u32,
+    /// Stored bytes in it that streams named when it was new.
+    pub named_bytes: u64,
     /// Stored bytes in it that a stream still names.
     pub live_bytes: u64,
 }
@@ -95,6 +97,12 @@ impl Chunks {
         self.by_number.get_mut(&number).expect("a chunk is in the table before it is named").live_bytes += bytes;
     }
 
+    /// All is named of a new chunk that ever will be.
+    pub(crate) fn end_new(&mut self, number: u32) {
+        let chunk = self.by_number.get_mut(&number).expect("it was taken in by the same command");
+        chunk.named_bytes = chunk.live_bytes;
+    }
+
     /// Bytes of a chunk are named no longer; a chunk without any is forgotten by [`Chunks::forget_if_dead`].
     pub(crate) fn release(&mut self, number: u32, bytes: u64) {
         let chunk = self.by_number.get_mut(&number).expect("a chunk is in the table while it is named");
@@ -123,12 +131,13 @@ impl Chunks {
     pub(crate) fn put<S: Sink>(&self, sink: &mut S) {
         sink.u32(self.last_number);
         sink.varint(self.by_number.len() as u64);
-        for Chunk { id, bytes, crc, live_bytes } in self.by_number.values() {
+        for Chunk { id, bytes, crc, named_bytes, live_bytes } in self.by_number.values() {
             sink.varint(id.term);
             sink.varint(id.number.into());
             sink.u32(id.nonce);
             sink.varint(*bytes);
             sink.u32(*crc);
+            sink.varint(*named_bytes);
             sink.varint(*live_bytes);
         }
     }
@@ -140,8 +149,10 @@ impl Chunks {
         let mut chunks = Chunks::default();
         for _ in 0..reader.varint(WHAT)? {
             let id = ChunkId { term: reader.varint(WHAT)?, number: reader.varint_u32(WHAT)?, nonce: reader.u32(WHAT)? };
-            let (bytes, crc, live_bytes) = (reader.varint(WHAT)?, reader.u32(WHAT)?, reader.varint(WHAT)?);
-            if !chunks.insert(Chunk { id, bytes, crc, live_bytes }) || id.number > last_number {
+            let (bytes, crc) = (reader.varint(WHAT)?, reader.u32(WHAT)?);
+            let (named_bytes, live_bytes) = (reader.varint(WHAT)?, reader.varint(WHAT)?);
+            let chunk = Chunk { id, bytes, crc, named_bytes, live_bytes };
+            if !chunks.insert(chunk) || id.number > last_number || live_bytes > named_bytes || live_bytes == 0 {
                 return Err(CodecError::Field(WHAT));
             }
         }

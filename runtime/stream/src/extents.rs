@@ -74,6 +74,11 @@ impl Extents {
         runs.chain(self.hot.from(position, tail).map(Piece::Hot))
     }
 
+    /// How many runs there are.
+    pub(crate) fn runs(&self) -> usize {
+        self.runs.len()
+    }
+
     /// Where what is in the log begins.
     pub(crate) fn hot_begin(&self, tail: u64) -> u64 {
         self.hot.begin().unwrap_or(tail)
@@ -111,7 +116,7 @@ impl Extents {
         self.hot.take_before(range.end, |index, bytes| freed(Freed::Entry(index, bytes)));
         self.runs.drain(first..last);
         self.runs.insert(first, Run { start: range.start, chunk, at });
-        if self.runs.len() == 1 {
+        if self.runs.capacity() > 2 * self.runs.len() {
             self.runs.shrink_to_fit();
         }
         true

@@ -16,6 +16,7 @@ impl Group {
             return Outcome::refused(Refusal::Stale);
         }
         let moved = parts.decode().filter(|part| self.flush_part(number, part)).count();
+        self.chunks.end_new(number);
         self.chunks.forget_if_dead(number);
         Outcome::unchanged(Reply::Flushed { parts: moved as u32 })
     }

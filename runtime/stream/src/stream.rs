@@ -144,6 +144,11 @@ impl Stream {
         self.extents.from(position, self.tail)
     }
 
+    /// How many stretches of its bytes are in the cold tier, each in another chunk or another place of one.
+    pub fn runs(&self) -> usize {
+        self.extents.runs()
+    }
+
     /// Where the bytes begin that are in the log; those before are in the cold tier.
     pub fn hot_begin(&self) -> u64 {
         self.extents.hot_begin(self.tail)

@@ -45,6 +45,10 @@ pub struct ShardStats {
     pub flushes_failed: u64,
     /// Bytes of these chunks.
     pub flushed_bytes: u64,
+    /// Chunks that were made of others.
+    pub merges: u64,
+    /// Bytes of these chunks.
+    pub merged_bytes: u64,
     /// Reads that met damaged bytes in the cold tier.
     pub cold_damaged: u64,
     /// Reads that the cold tier did not answer.

@@ -10,25 +10,23 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
-use weir_cold::{ChunkBuilder, ChunkName, Cold, PackIn};
-use weir_storage::{Claim, EntryBody, EntryRef, FRAME_HEADER_BYTES, WalReader};
-use weir_stream::{Batch, ChunkId, Command, EncodedParts, KeyRef, PARTS_MAX, Part, Reply, Stream};
+use weir_cold::PackIn;
+use weir_storage::{EntryBody, EntryRef, FRAME_HEADER_BYTES, WalReader};
+use weir_stream::{Batch, Command, PARTS_MAX, Stream};
 use weir_types::limits::BATCH_COMMANDS_MAX;
 use weir_types::{Incarnation, StreamKey};
 
 use crate::core::Core;
-use crate::keeper::is_space_short;
 use crate::message::ShardError;
 use crate::stats::add;
-use crate::sweeper::Garbage;
+use crate::upkeep::keeper::is_space_short;
+use crate::upkeep::maker::{CHUNK_BYTES, Maker, PART_BYTES, PARTS_BYTES_MAX, Piece};
 use crate::write::job::LocalGroup;
 
 /// How often it looks.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How long it waits after a flush that has failed.
 const AGAIN_AFTER: Duration = Duration::from_secs(2);
-/// Bytes of the log that become one chunk, about.
-const CHUNK_BYTES: u64 = 16 << 20;
 /// Bytes of the log that are read at once.
 const READ_BYTES: usize = 4 << 20;
 /// Packs in a chunk, about: apply takes their places out of the index in one step.
@@ -37,24 +35,12 @@ const PACKS_MAX: usize = 65_536;
 const PACKS_PER_TURN: usize = 16_384;
 /// What finding a stream costs, in packs that are looked up.
 const STREAM_PACKS: usize = 64;
-/// Bytes of the parts in a chunk's command, about: it must fit any segment.
-const PARTS_BYTES_MAX: usize = 512 << 10;
-/// What a part takes in the command besides its stream's name, at most.
-const PART_BYTES: usize = 48;
-/// How long a chunk's command may wait for its outcome.
-const COMMAND_DEADLINE: Duration = Duration::from_secs(30);
 
 /// What a group's flusher knows.
 struct Flusher {
     core: Rc<Core>,
     group: Rc<LocalGroup>,
-    cold: Cold,
-    /// What the names of this life's chunks have in common.
-    nonce: u32,
-    /// Chunks that will never be part of the state.
-    garbage: Garbage,
-    /// The highest number that a chunk was given here, whatever became of it.
-    last_number: u32,
+    maker: Rc<Maker>,
     /// The lowest entry that is needed, and since when it is that one.
     floor: Option<(u64, Instant)>,
     /// The last entry that is to be moved because what is there has been in the log for too long.
@@ -79,30 +65,12 @@ struct Load {
     packs: usize,
 }
 
-/// Bytes of one stream that go into the chunk.
-struct Piece {
-    key: StreamKey,
-    incarnation: Incarnation,
-    start: u64,
-    end: u64,
-    packs: Vec<PackIn>,
-}
-
-/// Moves a group's old bytes to `cold`, in chunks with `nonce` in their names. Runs for the shard's life.
-pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>, cold: Cold, nonce: u32, garbage: Garbage) {
+/// Moves a group's old bytes to the cold tier. Runs for the shard's life.
+pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>, maker: Rc<Maker>) {
     // What is in the log now is as old as this, at least.
     let floor = group.state.borrow().hot_floor().map(|floor| (floor, Instant::now()));
     let (core, group) = (&core, &group);
-    let mut flusher = Flusher {
-        core: core.clone(),
-        group: group.clone(),
-        cold,
-        nonce,
-        garbage,
-        last_number: 0,
-        floor,
-        old_upto: None,
-    };
+    let mut flusher = Flusher { core: core.clone(), group: group.clone(), maker, floor, old_upto: None };
     while !group.has_failed() {
         if !flusher.is_due() {
             tokio::time::sleep(LOOK_EVERY).await;
@@ -110,7 +78,6 @@ pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>, cold: Cold, nonce
         }
         match flusher.flush().await {
             Ok(true) => {}
-            // There is nothing that could be moved.
             Ok(false) => tokio::time::sleep(LOOK_EVERY).await,
             Err(_) if group.has_failed() => {}
             Err(error) => {
@@ -145,47 +112,21 @@ impl Flusher {
         hot_bytes > self.core.config.flush_bytes || is_old || (is_space_short(group) && pins())
     }
 
-    /// Moves the oldest bytes to a chunk; false when there was nothing to move.
+    /// Moves the oldest bytes to a chunk; says whether the log has more than it takes.
     async fn flush(&mut self) -> Result<bool, ShardError> {
         let group = &self.group;
-        let load = load(group, CHUNK_BYTES.min(self.core.config.flush_bytes.max(1))).await?;
+        let bytes_max = CHUNK_BYTES.min(self.core.config.flush_bytes.max(1));
+        let load = load(group, bytes_max).await?;
         let Some((&upto, _)) = load.entries.last_key_value() else { return Ok(false) };
         let pieces = pieces(group, &load, upto).await;
         if pieces.is_empty() {
             return Ok(false);
         }
-        // A log that cannot even be told of the chunk is not given one again and again.
-        drop(group.reserve(load.parts_bytes, Claim::Reserve)?);
-        let term = group.replica.standing().term;
-        self.last_number = self.last_number.max(group.state.borrow().chunk_number_last()) + 1;
-        let id = ChunkId { term, number: self.last_number, nonce: self.nonce };
-        let name = group.chunk_name(id);
-        let built = tokio::task::spawn_blocking(move || build(name, load, &pieces));
-        let (bytes, parts) = built.await.map_err(|_| ShardError::Unavailable)?;
-        let (len, crc) = (bytes.len() as u64, crc32c::crc32c(&bytes));
-        // It may be there all the same.
-        self.cold.put(name, bytes).await.inspect_err(|_| self.garbage.borrow_mut().push(name))?;
-        let command = Command::Flush { chunk: id, bytes: len, crc, parts: EncodedParts::of(&parts) };
-        let answer = {
-            let _turn = self.core.upkeep.lock().await;
-            group.command_until(&command, Instant::now() + COMMAND_DEADLINE).await
-        };
-        let error = match answer {
-            Ok(Reply::Flushed { parts }) => {
-                add(&self.core.stats.flushes, 1);
-                add(&self.core.stats.flushed_bytes, len);
-                tracing::debug!(group = group.id.0, chunk = name.object(), bytes = len, parts, upto, "chunk put");
-                return Ok(parts > 0);
-            }
-            // Another leader's term has begun.
-            Ok(Reply::Refused(refusal)) => refusal.into(),
-            Ok(reply) => unreachable!("a flush is not answered with {reply:?}"),
-            // It may be in the log, and part of the state yet.
-            Err(error @ (ShardError::Unknown | ShardError::LogFailed)) => return Err(error),
-            Err(error) => error,
-        };
-        self.garbage.borrow_mut().push(name);
-        Err(error)
+        let has_more = load.bytes >= bytes_max || load.is_full();
+        let made = self.maker.make(load.bytes, pieces).await?;
+        add(&self.core.stats.flushes, 1);
+        add(&self.core.stats.flushed_bytes, made.bytes);
+        Ok(has_more && made.pieces > 0)
     }
 }
 
@@ -320,19 +261,4 @@ impl Piece {
         }
         false
     }
-}
-
-/// The chunk, and its parts as the command carries them.
-fn build(name: ChunkName, load: Load, pieces: &[Piece]) -> (Bytes, Vec<u8>) {
-    let mut builder = ChunkBuilder::new(name, load.bytes as usize);
-    let parts: Vec<Part<'_>> = pieces
-        .iter()
-        .map(|piece| Part {
-            key: KeyRef::from(&piece.key),
-            incarnation: piece.incarnation,
-            range: piece.start..piece.end,
-            at: builder.part(piece.key.as_str(), piece.incarnation, piece.start, &piece.packs),
-        })
-        .collect();
-    (builder.finish(), Part::encode(&parts))
 }

@@ -1,0 +1,100 @@
+//! The cold tier in a bucket of a server that others have written: moto, installed below `target/` once per pinned version.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use weir_testkit::{Client, Connection, Request, ports, wait_until};
+
+use crate::ledger::Ledger;
+use crate::{MOVES_WITHIN, URL, append, assert_whole, setup_at, wait_cold};
+
+/// What pip is asked for, and what says that it is installed.
+const MOTO: &str = "moto[server]==5.2.5";
+const STARTS_WITHIN: Duration = Duration::from_secs(60);
+const STREAMS: usize = 3;
+const RECORDS: usize = 40;
+const RECORD_BYTES: usize = 256 << 10;
+
+/// A running server; killed when dropped.
+struct Moto {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Moto {
+    fn start() -> Moto {
+        let folder = installed();
+        let address = ports::free();
+        let mut command = Command::new(folder.join("bin/moto_server"));
+        command.args(["-H", "127.0.0.1", "-p", &address.port().to_string()]);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let moto = Moto { child: child.expect("moto_server starts"), address };
+        wait_until("moto listens", STARTS_WITHIN, || Connection::open(address).is_ok());
+        moto
+    }
+
+    /// Chunks that are there.
+    fn chunks(&self) -> usize {
+        let list = Client::new(self.address).send(Request::get("/weir?list-type=2&max-keys=1000")).expect(200).text();
+        assert!(list.contains("<Key>test/weir-cluster</Key>"), "{list}");
+        list.matches(".chunk</Key>").count()
+    }
+}
+
+impl Drop for Moto {
+    fn drop(&mut self) {
+        // Nothing to do about a failure here: the process is gone or about to be.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn installed() -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("moto");
+    let stamp = folder.join("installed");
+    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == MOTO) {
+        return folder;
+    }
+    run(Command::new("python3").args(["-m", "venv"]).arg(&folder));
+    run(Command::new(folder.join("bin/pip")).args(["install", "--quiet", "--disable-pip-version-check", MOTO]));
+    fs::write(stamp, MOTO).expect("the target folder can be written");
+    folder
+}
+
+#[track_caller]
+fn run(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?} does not start: {e}"));
+    let text = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&text));
+}
+
+#[test]
+fn streams_go_to_a_bucket_of_moto_and_come_back_and_leave_it() {
+    let moto = Moto::start();
+    let _ = Client::new(moto.address).send(Request::put("/weir")).expect(200);
+    let mut setup = setup_at(&format!("http://{}", moto.address)).env("WEIR_COLD_FLUSH_AGE_MS", 200);
+    let server = setup.start();
+    let mut ledgers: Vec<_> =
+        (0..STREAMS).map(|number| Ledger::new(&format!("/cold/moto-{number}"), RECORD_BYTES)).collect();
+    for ledger in &mut ledgers {
+        ledger.create(&server);
+        append(&server, ledger, RECORDS);
+    }
+    wait_cold(&server, &ledgers);
+    assert!(moto.chunks() > 0, "{URL} has no chunks");
+    server.kill();
+
+    let server = setup.start();
+    for ledger in &ledgers {
+        assert_whole(&server, ledger);
+    }
+    let mut client = server.client();
+    for ledger in &ledgers {
+        let _ = client.send(Request::delete(ledger.target())).expect(204);
+    }
+    wait_until("all chunks are gone", MOVES_WITHIN, || moto.chunks() == 0);
+    assert_eq!(server.stop().code, Some(0));
+}
