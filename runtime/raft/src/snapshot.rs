@@ -19,7 +19,7 @@ use crate::config::{TypeConfig, entry_id, log_id};
 use crate::state_machine::State;
 
 /// The pieces that the state is written in: each keeps the shard's thread for less than a millisecond.
-const PAGES_BYTES: usize = 64 << 10;
+const PIECE_BYTES: usize = 64 << 10;
 /// Pieces that may wait for the disk.
 const PIECES_MAX: usize = 4;
 
@@ -65,11 +65,11 @@ pub(crate) async fn write(
 ) -> io::Result<u64> {
     let last = entry_id(meta.last_log_id.as_ref().expect("something was applied"));
     let first = encode_stored_membership(&meta.last_membership);
-    state.borrow_mut().freeze();
+    state.borrow_mut().freeze(PIECE_BYTES);
     let (pieces, receiver) = mpsc::channel(PIECES_MAX);
     let writing = tokio::task::spawn_blocking(move || write_file(&snapshots, group, last, &first, receiver));
     loop {
-        let piece = state.borrow_mut().take_frozen(PAGES_BYTES);
+        let piece = state.borrow_mut().take_frozen();
         let is_end = piece.is_none();
         // When nobody takes it, writing has failed, and says why.
         if pieces.send(piece).await.is_err() || is_end {

@@ -100,8 +100,8 @@ fn main() {
     let (mut begun, mut taken, mut appended, mut pages) = Default::default();
     let (begun, taken, appended): (&mut Steps, &mut Steps, &mut Steps) = (&mut begun, &mut taken, &mut appended);
     let pages: &mut Vec<Bytes> = &mut pages;
-    begun.time(|| group.freeze());
-    while let Some(page) = taken.time(|| group.take_frozen(PAGES_BYTES)) {
+    begun.time(|| group.freeze(PAGES_BYTES));
+    while let Some(page) = taken.time(|| group.take_frozen()) {
         pages.push(page);
         let commands: Vec<_> = (0..8).map(|_| append(next())).collect();
         apply(&mut group, appended, &commands);
@@ -110,6 +110,16 @@ fn main() {
     taken.say("take frozen pages");
     appended.say("append 8 records meanwhile");
     println!("snapshot: {} B per stream with its name", pages.iter().map(Bytes::len).sum::<usize>() / STREAMS);
+
+    // Nobody takes anything for a while, and all that is written has to be written down first.
+    let mut behind = Steps::default();
+    group.freeze(PAGES_BYTES);
+    for _ in 0..200 {
+        let commands: Vec<_> = (0..BATCH).map(|_| append(next())).collect();
+        apply(&mut group, &mut behind, &commands);
+    }
+    group.end_freeze();
+    behind.say("append 500 records behind a freeze");
 
     let (mut thawed, mut finished) = (Steps::default(), Steps::default());
     let mut thaw = Thaw::default();

@@ -9,6 +9,7 @@ use crate::bucket::Bucket;
 use crate::buried::Buried;
 use crate::chunks::{Chunk, ChunkId, ChunkTotals, Chunks};
 use crate::content_type::ContentTypes;
+use crate::freeze::Freeze;
 use crate::hotlog::HotLog;
 use crate::meta::Meta;
 use crate::reply::{Refusal, Reply};
@@ -140,11 +141,12 @@ impl Group {
         self.time_ms
     }
 
-    /// Memory of all streams: names, extents, producers, content types, what of the log is named, chunks. Kept as commands
+    /// Memory of all streams: names, extents, producers, content types, what of the log is named, chunks, frozen pages. Kept as commands
     /// are applied, so asking costs nothing.
     pub fn index_bytes(&self) -> usize {
         let named_bytes = self.hotlog.memory_bytes() + self.chunks.memory_bytes() + self.buried.memory_bytes();
-        self.index_bytes + self.content_types.bytes() + named_bytes
+        let frozen_bytes = self.slots.freeze.as_ref().map_or(0, Freeze::memory_bytes);
+        self.index_bytes + self.content_types.bytes() + named_bytes + frozen_bytes
     }
 
     /// The last log index applied.

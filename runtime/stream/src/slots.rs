@@ -1,5 +1,6 @@
 //! A group's streams by slot: small tables, so that a slot can be listed, snapshot or moved by itself.
 
+use bytes::BytesMut;
 use hashbrown::HashTable;
 use weir_types::StreamKey;
 use weir_types::limits::SLOTS;
@@ -13,13 +14,15 @@ use crate::stream::Stream;
 pub(crate) struct Slots {
     tables: Vec<HashTable<Box<Stream>>>,
     streams: usize,
-    /// Writes down slots before they change, if that is under way.
+    /// Writes streams down before they change, if that is under way.
     pub(crate) freeze: Option<Freeze>,
+    /// How many there have been.
+    freezes: u32,
 }
 
 impl Slots {
     pub(crate) fn new() -> Slots {
-        Slots { tables: (0..SLOTS).map(|_| HashTable::new()).collect(), streams: 0, freeze: None }
+        Slots { tables: (0..SLOTS).map(|_| HashTable::new()).collect(), streams: 0, freeze: None, freezes: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -31,17 +34,23 @@ impl Slots {
         table.find(table_hash(key.hash()), |stream| *stream.key == *key.as_str()).map(|stream| &**stream)
     }
 
+    /// A stream that is going to change.
     pub(crate) fn get_mut(&mut self, key: KeyRef<'_>) -> Option<&mut Stream> {
-        self.before_change(key.slot().index());
-        let table = &mut self.tables[key.slot().index()];
-        table.find_mut(table_hash(key.hash()), |stream| *stream.key == *key.as_str()).map(|stream| &mut **stream)
+        let slot = key.slot().index();
+        let found = self.tables[slot].find_mut(table_hash(key.hash()), |stream| *stream.key == *key.as_str())?;
+        if let Some(freeze) = &mut self.freeze {
+            freeze.put_stream(slot, found);
+        }
+        Some(found)
     }
 
     /// Adds a stream whose key is not there yet.
-    pub(crate) fn insert(&mut self, key: KeyRef<'_>, stream: Stream) {
+    pub(crate) fn insert(&mut self, key: KeyRef<'_>, mut stream: Stream) {
         assert!(self.get(key).is_none(), "create looks first");
         assert!(*stream.key == *key.as_str(), "a stream is found by its own key");
-        self.before_change(key.slot().index());
+        if let Some(freeze) = &self.freeze {
+            freeze.pass_over(&mut stream);
+        }
         let table = &mut self.tables[key.slot().index()];
         // The hash is computed again when a table grows: that is rare, and keeping it would cost every stream 8 bytes.
         table.insert_unique(table_hash(key.hash()), Box::new(stream), |stream| {
@@ -51,30 +60,28 @@ impl Slots {
     }
 
     pub(crate) fn remove(&mut self, key: KeyRef<'_>) -> Option<Box<Stream>> {
-        self.before_change(key.slot().index());
-        let table = &mut self.tables[key.slot().index()];
-        let found = table.find_entry(table_hash(key.hash()), |stream| *stream.key == *key.as_str()).ok()?;
-        let (stream, _) = found.remove();
+        let slot = key.slot().index();
+        let found = self.tables[slot].find_entry(table_hash(key.hash()), |stream| *stream.key == *key.as_str()).ok()?;
+        let (mut stream, _) = found.remove();
+        if let Some(freeze) = &mut self.freeze {
+            freeze.put_stream(slot, &mut stream);
+        }
         assert!(self.streams > 0, "streams are counted");
         self.streams -= 1;
         Some(stream)
     }
 
-    /// Must be called before anything of a slot changes.
-    pub(crate) fn before_change(&mut self, slot: usize) {
-        if let Some(freeze) = &mut self.freeze {
-            freeze.put_slot(slot, self.tables[slot].iter().map(|stream| &**stream));
-        }
+    /// Begins a freeze with this `head`; ends another one that is under way.
+    pub(crate) fn begin_freeze(&mut self, head: BytesMut, piece_bytes: usize) {
+        self.freezes = self.freezes.wrapping_add(1);
+        self.freeze = Some(Freeze::new(self.freezes, head, piece_bytes));
     }
 
-    /// Writes down slots that are pending, until some `bytes_max` bytes are to be taken, or one slot's.
-    pub(crate) fn freeze_some(&mut self, bytes_max: usize) {
-        let Some(freeze) = &mut self.freeze else { return };
-        while freeze.out.len() < bytes_max.max(1)
-            && let Some(slot) = freeze.next_slot()
-        {
-            freeze.put_slot(slot, self.tables[slot].iter().map(|stream| &**stream));
-        }
+    /// The next piece of what is frozen; `None` when there is no more.
+    pub(crate) fn take_frozen(&mut self) -> Option<BytesMut> {
+        let freeze = self.freeze.as_mut()?;
+        freeze.put_slots(|slot| self.tables[slot].iter().map(|stream| &**stream));
+        freeze.take()
     }
 
     /// The streams of one slot, in no particular order.

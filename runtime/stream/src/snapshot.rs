@@ -3,45 +3,46 @@
 //! ```text
 //! snapshot  pages one after another: [kind u8][body], the first is the head
 //! head      see `head`
-//! slot      [slot u16][streams u32], then each stream, see `Stream::put`
+//! slot      [slot u16][streams u32], then each stream, see `Stream::put`; a slot may have several such pages
 //! ```
-//! *Freezing* writes down the head and notes that all slots are pending. Whoever changes a slot that is pending first writes
-//! it as it was ([`Slots`](crate::slots::Slots) sees to that), and [`Group::take_frozen`] writes the others, a few at a time. So what
-//! comes out is the state as of one log index, and nobody waits for it. Frozen pages that nobody takes are as large as the
-//! state at most.
+//! *Freezing* writes down the head and notes that everything else is pending. Whoever changes a stream that is pending first
+//! writes it as it was, as a page of its own ([`Slots`](crate::slots::Slots) sees to that), and [`Group::take_frozen`] writes the others,
+//! slot by slot, a few at a time. So what comes out is the state as of one log index, and nobody waits for it. Frozen pages that
+//! nobody takes are as large as the state at most, and counted with it.
 //!
 //! *Thawing* makes a group of them. What can be computed is not written: counts of streams, of named log entries, of live
 //! bytes. The bytes are not trusted: whatever they are, the result is a group or an error.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::codec::{CodecError, Reader};
-use crate::freeze::{Freeze, KIND_HEAD, KIND_SLOT};
+use crate::freeze::{KIND_HEAD, KIND_SLOT};
 use crate::group::Group;
 use crate::head;
 use crate::key::KeyRef;
+use crate::sink::Sink;
 use crate::stream::Stream;
 
 /// Log entries that may be needed for reads: a terabyte of them. A count is kept for each, so it must not be anything.
 const HOT_ENTRIES_MAX: u64 = 1 << 28;
 
 impl Group {
-    /// Begins to write down the state as it is now; ends another freeze that is under way.
-    pub fn freeze(&mut self) {
-        let freeze = Freeze::new(|out| head::put(self, out));
-        self.slots.freeze = Some(freeze);
+    /// Begins to write down the state as it is now, in pieces of `piece_bytes`; ends another freeze that is under way.
+    pub fn freeze(&mut self, piece_bytes: usize) {
+        let mut head = BytesMut::new();
+        head.u8(KIND_HEAD);
+        head::put(self, &mut head);
+        self.slots.begin_freeze(head, piece_bytes);
     }
 
-    /// The next pages of the snapshot, some `bytes_max` bytes or a slot's more; `None` when there is no more. The head is
+    /// The next pages of the snapshot: a piece, and as much more as its last page has; `None` when there is no more. The head is
     /// in the first.
-    pub fn take_frozen(&mut self, bytes_max: usize) -> Option<Bytes> {
-        self.slots.freeze_some(bytes_max);
-        let out = std::mem::take(&mut self.slots.freeze.as_mut()?.out);
-        if out.is_empty() {
+    pub fn take_frozen(&mut self) -> Option<Bytes> {
+        let pages = self.slots.take_frozen();
+        if pages.is_none() {
             self.slots.freeze = None;
-            return None;
         }
-        Some(out.freeze())
+        pages.map(BytesMut::freeze)
     }
 
     /// Ends a freeze that is under way.

@@ -38,6 +38,8 @@ pub struct Stream {
     pub(crate) rare: Option<Box<Rare>>,
     json: bool,
     pub(crate) closed: bool,
+    /// The freeze that has it written down already, or that it is too young for.
+    pub(crate) frozen: u32,
 }
 
 /// What few streams have.
@@ -70,6 +72,7 @@ impl Stream {
             rare: None,
             json,
             closed: false,
+            frozen: 0,
         };
         if expiry != Expiry::Never {
             stream.rare_mut().expiry = expiry;
@@ -242,7 +245,19 @@ impl Stream {
         let extents = Extents::read(reader, tail, taken_in)?;
         let (json, closed) = (crate::content_type::is_json(content_type), flags & FLAG_CLOSED != 0);
         let content_type = intern(content_type);
-        Ok(Stream { key, content_type, incarnation, tail, created_ms, last_write_ms, extents, rare, json, closed })
+        Ok(Stream {
+            key,
+            content_type,
+            incarnation,
+            tail,
+            created_ms,
+            last_write_ms,
+            extents,
+            rare,
+            json,
+            closed,
+            frozen: 0,
+        })
     }
 
     /// Memory that the stream holds, but for its shared content type.

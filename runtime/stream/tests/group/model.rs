@@ -57,10 +57,10 @@ enum Step {
     },
     /// All that is in the log is put into a chunk.
     FlushAll,
-    Freeze,
-    TakeFrozen {
-        bytes_max: usize,
+    Freeze {
+        piece_bytes: usize,
     },
+    TakeFrozen,
     /// The group goes on as what its snapshot and the log behind it make.
     Thaw,
     Wait {
@@ -110,8 +110,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => wait.prop_map(|ms| Step::Wait { ms }),
         3 => flush,
         2 => Just(Step::FlushAll),
-        1 => Just(Step::Freeze),
-        1 => (0..300usize).prop_map(|bytes_max| Step::TakeFrozen { bytes_max }),
+        1 => (0..300usize).prop_map(|piece_bytes| Step::Freeze { piece_bytes }),
+        1 => Just(Step::TakeFrozen),
         1 => Just(Step::Thaw),
     ]
 }
@@ -504,20 +504,20 @@ fn take(step: &Step, model: &mut Model, world: &mut World) -> (Answer, Outcome) 
             assert_eq!(world.group.hot_floor(), None, "nothing names the log any more");
             (Answer::Flushed(picked.len() as u32), outcome)
         }
-        Step::Freeze => {
-            world.group.freeze();
+        Step::Freeze { piece_bytes } => {
+            world.group.freeze(piece_bytes);
             model.frozen = Some((world.log.len(), Vec::new()));
             nothing(model, world)
         }
-        Step::TakeFrozen { bytes_max } => {
+        Step::TakeFrozen => {
             if let Some((_, pages)) = &mut model.frozen {
-                pages.extend(world.group.take_frozen(bytes_max));
+                pages.extend(world.group.take_frozen());
             }
             nothing(model, world)
         }
         Step::Thaw => {
             if let Some((entries, mut pages)) = model.frozen.take() {
-                while let Some(page) = world.group.take_frozen(100) {
+                while let Some(page) = world.group.take_frozen() {
                     pages.push(page);
                 }
                 world.thaw(entries, &pages);

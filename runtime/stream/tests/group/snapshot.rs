@@ -13,9 +13,9 @@ use weir_stream::{
 use weir_types::{Digest, Incarnation, Role, StreamKey};
 
 fn frozen(group: &mut Group) -> Vec<Bytes> {
-    group.freeze();
-    // However little is asked for, it goes on.
-    std::iter::from_fn(|| group.take_frozen(0)).collect()
+    // However small the pieces are to be, it goes on.
+    group.freeze(0);
+    std::iter::from_fn(|| group.take_frozen()).collect()
 }
 
 fn thawed(pages: &[Bytes]) -> Group {
@@ -117,13 +117,13 @@ fn all_of_a_group_comes_back() {
 fn a_snapshot_is_of_the_moment_at_which_it_was_begun() {
     let mut world = populated();
     let (entries, before) = (world.log.len(), view(&world.group));
-    world.group.freeze();
-    let first = world.group.take_frozen(1).expect("the head is there");
+    world.group.freeze(1);
+    let first = world.group.take_frozen().expect("the head is there");
     delete_all(&mut world);
-    let rest = std::iter::from_fn(|| world.group.take_frozen(1));
+    let rest = std::iter::from_fn(|| world.group.take_frozen());
     let pages: Vec<Bytes> = [first].into_iter().chain(rest).collect();
     assert_eq!(view(&thawed(&pages)), before);
-    assert_eq!(world.group.take_frozen(1), None);
+    assert_eq!(world.group.take_frozen(), None);
     world.thaw(entries, &pages);
 }
 
