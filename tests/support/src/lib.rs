@@ -8,6 +8,7 @@
 //! - [`npm`]: scripts for node, and the packages that they are pinned to.
 //! - [`watch`]: its metrics, and waiting for something.
 //! - [`ports`]: loopback ports that nothing else is about to take.
+//! - [`s3`]: an S3 server that does what it is told, also wrong.
 //!
 //! A suite asserts with panics, so most functions here panic with a sentence when the harness itself fails; what is
 //! part of a server's behaviour (a refused connection, a reset, a status) comes back as a value.
@@ -16,12 +17,14 @@ pub mod guests;
 pub mod http;
 pub mod npm;
 pub mod ports;
+pub mod s3;
 pub mod server;
 pub mod sse;
 pub mod watch;
 
 pub use guests::{compile_bomb, guest, leb, section};
 pub use http::{Client, Connection, Request, Response};
+pub use s3::{Fault, S3};
 pub use server::{Exit, Server, Setup};
 pub use sse::{Event, Events};
 pub use watch::{metric, wait_until};
