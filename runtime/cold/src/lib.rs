@@ -20,4 +20,4 @@ pub use cold::{Cold, ColdPacks, PartRef, ReadMax};
 pub use error::ColdError;
 pub use index::{PackAt, PackIn};
 pub use name::ChunkName;
-pub use store::{ChunkStore, LocalStore, MemoryStore, MovedStore, S3Location, S3Store, StoreError};
+pub use store::{ChunkStore, ClaimedStore, LocalStore, MemoryStore, MovedStore, S3Location, S3Store, StoreError};

@@ -1,5 +1,6 @@
 //! Where chunks are kept. A store needs to do four things, none of them conditionally.
 
+mod claimed;
 mod local;
 mod memory;
 mod moved;
@@ -10,6 +11,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
+pub use claimed::ClaimedStore;
 pub use local::LocalStore;
 pub use memory::MemoryStore;
 pub use moved::MovedStore;

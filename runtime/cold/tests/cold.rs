@@ -15,8 +15,8 @@ use proptest::prelude::*;
 use tokio::runtime::{Builder, Handle};
 use weir_cold::claim::{ClaimError, claim};
 use weir_cold::{
-    ChunkBuilder, ChunkName, ChunkStore, Cold, ColdError, LocalStore, MemoryStore, MovedStore, PackIn, PartRef,
-    ReadMax, StoreError,
+    ChunkBuilder, ChunkName, ChunkStore, ClaimedStore, Cold, ColdError, LocalStore, MemoryStore, MovedStore, PackIn,
+    PartRef, ReadMax, StoreError,
 };
 use weir_types::{GroupId, Incarnation};
 
@@ -353,5 +353,23 @@ fn a_store_that_was_moved_from_is_read_and_emptied() {
         store.delete("a").await.expect("it is deleted");
         store.delete("b").await.expect("it is deleted");
         assert_eq!(store.list().await.expect("a list"), []);
+    });
+}
+
+#[test]
+fn a_store_that_did_not_answer_is_asked_whose_it_is_before_anything_else() {
+    run(async {
+        let store = MemoryStore::default();
+        claim(&store, 7, false, RACE).await.expect("it is nobody's");
+        let ours = ClaimedStore::new(Arc::new(store.clone()), 7);
+        ours.put("a", Bytes::from_static(b"x")).await.expect("it is ours");
+        assert_eq!(ours.get("a", 0..9).await.expect("it is there"), "x");
+        let (others, empty) = (Arc::new(store.clone()), Arc::new(MemoryStore::default()));
+        for other in [ClaimedStore::new(others, 8), ClaimedStore::new(empty, 7)] {
+            assert!(matches!(other.list().await, Err(StoreError::Denied(_))));
+            assert!(matches!(other.delete("a").await, Err(StoreError::Denied(_))));
+            assert!(matches!(other.put("b", Bytes::new()).await, Err(StoreError::Denied(_))));
+        }
+        assert_eq!(store.objects().len(), 2, "nothing was changed");
     });
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::runtime::{Handle, Runtime};
 use weir_cold::claim::{ClaimError, claim};
-use weir_cold::{ChunkName, ChunkStore, Cold, LocalStore, MovedStore, S3Store, StoreError};
+use weir_cold::{ChunkName, ChunkStore, ClaimedStore, Cold, LocalStore, MovedStore, S3Store, StoreError};
 
 use crate::config::ColdConfig;
 use crate::node::{DataDir, NodeError};
@@ -99,7 +99,7 @@ pub(crate) async fn open(
         };
         ColdError::Claim { url: config.url.clone(), endpoint, source }
     };
-    let (store, race): (Arc<dyn ChunkStore>, _) = match config.s3() {
+    let (mut store, race): (Arc<dyn ChunkStore>, _) = match config.s3() {
         // Nobody else is in the data directory. It may be another one by now, where a file system is not mounted.
         None => (Arc::new(local.clone()), Duration::ZERO),
         Some(location) => (Arc::new(S3Store::new(&location).map_err(|error| failed(error.into()))?), RACE),
@@ -118,6 +118,7 @@ pub(crate) async fn open(
                 reason,
                 "the cold tier does not answer: old bytes cannot be read until it does"
             );
+            store = Arc::new(ClaimedStore::new(store, node_id));
         }
         Err(error) => return Err(failed(error)),
     }
