@@ -76,8 +76,8 @@ impl Maker {
         let id = ChunkId { term, number: *last_number, nonce: self.nonce };
         let name = group.chunk_name(id);
         let built = tokio::task::spawn_blocking(move || build(name, bytes, &pieces));
-        let (chunk, parts) = built.await.map_err(|_| ShardError::Unavailable)?;
-        let (bytes, crc) = (chunk.len() as u64, crc32c::crc32c(&chunk));
+        let (chunk, crc, parts) = built.await.map_err(|_| ShardError::Unavailable)?;
+        let bytes = chunk.len() as u64;
         // It may be there all the same.
         self.cold.put(name, chunk).await.inspect_err(|_| self.garbage.borrow_mut().push(name))?;
         let command = Command::Flush { chunk: id, bytes, crc, parts: EncodedParts::of(&parts) };
@@ -102,8 +102,8 @@ impl Maker {
     }
 }
 
-/// The chunk, and its parts as the command carries them.
-fn build(name: ChunkName, bytes: u64, pieces: &[Piece]) -> (Bytes, Vec<u8>) {
+/// The chunk, its checksum, and its parts as the command carries them.
+fn build(name: ChunkName, bytes: u64, pieces: &[Piece]) -> (Bytes, u32, Vec<u8>) {
     let mut builder = ChunkBuilder::new(name, bytes as usize);
     let parts: Vec<Part<'_>> = pieces
         .iter()
@@ -114,5 +114,8 @@ fn build(name: ChunkName, bytes: u64, pieces: &[Piece]) -> (Bytes, Vec<u8>) {
             at: builder.part(piece.key.as_str(), piece.incarnation, piece.start, &piece.packs),
         })
         .collect();
-    (builder.finish(), Part::encode(&parts))
+    let encoded = Part::encode(&parts);
+    let chunk = builder.finish();
+    let crc = crc32c::crc32c(&chunk);
+    (chunk, crc, encoded)
 }
