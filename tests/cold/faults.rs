@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use weir_testkit::{Fault, S3, Server, metric, wait_until};
 
 use crate::ledger::{Ledger, Read};
-use crate::{HEALS_WITHIN, append, assert_whole, setup, wait_cold};
+use crate::{HEALS_WITHIN, append, assert_whole, history, setup, wait_cold};
 
 /// How long a fault lasts. The variable `WEIR_TEST_FAULT_SECONDS` says otherwise.
 const FAULT_SECONDS: u64 = 4;
@@ -108,13 +108,7 @@ fn meet(name: &str, fault: Fault) -> Tally {
     let s3 = S3::start();
     let mut setup = setup(&s3);
     let server = setup.start();
-    let mut ledgers: Vec<_> =
-        (0..STREAMS).map(|number| Ledger::new(&format!("/cold/{name}-{number}"), RECORD_BYTES)).collect();
-    for ledger in &mut ledgers {
-        ledger.create(&server);
-        append(&server, ledger, HISTORY_RECORDS);
-    }
-    wait_cold(&server, &ledgers);
+    let ledgers = history(&server, name, STREAMS, HISTORY_RECORDS, RECORD_BYTES);
 
     let ledgers: Vec<_> = ledgers.into_iter().map(Mutex::new).collect();
     let mut tally = endure(&server, &s3, fault, &ledgers, &setup.home().join("sync"));

@@ -51,6 +51,18 @@ fn wait_cold(server: &Server, ledgers: &[Ledger]) {
     wait_until("everything is in the cold tier", MOVES_WITHIN, || metric(server, "weir_cold_bytes") >= bytes as f64);
 }
 
+/// Streams `/cold/{name}-{number}` of so many records each, all of it in the cold tier.
+fn history(server: &Server, name: &str, streams: usize, records: usize, record_bytes: usize) -> Vec<Ledger> {
+    let mut ledgers: Vec<_> =
+        (0..streams).map(|number| Ledger::new(&format!("/cold/{name}-{number}"), record_bytes)).collect();
+    for ledger in &mut ledgers {
+        ledger.create(server);
+        append(server, ledger, records);
+    }
+    wait_cold(server, &ledgers);
+    ledgers
+}
+
 /// Asserts that the stream of `ledger` can be read, and is what was stored.
 fn assert_whole(server: &Server, ledger: &Ledger) {
     let read = Read::whole(&mut server.client(), ledger.target());

@@ -1,15 +1,13 @@
 //! The cold tier in a bucket of a server that others have written: moto, installed below `target/` once per pinned version.
 
-use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use weir_testkit::{Client, Connection, Request, ports, wait_until};
+use weir_testkit::{Client, Connection, Request, ports, tools, wait_until};
 
-use crate::ledger::Ledger;
-use crate::{MOVES_WITHIN, URL, append, assert_whole, setup_at, wait_cold};
+use crate::{MOVES_WITHIN, URL, assert_whole, history, setup_at};
 
 /// What pip is asked for, and what says that it is installed.
 const MOTO: &str = "moto[server]==5.2.5";
@@ -26,7 +24,7 @@ struct Moto {
 
 impl Moto {
     fn start() -> Moto {
-        let folder = installed();
+        let folder = tools::install_python(Path::new(env!("CARGO_TARGET_TMPDIR")).join("moto"), MOTO);
         let address = ports::free();
         let mut command = Command::new(folder.join("bin/moto_server"));
         command.args(["-H", "127.0.0.1", "-p", &address.port().to_string()]);
@@ -52,38 +50,13 @@ impl Drop for Moto {
     }
 }
 
-fn installed() -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("moto");
-    let stamp = folder.join("installed");
-    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == MOTO) {
-        return folder;
-    }
-    run(Command::new("python3").args(["-m", "venv"]).arg(&folder));
-    run(Command::new(folder.join("bin/pip")).args(["install", "--quiet", "--disable-pip-version-check", MOTO]));
-    fs::write(stamp, MOTO).expect("the target folder can be written");
-    folder
-}
-
-#[track_caller]
-fn run(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|e| panic!("{command:?} does not start: {e}"));
-    let text = [output.stdout, output.stderr].concat();
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&text));
-}
-
 #[test]
 fn streams_go_to_a_bucket_of_moto_and_come_back_and_leave_it() {
     let moto = Moto::start();
     let _ = Client::new(moto.address).send(Request::put("/weir")).expect(200);
     let mut setup = setup_at(&format!("http://{}", moto.address)).env("WEIR_COLD_FLUSH_AGE_MS", 200);
     let server = setup.start();
-    let mut ledgers: Vec<_> =
-        (0..STREAMS).map(|number| Ledger::new(&format!("/cold/moto-{number}"), RECORD_BYTES)).collect();
-    for ledger in &mut ledgers {
-        ledger.create(&server);
-        append(&server, ledger, RECORDS);
-    }
-    wait_cold(&server, &ledgers);
+    let ledgers = history(&server, "moto", STREAMS, RECORDS, RECORD_BYTES);
     assert!(moto.chunks() > 0, "{URL} has no chunks");
     server.kill();
 

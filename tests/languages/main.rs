@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use weir_testkit::tools::{self, run};
 use weir_testkit::{Client, Request, Setup, wait_until};
 
 /// What each tool is asked for, and what says that it is installed.
@@ -21,33 +22,13 @@ fn example() -> PathBuf {
 }
 
 fn folder(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    fs::create_dir_all(&folder).expect("the target folder can be written");
-    folder
-}
-
-#[track_caller]
-fn run(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|e| panic!("{command:?} does not start: {e}"));
-    let text = [output.stdout, output.stderr].concat();
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&text));
-}
-
-/// Runs `install` unless it has been run for this version.
-fn install(folder: &Path, version: &str, install: impl FnOnce()) {
-    let stamp = folder.join("installed");
-    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == version) {
-        return;
-    }
-    install();
-    fs::write(stamp, version).expect("the target folder can be written");
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
 
 /// Builds a world of `guest.js`.
 fn javascript(world: &str) -> Vec<u8> {
-    let folder = folder("componentize-js");
-    install(&folder, JS, || {
-        run(Command::new("npm").args(["install", "--no-audit", "--no-fund", "--prefix"]).arg(&folder).arg(JS));
+    let folder = tools::install(folder("componentize-js"), JS, |folder| {
+        run(Command::new("npm").args(["install", "--no-audit", "--no-fund", "--prefix"]).arg(folder).arg(JS));
     });
     let out = folder.join(format!("{world}.wasm"));
     let tool = folder.join("node_modules/.bin/componentize-js");
@@ -61,11 +42,7 @@ fn javascript(world: &str) -> Vec<u8> {
 
 /// Builds `validator.py` or `summary.py`.
 fn python(world: &str, options: &[&str]) -> Vec<u8> {
-    let folder = folder("componentize-py");
-    install(&folder, PY, || {
-        run(Command::new("python3").args(["-m", "venv"]).arg(&folder));
-        run(Command::new(folder.join("bin/pip")).args(["install", "--quiet", "--disable-pip-version-check", PY]));
-    });
+    let folder = tools::install_python(folder("componentize-py"), PY);
     let out = folder.join(format!("{world}{}.wasm", options.concat()));
     let tool = folder.join("bin/componentize-py");
     run(Command::new(tool)

@@ -66,8 +66,8 @@ pub struct ColdPacks {
 }
 
 impl Cold {
-    /// A cold tier on `store`, which keeps up to `cache_bytes` of it in memory. Some chunks may be `left_behind` where new ones do
-    /// not go to.
+    /// A cold tier on `store`, which keeps up to `cache_bytes` of it in memory. Some chunks may be `left_behind` where new
+    /// ones do not go to.
     pub fn new(
         store: Arc<dyn ChunkStore>,
         cache_bytes: u64,
@@ -84,23 +84,13 @@ impl Cold {
     ///
     /// # Errors
     /// [`ColdError::Damaged`] when the chunk is not as it was written, [`ColdError::Unavailable`] when the store is not.
-    pub async fn read(
-        &self,
-        part: PartRef,
-        max: ReadMax,
-        is_whole: fn(&Bytes) -> bool,
-    ) -> Result<ColdPacks, ColdError> {
+    pub async fn read(&self, part: PartRef, max: ReadMax, is_whole: fn(&[u8]) -> bool) -> Result<ColdPacks, ColdError> {
         self.run(move |inner| async move {
-            let mut read = inner.read(&part, max, is_whole).await;
-            // It may be as it was written in the store, and wrong here.
-            if let Err(ColdError::Damaged { .. }) = &read {
-                inner.forget(part.chunk).await;
-                read = inner.read(&part, max, is_whole).await;
+            // What is wrong here may be as it was written in the store: it is read from there once more.
+            match inner.read_or_forget(&part, max, is_whole).await {
+                Err(ColdError::Damaged { .. }) => inner.read_or_forget(&part, max, is_whole).await,
+                read => read,
             }
-            if let Err(ColdError::Damaged { .. }) = &read {
-                inner.forget(part.chunk).await;
-            }
-            read
         })
         .await
     }
@@ -136,9 +126,12 @@ impl Cold {
     /// # Errors
     /// Whatever the store says.
     pub async fn chunks(&self, group: GroupId) -> Result<Vec<(ChunkName, u64)>, ColdError> {
-        let objects = self.run(|inner| async move { Ok(inner.store.list().await?) }).await?;
-        let chunks = objects.iter().filter_map(|(object, bytes)| Some((ChunkName::parse(object)?, *bytes)));
-        Ok(chunks.filter(|(name, _)| name.group == group).collect())
+        self.run(move |inner| async move {
+            let objects = inner.store.list().await?;
+            let chunks = objects.iter().filter_map(|(object, bytes)| Some((ChunkName::parse(object)?, *bytes)));
+            Ok(chunks.filter(|(name, _)| name.group == group).collect())
+        })
+        .await
     }
 
     /// Does something on the tier's own runtime, until that is done or nobody waits for it any more.
@@ -155,7 +148,21 @@ impl Cold {
 }
 
 impl Inner {
-    async fn read(&self, part: &PartRef, max: ReadMax, is_whole: fn(&Bytes) -> bool) -> Result<ColdPacks, ColdError> {
+    /// Reads, and keeps nothing of a chunk that is damaged.
+    async fn read_or_forget(
+        &self,
+        part: &PartRef,
+        max: ReadMax,
+        is_whole: fn(&[u8]) -> bool,
+    ) -> Result<ColdPacks, ColdError> {
+        let read = self.read(part, max, is_whole).await;
+        if let Err(ColdError::Damaged { .. }) = &read {
+            self.forget(part.chunk).await;
+        }
+        read
+    }
+
+    async fn read(&self, part: &PartRef, max: ReadMax, is_whole: fn(&[u8]) -> bool) -> Result<ColdPacks, ColdError> {
         let PartRef { chunk, at, incarnation, ref range } = *part;
         let damaged = |reason| ColdError::Damaged { chunk: chunk.object(), position: at.into(), reason };
         let begin = u64::from(at);
@@ -176,7 +183,7 @@ impl Inner {
         let bytes = self.range(chunk, begin.into()..end.into()).await?;
         for pack in &mut packs {
             pack.pos -= begin;
-            if !is_whole(&bytes.slice(pack.pos as usize..(pack.pos + pack.len) as usize)) {
+            if !is_whole(&bytes[pack.pos as usize..(pack.pos + pack.len) as usize]) {
                 return Err(damaged("a pack is not as it was written"));
             }
         }

@@ -79,8 +79,8 @@ pub(crate) fn head(head: &[u8; HEAD_BYTES]) -> Option<(usize, u32)> {
     (len <= INDEX_BYTES_MAX).then_some((len as usize, crc))
 }
 
-/// The first packs that hold bytes of `wanted`, at most `packs_max`, out of an index without its head; `None` when it is not one of this chunk, of this
-/// stream, and of all these bytes.
+/// The first packs that hold bytes of `wanted`, at most `packs_max`, out of an index without its head; `None` when it is not
+/// one of this chunk, of this stream, and of all these bytes.
 pub(crate) fn packs(
     name: ChunkName,
     (body, crc): (&[u8], u32),

@@ -214,8 +214,7 @@ fn check(world: &World, history: &mut History) {
     assert_eq!(world.state.borrow().hot_floor(), model.hot_floor());
     let keys: Vec<String> = (0..SLOTS).flat_map(|slot| model.slot(slot)).map(|s| s.key().to_string()).collect();
     for key in keys {
-        let (bucket, name) = key.split_once('/').expect("a key");
-        let key = StreamKey::new(bucket, name).expect("a valid key");
+        let key = StreamKey::parse(&key).expect("a valid key");
         let expected: u64 = model.stream(&key).expect("listed").tail().position;
         assert_eq!(world.read(&key).len() as u64, expected);
     }

@@ -14,7 +14,8 @@ use crate::node::{DataDir, NodeError};
 
 /// Files that are read or written at a time.
 const THREADS_MAX: usize = 16;
-/// How long somebody else who takes the same bucket at the same time may need from his look at it until he has put his name there.
+/// How long somebody else who takes the same bucket at the same time may need from his look at it until he has put his name
+/// there.
 const RACE: Duration = Duration::from_secs(1);
 
 /// Why the cold tier that is configured cannot be this node's.
@@ -99,10 +100,11 @@ pub(crate) async fn open(
         };
         ColdError::Claim { url: config.url.clone(), endpoint, source }
     };
-    let (mut store, race): (Arc<dyn ChunkStore>, _) = match config.s3() {
+    let location = config.s3();
+    let (mut store, race): (Arc<dyn ChunkStore>, _) = match &location {
         // Nobody else is in the data directory. It may be another one by now, where a file system is not mounted.
         None => (Arc::new(local.clone()), Duration::ZERO),
-        Some(location) => (Arc::new(S3Store::new(&location).map_err(|error| failed(error.into()))?), RACE),
+        Some(location) => (Arc::new(S3Store::new(location).map_err(|error| failed(error.into()))?), RACE),
     };
     let claimed = {
         let store = store.clone();
@@ -112,7 +114,7 @@ pub(crate) async fn open(
         Ok(()) if was_ours => {}
         Ok(()) => data_dir.set_cold_url(&config.url)?,
         // It goes away now and then. What is in the log is there all the same.
-        Err(ClaimError::Store(StoreError::Failed(reason))) if was_ours && config.s3().is_some() => {
+        Err(ClaimError::Store(StoreError::Failed(reason))) if was_ours && location.is_some() => {
             tracing::error!(
                 config.url,
                 reason,
@@ -122,19 +124,13 @@ pub(crate) async fn open(
         }
         Err(error) => return Err(failed(error)),
     }
-    let cold = |store, left_behind| Ok(Some(Cold::new(store, config.cache_bytes, runtime.clone(), left_behind)));
-    if config.s3().is_none() {
-        return cold(store, BTreeSet::new());
+    let mut left_behind = BTreeSet::new();
+    if location.is_some() {
+        let old = local.list().await.map_err(|error| data_dir.cold_failed(io::Error::other(error)))?;
+        left_behind.extend(old.iter().filter_map(|(name, _)| ChunkName::parse(name)));
     }
-    let old = {
-        let local = local.clone();
-        runtime.spawn(async move { local.list().await }).await
-    };
-    let old = old.unwrap_or_else(|_| Err(StoreError::Failed("it has ended".to_string())));
-    let old = old.map_err(|error| data_dir.cold_failed(io::Error::other(error)))?;
-    let left_behind: BTreeSet<ChunkName> = old.iter().filter_map(|(name, _)| ChunkName::parse(name)).collect();
-    match left_behind.is_empty() {
-        true => cold(store, left_behind),
-        false => cold(Arc::new(MovedStore { old: local, new: store }), left_behind),
+    if !left_behind.is_empty() {
+        store = Arc::new(MovedStore { old: local, new: store });
     }
+    Ok(Some(Cold::new(store, config.cache_bytes, runtime.clone(), left_behind)))
 }

@@ -57,8 +57,7 @@ impl Agenda {
         if inner.timers.contains_key(&stream.incarnation) {
             return;
         }
-        let (bucket, name) = key.split_once('/').expect("a stream's key is bucket/name");
-        let key = StreamKey::new(bucket, name).expect("keys were checked when their request came");
+        let key = StreamKey::parse(key).expect("keys were checked when their request came");
         inner.names_bytes += key.as_str().len();
         inner.timers.insert(stream.incarnation, Timer { check_ms, used_ms: 0 });
         inner.due.insert((check_ms, stream.incarnation), Due { group, key });

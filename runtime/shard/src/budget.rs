@@ -23,84 +23,72 @@ pub(crate) const SHARES: usize = 4;
 
 /// The bytes that pages may have at a time. Clones are the same budget.
 #[derive(Clone, Debug)]
-pub struct PageBudget(Arc<Numbers>);
-
-#[derive(Debug)]
-struct Numbers {
-    claimed: AtomicUsize,
+pub struct PageBudget {
+    claimed: Arc<AtomicUsize>,
     /// Of pages that wait for the cold tier.
-    waiting: AtomicUsize,
+    waiting: Arc<AtomicUsize>,
     bytes_max: usize,
 }
 
 impl PageBudget {
     /// Nothing is claimed of `bytes_max`.
     pub fn new(bytes_max: usize) -> PageBudget {
-        PageBudget(Arc::new(Numbers { claimed: AtomicUsize::new(0), waiting: AtomicUsize::new(0), bytes_max }))
+        PageBudget { claimed: Arc::default(), waiting: Arc::default(), bytes_max }
     }
 
     /// What may be claimed at a time, in bytes.
     pub fn bytes_max(&self) -> usize {
-        self.0.bytes_max
+        self.bytes_max
     }
 
     /// What is claimed now, in bytes.
     pub fn claimed(&self) -> usize {
-        self.0.claimed.load(Relaxed)
+        self.claimed.load(Relaxed)
     }
 
     /// What one connection may have of it, in bytes.
     pub(crate) fn share(&self) -> usize {
-        self.0.bytes_max / SHARES
+        self.bytes_max / SHARES
     }
 
     /// The bytes of a page for which up to `asked` are wanted. Where readers that are slow have half of what there is, or a cold
     /// tier that is slow has half of what it may have, pages are small, and so go on for everybody.
     pub(crate) fn page_bytes_max(&self, asked: usize) -> usize {
-        let is_short = self.0.claimed.load(Relaxed) > self.0.bytes_max / 2
-            || self.0.waiting.load(Relaxed) > self.0.bytes_max / WAITING_PART / 2;
+        let is_short =
+            self.claimed() > self.bytes_max / 2 || self.waiting.load(Relaxed) > self.bytes_max / WAITING_PART / 2;
         if is_short { asked.min(SHORT_PAGE_BYTES_MAX) } else { asked }
-    }
-
-    /// Counts `bytes` among those that wait for the cold tier, until the claim is dropped, if there may be so many: what is in
-    /// memory or in the log is read all the same when that does not answer.
-    pub(crate) fn wait(&self, bytes: usize) -> Option<WaitingClaim> {
-        let before = self.0.waiting.fetch_add(bytes, Relaxed);
-        let claim = WaitingClaim { budget: self.clone(), bytes };
-        (before == 0 || before + bytes <= self.0.bytes_max / WAITING_PART).then_some(claim)
     }
 
     /// Claims `bytes`, if there are so many left. A page larger than all there is gets it when nobody else has any.
     pub(crate) fn claim(&self, bytes: usize) -> Option<PageClaim> {
-        let before = self.0.claimed.fetch_add(bytes, Relaxed);
-        let claim = PageClaim { budget: self.clone(), bytes };
-        (before == 0 || before + bytes <= self.0.bytes_max).then_some(claim)
+        PageClaim::of(&self.claimed, bytes, self.bytes_max)
+    }
+
+    /// As [`PageBudget::claim`], for bytes that are waited for: what is in memory or in the log is read all the same when the cold
+    /// tier does not answer.
+    pub(crate) fn wait(&self, bytes: usize) -> Option<PageClaim> {
+        PageClaim::of(&self.waiting, bytes, self.bytes_max / WAITING_PART)
     }
 }
 
 /// A part of the budget, given back when dropped.
 #[derive(Debug)]
 pub struct PageClaim {
-    budget: PageBudget,
+    counted: Arc<AtomicUsize>,
     bytes: usize,
+}
+
+impl PageClaim {
+    fn of(counted: &Arc<AtomicUsize>, bytes: usize, bytes_max: usize) -> Option<PageClaim> {
+        let before = counted.fetch_add(bytes, Relaxed);
+        let claim = PageClaim { counted: counted.clone(), bytes };
+        (before == 0 || before + bytes <= bytes_max).then_some(claim)
+    }
 }
 
 impl Drop for PageClaim {
     fn drop(&mut self) {
-        self.budget.0.claimed.fetch_sub(self.bytes, Relaxed);
-    }
-}
-
-/// A part of what may wait for the cold tier, given back when dropped.
-#[derive(Debug)]
-pub(crate) struct WaitingClaim {
-    budget: PageBudget,
-    bytes: usize,
-}
-
-impl Drop for WaitingClaim {
-    fn drop(&mut self) {
-        self.budget.0.waiting.fetch_sub(self.bytes, Relaxed);
+        self.counted.fetch_sub(self.bytes, Relaxed);
     }
 }
 
@@ -132,7 +120,7 @@ mod tests {
     #[test]
     fn a_claim_is_given_back_with_the_last_of_its_bytes() {
         let budget = PageBudget::new(100);
-        let claimed = || budget.0.claimed.load(Relaxed);
+        let claimed = || budget.claimed();
         let claim = budget.claim(80).expect("there is enough");
         assert!(budget.claim(21).is_none());
         assert_eq!(claimed(), 80, "a refused claim takes nothing");

@@ -56,8 +56,8 @@ pub(crate) struct Core {
     pub(crate) post: Rc<Post>,
     /// None where everything stays in the log.
     pub(crate) cold: Option<Cold>,
-    /// For who writes a group's state down or moves bytes in it from the log to a chunk: each makes the other's steps longer, and a
-    /// state that is written down takes memory.
+    /// For who writes a group's state down or moves bytes in it from the log to a chunk: each makes the other's steps longer,
+    /// and a state that is written down takes memory.
     pub(crate) upkeep: Mutex<()>,
     pub(crate) guests: Rc<Guests>,
     /// On the shard of group 0: buckets whose last change may not have reached every group.

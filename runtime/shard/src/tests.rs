@@ -56,6 +56,11 @@ struct Node {
     config: ShardConfig,
 }
 
+/// A disk for each log of a node.
+fn disks() -> Vec<Arc<dyn Disk>> {
+    (0..TOPOLOGY.wals).map(|_| formed(MemoryDisk::new(64 << 20))).collect()
+}
+
 /// A disk with an empty log in it.
 fn formed(disk: impl Disk) -> Arc<dyn Disk> {
     Wal::form(&disk, 1).expect("an empty disk takes a log");
@@ -64,8 +69,7 @@ fn formed(disk: impl Disk) -> Arc<dyn Disk> {
 
 impl Node {
     async fn start() -> Node {
-        let disks = (0..TOPOLOGY.wals).map(|_| formed(MemoryDisk::new(64 << 20))).collect();
-        Node::start_on(disks, config()).await
+        Node::start_on(disks(), config()).await
     }
 
     async fn start_on(disks: Vec<Arc<dyn Disk>>, config: ShardConfig) -> Node {
@@ -505,8 +509,7 @@ fn a_large_body_is_read_in_small_pages_from_memory_and_from_disk() {
         let key = key("s");
         let in_memory = ShardConfig { wal: WalConfig { cache_bytes: 16 << 20, ..config().wal }, ..config() };
         for config in [in_memory, config()] {
-            let disks = (0..TOPOLOGY.wals).map(|_| formed(MemoryDisk::new(64 << 20))).collect();
-            let node = Node::start_on(disks, config).await;
+            let node = Node::start_on(disks(), config).await;
             let expected = create_with_messages(&node, &key, 400_000).await;
             let (mut from, mut content) = (ReadFrom::Start, String::new());
             loop {
@@ -562,8 +565,7 @@ fn a_page_has_a_bounded_number_of_pieces_and_keeps_no_more_than_is_claimed() {
             pages: pages.clone(),
             ..config()
         };
-        let disks = (0..TOPOLOGY.wals).map(|_| formed(MemoryDisk::new(64 << 20))).collect();
-        let node = Node::start_on(disks, config()).await;
+        let node = Node::start_on(disks(), config()).await;
         // Of two streams, so that most packs of one are not near the next in an entry.
         let (first, second) = (key("s"), (0..).map(|i| key(&format!("s{i}"))));
         let mut second = second.filter(|second| second.slot().index() % 2 == first.slot().index() % 2);
@@ -626,17 +628,16 @@ fn a_body_in_pieces_is_one_record_or_one_json_value() {
     });
 }
 
-/// The address of a stream that a shard owns.
-fn key_of(node: &Node, shard: ShardId, prefix: &str) -> StreamKey {
+/// The address of a stream in a group.
+fn key_in(group: GroupId, prefix: &str) -> StreamKey {
     let mut keys = (0..).map(|i| key(&format!("{prefix}{i}")));
-    keys.find(|key| node.near(key).0.id == shard).expect("there are many")
+    keys.find(|key| TOPOLOGY.group_of(key.slot()) == group).expect("there are many")
 }
 
 #[test]
 fn a_large_body_is_cut_elsewhere_and_what_that_takes_is_counted() {
     run(async {
-        let disks = (0..TOPOLOGY.wals).map(|_| formed(MemoryDisk::new(64 << 20))).collect();
-        let node = Node::start_on(disks, ShardConfig { in_flight_bytes_max: 2 << 20, ..config() }).await;
+        let node = Node::start_on(disks(), ShardConfig { in_flight_bytes_max: 2 << 20, ..config() }).await;
         let (json, text) = (key("json"), key("text"));
         create_with_messages(&node, &json, 1).await;
         node.create(&text, Expiry::Never).await;
@@ -665,7 +666,7 @@ fn a_large_body_is_cut_elsewhere_and_what_that_takes_is_counted() {
             let (content_type, expiry) = ("application/json".into(), Expiry::Never);
             let body = Bytes::from(digits.clone()).into();
             let request = CreateRequest { content_type, expiry, closed: false, body, condition: None };
-            let created = key_of(&node, node.near(&json).0.id, name);
+            let created = key_in(TOPOLOGY.group_of(json.slot()), name);
             shard.create(created, request).await.expect("alone, it may have more");
         }
         assert_eq!(node.near(&json).stats().in_flight_bytes, 0);
@@ -997,8 +998,7 @@ fn a_full_disk_refuses_until_there_is_space_again() {
 #[test]
 fn beyond_the_hot_index_writes_are_refused_until_streams_go() {
     run(async {
-        let disks = (0..TOPOLOGY.wals).map(|_| formed(MemoryDisk::new(64 << 20))).collect();
-        let node = Node::start_on(disks, ShardConfig { hot_index_bytes_max: 256 << 10, ..config() }).await;
+        let node = Node::start_on(disks(), ShardConfig { hot_index_bytes_max: 256 << 10, ..config() }).await;
         let keys = || (0..).map(|i| key(&format!("{i:0900}"))).filter(|key| node.near(key).0.id == ShardId(0));
         let create = async |key: StreamKey| {
             let request = CreateRequest {
@@ -1035,9 +1035,8 @@ fn beyond_the_hot_index_writes_are_refused_until_streams_go() {
 #[test]
 fn beyond_the_wal_budget_appends_are_refused_and_reads_go_on() {
     run(async {
-        let disks = (0..TOPOLOGY.wals).map(|_| formed(MemoryDisk::new(64 << 20))).collect();
         let wal = WalConfig { budget_bytes: 16 << 20, ..config().wal };
-        let node = Node::start_on(disks, ShardConfig { wal, ..config() }).await;
+        let node = Node::start_on(disks(), ShardConfig { wal, ..config() }).await;
         let key = key("s");
         node.create(&key, Expiry::Never).await;
         let body = "x".repeat(512 << 10);
@@ -1124,8 +1123,7 @@ impl Node {
     async fn start_cold(config: ShardConfig) -> (Node, ChunkMemory) {
         let chunks = ChunkMemory::default();
         let cold = Cold::new(Arc::new(chunks.clone()), 4 << 20, tokio::runtime::Handle::current(), BTreeSet::new());
-        let disks = (0..TOPOLOGY.wals).map(|_| formed(MemoryDisk::new(64 << 20))).collect();
-        (Node::start_with(disks, Some(cold), config).await, chunks)
+        (Node::start_with(disks(), Some(cold), config).await, chunks)
     }
 
     /// All of a stream, in pages of at most `bytes_max`.
@@ -1337,12 +1335,6 @@ impl ChunkStore for Absent {
     }
 }
 
-/// A key of the group.
-fn key_in(node: &Node, group: GroupId, prefix: &str) -> StreamKey {
-    let mut keys = (0..).map(|n| key(&format!("{prefix}-{n}")));
-    keys.find(|key| node.shards[0].0.topology.group_of(key.slot()) == group).expect("every group has some")
-}
-
 /// A small log, of the smallest number of segments.
 fn small_wal() -> ShardConfig {
     ShardConfig { wal: WalConfig { budget_bytes: 16 << 20, ..config().wal }, ..config() }
@@ -1351,7 +1343,7 @@ fn small_wal() -> ShardConfig {
 /// Writes streams to one group, `appends` times `body` each, and deletes them: the log is written many times over.
 async fn write_and_delete(node: &Node, body: &str, streams: usize, appends: usize) {
     for n in 0..streams {
-        let passing = key_in(node, GroupId(0), &format!("passing-{n}"));
+        let passing = key_in(GroupId(0), &format!("passing-{n}-"));
         node.create(&passing, Expiry::Never).await;
         for _ in 0..appends {
             let begun = std::time::Instant::now();
@@ -1368,8 +1360,7 @@ async fn write_and_delete(node: &Node, body: &str, streams: usize, appends: usiz
 fn groups_that_are_idle_keep_no_log_from_giving_room() {
     run(async {
         const { assert!(TOPOLOGY.groups > TOPOLOGY.wals, "each log has an idle group") };
-        let node =
-            Node::start_on((0..TOPOLOGY.wals).map(|_| formed(MemoryDisk::new(64 << 20))).collect(), small_wal()).await;
+        let node = Node::start_on(disks(), small_wal()).await;
         write_and_delete(&node, &"x".repeat(256 << 10), 30, 8).await;
     });
 }
@@ -1377,8 +1368,7 @@ fn groups_that_are_idle_keep_no_log_from_giving_room() {
 #[test]
 fn small_records_fill_a_log_by_what_they_take_there() {
     run(async {
-        let node =
-            Node::start_on((0..TOPOLOGY.wals).map(|_| formed(MemoryDisk::new(64 << 20))).collect(), small_wal()).await;
+        let node = Node::start_on(disks(), small_wal()).await;
         write_and_delete(&node, "x", 50, 200).await;
         let (cold, _) = Node::start_cold(small_wal()).await;
         write_and_delete(&cold, "x", 50, 200).await;
@@ -1388,9 +1378,8 @@ fn small_records_fill_a_log_by_what_they_take_there() {
 #[test]
 fn a_full_log_takes_deletes_and_has_room_then() {
     run(async {
-        let node =
-            Node::start_on((0..TOPOLOGY.wals).map(|_| formed(MemoryDisk::new(64 << 20))).collect(), small_wal()).await;
-        let large = key_in(&node, GroupId(0), "large");
+        let node = Node::start_on(disks(), small_wal()).await;
+        let large = key_in(GroupId(0), "large");
         node.create(&large, Expiry::Never).await;
         for len in [512 << 10, 64 << 10, 4 << 10, 1] {
             let body = "x".repeat(len);
@@ -1399,7 +1388,7 @@ fn a_full_log_takes_deletes_and_has_room_then() {
             assert!(matches!(refused, Err(ShardError::Limit(Limit::WalBudget))), "{refused:?}");
         }
         node.far(&large).delete(large.clone(), None).await.expect("a delete gives room");
-        let other = key_in(&node, GroupId(0), "other");
+        let other = key_in(GroupId(0), "other");
         until("there is room again", || node.sum(|stats| stats.wals[0].used_bytes) < 8 << 20).await;
         node.create(&other, Expiry::Never).await;
         node.append(&other, "x").await.expect("appends");
@@ -1411,9 +1400,8 @@ fn a_log_that_was_filled_while_the_store_was_away_is_emptied_when_it_is_back() {
     run(async {
         let absent = Absent::default();
         let cold = Cold::new(Arc::new(absent.clone()), 4 << 20, tokio::runtime::Handle::current(), BTreeSet::new());
-        let disks = (0..TOPOLOGY.wals).map(|_| formed(MemoryDisk::new(64 << 20))).collect();
         let config = ShardConfig { hot_index_bytes_max: 1 << 30, ..small_wal() };
-        let node = Node::start_with(disks, Some(cold), config).await;
+        let node = Node::start_with(disks(), Some(cold), config).await;
         absent.is_away.store(true, Ordering::Relaxed);
         // Records that are hardly longer than what is said of their streams when they go.
         let keys: Vec<StreamKey> = (0..3000).map(|n| key(&format!("{n}-{}", "n".repeat(200)))).collect();

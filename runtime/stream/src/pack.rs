@@ -57,6 +57,11 @@ impl<'a> Pack<'a> {
         Ok(Pack { count, ends, payload })
     }
 
+    /// Whether `bytes` are a pack as it was written; see [`Pack::check`].
+    pub fn is_whole(bytes: &[u8]) -> bool {
+        Pack::check(bytes).is_ok()
+    }
+
     /// Looks at a pack that was read back by itself: at its checksum and its record ends, too.
     ///
     /// # Errors

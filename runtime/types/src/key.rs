@@ -70,6 +70,15 @@ impl StreamKey {
         Ok(StreamKey { text: text.into_boxed_str(), bucket_bytes: bucket.len() as u8, hash })
     }
 
+    /// Reads `bucket/name`, as [`StreamKey::as_str`] gives it.
+    ///
+    /// # Errors
+    /// [`KeyError`] names the part that is refused; [`KeyError::Name`] when there is no slash.
+    pub fn parse(text: &str) -> Result<StreamKey, KeyError> {
+        let (bucket, name) = cut_at_slash(text).ok_or(KeyError::Name)?;
+        StreamKey::new(bucket, name)
+    }
+
     /// The hash of `bucket/name`. Part of the data format (it decides the slot): XXH3, 64 bits, no seed.
     pub fn hash_of(text: &str) -> u64 {
         xxhash_rust::xxh3::xxh3_64(text.as_bytes())
@@ -183,6 +192,8 @@ mod tests {
         let key = StreamKey::new("demo", "orders/7").expect("a valid address");
         assert_eq!((key.bucket(), key.name()), ("demo", "orders/7"));
         assert_eq!(key.hash(), StreamKey::hash_of("demo/orders/7"));
+        assert_eq!(StreamKey::parse(key.as_str()), Ok(key));
+        assert_eq!(StreamKey::parse("demo"), Err(KeyError::Name));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! - [`sse`]: one live read, event by event.
 //! - [`guests`]: modules to upload, good and bad.
 //! - [`npm`]: scripts for node, and the packages that they are pinned to.
+//! - [`tools`]: other programs, pinned and installed below `target/`.
 //! - [`watch`]: its metrics, and waiting for something.
 //! - [`ports`]: loopback ports that nothing else is about to take.
 //! - [`s3`]: an S3 server that does what it is told, also wrong.
@@ -20,6 +21,7 @@ pub mod ports;
 pub mod s3;
 pub mod server;
 pub mod sse;
+pub mod tools;
 pub mod watch;
 
 pub use guests::{compile_bomb, guest, leb, section};

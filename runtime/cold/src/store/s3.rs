@@ -96,18 +96,17 @@ impl S3Store {
         parts.next().is_none().then_some(name)
     }
 
-    /// Reads a range, or `None` when the object ends before it.
-    async fn get_range(&self, path: &Path, range: Range<u64>) -> Result<Option<Bytes>, object_store::Error> {
+    /// Reads a range; what lies behind the object's end is left out.
+    async fn get_range(&self, path: &Path, range: Range<u64>) -> Result<Bytes, object_store::Error> {
         let options = GetOptions::new().with_range(Some(range.clone()));
         let read = async { self.store.get_opts(path, options).await?.bytes().await };
         match read.await {
-            Ok(bytes) => Ok(Some(bytes)),
-            // An object that is too short is refused as if the store had failed.
+            // An object that ends before the range is refused as if the store had failed.
             Err(error @ object_store::Error::Generic { .. }) => match self.store.head(path).await {
-                Ok(found) if found.size <= range.start => Ok(None),
+                Ok(found) if found.size <= range.start => Ok(Bytes::new()),
                 _ => Err(error),
             },
-            Err(error) => Err(error),
+            read => read,
         }
     }
 }
@@ -120,7 +119,7 @@ impl ChunkStore for S3Store {
 
     fn get<'a>(&'a self, object: &'a str, range: Range<u64>) -> BoxFuture<'a, Result<Bytes, StoreError>> {
         let path = self.path(object);
-        within(GET_TIMEOUT, object, async move { Ok(self.get_range(&path, range).await?.unwrap_or_default()) })
+        within(GET_TIMEOUT, object, async move { self.get_range(&path, range).await })
     }
 
     fn delete<'a>(&'a self, object: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {

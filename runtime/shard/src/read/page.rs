@@ -307,7 +307,7 @@ impl Plan {
         let read = |part: PartRef| async move {
             let bytes = page_end.saturating_sub(part.range.start) as usize;
             let (chunk, end) = (part.chunk, part.range.end);
-            cold.read(part, ReadMax { bytes, packs: PIECES_MAX }, is_whole).await.map(|read| (chunk, end, read))
+            cold.read(part, ReadMax { bytes, packs: PIECES_MAX }, Pack::is_whole).await.map(|read| (chunk, end, read))
         };
         let mut reads = iter(std::mem::take(&mut self.cold)).map(read).buffered(COLD_READS);
         while let Some((chunk, end, read)) = reads.try_next().await? {
@@ -507,9 +507,4 @@ fn join(payloads: &[Bytes]) -> Bytes {
 pub(crate) fn corrupt(extent: &Extent, reason: &str) -> ShardError {
     tracing::error!(index = extent.index, reason, "a stored frame is damaged");
     ShardError::Corrupt(Arc::from(format!("entry {}: {reason}", extent.index)))
-}
-
-/// Whether a pack that was in the cold tier is what was put there.
-fn is_whole(pack: &Bytes) -> bool {
-    Pack::check(pack).is_ok()
 }

@@ -69,9 +69,8 @@ struct Load {
 pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>, maker: Rc<Maker>) {
     // What is in the log now is as old as this, at least.
     let floor = group.state.borrow().hot_floor().map(|floor| (floor, Instant::now()));
-    let (core, group) = (&core, &group);
-    let mut flusher = Flusher { core: core.clone(), group: group.clone(), maker, floor, old_upto: None };
-    while !group.has_failed() {
+    let mut flusher = Flusher { core, group, maker, floor, old_upto: None };
+    while !flusher.group.has_failed() {
         if !flusher.is_due() {
             tokio::time::sleep(LOOK_EVERY).await;
             continue;
@@ -79,10 +78,10 @@ pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>, maker: Rc<Maker>)
         match flusher.flush().await {
             Ok(true) => {}
             Ok(false) => tokio::time::sleep(LOOK_EVERY).await,
-            Err(_) if group.has_failed() => {}
+            Err(_) if flusher.group.has_failed() => {}
             Err(error) => {
-                add(&core.stats.flushes_failed, 1);
-                let group = group.id.0;
+                add(&flusher.core.stats.flushes_failed, 1);
+                let group = flusher.group.id.0;
                 tracing::warn!(group, ?error, "bytes cannot go to the cold tier: the log grows until they can");
                 tokio::time::sleep(AGAIN_AFTER).await;
             }
@@ -122,8 +121,10 @@ impl Flusher {
         if pieces.is_empty() {
             return Ok(false);
         }
-        let has_more = load.bytes >= bytes_max || load.is_full();
-        let made = self.maker.make(load.bytes, pieces).await?;
+        let (bytes, has_more) = (load.bytes, load.bytes >= bytes_max || load.is_full());
+        // What the pieces do not need of the entries is not kept while the chunk is put.
+        drop(load);
+        let made = self.maker.make(bytes, pieces).await?;
         add(&self.core.stats.flushes, 1);
         add(&self.core.stats.flushed_bytes, made.bytes);
         Ok(has_more && made.pieces > 0)
@@ -214,8 +215,7 @@ async fn pieces(group: &LocalGroup, load: &Load, upto: u64) -> Vec<Piece> {
     let mut pieces = Vec::new();
     let mut left = PACKS_PER_TURN;
     for (key, incarnation) in &load.streams {
-        let (bucket, name) = key.split_once('/').expect("a stream's key is bucket/name");
-        let key = StreamKey::new(bucket, name).expect("keys were checked when their request came");
+        let key = StreamKey::parse(key).expect("keys were checked when their request came");
         let start = group.state.borrow().stream(&key).map_or(0, Stream::hot_begin);
         let mut piece = Piece { key, incarnation: Incarnation(*incarnation), start, end: start, packs: Vec::new() };
         left = left.saturating_sub(STREAM_PACKS);

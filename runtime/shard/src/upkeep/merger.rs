@@ -11,13 +11,12 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::iter;
 use weir_cold::{Cold, ColdError, PackIn, PartRef, ReadMax};
 use weir_stream::{Chunk, Group, PARTS_MAX, Pack, Piece as Found, Stream};
+use weir_types::StreamKey;
 use weir_types::limits::SLOTS;
-use weir_types::{Incarnation, StreamKey};
 
 use crate::core::Core;
 use crate::message::ShardError;
@@ -50,7 +49,7 @@ const READ_MAX: ReadMax = ReadMax { bytes: 1 << 20, packs: 16_384 };
 #[derive(Debug)]
 struct Move {
     key: StreamKey,
-    incarnation: Incarnation,
+    /// At least one, all of one life.
     parts: Vec<PartRef>,
 }
 
@@ -159,8 +158,7 @@ impl Load {
     }
 
     fn add(&mut self, group: &LocalGroup, state: &Group, stream: &Stream, range: Range<u64>) {
-        let (bucket, name) = stream.key().split_once('/').expect("a stream's key is bucket/name");
-        let key = StreamKey::new(bucket, name).expect("keys were checked when their request came");
+        let key = StreamKey::parse(stream.key()).expect("keys were checked when their request came");
         let mut parts = Vec::new();
         for piece in stream.pieces_from(range.start) {
             let Found::Cold { start, end, chunk, at } = piece else { break };
@@ -173,7 +171,7 @@ impl Load {
         self.bytes += range.end - range.start;
         self.parts_bytes += key.as_str().len() + PART_BYTES;
         self.runs += parts.len();
-        self.moves.push(Move { key, incarnation: stream.incarnation(), parts });
+        self.moves.push(Move { key, parts });
     }
 
     fn is_full(&self) -> bool {
@@ -187,7 +185,7 @@ impl Load {
 /// Reads what is to be moved, and makes a chunk of it. What is damaged stays where it is.
 async fn carry_out(core: &Core, cold: &Cold, maker: &Maker, mut load: Load) -> Result<(), ShardError> {
     // In the order in which they lie in the first chunk, so each of its blocks is read once.
-    load.moves.sort_by_key(|of| of.parts.first().map(|part| (part.chunk, part.at)));
+    load.moves.sort_by_key(|of| (of.parts[0].chunk, of.parts[0].at));
     let mut reads = iter(load.moves).map(|of| read(cold, of)).buffered(READS);
     let (mut pieces, mut damaged) = (Vec::new(), Vec::new());
     while let Some(read) = reads.next().await {
@@ -211,13 +209,13 @@ async fn carry_out(core: &Core, cold: &Cold, maker: &Maker, mut load: Load) -> R
 }
 
 async fn read(cold: &Cold, of: Move) -> Result<Piece, ColdError> {
-    let Move { key, incarnation, parts } = of;
-    let start = parts.first().expect("there is something to be moved").range.start;
+    let Move { key, parts } = of;
+    let PartRef { incarnation, range: Range { start, .. }, .. } = parts[0];
     let mut piece = Piece { key, incarnation, start, end: start, packs: Vec::new() };
     for part in parts {
         while piece.end < part.range.end {
             let rest = PartRef { range: piece.end..part.range.end, ..part.clone() };
-            let read = cold.read(rest, READ_MAX, |pack: &Bytes| Pack::check(pack).is_ok()).await?;
+            let read = cold.read(rest, READ_MAX, Pack::is_whole).await?;
             for pack in &read.packs {
                 // Packs are moved whole.
                 if pack.start != piece.end || pack.end > part.range.end {
@@ -243,6 +241,7 @@ mod tests {
         BatchBuilder, BucketTold, ChunkId, Command, EncodedBindings, EncodedParts, Expiry, KeyRef, Limits, Part,
         Records, Reply, Split,
     };
+    use weir_types::Incarnation;
 
     use super::*;
 
