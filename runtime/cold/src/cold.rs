@@ -3,20 +3,24 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use moka::future::Cache;
 use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinSet;
 use weir_types::{GroupId, Incarnation};
 
 use crate::error::ColdError;
 use crate::index::{self, HEAD_BYTES, PackAt};
 use crate::name::ChunkName;
-use crate::store::{ChunkStore, StoreError};
+use crate::store::{ChunkStore, CountedStore, StoreError, StoreStats};
 
 /// What is read from the store, and kept, at once.
 const BLOCK_BYTES: u64 = 1 << 20;
+/// Chunks that are put at a time, by all shards: more would only share the line, and all of them take too long on a thin one.
+const PUTS_MAX: usize = 4;
 
 /// The cold tier of a node. Clones are the same; every call may be made on any thread, and does its work on the runtime that
 /// it was made with.
@@ -27,11 +31,26 @@ pub struct Cold {
 }
 
 struct Inner {
-    store: Arc<dyn ChunkStore>,
+    store: Arc<CountedStore>,
     /// Blocks of objects, by object and number. Who waits for the same one waits for one read of it.
     blocks: Cache<(ChunkName, u32), Bytes>,
+    /// Blocks that were there when they were asked for.
+    hits: AtomicU64,
     /// Chunks in a store that new ones do not go to.
     left_behind: BTreeSet<ChunkName>,
+    puts: Semaphore,
+    merging: Semaphore,
+}
+
+/// What the node has asked of its cold tier since the process began.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ColdStats {
+    /// What the store was asked.
+    pub store: StoreStats,
+    /// Blocks that were read from memory, where they had been kept. The others were got from the store.
+    pub cache_hits: u64,
+    /// Bytes that are kept.
+    pub cache_bytes: u64,
 }
 
 /// Bytes of a stream in a chunk.
@@ -76,7 +95,27 @@ impl Cold {
     ) -> Cold {
         let weigh = |_: &_, block: &Bytes| u32::try_from(block.len()).unwrap_or(u32::MAX);
         let blocks = Cache::builder().max_capacity(cache_bytes).weigher(weigh).build();
-        Cold { inner: Arc::new(Inner { store, blocks, left_behind }), runtime }
+        let store = Arc::new(CountedStore::new(store));
+        Cold {
+            inner: Arc::new(Inner {
+                store,
+                blocks,
+                hits: AtomicU64::new(0),
+                left_behind,
+                puts: Semaphore::new(PUTS_MAX),
+                merging: Semaphore::new(1),
+            }),
+            runtime,
+        }
+    }
+
+    /// What was asked of it so far.
+    pub fn stats(&self) -> ColdStats {
+        ColdStats {
+            store: self.inner.store.stats(),
+            cache_hits: self.inner.hits.load(Ordering::Relaxed),
+            cache_bytes: self.inner.blocks.weighted_size(),
+        }
     }
 
     /// Reads the packs that hold bytes of `part`: those that end within `max` bytes of its begin, and not more than `max` packs,
@@ -110,7 +149,17 @@ impl Cold {
     /// # Errors
     /// Whatever the store says.
     pub async fn put(&self, name: ChunkName, bytes: Bytes) -> Result<(), ColdError> {
-        self.run(move |inner| async move { Ok(inner.store.put(&name.object(), bytes).await?) }).await
+        self.run(move |inner| async move {
+            let _turn = inner.puts.acquire().await.expect("it is never closed");
+            Ok(inner.store.put(&name.object(), bytes).await?)
+        })
+        .await
+    }
+
+    /// A turn for who reads much of many chunks: one at a time, or they throw each other's blocks out of the cache. It lasts until
+    /// it is dropped.
+    pub async fn merging(&self) -> SemaphorePermit<'_> {
+        self.inner.merging.acquire().await.expect("it is never closed")
     }
 
     /// Deletes a chunk, if it is there.
@@ -232,6 +281,8 @@ impl Inner {
         if block.is_fresh() {
             // Else others are thrown out only some time later.
             self.blocks.run_pending_tasks().await;
+        } else {
+            self.hits.fetch_add(1, Ordering::Relaxed);
         }
         Ok(block.into_value())
     }

@@ -16,8 +16,10 @@ mod name;
 pub mod store;
 
 pub use chunk::ChunkBuilder;
-pub use cold::{Cold, ColdPacks, PartRef, ReadMax};
+pub use cold::{Cold, ColdPacks, ColdStats, PartRef, ReadMax};
 pub use error::ColdError;
 pub use index::{PackAt, PackIn};
 pub use name::ChunkName;
-pub use store::{ChunkStore, ClaimedStore, LocalStore, MemoryStore, MovedStore, S3Location, S3Store, StoreError};
+pub use store::{
+    ChunkStore, ClaimedStore, LocalStore, MemoryStore, MovedStore, S3Location, S3Store, StoreError, StoreStats,
+};

@@ -1,6 +1,7 @@
 //! Where chunks are kept. A store needs to do four things, none of them conditionally.
 
 mod claimed;
+mod counted;
 mod local;
 mod memory;
 mod moved;
@@ -12,6 +13,8 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 pub use claimed::ClaimedStore;
+pub(crate) use counted::CountedStore;
+pub use counted::StoreStats;
 pub use local::LocalStore;
 pub use memory::MemoryStore;
 pub use moved::MovedStore;
@@ -32,6 +35,21 @@ pub enum StoreError {
     /// It does not answer, or not as it should.
     #[error("{0}")]
     Failed(String),
+}
+
+impl StoreError {
+    /// What kinds there are, as metrics call them.
+    pub const KINDS: [&str; 4] = ["missing", "no_bucket", "denied", "failed"];
+
+    /// Which of [`StoreError::KINDS`] it is.
+    pub(crate) fn kind(&self) -> usize {
+        match self {
+            StoreError::Missing(_) => 0,
+            StoreError::NoBucket => 1,
+            StoreError::Denied(_) => 2,
+            StoreError::Failed(_) => 3,
+        }
+    }
 }
 
 /// Objects by flat names. Its futures run on the cold tier's own runtime.

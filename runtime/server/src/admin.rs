@@ -20,6 +20,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use weir_cold::Cold;
 use weir_http::HttpStats;
 use weir_shard::{Address, ShardConfig, ShardStats, Topology};
 use weir_wasm::Host;
@@ -33,6 +34,8 @@ use crate::turns::Turns;
 
 /// How long a shard may take to say how it is. Longer than any batch, shorter than any probe's patience.
 const STATS_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long bytes may wait for the cold tier beyond twice what is configured before that is told.
+const FLUSH_GRACE: Duration = Duration::from_secs(60);
 
 /// How far the process is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +71,8 @@ pub(crate) struct Admin {
     pub(crate) shard_config: ShardConfig,
     /// The node's modules.
     pub(crate) modules: Host,
+    /// The cold tier, if there is one.
+    pub(crate) cold: Option<Cold>,
     /// Where the node's data is, if it is on a disk.
     pub(crate) data_dir: Option<Arc<DataDir>>,
 }
@@ -89,7 +94,14 @@ async fn readyz(State(admin): State<Admin>) -> (StatusCode, String) {
         Phase::Recovering(shards) => {
             shards.into_iter().map(|shard| format!("shard {shard} is reading its logs")).collect()
         }
-        Phase::Serving(_) => missing(&stats(&admin.shards).await),
+        Phase::Serving(_) => {
+            let stats = stats(&admin.shards).await;
+            let missing = missing(&stats);
+            if missing.is_empty() {
+                return (StatusCode::OK, "ok\n".to_string() + &behind(&stats, admin.shard_config.flush_age));
+            }
+            missing
+        }
         Phase::Stopping => vec!["the server is stopping".to_string()],
     };
     match missing.as_slice() {
@@ -105,7 +117,7 @@ async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
     // Who is reading its logs does not read its mail.
     let shards = if recovering { vec![None; admin.shards.len()] } else { stats(&admin.shards).await };
     let machine = machine(admin.data_dir, admin.modules).await;
-    let Admin { started, topology, connections, turns, http, config, shard_config, .. } = admin;
+    let Admin { started, topology, connections, turns, http, config, shard_config, cold, .. } = admin;
     let snapshot = Snapshot {
         uptime: started.elapsed(),
         ready,
@@ -116,6 +128,7 @@ async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
         http,
         config,
         shard_config,
+        cold: cold.map(|cold| cold.stats()),
         machine,
     };
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], snapshot.text())
@@ -164,9 +177,35 @@ fn missing(shards: &[Option<ShardStats>]) -> Vec<String> {
     shards.iter().enumerate().filter_map(of_shard).collect()
 }
 
+/// Says so, in a line, when the cold tier does not keep up.
+fn behind(shards: &[Option<ShardStats>], flush_age: Duration) -> String {
+    let shards = shards.iter().flatten();
+    let wait = shards.clone().map(|stats| stats.flush_wait).max().unwrap_or_default();
+    if wait < 2 * flush_age + FLUSH_GRACE {
+        return String::new();
+    }
+    let bytes: u64 = shards.map(|stats| stats.hot_bytes).sum();
+    format!(
+        "the cold tier is behind: {bytes} bytes are in the logs only, the oldest have waited for {} s; \
+         weir_cold_errors_total at /metrics says what its store refuses\n",
+        wait.as_secs()
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cold_tier_that_does_not_keep_up_is_told_of() {
+        let of = |seconds| {
+            Some(ShardStats { hot_bytes: 7, flush_wait: Duration::from_secs(seconds), ..ShardStats::default() })
+        };
+        let age = Duration::from_secs(600);
+        assert_eq!(behind(&[of(0), None, of(1250)], age), "");
+        let told = behind(&[of(0), None, of(1300)], age);
+        assert!(told.contains("14 bytes") && told.contains("1300 s") && told.ends_with('\n'), "{told}");
+    }
 
     #[test]
     fn what_is_missing_is_named() {

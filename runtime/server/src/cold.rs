@@ -85,8 +85,10 @@ pub(crate) async fn open(
 ) -> Result<Option<Cold>, ColdError> {
     let Some(data_dir) = data_dir else { return Ok(None) };
     let known = data_dir.cold_url()?;
-    let was_ours = known.as_deref() == Some(&config.url);
-    if let Some(known) = known.filter(|known| ColdConfig::is_s3(known) && *known != config.url) {
+    // A slash at the end makes no other bucket or prefix of it.
+    let url = config.url.trim_end_matches('/');
+    let was_ours = known.as_deref() == Some(url);
+    if let Some(known) = known.filter(|known| ColdConfig::is_s3(known) && known != url) {
         return Err(ColdError::Moved { configured: config.url.clone(), known });
     }
     if !config.is_on() {
@@ -112,7 +114,7 @@ pub(crate) async fn open(
     };
     match claimed.unwrap_or_else(|_| Err(StoreError::Failed("it has ended".to_string()).into())) {
         Ok(()) if was_ours => {}
-        Ok(()) => data_dir.set_cold_url(&config.url)?,
+        Ok(()) => data_dir.set_cold_url(url)?,
         // It goes away now and then. What is in the log is there all the same.
         Err(ClaimError::Store(StoreError::Failed(reason))) if was_ours && location.is_some() => {
             tracing::error!(

@@ -12,6 +12,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, prometheus_text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
+use weir_cold::{ColdStats, StoreError};
 use weir_http::HttpStats;
 use weir_shard::{Limit, ShardConfig, ShardStats, Standing, Topology};
 use weir_storage::WalStats;
@@ -94,6 +95,11 @@ const SHARD_FAMILIES: &[Family<ShardStats>] = &[
         "weir_cold_flushes_failed_total",
         "Times that bytes could not be moved to the cold tier. They are tried again; the log grows meanwhile.",
         |s| s.flushes_failed as f64,
+    ),
+    (
+        "weir_cold_flush_wait_seconds",
+        "How long the oldest bytes in a log have been the next to go to the cold tier. Much above cold.flush_age_ms, it is behind.",
+        |s| s.flush_wait.as_secs_f64(),
     ),
     (
         "weir_cold_reads_damaged_total",
@@ -187,6 +193,20 @@ const PROCESS_FAMILIES: &[Family<Process>] = &[
     }),
     ("process_threads", "Threads of the server.", |p| p.threads as f64),
     ("process_start_time_seconds", "When the server began, in seconds since 1970.", |p| p.started_seconds),
+];
+
+const COLD_FAMILIES: &[Family<ColdStats>] = &[
+    ("weir_cold_puts_total", "Objects put into the cold tier's store.", |c| c.store.puts as f64),
+    ("weir_cold_put_bytes_total", "Bytes of these objects.", |c| c.store.put_bytes as f64),
+    ("weir_cold_gets_total", "Ranges of objects read from the store: blocks that were not kept in memory.", |c| {
+        c.store.gets as f64
+    }),
+    ("weir_cold_got_bytes_total", "Bytes of these ranges.", |c| c.store.got_bytes as f64),
+    ("weir_cold_deletes_total", "Objects deleted from the store.", |c| c.store.deletes as f64),
+    ("weir_cold_cache_hits_total", "Blocks that were read from memory and not from the store.", |c| {
+        c.cache_hits as f64
+    }),
+    ("weir_cold_cache_bytes", "Memory of blocks that are kept. It may be cold.cache_bytes.", |c| c.cache_bytes as f64),
 ];
 
 /// A family with one histogram per `T`.
@@ -309,6 +329,8 @@ pub(crate) struct Snapshot {
     pub(crate) config: Arc<Config>,
     /// What each shard has of it.
     pub(crate) shard_config: ShardConfig,
+    /// What the cold tier was asked, if there is one.
+    pub(crate) cold: Option<ColdStats>,
     /// What the system says.
     pub(crate) machine: Machine,
 }
@@ -347,6 +369,7 @@ impl Collector for Snapshot {
         let help = "Time from the start until the server took connections: the logs were read by then.";
         page.family("weir_ready_seconds", help, self.ready.map(|ready| (Labels::new(), ready.as_secs_f64())))?;
         self.encode_machine(&mut page)?;
+        self.encode_cold(&mut page)?;
         self.encode_connections(&mut page)?;
         self.encode_http(&mut page)?;
         let up = self.shards.iter().enumerate();
@@ -429,6 +452,15 @@ impl Snapshot {
         page.family("weir_disk_size_bytes", help, value(disk_bytes.map(|(_, size)| size)))?;
         let help = "Bytes of uploaded modules and their machine code in the data directory.";
         page.family("weir_module_store_bytes", help, value(*module_store_bytes))
+    }
+
+    fn encode_cold(&self, page: &mut Page<'_>) -> fmt::Result {
+        for (name, help, value_of) in COLD_FAMILIES {
+            page.family(name, help, self.cold.iter().map(|cold| (Labels::new(), value_of(cold))))?;
+        }
+        let errors = self.cold.iter().flat_map(|cold| StoreError::KINDS.into_iter().zip(cold.store.errors));
+        let errors = errors.map(|(kind, count)| (vec![("kind", kind.to_string())], count as f64));
+        page.family("weir_cold_errors_total", "What the store has refused, or not answered, by kind.", errors)
     }
 
     fn encode_http(&self, page: &mut Page<'_>) -> fmt::Result {
@@ -556,6 +588,7 @@ mod tests {
             http: vec![Arc::default(), Arc::default()],
             shard_config: shard_config(&config, 1, topology, sizes),
             config: Arc::new(config),
+            cold: Some(ColdStats::default()),
             machine: Machine::default(),
         };
         let text = snapshot.text();

@@ -80,7 +80,7 @@ async fn run(config: &Config, demo: bool) -> Result<(), Exit> {
         opened = cold::open(data_dir.as_deref(), node.id, &config.cold, cold_runtime.handle()) => opened?,
         () = signals.asked() => return Ok(()),
     };
-    let seams = seams(data_dir.as_deref(), &node, sizes, cold, &config.modules, topology.shards)?;
+    let seams = seams(data_dir.as_deref(), &node, sizes, cold.clone(), &config.modules, topology.shards)?;
     let modules = seams.modules.clone();
     let parts = shard_parts(config, node.id, topology, sizes, seams, &shutdown);
     let admin = Admin {
@@ -94,6 +94,7 @@ async fn run(config: &Config, demo: bool) -> Result<(), Exit> {
         config: Arc::new(config.clone()),
         shard_config: parts[0].0.config.clone(),
         modules: modules.clone(),
+        cold,
         data_dir,
     };
     tokio::spawn(admin::serve(admin_listener, admin));

@@ -229,6 +229,12 @@ impl Core {
         self.groups.iter().flatten().map(|group| figure(&group.state.borrow())).sum()
     }
 
+    /// For how long the oldest bytes in a log of this shard have been the next ones to go to the cold tier.
+    fn flush_wait(&self) -> Duration {
+        let since = self.groups.iter().flatten().filter_map(|group| group.oldest_since.get());
+        since.map(|since| since.elapsed()).max().unwrap_or_default()
+    }
+
     pub(crate) fn figures(&self) -> ShardStats {
         let counters = &self.stats;
         let failed = self.groups.iter().flatten().filter(|group| group.has_failed()).count();
@@ -254,6 +260,7 @@ impl Core {
             flushed_bytes: counters.flushed_bytes.get(),
             merges: counters.merges.get(),
             merged_bytes: counters.merged_bytes.get(),
+            flush_wait: self.flush_wait(),
             cold_damaged: counters.cold_damaged.get(),
             cold_unavailable: counters.cold_unavailable.get(),
             chunks: self.sum_groups(|group| group.chunks_totals().chunks),

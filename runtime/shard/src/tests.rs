@@ -1,5 +1,7 @@
 //! A whole node on one thread: two shards over memory disks, as a simulator would run it.
 
+mod cuts;
+
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::rc::Rc;
@@ -78,7 +80,9 @@ impl Node {
 
     async fn start_with(disks: Vec<Arc<dyn Disk>>, cold: Option<Cold>, config: ShardConfig) -> Node {
         let clock = Arc::new(TestClock(AtomicU64::new(0)));
-        let entropy = Arc::new(Counter(AtomicU64::new(1)));
+        // No life has the numbers of another.
+        static LIVES: AtomicU64 = AtomicU64::new(1);
+        let entropy = Arc::new(Counter(AtomicU64::new(LIVES.fetch_add(1, Ordering::Relaxed))));
         let modules = Host::new(Arc::new(MemoryStore::default()), Arc::new(InProcess), HostConfig::default());
         let modules = modules.expect("the engine runs");
         let (builtins, turn) = (Arc::new([]), (|| {}) as fn());
@@ -1237,6 +1241,39 @@ fn a_slow_stream_has_few_runs_however_old_it_gets() {
         for (key, expected) in keys.iter().zip(&expected) {
             assert_eq!(&node.content(key).await.expect("reads"), expected);
         }
+    });
+}
+
+#[test]
+fn runs_are_merged_around_one_that_is_damaged() {
+    run(async {
+        let (node, chunks) = Node::start_cold(ShardConfig { flush_age: Duration::from_millis(20), ..config() }).await;
+        let key = key("slow");
+        node.create(&key, Expiry::Never).await;
+        let mut expected = String::new();
+        let mut damaged = None;
+        for i in 10..54 {
+            let behind = node.append(&key, &format!("{i} ")).await.expect("appends").next;
+            expected += &format!("{i} ");
+            until("it leaves the log", || node.sum(|stats| stats.hot_bytes) == 0).await;
+            if i == 20 {
+                let has_it = |bytes: &Bytes| bytes.windows(3).any(|window| window == b"20 ");
+                let chunk =
+                    chunks.objects().iter().find(|(_, bytes)| has_it(bytes)).map(|(n, b)| (n.clone(), b.clone()));
+                let (name, whole) = chunk.expect("it has left the log");
+                chunks.objects().insert(name.clone(), whole.slice(..whole.len() / 2));
+                damaged = Some((name, whole, behind));
+            }
+        }
+        let (name, whole, behind) = damaged.expect("there were more");
+        let runs = || node.near(&key).0.local_group(&key).state.borrow().stream(&key).expect("it is there").runs();
+        until("the others are merged", || runs() <= 31).await;
+        assert_eq!(node.sum(|stats| stats.cold_damaged), 1, "it is not read again and again");
+        let rest = node.far(&key).read(key.clone(), ReadFrom::At(behind), PAGE_BYTES_MAX).await.expect("reads");
+        assert_eq!(rest.chunks.concat(), expected.as_bytes()[behind.position as usize..]);
+        assert!(matches!(node.content(&key).await, Err(ShardError::ColdDamaged(_))));
+        chunks.objects().insert(name, whole);
+        assert_eq!(node.content(&key).await.expect("it is whole again"), expected);
     });
 }
 

@@ -25,6 +25,9 @@ use crate::spares::Spares;
 use crate::state;
 use crate::stats::WalStats;
 
+/// What of the reserve is left to frames that come without asking: votes, purges, truncations.
+const URGENT_BYTES: u64 = 256 << 10;
+
 /// The log in memory.
 pub(crate) struct Queue {
     pub(crate) index: Index,
@@ -135,6 +138,9 @@ impl Queue {
     /// Whether frames of these many bytes together, in whatever order, need no more segments than there are, the reserve
     /// counted only for a claim to it.
     fn has_room(&self, bytes: u64, claim: Claim) -> bool {
+        // Who asks for the reserve leaves some of it to those who cannot ask.
+        let kept = if claim == Claim::Reserve { URGENT_BYTES.min(self.segment_bytes / 16) } else { 0 };
+        let bytes = bytes + kept;
         let new_segments = if bytes <= self.chain.rest_bytes() {
             0
         } else {

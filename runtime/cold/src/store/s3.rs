@@ -18,10 +18,14 @@ use super::{ChunkStore, StoreError};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a reader waits for a block, with all tries.
 const GET_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long one try of anything may take.
-const TRY_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long anything but a read may take, with all its tries.
-const PUT_TIMEOUT: Duration = Duration::from_secs(150);
+/// How long one try of anything may take, the longest of all being a put over a thin line.
+const TRY_TIMEOUT: Duration = Duration::from_secs(150);
+/// How long a delete may take, or a put of next to nothing, with all tries.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes per second that a put goes at, at least.
+const PUT_RATE: u64 = 128 << 10;
+/// How long it may take to list all objects.
+const LIST_TIMEOUT: Duration = Duration::from_secs(600);
 /// Tries after the first, for what is worth another try.
 const RETRIES: usize = 5;
 /// The longest pause between two tries.
@@ -114,7 +118,8 @@ impl S3Store {
 impl ChunkStore for S3Store {
     fn put<'a>(&'a self, object: &'a str, bytes: Bytes) -> BoxFuture<'a, Result<(), StoreError>> {
         let path = self.path(object);
-        within(PUT_TIMEOUT, object, async move { self.store.put(&path, bytes.into()).await.map(drop) })
+        let timeout = CHANGE_TIMEOUT + Duration::from_secs(bytes.len() as u64 / PUT_RATE);
+        within(timeout, object, async move { self.store.put(&path, bytes.into()).await.map(drop) })
     }
 
     fn get<'a>(&'a self, object: &'a str, range: Range<u64>) -> BoxFuture<'a, Result<Bytes, StoreError>> {
@@ -124,7 +129,7 @@ impl ChunkStore for S3Store {
 
     fn delete<'a>(&'a self, object: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
         let path = self.path(object);
-        within(PUT_TIMEOUT, object, async move {
+        within(CHANGE_TIMEOUT, object, async move {
             match self.store.delete(&path).await {
                 Err(object_store::Error::NotFound { .. }) => Ok(()),
                 done => done,
@@ -138,7 +143,7 @@ impl ChunkStore for S3Store {
             // Objects further down are not ours.
             Ok(found.iter().filter_map(|found| Some((self.name_of(&found.location)?, found.size))).collect())
         };
-        within(PUT_TIMEOUT, "", work)
+        within(LIST_TIMEOUT, "", work)
     }
 }
 

@@ -34,6 +34,8 @@ pub(crate) struct Group<J> {
     /// For when the alarm is set, if it is; and rung when somebody has come who is due earlier.
     alarm: Cell<Option<Instant>>,
     hurry: Wakeup,
+    /// Since when the oldest bytes in the log are the next ones to go to the cold tier.
+    pub(crate) oldest_since: Cell<Option<Instant>>,
 }
 
 impl<J: Job> Group<J> {
@@ -47,7 +49,21 @@ impl<J: Job> Group<J> {
     ) -> Group<J> {
         let (proposer, dirty, batch_taken) = (RefCell::default(), Wakeup::default(), Notify::new());
         let (alarm, hurry) = (Cell::new(None), Wakeup::default());
-        Group { id, replica, state, wal, serving_since_ms, write_deadline, proposer, dirty, batch_taken, alarm, hurry }
+        let oldest_since = Cell::default();
+        Group {
+            id,
+            replica,
+            state,
+            wal,
+            serving_since_ms,
+            write_deadline,
+            proposer,
+            dirty,
+            batch_taken,
+            alarm,
+            hurry,
+            oldest_since,
+        }
     }
 
     /// When a write that comes now is answered at the latest.

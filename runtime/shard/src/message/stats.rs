@@ -49,6 +49,8 @@ pub struct ShardStats {
     pub merges: u64,
     /// Bytes of these chunks.
     pub merged_bytes: u64,
+    /// For how long the oldest bytes in a log have been the next ones to go to the cold tier.
+    pub flush_wait: Duration,
     /// Reads that met damaged bytes in the cold tier.
     pub cold_damaged: u64,
     /// Reads that the cold tier did not answer.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 use weir_cold::PackIn;
-use weir_storage::{EntryBody, EntryRef, FRAME_HEADER_BYTES, WalReader};
+use weir_storage::{Claim, EntryBody, EntryRef, FRAME_HEADER_BYTES, WalReader};
 use weir_stream::{Batch, Command, PARTS_MAX, Stream};
 use weir_types::limits::BATCH_COMMANDS_MAX;
 use weir_types::{Incarnation, StreamKey};
@@ -41,8 +41,8 @@ struct Flusher {
     core: Rc<Core>,
     group: Rc<LocalGroup>,
     maker: Rc<Maker>,
-    /// The lowest entry that is needed, and since when it is that one.
-    floor: Option<(u64, Instant)>,
+    /// The lowest entry that is needed. [`LocalGroup::oldest_since`] says since when it is that one.
+    floor: Option<u64>,
     /// The last entry that is to be moved because what is there has been in the log for too long.
     old_upto: Option<u64>,
 }
@@ -68,7 +68,8 @@ struct Load {
 /// Moves a group's old bytes to the cold tier. Runs for the shard's life.
 pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>, maker: Rc<Maker>) {
     // What is in the log now is as old as this, at least.
-    let floor = group.state.borrow().hot_floor().map(|floor| (floor, Instant::now()));
+    let floor = group.state.borrow().hot_floor();
+    group.oldest_since.set(floor.map(|_| Instant::now()));
     let mut flusher = Flusher { core, group, maker, floor, old_upto: None };
     while !flusher.group.has_failed() {
         if !flusher.is_due() {
@@ -97,15 +98,13 @@ impl Flusher {
             let state = group.state.borrow();
             (state.hot_floor(), state.hot_bytes(), state.applied())
         };
-        let Some(floor) = floor else { return false };
-        match self.floor {
-            Some((known, since)) if known == floor => {
-                if since.elapsed() >= self.core.config.flush_age {
-                    self.old_upto = applied;
-                }
-            }
-            _ => self.floor = Some((floor, Instant::now())),
+        if self.floor != floor {
+            self.floor = floor;
+            group.oldest_since.set(floor.map(|_| Instant::now()));
+        } else if group.oldest_since.get().is_some_and(|since| since.elapsed() >= self.core.config.flush_age) {
+            self.old_upto = applied;
         }
+        let Some(floor) = floor else { return false };
         let is_old = Some(floor) <= self.old_upto;
         let pins = || group.wal.is_pinned_behind(group.id, floor.checked_sub(1));
         hot_bytes > self.core.config.flush_bytes || is_old || (is_space_short(group) && pins())
@@ -124,7 +123,7 @@ impl Flusher {
         let (bytes, has_more) = (load.bytes, load.bytes >= bytes_max || load.is_full());
         // What the pieces do not need of the entries is not kept while the chunk is put.
         drop(load);
-        let made = self.maker.make(bytes, pieces).await?;
+        let made = self.maker.make(bytes, pieces, Claim::Reserve).await?;
         add(&self.core.stats.flushes, 1);
         add(&self.core.stats.flushed_bytes, made.bytes);
         Ok(has_more && made.pieces > 0)

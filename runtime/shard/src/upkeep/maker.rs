@@ -61,16 +61,17 @@ impl Maker {
         Maker { core, group, cold, nonce, garbage, last_number: Mutex::new(0) }
     }
 
-    /// Makes a chunk of `pieces`, about `bytes` long, and has their streams name it.
+    /// Makes a chunk of `pieces`, about `bytes` long, and has their streams name it. `claim` says what its command may take of the
+    /// log: one that empties the log must get into a full one.
     ///
     /// # Errors
     /// The store or the log takes nothing now. The bytes are where they were, or, with [`ShardError::Unknown`] and
     /// [`ShardError::LogFailed`], perhaps in the chunk.
-    pub(crate) async fn make(&self, bytes: u64, pieces: Vec<Piece>) -> Result<Made, ShardError> {
+    pub(crate) async fn make(&self, bytes: u64, pieces: Vec<Piece>, claim: Claim) -> Result<Made, ShardError> {
         let group = &self.group;
         let mut last_number = self.last_number.lock().await;
         // A log that cannot even be told of the chunk is not given one again and again.
-        drop(group.reserve(PARTS_BYTES_MAX, Claim::Reserve)?);
+        drop(group.reserve(PARTS_BYTES_MAX, claim)?);
         let term = group.replica.standing().term;
         *last_number = (*last_number).max(group.state.borrow().chunk_number_last()) + 1;
         let id = ChunkId { term, number: *last_number, nonce: self.nonce };

@@ -13,10 +13,12 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::iter;
+use tokio::time::Instant;
 use weir_cold::{Cold, ColdError, PackIn, PartRef, ReadMax};
+use weir_storage::Claim;
 use weir_stream::{Chunk, Group, PARTS_MAX, Pack, Piece as Found, Stream};
-use weir_types::StreamKey;
 use weir_types::limits::SLOTS;
+use weir_types::{Incarnation, StreamKey};
 
 use crate::core::Core;
 use crate::message::ShardError;
@@ -38,12 +40,57 @@ const REST_MAX: Duration = Duration::from_secs(30);
 const REST_MIN: Duration = Duration::from_millis(200);
 /// How long it waits after something that the store or the log has refused.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
+/// How long a run that could not be read is left alone.
+const STUCK_FOR: Duration = Duration::from_secs(600);
+/// Runs that are left alone, at most.
+const STUCK_MAX: usize = 65_536;
+/// When so many runs in a row could not be had, the store is away.
+const REFUSED_MAX: usize = 4;
 /// Streams that are looked at in one turn, about.
 const STREAMS_PER_TURN: usize = 2048;
+/// Chunks that are looked at in one turn.
+const CHUNKS_PER_TURN: usize = 4096;
+/// Chunks that are made of one slot's streams in one pass, at most.
+const CHUNKS_PER_SLOT: usize = 64;
 /// Streams that are read at a time.
 const READS: usize = 8;
 /// What is read of a stream at once.
 const READ_MAX: ReadMax = ReadMax { bytes: 1 << 20, packs: 16_384 };
+
+/// What merges the chunks of a group.
+struct Merger {
+    core: Rc<Core>,
+    group: Rc<LocalGroup>,
+    cold: Cold,
+    maker: Rc<Maker>,
+    stuck: Stuck,
+}
+
+/// Runs that could not be read. They stay where they are for some time, and those before and behind them are merged without them.
+#[derive(Default)]
+struct Stuck {
+    /// The first byte of each.
+    runs: BTreeSet<(Incarnation, u64)>,
+    /// Since when the first of them.
+    since: Option<Instant>,
+}
+
+/// What says which runs are to be moved.
+struct Look<'a> {
+    state: &'a Group,
+    /// Chunks from which everything is to be moved.
+    emptied: &'a BTreeSet<u32>,
+    stuck: &'a Stuck,
+}
+
+/// Bytes of a stream in a chunk.
+#[derive(Clone)]
+struct Run {
+    range: Range<u64>,
+    chunk: u32,
+    /// What they take in a chunk, about, with their packs' heads and index.
+    bytes: u64,
+}
 
 /// Runs of one stream that are to become one run.
 #[derive(Debug)]
@@ -60,43 +107,144 @@ struct Load {
     bytes: u64,
     parts_bytes: usize,
     runs: usize,
+    /// Something was due that did not fit any more.
+    is_full: bool,
 }
 
 /// Merges what is to be merged of a group. Runs for the shard's life.
 pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>, cold: Cold, maker: Rc<Maker>) {
     let rest = core.config.flush_age.clamp(REST_MIN, REST_MAX);
-    while !group.has_failed() {
+    let mut merger = Merger { core, group, cold, maker, stuck: Stuck::default() };
+    while !merger.group.has_failed() {
         tokio::time::sleep(rest).await;
-        match pass(&core, &group, &cold, &maker).await {
+        match merger.pass().await {
             Ok(()) => {}
-            Err(_) if group.has_failed() => {}
+            Err(_) if merger.group.has_failed() => {}
             Err(error) => {
-                tracing::warn!(group = group.id.0, ?error, "chunks cannot be merged: they are tried again");
+                let group = merger.group.id.0;
+                tracing::warn!(group, ?error, "chunks cannot be merged: they are tried again");
                 tokio::time::sleep(AGAIN_AFTER).await;
             }
         }
     }
 }
 
-/// Looks at all streams once.
-async fn pass(core: &Core, group: &LocalGroup, cold: &Cold, maker: &Maker) -> Result<(), ShardError> {
-    let emptied: BTreeSet<u32> = {
-        let state = group.state.borrow();
-        let left = |chunk: &&Chunk| is_sparse(chunk) || cold.is_left_behind(group.chunk_name(chunk.id));
-        state.chunks().filter(left).map(|chunk| chunk.id.number).collect()
-    };
-    let (mut load, mut seen) = (Load::default(), 0);
-    for slot in 0..SLOTS {
-        seen += load.add_slot(group, &emptied, slot);
-        if seen >= STREAMS_PER_TURN {
-            seen = 0;
+impl Merger {
+    /// Looks at all streams once.
+    async fn pass(&mut self) -> Result<(), ShardError> {
+        self.stuck.forget_old();
+        let emptied = self.emptied().await;
+        let (mut load, mut seen) = (Load::default(), 0);
+        for slot in 0..SLOTS {
+            // What has been moved is due no longer, and makes place for others.
+            for _ in 0..CHUNKS_PER_SLOT {
+                seen += self.add_slot(&mut load, &emptied, slot);
+                if seen >= STREAMS_PER_TURN {
+                    seen = 0;
+                    tokio::task::yield_now().await;
+                }
+                if !load.is_full {
+                    break;
+                }
+                self.carry_out(std::mem::take(&mut load)).await?;
+            }
+        }
+        self.carry_out(load).await
+    }
+
+    /// Chunks that are mostly garbage, or not where new ones go.
+    async fn emptied(&self) -> BTreeSet<u32> {
+        let chunks: Vec<Chunk> = self.group.state.borrow().chunks().copied().collect();
+        let mut emptied = BTreeSet::new();
+        for some in chunks.chunks(CHUNKS_PER_TURN) {
+            let left = some
+                .iter()
+                .filter(|chunk| is_sparse(chunk) || self.cold.is_left_behind(self.group.chunk_name(chunk.id)));
+            emptied.extend(left.map(|chunk| chunk.id.number));
             tokio::task::yield_now().await;
         }
-        if load.is_full() {
-            carry_out(core, cold, maker, std::mem::take(&mut load)).await?;
+        emptied
+    }
+
+    /// Adds what is due of a slot's streams; says how many streams there were.
+    fn add_slot(&self, load: &mut Load, emptied: &BTreeSet<u32>, slot: usize) -> usize {
+        let state = self.group.state.borrow();
+        let look = Look { state: &state, emptied, stuck: &self.stuck };
+        let mut seen = 0;
+        for stream in state.slot(slot) {
+            seen += 1;
+            if load.is_full {
+                break;
+            }
+            if let Some(runs) = look.due(stream) {
+                load.add(&self.group, &state, stream, &runs);
+            }
+        }
+        seen
+    }
+
+    /// Reads what is to be moved, and makes a chunk of it. What cannot be read stays where it is.
+    async fn carry_out(&mut self, mut load: Load) -> Result<(), ShardError> {
+        if load.moves.is_empty() {
+            return Ok(());
+        }
+        // In the order in which they lie in the first chunk, so each of its blocks is read once.
+        load.moves.sort_by_key(|of| (of.parts[0].chunk, of.parts[0].at));
+        let _turn = self.cold.merging().await;
+        let cold = &self.cold;
+        let mut reads = iter(load.moves).map(|of| read(cold, of)).buffered(READS);
+        let (mut pieces, mut refused) = (Vec::new(), 0);
+        while let Some(read) = reads.next().await {
+            let (part, error) = match read {
+                Ok(piece) => {
+                    refused = 0;
+                    pieces.push(piece);
+                    continue;
+                }
+                Err(failed) => failed,
+            };
+            match &error {
+                // Its stream was deleted meanwhile.
+                ColdError::Damaged { .. } if !self.group.has_chunk(part.chunk) => continue,
+                ColdError::Damaged { .. } => {
+                    add(&self.core.stats.cold_damaged, 1);
+                    tracing::error!(%error, "cold bytes are damaged: they stay where they are");
+                }
+                ColdError::Unavailable(_) => {
+                    add(&self.core.stats.cold_unavailable, 1);
+                    refused += 1;
+                    if refused == REFUSED_MAX {
+                        return Err(error.into());
+                    }
+                    tracing::warn!(%error, "cold bytes cannot be read: they stay where they are");
+                }
+            }
+            self.stuck.add(part.incarnation, part.range.start);
+        }
+        drop(reads);
+        if !pieces.is_empty() {
+            let made = self.maker.make(load.bytes, pieces, Claim::Spare).await?;
+            add(&self.core.stats.merges, 1);
+            add(&self.core.stats.merged_bytes, made.bytes);
+        }
+        Ok(())
+    }
+}
+
+impl Stuck {
+    fn add(&mut self, incarnation: Incarnation, start: u64) {
+        self.since.get_or_insert_with(Instant::now);
+        if self.runs.len() < STUCK_MAX {
+            self.runs.insert((incarnation, start));
         }
     }
-    carry_out(core, cold, maker, load).await
+
+    /// Has all of them read again, when it is time.
+    fn forget_old(&mut self) {
+        if self.since.is_some_and(|since| since.elapsed() >= STUCK_FOR) {
+            *self = Stuck::default();
+        }
+    }
 }
 
 /// Whether less than half of what was named of the chunk still is.
@@ -104,134 +252,131 @@ fn is_sparse(chunk: &Chunk) -> bool {
     chunk.live_bytes < chunk.named_bytes / 2
 }
 
-/// The bytes of a stream that are to become one run, if any are.
-fn due(stream: &Stream, emptied: &BTreeSet<u32>) -> Option<Range<u64>> {
-    if emptied.is_empty() && stream.runs() <= RUNS_MAX {
-        return None;
+impl Look<'_> {
+    /// The runs of a stream that are to become one, if any are.
+    fn due(&self, stream: &Stream) -> Option<Vec<Run>> {
+        if self.emptied.is_empty() && stream.runs() <= RUNS_MAX {
+            return None;
+        }
+        let runs = self.runs(stream);
+        let is_stuck = |run: &Run| self.stuck.runs.contains(&(stream.incarnation(), run.range.start));
+        let between = || runs.split(is_stuck);
+        let small = runs.iter().filter(|run| run.bytes < LARGE_RUN_BYTES).count();
+        // Of several, the last: it has the fewest bytes.
+        let alike =
+            if small > RUNS_MAX { between().filter_map(most_alike).max_by_key(|most| most.len()) } else { None };
+        alike.or_else(|| between().find_map(|runs| self.emptied(runs))).map(<[Run]>::to_vec)
     }
-    let mut runs = Vec::with_capacity(stream.runs());
-    for piece in stream.pieces_from(0).take(stream.runs()) {
-        let Found::Cold { start, end, chunk, .. } = piece else { break };
-        runs.push((start..end, chunk));
+
+    fn runs(&self, stream: &Stream) -> Vec<Run> {
+        let mut runs = Vec::with_capacity(stream.runs());
+        for piece in stream.pieces_from(0).take(stream.runs()) {
+            let Found::Cold { start, end, chunk, .. } = piece else { break };
+            let Chunk { bytes, named_bytes, .. } = *self.state.chunk(chunk).expect("a chunk that is named is known");
+            // As much of the object as of what is named of it.
+            let bytes = (bytes.saturating_mul(end - start) / named_bytes).max(1);
+            runs.push(Run { range: start..end, chunk, bytes });
+        }
+        runs
     }
-    let small = runs.iter().filter(|(range, _)| range.end - range.start < LARGE_RUN_BYTES).count();
-    let merged = if small > RUNS_MAX { most_alike(&runs) } else { None };
-    merged.or_else(|| runs.into_iter().find(|(_, chunk)| emptied.contains(chunk)).map(|(range, _)| range))
+
+    /// The first neighbours that are in emptied chunks, as far as they fit a chunk.
+    fn emptied<'a>(&self, runs: &'a [Run]) -> Option<&'a [Run]> {
+        let is_emptied = |run: &Run| self.emptied.contains(&run.chunk);
+        let runs = &runs[runs.iter().position(is_emptied)?..];
+        let mut bytes = 0;
+        let fit = runs.iter().take_while(|run| {
+            bytes += run.bytes;
+            is_emptied(run) && bytes <= CHUNK_BYTES
+        });
+        Some(&runs[..fit.count().max(1)])
+    }
 }
 
 /// The most neighbours of about the same size, as far as they fit a chunk. Runs that are smaller than a later one count as large as
 /// that: to take them along costs little.
-fn most_alike(runs: &[(Range<u64>, u32)]) -> Option<Range<u64>> {
-    let mut sizes: Vec<u32> = runs.iter().map(|(range, _)| (range.end - range.start).ilog(SIZE_STEP)).collect();
+fn most_alike(runs: &[Run]) -> Option<&[Run]> {
+    let mut sizes: Vec<u32> = runs.iter().map(|run| run.bytes.ilog(SIZE_STEP)).collect();
     for n in (1..sizes.len()).rev() {
         sizes[n - 1] = sizes[n - 1].max(sizes[n]);
     }
-    let mut most: Option<Range<usize>> = None;
-    let mut first = 0;
+    let mut most: Option<&[Run]> = None;
+    let (mut first, mut bytes) = (0, 0);
     for end in 1..=runs.len() {
-        let goes_on =
-            end < runs.len() && sizes[end] == sizes[first] && runs[end].0.end - runs[first].0.start <= CHUNK_BYTES;
+        bytes += runs[end - 1].bytes;
+        let goes_on = end < runs.len() && sizes[end] == sizes[first] && bytes + runs[end].bytes <= CHUNK_BYTES;
         if !goes_on {
             // Of several, the last: it has the fewest bytes.
-            if end - first > 1 && most.as_ref().is_none_or(|most| end - first >= most.len()) {
-                most = Some(first..end);
+            if end - first > 1 && most.is_none_or(|most| end - first >= most.len()) {
+                most = Some(&runs[first..end]);
             }
-            first = end;
+            (first, bytes) = (end, 0);
         }
     }
-    most.map(|most| runs[most.start].0.start..runs[most.end - 1].0.end)
+    most
 }
 
 impl Load {
-    /// Adds what is due of a slot's streams; says how many streams there were.
-    fn add_slot(&mut self, group: &LocalGroup, emptied: &BTreeSet<u32>, slot: usize) -> usize {
-        let state = group.state.borrow();
-        let mut seen = 0;
-        for stream in state.slot(slot) {
-            seen += 1;
-            // What does not fit is due in the next pass.
-            if let Some(range) = due(stream, emptied).filter(|_| !self.is_full()) {
-                self.add(group, &state, stream, range);
-            }
+    /// Adds what is to be moved of a stream, if it fits.
+    fn add(&mut self, group: &LocalGroup, state: &Group, stream: &Stream, runs: &[Run]) {
+        let bytes: u64 = runs.iter().map(|run| run.bytes).sum();
+        let part_bytes = stream.key().len() + PART_BYTES;
+        let fits = self.bytes + bytes <= CHUNK_BYTES
+            && self.moves.len() < PARTS_MAX
+            && self.parts_bytes + part_bytes <= PARTS_BYTES_MAX
+            && self.runs + runs.len() <= REPLACED_MAX;
+        if !fits && !self.moves.is_empty() {
+            self.is_full = true;
+            return;
         }
-        seen
-    }
-
-    fn add(&mut self, group: &LocalGroup, state: &Group, stream: &Stream, range: Range<u64>) {
         let key = StreamKey::parse(stream.key()).expect("keys were checked when their request came");
-        let mut parts = Vec::new();
-        for piece in stream.pieces_from(range.start) {
+        let mut parts = Vec::with_capacity(runs.len());
+        for piece in stream.pieces_from(runs[0].range.start).take(runs.len()) {
             let Found::Cold { start, end, chunk, at } = piece else { break };
-            if start >= range.end {
-                break;
-            }
             let chunk = group.chunk_name(state.chunk(chunk).expect("a chunk that is named is known").id);
             parts.push(PartRef { chunk, at, incarnation: stream.incarnation(), range: start..end });
         }
-        self.bytes += range.end - range.start;
-        self.parts_bytes += key.as_str().len() + PART_BYTES;
+        self.bytes += bytes;
+        self.parts_bytes += part_bytes;
         self.runs += parts.len();
         self.moves.push(Move { key, parts });
     }
-
-    fn is_full(&self) -> bool {
-        self.bytes >= CHUNK_BYTES
-            || self.moves.len() >= PARTS_MAX
-            || self.parts_bytes >= PARTS_BYTES_MAX
-            || self.runs >= REPLACED_MAX
-    }
 }
 
-/// Reads what is to be moved, and makes a chunk of it. What is damaged stays where it is.
-async fn carry_out(core: &Core, cold: &Cold, maker: &Maker, mut load: Load) -> Result<(), ShardError> {
-    // In the order in which they lie in the first chunk, so each of its blocks is read once.
-    load.moves.sort_by_key(|of| (of.parts[0].chunk, of.parts[0].at));
-    let mut reads = iter(load.moves).map(|of| read(cold, of)).buffered(READS);
-    let (mut pieces, mut damaged) = (Vec::new(), Vec::new());
-    while let Some(read) = reads.next().await {
-        match read {
-            Ok(piece) => pieces.push(piece),
-            Err(error @ ColdError::Damaged { .. }) => damaged.push(error),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    drop(reads);
-    if let Some(error) = damaged.first() {
-        add(&core.stats.cold_damaged, damaged.len() as u64);
-        tracing::error!(%error, streams = damaged.len(), "cold bytes are damaged: they stay where they are");
-    }
-    if !pieces.is_empty() {
-        let made = maker.make(load.bytes, pieces).await?;
-        add(&core.stats.merges, 1);
-        add(&core.stats.merged_bytes, made.bytes);
-    }
-    Ok(())
-}
-
-async fn read(cold: &Cold, of: Move) -> Result<Piece, ColdError> {
+/// Reads what is to be moved; the part that cannot be read, and why.
+async fn read(cold: &Cold, of: Move) -> Result<Piece, (PartRef, ColdError)> {
     let Move { key, parts } = of;
     let PartRef { incarnation, range: Range { start, .. }, .. } = parts[0];
     let mut piece = Piece { key, incarnation, start, end: start, packs: Vec::new() };
     for part in parts {
-        while piece.end < part.range.end {
-            let rest = PartRef { range: piece.end..part.range.end, ..part.clone() };
+        if let Err(error) = piece.add_part(cold, &part).await {
+            return Err((part, error));
+        }
+    }
+    Ok(piece)
+}
+
+impl Piece {
+    async fn add_part(&mut self, cold: &Cold, part: &PartRef) -> Result<(), ColdError> {
+        while self.end < part.range.end {
+            let rest = PartRef { range: self.end..part.range.end, ..part.clone() };
             let read = cold.read(rest, READ_MAX, Pack::is_whole).await?;
             for pack in &read.packs {
                 // Packs are moved whole.
-                if pack.start != piece.end || pack.end > part.range.end {
+                if pack.start != self.end || pack.end > part.range.end {
                     let (chunk, position) = (part.chunk.object(), part.at.into());
                     return Err(ColdError::Damaged { chunk, position, reason: "packs are not where the runs are" });
                 }
-                piece.packs.push(PackIn {
+                self.packs.push(PackIn {
                     bytes: read.bytes.slice(pack.pos as usize..(pack.pos + pack.len) as usize),
                     payload_bytes: (pack.end - pack.start) as u32,
                     time_ms: pack.time_ms,
                 });
-                piece.end = pack.end;
+                self.end = pack.end;
             }
         }
+        Ok(())
     }
-    Ok(piece)
 }
 
 #[cfg(test)]
@@ -274,7 +419,8 @@ mod tests {
         let encoded = Part::encode(&ranges.iter().map(part).collect::<Vec<_>>());
         let chunk = ChunkId { term: 1, number: group.chunk_number_last() + 1, nonce: 0 };
         let parts = EncodedParts::of(&encoded);
-        let replies = apply(group, &[Command::Flush { chunk, bytes: 1 << 20, crc: 0, parts }]);
+        let bytes = ranges.iter().map(|(_, range)| range.end - range.start).sum();
+        let replies = apply(group, &[Command::Flush { chunk, bytes, crc: 0, parts }]);
         assert!(matches!(replies[..], [Reply::Flushed { parts }] if parts as usize == ranges.len()), "{replies:?}");
         group.take_gone_chunks();
     }
@@ -318,8 +464,10 @@ mod tests {
             puts += CHUNKS;
             let emptied = group.chunks().filter(|chunk| is_sparse(chunk)).map(|chunk| chunk.id.number).collect();
             let streams = keys.iter().map(|key| group.stream(key).expect("it is there"));
+            let range = |runs: &[Run]| runs[0].range.start..runs[runs.len() - 1].range.end;
+            let look = Look { state: &group, emptied: &emptied, stuck: &Stuck::default() };
             let due: Vec<_> =
-                streams.filter_map(|stream| Some((stream.incarnation(), due(stream, &emptied)?))).collect();
+                streams.filter_map(|stream| Some((stream.incarnation(), range(&look.due(stream)?)))).collect();
             if !due.is_empty() {
                 moved_bytes += due.iter().map(|(_, range)| range.end - range.start).sum::<u64>();
                 put(&mut group, &keys, &due);

@@ -30,16 +30,22 @@ pub(crate) type Garbage = Rc<RefCell<Vec<ChunkName>>>;
 
 /// Sweeps behind a group whose chunks of this life have `nonce`. Runs for the shard's life.
 pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>, cold: Cold, nonce: u32, garbage: Garbage) {
-    while let Err(error) = find(&core, &group, &cold, nonce, &garbage).await {
-        tracing::warn!(group = group.id.0, %error, "the cold tier's chunks cannot be listed: what is garbage stays");
-        tokio::time::sleep(AGAIN_AFTER).await;
-    }
+    let find = async {
+        while let Err(error) = find(&core, &group, &cold, nonce, &garbage).await {
+            tracing::warn!(group = group.id.0, %error, "the cold tier's chunks cannot be listed: what is garbage stays");
+            tokio::time::sleep(AGAIN_AFTER).await;
+        }
+    };
+    tokio::join!(find, delete(&group, &cold, &garbage));
+}
+
+/// Deletes what is garbage, as it becomes so.
+async fn delete(group: &LocalGroup, cold: &Cold, garbage: &Garbage) {
     while !group.has_failed() {
         tokio::time::sleep(LOOK_EVERY).await;
         let gone = group.state.borrow_mut().take_gone_chunks();
         garbage.borrow_mut().extend(gone.into_iter().map(|id| group.chunk_name(id)));
         let chunks = garbage.take();
-        let cold = &cold;
         let delete = |chunk| async move { cold.delete(chunk).await.map_err(|error| (chunk, error)) };
         let refused: Vec<_> = iter(chunks).map(delete).buffer_unordered(DELETES_MAX).collect().await;
         let refused: Vec<_> = refused.into_iter().filter_map(Result::err).collect();
