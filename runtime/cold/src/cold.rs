@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use moka::future::Cache;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use weir_types::{GroupId, Incarnation};
 
@@ -14,9 +15,12 @@ use crate::error::ColdError;
 use crate::index::{self, HEAD_BYTES, PackAt};
 use crate::name::ChunkName;
 use crate::store::{ChunkStore, StoreError};
+use crate::verify::{Flaw, verify};
 
 /// What is read from the store, and kept, at once.
 const BLOCK_BYTES: u64 = 1 << 20;
+/// Chunks that are verified at a time.
+const VERIFIED_AT_ONCE: usize = 4;
 
 /// The cold tier of a node. Clones are the same; every call may be made on any thread, and does its work on the runtime that
 /// it was made with.
@@ -32,6 +36,8 @@ struct Inner {
     blocks: Cache<(ChunkName, u32), Bytes>,
     /// Chunks in a store that new ones do not go to.
     left_behind: BTreeSet<ChunkName>,
+    /// For who verifies a chunk: what is read for it takes memory, and the store's time.
+    verifying: Semaphore,
 }
 
 /// Bytes of a stream in a chunk.
@@ -76,7 +82,8 @@ impl Cold {
     ) -> Cold {
         let weigh = |_: &_, block: &Bytes| u32::try_from(block.len()).unwrap_or(u32::MAX);
         let blocks = Cache::builder().max_capacity(cache_bytes).weigher(weigh).build();
-        Cold { inner: Arc::new(Inner { store, blocks, left_behind }), runtime }
+        let verifying = Semaphore::new(VERIFIED_AT_ONCE);
+        Cold { inner: Arc::new(Inner { store, blocks, left_behind, verifying }), runtime }
     }
 
     /// Reads the packs that hold bytes of `part`: those that end within `max` bytes of its begin, and not more than `max` packs,
@@ -111,6 +118,23 @@ impl Cold {
     /// Whatever the store says.
     pub async fn put(&self, name: ChunkName, bytes: Bytes) -> Result<(), ColdError> {
         self.run(move |inner| async move { Ok(inner.store.put(&name.object(), bytes).await?) }).await
+    }
+
+    /// Reads all of a chunk that was written with so many `bytes` and this CRC32C, and says what is wrong with it, if anything is.
+    /// Past what is in memory: what the store has is asked for.
+    ///
+    /// # Errors
+    /// Whatever the store says.
+    pub async fn verify(&self, name: ChunkName, bytes: u64, crc: u32) -> Result<Option<Flaw>, ColdError> {
+        self.run(move |inner| async move {
+            let _turn = inner.verifying.acquire().await.expect("nobody closes it");
+            match verify(&*inner.store, &name.object(), bytes, crc).await? {
+                None => Ok(None),
+                // It may have been damaged on its way here.
+                Some(_) => Ok(verify(&*inner.store, &name.object(), bytes, crc).await?),
+            }
+        })
+        .await
     }
 
     /// Deletes a chunk, if it is there.

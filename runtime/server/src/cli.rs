@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::address::ListenAddress;
@@ -27,6 +27,9 @@ pub(crate) enum Command {
     /// Show or check the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Look after the cold tier
+    #[command(subcommand)]
+    Cold(ColdCommand),
     /// Print the completion script for a shell
     Completions {
         /// The shell.
@@ -48,6 +51,37 @@ pub(crate) enum ConfigCommand {
     Check(ConfigArgs),
     /// Print a sample file: every key with its default and what it means
     Default,
+}
+
+/// What `weir cold` can do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ColdCommand {
+    /// Have a running node read all of its cold tier, and say which chunks are damaged or missing
+    #[command(after_help = help_end())]
+    Check(AdminArgs),
+}
+
+/// Flags of commands that ask a running node.
+#[derive(Debug, Args)]
+pub(crate) struct AdminArgs {
+    /// Configuration file (TOML) of the node
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Its admin listener [default: where the configuration has it, http://127.0.0.1:4438]
+    #[arg(long, value_name = "URL")]
+    pub(crate) admin: Option<String>,
+    /// What to print: text for people, or lines of JSON
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Output::Text)]
+    pub(crate) output: Output,
+}
+
+/// How a command prints what it has to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// Sentences.
+    Text,
+    /// One JSON object per line.
+    Json,
 }
 
 /// Flags of `weir serve`.

@@ -2,11 +2,12 @@
 //!
 //! - [`cli`], [`config`], [`address`], [`layers`]: what was asked for, from flags, environment and file.
 //! - [`config_command`]: the configuration, shown and checked.
+//! - [`cold_command`], [`admin_client`]: commands that ask a running node.
 //! - [`manual`]: completion scripts and manual pages.
 //! - [`node`], [`cold`], [`seams`], [`builtins`]: the data directory, the cold tier, and what else the shards are handed.
 //! - [`serve`], [`signals`]: the order in which things begin and end, and who asks for the end.
 //! - [`shard_thread`], [`accept`]: one thread per shard, and the listener that feeds them connections.
-//! - [`admin`], [`metrics`], [`process`]: the admin listener, and what it says.
+//! - [`admin`], [`metrics`], [`process`], [`check`]: the admin listener, and what it says.
 //! - [`demo`]: what `--demo` sets up.
 //! - [`exit`]: exit codes.
 //!
@@ -15,9 +16,12 @@
 mod accept;
 mod address;
 mod admin;
+mod admin_client;
 mod builtins;
+mod check;
 mod cli;
 mod cold;
+mod cold_command;
 mod config;
 mod config_command;
 mod connections;
@@ -39,7 +43,8 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::cli::{Cli, Command, ConfigArgs, ConfigCommand, ServeArgs};
+use crate::admin_client::AdminClient;
+use crate::cli::{AdminArgs, Cli, ColdCommand, Command, ConfigArgs, ConfigCommand, ServeArgs};
 use crate::config::{Config, LogConfig, LogFormat};
 use crate::exit::Exit;
 
@@ -64,6 +69,9 @@ fn main() -> ExitCode {
             print("ok\n")
         }),
         Command::Config(ConfigCommand::Default) => print(config_command::SAMPLE),
+        Command::Cold(ColdCommand::Check(args)) => {
+            admin_client(&args).and_then(|admin| cold_command::check(&admin, args.output))
+        }
         Command::Completions { shell } => print(manual::completions(shell)),
         Command::Man { command } => manual::page(&command).and_then(print),
     };
@@ -84,6 +92,15 @@ fn serve(args: &ServeArgs) -> Result<(), Exit> {
         tracing::warn!(variable, "this variable is no setting of the server's, and is passed over");
     }
     serve::serve(&config, args.demo)
+}
+
+/// The node that a command asks.
+fn admin_client(args: &AdminArgs) -> Result<AdminClient, Exit> {
+    if let Some(url) = &args.admin {
+        return Ok(AdminClient::new(url)?);
+    }
+    let config = load_aloud(&ConfigArgs { config: args.config.clone(), ..ConfigArgs::default() })?;
+    Ok(AdminClient::of(config.server.admin_listen.socket()))
 }
 
 /// The configuration, for a command without a log: what is passed over is said at once.

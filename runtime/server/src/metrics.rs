@@ -97,7 +97,7 @@ const SHARD_FAMILIES: &[Family<ShardStats>] = &[
     ),
     (
         "weir_cold_reads_damaged_total",
-        "Reads that met a chunk that is damaged or missing. They were answered 503 cold_damaged.",
+        "Reads, of clients or a check, that met a chunk that is damaged or missing. Clients were answered 503 cold_damaged.",
         |s| s.cold_damaged as f64,
     ),
     (

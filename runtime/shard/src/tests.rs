@@ -1,5 +1,7 @@
 //! A whole node on one thread: two shards over memory disks, as a simulator would run it.
 
+mod checks;
+
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::rc::Rc;

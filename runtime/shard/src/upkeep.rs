@@ -6,7 +6,9 @@
 //! - [`merger`]: from many chunks to one, and out of those that are mostly garbage.
 //! - [`sweeper`]: chunks that nothing names.
 //! - [`maker`]: makes a chunk of bytes, and has apply take it in.
+//! - [`checker`]: whether chunks are what was written, when somebody asks.
 
+mod checker;
 mod flusher;
 mod keeper;
 mod maker;
@@ -15,9 +17,11 @@ mod sweeper;
 
 use std::rc::Rc;
 
+use tokio::sync::mpsc;
 use weir_cold::Cold;
 
 use crate::core::Core;
+use crate::message::CheckNews;
 use crate::upkeep::maker::Maker;
 use crate::upkeep::sweeper::Garbage;
 use crate::write::job::LocalGroup;
@@ -37,4 +41,9 @@ fn begin_cold(core: &Rc<Core>, group: &Rc<LocalGroup>, cold: &Cold) {
     core.spawn(flusher::run(core.clone(), group.clone(), maker.clone()));
     core.spawn(merger::run(core.clone(), group.clone(), cold.clone(), maker));
     core.spawn(sweeper::run(core.clone(), group.clone(), cold.clone(), nonce, garbage));
+}
+
+/// Begins to verify the chunks of all groups of this shard.
+pub(crate) fn begin_check(core: &Rc<Core>, news: mpsc::Sender<CheckNews>) {
+    core.spawn_request(checker::run(core.clone(), news));
 }
