@@ -28,10 +28,11 @@ const VERIFIED_AT_ONCE: usize = 4;
 pub struct Cold {
     inner: Arc<Inner>,
     runtime: Handle,
+    keeps_snapshots: bool,
 }
 
-struct Inner {
-    store: Arc<dyn ChunkStore>,
+pub(crate) struct Inner {
+    pub(crate) store: Arc<dyn ChunkStore>,
     /// Blocks of objects, by object and number. Who waits for the same one waits for one read of it.
     blocks: Cache<(ChunkName, u32), Bytes>,
     /// Chunks in a store that new ones do not go to.
@@ -83,7 +84,18 @@ impl Cold {
         let weigh = |_: &_, block: &Bytes| u32::try_from(block.len()).unwrap_or(u32::MAX);
         let blocks = Cache::builder().max_capacity(cache_bytes).weigher(weigh).build();
         let verifying = Semaphore::new(VERIFIED_AT_ONCE);
-        Cold { inner: Arc::new(Inner { store, blocks, left_behind, verifying }), runtime }
+        Cold { inner: Arc::new(Inner { store, blocks, left_behind, verifying }), runtime, keeps_snapshots: false }
+    }
+
+    /// The same, on a store that outlives the node: snapshots go there, too.
+    #[must_use]
+    pub fn keeping_snapshots(self) -> Cold {
+        Cold { keeps_snapshots: true, ..self }
+    }
+
+    /// Whether snapshots go to the store, too.
+    pub fn keeps_snapshots(&self) -> bool {
+        self.keeps_snapshots
     }
 
     /// Reads the packs that hold bytes of `part`: those that end within `max` bytes of its begin, and not more than `max` packs,
@@ -159,7 +171,7 @@ impl Cold {
     }
 
     /// Does something on the tier's own runtime, until that is done or nobody waits for it any more.
-    async fn run<T, F>(&self, work: impl FnOnce(Arc<Inner>) -> F) -> Result<T, ColdError>
+    pub(crate) async fn run<T, F>(&self, work: impl FnOnce(Arc<Inner>) -> F) -> Result<T, ColdError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, ColdError>> + Send + 'static,

@@ -23,4 +23,5 @@ mod state_machine;
 
 pub use local::Local;
 pub use replica::{ProposeError, Replica, ReplicaOptions, Standing, StartError};
+pub use snapshot::read_snapshot;
 pub use state_machine::{Observer, State};

@@ -74,6 +74,14 @@ const SHARD_FAMILIES: &[Family<ShardStats>] = &[
     ("weir_snapshots_failed_total", "Snapshots of groups that the disk has refused. They are tried again.", |s| {
         s.snapshots_failed as f64
     }),
+    ("weir_cold_snapshots_total", "Snapshots of groups that were put into the bucket of the cold tier.", |s| {
+        s.snapshots_stored as f64
+    }),
+    (
+        "weir_cold_snapshots_failed_total",
+        "Times that a snapshot could not be put into the bucket, or older ones not be deleted. They are tried again.",
+        |s| s.snapshots_unstored as f64,
+    ),
     ("weir_hot_bytes", "Bytes of streams that are in the write-ahead log only.", |s| s.hot_bytes as f64),
     ("weir_cold_bytes", "Bytes of streams that are in the cold tier.", |s| s.cold_bytes as f64),
     ("weir_cold_chunks", "Chunks in the cold tier that streams use.", |s| s.chunks as f64),

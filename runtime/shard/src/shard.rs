@@ -86,6 +86,7 @@ impl Shard {
             post,
             cold: seams.cold,
             upkeep: Mutex::default(),
+            copying: Mutex::default(),
             unsettled: Unsettled::default(),
             hot_index: Cell::new(0),
             tasks: RefCell::default(),

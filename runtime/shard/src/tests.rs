@@ -1,5 +1,6 @@
 //! A whole node on one thread: two shards over memory disks, as a simulator would run it.
 
+mod anchors;
 mod checks;
 
 use std::collections::BTreeSet;
