@@ -124,6 +124,11 @@ impl Cold {
         self.inner.left_behind.contains(&chunk)
     }
 
+    /// Whether there are such chunks, or were when the node began.
+    pub fn has_left_behind(&self) -> bool {
+        !self.inner.left_behind.is_empty()
+    }
+
     /// Puts a chunk; it is durable then.
     ///
     /// # Errors

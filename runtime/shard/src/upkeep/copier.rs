@@ -66,6 +66,10 @@ struct Copier {
     current: Vec<String>,
     /// Objects in the store that are not part of it, manifests first.
     old: Vec<String>,
+    /// Whether, when somebody looked last, the state named chunks that are not in the store that new ones go to; and the entry that a
+    /// snapshot must have to name none.
+    has_left_behind: bool,
+    not_before: Option<u64>,
     /// Since when there is something that the anchor does not know of.
     changed_since: Option<Instant>,
 }
@@ -74,7 +78,18 @@ struct Copier {
 pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>, cold: Cold, anchor: Rc<Anchor>) {
     let keeps_snapshots = cold.keeps_snapshots();
     let (current, old) = (Vec::new(), Vec::new());
-    let mut copier = Copier { core, group, cold, anchor, stored: None, current, old, changed_since: None };
+    let mut copier = Copier {
+        core,
+        group,
+        cold,
+        anchor,
+        stored: None,
+        current,
+        old,
+        has_left_behind: true,
+        not_before: None,
+        changed_since: None,
+    };
     let mut has_begun = !keeps_snapshots;
     while !copier.group.has_failed() {
         tokio::time::sleep(LOOK_EVERY).await;
@@ -101,8 +116,24 @@ impl Copier {
             }
             *has_begun = true;
         }
-        let copied = if self.group.replica.snapshot_index() > self.stored { self.copy().await } else { Ok(()) };
+        let taken = self.group.replica.snapshot_index();
+        let is_due = taken > self.stored && self.is_all_in_store(taken);
+        let copied = if is_due { self.copy().await } else { Ok(()) };
         self.tidy().await.and(copied)
+    }
+
+    /// Whether a snapshot as of `taken` names only chunks that are where new ones go to.
+    fn is_all_in_store(&mut self, taken: Option<u64>) -> bool {
+        if !self.cold.has_left_behind() {
+            return true;
+        }
+        let state = self.group.state.borrow();
+        let has = state.chunks().any(|chunk| self.cold.is_left_behind(self.group.chunk_name(chunk.id)));
+        if has || self.has_left_behind {
+            self.not_before = state.applied();
+        }
+        self.has_left_behind = has;
+        !has && taken >= self.not_before
     }
 
     /// Puts the snapshot that is on the disk.
