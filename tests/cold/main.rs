@@ -6,6 +6,7 @@ mod ledger;
 mod lives;
 mod moto;
 mod outages;
+mod recoveries;
 mod starts;
 
 use std::time::Duration;

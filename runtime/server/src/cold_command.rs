@@ -4,8 +4,8 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use crate::admin_client::{AdminClient, AdminError};
 use crate::check::{Line, Totals};
-use crate::cli::Output;
 use crate::exit::Exit;
+use crate::output::Output;
 
 /// Checks the cold tier of the node at `admin`.
 ///

@@ -12,6 +12,7 @@ use crate::admin_client::AdminError;
 use crate::cold::ColdError;
 use crate::config::ConfigError;
 use crate::node::NodeError;
+use crate::recover_error::RecoverError;
 
 /// The exit codes, and what they mean.
 pub(crate) const CODES: [(u8, &str); 9] = [
@@ -23,7 +24,7 @@ pub(crate) const CODES: [(u8, &str); 9] = [
     (5, "the data directory cannot be used"),
     (6, "a write-ahead log is damaged, or a snapshot, or one is not this node's, or a part of it is missing"),
     (7, "the cold tier is not there, refuses access, or is another cluster's"),
-    (8, "`weir cold check` has found damage"),
+    (8, "a command has found damage in the cold tier"),
 ];
 
 /// Why the process ends before it was asked to.
@@ -94,6 +95,9 @@ pub(crate) enum Exit {
         /// How many.
         chunks: u64,
     },
+    /// There is no new node.
+    #[error(transparent)]
+    Recover(#[from] RecoverError),
     /// It was asked to end a second time before it had ended.
     #[error("stopped at once, because it was asked to a second time")]
     SecondSignal,
@@ -108,6 +112,7 @@ impl Exit {
             Exit::Node(error) | Exit::Cold(ColdError::Node(error)) => node_code(error),
             Exit::ShardOpen { source, .. } => shard_open_code(source),
             Exit::Cold(ColdError::Claim { .. } | ColdError::Moved { .. }) | Exit::ChunksUnread { .. } => 7,
+            Exit::Recover(error) => recover_code(error),
             Exit::ChunksDamaged { .. } => 8,
             Exit::System { .. }
             | Exit::Engine(_)
@@ -132,6 +137,16 @@ impl Exit {
             cause = error.source();
         }
         sentence
+    }
+}
+
+/// The code of a new node that cannot be built.
+fn recover_code(error: &RecoverError) -> u8 {
+    match error {
+        RecoverError::Place(_) => 2,
+        RecoverError::NotEmpty { .. } | RecoverError::Log(_) => 5,
+        RecoverError::Owned { .. } | RecoverError::NoSnapshot(_) | RecoverError::Store { .. } => 7,
+        RecoverError::Snapshot { .. } | RecoverError::Chunk { .. } => 8,
     }
 }
 
