@@ -1,10 +1,12 @@
 //! The cold tier in a bucket: what is refused at a start, and what becomes of streams while a store does what stores do.
 
+mod checks;
 mod faults;
 mod ledger;
 mod lives;
 mod moto;
 mod outages;
+mod recoveries;
 mod starts;
 
 use std::time::Duration;

@@ -27,6 +27,25 @@ pub enum ClaimError {
     Store(#[from] StoreError),
 }
 
+/// Whose the store is, as its object says; `None` when nothing does.
+///
+/// # Errors
+/// Whatever the store says.
+pub async fn owner(store: &dyn ChunkStore) -> Result<Option<String>, StoreError> {
+    match store.get(OBJECT, 0..BYTES_MAX).await {
+        Err(StoreError::Missing(_)) => Ok(None),
+        found => Ok(Some(String::from_utf8_lossy(&found?).trim_end().to_string())),
+    }
+}
+
+/// Makes the store the cluster's, whose ever it was.
+///
+/// # Errors
+/// Whatever the store says.
+pub async fn take_over(store: &dyn ChunkStore, cluster: u64) -> Result<(), StoreError> {
+    store.put(OBJECT, format!("{cluster:016x}\n").into()).await
+}
+
 /// Makes sure that `store` is the cluster's: says so in it when it is nobody's yet, and was not ours before. Who claims it at
 /// the same time is noticed when both put within `race` of each other.
 ///

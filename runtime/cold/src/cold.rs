@@ -16,11 +16,14 @@ use crate::error::ColdError;
 use crate::index::{self, HEAD_BYTES, PackAt};
 use crate::name::ChunkName;
 use crate::store::{ChunkStore, CountedStore, StoreError, StoreStats};
+use crate::verify::{Flaw, verify};
 
 /// What is read from the store, and kept, at once.
 const BLOCK_BYTES: u64 = 1 << 20;
 /// Chunks that are put at a time, by all shards: more would only share the line, and all of them take too long on a thin one.
 const PUTS_MAX: usize = 4;
+/// Chunks that are verified at a time.
+const VERIFIED_AT_ONCE: usize = 4;
 
 /// The cold tier of a node. Clones are the same; every call may be made on any thread, and does its work on the runtime that
 /// it was made with.
@@ -28,10 +31,11 @@ const PUTS_MAX: usize = 4;
 pub struct Cold {
     inner: Arc<Inner>,
     runtime: Handle,
+    keeps_snapshots: bool,
 }
 
-struct Inner {
-    store: Arc<CountedStore>,
+pub(crate) struct Inner {
+    pub(crate) store: Arc<CountedStore>,
     /// Blocks of objects, by object and number. Who waits for the same one waits for one read of it.
     blocks: Cache<(ChunkName, u32), Bytes>,
     /// Blocks that were there when they were asked for.
@@ -40,6 +44,8 @@ struct Inner {
     left_behind: BTreeSet<ChunkName>,
     puts: Semaphore,
     merging: Semaphore,
+    /// For who verifies a chunk: what is read for it takes memory, and the store's time.
+    verifying: Semaphore,
 }
 
 /// What the node has asked of its cold tier since the process began.
@@ -104,9 +110,22 @@ impl Cold {
                 left_behind,
                 puts: Semaphore::new(PUTS_MAX),
                 merging: Semaphore::new(1),
+                verifying: Semaphore::new(VERIFIED_AT_ONCE),
             }),
             runtime,
+            keeps_snapshots: false,
         }
+    }
+
+    /// The same, on a store that outlives the node: snapshots go there, too.
+    #[must_use]
+    pub fn keeping_snapshots(self) -> Cold {
+        Cold { keeps_snapshots: true, ..self }
+    }
+
+    /// Whether snapshots go to the store, too.
+    pub fn keeps_snapshots(&self) -> bool {
+        self.keeps_snapshots
     }
 
     /// What was asked of it so far.
@@ -144,6 +163,11 @@ impl Cold {
         self.inner.left_behind.contains(&chunk)
     }
 
+    /// Whether there are such chunks, or were when the node began.
+    pub fn has_left_behind(&self) -> bool {
+        !self.inner.left_behind.is_empty()
+    }
+
     /// Puts a chunk; it is durable then.
     ///
     /// # Errors
@@ -160,6 +184,23 @@ impl Cold {
     /// it is dropped.
     pub async fn merging(&self) -> SemaphorePermit<'_> {
         self.inner.merging.acquire().await.expect("it is never closed")
+    }
+
+    /// Reads all of a chunk that was written with so many `bytes` and this CRC32C, and says what is wrong with it, if anything is.
+    /// Past what is in memory: what the store has is asked for.
+    ///
+    /// # Errors
+    /// Whatever the store says.
+    pub async fn verify(&self, name: ChunkName, bytes: u64, crc: u32) -> Result<Option<Flaw>, ColdError> {
+        self.run(move |inner| async move {
+            let _turn = inner.verifying.acquire().await.expect("nobody closes it");
+            match verify(&*inner.store, &name.object(), bytes, crc).await? {
+                None => Ok(None),
+                // It may have been damaged on its way here.
+                Some(_) => Ok(verify(&*inner.store, &name.object(), bytes, crc).await?),
+            }
+        })
+        .await
     }
 
     /// Deletes a chunk, if it is there.
@@ -184,7 +225,7 @@ impl Cold {
     }
 
     /// Does something on the tier's own runtime, until that is done or nobody waits for it any more.
-    async fn run<T, F>(&self, work: impl FnOnce(Arc<Inner>) -> F) -> Result<T, ColdError>
+    pub(crate) async fn run<T, F>(&self, work: impl FnOnce(Arc<Inner>) -> F) -> Result<T, ColdError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, ColdError>> + Send + 'static,

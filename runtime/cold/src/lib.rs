@@ -3,7 +3,8 @@
 //! - [`chunk`]: the format of an object, which holds packs of many streams of one group.
 //! - [`store`]: where objects are kept: a directory, an S3 bucket, memory. Nothing relies on more than put, get, list and delete.
 //! - [`cold`]: [`Cold`], what a shard holds: it puts chunks, and reads packs through a cache, on a runtime beside the shards.
-//! - [`claim`]: whose a store is.
+//! - [`stored`]: snapshots, beside the chunks that they name.
+//! - [`claim`]: whose a store is. [`verify`]: whether an object is what was written.
 //!
 //! What a pack is, the crate does not know: bytes with a length, and a reader that can say whether they are what was written.
 
@@ -14,6 +15,8 @@ mod error;
 mod index;
 mod name;
 pub mod store;
+mod stored;
+mod verify;
 
 pub use chunk::ChunkBuilder;
 pub use cold::{Cold, ColdPacks, ColdStats, PartRef, ReadMax};
@@ -23,3 +26,5 @@ pub use name::ChunkName;
 pub use store::{
     ChunkStore, ClaimedStore, LocalStore, MemoryStore, MovedStore, S3Location, S3Store, StoreError, StoreStats,
 };
+pub use stored::{Manifest, PIECE_BYTES_MAX, SnapshotName, SnapshotPiece, Survey, survey};
+pub use verify::{Flaw, verify};

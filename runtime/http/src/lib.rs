@@ -44,7 +44,7 @@ mod stats;
 mod stop;
 mod wakes;
 
-pub use aside::serve_router;
+pub use aside::{Unhurried, serve_router};
 pub use config::{CachePolicy, HttpConfig};
 pub use connection::serve_connection;
 pub use cors::Origins;

@@ -4,6 +4,7 @@
 //! - [`log_store`]: openraft's log traits on [`weir_storage::Wal`].
 //! - [`state_machine`]: openraft's state machine trait on [`weir_stream::Group`]; calls the [`Observer`].
 //! - [`snapshot`]: the state in a file, so that the log before it may go.
+//! - [`install`]: a group that goes on from a state that another log had.
 //! - [`network`]: the transport. A group of one voter has none, and says so if it is ever called.
 //! - [`config`]: openraft's type parameters and our timings.
 //! - [`codec`]: votes and memberships as bytes. openraft's own serde form is no format, so it is not used.
@@ -14,6 +15,7 @@
 
 mod codec;
 mod config;
+mod install;
 mod local;
 mod log_store;
 mod network;
@@ -21,6 +23,8 @@ mod replica;
 mod snapshot;
 mod state_machine;
 
+pub use install::install;
 pub use local::Local;
 pub use replica::{ProposeError, Replica, ReplicaOptions, Standing, StartError};
+pub use snapshot::read_snapshot;
 pub use state_machine::{Observer, State};

@@ -10,7 +10,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use openraft::StoredMembership;
 use openraft::alias::{SnapshotMetaOf, StoredMembershipOf};
 use tokio::sync::mpsc;
-use weir_storage::{EntryId, Snapshots, Wal, WalError};
+use weir_storage::{EntryId, SnapshotReader, Snapshots, Wal, WalError};
 use weir_stream::{Group, Thaw};
 use weir_types::GroupId;
 
@@ -37,7 +37,14 @@ impl Snapshot {
     /// # Errors
     /// [`WalError`] when it cannot be read, or is not the one that the log goes on from.
     pub(crate) fn load(wal: &Wal, group: GroupId) -> Result<Option<Snapshot>, WalError> {
-        let Some(mut reader) = wal.open_snapshot(group)? else { return Ok(None) };
+        wal.open_snapshot(group)?.map(Snapshot::read).transpose()
+    }
+
+    /// Reads a snapshot to its end. Blocks.
+    ///
+    /// # Errors
+    /// [`WalError`] when it is damaged.
+    fn read(mut reader: SnapshotReader) -> Result<Snapshot, WalError> {
         let Some(first) = reader.section()? else { return Err(reader.damaged("it is empty")) };
         let last_membership = decode_stored_membership(&first).map_err(|error| reader.damaged(error))?;
         let mut thaw = Thaw::default();
@@ -49,8 +56,17 @@ impl Snapshot {
             return Err(reader.damaged("its state is of another entry"));
         }
         let meta = SnapshotMetaOf::<TypeConfig> { last_log_id: Some(log_id(reader.last())), last_membership };
-        Ok(Some(Snapshot { meta, group, bytes: reader.bytes() }))
+        Ok(Snapshot { meta, group, bytes: reader.bytes() })
     }
+}
+
+/// Reads a group's state out of a snapshot, and with it the entry that it is as of. Blocks.
+///
+/// # Errors
+/// [`WalError`] when it is damaged.
+pub fn read_snapshot(reader: SnapshotReader) -> Result<(EntryId, Group), WalError> {
+    let last = reader.last();
+    Snapshot::read(reader).map(|snapshot| (last, snapshot.group))
 }
 
 /// Writes the state as it is now, which is that of `meta`; returns the size of the file when it is durable.

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::runtime::{Builder, LocalOptions};
-use weir_raft::{Observer, Replica, ReplicaOptions, StartError, State};
+use weir_raft::{Observer, Replica, ReplicaOptions, StartError, State, install, read_snapshot};
 use weir_storage::{
-    Arena, BLOCK_BYTES, Claim, Disk, EntryBody, FRAME_HEADER_BYTES, FaultyDisk, Room, Wal, WalConfig, WalError,
-    WriteMode,
+    Arena, BLOCK_BYTES, Claim, Disk, EntryBody, FRAME_HEADER_BYTES, FaultyDisk, Room, SnapshotReader, Wal, WalConfig,
+    WalError, WriteMode,
 };
 use weir_stream::{
     BatchBuilder, BucketTold, Command, EncodedBindings, Expiry, Group, KeyRef, Limits, Outcome, Pack, Piece, Records,
@@ -354,4 +354,47 @@ fn a_snapshot_that_the_disk_refuses_is_taken_later() {
         live(&world, &mut history, STEPS).await;
         check(&world, &mut history);
     });
+}
+
+#[test]
+fn a_state_goes_on_in_the_log_of_another_node() {
+    let (first, second) = (formed(1), FaultyDisk::new(16 << 20, 2));
+    Wal::form(&second, 2).expect("an empty disk");
+    let expected = run(async {
+        let world = World::begin(&first).await.expect("it begins");
+        live(&world, &mut History::default(), SNAPSHOT_EVERY).await;
+        view(&world.state.borrow())
+    });
+    let file = Bytes::from(first.read(FILE).expect("it is there"));
+    let (last, expected) = run(async {
+        let reader = SnapshotReader::of_bytes(GROUP, file.clone()).expect("it is a snapshot");
+        let (last, mut state) = read_snapshot(reader).expect("it is whole");
+        assert_eq!(view(&state), expected);
+        // Its log is elsewhere.
+        state.forget_log(|| 9, |_| ());
+        let expected = view(&state);
+        let wal = Wal::open(Arc::new(second.clone()), CONFIG, Box::new(|| 77)).expect("it was formed");
+        tokio::task::spawn_local(wal.clone().run());
+        install(&wal, GROUP, 7, last, state).await.expect("there is space");
+        wal.stop();
+        wal.stopped().await;
+        (last, expected)
+    });
+    for round in 0..2 {
+        run(async {
+            let world = World::begin(&second).await.expect("it goes on");
+            if round == 0 {
+                assert_eq!(view(&world.state.borrow()), expected);
+            }
+            let standing = world.replica.standing();
+            assert!(standing.term > last.term && standing.applied_index > last.index, "{standing:?}");
+            // A new stream, for those that are there have other tails than these steps know of.
+            assert!(world.propose(80 + 8 * round).await);
+            let key = key(10 + round);
+            assert_eq!(world.read(&key).len(), 1000);
+            world.replica.take_snapshot().await.expect("there is space");
+        });
+    }
+    let other = GroupId(3);
+    assert!(matches!(SnapshotReader::of_bytes(other, file), Err(WalError::Foreign { .. })));
 }

@@ -1,30 +1,35 @@
-//! The admin listener: `/livez`, `/readyz`, `/metrics`.
+//! The admin listener: `/livez`, `/readyz`, `/metrics`, and what an operator has the node do.
 //!
 //! - `/livez` is 200 as long as the process runs its main thread.
 //! - `/readyz` is 200 only while every group of every shard serves; otherwise it is 503 and names what is missing, one
 //!   line each.
 //! - `/metrics` is always 200; see [`crate::metrics`].
+//! - `POST /cold/check` verifies the cold tier; see [`crate::check`]. Such a request must say that it has JSON: a page of the
+//!   web cannot send one here.
 //!
-//! There are few connections at a time, and none lasts (see [`weir_http::serve_router`]): whoever floods this listener takes
+//! There are few connections at a time, and none lasts but one check's (see [`weir_http::serve_router`]): whoever floods this listener takes
 //! neither memory nor open files from the public one.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::Extension;
 use axum::Router;
 use axum::extract::State;
+use axum::http::HeaderMap;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
-use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use weir_cold::Cold;
-use weir_http::HttpStats;
+use weir_http::{HttpStats, Unhurried};
 use weir_shard::{Address, ShardConfig, ShardStats, Topology};
 use weir_wasm::Host;
 
+use crate::check;
 use crate::config::Config;
 use crate::connections::Connections;
 use crate::metrics::{self, Machine, Snapshot};
@@ -75,6 +80,8 @@ pub(crate) struct Admin {
     pub(crate) cold: Option<Cold>,
     /// Where the node's data is, if it is on a disk.
     pub(crate) data_dir: Option<Arc<DataDir>>,
+    /// For who has the node do something that lasts: one at a time.
+    pub(crate) operation: Arc<Semaphore>,
 }
 
 /// Serves the admin listener, for as long as the process runs.
@@ -83,6 +90,7 @@ pub(crate) async fn serve(listener: TcpListener, admin: Admin) {
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
+        .route("/cold/check", post(cold_check))
         .with_state(admin);
     weir_http::serve_router(listener, router).await
 }
@@ -132,6 +140,21 @@ async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
         machine,
     };
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], snapshot.text())
+}
+
+async fn cold_check(State(admin): State<Admin>, headers: HeaderMap) -> Response {
+    let is_json = headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/json"));
+    if !is_json {
+        return (StatusCode::UNSUPPORTED_MEDIA_TYPE, "the content type must be application/json\n").into_response();
+    }
+    if !matches!(*admin.phase.borrow(), Phase::Serving(_)) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the server is starting or stopping\n").into_response();
+    }
+    let Ok(turn) = admin.operation.try_acquire_owned() else {
+        return (StatusCode::CONFLICT, "another one is under way\n").into_response();
+    };
+    let headers = [(CONTENT_TYPE, "application/x-ndjson")];
+    (headers, Extension(Unhurried), check::report(&admin.shards, turn)).into_response()
 }
 
 /// Each shard's figures; `None` for one that does not answer. All are asked at once.

@@ -7,6 +7,7 @@ use clap_complete::Shell;
 
 use crate::address::ListenAddress;
 use crate::exit;
+use crate::output::Output;
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -27,6 +28,15 @@ pub(crate) enum Command {
     /// Show or check the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Look after the cold tier
+    #[command(subcommand)]
+    Cold(ColdCommand),
+    /// Build a new node out of the bucket of one that is lost, and make the bucket its own
+    #[command(after_help = help_end())]
+    Recover(RecoverArgs),
+    /// Build a new node with a copy of what is in a bucket or a folder
+    #[command(after_help = help_end())]
+    Restore(NewNodeArgs),
     /// Print the completion script for a shell
     Completions {
         /// The shell.
@@ -48,6 +58,56 @@ pub(crate) enum ConfigCommand {
     Check(ConfigArgs),
     /// Print a sample file: every key with its default and what it means
     Default,
+}
+
+/// What `weir cold` can do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ColdCommand {
+    /// Have a running node read all of its cold tier, and say which chunks are damaged or missing
+    #[command(after_help = help_end())]
+    Check(AdminArgs),
+}
+
+/// Flags of commands that build a new node.
+#[derive(Debug, Args)]
+pub(crate) struct NewNodeArgs {
+    /// Configuration file (TOML): of [cold], how the bucket is reached; of [wal] and [server], the new node's sizes
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where snapshots and chunks are: s3://bucket/prefix, or for restore also file:///folder
+    #[arg(long, value_name = "URL")]
+    pub(crate) from: String,
+    /// The new node's data directory: not there, or empty
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// What to print: text for people, or a line of JSON for each stream
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Output::Text)]
+    pub(crate) output: Output,
+}
+
+/// Flags of `weir recover`.
+#[derive(Debug, Args)]
+pub(crate) struct RecoverArgs {
+    /// What is built from what.
+    #[command(flatten)]
+    pub(crate) new_node: NewNodeArgs,
+    /// The node that the bucket belongs to is stopped for good: make the bucket the new node's
+    #[arg(long)]
+    pub(crate) take_over: bool,
+}
+
+/// Flags of commands that ask a running node.
+#[derive(Debug, Args)]
+pub(crate) struct AdminArgs {
+    /// Configuration file (TOML) of the node
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Its admin listener [default: where the configuration has it, http://127.0.0.1:4438]
+    #[arg(long, value_name = "URL")]
+    pub(crate) admin: Option<String>,
+    /// What to print: text for people, or lines of JSON
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Output::Text)]
+    pub(crate) output: Output,
 }
 
 /// Flags of `weir serve`.

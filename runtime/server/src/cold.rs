@@ -134,5 +134,6 @@ pub(crate) async fn open(
     if !left_behind.is_empty() {
         store = Arc::new(MovedStore { old: local, new: store });
     }
-    Ok(Some(Cold::new(store, config.cache_bytes, runtime.clone(), left_behind)))
+    let cold = Cold::new(store, config.cache_bytes, runtime.clone(), left_behind);
+    Ok(Some(if location.is_some() { cold.keeping_snapshots() } else { cold }))
 }

@@ -280,6 +280,9 @@ impl Default for ColdConfig {
 }
 
 impl ColdConfig {
+    /// The `url` of a folder of the data directory.
+    pub(crate) const LOCAL: &str = COLD_LOCAL;
+
     /// Whether there is a cold tier. What is kept in memory has none.
     pub(crate) fn is_on(&self) -> bool {
         self.url != COLD_OFF

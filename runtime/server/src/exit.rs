@@ -8,12 +8,14 @@ use weir_storage::WalError;
 use weir_wasm::HostError;
 
 use crate::address::ListenAddress;
+use crate::admin_client::AdminError;
 use crate::cold::ColdError;
 use crate::config::ConfigError;
 use crate::node::NodeError;
+use crate::recover_error::RecoverError;
 
 /// The exit codes, and what they mean.
-pub(crate) const CODES: [(u8, &str); 8] = [
+pub(crate) const CODES: [(u8, &str); 9] = [
     (0, "asked to stop, and everything acknowledged is flushed; or printed what was asked for"),
     (1, "anything else"),
     (2, "bad command line or configuration"),
@@ -22,6 +24,7 @@ pub(crate) const CODES: [(u8, &str); 8] = [
     (5, "the data directory cannot be used"),
     (6, "a write-ahead log is damaged, or a snapshot, or one is not this node's, or a part of it is missing"),
     (7, "the cold tier is not there, refuses access, or is another cluster's"),
+    (8, "a command has found damage in the cold tier"),
 ];
 
 /// Why the process ends before it was asked to.
@@ -77,6 +80,24 @@ pub(crate) enum Exit {
     /// Standard output takes no more.
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
+    /// A running node has not done what it was asked for.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// A check has found chunks that are not what was written.
+    #[error("the cold tier is damaged: {chunks} chunks are not what was written")]
+    ChunksDamaged {
+        /// How many.
+        chunks: u64,
+    },
+    /// A check could not read everything, and the rest is whole.
+    #[error("the cold tier could not be checked: {chunks} chunks could not be read")]
+    ChunksUnread {
+        /// How many.
+        chunks: u64,
+    },
+    /// There is no new node.
+    #[error(transparent)]
+    Recover(#[from] RecoverError),
     /// It was asked to end a second time before it had ended.
     #[error("stopped at once, because it was asked to a second time")]
     SecondSignal,
@@ -86,12 +107,19 @@ impl Exit {
     /// The process's exit code, one of [`CODES`].
     pub(crate) fn code(&self) -> u8 {
         match self {
-            Exit::Config(_) | Exit::CommandUnknown(_) => 2,
+            Exit::Config(_) | Exit::CommandUnknown(_) | Exit::Admin(AdminError::Address(_)) => 2,
             Exit::Listen { .. } => 3,
             Exit::Node(error) | Exit::Cold(ColdError::Node(error)) => node_code(error),
             Exit::ShardOpen { source, .. } => shard_open_code(source),
-            Exit::Cold(ColdError::Claim { .. } | ColdError::Moved { .. }) => 7,
-            Exit::System { .. } | Exit::Engine(_) | Exit::Demo(_) | Exit::Output(_) | Exit::SecondSignal => 1,
+            Exit::Cold(ColdError::Claim { .. } | ColdError::Moved { .. }) | Exit::ChunksUnread { .. } => 7,
+            Exit::Recover(error) => recover_code(error),
+            Exit::ChunksDamaged { .. } => 8,
+            Exit::System { .. }
+            | Exit::Engine(_)
+            | Exit::Demo(_)
+            | Exit::Output(_)
+            | Exit::Admin(_)
+            | Exit::SecondSignal => 1,
         }
     }
 
@@ -109,6 +137,16 @@ impl Exit {
             cause = error.source();
         }
         sentence
+    }
+}
+
+/// The code of a new node that cannot be built.
+fn recover_code(error: &RecoverError) -> u8 {
+    match error {
+        RecoverError::Place(_) => 2,
+        RecoverError::NotEmpty { .. } | RecoverError::Log(_) => 5,
+        RecoverError::Owned { .. } | RecoverError::NoSnapshot(_) | RecoverError::Store { .. } => 7,
+        RecoverError::Snapshot { .. } | RecoverError::Chunk { .. } => 8,
     }
 }
 

@@ -2,11 +2,13 @@
 //!
 //! - [`cli`], [`config`], [`address`], [`layers`]: what was asked for, from flags, environment and file.
 //! - [`config_command`]: the configuration, shown and checked.
+//! - [`cold_command`], [`admin_client`]: commands that ask a running node.
+//! - [`recover_command`], [`recover_error`]: a new node out of what is in a store. [`output`]: how commands print.
 //! - [`manual`]: completion scripts and manual pages.
 //! - [`node`], [`cold`], [`seams`], [`builtins`]: the data directory, the cold tier, and what else the shards are handed.
 //! - [`serve`], [`signals`]: the order in which things begin and end, and who asks for the end.
 //! - [`shard_thread`], [`accept`]: one thread per shard, and the listener that feeds them connections.
-//! - [`admin`], [`metrics`], [`process`]: the admin listener, and what it says.
+//! - [`admin`], [`metrics`], [`process`], [`check`]: the admin listener, and what it says.
 //! - [`demo`]: what `--demo` sets up.
 //! - [`exit`]: exit codes.
 //!
@@ -15,9 +17,12 @@
 mod accept;
 mod address;
 mod admin;
+mod admin_client;
 mod builtins;
+mod check;
 mod cli;
 mod cold;
+mod cold_command;
 mod config;
 mod config_command;
 mod connections;
@@ -27,7 +32,10 @@ mod layers;
 mod manual;
 mod metrics;
 mod node;
+mod output;
 mod process;
+mod recover_command;
+mod recover_error;
 mod seams;
 mod serve;
 mod shard_thread;
@@ -39,9 +47,13 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::cli::{Cli, Command, ConfigArgs, ConfigCommand, ServeArgs};
+use crate::admin_client::AdminClient;
+use crate::cli::{
+    AdminArgs, Cli, ColdCommand, Command, ConfigArgs, ConfigCommand, NewNodeArgs, RecoverArgs, ServeArgs,
+};
 use crate::config::{Config, LogConfig, LogFormat};
 use crate::exit::Exit;
+use crate::recover_command::{Mode, Order};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -64,6 +76,11 @@ fn main() -> ExitCode {
             print("ok\n")
         }),
         Command::Config(ConfigCommand::Default) => print(config_command::SAMPLE),
+        Command::Cold(ColdCommand::Check(args)) => {
+            admin_client(&args).and_then(|admin| cold_command::check(&admin, args.output))
+        }
+        Command::Recover(args) => recover(args),
+        Command::Restore(args) => build_node(args, Mode::Copy),
         Command::Completions { shell } => print(manual::completions(shell)),
         Command::Man { command } => manual::page(&command).and_then(print),
     };
@@ -84,6 +101,28 @@ fn serve(args: &ServeArgs) -> Result<(), Exit> {
         tracing::warn!(variable, "this variable is no setting of the server's, and is passed over");
     }
     serve::serve(&config, args.demo)
+}
+
+/// A new node out of a store that becomes its own.
+fn recover(args: RecoverArgs) -> Result<(), Exit> {
+    let RecoverArgs { new_node, take_over } = args;
+    build_node(new_node, Mode::InPlace { take_over })
+}
+
+/// A new node with a copy of what is in a store.
+fn build_node(args: NewNodeArgs, mode: Mode) -> Result<(), Exit> {
+    let config = load_aloud(&ConfigArgs { config: args.config, ..ConfigArgs::default() })?;
+    let NewNodeArgs { from, data_dir, output, .. } = args;
+    recover_command::run(&config, &Order { from, data_dir, mode, output })
+}
+
+/// The node that a command asks.
+fn admin_client(args: &AdminArgs) -> Result<AdminClient, Exit> {
+    if let Some(url) = &args.admin {
+        return Ok(AdminClient::new(url)?);
+    }
+    let config = load_aloud(&ConfigArgs { config: args.config.clone(), ..ConfigArgs::default() })?;
+    Ok(AdminClient::of(config.server.admin_listen.socket()))
 }
 
 /// The configuration, for a command without a log: what is passed over is said at once.

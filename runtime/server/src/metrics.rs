@@ -75,6 +75,14 @@ const SHARD_FAMILIES: &[Family<ShardStats>] = &[
     ("weir_snapshots_failed_total", "Snapshots of groups that the disk has refused. They are tried again.", |s| {
         s.snapshots_failed as f64
     }),
+    ("weir_cold_snapshots_total", "Snapshots of groups that were put into the bucket of the cold tier.", |s| {
+        s.snapshots_stored as f64
+    }),
+    (
+        "weir_cold_snapshots_failed_total",
+        "Times that a snapshot could not be put into the bucket, or older ones not be deleted. They are tried again.",
+        |s| s.snapshots_unstored as f64,
+    ),
     ("weir_hot_bytes", "Bytes of streams that are in the write-ahead log only.", |s| s.hot_bytes as f64),
     ("weir_cold_bytes", "Bytes of streams that are in the cold tier.", |s| s.cold_bytes as f64),
     ("weir_cold_chunks", "Chunks in the cold tier that streams use.", |s| s.chunks as f64),
@@ -103,7 +111,7 @@ const SHARD_FAMILIES: &[Family<ShardStats>] = &[
     ),
     (
         "weir_cold_reads_damaged_total",
-        "Reads that met a chunk that is damaged or missing. They were answered 503 cold_damaged.",
+        "Reads, of clients or a check, that met a chunk that is damaged or missing. Clients were answered 503 cold_damaged.",
         |s| s.cold_damaged as f64,
     ),
     (

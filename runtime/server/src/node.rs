@@ -7,6 +7,7 @@
 //! <data_dir>/modules/    what was uploaded and its machine code, see weir-wasm
 //! <data_dir>/cold/       chunks of the cold tier, where it is a folder, see weir-cold
 //! <data_dir>/cold.url    where the cold tier is, once it is this node's
+//! <data_dir>/restore     where the node is being restored from, until it is whole
 //! ```
 //!
 //! `node.toml` is written last, so that it is there only when all the WALs are: a formed node that misses one, or finds
@@ -24,11 +25,12 @@ use weir_storage::{RealDisk, Wal, WalError};
 /// Version of the data directory's layout, and of everything that no format of its own below it guards.
 const FORMAT: u32 = 2;
 
-const LOCK_FILE: &str = "lock";
+pub(crate) const LOCK_FILE: &str = "lock";
 const NODE_FILE: &str = "node.toml";
 const MODULES_FOLDER: &str = "modules";
 const COLD_FOLDER: &str = "cold";
 const COLD_URL_FILE: &str = "cold.url";
+const RESTORE_FILE: &str = "restore";
 
 /// Why the data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -197,6 +199,10 @@ impl DataDir {
     /// # Errors
     /// Any [`NodeError`] but [`NodeError::Locked`].
     pub(crate) fn node(&self, fresh: Node, groups: u16) -> Result<Node, NodeError> {
+        if let Some(url) = self.unfinished_restore()? {
+            let reason = format!("its restore from {url} has not come to its end; run `weir restore` again");
+            return Err(NodeError::Incomplete { path: self.path.clone(), reason });
+        }
         let node = match self.dir.read_to_string(NODE_FILE) {
             Ok(text) => self.parse(&text)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -254,10 +260,15 @@ impl DataDir {
     /// # Errors
     /// [`NodeError::Io`].
     pub(crate) fn cold_url(&self) -> Result<Option<String>, NodeError> {
-        match self.dir.read_to_string(COLD_URL_FILE) {
+        self.line_of(COLD_URL_FILE)
+    }
+
+    /// What a file of one line says, if it is there.
+    fn line_of(&self, file: &str) -> Result<Option<String>, NodeError> {
+        match self.dir.read_to_string(file) {
             Ok(text) => Ok(Some(text.trim_end().to_string())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(self.failed(COLD_URL_FILE, error)),
+            Err(error) => Err(self.failed(file, error)),
         }
     }
 
@@ -267,6 +278,44 @@ impl DataDir {
     /// [`NodeError::Io`].
     pub(crate) fn set_cold_url(&self, url: &str) -> Result<(), NodeError> {
         self.replace(COLD_URL_FILE, &format!("{url}\n")).map_err(|error| self.failed(COLD_URL_FILE, error))
+    }
+
+    /// Notes that the node is being restored from `url`; whatever an unfinished restore has left but chunks is removed.
+    ///
+    /// # Errors
+    /// [`NodeError::Io`].
+    pub(crate) fn begin_restore(&self, url: &str) -> Result<(), NodeError> {
+        self.replace(RESTORE_FILE, &format!("{url}\n")).map_err(|error| self.failed(RESTORE_FILE, error))?;
+        let left = self.dir.entries().map_err(|error| self.failed(".", error))?;
+        for entry in left {
+            let name = entry.map_err(|error| self.failed(".", error))?.file_name().to_string_lossy().into_owned();
+            let removed = match name.as_str() {
+                NODE_FILE => self.dir.remove_file(&name),
+                name if name.starts_with("wal-") => self.dir.remove_dir_all(name),
+                _ => Ok(()),
+            };
+            removed.map_err(|error| self.failed(&name, error))?;
+        }
+        Ok(())
+    }
+
+    /// Where the node is being restored from, if that has not come to its end.
+    ///
+    /// # Errors
+    /// [`NodeError::Io`].
+    pub(crate) fn unfinished_restore(&self) -> Result<Option<String>, NodeError> {
+        self.line_of(RESTORE_FILE)
+    }
+
+    /// The node is restored.
+    ///
+    /// # Errors
+    /// [`NodeError::Io`].
+    pub(crate) fn end_restore(&self) -> Result<(), NodeError> {
+        match self.dir.remove_file(RESTORE_FILE).and_then(|()| self.sync()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.failed(RESTORE_FILE, error)),
+            _ => Ok(()),
+        }
     }
 
     /// The error of the folder of the cold tier.
@@ -316,12 +365,29 @@ impl DataDir {
         Ok((disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize))
     }
 
-    fn form(&self, node: &Node) -> Result<(), NodeError> {
+    /// Makes an empty log in the folder of each of the node's WALs. The node is formed later.
+    ///
+    /// # Errors
+    /// [`NodeError::Io`], or [`NodeError::Incomplete`] when there are logs already.
+    pub(crate) fn form_wals(&self, node: &Node) -> Result<(), NodeError> {
         for (wal, &log_id) in (0..).zip(&node.wal_ids) {
             self.form_wal(&wal_folder(wal), log_id)?;
         }
+        Ok(())
+    }
+
+    /// Forms a node whose logs are there, so that it can be served.
+    ///
+    /// # Errors
+    /// [`NodeError::Io`].
+    pub(crate) fn finish(&self, node: &Node) -> Result<(), NodeError> {
         // Makes the folders durable too, which were made before it.
         self.replace(NODE_FILE, &node.to_toml()).map_err(|error| self.failed(NODE_FILE, error))
+    }
+
+    fn form(&self, node: &Node) -> Result<(), NodeError> {
+        self.form_wals(node)?;
+        self.finish(node)
     }
 
     /// Puts a file in place of what was there, durably.

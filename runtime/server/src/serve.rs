@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use weir_http::{CachePolicy, Hosts, Origins, Proxies};
 use weir_shard::{Address, Entropy as _, PageBudget, Seams, ShardConfig, Topology, mesh};
 use weir_storage::WriteMode;
@@ -96,6 +96,7 @@ async fn run(config: &Config, demo: bool) -> Result<(), Exit> {
         modules: modules.clone(),
         cold,
         data_dir,
+        operation: Arc::new(Semaphore::new(1)),
     };
     tokio::spawn(admin::serve(admin_listener, admin));
 

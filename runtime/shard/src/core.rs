@@ -59,6 +59,8 @@ pub(crate) struct Core {
     /// For who writes a group's state down or moves bytes in it from the log to a chunk: each makes the other's steps longer,
     /// and a state that is written down takes memory.
     pub(crate) upkeep: Mutex<()>,
+    /// For who puts a snapshot into the store: its pieces take memory.
+    pub(crate) copying: Mutex<()>,
     pub(crate) guests: Rc<Guests>,
     /// On the shard of group 0: buckets whose last change may not have reached every group.
     pub(crate) unsettled: Unsettled,
@@ -255,6 +257,8 @@ impl Core {
             hot_index_bytes: self.hot_index_bytes() as u64,
             snapshots: counters.snapshots.get(),
             snapshots_failed: counters.snapshots_failed.get(),
+            snapshots_stored: counters.snapshots_stored.get(),
+            snapshots_unstored: counters.snapshots_unstored.get(),
             flushes: counters.flushes.get(),
             flushes_failed: counters.flushes_failed.get(),
             flushed_bytes: counters.flushed_bytes.get(),

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use tokio::sync::{mpsc, oneshot};
 use weir_types::{ShardId, Wakeup};
 
-use crate::message::{Mail, ShardStats};
+use crate::message::{CheckNews, Mail, ShardStats};
 
 /// A shard's outgoing mail: what is put into it in one turn leaves together at the turn's end.
 pub(crate) struct Post {
@@ -72,6 +72,13 @@ impl Address {
         let (sender, receiver) = oneshot::channel();
         self.0.send(vec![Mail::Stats(sender)]).ok()?;
         receiver.await.ok()
+    }
+
+    /// Asks the shard to verify all chunks that its streams name, and to tell `news`, for as long as somebody takes them; one that has
+    /// stopped tells nothing.
+    pub fn cold_check(&self, news: mpsc::Sender<CheckNews>) {
+        // Who waits for the news sees that there are none.
+        let _ = self.0.send(vec![Mail::ColdCheck(news)]);
     }
 }
 

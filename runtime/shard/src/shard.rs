@@ -86,6 +86,7 @@ impl Shard {
             post,
             cold: seams.cold,
             upkeep: Mutex::default(),
+            copying: Mutex::default(),
             unsettled: Unsettled::default(),
             hot_index: Cell::new(0),
             tasks: RefCell::default(),
@@ -226,6 +227,7 @@ async fn read_mail(shard: Rc<Core>, mut receiver: mpsc::UnboundedReceiver<Vec<Ma
                 }
                 Mail::Cancel { origin, call } => shard.calls.cancel(origin, call),
                 Mail::Stats(sender) => drop(sender.send(shard.figures())),
+                Mail::ColdCheck(news) => upkeep::begin_check(&shard, news),
             }
         }
     }

@@ -23,6 +23,8 @@ pub(crate) struct Counters {
     pub(crate) limits_met: LimitsMet,
     pub(crate) snapshots: Cell<u64>,
     pub(crate) snapshots_failed: Cell<u64>,
+    pub(crate) snapshots_stored: Cell<u64>,
+    pub(crate) snapshots_unstored: Cell<u64>,
     pub(crate) flushes: Cell<u64>,
     pub(crate) flushes_failed: Cell<u64>,
     pub(crate) flushed_bytes: Cell<u64>,

@@ -1,5 +1,7 @@
 //! A whole node on one thread: two shards over memory disks, as a simulator would run it.
 
+mod anchors;
+mod checks;
 mod cuts;
 
 use std::collections::BTreeSet;

@@ -4,9 +4,13 @@
 //! - [`keeper`]: snapshots, and the log before them.
 //! - [`flusher`]: old bytes from the log to chunks.
 //! - [`merger`]: from many chunks to one, and out of those that are mostly garbage.
+//! - [`copier`]: snapshots to the store, so that chunks stay as long as a stored one names them.
 //! - [`sweeper`]: chunks that nothing names.
 //! - [`maker`]: makes a chunk of bytes, and has apply take it in.
+//! - [`checker`]: whether chunks are what was written, when somebody asks.
 
+mod checker;
+mod copier;
 mod flusher;
 mod keeper;
 mod maker;
@@ -15,26 +19,36 @@ mod sweeper;
 
 use std::rc::Rc;
 
+use tokio::sync::mpsc;
 use weir_cold::Cold;
 
 use crate::core::Core;
+use crate::message::CheckNews;
+use crate::upkeep::copier::Anchor;
 use crate::upkeep::maker::Maker;
 use crate::upkeep::sweeper::Garbage;
 use crate::write::job::LocalGroup;
 
 /// Begins the tasks of a group. They run for the shard's life.
 pub(crate) fn begin(core: &Rc<Core>, group: &Rc<LocalGroup>) {
-    core.spawn(keeper::run(core.clone(), group.clone()));
+    let anchor = Rc::new(Anchor::default());
+    core.spawn(keeper::run(core.clone(), group.clone(), anchor.clone()));
     if let Some(cold) = &core.cold {
-        begin_cold(core, group, cold);
+        begin_cold(core, group, cold, anchor);
     }
 }
 
-fn begin_cold(core: &Rc<Core>, group: &Rc<LocalGroup>, cold: &Cold) {
+fn begin_cold(core: &Rc<Core>, group: &Rc<LocalGroup>, cold: &Cold, anchor: Rc<Anchor>) {
     let nonce = core.entropy.u64() as u32;
     let garbage = Garbage::default();
     let maker = Rc::new(Maker::new(core.clone(), group.clone(), cold.clone(), nonce, garbage.clone()));
     core.spawn(flusher::run(core.clone(), group.clone(), maker.clone()));
     core.spawn(merger::run(core.clone(), group.clone(), cold.clone(), maker));
-    core.spawn(sweeper::run(core.clone(), group.clone(), cold.clone(), nonce, garbage));
+    core.spawn(copier::run(core.clone(), group.clone(), cold.clone(), anchor.clone()));
+    core.spawn(sweeper::run(core.clone(), group.clone(), cold.clone(), nonce, garbage, anchor));
+}
+
+/// Begins to verify the chunks of all groups of this shard.
+pub(crate) fn begin_check(core: &Rc<Core>, news: mpsc::Sender<CheckNews>) {
+    core.spawn_request(checker::run(core.clone(), news));
 }

@@ -10,7 +10,8 @@
 //! one before it; so there is one per group at most, and whatever it lacks or has too much is damage.
 
 use std::fmt::Display;
-use std::io;
+use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -73,6 +74,14 @@ impl Snapshots {
         Ok(SnapshotWriter { file, sections: 0, bytes: HEADER_BYTES as u64 })
     }
 
+    /// Begins to read the group's current snapshot, if it has one. It stays what it is when another takes its place.
+    ///
+    /// # Errors
+    /// As for any snapshot that is opened.
+    pub fn current(&self, group: GroupId) -> Result<Option<SnapshotReader>, WalError> {
+        self.open(group, None, Some(EntryId { index: u64::MAX, term: u64::MAX }))
+    }
+
     /// Begins to read the group's snapshot, if it has one. Its log goes on behind `purged`, up to `last`.
     ///
     /// # Errors
@@ -100,21 +109,7 @@ impl Snapshots {
             }
             Err(error) => return Err(WalError::io(&name, error)),
         };
-        let mut reader = SnapshotReader { file, name, last: EntryId { index: 0, term: 0 }, position: 0, sections: 0 };
-        let header = reader.read(HEADER_BYTES)?;
-        let mut fields = &header[..];
-        let mut magic = [0; MAGIC.len()];
-        fields.copy_to_slice(&mut magic);
-        if magic[..7] != MAGIC[..7]
-            || crc32c::crc32c(&header[..HEADER_BYTES - 4]) != (&header[HEADER_BYTES - 4..]).get_u32_le()
-        {
-            return Err(WalError::corrupt(&reader.name, 0, "the snapshot's header is damaged"));
-        }
-        if magic != MAGIC {
-            let reason = format!("snapshot format {} is not known to this version", magic[7]);
-            return Err(WalError::Format { file: reader.name, reason });
-        }
-        let (log_id, of_group) = (fields.get_u64_le(), GroupId(fields.get_u16_le()));
+        let (reader, log_id, of_group) = SnapshotReader::begin(file, name)?;
         if (log_id, of_group) != (self.log_id, group) {
             let reason = format!(
                 "the snapshot is of group {of_group} of the log {log_id:016x}, and group {group} of {:016x} belongs here",
@@ -122,7 +117,6 @@ impl Snapshots {
             );
             return Err(WalError::foreign(&reader.name, 0, reason));
         }
-        reader.last = EntryId { term: fields.get_u64_le(), index: fields.get_u64_le() };
         if let Some(purged) = purged
             && reader.last.index < purged.index
         {
@@ -177,6 +171,41 @@ impl SnapshotWriter {
 }
 
 impl SnapshotReader {
+    /// Begins to read a snapshot of `group` that is in memory, and was any log's.
+    ///
+    /// # Errors
+    /// [`WalError::Corrupt`] when its header is damaged, [`WalError::Foreign`] when it is another group's, [`WalError::Format`] when
+    /// it is another version's.
+    pub fn of_bytes(group: GroupId, bytes: Bytes) -> Result<SnapshotReader, WalError> {
+        let (reader, _, of_group) = SnapshotReader::begin(Arc::new(InMemory(bytes)), name(group))?;
+        if of_group != group {
+            let reason = format!("the snapshot is of group {of_group}, and group {group} belongs here");
+            return Err(WalError::foreign(&reader.name, 0, reason));
+        }
+        Ok(reader)
+    }
+
+    /// Reads the header; also gives the log and the group that the snapshot is of.
+    fn begin(file: Arc<dyn DiskFile>, name: String) -> Result<(SnapshotReader, u64, GroupId), WalError> {
+        let mut reader = SnapshotReader { file, name, last: EntryId { index: 0, term: 0 }, position: 0, sections: 0 };
+        let header = reader.read(HEADER_BYTES)?;
+        let mut fields = &header[..];
+        let mut magic = [0; MAGIC.len()];
+        fields.copy_to_slice(&mut magic);
+        if magic[..7] != MAGIC[..7]
+            || crc32c::crc32c(&header[..HEADER_BYTES - 4]) != (&header[HEADER_BYTES - 4..]).get_u32_le()
+        {
+            return Err(WalError::corrupt(&reader.name, 0, "the snapshot's header is damaged"));
+        }
+        if magic != MAGIC {
+            let reason = format!("snapshot format {} is not known to this version", magic[7]);
+            return Err(WalError::Format { file: reader.name, reason });
+        }
+        let (log_id, group) = (fields.get_u64_le(), GroupId(fields.get_u16_le()));
+        reader.last = EntryId { term: fields.get_u64_le(), index: fields.get_u64_le() };
+        Ok((reader, log_id, group))
+    }
+
     /// The entry that it is as of.
     pub fn last(&self) -> EntryId {
         self.last
@@ -185,6 +214,14 @@ impl SnapshotReader {
     /// Its size.
     pub fn bytes(&self) -> u64 {
         self.file.bytes()
+    }
+
+    /// Fills `into` with bytes of its file from `position` on, as they are.
+    ///
+    /// # Errors
+    /// [`WalError::Io`] from the disk, or beyond the file's end.
+    pub fn read_raw(&self, position: u64, into: &mut [u8]) -> Result<(), WalError> {
+        self.file.read_at(position, into).map_err(|source| WalError::io(&self.name, source))
     }
 
     /// The error for a snapshot whose bytes are as they were written, and make no sense to its owner.
@@ -222,6 +259,30 @@ impl SnapshotReader {
         self.file.read_at(self.position, &mut buf).map_err(|source| WalError::io(&self.name, source))?;
         self.position += bytes as u64;
         Ok(buf.freeze())
+    }
+}
+
+/// A snapshot's file that is in memory, to be read.
+struct InMemory(Bytes);
+
+impl DiskFile for InMemory {
+    fn bytes(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn write_durable(&self, _: u64, _: &[IoSlice<'_>]) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn read_at(&self, position: u64, into: &mut [u8]) -> io::Result<()> {
+        let begin = usize::try_from(position).unwrap_or(usize::MAX);
+        let found = begin.checked_add(into.len()).and_then(|end| self.0.get(begin..end));
+        into.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn settle(&self, _: Range<u64>) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -32,6 +32,7 @@ impl Group {
         assert!(self.applied.is_none_or(|applied| applied < index), "entries are applied once, in their order");
         let batch = Batch::read(batch)?;
         let before = outcomes.len();
+        self.chunks.begin_entry(index);
         // A new leader's clock may be behind its predecessor's.
         self.time_ms = self.time_ms.max(batch.time_ms);
         for command in batch.commands() {

@@ -56,17 +56,27 @@ pub struct ChunkTotals {
 pub(crate) struct Chunks {
     by_number: BTreeMap<u32, Chunk>,
     last_number: u32,
-    /// Chunks that nothing names any more, since somebody asked.
-    gone: Vec<ChunkId>,
+    /// The entry that is being applied.
+    entry: u64,
+    /// The last entry with which a chunk has come or gone; `None` when that was before the snapshot that this began with.
+    changed: Option<u64>,
+    /// Chunks that nothing names any more, since somebody asked, and the entry that they went with.
+    gone: Vec<(ChunkId, u64)>,
 }
 
 impl Chunks {
+    /// What changes from now on changes with this entry.
+    pub(crate) fn begin_entry(&mut self, index: u64) {
+        self.entry = index;
+    }
+
     /// Takes in a chunk that nothing names yet; false when another one has its number.
     pub(crate) fn insert(&mut self, chunk: Chunk) -> bool {
         if chunk.id.number <= self.last_number {
             return false;
         }
         self.last_number = chunk.id.number;
+        self.changed = Some(self.entry);
         self.by_number.insert(chunk.id.number, chunk);
         true
     }
@@ -115,17 +125,22 @@ impl Chunks {
         if let Some(chunk) = self.by_number.get(&number)
             && chunk.live_bytes == 0
         {
-            self.gone.push(chunk.id);
+            self.gone.push((chunk.id, self.entry));
+            self.changed = Some(self.entry);
             self.by_number.remove(&number);
         }
     }
 
-    pub(crate) fn take_gone(&mut self) -> Vec<ChunkId> {
+    pub(crate) fn changed(&self) -> Option<u64> {
+        self.changed
+    }
+
+    pub(crate) fn take_gone(&mut self) -> Vec<(ChunkId, u64)> {
         std::mem::take(&mut self.gone)
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.by_number.len() * CHUNK_MEMORY_BYTES + self.gone.len() * size_of::<ChunkId>()
+        self.by_number.len() * CHUNK_MEMORY_BYTES + self.gone.len() * size_of::<(ChunkId, u64)>()
     }
 
     pub(crate) fn put<S: Sink>(&self, sink: &mut S) {
@@ -157,6 +172,7 @@ impl Chunks {
             }
         }
         chunks.last_number = last_number;
+        chunks.changed = None;
         Ok(chunks)
     }
 

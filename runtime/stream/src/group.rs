@@ -190,8 +190,14 @@ impl Group {
         self.chunks.last_number()
     }
 
-    /// The chunks that have lost their last live byte since this was asked before: nothing will read them again.
-    pub fn take_gone_chunks(&mut self) -> Vec<ChunkId> {
+    /// The log index with which a chunk has come or gone last, if that was behind the snapshot that this began with.
+    pub fn chunks_changed(&self) -> Option<u64> {
+        self.chunks.changed()
+    }
+
+    /// The chunks that have lost their last live byte since this was asked before, and the log index with which they did: nothing
+    /// will read them again, unless it begins with a snapshot as of an earlier one.
+    pub fn take_gone_chunks(&mut self) -> Vec<(ChunkId, u64)> {
         self.chunks.take_gone()
     }
 

@@ -14,6 +14,7 @@
 //! - `extents`, `hot`, `chunks`: where stored bytes are; `hotlog` and `buried`: which log entries are still needed for them.
 //!   [`flush`](Command::Flush) moves bytes from the log to a chunk, which holds them in [parts](Part).
 //! - `snapshot`, `freeze`, `head`: the whole state as bytes, piece by piece while commands are applied.
+//! - `snapshot/recover`: the state without its log.
 //! - [`reply`]: what is answered.
 
 mod append;
@@ -75,5 +76,5 @@ pub use pattern::{Pattern, PatternError};
 pub use producer::ProducerRef;
 pub use records::{Records, Split};
 pub use reply::{Appended, Expiry, Facts, ProducerState, Refusal, Reply};
-pub use snapshot::Thaw;
+pub use snapshot::{Remainder, Thaw, join_buckets};
 pub use stream::Stream;

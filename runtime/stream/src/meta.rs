@@ -70,7 +70,7 @@ pub enum BucketStep {
 }
 
 impl MetaBucket {
-    fn new(created_ms: u64, epoch: u64) -> MetaBucket {
+    pub(crate) fn new(created_ms: u64, epoch: u64) -> MetaBucket {
         let (modules, bindings) = Default::default();
         MetaBucket { state: BucketState::Active, created_ms, modules, bindings, epoch }
     }

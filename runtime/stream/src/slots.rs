@@ -71,6 +71,12 @@ impl Slots {
         Some(stream)
     }
 
+    /// Changes every stream. No freeze is under way.
+    pub(crate) fn for_each_mut(&mut self, mut change: impl FnMut(&mut Stream)) {
+        assert!(self.freeze.is_none(), "what changes is not being written down");
+        self.tables.iter_mut().flat_map(|table| table.iter_mut()).for_each(|stream| change(stream));
+    }
+
     /// Begins a freeze with this `head`; ends another one that is under way.
     pub(crate) fn begin_freeze(&mut self, head: BytesMut, piece_bytes: usize) {
         self.freezes = self.freezes.wrapping_add(1);

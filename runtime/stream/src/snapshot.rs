@@ -13,7 +13,10 @@
 //! *Thawing* makes a group of them. What can be computed is not written: counts of streams, of named log entries, of live
 //! bytes. The bytes are not trusted: whatever they are, the result is a group or an error.
 
+mod recover;
+
 use bytes::{Bytes, BytesMut};
+pub use recover::{Remainder, join_buckets};
 
 use crate::codec::{CodecError, Reader};
 use crate::freeze::{KIND_HEAD, KIND_SLOT};

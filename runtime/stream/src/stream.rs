@@ -49,6 +49,8 @@ pub(crate) struct Rare {
     /// The last `Stream-Seq`.
     pub(crate) seq: Option<Box<str>>,
     pub(crate) producers: Producers,
+    /// What its offsets carry, if it is not what its life says: since a recovery.
+    pub(crate) lineage: Option<Lineage>,
 }
 
 impl Stream {
@@ -87,7 +89,8 @@ impl Stream {
 
     /// What its offsets carry.
     pub fn lineage(&self) -> Lineage {
-        Lineage::of(self.incarnation)
+        let recovered = self.rare.as_ref().and_then(|rare| rare.lineage);
+        recovered.unwrap_or_else(|| Lineage::of(self.incarnation))
     }
 
     /// `bucket/name`.
@@ -181,8 +184,10 @@ impl Stream {
 
     /// The rare parts, made on first use.
     pub(crate) fn rare_mut(&mut self) -> &mut Rare {
-        self.rare
-            .get_or_insert_with(|| Box::new(Rare { expiry: Expiry::Never, seq: None, producers: Producers::default() }))
+        self.rare.get_or_insert_with(|| {
+            let producers = Producers::default();
+            Box::new(Rare { expiry: Expiry::Never, seq: None, producers, lineage: None })
+        })
     }
 
     /// Adds `bytes` at the tail, stored at the end of that pack of log entry `index`.
@@ -213,6 +218,10 @@ impl Stream {
                 sink.short(seq);
             }
             rare.producers.put(sink);
+            sink.u8(u8::from(rare.lineage.is_some()));
+            if let Some(lineage) = rare.lineage {
+                sink.u64(lineage.bits());
+            }
         }
         self.extents.put(sink);
     }
@@ -238,7 +247,9 @@ impl Stream {
         let rare = if flags & FLAG_RARE != 0 {
             let expiry = read_expiry(reader)?;
             let seq = if reader.flag(WHAT)? { Some(reader.short(WHAT)?.into()) } else { None };
-            Some(Box::new(Rare { expiry, seq, producers: Producers::read(reader)? }))
+            let producers = Producers::read(reader)?;
+            let lineage = if reader.flag(WHAT)? { Some(Lineage::from_bits(reader.u64(WHAT)?)) } else { None };
+            Some(Box::new(Rare { expiry, seq, producers, lineage }))
         } else {
             None
         };

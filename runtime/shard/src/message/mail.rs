@@ -2,11 +2,12 @@
 
 use bytes::Bytes;
 use smallvec::SmallVec;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use weir_types::{Incarnation, ShardId};
 
 use crate::message::answer::Response;
+use crate::message::check::CheckNews;
 use crate::message::request::Request;
 use crate::message::stats::ShardStats;
 
@@ -24,6 +25,8 @@ pub(crate) enum Mail {
     Cancel { origin: ShardId, call: CallId },
     /// How are you?
     Stats(oneshot::Sender<ShardStats>),
+    /// Please verify your chunks, for as long as somebody listens.
+    ColdCheck(mpsc::Sender<CheckNews>),
 }
 
 /// Names a call to whoever answers it.

@@ -2,6 +2,7 @@
 
 mod answer;
 mod body;
+mod check;
 mod error;
 mod limit;
 mod mail;
@@ -13,6 +14,7 @@ pub use answer::{
     BucketSummary, ListedStream, Listing, LongPoll, ModuleState, ModuleSummary, Page, SummaryView, SummaryWait,
 };
 pub use body::Body;
+pub use check::{CheckNews, DamagedChunk};
 pub use error::ShardError;
 pub use limit::Limit;
 pub(crate) use mail::{Advance, CallId, Mail};

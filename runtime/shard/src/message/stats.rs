@@ -39,6 +39,10 @@ pub struct ShardStats {
     pub snapshots: u64,
     /// Snapshots that the disk has refused.
     pub snapshots_failed: u64,
+    /// Snapshots that were put into the store.
+    pub snapshots_stored: u64,
+    /// Times that one could not be put there, or older ones not be deleted. They are tried again.
+    pub snapshots_unstored: u64,
     /// Chunks that were put into the cold tier and are read from there.
     pub flushes: u64,
     /// Times that bytes could not be moved to the cold tier. They are tried again.

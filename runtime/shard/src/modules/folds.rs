@@ -50,7 +50,7 @@ struct Entry {
 /// One fold. Who uses it holds it alone.
 pub(crate) struct Fold {
     pub(super) lane: Lane,
-    incarnation: Incarnation,
+    lineage: Lineage,
     pub(super) state: State,
     /// Where the state can be had from when its instance has ended.
     pub(super) kept: Option<Kept>,
@@ -140,11 +140,16 @@ impl Folds {
     }
 
     /// The fold of a stream by `recipe`, for the caller alone; a new one has taken nothing yet.
-    pub(crate) async fn lock(&self, incarnation: Incarnation, recipe: Recipe) -> OwnedMutexGuard<Fold> {
-        self.get(incarnation, recipe).lock_owned().await
+    pub(crate) async fn lock(
+        &self,
+        incarnation: Incarnation,
+        lineage: Lineage,
+        recipe: Recipe,
+    ) -> OwnedMutexGuard<Fold> {
+        self.get(incarnation, lineage, recipe).lock_owned().await
     }
 
-    fn get(&self, incarnation: Incarnation, recipe: Recipe) -> Arc<Mutex<Fold>> {
+    fn get(&self, incarnation: Incarnation, lineage: Lineage, recipe: Recipe) -> Arc<Mutex<Fold>> {
         let used = self.clock.get();
         self.clock.set(used + 1);
         let mut folds = self.folds.borrow_mut();
@@ -156,7 +161,7 @@ impl Folds {
         let entry = folds.entry(key).or_insert_with(|| {
             let fold = Fold {
                 lane: self.lane.clone(),
-                incarnation,
+                lineage,
                 state: State::Cold,
                 kept: None,
                 slice_records: SLICE_RECORDS_MAX,
@@ -193,7 +198,7 @@ impl Fold {
     }
 
     pub(super) fn at(&self, position: u64) -> Offset {
-        Offset { position, lineage: Lineage::of(self.incarnation) }
+        Offset { position, lineage: self.lineage }
     }
 
     /// Why it does not go on from where it is.

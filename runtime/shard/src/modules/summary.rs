@@ -144,16 +144,16 @@ impl Core {
     /// Brings the fold that is asked for up to the stream's tail, and asks it.
     pub(crate) async fn summarize(self: &Rc<Self>, key: &StreamKey, query: &SummaryQuery) -> Response {
         let arrived = Instant::now();
-        let (binding, incarnation) = {
+        let (binding, incarnation, lineage) = {
             let group = self.local_group(key);
             let state = group.state.borrow();
             let stream = self.live_stream(&group, &state, key)?;
             let mut bound = state.bindings(key, Role::Summary);
             let binding = bound.find(|binding| *binding.name == *query.binding.as_str()).cloned();
-            (binding.ok_or(Refusal::BindingNotFound)?, stream.incarnation())
+            (binding.ok_or(Refusal::BindingNotFound)?, stream.incarnation(), stream.lineage())
         };
         let recipe = Recipe { digest: binding.digest, config: binding.config.clone() };
-        let mut fold = self.guests.folds.lock(incarnation, recipe).await;
+        let mut fold = self.guests.folds.lock(incarnation, lineage, recipe).await;
         // Whoever had the fold before may have taken long: the stream is looked at again.
         let tail = self.head(key)?;
         if tail.incarnation != incarnation {

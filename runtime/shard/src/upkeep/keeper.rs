@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::core::Core;
 use crate::stats::add;
+use crate::upkeep::copier::Anchor;
 use crate::write::job::LocalGroup;
 
 /// How often it looks.
@@ -20,14 +21,15 @@ const REAPED_PER_TURN: usize = 64;
 const PURGED_PER_TURN: u64 = 65_536;
 
 /// Keeps a group. Runs for the shard's life.
-pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>) {
+pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>, anchor: Rc<Anchor>) {
     let mut not_before = Instant::now();
     while !group.has_failed() {
         tokio::time::sleep(LOOK_EVERY).await;
         while group.state.borrow_mut().reap(REAPED_PER_TURN) {
             tokio::task::yield_now().await;
         }
-        if Instant::now() >= not_before && is_snapshot_due(&core, &group) && !snapshot(&core, &group).await {
+        let is_due = is_snapshot_due(&core, &group) || anchor.wants_newer_than(group.replica.snapshot_index());
+        if Instant::now() >= not_before && is_due && !snapshot(&core, &group).await {
             not_before = Instant::now() + AGAIN_AFTER;
         }
         purge(&group).await;

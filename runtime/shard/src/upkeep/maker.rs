@@ -80,7 +80,7 @@ impl Maker {
         let (chunk, crc, parts) = built.await.map_err(|_| ShardError::Unavailable)?;
         let bytes = chunk.len() as u64;
         // It may be there all the same.
-        self.cold.put(name, chunk).await.inspect_err(|_| self.garbage.borrow_mut().push(name))?;
+        self.cold.put(name, chunk).await.inspect_err(|_| self.garbage.borrow_mut().push(name.into()))?;
         let command = Command::Flush { chunk: id, bytes, crc, parts: EncodedParts::of(&parts) };
         let answer = {
             let _turn = self.core.upkeep.lock().await;
@@ -98,7 +98,7 @@ impl Maker {
             Err(error @ (ShardError::Unknown | ShardError::LogFailed)) => return Err(error),
             Err(error) => error,
         };
-        self.garbage.borrow_mut().push(name);
+        self.garbage.borrow_mut().push(name.into());
         Err(error)
     }
 }

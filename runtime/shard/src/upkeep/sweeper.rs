@@ -4,6 +4,8 @@
 //! process ended before, or the log refused its command. The first kind the state tells, the second the flusher, and what earlier
 //! lives have left is found by looking at what is there. With one voter nobody else puts chunks, and no life uses another's
 //! names, so whatever is of another life and is not named is garbage.
+//!
+//! What the state has named once stays until the group's [`Anchor`] names it no longer: who has nothing but that begins with it.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -16,6 +18,7 @@ use weir_cold::{ChunkName, Cold, ColdError};
 
 use crate::core::Core;
 use crate::stats::add;
+use crate::upkeep::copier::Anchor;
 use crate::write::job::LocalGroup;
 
 /// How often it looks.
@@ -26,33 +29,58 @@ const AGAIN_AFTER: Duration = Duration::from_secs(30);
 const DELETES_MAX: usize = 8;
 
 /// Chunks that are to be deleted.
-pub(crate) type Garbage = Rc<RefCell<Vec<ChunkName>>>;
+pub(crate) type Garbage = Rc<RefCell<Vec<Gone>>>;
+
+/// A chunk that is to be deleted.
+pub(crate) struct Gone {
+    chunk: ChunkName,
+    /// The entry that it went from the state with, or a later one; `None` if it was never part of that.
+    entry: Option<u64>,
+}
+
+impl From<ChunkName> for Gone {
+    /// One that was never part of the state.
+    fn from(chunk: ChunkName) -> Gone {
+        Gone { chunk, entry: None }
+    }
+}
 
 /// Sweeps behind a group whose chunks of this life have `nonce`. Runs for the shard's life.
-pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>, cold: Cold, nonce: u32, garbage: Garbage) {
+pub(crate) async fn run(
+    core: Rc<Core>,
+    group: Rc<LocalGroup>,
+    cold: Cold,
+    nonce: u32,
+    garbage: Garbage,
+    anchor: Rc<Anchor>,
+) {
     let find = async {
         while let Err(error) = find(&core, &group, &cold, nonce, &garbage).await {
             tracing::warn!(group = group.id.0, %error, "the cold tier's chunks cannot be listed: what is garbage stays");
             tokio::time::sleep(AGAIN_AFTER).await;
         }
     };
-    tokio::join!(find, delete(&group, &cold, &garbage));
+    tokio::join!(find, delete(&group, &cold, &garbage, &anchor));
 }
 
 /// Deletes what is garbage, as it becomes so.
-async fn delete(group: &LocalGroup, cold: &Cold, garbage: &Garbage) {
+async fn delete(group: &LocalGroup, cold: &Cold, garbage: &Garbage, anchor: &Anchor) {
     while !group.has_failed() {
         tokio::time::sleep(LOOK_EVERY).await;
         let gone = group.state.borrow_mut().take_gone_chunks();
-        garbage.borrow_mut().extend(gone.into_iter().map(|id| group.chunk_name(id)));
-        let chunks = garbage.take();
-        let delete = |chunk| async move { cold.delete(chunk).await.map_err(|error| (chunk, error)) };
+        let gone = gone.into_iter().map(|(id, entry)| Gone { chunk: group.chunk_name(id), entry: Some(entry) });
+        garbage.borrow_mut().extend(gone);
+        let (chunks, kept): (Vec<_>, Vec<_>) =
+            garbage.take().into_iter().partition(|gone| anchor.is_behind(gone.entry));
+        anchor.set_waiting(kept.len());
+        garbage.borrow_mut().extend(kept);
+        let delete = |gone: Gone| async move { cold.delete(gone.chunk).await.map_err(|error| (gone, error)) };
         let refused: Vec<_> = iter(chunks).map(delete).buffer_unordered(DELETES_MAX).collect().await;
         let refused: Vec<_> = refused.into_iter().filter_map(Result::err).collect();
-        if let Some((chunk, error)) = refused.first() {
-            let (chunk, chunks) = (chunk.object(), refused.len());
+        if let Some((gone, error)) = refused.first() {
+            let (chunk, chunks) = (gone.chunk.object(), refused.len());
             tracing::warn!(group = group.id.0, chunk, chunks, %error, "chunks cannot be deleted: they stay for now");
-            garbage.borrow_mut().extend(refused.into_iter().map(|(chunk, _)| chunk));
+            garbage.borrow_mut().extend(refused.into_iter().map(|(gone, _)| gone));
             tokio::time::sleep(AGAIN_AFTER).await;
         }
     }
@@ -66,7 +94,10 @@ async fn find(core: &Core, group: &LocalGroup, cold: &Cold, nonce: u32, garbage:
     for chunk in state.chunks().filter(|chunk| chunk.id.nonce != nonce) {
         missing += u64::from(found.remove(&group.chunk_name(chunk.id)) != Some(chunk.bytes));
     }
-    garbage.borrow_mut().extend(found.into_keys().filter(|chunk| chunk.nonce != nonce));
+    // A stored snapshot of before may name it.
+    let entry = state.applied();
+    let found = found.into_keys().filter(|chunk| chunk.nonce != nonce);
+    garbage.borrow_mut().extend(found.map(|chunk| Gone { chunk, entry }));
     if missing > 0 {
         add(&core.stats.cold_damaged, missing);
         let group = group.id.0;

@@ -1,6 +1,7 @@
 //! A group from outside: its answers, its state, and its snapshots.
 
 mod model;
+mod recover;
 mod snapshot;
 mod transcript;
 mod world;

@@ -1,0 +1,233 @@
+//! The copier of a group: puts its snapshots into the store, behind the chunks that they name, so that a node that is lost can be
+//! built again from the store alone.
+//!
+//! What a stored snapshot names must be there. So a chunk that goes from the state stays in the store until a snapshot is there that
+//! names it no longer, and no older one is: that snapshot is the group's [`Anchor`]. Where chunks are in the data directory, their
+//! anchor is the snapshot there.
+//!
+//! All this waits for the store alone: snapshots are taken and the log is purged whatever becomes of it.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::time::Instant;
+use weir_cold::{Cold, Manifest, PIECE_BYTES_MAX, SnapshotName, SnapshotPiece};
+use weir_storage::SnapshotReader;
+
+use crate::core::Core;
+use crate::message::ShardError;
+use crate::stats::add;
+use crate::write::job::LocalGroup;
+
+/// How often it looks.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How long it waits after something that the store or the disk has refused.
+const AGAIN_AFTER: Duration = Duration::from_secs(30);
+/// Bytes of snapshots that are written each second, at most, only because chunks came and went.
+const SNAPSHOT_BYTES_PER_SECOND: u64 = 1 << 20;
+
+/// The snapshot that a node without its log would go on from.
+#[derive(Default)]
+pub(crate) struct Anchor {
+    /// The entry that it is as of.
+    index: Cell<Option<u64>>,
+    /// The entry that the next one must have.
+    wanted: Cell<Option<u64>>,
+    /// Chunks that wait for it, to be deleted.
+    waiting: Cell<u64>,
+}
+
+impl Anchor {
+    /// Whether no snapshot needs what went from the state with entry `gone`; `None` for what was never in it.
+    pub(crate) fn is_behind(&self, gone: Option<u64>) -> bool {
+        gone <= self.index.get()
+    }
+
+    /// Notes how many chunks wait for the next one, to be deleted.
+    pub(crate) fn set_waiting(&self, chunks: usize) {
+        self.waiting.set(chunks as u64);
+    }
+
+    /// Whether a newer snapshot is wanted than one as of `taken`.
+    pub(crate) fn wants_newer_than(&self, taken: Option<u64>) -> bool {
+        self.wanted.get() > taken
+    }
+}
+
+struct Copier {
+    core: Rc<Core>,
+    group: Rc<LocalGroup>,
+    cold: Cold,
+    anchor: Rc<Anchor>,
+    /// The newest snapshot that is in the store: its entry, and its objects.
+    stored: Option<u64>,
+    current: Vec<String>,
+    /// Objects in the store that are not part of it, manifests first.
+    old: Vec<String>,
+    /// Whether, when somebody looked last, the state named chunks that are not in the store that new ones go to; and the entry that a
+    /// snapshot must have to name none.
+    has_left_behind: bool,
+    not_before: Option<u64>,
+    /// Since when there is something that the anchor does not know of.
+    changed_since: Option<Instant>,
+}
+
+/// Keeps the group's anchor. Runs for the shard's life.
+pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>, cold: Cold, anchor: Rc<Anchor>) {
+    let keeps_snapshots = cold.keeps_snapshots();
+    let (current, old) = (Vec::new(), Vec::new());
+    let mut copier = Copier {
+        core,
+        group,
+        cold,
+        anchor,
+        stored: None,
+        current,
+        old,
+        has_left_behind: true,
+        not_before: None,
+        changed_since: None,
+    };
+    let mut has_begun = !keeps_snapshots;
+    while !copier.group.has_failed() {
+        tokio::time::sleep(LOOK_EVERY).await;
+        copier.want();
+        if !keeps_snapshots {
+            copier.anchor.index.set(copier.group.replica.snapshot_index());
+            continue;
+        }
+        if let Err(error) = copier.step(&mut has_begun).await {
+            copier.note_failure(&error);
+            tokio::time::sleep(AGAIN_AFTER).await;
+        }
+    }
+}
+
+impl Copier {
+    /// Does what there is to do.
+    async fn step(&mut self, has_begun: &mut bool) -> Result<(), ShardError> {
+        if !*has_begun {
+            let survey = self.cold.snapshots(self.group.id).await?;
+            self.old = survey.others();
+            if let Some(newest) = survey.snapshots.first() {
+                (self.stored, self.current) = (Some(newest.name.index), newest.objects());
+            }
+            *has_begun = true;
+        }
+        let taken = self.group.replica.snapshot_index();
+        let is_due = taken > self.stored && self.is_all_in_store(taken);
+        let copied = if is_due { self.copy().await } else { Ok(()) };
+        self.tidy().await.and(copied)
+    }
+
+    /// Whether a snapshot as of `taken` names only chunks that are where new ones go to.
+    fn is_all_in_store(&mut self, taken: Option<u64>) -> bool {
+        if !self.cold.has_left_behind() {
+            return true;
+        }
+        let state = self.group.state.borrow();
+        let has = state.chunks().any(|chunk| self.cold.is_left_behind(self.group.chunk_name(chunk.id)));
+        if has || self.has_left_behind {
+            self.not_before = state.applied();
+        }
+        self.has_left_behind = has;
+        !has && taken >= self.not_before
+    }
+
+    /// Puts the snapshot that is on the disk.
+    async fn copy(&mut self) -> Result<(), ShardError> {
+        let _turn = self.core.copying.lock().await;
+        let (snapshots, group) = (self.group.wal.snapshots(), self.group.id);
+        let Some(mut file) = blocking(move || snapshots.current(group)).await? else { return Ok(()) };
+        let last = file.last();
+        let name = SnapshotName { group, term: last.term, index: last.index, nonce: self.core.entropy.u64() as u32 };
+        let (mut pieces, mut position) = (Vec::new(), 0);
+        while position < file.bytes() {
+            let (read, piece, crc) = blocking(move || read_piece(file, position)).await?;
+            file = read;
+            position += piece.len() as u64;
+            // It is of no use unless the manifest comes to be there.
+            self.old.push(name.piece(pieces.len()));
+            pieces.push(SnapshotPiece { bytes: piece.len() as u64, crc });
+            self.cold.put_piece(name, pieces.len() - 1, piece).await?;
+        }
+        let (cluster, groups) = (self.core.config.node_id, self.core.topology.groups);
+        let manifest = Manifest { name, cluster, groups, pieces };
+        // It may be there even if the store says that it is not.
+        self.old.insert(0, name.manifest());
+        self.cold.put_manifest(&manifest).await?;
+        let objects = manifest.objects();
+        self.old.retain(|object| !objects.contains(object));
+        // Manifests first.
+        self.old.splice(0..0, std::mem::replace(&mut self.current, objects));
+        self.old.sort_by_key(|object| !SnapshotName::is_manifest(object));
+        self.stored = Some(last.index);
+        add(&self.core.stats.snapshots_stored, 1);
+        tracing::debug!(group = group.0, index = last.index, bytes = position, "snapshot stored");
+        Ok(())
+    }
+
+    /// Deletes what is not part of the newest snapshot. When that is the only one that has a manifest, it is the anchor.
+    async fn tidy(&mut self) -> Result<(), ShardError> {
+        while let Some(object) = self.old.first() {
+            if !SnapshotName::is_manifest(object) {
+                self.anchor.index.set(self.stored);
+            }
+            self.cold.delete_snapshot_object(object).await?;
+            self.old.remove(0);
+        }
+        self.anchor.index.set(self.stored);
+        Ok(())
+    }
+
+    /// Wants a snapshot when there is something that the anchor does not know of, and has been for so long that it is time: in a
+    /// store that is to outlive the node anything, else chunks that have come or gone.
+    fn want(&mut self) {
+        let changed = {
+            let state = self.group.state.borrow();
+            if self.cold.keeps_snapshots() { state.applied() } else { state.chunks_changed() }
+        };
+        if changed <= self.anchor.index.get() {
+            self.changed_since = None;
+            return;
+        }
+        let least = Duration::from_secs(self.group.replica.snapshot_bytes() / SNAPSHOT_BYTES_PER_SECOND);
+        let since = *self.changed_since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= least && (since.elapsed() >= self.core.config.flush_age || self.is_half_garbage()) {
+            self.anchor.wanted.set(changed);
+        }
+    }
+
+    /// Whether as many chunks wait to be deleted as there are others.
+    fn is_half_garbage(&self) -> bool {
+        let waiting = self.anchor.waiting.get();
+        waiting > 0 && waiting >= self.group.state.borrow().chunks_totals().chunks
+    }
+
+    fn note_failure(&self, error: &ShardError) {
+        if !self.group.has_failed() {
+            add(&self.core.stats.snapshots_unstored, 1);
+            let group = self.group.id.0;
+            tracing::warn!(group, ?error, "no snapshot can be stored: chunks that are of no use stay until one is");
+        }
+    }
+}
+
+/// The piece of a snapshot's file that begins at `position`, and its CRC32C. Blocks.
+fn read_piece(file: SnapshotReader, position: u64) -> Result<(SnapshotReader, Bytes, u32), weir_storage::WalError> {
+    let bytes = (file.bytes() - position).min(PIECE_BYTES_MAX as u64);
+    let mut piece = BytesMut::zeroed(bytes as usize);
+    file.read_raw(position, &mut piece)?;
+    let crc = crc32c::crc32c(&piece);
+    Ok((file, piece.freeze(), crc))
+}
+
+/// Does something that blocks on the disk.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, weir_storage::WalError> + Send + 'static,
+) -> Result<T, ShardError> {
+    let done = tokio::task::spawn_blocking(work).await.map_err(|_| ShardError::Unavailable)?;
+    done.map_err(|error| ShardError::Corrupt(error.to_string().into()))
+}

@@ -1,0 +1,140 @@
+//! Recovery: what becomes of streams when their group's log is lost.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use weir_stream::{
+    BucketState, BucketTold, Command, EncodedBindings, Expiry, Group, ProducerRef, Records, Refusal, Remainder, Reply,
+    Split, Thaw, join_buckets,
+};
+use weir_types::{GroupId, Incarnation, ReadFrom, StreamKey};
+
+use crate::world::{World, view};
+
+fn key(name: &str) -> StreamKey {
+    StreamKey::new("b", name).expect("a valid name")
+}
+
+fn told(world: &mut World, name: &str, epoch: u64) {
+    let told = BucketTold::There { created_ms: epoch, fenced: false, bindings: EncodedBindings::of(&[0, 0]) };
+    world.apply(1, &Command::Bucket { name, epoch, told });
+}
+
+/// Appends `body` with producer headers and a sequence, and closes if that is said.
+fn append(world: &mut World, name: &str, (n, seq): (u64, u64), body: &str, close: bool) -> Reply {
+    let key = key(name);
+    let command = Command::Append {
+        key: (&key).into(),
+        incarnation: Incarnation(n),
+        close,
+        producer: Some(ProducerRef { id: "p", epoch: 0, seq }),
+        seq: None,
+        if_match: None,
+        bindings_epoch: 0,
+        records: Records::new(body.as_bytes(), &Split::Whole),
+    };
+    world.apply(10, &command).reply
+}
+
+/// Streams of two records: `whole` is closed and cold, `open` is cold, `cut` is closed and half cold, `hot` has nothing cold.
+fn populated() -> World {
+    let mut world = World::new();
+    told(&mut world, "b", 1);
+    for (n, name) in (1..).zip(["whole", "open", "cut", "hot"]) {
+        let key = key(name);
+        let create = Command::Create {
+            key: (&key).into(),
+            incarnation: Incarnation(n),
+            content_type: "text/plain",
+            expiry: Expiry::Never,
+            closed: false,
+            only_new: true,
+            bindings_epoch: 0,
+            records: Records::NONE,
+        };
+        world.apply(2, &create);
+        for (seq, body) in ["first", "second"].into_iter().enumerate() {
+            append(&mut world, name, (n, seq as u64), body, seq == 1 && ["whole", "cut"].contains(&name));
+        }
+    }
+    let chunk = world.next_chunk();
+    let (whole, open, cut) = (key("whole"), key("open"), key("cut"));
+    let picked = [(&whole, Incarnation(1), 0..11), (&open, Incarnation(2), 0..11), (&cut, Incarnation(3), 0..5)];
+    world.flush(20, chunk, &picked);
+    world
+}
+
+/// Forgets the log, and gives what is left, by name.
+fn forget(group: &mut Group) -> BTreeMap<String, (u64, u64, bool)> {
+    let (mut left, mut number) = (BTreeMap::new(), 1000);
+    let random = || {
+        number += 1;
+        number
+    };
+    group.forget_log(random, |Remainder { key, bytes, lost_bytes, is_final }| {
+        left.insert(key.to_string(), (bytes, lost_bytes, is_final));
+    });
+    left
+}
+
+#[test]
+fn streams_end_where_their_cold_bytes_do_and_old_offsets_are_gone() {
+    let mut world = populated();
+    let tails: Vec<_> =
+        ["whole", "open", "cut", "hot"].map(|name| world.group.stream(&key(name)).expect("it is there").tail()).into();
+    let left = forget(&mut world.group);
+    let expected = [("cut", (5, 6, true)), ("hot", (0, 11, false)), ("open", (11, 0, false)), ("whole", (11, 0, true))];
+    assert_eq!(left, expected.map(|(name, left)| (format!("b/{name}"), left)).into());
+    assert_eq!((world.group.hot_floor(), world.group.hot_bytes()), (None, 0));
+    for (name, tail) in ["whole", "open", "cut", "hot"].into_iter().zip(tails) {
+        let stream = world.group.stream(&key(name)).expect("it is there");
+        let old = stream.check_offset(ReadFrom::At(tail));
+        assert_eq!(old, if name == "whole" { Ok(11) } else { Err(Refusal::OffsetGone) }, "{name}");
+        assert_eq!(stream.check_offset(ReadFrom::At(stream.tail())), Ok(left[&format!("b/{name}")].0));
+        assert_eq!(stream.is_closed(), name == "whole");
+    }
+    assert_eq!(world.records(&key("open"), 0).concat(), b"firstsecond");
+    assert_eq!(world.records(&key("cut"), 0).concat(), b"first");
+}
+
+#[test]
+fn producers_of_a_cut_stream_begin_anew_and_those_of_others_go_on() {
+    let mut world = populated();
+    forget(&mut world.group);
+    assert!(matches!(append(&mut world, "open", (2, 1), "second", false), Reply::Appended(_)), "a retry");
+    assert!(matches!(append(&mut world, "open", (2, 2), "third", false), Reply::Appended(_)));
+    assert!(matches!(append(&mut world, "cut", (3, 2), "third", false), Reply::Refused(_)), "there is a gap");
+    assert!(matches!(append(&mut world, "cut", (3, 0), "second", false), Reply::Appended(_)));
+    assert_eq!(world.records(&key("open"), 0).concat(), b"firstsecondthird");
+    assert_eq!(world.records(&key("cut"), 0).concat(), b"firstsecond");
+}
+
+#[test]
+fn what_is_left_is_written_down_and_read_back() {
+    let mut world = populated();
+    forget(&mut world.group);
+    world.group.freeze(0);
+    let pages: Vec<Bytes> = std::iter::from_fn(|| world.group.take_frozen()).collect();
+    let mut thaw = Thaw::default();
+    pages.iter().for_each(|page| thaw.take(page).expect("pages as they were written"));
+    let thawed = thaw.finish().expect("all pages are there");
+    assert_eq!(view(&thawed), view(&world.group));
+    assert_eq!(thawed.index_bytes(), world.group.index_bytes());
+}
+
+#[test]
+fn every_bucket_that_a_group_knows_is_there_and_told_anew() {
+    let (mut first, mut second) = (World::new(), populated());
+    told(&mut first, "old", 7);
+    told(&mut second, "new", 9);
+    let mut groups: BTreeMap<GroupId, Group> =
+        [(GroupId(1), first.group), (GroupId(2), second.group)].into_iter().collect();
+    join_buckets(&mut groups, 3);
+    let meta = groups[&GroupId::META].meta();
+    assert_eq!(meta.groups(), Some(3));
+    let buckets: Vec<_> = meta.buckets().map(|(name, bucket)| (name, bucket.state, bucket.created_ms)).collect();
+    let active = BucketState::Active;
+    assert_eq!(buckets, [("b", active, 1), ("new", active, 9), ("old", active, 7)]);
+    assert!(meta.buckets().all(|(_, bucket)| bucket.epoch > 9), "no group refuses it as old");
+    assert!(groups[&GroupId::META].applied().is_some(), "a state that is written down was applied");
+}
