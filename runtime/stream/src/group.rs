@@ -6,11 +6,11 @@ use weir_types::{Incarnation, StreamKey};
 
 use crate::batch::{Frame, Limits};
 use crate::bucket::Bucket;
-use crate::buried::Buried;
 use crate::chunks::{Chunk, ChunkId, ChunkTotals, Chunks};
 use crate::content_type::ContentTypes;
 use crate::freeze::Freeze;
 use crate::hotlog::HotLog;
+use crate::hotlog::buried::Buried;
 use crate::meta::Meta;
 use crate::reply::{Refusal, Reply};
 use crate::slots::Slots;

@@ -22,7 +22,6 @@ pub mod batch;
 mod bind;
 pub mod binding;
 pub mod bucket;
-mod buried;
 mod chunks;
 mod close;
 pub mod codec;
