@@ -1,12 +1,14 @@
 //! The protocol's header names and our own, and the values that never change, ready to be cloned without an allocation.
 //!
-//! Source: Durable Streams Protocol, section 13.2; `stream-summary-*` is ours. They are statics and not constants so that a use is a reference.
+//! Source: Durable Streams Protocol, section 13.2; `stream-earliest-offset` and `stream-summary-*` are ours. They are statics and not constants so that a use is a reference.
 
 use http::{HeaderName, HeaderValue};
 use weir_types::Offset;
 
 pub(crate) static STREAM_CLOSED: HeaderName = HeaderName::from_static("stream-closed");
 pub(crate) static STREAM_CURSOR: HeaderName = HeaderName::from_static("stream-cursor");
+/// The offset before the first record that has not been trimmed.
+pub(crate) static STREAM_EARLIEST_OFFSET: HeaderName = HeaderName::from_static("stream-earliest-offset");
 pub(crate) static STREAM_EXPIRES_AT: HeaderName = HeaderName::from_static("stream-expires-at");
 pub(crate) static STREAM_FORKED_FROM: HeaderName = HeaderName::from_static("stream-forked-from");
 pub(crate) static STREAM_FORK_OFFSET: HeaderName = HeaderName::from_static("stream-fork-offset");

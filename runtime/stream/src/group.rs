@@ -35,7 +35,7 @@ pub struct Group {
     /// What of the log is still named.
     pub(crate) hotlog: HotLog,
     pub(crate) chunks: Chunks,
-    /// What deleted streams named of the log, and have not given back yet.
+    /// What deleted and trimmed streams named of the log, and has not been given back yet.
     pub(crate) buried: Buried,
     /// The last log index applied.
     pub(crate) applied: Option<u64>,

@@ -12,7 +12,7 @@ use crate::extents::hot::Place;
 use crate::extents::{Extents, Piece};
 use crate::fields::{flag, put_expiry, read_expiry};
 use crate::producer::Producers;
-use crate::reply::{Expiry, Facts, Refusal};
+use crate::reply::{Expiry, Facts, Refusal, position_of};
 use crate::sink::Sink;
 
 /// What the allocator and the slot's table add to a stream: headers of its box and its name, and a table place.
@@ -46,6 +46,8 @@ pub struct Stream {
 #[derive(Debug)]
 pub(crate) struct Rare {
     pub(crate) expiry: Expiry,
+    /// Where the first record begins that has not been trimmed, or the tail.
+    pub(crate) base: u64,
     /// The last `Stream-Seq`.
     pub(crate) seq: Option<Box<str>>,
     pub(crate) producers: Producers,
@@ -95,6 +97,16 @@ impl Stream {
         &self.key
     }
 
+    /// The offset before the first record that has not been trimmed.
+    pub fn earliest(&self) -> Offset {
+        self.offset(self.base())
+    }
+
+    /// The position of [`Stream::earliest`].
+    pub fn base(&self) -> u64 {
+        self.rare.as_ref().map_or(0, |rare| rare.base)
+    }
+
     /// The offset after the last record.
     pub fn tail(&self) -> Offset {
         self.offset(self.tail)
@@ -134,6 +146,7 @@ impl Stream {
     pub fn facts(&self) -> Facts {
         Facts {
             incarnation: self.incarnation,
+            earliest: self.earliest(),
             next: self.tail(),
             content_type: self.content_type.clone(),
             closed: self.closed,
@@ -142,7 +155,8 @@ impl Stream {
         }
     }
 
-    /// What holds bytes from `position` on, in order. The first may begin before it; nothing at the tail.
+    /// What holds bytes from `position` on, in order. The first may begin before it, also before what is retained; nothing at the
+    /// tail.
     pub fn pieces_from(&self, position: u64) -> impl Iterator<Item = Piece> + '_ {
         self.extents.from(position, self.tail)
     }
@@ -160,15 +174,10 @@ impl Stream {
     /// The position that a read from `from` begins at. Whether it is a record boundary only the stored frame tells.
     ///
     /// # Errors
-    /// [`Refusal::OffsetGone`] for an earlier life of the name, [`Refusal::OffsetInvalid`] beyond the tail.
+    /// [`Refusal::OffsetGone`] for an earlier life of the name, [`Refusal::OffsetTrimmed`] before what is retained,
+    /// [`Refusal::OffsetInvalid`] beyond the tail.
     pub fn check_offset(&self, from: ReadFrom) -> Result<u64, Refusal> {
-        match from {
-            ReadFrom::Start => Ok(0),
-            ReadFrom::Now => Ok(self.tail),
-            ReadFrom::At(offset) if offset.lineage != self.lineage() => Err(Refusal::OffsetGone),
-            ReadFrom::At(offset) if offset.position > self.tail => Err(Refusal::OffsetInvalid),
-            ReadFrom::At(offset) => Ok(offset.position),
-        }
+        position_of(from, self.earliest(), self.tail())
     }
 
     pub(crate) fn offset(&self, position: u64) -> Offset {
@@ -181,8 +190,9 @@ impl Stream {
 
     /// The rare parts, made on first use.
     pub(crate) fn rare_mut(&mut self) -> &mut Rare {
-        self.rare
-            .get_or_insert_with(|| Box::new(Rare { expiry: Expiry::Never, seq: None, producers: Producers::default() }))
+        self.rare.get_or_insert_with(|| {
+            Box::new(Rare { expiry: Expiry::Never, base: 0, seq: None, producers: Producers::default() })
+        })
     }
 
     /// Adds `bytes` at the tail, stored at the end of that pack of log entry `index`.
@@ -208,6 +218,7 @@ impl Stream {
         sink.varint(self.last_write_ms - self.created_ms);
         if let Some(rare) = &self.rare {
             put_expiry(sink, rare.expiry);
+            sink.varint(rare.base);
             sink.u8(u8::from(rare.seq.is_some()));
             if let Some(seq) = &rare.seq {
                 sink.short(seq);
@@ -236,13 +247,14 @@ impl Stream {
         let (tail, created_ms) = (reader.varint(WHAT)?, reader.varint(WHAT)?);
         let last_write_ms = created_ms.checked_add(reader.varint(WHAT)?).ok_or(CodecError::Field(WHAT))?;
         let rare = if flags & FLAG_RARE != 0 {
-            let expiry = read_expiry(reader)?;
+            let (expiry, base) = (read_expiry(reader)?, reader.varint(WHAT)?);
             let seq = if reader.flag(WHAT)? { Some(reader.short(WHAT)?.into()) } else { None };
-            Some(Box::new(Rare { expiry, seq, producers: Producers::read(reader)? }))
+            Some(Box::new(Rare { expiry, base, seq, producers: Producers::read(reader)? }))
         } else {
             None
         };
-        let extents = Extents::read(reader, tail, taken_in)?;
+        let base = rare.as_ref().map_or(0, |rare| rare.base);
+        let extents = Extents::read(reader, base, tail, taken_in)?;
         let (json, closed) = (crate::content_type::is_json(content_type), flags & FLAG_CLOSED != 0);
         let content_type = intern(content_type);
         Ok(Stream {
