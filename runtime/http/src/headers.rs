@@ -20,6 +20,8 @@ pub(crate) static STREAM_SSE_DATA_ENCODING: HeaderName = HeaderName::from_static
 pub(crate) static STREAM_SUMMARY_ERROR: HeaderName = HeaderName::from_static("stream-summary-error");
 /// The offset of the record at which a summary has stopped for good.
 pub(crate) static STREAM_SUMMARY_FAILED: HeaderName = HeaderName::from_static("stream-summary-failed");
+/// The offset before the first record that a summary is of, where that is not the stream's first.
+pub(crate) static STREAM_SUMMARY_FROM: HeaderName = HeaderName::from_static("stream-summary-from");
 pub(crate) static STREAM_TTL: HeaderName = HeaderName::from_static("stream-ttl");
 pub(crate) static STREAM_UP_TO_DATE: HeaderName = HeaderName::from_static("stream-up-to-date");
 

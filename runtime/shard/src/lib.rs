@@ -44,7 +44,7 @@ pub use mailbox::{Address, Mailbox, mesh};
 pub use message::{
     AppendRequest, BindingRequest, Body, BucketSummary, CreateCondition, CreateRequest, IfMatch, Limit, ListCursor,
     ListedStream, Listing, LongPoll, ModuleState, ModuleSummary, Page, Producer, ShardError, ShardStats, SummaryQuery,
-    SummaryView, SummaryWait,
+    SummaryView, SummaryWait, TrimRequest,
 };
 pub use modules::summary::SummaryFollower;
 pub use seams::{Builtin, Clock, Entropy, Seams, in_turns};

@@ -51,6 +51,8 @@ struct Move {
     key: StreamKey,
     /// At least one, all of one life.
     parts: Vec<PartRef>,
+    /// What lies before was trimmed: a pack may have bytes on both sides of it.
+    base: u64,
 }
 
 /// What becomes one chunk.
@@ -112,7 +114,7 @@ fn due(stream: &Stream, emptied: &BTreeSet<u32>) -> Option<Range<u64>> {
     let mut runs = Vec::with_capacity(stream.runs());
     for piece in stream.pieces_from(0).take(stream.runs()) {
         let Found::Cold { start, end, chunk, .. } = piece else { break };
-        runs.push((start..end, chunk));
+        runs.push((start.max(stream.base())..end, chunk));
     }
     let small = runs.iter().filter(|(range, _)| range.end - range.start < LARGE_RUN_BYTES).count();
     let merged = if small > RUNS_MAX { most_alike(&runs) } else { None };
@@ -166,12 +168,13 @@ impl Load {
                 break;
             }
             let chunk = group.chunk_name(state.chunk(chunk).expect("a chunk that is named is known").id);
-            parts.push(PartRef { chunk, at, incarnation: stream.incarnation(), range: start..end });
+            let range = start.max(stream.base())..end;
+            parts.push(PartRef { chunk, at, incarnation: stream.incarnation(), range });
         }
         self.bytes += range.end - range.start;
         self.parts_bytes += key.as_str().len() + PART_BYTES;
         self.runs += parts.len();
-        self.moves.push(Move { key, parts });
+        self.moves.push(Move { key, parts, base: stream.base() });
     }
 
     fn is_full(&self) -> bool {
@@ -209,7 +212,7 @@ async fn carry_out(core: &Core, cold: &Cold, maker: &Maker, mut load: Load) -> R
 }
 
 async fn read(cold: &Cold, of: Move) -> Result<Piece, ColdError> {
-    let Move { key, parts } = of;
+    let Move { key, parts, base } = of;
     let PartRef { incarnation, range: Range { start, .. }, .. } = parts[0];
     let mut piece = Piece { key, incarnation, start, end: start, packs: Vec::new() };
     for part in parts {
@@ -217,6 +220,9 @@ async fn read(cold: &Cold, of: Move) -> Result<Piece, ColdError> {
             let rest = PartRef { range: piece.end..part.range.end, ..part.clone() };
             let read = cold.read(rest, READ_MAX, Pack::is_whole).await?;
             for pack in &read.packs {
+                if piece.packs.is_empty() && pack.start < base {
+                    (piece.start, piece.end) = (pack.start, pack.start);
+                }
                 // Packs are moved whole.
                 if pack.start != piece.end || pack.end > part.range.end {
                     let (chunk, position) = (part.chunk.object(), part.at.into());
