@@ -15,6 +15,7 @@ mod origins;
 mod placement;
 mod process;
 mod restart;
+mod trim;
 mod wire;
 
 use std::time::Duration;

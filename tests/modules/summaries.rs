@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use weir_testkit::{Client, Events, Request};
 
-use crate::{bind, create, in_memory, post, summary, upload_guest};
+use crate::{bind, create, in_memory, on_disk, post, summary, upload_guest};
 
 /// A server with `totals` bound to all streams, and a stream of JSON.
 #[track_caller]
@@ -195,4 +195,48 @@ fn folds_beyond_the_limit_go_and_come_back() {
         .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
         .sum();
     assert!(folds <= 4.0, "{folds} folds");
+}
+
+#[test]
+fn what_a_summary_is_of_is_trimmed_only_by_force_and_it_says_where_it_begins() {
+    let mut setup = on_disk();
+    let server = setup.start();
+    let mut client = server.client();
+    totals(&mut client);
+    append(&mut client, "[1,2]");
+    let before = append(&mut client, "[3,4,5]");
+    append(&mut client, "[6,7]");
+    let state = |client: &mut Client| {
+        let served = client.send(summary("/demo/s", "totals")).expect(200);
+        let etag = served.header("etag").expect("a tag").to_owned();
+        (served.json()["count"].as_u64(), served.header("stream-summary-from").map(str::to_owned), etag)
+    };
+    let whole = state(&mut client);
+    assert_eq!((whole.0, &whole.1), (Some(7), &None));
+    let trim = |force| Request::post(&format!("/demo/-/trim/s?before={before}{force}"));
+    assert_eq!(client.send(trim("")).expect(409).code(), "trim_summarized");
+    let _ = client.send(trim("&force=false")).expect(409);
+    assert_eq!(client.send(Request::get("/demo/s")).expect(200).text(), "[1,2,3,4,5,6,7]");
+    let _ = client.send(trim("&force=true")).expect(204);
+    // There is nothing more to trim, so nothing to refuse.
+    let _ = client.send(trim("")).expect(204);
+    assert_eq!(client.send(Request::get("/demo/s")).expect(200).text(), "[6,7]");
+    assert_eq!(state(&mut client), whole, "it has taken the records before they went");
+    append(&mut client, "8");
+    assert_eq!(state(&mut client).0, Some(8));
+    server.kill();
+    let server = setup.start();
+    let mut client = server.client();
+    let rest = state(&mut client);
+    assert_eq!((rest.0, rest.1.as_ref()), (Some(3), Some(&before)), "of what is retained");
+    assert_ne!(rest.2, whole.2);
+    let (_, head) = Events::open(server.address(), &summary("/demo/s", "totals&live=sse")).expect("an event stream");
+    assert_eq!(head.header("stream-summary-from"), Some(before.as_str()));
+    // One that is behind what was trimmed begins anew.
+    append(&mut client, "[9,10]");
+    let before = append(&mut client, "11");
+    let _ = client.send(Request::post("/demo/-/trim/s?before=now&force=true")).expect(204);
+    append(&mut client, "12");
+    assert_eq!(state(&mut client).0, Some(1));
+    assert_eq!(state(&mut client).1, Some(before));
 }

@@ -19,8 +19,9 @@ use crate::payload::Payload;
 /// What a page may see.
 static EXPOSE_HEADERS: HeaderValue = HeaderValue::from_static(
     "ETag, Location, Retry-After, Producer-Epoch, Producer-Seq, Producer-Expected-Seq, Producer-Received-Seq, \
-     Stream-Closed, Stream-Cursor, Stream-Expires-At, Stream-Next-Offset, Stream-SSE-Data-Encoding, \
-     Stream-Summary-Error, Stream-Summary-Failed, Stream-TTL, Stream-Up-To-Date",
+     Stream-Closed, Stream-Cursor, Stream-Earliest-Offset, Stream-Expires-At, Stream-Next-Offset, \
+     Stream-SSE-Data-Encoding, Stream-Summary-Error, Stream-Summary-Failed, Stream-Summary-From, Stream-TTL, \
+     Stream-Up-To-Date",
 );
 static ANY: HeaderValue = HeaderValue::from_static("*");
 static SANDBOX: HeaderValue = HeaderValue::from_static("sandbox; default-src 'none'");

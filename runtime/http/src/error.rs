@@ -19,7 +19,7 @@ use weir_types::{KeyError, ModuleNameError, Offset};
 
 use crate::headers::{
     NO_STORE, PROBLEM_JSON, PRODUCER_EPOCH, PRODUCER_EXPECTED_SEQ, PRODUCER_RECEIVED_SEQ, STREAM_CLOSED,
-    STREAM_METHODS, STREAM_NEXT_OFFSET, STREAM_SUMMARY_FAILED, TRUE, offset,
+    STREAM_EARLIEST_OFFSET, STREAM_METHODS, STREAM_NEXT_OFFSET, STREAM_SUMMARY_FAILED, TRUE, offset,
 };
 
 /// Makes [`ErrorCode`] of one table: the name, status, stable text and title of each code.
@@ -73,11 +73,13 @@ codes! {
     ConfigConflict = 409, "config_conflict", "The stream exists with another configuration.";
     SeqRegression = 409, "seq_regression", "The sequence is not after the last one.";
     ProducerGap = 409, "producer_gap", "A sequence number of this producer is missing.";
+    TrimSummarized = 409, "trim_summarized", "A summary is computed from these records.";
     BucketBusy = 409, "bucket_busy", "The bucket is not empty or is being deleted.";
     ModuleInUse = 409, "module_in_use", "A binding uses the module.";
     ModuleCompiling = 409, "module_compiling", "The module cannot be bound yet.";
     ModuleFailed = 409, "module_failed", "The module could not be compiled.";
     OffsetGone = 410, "offset_gone", "What was at this offset is gone.";
+    OffsetTrimmed = 410, "offset_trimmed", "What was at this offset has been trimmed.";
     TailMoved = 412, "tail_moved", "The tail is not where the request expects it.";
     StreamExists = 412, "stream_exists", "The stream is there already.";
     StreamAbsent = 412, "stream_absent", "The stream is not there.";
@@ -343,6 +345,10 @@ impl From<Refusal> for Problem {
             Refusal::SeqRegression => of(ErrorCode::SeqRegression),
             Refusal::TailMoved { tail } => of(ErrorCode::TailMoved).with_tail(*tail),
             Refusal::OffsetGone => of(ErrorCode::OffsetGone),
+            Refusal::OffsetTrimmed { earliest } => {
+                of(ErrorCode::OffsetTrimmed).with(&STREAM_EARLIEST_OFFSET, offset(*earliest))
+            }
+            Refusal::TrimSummarized => of(ErrorCode::TrimSummarized),
             Refusal::OffsetInvalid => of(ErrorCode::OffsetInvalid),
             Refusal::ProducerFenced { epoch } => of(ErrorCode::ProducerFenced).with(&PRODUCER_EPOCH, (*epoch).into()),
             Refusal::ProducerGap { expected, received } => of(ErrorCode::ProducerGap)
@@ -412,6 +418,9 @@ mod tests {
         );
         assert_eq!(check(Refusal::NotFound), "404");
         assert_eq!(check(Refusal::OffsetGone), "410");
+        let earliest = tail;
+        assert_eq!(check(Refusal::OffsetTrimmed { earliest }), format!("410 | stream-earliest-offset: {token}"));
+        assert_eq!(check(Refusal::TrimSummarized), "409");
         assert_eq!(check(Refusal::Empty), "400");
         assert_eq!(check(Problem::method_of_stream()), "405 | allow: GET, HEAD, POST, PUT, DELETE, OPTIONS");
     }

@@ -1,12 +1,14 @@
 //! The protocol's header names and our own, and the values that never change, ready to be cloned without an allocation.
 //!
-//! Source: Durable Streams Protocol, section 13.2; `stream-summary-*` is ours. They are statics and not constants so that a use is a reference.
+//! Source: Durable Streams Protocol, section 13.2; `stream-earliest-offset` and `stream-summary-*` are ours. They are statics and not constants so that a use is a reference.
 
 use http::{HeaderName, HeaderValue};
 use weir_types::Offset;
 
 pub(crate) static STREAM_CLOSED: HeaderName = HeaderName::from_static("stream-closed");
 pub(crate) static STREAM_CURSOR: HeaderName = HeaderName::from_static("stream-cursor");
+/// The offset before the first record that has not been trimmed.
+pub(crate) static STREAM_EARLIEST_OFFSET: HeaderName = HeaderName::from_static("stream-earliest-offset");
 pub(crate) static STREAM_EXPIRES_AT: HeaderName = HeaderName::from_static("stream-expires-at");
 pub(crate) static STREAM_FORKED_FROM: HeaderName = HeaderName::from_static("stream-forked-from");
 pub(crate) static STREAM_FORK_OFFSET: HeaderName = HeaderName::from_static("stream-fork-offset");
@@ -18,6 +20,8 @@ pub(crate) static STREAM_SSE_DATA_ENCODING: HeaderName = HeaderName::from_static
 pub(crate) static STREAM_SUMMARY_ERROR: HeaderName = HeaderName::from_static("stream-summary-error");
 /// The offset of the record at which a summary has stopped for good.
 pub(crate) static STREAM_SUMMARY_FAILED: HeaderName = HeaderName::from_static("stream-summary-failed");
+/// The offset before the first record that a summary is of, where that is not the stream's first.
+pub(crate) static STREAM_SUMMARY_FROM: HeaderName = HeaderName::from_static("stream-summary-from");
 pub(crate) static STREAM_TTL: HeaderName = HeaderName::from_static("stream-ttl");
 pub(crate) static STREAM_UP_TO_DATE: HeaderName = HeaderName::from_static("stream-up-to-date");
 

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
-use weir_shard::{ListCursor, SummaryQuery};
+use weir_shard::{ListCursor, SummaryQuery, TrimRequest};
 use weir_types::{ModuleName, Offset, ReadFrom};
 
 use crate::error::{ErrorCode, Problem};
@@ -64,11 +64,7 @@ impl GetQuery {
         let (mut from, mut live, mut cursor, mut summary, mut resumed) = (None, None, None, None, None);
         for (key, value) in pairs(query) {
             match &*key {
-                "offset" => {
-                    let value = ReadFrom::parse(&value)
-                        .map_err(|error| Problem::new(ErrorCode::OffsetMalformed, error.to_string()))?;
-                    once("offset", &mut from, value)?;
-                }
+                "offset" => once("offset", &mut from, read_from(&value)?)?,
                 "live" => {
                     let value = match &*value {
                         "long-poll" => ReadMode::LongPoll,
@@ -129,6 +125,27 @@ pub(crate) fn last_event_id(id: &str) -> Result<Option<Offset>, Problem> {
             Problem::new(ErrorCode::OffsetMalformed, "Last-Event-ID is the 'id' of an event that this server has sent")
         }),
     }
+}
+
+/// Reads the parameters of a trim, as sent.
+pub(crate) fn trim(query: Option<&str>) -> Result<TrimRequest, Problem> {
+    let (mut before, mut force) = (None, None);
+    for (key, value) in pairs(query) {
+        match &*key {
+            "before" => once("before", &mut before, read_from(&value)?)?,
+            "force" => {
+                let value = value.parse().map_err(|_| invalid("'force' is 'true' or 'false'"))?;
+                once("force", &mut force, value)?;
+            }
+            _ => {}
+        }
+    }
+    let before = before.ok_or_else(|| invalid("a trim needs 'before', the offset of the first record that stays"))?;
+    Ok(TrimRequest { before, force: force.unwrap_or(false) })
+}
+
+fn read_from(value: &str) -> Result<ReadFrom, Problem> {
+    ReadFrom::parse(value).map_err(|error| Problem::new(ErrorCode::OffsetMalformed, error.to_string()))
 }
 
 /// Names on a page of a listing, unless the request says how many.
@@ -323,6 +340,19 @@ mod tests {
             assert_eq!(code(GetQuery::parse(Some(&format!("offset=-1&{key}=-1")))), "offset_malformed", "{key}");
         }
         assert_eq!(read(Some("offset=-1&live=sse&lastEventId=")).resumed, None);
+    }
+
+    #[test]
+    fn a_trim_says_before_what() {
+        let trim = |query| trim(Some(query)).map(|request| (request.before, request.force));
+        let offset = Offset::parse("00000000000000000012-00000007").expect("a token");
+        assert_eq!(trim("before=00000000000000000012-00000007&x").expect("valid"), (ReadFrom::At(offset), false));
+        assert_eq!(trim("force=true&before=now").expect("valid"), (ReadFrom::Now, true));
+        assert_eq!(trim("force=false&before=-1").expect("valid"), (ReadFrom::Start, false));
+        for query in ["", "force=true", "before=now&force=1", "before=now&before=now", "before=now&force="] {
+            assert_eq!(code(trim(query)), "query_invalid", "{query}");
+        }
+        assert_eq!(code(trim("before=12")), "offset_malformed");
     }
 
     #[test]

@@ -35,6 +35,8 @@ fn every_field_parameter_and_address_is_named() {
         assert!(REFERENCE.contains(&format!("`{parameter}`")), "the parameter {parameter} is missing");
     }
     for route in between(include_str!("routes/mod.rs"), ".route(\"", '"') {
+        // A name of several segments is written in another way there.
+        let route = route.replace("{*", "{");
         assert!(REFERENCE.contains(&format!("| `{route}` |")), "the address {route} is missing");
     }
 }

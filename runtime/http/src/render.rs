@@ -13,8 +13,8 @@ use crate::config::CachePolicy;
 use crate::context::Context;
 use crate::headers::{
     APPLICATION_JSON, NO_CACHE, NO_STORE, PRIVATE_ONE_MINUTE, PRODUCER_EPOCH, PRODUCER_SEQ, PUBLIC_ONE_MINUTE,
-    STREAM_CLOSED, STREAM_CURSOR, STREAM_EXPIRES_AT, STREAM_NEXT_OFFSET, STREAM_SUMMARY_ERROR, STREAM_SUMMARY_FAILED,
-    STREAM_TTL, STREAM_UP_TO_DATE, TRUE, offset,
+    STREAM_CLOSED, STREAM_CURSOR, STREAM_EARLIEST_OFFSET, STREAM_EXPIRES_AT, STREAM_NEXT_OFFSET, STREAM_SUMMARY_ERROR,
+    STREAM_SUMMARY_FAILED, STREAM_SUMMARY_FROM, STREAM_TTL, STREAM_UP_TO_DATE, TRUE, offset,
 };
 use crate::media::{array, is_json};
 use crate::payload::Payload;
@@ -70,10 +70,18 @@ pub(crate) fn position(headers: &mut HeaderMap, next: Offset, closed: bool) {
     }
 }
 
+/// Where a stream begins, if it was trimmed.
+pub(crate) fn earliest(headers: &mut HeaderMap, earliest: Offset) {
+    if earliest.position > 0 {
+        headers.insert(&STREAM_EARLIEST_OFFSET, offset(earliest));
+    }
+}
+
 /// A stream's configuration and state, as `PUT` and `HEAD` show it.
 pub(crate) fn facts(headers: &mut HeaderMap, facts: &Facts) {
     headers.insert(CONTENT_TYPE, content_type(&facts.content_type));
     position(headers, facts.next, facts.closed);
+    earliest(headers, facts.earliest);
     match facts.expiry {
         Expiry::Never => {}
         Expiry::Idle { ttl_s } => {
@@ -118,6 +126,7 @@ pub(crate) fn page(page: Page, from: ReadFrom, kept: Kept, if_none_match: Option
     let mut headers = HeaderMap::with_capacity(12);
     headers.insert(CACHE_CONTROL, cache_control(&page, from, kept));
     position(&mut headers, page.next, page.closed);
+    earliest(&mut headers, page.earliest);
     if page.up_to_date {
         headers.insert(&STREAM_UP_TO_DATE, TRUE.clone());
     }
@@ -137,7 +146,7 @@ pub(crate) fn view(view: SummaryView, if_none_match: Option<&HeaderValue>) -> Re
     let mut headers = HeaderMap::with_capacity(12);
     headers.insert(CACHE_CONTROL, NO_CACHE.clone());
     position(&mut headers, view.next, view.closed);
-    failure(&mut headers, &view);
+    extent(&mut headers, &view);
     if tag(&mut headers, view_etag(&view), if_none_match) {
         return not_modified(headers);
     }
@@ -147,8 +156,11 @@ pub(crate) fn view(view: SummaryView, if_none_match: Option<&HeaderValue>) -> Re
     response
 }
 
-/// Says where and why a fold has stopped, if it has.
-pub(crate) fn failure(headers: &mut HeaderMap, view: &SummaryView) {
+/// Says where a fold has begun, if it is not of all records, and where and why it has stopped, if it has.
+pub(crate) fn extent(headers: &mut HeaderMap, view: &SummaryView) {
+    if view.from.position > 0 {
+        headers.insert(&STREAM_SUMMARY_FROM, offset(view.from));
+    }
     if let Some(reason) = &view.failed {
         headers.insert(&STREAM_SUMMARY_FAILED, offset(view.next));
         headers.insert(&STREAM_SUMMARY_ERROR, one_line(reason));
@@ -221,8 +233,9 @@ fn view_etag(view: &SummaryView) -> HeaderValue {
     let closed = if view.closed { ":c" } else { "" };
     // The same state, but no longer one that goes on.
     let failed = if view.failed.is_some() { ":f" } else { "" };
+    let from = if view.from.position > 0 { format!(":{}-", view.from.position) } else { String::new() };
     let (incarnation, position) = (view.incarnation.0, view.next.position);
-    let tag = format!("\"{incarnation:x}:{}:{position}{closed}{failed}\"", view.epoch);
+    let tag = format!("\"{incarnation:x}:{}{from}:{position}{closed}{failed}\"", view.epoch);
     HeaderValue::from_maybe_shared(Bytes::from(tag)).expect("hexadecimal and decimal digits")
 }
 
@@ -256,6 +269,7 @@ mod tests {
             up_to_date: true,
             closed,
             expiry,
+            earliest: at(0),
         }
     }
 
@@ -318,6 +332,7 @@ mod tests {
         SummaryView {
             incarnation: Incarnation(10),
             epoch: 3,
+            from: at(0),
             next: at(4),
             content_type: "application/json".into(),
             body: Bytes::from_static(b"{}"),
@@ -359,6 +374,22 @@ mod tests {
         assert_eq!(check_view(a_view(false, Some(reason)), Some("\"a:3:4\"")), expected);
         let long = "x".repeat(2 * SUMMARY_ERROR_BYTES_MAX);
         assert_eq!(one_line(&long).len(), SUMMARY_ERROR_BYTES_MAX);
+    }
+
+    #[test]
+    fn a_view_and_a_page_say_where_a_trimmed_stream_begins() {
+        let token = "00000000000000000003-0000000a";
+        let of_rest = SummaryView { from: at(3), ..a_view(false, None) };
+        let expected = format!(
+            "200 | cache-control: no-cache | content-type: application/json | etag: \"a:3:3-:4\" | stream-next-offset: \
+             00000000000000000004-0000000a | stream-summary-from: {token}"
+        );
+        assert_eq!(check_view(of_rest, Some("\"a:3:4\"")), expected);
+        let trimmed = Page { earliest: at(3), ..a_page(3, 4, false, Expiry::Never) };
+        let response = page(trimmed, ReadFrom::Start, KEPT, None);
+        assert_eq!(header(&response, "stream-earliest-offset"), token);
+        let whole = page(a_page(0, 4, false, Expiry::Never), ReadFrom::Start, KEPT, None);
+        assert_eq!(header(&whole, "stream-earliest-offset"), "-");
     }
 
     #[test]

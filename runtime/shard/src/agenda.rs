@@ -117,7 +117,8 @@ mod tests {
     fn stream(incarnation: u64, expiry: Expiry) -> Facts {
         let incarnation = Incarnation(incarnation);
         let next = Offset { position: 0, lineage: Lineage::of(incarnation) };
-        Facts { incarnation, next, content_type: "a/b".into(), closed: false, expiry, created_ms: 1000 }
+        let (earliest, content_type) = (next, "a/b".into());
+        Facts { incarnation, earliest, next, content_type, closed: false, expiry, created_ms: 1000 }
     }
 
     fn due(agenda: &Agenda, now_ms: u64, streams_max: usize) -> Vec<u64> {

@@ -30,7 +30,7 @@ use crate::write::job::LocalGroup;
 /// What a write under way takes besides its body, in bytes: a bound for how many there are.
 const REQUEST_BYTES: usize = 1 << 10;
 
-/// What a log that is full for writes still takes: deletes and expiries, which give it room.
+/// What a log that is full for writes still takes: deletes, trims and expiries, which give it room.
 const ENDS_BYTES: usize = 4 << 20;
 
 /// A shard, as its connections hold it. Cheap to clone. It may be sent to other threads but used only on its own.

@@ -182,6 +182,7 @@ impl Core {
                 Request::Summary { key, query } => shard.summarize(&key, &query).await,
                 Request::Create(key, request) => shard.create(key, request).await,
                 Request::Delete(key, if_match) => shard.delete(key, if_match).await,
+                Request::Trim(key, request) => shard.trim(key, request).await,
                 Request::BucketCreate(name) => shard.bucket_create(&name).await,
                 Request::BucketDelete(name) => shard.bucket_delete(&name).await,
                 Request::BucketDescribe { group, name } => shard.bucket_describe(group, &name),

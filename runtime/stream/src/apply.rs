@@ -13,7 +13,7 @@ use crate::create::NewStream;
 use crate::group::{At, Group, Outcome};
 use crate::reply::{Refusal, Reply};
 
-/// How much of what deleted streams named is given back after each batch: more than a batch can have brought.
+/// How much of what deleted and trimmed streams named is given back after each batch: more than a batch can have brought.
 const REAPED_LEAVES: usize = 64;
 
 impl Group {
@@ -57,6 +57,7 @@ impl Group {
             }
             Command::Delete { key, incarnation, if_match } => self.delete(key, incarnation, if_match),
             Command::Expire { key, incarnation } => self.expire(at, key, incarnation),
+            Command::Trim { key, incarnation, before, force } => self.trim(key, incarnation, before, force),
             Command::Flush { chunk, bytes, crc, parts } => {
                 self.flush(at, Chunk { id: chunk, bytes, crc, named_bytes: 0, live_bytes: 0 }, parts)
             }

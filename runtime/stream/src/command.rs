@@ -37,6 +37,7 @@ const KIND_META_MODULE_READY: u8 = 44;
 const KIND_META_MODULE_FAILED: u8 = 45;
 /// [`KIND_DELETE`] with the tail that is expected.
 const KIND_DELETE_AT: u8 = 46;
+const KIND_TRIM: u8 = 47;
 
 const FLAG_CLOSE: u8 = 1;
 const FLAG_PRODUCER: u8 = 2;
@@ -112,6 +113,17 @@ pub enum Command<'a> {
         key: KeyRef<'a>,
         /// The life that is meant to end.
         incarnation: Incarnation,
+    },
+    /// Gives up a stream's oldest records.
+    Trim {
+        /// Its address.
+        key: KeyRef<'a>,
+        /// The life that is meant.
+        incarnation: Incarnation,
+        /// Where the first record begins that stays, or the tail.
+        before: u64,
+        /// Also those of a stream that has a summary, which could not be computed again from its beginning.
+        force: bool,
     },
     /// Bytes of streams are in a chunk of the cold tier now, and are read from there.
     Flush {
@@ -250,6 +262,12 @@ impl<'a> Command<'a> {
                 sink.long(key.as_str());
                 sink.u64(incarnation.0);
             }
+            Command::Trim { key, incarnation, before, force } => {
+                sink.long(key.as_str());
+                sink.u64(incarnation.0);
+                sink.u64(before);
+                sink.u8(u8::from(force));
+            }
             Command::Flush { chunk, bytes, crc, parts } => {
                 sink.u64(chunk.term);
                 sink.u32(chunk.number);
@@ -311,6 +329,10 @@ impl<'a> Command<'a> {
                 Command::Delete { key, incarnation, if_match: Some(read_tail(r)?) }
             }
             KIND_EXPIRE => Command::Expire { key: KeyRef::read(r)?, incarnation: Incarnation(r.u64("incarnation")?) },
+            KIND_TRIM => {
+                let (key, incarnation) = (KeyRef::read(r)?, Incarnation(r.u64("incarnation")?));
+                Command::Trim { key, incarnation, before: r.u64("trim position")?, force: r.flag("trim force")? }
+            }
             KIND_FLUSH => {
                 let chunk = ChunkId { term: r.u64("chunk")?, number: r.u32("chunk")?, nonce: r.u32("chunk")? };
                 let (bytes, crc) = (r.u64("chunk")?, r.u32("chunk")?);
@@ -371,6 +393,7 @@ impl<'a> Command<'a> {
             Command::Delete { if_match: None, .. } => KIND_DELETE,
             Command::Delete { if_match: Some(_), .. } => KIND_DELETE_AT,
             Command::Expire { .. } => KIND_EXPIRE,
+            Command::Trim { .. } => KIND_TRIM,
             Command::Flush { .. } => KIND_FLUSH,
             Command::Bucket { .. } => KIND_BUCKET,
             Command::MetaForm { .. } => KIND_META_FORM,

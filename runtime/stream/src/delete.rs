@@ -2,6 +2,7 @@
 
 use weir_types::{Incarnation, Offset};
 
+use crate::extents::hot::Hot;
 use crate::group::{Change, Group, Outcome};
 use crate::key::KeyRef;
 use crate::reply::{Expiry, Refusal, Reply};
@@ -37,11 +38,15 @@ impl Group {
 
     /// Gives back what a stream names that is gone.
     fn release_bytes(&mut self, stream: &mut Stream) {
-        for (chunk, bytes) in stream.extents.chunks(stream.tail) {
+        for (chunk, bytes) in stream.extents.chunks(stream.base(), stream.tail) {
             self.chunks.release(chunk, bytes);
             self.chunks.forget_if_dead(chunk);
         }
-        let mut hot = std::mem::take(&mut stream.extents.hot);
+        self.release_hot(std::mem::take(&mut stream.extents.hot));
+    }
+
+    /// Gives back what was named of the log: at once, or bit by bit if it is much.
+    pub(crate) fn release_hot(&mut self, mut hot: Hot) {
         if hot.is_small() {
             hot.take_before(u64::MAX, |index, bytes| self.hotlog.release(index, bytes));
         } else {
@@ -49,7 +54,7 @@ impl Group {
         }
     }
 
-    /// Gives back a part of what deleted streams named of the log, in at most `steps_max` steps of some microseconds; false
+    /// Gives back a part of what deleted and trimmed streams named of the log, in at most `steps_max` steps of some microseconds; false
     /// when nothing is left.
     pub fn reap(&mut self, steps_max: usize) -> bool {
         (0..steps_max).all(|_| self.buried.reap_leaf(&mut self.hotlog))

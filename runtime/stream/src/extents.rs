@@ -2,6 +2,9 @@
 //!
 //! Bytes move from the log to a chunk, or from several chunks to one; their positions never change. So what moves is said by
 //! positions, and means the same on a replica whose bytes are elsewhere.
+//!
+//! What lies before a stream's *base* was trimmed. A run or pack that has bytes on both sides of it stays as it is, but only
+//! what is behind counts.
 
 pub(crate) mod hot;
 
@@ -38,6 +41,16 @@ pub enum Piece {
     },
     /// In the log.
     Hot(Extent),
+}
+
+impl Piece {
+    /// The position after its last byte.
+    pub fn end(&self) -> u64 {
+        match self {
+            Piece::Cold { end, .. } => *end,
+            Piece::Hot(extent) => extent.end,
+        }
+    }
 }
 
 /// What bytes were in before they were moved or deleted.
@@ -89,42 +102,64 @@ impl Extents {
     }
 
     /// Notes that the bytes of `range` are in a chunk now, and says what they were in. False, and nothing changes, unless
-    /// `range` begins where a run does, or what is in the log, and ends where a run does, or a pack.
+    /// `range` begins where a run does, or what is in the log, and ends where a run does, or a pack. It may also begin anywhere
+    /// before `base`, which is where it began before the last trim, or where a pack does that has bytes on both sides.
     pub(crate) fn move_to_chunk(
         &mut self,
         range: &Range<u64>,
-        tail: u64,
+        (base, tail): (u64, u64),
         chunk: u32,
         at: u32,
         mut freed: impl FnMut(Freed),
     ) -> bool {
         let hot_begin = self.hot_begin(tail);
         let is_run = |position: u64| self.runs.binary_search_by_key(&position, |run| run.start).is_ok();
-        let begins = range.start == hot_begin || is_run(range.start);
+        let is_first = range.start <= base;
+        let begins = is_first || range.start == hot_begin || is_run(range.start);
         let ends = range.end == hot_begin
             || is_run(range.end)
             || (range.end > hot_begin && (range.end == tail || self.hot.begins_at(range.end)));
-        if !begins || !ends || range.is_empty() {
+        if !begins || !ends || range.is_empty() || range.end <= base {
             return false;
         }
-        let first = self.runs.partition_point(|run| run.start < range.start);
+        let first = if is_first { 0 } else { self.runs.partition_point(|run| run.start < range.start) };
         let last = self.runs.partition_point(|run| run.start < range.end);
         for n in first..last {
-            let bytes = self.run_end(n, tail) - self.runs[n].start;
+            let bytes = self.run_end(n, tail) - self.runs[n].start.max(base);
             freed(Freed::Chunk { chunk: self.runs[n].chunk, bytes });
         }
         self.hot.take_before(range.end, |index, bytes| freed(Freed::Entry(index, bytes)));
         self.runs.drain(first..last);
         self.runs.insert(first, Run { start: range.start, chunk, at });
-        if self.runs.capacity() > 2 * self.runs.len() {
-            self.runs.shrink_to_fit();
-        }
+        self.shrink_runs();
         true
     }
 
+    /// Moves the base of a stream that ends at `tail` from `bases.start` to `bases.end`: gives up what lies before it. Says which
+    /// chunks held how much of that, and returns what was in the log.
+    pub(crate) fn trim(&mut self, bases: &Range<u64>, tail: u64, mut freed: impl FnMut(u32, u64)) -> Hot {
+        assert!(bases.end <= tail, "what is not there yet is not given up");
+        let touched = self.runs.partition_point(|run| run.start < bases.end);
+        for n in 0..touched {
+            freed(self.runs[n].chunk, self.run_end(n, tail).min(bases.end) - self.runs[n].start.max(bases.start));
+        }
+        let is_cut = touched > 0 && self.run_end(touched - 1, tail) > bases.end;
+        let first_left = self.hot.from(bases.end, tail).next().map_or(tail, |extent| extent.start);
+        let hot = self.hot.split_before(first_left);
+        self.runs.drain(..touched - usize::from(is_cut));
+        self.shrink_runs();
+        hot
+    }
+
+    fn shrink_runs(&mut self) {
+        if self.runs.capacity() > 2 * self.runs.len() {
+            self.runs.shrink_to_fit();
+        }
+    }
+
     /// Says which chunks hold how much.
-    pub(crate) fn chunks(&self, tail: u64) -> impl Iterator<Item = (u32, u64)> + '_ {
-        (0..self.runs.len()).map(move |n| (self.runs[n].chunk, self.run_end(n, tail) - self.runs[n].start))
+    pub(crate) fn chunks(&self, base: u64, tail: u64) -> impl Iterator<Item = (u32, u64)> + '_ {
+        (0..self.runs.len()).map(move |n| (self.runs[n].chunk, self.run_end(n, tail) - self.runs[n].start.max(base)))
     }
 
     /// Memory outside the struct itself.
@@ -145,9 +180,10 @@ impl Extents {
         self.hot.put(sink);
     }
 
-    /// Reads what [`Extents::put`] wrote of a stream that ends at `tail`; `taken_in` is told each pack's entry.
+    /// Reads what [`Extents::put`] wrote of a stream that has records from `base` to `tail`; `taken_in` is told each pack's entry.
     pub(crate) fn read(
         reader: &mut Reader<'_>,
+        base: u64,
         tail: u64,
         taken_in: impl FnMut(u64, u32),
     ) -> Result<Extents, CodecError> {
@@ -163,9 +199,11 @@ impl Extents {
         }
         extents.hot = Hot::read(reader, taken_in)?;
         let begin = extents.runs.first().map_or_else(|| extents.hot_begin(tail), |first| first.start);
-        let is_dense = begin == 0
+        let is_dense = begin <= base
+            && base <= tail
             && extents.runs.last().is_none_or(|last| last.start < extents.hot_begin(tail))
             && extents.hot.last_begin().is_none_or(|last| last < tail);
-        if is_dense { Ok(extents) } else { Err(CodecError::Field(WHAT)) }
+        let has_only_retained = || extents.from(0, tail).next().is_none_or(|first| first.end() > base);
+        if is_dense && has_only_retained() { Ok(extents) } else { Err(CodecError::Field(WHAT)) }
     }
 }

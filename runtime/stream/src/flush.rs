@@ -28,8 +28,9 @@ impl Group {
             return false;
         };
         let before_bytes = stream.memory_bytes();
-        let (chunks, hotlog) = (&mut self.chunks, &mut self.hotlog);
-        let moved = stream.extents.move_to_chunk(&part.range, stream.tail, number, part.at, |freed| match freed {
+        let (chunks, hotlog, base) = (&mut self.chunks, &mut self.hotlog, stream.base());
+        let retained = (base, stream.tail);
+        let moved = stream.extents.move_to_chunk(&part.range, retained, number, part.at, |freed| match freed {
             Freed::Entry(index, bytes) => hotlog.release(index, bytes),
             Freed::Chunk { chunk, bytes } => {
                 chunks.release(chunk, bytes);
@@ -40,7 +41,7 @@ impl Group {
             }
         });
         if moved {
-            chunks.take(number, part.range.end - part.range.start);
+            chunks.take(number, part.range.end - part.range.start.max(base));
         }
         assert!(self.index_bytes >= before_bytes, "what a stream takes was counted");
         self.index_bytes = self.index_bytes - before_bytes + stream.memory_bytes();

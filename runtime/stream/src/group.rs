@@ -6,11 +6,11 @@ use weir_types::{Incarnation, StreamKey};
 
 use crate::batch::{Frame, Limits};
 use crate::bucket::Bucket;
-use crate::buried::Buried;
 use crate::chunks::{Chunk, ChunkId, ChunkTotals, Chunks};
 use crate::content_type::ContentTypes;
 use crate::freeze::Freeze;
 use crate::hotlog::HotLog;
+use crate::hotlog::buried::Buried;
 use crate::meta::Meta;
 use crate::reply::{Refusal, Reply};
 use crate::slots::Slots;
@@ -35,7 +35,7 @@ pub struct Group {
     /// What of the log is still named.
     pub(crate) hotlog: HotLog,
     pub(crate) chunks: Chunks,
-    /// What deleted streams named of the log, and have not given back yet.
+    /// What deleted and trimmed streams named of the log, and has not been given back yet.
     pub(crate) buried: Buried,
     /// The last log index applied.
     pub(crate) applied: Option<u64>,

@@ -13,7 +13,7 @@ use crate::meta::{BucketState, Meta, MetaBucket};
 use crate::module::{Module, Revision};
 use crate::sink::Sink;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const WHAT: &str = "snapshot head";
 
 /// What the head says of the pages behind it.

@@ -1,5 +1,7 @@
 //! Which log entries some stream still names: one count per entry, so that the lowest one is known without a search.
 
+pub(crate) mod buried;
+
 use std::collections::VecDeque;
 
 /// Places per log entry. The first and the last count are never 0.

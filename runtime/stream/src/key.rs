@@ -24,6 +24,11 @@ impl<'a> KeyRef<'a> {
         &self.text[..self.bucket_bytes]
     }
 
+    /// The stream's name within the bucket.
+    pub fn name(self) -> &'a str {
+        &self.text[self.bucket_bytes + 1..]
+    }
+
     /// [`StreamKey::hash_of`] the whole address.
     pub fn hash(self) -> u64 {
         self.hash

@@ -6,8 +6,8 @@
 //! A command's road, one file per stop:
 //! - [`command`], [`records`], [`pack`], [`codec`], [`batch`]: how commands are written into a log entry and read back.
 //! - [`look`]: what the leader checks before it proposes; `json` splits a body into records.
-//! - `apply`: applies a batch to a [`group`], one file per verb: `create`, `append`, `close`, `delete`, `expire`, `told` (of
-//!   buckets); and of group 0's tables, [`meta`]: `bind`, `upload`.
+//! - `apply`: applies a batch to a [`group`], one file per verb: `create`, `append`, `close`, `trim`, `delete`, `expire`, `told`
+//!   (of buckets); and of group 0's tables, [`meta`]: `bind`, `upload`.
 //! - [`bucket`], [`module`], [`binding`], [`pattern`]: what was uploaded, and to which streams it is attached. No module runs
 //!   here.
 //! - [`stream`], `slots`, `content_type`, [`producer`]: the state; `list` goes through it.
@@ -23,7 +23,6 @@ pub mod batch;
 mod bind;
 pub mod binding;
 pub mod bucket;
-mod buried;
 mod chunks;
 mod close;
 pub mod codec;
@@ -56,6 +55,7 @@ mod slots;
 mod snapshot;
 pub mod stream;
 mod told;
+mod trim;
 mod upload;
 
 pub use batch::{Batch, BatchBuilder, Frame, Limits, frame_bytes_max};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use weir_types::{Incarnation, Offset};
+use weir_types::{Incarnation, Offset, ReadFrom};
 
 /// What became of one command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub enum Reply {
     Appended(Appended),
     /// The stream, or the bucket, is gone now; or, for an expiry, it had been used meanwhile and stays.
     Done,
+    /// The stream has no records any more before where it begins now.
+    Trimmed(Facts),
     /// A bucket's state in this group was changed; it has that many streams here.
     Bucket {
         /// Streams of the bucket in this group.
@@ -77,6 +79,8 @@ pub struct ProducerState {
 pub struct Facts {
     /// Which life of the name this is.
     pub incarnation: Incarnation,
+    /// The offset before the first record that has not been trimmed.
+    pub earliest: Offset,
     /// The offset after the last record.
     pub next: Offset,
     /// As given when the stream was created.
@@ -87,6 +91,28 @@ pub struct Facts {
     pub expiry: Expiry,
     /// When it was created, in milliseconds since 1970.
     pub created_ms: u64,
+}
+
+impl Facts {
+    /// As [`Stream::check_offset`](crate::Stream::check_offset), of the stream as it was then.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check_offset(&self, from: ReadFrom) -> Result<u64, Refusal> {
+        position_of(from, self.earliest, self.next)
+    }
+}
+
+/// The position that a read from `from` begins at in a stream that has records from `earliest` to `next`.
+pub(crate) fn position_of(from: ReadFrom, earliest: Offset, next: Offset) -> Result<u64, Refusal> {
+    match from {
+        ReadFrom::Start => Ok(earliest.position),
+        ReadFrom::Now => Ok(next.position),
+        ReadFrom::At(offset) if offset.lineage != next.lineage => Err(Refusal::OffsetGone),
+        ReadFrom::At(offset) if offset.position > next.position => Err(Refusal::OffsetInvalid),
+        ReadFrom::At(offset) if offset.position < earliest.position => Err(Refusal::OffsetTrimmed { earliest }),
+        ReadFrom::At(offset) => Ok(offset.position),
+    }
 }
 
 /// When a stream ends by itself.
@@ -176,12 +202,23 @@ pub enum Refusal {
         /// Where it is.
         tail: Offset,
     },
-    /// A read at an offset of an earlier life of the name, or before what is retained.
+    /// A read at an offset of an earlier life of the name.
     #[error("the offset is of an earlier stream of this name")]
     OffsetGone,
+    /// A read at an offset before what is retained.
+    #[error("the records at this offset have been trimmed")]
+    OffsetTrimmed {
+        /// Where what is retained begins.
+        earliest: Offset,
+    },
     /// An offset after the tail, or inside a record.
     #[error("the offset is beyond the tail or inside a record")]
     OffsetInvalid,
+    /// A summary is computed from the records that were to be trimmed.
+    #[error(
+        "the stream has a summary, which would begin anew without these records: 'force=true' trims them all the same"
+    )]
+    TrimSummarized,
     /// A newer epoch of the producer has written.
     #[error("a newer epoch of this producer has written")]
     ProducerFenced {

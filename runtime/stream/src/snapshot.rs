@@ -109,7 +109,7 @@ impl Thaw {
             {
                 return Err(CodecError::Field(WHAT));
             }
-            for (chunk, bytes) in stream.extents.chunks(stream.tail) {
+            for (chunk, bytes) in stream.extents.chunks(stream.base(), stream.tail) {
                 group.chunks.get(chunk).ok_or(CodecError::Field(WHAT))?;
                 group.chunks.take(chunk, bytes);
             }

@@ -12,7 +12,7 @@ use crate::extents::hot::Place;
 use crate::extents::{Extents, Piece};
 use crate::fields::{flag, put_expiry, read_expiry};
 use crate::producer::Producers;
-use crate::reply::{Expiry, Facts, Refusal};
+use crate::reply::{Expiry, Facts, Refusal, position_of};
 use crate::sink::Sink;
 
 /// What the allocator and the slot's table add to a stream: headers of its box and its name, and a table place.
@@ -49,8 +49,17 @@ pub(crate) struct Rare {
     /// The last `Stream-Seq`.
     pub(crate) seq: Option<Box<str>>,
     pub(crate) producers: Producers,
-    /// What its offsets carry, if it is not what its life says: since a recovery.
-    pub(crate) lineage: Option<Lineage>,
+    /// `None` while it has all that was ever appended.
+    pub(crate) origin: Option<Box<Origin>>,
+}
+
+/// Where a stream begins that does not have all its records any more.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    /// Where the first record begins that has not been trimmed, or the tail.
+    pub(crate) base: u64,
+    /// What its offsets carry. It is not what its life says, since a recovery.
+    pub(crate) lineage: Lineage,
 }
 
 impl Stream {
@@ -89,13 +98,22 @@ impl Stream {
 
     /// What its offsets carry.
     pub fn lineage(&self) -> Lineage {
-        let recovered = self.rare.as_ref().and_then(|rare| rare.lineage);
-        recovered.unwrap_or_else(|| Lineage::of(self.incarnation))
+        self.origin().map_or_else(|| Lineage::of(self.incarnation), |origin| origin.lineage)
     }
 
     /// `bucket/name`.
     pub fn key(&self) -> &str {
         &self.key
+    }
+
+    /// The offset before the first record that has not been trimmed.
+    pub fn earliest(&self) -> Offset {
+        self.offset(self.base())
+    }
+
+    /// The position of [`Stream::earliest`].
+    pub fn base(&self) -> u64 {
+        self.origin().map_or(0, |origin| origin.base)
     }
 
     /// The offset after the last record.
@@ -137,6 +155,7 @@ impl Stream {
     pub fn facts(&self) -> Facts {
         Facts {
             incarnation: self.incarnation,
+            earliest: self.earliest(),
             next: self.tail(),
             content_type: self.content_type.clone(),
             closed: self.closed,
@@ -145,7 +164,8 @@ impl Stream {
         }
     }
 
-    /// What holds bytes from `position` on, in order. The first may begin before it; nothing at the tail.
+    /// What holds bytes from `position` on, in order. The first may begin before it, also before what is retained; nothing at the
+    /// tail.
     pub fn pieces_from(&self, position: u64) -> impl Iterator<Item = Piece> + '_ {
         self.extents.from(position, self.tail)
     }
@@ -163,15 +183,10 @@ impl Stream {
     /// The position that a read from `from` begins at. Whether it is a record boundary only the stored frame tells.
     ///
     /// # Errors
-    /// [`Refusal::OffsetGone`] for an earlier life of the name, [`Refusal::OffsetInvalid`] beyond the tail.
+    /// [`Refusal::OffsetGone`] for an earlier life of the name, [`Refusal::OffsetTrimmed`] before what is retained,
+    /// [`Refusal::OffsetInvalid`] beyond the tail.
     pub fn check_offset(&self, from: ReadFrom) -> Result<u64, Refusal> {
-        match from {
-            ReadFrom::Start => Ok(0),
-            ReadFrom::Now => Ok(self.tail),
-            ReadFrom::At(offset) if offset.lineage != self.lineage() => Err(Refusal::OffsetGone),
-            ReadFrom::At(offset) if offset.position > self.tail => Err(Refusal::OffsetInvalid),
-            ReadFrom::At(offset) => Ok(offset.position),
-        }
+        position_of(from, self.earliest(), self.tail())
     }
 
     pub(crate) fn offset(&self, position: u64) -> Offset {
@@ -185,9 +200,18 @@ impl Stream {
     /// The rare parts, made on first use.
     pub(crate) fn rare_mut(&mut self) -> &mut Rare {
         self.rare.get_or_insert_with(|| {
-            let producers = Producers::default();
-            Box::new(Rare { expiry: Expiry::Never, seq: None, producers, lineage: None })
+            Box::new(Rare { expiry: Expiry::Never, seq: None, producers: Producers::default(), origin: None })
         })
+    }
+
+    fn origin(&self) -> Option<&Origin> {
+        self.rare.as_ref()?.origin.as_deref()
+    }
+
+    /// Where it begins, made on first use.
+    pub(crate) fn origin_mut(&mut self) -> &mut Origin {
+        let (base, lineage) = (self.base(), self.lineage());
+        self.rare_mut().origin.get_or_insert_with(|| Box::new(Origin { base, lineage }))
     }
 
     /// Adds `bytes` at the tail, stored at the end of that pack of log entry `index`.
@@ -218,9 +242,10 @@ impl Stream {
                 sink.short(seq);
             }
             rare.producers.put(sink);
-            sink.u8(u8::from(rare.lineage.is_some()));
-            if let Some(lineage) = rare.lineage {
-                sink.u64(lineage.bits());
+            sink.u8(u8::from(rare.origin.is_some()));
+            if let Some(origin) = &rare.origin {
+                sink.varint(origin.base);
+                sink.u64(origin.lineage.bits());
             }
         }
         self.extents.put(sink);
@@ -248,12 +273,18 @@ impl Stream {
             let expiry = read_expiry(reader)?;
             let seq = if reader.flag(WHAT)? { Some(reader.short(WHAT)?.into()) } else { None };
             let producers = Producers::read(reader)?;
-            let lineage = if reader.flag(WHAT)? { Some(Lineage::from_bits(reader.u64(WHAT)?)) } else { None };
-            Some(Box::new(Rare { expiry, seq, producers, lineage }))
+            let origin = if reader.flag(WHAT)? {
+                let (base, lineage) = (reader.varint(WHAT)?, Lineage::from_bits(reader.u64(WHAT)?));
+                Some(Box::new(Origin { base, lineage }))
+            } else {
+                None
+            };
+            Some(Box::new(Rare { expiry, seq, producers, origin }))
         } else {
             None
         };
-        let extents = Extents::read(reader, tail, taken_in)?;
+        let base = rare.as_ref().and_then(|rare| rare.origin.as_ref()).map_or(0, |origin| origin.base);
+        let extents = Extents::read(reader, base, tail, taken_in)?;
         let (json, closed) = (crate::content_type::is_json(content_type), flags & FLAG_CLOSED != 0);
         let content_type = intern(content_type);
         Ok(Stream {
@@ -274,7 +305,9 @@ impl Stream {
     /// Memory that the stream holds, but for its shared content type.
     pub(crate) fn memory_bytes(&self) -> usize {
         let rare = self.rare.as_ref().map_or(0, |rare| {
-            size_of::<Rare>() + rare.seq.as_ref().map_or(0, |seq| seq.len()) + rare.producers.heap_bytes()
+            let seq = rare.seq.as_ref().map_or(0, |seq| seq.len());
+            let origin = rare.origin.as_ref().map_or(0, |_| size_of::<Origin>());
+            size_of::<Rare>() + seq + rare.producers.heap_bytes() + origin
         });
         size_of::<Stream>() + self.key.len() + OVERHEAD_BYTES + self.extents.heap_bytes() + rare
     }

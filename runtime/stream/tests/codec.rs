@@ -94,6 +94,7 @@ impl Fields {
                 crc: self.epoch as u32,
                 parts: EncodedParts::of(&self.parts),
             },
+            22 => Command::Trim { key, incarnation, before: self.epoch, force: self.flag },
             _ => Command::MetaBindingDelete { bucket: name, name: word },
         }
     }
@@ -141,7 +142,7 @@ fn fields() -> impl Strategy<Value = Fields> {
     let rest = (expiry, proptest::option::of(("\\PC{1,60}", any::<u64>(), any::<u64>())));
     let more = (proptest::option::of("\\PC{0,60}"), proptest::option::of(offset), body);
     let numbers = (any::<u64>(), prop_oneof![Just(0), any::<u64>()]);
-    (0..23u8, key, "[ -~]{0,255}", numbers, any::<bool>(), rest, more).prop_map(
+    (0..24u8, key, "[ -~]{0,255}", numbers, any::<bool>(), rest, more).prop_map(
         |(kind, key, text, (number, epoch), flag, (expiry, producer), (seq, if_match, (body, json, mut cuts)))| {
             cuts.sort_unstable();
             let split =

@@ -1,7 +1,7 @@
 //! `GET` with `live=sse`: what is there and what comes, as server-sent events (protocol, section 5.8).
 //!
 //! Each piece of data is followed by its own control event; control events alone say that the reader has caught up or
-//! that the stream has ended. A reader that is too slow, a deleted stream and damaged bytes just end the [`LiveSession`].
+//! that the stream has ended. A reader that is too slow, a deleted stream, trimmed and damaged bytes just end the [`LiveSession`].
 
 use std::rc::Rc;
 
@@ -44,12 +44,13 @@ pub(crate) async fn get(
         return Ok(finished(facts.next));
     }
     let is_at_end = facts.closed && from == ReadFrom::Now;
-    let next = facts.next;
+    let (earliest, next) = (facts.earliest, facts.next);
     let encoding = Encoding::of(&facts.content_type);
     let is_utf8 = encoding == Encoding::Text && is_utf8(&facts.content_type);
     let sent = subscription.position();
     let records = Records { subscription, encoding, is_utf8, held: None, sent, after_cr: false };
     let mut response = LiveSession::new(context, query.cursor).response(head.version, encoding, records);
+    render::earliest(response.headers_mut(), earliest);
     if is_at_end {
         render::position(response.headers_mut(), next, true);
         response.headers_mut().insert(&STREAM_UP_TO_DATE, TRUE.clone());

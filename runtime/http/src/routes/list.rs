@@ -26,6 +26,9 @@ struct Rows {
 struct Row {
     name: Box<str>,
     content_type: String,
+    /// Where it begins, if it was trimmed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    earliest_offset: Option<String>,
     next_offset: String,
     created: String,
     closed: bool,
@@ -69,6 +72,7 @@ fn row(stream: ListedStream) -> Row {
     Row {
         name: stream.name,
         content_type: facts.content_type.to_string(),
+        earliest_offset: (facts.earliest.position > 0).then(|| facts.earliest.to_string()),
         next_offset: facts.next.to_string(),
         created: render::time(facts.created_ms),
         closed: facts.closed,
@@ -86,8 +90,9 @@ mod tests {
 
     fn stream(name: &str, expiry: Expiry) -> ListedStream {
         let next = Offset { position: 3, lineage: Lineage::of(Incarnation(1)) };
-        let content_type = "text/plain".into();
-        let facts = Facts { incarnation: Incarnation(1), next, content_type, closed: false, expiry, created_ms: 1000 };
+        let (incarnation, earliest, content_type) =
+            (Incarnation(1), Offset { position: 0, ..next }, "text/plain".into());
+        let facts = Facts { incarnation, earliest, next, content_type, closed: false, expiry, created_ms: 1000 };
         ListedStream { name: name.into(), facts }
     }
 

@@ -39,10 +39,11 @@ pub(crate) async fn get(
             }
             (response, closed)
         }
-        LongPoll::Nothing { next, closed } => {
+        LongPoll::Nothing { next, closed, earliest } => {
             let mut response = render::empty(StatusCode::NO_CONTENT);
             let headers = response.headers_mut();
             render::position(headers, next, closed);
+            render::earliest(headers, earliest);
             headers.insert(&STREAM_UP_TO_DATE, TRUE.clone());
             headers.insert(CACHE_CONTROL, NO_STORE.clone());
             (response, closed)

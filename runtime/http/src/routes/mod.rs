@@ -3,8 +3,8 @@
 //! A stream's verbs are called by [`crate::service`] itself: [`create`], [`append`], [`close`], [`delete`], [`head`];
 //! [`read`], [`long_poll`] and [`follow`] for its records, [`summary`] for what a fold says of them.
 //!
-//! What is not a stream goes through the [`router`]: [`root`], [`buckets`], [`list`], [`modules`], [`bindings`]. Its handlers must be
-//! `Send` although they never leave their thread: they wrap what they await in a `SendWrapper`.
+//! What is not a stream goes through the [`router`]: [`root`], [`buckets`], [`list`], [`trim`], [`modules`], [`bindings`]. Its handlers
+//! must be `Send` although they never leave their thread: they wrap what they await in a `SendWrapper`.
 
 pub(crate) mod append;
 pub(crate) mod bindings;
@@ -21,9 +21,10 @@ pub(crate) mod read;
 mod root;
 mod state;
 pub(crate) mod summary;
+pub(crate) mod trim;
 
 use axum::Router;
-use axum::routing::{any, get};
+use axum::routing::{any, get, post};
 use weir_shard::Shard;
 
 use crate::config::HttpConfig;
@@ -48,6 +49,7 @@ pub(crate) fn router(shard: Shard, config: HttpConfig) -> Router {
         .route("/-/buckets", get(buckets::list))
         .route("/{bucket}", get(buckets::get).put(buckets::put).delete(buckets::delete))
         .route("/{bucket}/-/streams", get(list::get))
+        .route("/{bucket}/-/trim/{*name}", post(trim::post))
         .route("/{bucket}/-/modules", get(modules::list))
         .route("/{bucket}/-/modules/{name}", module)
         .route("/{bucket}/-/bindings", get(bindings::list))

@@ -62,17 +62,19 @@ async fn follow(
     }
     // The first view's type decides for all of them: the response can say it only once.
     let encoding = Encoding::of_document(&first.content_type);
-    let mut failure = HeaderMap::new();
-    render::failure(&mut failure, &first);
-    let views = Views { next: first.next, first: Some(first), follower, encoding };
+    let mut extent = HeaderMap::new();
+    render::extent(&mut extent, &first);
+    let views = Views { from: first.from, next: first.next, first: Some(first), follower, encoding };
     let mut response = LiveSession::new(context, read.cursor).response(head.version, encoding, views);
-    response.headers_mut().extend(failure);
+    response.headers_mut().extend(extent);
     Ok(response)
 }
 
 /// What a fold says, as events.
 struct Views {
     first: Option<SummaryView>,
+    /// All views are of records from this offset on.
+    from: Offset,
     /// The last view is of all records before this offset.
     next: Offset,
     follower: SummaryFollower,
@@ -98,8 +100,8 @@ impl Source for Views {
                 return true;
             }
         };
-        if Encoding::of_document(&view.content_type) != self.encoding {
-            // The response has said how it is encoded. The next one says it anew.
+        if Encoding::of_document(&view.content_type) != self.encoding || view.from != self.from {
+            // The response has said how it is encoded and where the fold begins. The next one says it anew.
             return true;
         }
         let (next, closed) = (view.next, view.closed);

@@ -38,7 +38,7 @@ pub enum LiveEvent {
         /// The final tail.
         next: Offset,
     },
-    /// The stream was deleted: the end.
+    /// The stream was deleted, or what comes next was trimmed: the end.
     Removed,
     /// The reader was too slow and is cut off: the end. It resumes with the offset it has.
     Lagged,
@@ -135,11 +135,12 @@ impl Shard {
             unreachable!("a watch is answered with the stream")
         };
         let feed = SendWrapper::new(watch.take().into_follower());
-        let position = start_of(&facts, from)?;
-        let first = if (1..facts.next.position).contains(&position) {
-            self.first_page(&key, &facts, position).await?
-        } else {
-            None
+        let position = facts.check_offset(from)?;
+        let first = match from {
+            ReadFrom::At(_) if (1..facts.next.position).contains(&position) => {
+                self.first_page(&key, &facts, position).await?
+            }
+            _ => None,
         };
         Ok(Subscription { shard: self.clone(), key, facts, feed, position, first, caught_up: false })
     }
@@ -166,15 +167,16 @@ impl Shard {
             return Ok(LongPoll::Page(page));
         }
         if page.closed {
-            return Ok(LongPoll::Nothing { next: page.next, closed: true });
+            return Ok(LongPoll::Nothing { next: page.next, closed: true, earliest: page.earliest });
         }
         let at = ReadFrom::At(page.start);
         let mut subscription = self.subscribe(key.clone(), at).await?;
+        let nothing = |closed| LongPoll::Nothing { next: page.next, closed, earliest: page.earliest };
         match tokio::time::timeout(timeout, subscription.changed()).await {
             Ok(Change::Bytes) => {}
-            Ok(Change::Closed) => return Ok(LongPoll::Nothing { next: page.next, closed: true }),
+            Ok(Change::Closed) => return Ok(nothing(true)),
             Ok(Change::Removed) => return Err(Refusal::NotFound.into()),
-            Err(_) => return Ok(LongPoll::Nothing { next: page.next, closed: false }),
+            Err(_) => return Ok(nothing(false)),
         }
         drop(subscription);
         self.read(key, at, PAGE_BYTES_MAX).await.map(LongPoll::Page)
@@ -224,7 +226,10 @@ impl Subscription {
                 Ok(page) if page.incarnation != self.facts.incarnation => return LiveEvent::Removed,
                 Ok(page) if page.next == page.start => {}
                 Ok(page) => return self.history(page),
-                Err(ShardError::Refused(Refusal::NotFound | Refusal::OffsetGone)) => return LiveEvent::Removed,
+                // Who comes again is told which it was.
+                Err(ShardError::Refused(Refusal::NotFound | Refusal::OffsetGone | Refusal::OffsetTrimmed { .. })) => {
+                    return LiveEvent::Removed;
+                }
                 // Readers that take nothing are cut off in time; a session that ended would only come again.
                 Err(ShardError::Limit(Limit::Reads)) => tokio::time::sleep(HISTORY_RETRY).await,
                 Err(error) => return LiveEvent::Failed(error),
@@ -321,25 +326,14 @@ enum Next {
     Later,
 }
 
-/// Where a subscription begins.
-fn start_of(facts: &Facts, from: ReadFrom) -> Result<u64, ShardError> {
-    match from {
-        ReadFrom::Start => Ok(0),
-        ReadFrom::Now => Ok(facts.next.position),
-        ReadFrom::At(offset) if offset.lineage != facts.next.lineage => Err(Refusal::OffsetGone.into()),
-        ReadFrom::At(offset) if offset.position > facts.next.position => Err(Refusal::OffsetInvalid.into()),
-        ReadFrom::At(offset) => Ok(offset.position),
-    }
-}
-
 impl Core {
     /// Puts this shard's reader, or a peer, into the stream's feed, and answers with the state that it begins at.
     pub(crate) fn watch(&self, origin: ShardId, key: &StreamKey, number: u64) -> Response {
         let group = self.local_group(key);
         let state = group.state.borrow();
         let stream = self.live_stream(&group, &state, key)?;
-        self.touch(stream);
         let facts = stream.facts();
+        self.touch(facts.incarnation, facts.expiry);
         let (incarnation, tail) = (facts.incarnation, facts.next.position);
         if origin == self.id {
             self.feeds.join_own(number, incarnation, tail, facts.closed);

@@ -28,6 +28,8 @@ pub struct Page {
     pub closed: bool,
     /// The stream's expiry, for cache headers.
     pub expiry: Expiry,
+    /// The offset before the stream's first record that has not been trimmed.
+    pub earliest: Offset,
 }
 
 /// How a long-poll ended.
@@ -41,6 +43,8 @@ pub enum LongPoll {
         next: Offset,
         /// Whether the stream is closed.
         closed: bool,
+        /// The offset before the stream's first record that had not been trimmed when the wait began.
+        earliest: Offset,
     },
 }
 
@@ -116,7 +120,9 @@ pub struct SummaryView {
     pub incarnation: Incarnation,
     /// The change of bindings that made the binding what it is.
     pub epoch: u64,
-    /// The view is of all records before this offset.
+    /// The view is of all records from this offset on: the first one, but for a stream that was trimmed.
+    pub from: Offset,
+    /// And before this offset.
     pub next: Offset,
     /// The view's media type, fit to be a header.
     pub content_type: Arc<str>,

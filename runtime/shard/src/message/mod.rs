@@ -20,6 +20,7 @@ pub use limit::Limit;
 pub(crate) use mail::{Advance, CallId, Mail};
 pub use request::{
     AppendRequest, BindingRequest, CreateCondition, CreateRequest, IfMatch, ListCursor, Producer, SummaryQuery,
+    TrimRequest,
 };
 pub(crate) use request::{BucketNews, ListQuery, Request};
 pub use stats::ShardStats;

@@ -73,6 +73,15 @@ pub struct AppendRequest {
     pub body: Body,
 }
 
+/// Give up a stream's oldest records.
+#[derive(Clone, Copy, Debug)]
+pub struct TrimRequest {
+    /// Where the first record begins that stays, or the tail.
+    pub before: ReadFrom,
+    /// Also those of a stream that has a summary.
+    pub force: bool,
+}
+
 /// An idempotent producer's headers.
 #[derive(Clone, Debug)]
 pub struct Producer {
@@ -115,6 +124,7 @@ pub(crate) enum Request {
     Append(StreamKey, AppendRequest),
     Create(StreamKey, CreateRequest),
     Delete(StreamKey, Option<IfMatch>),
+    Trim(StreamKey, TrimRequest),
     Head(StreamKey),
     Read {
         key: StreamKey,
@@ -196,6 +206,7 @@ impl Request {
             Request::Append(key, _)
             | Request::Create(key, _)
             | Request::Delete(key, _)
+            | Request::Trim(key, _)
             | Request::Head(key)
             | Request::Read { key, .. }
             | Request::Watch { key, .. }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use weir_stream::Binding;
+use weir_stream::{Binding, Refusal};
 use weir_types::StreamKey;
 use weir_wasm::{Caller, FoldId, GuestBatch, GuestError, InstanceKey, Snapshot, TrapReason};
 
@@ -81,6 +81,7 @@ impl Fold {
         };
         let mut last = GuestError::FoldLost;
         for _ in 0..RESTARTS_MAX {
+            catch_up.fold.begin_at(shard.head(key)?.earliest.position);
             match catch_up.run(tail).await {
                 Ok(()) => return Ok(()),
                 Err(Ended::Refused(error)) => return Err(error),
@@ -164,7 +165,11 @@ impl CatchUp<'_> {
     async fn read(&self, position: u64, until: u64) -> Result<RecordBatch, Ended> {
         let from = self.fold.at(position);
         let read = self.shard.read_records(self.key, from, until, SLICE_BYTES, self.fold.slice_records);
-        read.await.map_err(Ended::Refused)
+        read.await.map_err(|error| match error {
+            // Just now: what is kept may be of no use any more, either.
+            ShardError::Refused(Refusal::OffsetTrimmed { .. }) => Ended::Lost(GuestError::FoldLost),
+            error => Ended::Refused(error),
+        })
     }
 
     /// A slice was taken: the next is smaller if it took too long, larger if it was quick.

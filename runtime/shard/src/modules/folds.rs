@@ -51,6 +51,8 @@ struct Entry {
 pub(crate) struct Fold {
     pub(super) lane: Lane,
     lineage: Lineage,
+    /// The position of the first record that it has taken, or will take.
+    from: u64,
     pub(super) state: State,
     /// Where the state can be had from when its instance has ended.
     pub(super) kept: Option<Kept>,
@@ -162,6 +164,7 @@ impl Folds {
             let fold = Fold {
                 lane: self.lane.clone(),
                 lineage,
+                from: 0,
                 state: State::Cold,
                 kept: None,
                 slice_records: SLICE_RECORDS_MAX,
@@ -188,11 +191,29 @@ impl Fold {
     pub(super) fn position(&self) -> u64 {
         match self.state {
             State::Warm { position, .. } => position,
-            State::Cold => 0,
+            State::Cold => self.from,
         }
     }
 
-    /// It is of all records before this offset.
+    /// Gets ready for a stream whose records begin at `base` now. If it needs any of those before, it begins anew there.
+    pub(super) fn begin_at(&mut self, base: u64) {
+        self.stop.take_if(|stop| stop.at < base);
+        self.kept.take_if(|kept| kept.position < base);
+        if self.position() < base {
+            self.lose();
+        }
+        if matches!(self.state, State::Cold) && self.kept.is_none() && self.from != base {
+            self.from = base;
+            self.answered = None;
+        }
+    }
+
+    /// It is of all records from this offset on.
+    pub(crate) fn from(&self) -> Offset {
+        self.at(self.from)
+    }
+
+    /// And before this one.
     pub(crate) fn next(&self) -> Offset {
         self.at(self.position())
     }
@@ -209,7 +230,7 @@ impl Fold {
 
     /// The last state that is kept, and the position it is of; the beginning where there is none.
     pub(super) fn last_kept(&self) -> (u64, Option<Snapshot>) {
-        self.kept.as_ref().map_or((0, None), |kept| (kept.position, Some(kept.snapshot.clone())))
+        self.kept.as_ref().map_or((self.from, None), |kept| (kept.position, Some(kept.snapshot.clone())))
     }
 
     /// Whether it has folded enough since the last snapshot to be worth one.

@@ -178,6 +178,7 @@ impl Core {
         Ok(Answer::View(Box::new(SummaryView {
             incarnation,
             epoch: binding.epoch,
+            from: fold.from(),
             next: fold.next(),
             content_type: view.content_type.into(),
             body: budget::keep(view.body, claim),

@@ -86,7 +86,7 @@ impl Shard {
     /// Reads a page of at most `bytes_max` bytes, or of one record if that is larger.
     ///
     /// # Errors
-    /// [`Refusal::NotFound`], [`Refusal::OffsetGone`], [`Refusal::OffsetInvalid`], [`Limit::Reads`],
+    /// [`Refusal::NotFound`], [`Refusal::OffsetGone`], [`Refusal::OffsetTrimmed`], [`Refusal::OffsetInvalid`], [`Limit::Reads`],
     /// [`ShardError::Corrupt`], [`ShardError::ColdDamaged`] or [`ShardError::ColdUnavailable`].
     pub async fn read(&self, key: StreamKey, from: ReadFrom, bytes_max: usize) -> Result<Page, ShardError> {
         self.read_page(key, from, bytes_max, false).await
@@ -244,7 +244,39 @@ impl Core {
         })
     }
 
+    /// Whether a record begins at `offset`, or the last one ends there: as a read at it would say, but that is no use of the
+    /// stream.
+    ///
+    /// # Errors
+    /// As for a read.
+    pub(crate) async fn check_boundary(
+        &self,
+        group: &LocalGroup,
+        key: &StreamKey,
+        offset: Offset,
+    ) -> Result<(), ShardError> {
+        let again = || self.plan_unused(group, key, ReadFrom::At(offset), 1);
+        let plan = self.with_cold(group, again()?, again).await?;
+        let (_, claim) = self.claim_page(&plan, false)?;
+        let reader = group.wal.reader();
+        let read = tokio::task::spawn_blocking(move || plan.load(&reader)?.into_page(claim));
+        self.note_damage(read.await.unwrap_or(Err(ShardError::Unavailable))).await.map(|_| ())
+    }
+
+    /// Decides a page, which is a use of the stream.
     pub(crate) fn plan(
+        &self,
+        group: &LocalGroup,
+        key: &StreamKey,
+        from: ReadFrom,
+        bytes_max: usize,
+    ) -> Result<Plan, ShardError> {
+        let plan = self.plan_unused(group, key, from, bytes_max)?;
+        self.touch(plan.stream.incarnation, plan.stream.expiry);
+        Ok(plan)
+    }
+
+    fn plan_unused(
         &self,
         group: &LocalGroup,
         key: &StreamKey,
@@ -254,7 +286,6 @@ impl Core {
         let state = group.state.borrow();
         let stream = self.live_stream(group, &state, key)?;
         let start = stream.check_offset(from)?;
-        self.touch(stream);
         let (mut stretches, mut cold): (Vec<Stretch>, Vec<PartRef>) = Default::default();
         let (mut pieces, mut bytes) = (0, 0);
         for piece in stream.pieces_from(start) {
@@ -408,7 +439,7 @@ impl Plan {
                 payloads.push(if is_copied { Bytes::copy_from_slice(&payload) } else { payload });
             }
         }
-        let Facts { incarnation, next: tail, content_type, closed, expiry, .. } = self.stream;
+        let Facts { incarnation, earliest, next: tail, content_type, closed, expiry, .. } = self.stream;
         let at = |position: u64, lineage: Lineage| Offset { position, lineage };
         let up_to_date = position == tail.position;
         let mut chunks = if is_joined { vec![join(&payloads)] } else { payloads };
@@ -424,6 +455,7 @@ impl Plan {
             up_to_date,
             closed: closed && up_to_date,
             expiry,
+            earliest,
         })
     }
 }

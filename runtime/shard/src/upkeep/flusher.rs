@@ -245,6 +245,11 @@ impl Piece {
                 return true;
             }
             *left -= 1;
+            if extent.start != self.end {
+                // What lies between was trimmed meanwhile, and what is here before it.
+                self.packs.clear();
+                self.start = extent.start;
+            }
             // Many packs of one entry follow each other.
             let (_, entry) = match entry {
                 Some((index, known)) if index == extent.index => (index, known),

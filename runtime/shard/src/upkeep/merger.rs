@@ -98,6 +98,8 @@ struct Move {
     key: StreamKey,
     /// At least one, all of one life.
     parts: Vec<PartRef>,
+    /// What lies before was trimmed: a pack may have bytes on both sides of it.
+    base: u64,
 }
 
 /// What becomes one chunk.
@@ -272,6 +274,7 @@ impl Look<'_> {
         let mut runs = Vec::with_capacity(stream.runs());
         for piece in stream.pieces_from(0).take(stream.runs()) {
             let Found::Cold { start, end, chunk, .. } = piece else { break };
+            let start = start.max(stream.base());
             let Chunk { bytes, named_bytes, .. } = *self.state.chunk(chunk).expect("a chunk that is named is known");
             // As much of the object as of what is named of it.
             let bytes = (bytes.saturating_mul(end - start) / named_bytes).max(1);
@@ -334,22 +337,23 @@ impl Load {
         for piece in stream.pieces_from(runs[0].range.start).take(runs.len()) {
             let Found::Cold { start, end, chunk, at } = piece else { break };
             let chunk = group.chunk_name(state.chunk(chunk).expect("a chunk that is named is known").id);
-            parts.push(PartRef { chunk, at, incarnation: stream.incarnation(), range: start..end });
+            let range = start.max(stream.base())..end;
+            parts.push(PartRef { chunk, at, incarnation: stream.incarnation(), range });
         }
         self.bytes += bytes;
         self.parts_bytes += part_bytes;
         self.runs += parts.len();
-        self.moves.push(Move { key, parts });
+        self.moves.push(Move { key, parts, base: stream.base() });
     }
 }
 
 /// Reads what is to be moved; the part that cannot be read, and why.
 async fn read(cold: &Cold, of: Move) -> Result<Piece, (PartRef, ColdError)> {
-    let Move { key, parts } = of;
+    let Move { key, parts, base } = of;
     let PartRef { incarnation, range: Range { start, .. }, .. } = parts[0];
     let mut piece = Piece { key, incarnation, start, end: start, packs: Vec::new() };
     for part in parts {
-        if let Err(error) = piece.add_part(cold, &part).await {
+        if let Err(error) = piece.add_part(cold, &part, base).await {
             return Err((part, error));
         }
     }
@@ -357,11 +361,14 @@ async fn read(cold: &Cold, of: Move) -> Result<Piece, (PartRef, ColdError)> {
 }
 
 impl Piece {
-    async fn add_part(&mut self, cold: &Cold, part: &PartRef) -> Result<(), ColdError> {
+    async fn add_part(&mut self, cold: &Cold, part: &PartRef, base: u64) -> Result<(), ColdError> {
         while self.end < part.range.end {
             let rest = PartRef { range: self.end..part.range.end, ..part.clone() };
             let read = cold.read(rest, READ_MAX, Pack::is_whole).await?;
             for pack in &read.packs {
+                if self.packs.is_empty() && pack.start < base {
+                    (self.start, self.end) = (pack.start, pack.start);
+                }
                 // Packs are moved whole.
                 if pack.start != self.end || pack.end > part.range.end {
                     let (chunk, position) = (part.chunk.object(), part.at.into());

@@ -154,7 +154,7 @@ impl Core {
             job.request.body.join();
         }
         if let Some(stream) = stream {
-            self.touch(stream);
+            self.touch(stream.incarnation(), stream.expiry());
         }
         let AppendJob { key, request, .. } = &mut *job;
         let cut = request.body.take_cut();

@@ -28,9 +28,9 @@ const SLOTS_PER_TURN: usize = 8;
 
 impl Core {
     /// Notes that a stream with a sliding TTL was used.
-    pub(crate) fn touch(&self, stream: &Stream) {
-        if let Expiry::Idle { .. } = stream.expiry() {
-            self.agenda.touch(stream.incarnation(), self.clock.now_ms());
+    pub(crate) fn touch(&self, incarnation: Incarnation, expiry: Expiry) {
+        if let Expiry::Idle { .. } = expiry {
+            self.agenda.touch(incarnation, self.clock.now_ms());
         }
     }
 
@@ -45,7 +45,7 @@ impl Core {
         let Expiry::Idle { ttl_s } = expiry else { return expiry.ends_ms(stream.last_write_ms()) };
         if self.feeds.is_followed(stream.incarnation()) {
             // Whoever follows it uses it all the time.
-            self.touch(stream);
+            self.touch(stream.incarnation(), expiry);
         }
         let used_ms = self.agenda.used_ms(stream.incarnation()).max(stream.last_write_ms());
         if used_ms >= group.serving_since_ms {

@@ -1,4 +1,4 @@
-//! What changes a stream: [`append`] (and close), [`create`], [`delete`], and the end by time ([`expiry`]).
+//! What changes a stream: [`append`] (and close), [`create`], [`trim`], [`delete`], and the end by time ([`expiry`]).
 //!
 //! [`validate`] takes appends through their validators, where they wait as [`validations`]; [`rounds`] takes what is to be
 //! proposed to the log and brings the answers back; [`job`] is an append on that way.
@@ -9,5 +9,6 @@ mod delete;
 pub(crate) mod expiry;
 pub(crate) mod job;
 pub(crate) mod rounds;
+mod trim;
 pub(crate) mod validate;
 pub(crate) mod validations;

@@ -65,6 +65,21 @@ impl Leaves {
         assert!(before.is_none(), "leaves begin at different positions");
     }
 
+    /// Takes out the leaves that begin before `position`.
+    fn split_before(&mut self, position: u64) -> Leaves {
+        let behind = self.by_start.split_off(&position);
+        let by_start = std::mem::replace(&mut self.by_start, behind);
+        let bytes = by_start.values().map(|leaf| leaf.len() + LEAF_OVERHEAD_BYTES).sum();
+        self.bytes -= bytes;
+        Leaves { by_start, bytes }
+    }
+
+    fn pop_last(&mut self) -> Option<(u64, Box<[u8]>)> {
+        let (start, leaf) = self.by_start.pop_last()?;
+        self.bytes -= leaf.len() + LEAF_OVERHEAD_BYTES;
+        Some((start, leaf))
+    }
+
     /// Takes out the first leaf, if it begins before `position`.
     fn pop_before(&mut self, position: u64) -> Option<(u64, Box<[u8]>)> {
         let first = self.by_start.first_entry().filter(|first| *first.key() < position)?;
@@ -150,6 +165,31 @@ impl Hot {
         if gone > 0 && self.newest.len() <= 1 {
             self.newest.shrink_to_fit();
         }
+    }
+
+    /// Takes out what lies before `position`, where a place begins or the last one ends. One leaf is looked into.
+    pub(crate) fn split_before(&mut self, position: u64) -> Hot {
+        let mut before = Hot::default();
+        if let Some(leaves) = &mut self.leaves {
+            let mut first = leaves.split_before(position);
+            // The last one may have places on both sides.
+            if let Some((start, leaf)) = first.pop_last() {
+                let places: SmallVec<[Place; LEAF_PLACES]> = decode(start, &leaf).collect();
+                let (gone, left) = places.split_at(places.partition_point(|place| place.start < position));
+                before.newest.extend_from_slice(gone);
+                if !left.is_empty() {
+                    leaves.insert(left);
+                }
+            }
+            before.leaves = Some(first).filter(|first| !first.by_start.is_empty()).map(Box::new);
+            self.leaves.take_if(|leaves| leaves.by_start.is_empty());
+        }
+        let gone = self.newest.partition_point(|place| place.start < position);
+        self.newest.drain(..gone).for_each(|place| before.push(place));
+        if gone > 0 && self.newest.len() <= 1 {
+            self.newest.shrink_to_fit();
+        }
+        before
     }
 
     /// Takes out the first places, a leaf at most; no place is left after `None`. `taken` is told each one's entry
@@ -337,6 +377,13 @@ mod tests {
                 prop_assert_eq!(hot.begin(), extents.get(cut).map(|extent| extent.start));
                 begun = cut;
             }
+            let cut = extents.len() / 2;
+            let mut first = hot.split_before(extents.get(cut).map_or(tail, |extent| extent.start));
+            let mut taken = Vec::new();
+            first.take_before(u64::MAX, |index, _| taken.push(index));
+            prop_assert_eq!(taken, extents[begun.min(cut)..cut].iter().map(|e| e.index).collect::<Vec<_>>());
+            prop_assert_eq!(first.heap_bytes(), 0);
+            begun = begun.max(cut);
             let mut bytes = BytesMut::new();
             hot.put(&mut bytes);
             let mut indexes = Vec::new();

@@ -46,7 +46,7 @@ impl Group {
                 stream.cut(bytes);
             }
             if lost_bytes > 0 || !is_final {
-                stream.rare_mut().lineage = Some(Lineage::from_bits(random()));
+                stream.origin_mut().lineage = Lineage::from_bits(random());
             }
             assert!(*index_bytes >= before_bytes, "what a stream takes was counted");
             *index_bytes = *index_bytes - before_bytes + stream.memory_bytes();
@@ -62,6 +62,10 @@ impl Stream {
         self.closed = false;
         if let Some(rare) = &mut self.rare {
             (rare.seq, rare.producers) = Default::default();
+            if let Some(origin) = &mut rare.origin {
+                // What was not trimmed may all be lost.
+                origin.base = origin.base.min(tail);
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ use weir_stream::{
     BucketTold, Change, ChunkId, Command, EncodedBindings, Expiry, Outcome, Piece, ProducerRef, Records, Refusal,
     Reply, Split, Stream,
 };
-use weir_types::{Incarnation, Lineage, Offset, StreamKey};
+use weir_types::{Incarnation, Lineage, Offset, ReadFrom, StreamKey};
 
 const IDLE_MS: u64 = 10 * 60 * 1000;
 const PRODUCERS_MAX: u32 = 2;
@@ -57,6 +57,14 @@ enum Step {
     },
     /// All that is in the log is put into a chunk.
     FlushAll,
+    /// What lies before one of the records is given up; and with `late`, all that is still there was put into a chunk before,
+    /// but is proposed only afterwards.
+    Trim {
+        name: usize,
+        at: prop::sample::Index,
+        stale: bool,
+        late: bool,
+    },
     Freeze {
         piece_bytes: usize,
     },
@@ -105,11 +113,13 @@ fn step() -> impl Strategy<Value = Step> {
             Step::Append { name, close, producer, seq, if_match, body, stale }
         }),
         1 => (name.clone(), rarely()).prop_map(|(name, stale)| Step::Delete { name, stale }),
-        1 => (name, rarely()).prop_map(|(name, stale)| Step::Expire { name, stale }),
+        1 => (name.clone(), rarely()).prop_map(|(name, stale)| Step::Expire { name, stale }),
         1 => (0..3u8, 1..20u64).prop_map(|(verb, epoch)| Step::Bucket { verb, epoch }),
         2 => wait.prop_map(|ms| Step::Wait { ms }),
         3 => flush,
         2 => Just(Step::FlushAll),
+        4 => (name, index(), rarely(), any::<bool>())
+            .prop_map(|(name, at, stale, late)| Step::Trim { name, at, stale, late }),
         1 => (0..300usize).prop_map(|piece_bytes| Step::Freeze { piece_bytes }),
         1 => Just(Step::TakeFrozen),
         1 => Just(Step::Thaw),
@@ -134,6 +144,8 @@ struct ModelStream {
     ttl: bool,
     closed: bool,
     records: Vec<Vec<u8>>,
+    /// How many of the records are trimmed.
+    trimmed: usize,
     written_ms: u64,
     seqs: Vec<String>,
     accepted: Vec<Accepted>,
@@ -141,7 +153,18 @@ struct ModelStream {
 
 impl ModelStream {
     fn tail(&self) -> u64 {
-        self.records.iter().map(|record| record.len() as u64).sum()
+        self.starts()[self.records.len()]
+    }
+
+    /// Where each record begins, and the tail.
+    fn starts(&self) -> Vec<u64> {
+        let mut starts = vec![0];
+        self.records.iter().for_each(|record| starts.push(starts[starts.len() - 1] + record.len() as u64));
+        starts
+    }
+
+    fn base(&self) -> u64 {
+        self.starts()[self.trimmed]
     }
 
     fn last_of(&self, id: usize) -> Option<&Accepted> {
@@ -214,6 +237,7 @@ enum Answer {
     Created { tail: u64, closed: bool },
     Exists { tail: u64, closed: bool },
     Appended { tail: u64, closed: bool, producer: Option<(u64, u64)>, duplicate: bool },
+    Trimmed { base: u64, tail: u64 },
     Done { removed: bool },
     Bucket(u64),
     Flushed(u32),
@@ -232,6 +256,7 @@ impl Answer {
                 duplicate: a.duplicate,
             },
             Reply::Done => Answer::Done { removed: matches!(outcome.change, Change::Removed { .. }) },
+            Reply::Trimmed(s) => Answer::Trimmed { base: s.earliest.position, tail: s.next.position },
             Reply::Flushed { parts } => Answer::Flushed(*parts),
             Reply::Bucket { streams } => Answer::Bucket(*streams),
             Reply::MetaBucket { .. } => panic!("no meta commands here"),
@@ -280,7 +305,8 @@ impl Model {
             return Answer::Refused(Refusal::BucketBusy);
         }
         let (life, written_ms) = (self.lives, time_ms);
-        let stream = ModelStream { name, life, json, ttl, closed, records, written_ms, seqs: vec![], accepted: vec![] };
+        let (trimmed, seqs, accepted) = (0, vec![], vec![]);
+        let stream = ModelStream { name, life, json, ttl, closed, records, trimmed, written_ms, seqs, accepted };
         let tail = stream.tail();
         self.streams.push(stream);
         Answer::Created { tail, closed }
@@ -467,8 +493,9 @@ fn take(step: &Step, model: &mut Model, world: &mut World) -> (Answer, Outcome) 
                 .iter()
                 .filter_map(|(name, from, upto)| {
                     let stream = model.find(*name)?;
-                    let mut ends = vec![0];
-                    stream.records.iter().for_each(|record| ends.push(ends[ends.len() - 1] + record.len() as u64));
+                    let first = first_held(world.group.stream(&key(*name)).expect("the model has it"));
+                    let mut ends = stream.starts();
+                    ends.retain(|end| *end >= first);
                     let (from, upto) = (*from.get(&ends), *upto.get(&ends));
                     let incarnation = Incarnation(stream.life + u64::from(stale) * 1000);
                     (from < upto).then_some((key(*name), incarnation, from..upto))
@@ -504,6 +531,29 @@ fn take(step: &Step, model: &mut Model, world: &mut World) -> (Answer, Outcome) 
             assert_eq!(world.group.hot_floor(), None, "nothing names the log any more");
             (Answer::Flushed(picked.len() as u32), outcome)
         }
+        Step::Trim { name, at, stale, late } => {
+            let key = key(name);
+            let Some(stream) = model.find(name) else { return nothing(model, world) };
+            let (life, tail, trimmed) = (stream.life, stream.tail(), at.index(stream.records.len() + 1));
+            let before = stream.starts()[trimmed];
+            stream.trimmed = if stale { stream.trimmed } else { stream.trimmed.max(trimmed) };
+            let base = stream.base();
+            let expected = if stale { Answer::Refused(Refusal::NotFound) } else { Answer::Trimmed { base, tail } };
+            let (id, held) =
+                (world.next_chunk(), first_held(world.group.stream(&key).expect("the model has it"))..tail);
+            let picked = [(&key, Incarnation(life), held)];
+            if late && !picked[0].2.is_empty() {
+                world.put_chunk(id, &picked);
+            }
+            let incarnation = Incarnation(life + u64::from(stale) * 1000);
+            let command = Command::Trim { key: (&key).into(), incarnation, before, force: false };
+            let outcome = world.apply(model.time_ms, &command);
+            if late && !picked[0].2.is_empty() {
+                let flushed = world.propose_chunk(model.time_ms, id, &picked);
+                assert_eq!(Answer::of(&flushed), Answer::Flushed(u32::from(base < tail)), "what is left fits");
+            }
+            (expected, outcome)
+        }
         Step::Freeze { piece_bytes } => {
             world.group.freeze(piece_bytes);
             model.frozen = Some((world.log.len(), Vec::new()));
@@ -537,8 +587,16 @@ fn take(step: &Step, model: &mut Model, world: &mut World) -> (Answer, Outcome) 
     }
 }
 
-/// The pieces of a stream, and which of them are cold.
-struct Cells(Vec<(Range<u64>, bool)>);
+/// Where the first byte is that a stream still has, trimmed or not.
+fn first_held(stream: &Stream) -> u64 {
+    stream.pieces_from(0).next().map_or(stream.tail().position, |piece| match piece {
+        Piece::Cold { start, .. } => start,
+        Piece::Hot(extent) => extent.start,
+    })
+}
+
+/// The pieces of a stream, which of them are cold, and its base.
+struct Cells(Vec<(Range<u64>, bool)>, u64);
 
 impl Cells {
     fn of(stream: &Stream) -> Cells {
@@ -546,7 +604,7 @@ impl Cells {
             Piece::Cold { start, end, .. } => (start..end, true),
             Piece::Hot(extent) => (extent.start..extent.end, false),
         };
-        Cells(stream.pieces_from(0).map(cell).collect())
+        Cells(stream.pieces_from(0).map(cell).collect(), stream.base())
     }
 
     /// Moves a range to a chunk, if it may be.
@@ -555,7 +613,8 @@ impl Cells {
         let begins = |(cell, is_cold): &(Range<u64>, bool)| {
             cell.start == range.start && (*is_cold || Some(cell.start) == hot_begin)
         };
-        let fits = self.0.iter().any(begins) && self.0.iter().any(|(cell, _)| cell.end == range.end);
+        let fits = (range.start <= self.1 || self.0.iter().any(begins))
+            && self.0.iter().any(|(cell, _)| cell.end == range.end);
         if fits {
             self.0.retain(|(cell, _)| cell.end <= range.start || cell.start >= range.end);
             self.0.push((range.clone(), true));
@@ -592,24 +651,37 @@ fn agree(model: &Model, world: &World) {
         assert_eq!(stream.incarnation(), Incarnation(expected.life));
         assert_eq!((stream.is_json(), stream.is_closed()), (expected.json, expected.closed));
         assert_eq!(stream.last_write_ms(), expected.written_ms);
-        assert_eq!(world.records(&key, 0), expected.records);
-        let mut position = 0;
-        for (i, record) in expected.records.iter().enumerate() {
-            assert_eq!(world.records(&key, position), expected.records[i..]);
-            position += record.len() as u64;
+        let (base, starts) = (expected.base(), expected.starts());
+        assert_eq!((stream.base(), stream.tail().position), (base, expected.tail()));
+        assert_eq!(stream.check_offset(ReadFrom::Start), Ok(base));
+        for (i, start) in starts.into_iter().enumerate() {
+            let at = ReadFrom::At(offset(expected.life, start));
+            if i < expected.trimmed {
+                let earliest = offset(expected.life, base);
+                assert_eq!(stream.check_offset(at), Err(Refusal::OffsetTrimmed { earliest }));
+            } else {
+                assert_eq!(stream.check_offset(at), Ok(start));
+                assert_eq!(world.records(&key, start), expected.records[i..]);
+            }
         }
+        assert!(stream.pieces_from(0).all(|piece| piece.end() > base), "what is trimmed is not named");
         assert_eq!(stream.pieces_from(stream.tail().position).count(), 0);
     }
     let streams = || (0..weir_types::limits::SLOTS).flat_map(|slot| group.slot(slot));
-    let pieces: Vec<Piece> = streams().flat_map(|stream| stream.pieces_from(0)).collect();
-    let named = pieces.iter().filter_map(|piece| match piece {
-        Piece::Hot(extent) => Some(extent.index),
-        Piece::Cold { .. } => None,
-    });
-    assert_eq!(group.hot_floor(), named.min(), "the floor is the lowest entry that is named");
+    let pieces: Vec<(u64, Piece)> =
+        streams().flat_map(|stream| stream.pieces_from(0).map(|piece| (stream.base(), piece))).collect();
+    let named = || {
+        pieces.iter().filter_map(|(_, piece)| match piece {
+            Piece::Hot(extent) => Some(extent),
+            Piece::Cold { .. } => None,
+        })
+    };
+    let floor = named().map(|extent| extent.index).min();
+    assert_eq!(group.hot_floor(), floor, "the floor is the lowest entry that is named");
+    assert_eq!(group.hot_bytes(), named().map(|extent| u64::from(extent.len)).sum::<u64>());
     for chunk in group.chunks() {
-        let live = pieces.iter().filter_map(|piece| match piece {
-            Piece::Cold { start, end, chunk: number, .. } if *number == chunk.id.number => Some(end - start),
+        let live = pieces.iter().filter_map(|(base, piece)| match piece {
+            Piece::Cold { start, end, chunk: number, .. } if *number == chunk.id.number => Some(end - start.max(base)),
             _ => None,
         });
         assert_eq!(chunk.live_bytes, live.sum::<u64>());

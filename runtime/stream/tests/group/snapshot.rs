@@ -127,9 +127,8 @@ fn a_snapshot_is_of_the_moment_at_which_it_was_begun() {
     world.thaw(entries, &pages);
 }
 
-#[test]
-fn what_a_large_deleted_stream_named_is_given_back_bit_by_bit() {
-    let mut world = populated();
+/// Appends 10,000 records of six bytes to the first stream.
+fn append_many(world: &mut World) {
     let (large, bindings_epoch) = (key("orders/1"), world.group.bindings_epoch());
     for _ in 0..10_000 {
         let (body, split) = ("record", Split::Whole);
@@ -145,6 +144,37 @@ fn what_a_large_deleted_stream_named_is_given_back_bit_by_bit() {
         };
         world.apply(900, &command);
     }
+}
+
+#[test]
+fn what_a_large_trimmed_stream_named_is_given_back_bit_by_bit() {
+    let mut world = populated();
+    append_many(&mut world);
+    let large = key("orders/1");
+    let records = world.records(&large, 0);
+    let tail = world.group.stream(&large).expect("it is there").tail().position;
+    let others = world.group.hot_bytes();
+    let trim = |world: &mut World, before| {
+        let command = Command::Trim { key: (&large).into(), incarnation: Incarnation(1), before, force: true };
+        world.apply(900, &command);
+    };
+    trim(&mut world, tail - 6 * 100);
+    let left = world.group.hot_bytes();
+    assert!(left < others && world.group.reap(1), "a trim gives back a part, and a step is a part");
+    assert!(world.group.hot_bytes() < left);
+    while world.group.reap(10) {}
+    assert_eq!(world.records(&large, tail - 6 * 100), records[records.len() - 100..]);
+    let other = thawed(&frozen(&mut world.group));
+    assert_eq!(view(&other), view(&world.group), "what is counted is what is named");
+    trim(&mut world, tail);
+    while world.group.reap(10) {}
+    assert_eq!(world.group.stream(&large).expect("it is there").pieces_from(0).count(), 0);
+}
+
+#[test]
+fn what_a_large_deleted_stream_named_is_given_back_bit_by_bit() {
+    let mut world = populated();
+    append_many(&mut world);
     delete_all(&mut world);
     let floor = world.group.hot_floor().expect("one deletion gives back a part");
     assert!(world.group.reap(1), "a step is a part");

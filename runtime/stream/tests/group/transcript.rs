@@ -11,7 +11,8 @@ use weir_types::{Digest, Incarnation, Lineage, Offset, ReadFrom, Role, StreamKey
 /// Runs a script of requests separated by `|` in bucket `b`, and compares the answers.
 ///
 /// `put /s type=T 'body' close ttl=S until=MS`, `post /s type=T 'body' close producer=ID:EPOCH:SEQ seq=X if=POSITION`
-/// (`if=gone` is a token of another life), `delete /s`, `expire /s`, `read /s from=POSITION`, `list PREFIX`,
+/// (`if=gone` is a token of another life), `delete /s`, `expire /s`, `trim /s before=POSITION force`, `read /s from=POSITION`,
+/// `list PREFIX`,
 /// `bucket STATE NAME epoch=N`, `meta STEP NAME`, `time MS`, `producers MAX`, `streams`; `module`, `bind`, `unbind` and
 /// `bound` are
 /// described where they are. The type is `text/plain` where not given; writes are checked under `epoch=N`, 0 if not given.
@@ -78,13 +79,17 @@ impl Run {
         match words.verb {
             "put" => self.put(&words),
             "post" => self.post(&words),
-            "delete" | "expire" => {
+            "delete" | "expire" | "trim" => {
                 let key = words.key();
                 let incarnation = self.world.group.stream(&key).map_or(Incarnation(0), |stream| stream.incarnation());
                 let incarnation = if words.has("stale") { Incarnation(99) } else { incarnation };
                 let (key, if_match) = ((&key).into(), words.tail(incarnation));
                 self.run(&match words.verb {
                     "delete" => Command::Delete { key, incarnation, if_match },
+                    "trim" => {
+                        let before = words.number("before").expect("a position");
+                        Command::Trim { key, incarnation, before, force: words.has("force") }
+                    }
                     _ => Command::Expire { key, incarnation },
                 })
             }
@@ -258,9 +263,9 @@ impl Run {
         self.run(&command)
     }
 
-    /// `bind NAME MODULE DIGEST PATTERN`, `unbind NAME`
+    /// `bind NAME MODULE DIGEST PATTERN [summary]`, `unbind NAME`
     fn bind(&mut self, words: &Words<'_>) -> String {
-        let [module, digest, pattern] = words.rest[..] else {
+        let [module, digest, pattern, ref role @ ..] = words.rest[..] else {
             return self.run(&Command::MetaBindingDelete { bucket: "b", name: words.name });
         };
         let binding = Binding {
@@ -268,7 +273,7 @@ impl Run {
             streams: Pattern::new(pattern).expect("a pattern"),
             module: module.into(),
             digest: Digest([digest.parse().expect("a number"); 32]),
-            role: Role::Validator,
+            role: if role.is_empty() { Role::Validator } else { Role::Summary },
             config: "null".into(),
             epoch: 0,
         };
@@ -316,6 +321,7 @@ fn render(reply: &Reply) -> String {
         Reply::MetaBucket { created_ms, existed } => format!("bucket created={created_ms} existed={existed}"),
         Reply::Module { revision, existed } => format!("module revision={revision} existed={existed}"),
         Reply::Binding { epoch, existed } => format!("binding epoch={epoch} existed={existed}"),
+        Reply::Trimmed(s) => facts(&format!("trimmed earliest={}", s.earliest.position), s),
         Reply::Flushed { parts } => format!("flushed {parts}"),
         Reply::Refused(refusal) => refused(refusal),
     }
@@ -326,6 +332,7 @@ fn refused(refusal: &Refusal) -> String {
         Refusal::Closed { tail } => format!("Closed tail={}", tail.position),
         Refusal::Exists { tail } => format!("Exists tail={}", tail.position),
         Refusal::TailMoved { tail } => format!("TailMoved tail={}", tail.position),
+        Refusal::OffsetTrimmed { earliest } => format!("OffsetTrimmed earliest={}", earliest.position),
         Refusal::JsonInvalid { .. } => "JsonInvalid".to_string(),
         other => format!("{other:?}"),
     }
@@ -640,6 +647,40 @@ fn bindings_go_with_their_bucket() {
          | bound /s | bucket open b epoch=5 | bound /s | put /s 'x' epoch=2",
         expect![[
             r#"bucket created=1000 existed=false | binding epoch=2 existed=false | bucket streams=0 | ["v"] epoch=1 | bucket streams=0 | bucket streams=0 | [] epoch=2 | bucket streams=0 | [] epoch=2 | created tail=1"#
+        ]],
+    );
+}
+
+#[test]
+fn what_is_trimmed_is_gone_and_the_rest_has_its_offsets() {
+    check(
+        "put /s | post /s 'one' | post /s 'two' | trim /s before=3 | read /s | read /s from=0 | read /s from=3 | \
+         trim /s before=0 | trim /s before=3 | trim /s before=7 | trim /s before=6 | read /s | read /s from=now | \
+         post /s 'three' close | read /s | trim /s before=11 | read /s | read /s from=6",
+        expect![[
+            r#"created tail=0 | ok tail=3 | ok tail=6 | trimmed earliest=3 tail=6 | [two] | OffsetTrimmed earliest=3 | [two] | trimmed earliest=3 tail=6 | trimmed earliest=3 tail=6 | OffsetInvalid | trimmed earliest=6 tail=6 | [] | [] | ok tail=11 closed | [three] | trimmed earliest=11 tail=11 closed | [] | OffsetTrimmed earliest=11"#
+        ]],
+    );
+}
+
+#[test]
+fn a_trim_is_of_one_life_and_no_use_of_the_stream() {
+    check(
+        "trim /s before=0 | put /s 'one' ttl=10 | trim /s before=3 stale | time 9000 | trim /s before=3 | time 11000 | expire /s \
+         | streams",
+        expect![[
+            r#"NotFound | created tail=3 | NotFound | - | trimmed earliest=3 tail=3 | - | done removed | 0 indexed=false expirable=false"#
+        ]],
+    );
+}
+
+#[test]
+fn what_a_summary_is_computed_from_is_trimmed_only_by_force() {
+    check(
+        "meta create b | put /s 'one' | module put stats 1 | module ready stats 1 | bind sums stats 1 s summary | bound tell | \
+         trim /s before=0 | trim /s before=3 | trim /s before=3 force | trim /s before=3",
+        expect![[
+            r#"bucket created=1000 existed=false | created tail=3 | module revision=1 existed=false | done | binding epoch=2 existed=false | bucket streams=1 | trimmed earliest=0 tail=3 | TrimSummarized | trimmed earliest=3 tail=3 | trimmed earliest=3 tail=3"#
         ]],
     );
 }

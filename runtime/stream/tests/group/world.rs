@@ -57,11 +57,27 @@ impl World {
         id: ChunkId,
         picked: &[(&StreamKey, Incarnation, Range<u64>)],
     ) -> Outcome {
+        self.put_chunk(id, picked);
+        self.propose_chunk(time_ms, id, picked)
+    }
+
+    /// Puts the records of some streams into chunk `id`.
+    pub(crate) fn put_chunk(&mut self, id: ChunkId, picked: &[(&StreamKey, Incarnation, Range<u64>)]) {
         let parts = picked.iter().map(|(key, _, range)| {
             let alive = self.group.stream(key).is_some_and(|stream| range.end <= stream.tail().position);
             (range.start, if alive { self.records_in(key, range.clone()) } else { Vec::new() })
         });
         let parts: Vec<_> = parts.collect();
+        self.chunks.entry(id).or_insert(parts);
+    }
+
+    /// Proposes what was put into chunk `id`.
+    pub(crate) fn propose_chunk(
+        &mut self,
+        time_ms: u64,
+        id: ChunkId,
+        picked: &[(&StreamKey, Incarnation, Range<u64>)],
+    ) -> Outcome {
         let encoded: Vec<Part<'_>> = (0..)
             .zip(picked)
             .map(|(at, (key, incarnation, range))| Part {
@@ -72,7 +88,6 @@ impl World {
             })
             .collect();
         let encoded = Part::encode(&encoded);
-        self.chunks.entry(id).or_insert(parts);
         let parts = EncodedParts::of(&encoded);
         self.apply(time_ms, &Command::Flush { chunk: id, bytes: 1000, crc: 7, parts })
     }

@@ -1,4 +1,4 @@
-//! What deleted streams named of the log. It may be millions of places, so it is given back a few at a time.
+//! What deleted and trimmed streams named of the log. It may be millions of places, so it is given back a few at a time.
 
 use std::collections::VecDeque;
 

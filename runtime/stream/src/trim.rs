@@ -1,0 +1,48 @@
+//! Trimming: a stream's oldest records are given up. Offsets stay as they are; what lies before the *base* is gone.
+//!
+//! Where records begin is not known here: the leader has looked before it proposed, and within a life that never changes.
+
+use weir_types::{Incarnation, Role};
+
+use crate::group::{Group, Outcome};
+use crate::key::KeyRef;
+use crate::reply::{Refusal, Reply};
+
+impl Group {
+    /// Gives up the records before the position `before` in one life of a name. What was given up already is a success.
+    pub(crate) fn trim(&mut self, key: KeyRef<'_>, incarnation: Incarnation, before: u64, force: bool) -> Outcome {
+        let is_summarized = self.is_summarized(key);
+        let Some(stream) = self.slots.get(key).filter(|stream| stream.incarnation() == incarnation) else {
+            return Outcome::refused(Refusal::NotFound);
+        };
+        if before > stream.tail {
+            return Outcome::refused(Refusal::OffsetInvalid);
+        }
+        if before <= stream.base() {
+            return Outcome::unchanged(Reply::Trimmed(stream.facts()));
+        }
+        if is_summarized && !force {
+            return Outcome::refused(Refusal::TrimSummarized);
+        }
+        let stream = self.slots.get_mut(key).expect("it was just there");
+        let before_bytes = stream.memory_bytes();
+        let bases = stream.base()..before;
+        stream.origin_mut().base = before;
+        let chunks = &mut self.chunks;
+        let hot = stream.extents.trim(&bases, stream.tail, |chunk, bytes| {
+            chunks.release(chunk, bytes);
+            chunks.forget_if_dead(chunk);
+        });
+        assert!(self.index_bytes >= before_bytes, "what a stream takes was counted");
+        self.index_bytes = self.index_bytes - before_bytes + stream.memory_bytes();
+        let facts = stream.facts();
+        self.release_hot(hot);
+        Outcome::unchanged(Reply::Trimmed(facts))
+    }
+
+    /// Whether a summary is bound to the stream.
+    fn is_summarized(&self, key: KeyRef<'_>) -> bool {
+        let bindings = self.buckets.get(key.bucket()).into_iter().flat_map(|bucket| &bucket.bindings);
+        bindings.into_iter().any(|binding| binding.role == Role::Summary && binding.streams.matches(key.name()))
+    }
+}
