@@ -2,6 +2,7 @@
 
 mod checks;
 mod faults;
+mod large;
 mod ledger;
 mod lives;
 mod moto;

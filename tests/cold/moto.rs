@@ -17,13 +17,13 @@ const RECORDS: usize = 40;
 const RECORD_BYTES: usize = 256 << 10;
 
 /// A running server; killed when dropped.
-struct Moto {
+pub(crate) struct Moto {
     child: Child,
     address: SocketAddr,
 }
 
 impl Moto {
-    fn start() -> Moto {
+    pub(crate) fn start() -> Moto {
         let folder = tools::install_python(Path::new(env!("CARGO_TARGET_TMPDIR")).join("moto"), MOTO);
         let address = ports::free();
         let mut command = Command::new(folder.join("bin/moto_server"));
@@ -32,6 +32,12 @@ impl Moto {
         let moto = Moto { child: child.expect("moto_server starts"), address };
         wait_until("moto listens", STARTS_WITHIN, || Connection::open(address).is_ok());
         moto
+    }
+
+    /// Its endpoint, when it has the bucket.
+    pub(crate) fn with_bucket(&self) -> String {
+        let _ = Client::new(self.address).send(Request::put("/weir")).expect(200);
+        format!("http://{}", self.address)
     }
 
     /// Chunks that are there.
@@ -53,8 +59,7 @@ impl Drop for Moto {
 #[test]
 fn streams_go_to_a_bucket_of_moto_and_come_back_and_leave_it() {
     let moto = Moto::start();
-    let _ = Client::new(moto.address).send(Request::put("/weir")).expect(200);
-    let mut setup = setup_at(&format!("http://{}", moto.address)).env("WEIR_COLD_FLUSH_AGE_MS", 200);
+    let mut setup = setup_at(&moto.with_bucket()).env("WEIR_COLD_FLUSH_AGE_MS", 200);
     let server = setup.start();
     let ledgers = history(&server, "moto", STREAMS, RECORDS, RECORD_BYTES);
     assert!(moto.chunks() > 0, "{URL} has no chunks");

@@ -13,7 +13,7 @@ use crate::config::ColdConfig;
 use crate::node::{DataDir, NodeError};
 
 /// Files that are read or written at a time.
-const THREADS_MAX: usize = 16;
+const THREADS_MAX: usize = 4;
 /// How long somebody else who takes the same bucket at the same time may need from his look at it until he has put his name
 /// there.
 const RACE: Duration = Duration::from_secs(1);
