@@ -38,7 +38,7 @@ pub(crate) struct Inner {
     /// Chunks in a store that new ones do not go to.
     left_behind: BTreeSet<ChunkName>,
     /// For who verifies a chunk: what is read for it takes memory, and the store's time.
-    verifying: Semaphore,
+    pub(crate) verifying: Semaphore,
 }
 
 /// Bytes of a stream in a chunk.

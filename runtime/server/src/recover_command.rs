@@ -9,10 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cap_std::fs::Dir;
 use serde::Serialize;
 use weir_cold::claim;
-use weir_cold::{ChunkName, ChunkStore, Flaw, LocalStore, Manifest, S3Store, StoreError, survey, verify};
+use weir_cold::{ChunkName, ChunkStore, Flaw, LocalStore, Manifest, StoreError, survey, verify};
 use weir_raft::{install, read_snapshot};
 use weir_shard::{Entropy as _, Topology};
 use weir_storage::{EntryId, SnapshotReader, Wal, WalConfig, WriteMode};
@@ -23,6 +22,7 @@ use crate::config::{ColdConfig, Config};
 use crate::exit::Exit;
 use crate::node::{DataDir, LOCK_FILE, Node, NodeError};
 use crate::output::Output;
+use crate::place;
 use crate::recover_error::RecoverError;
 use crate::seams::SystemEntropy;
 
@@ -96,7 +96,7 @@ pub(crate) fn run(config: &Config, order: &Order) -> Result<(), Exit> {
 async fn recover(config: &Config, order: &Order) -> Result<(), Exit> {
     let from = order.from.as_str();
     let is_copy = order.mode == Mode::Copy;
-    let store = open(from, &config.cold, is_copy)?;
+    let store = place::open(from, &config.cold, is_copy)?;
     check_empty(&order.data_dir, from, is_copy)?;
     let failed = |source| RecoverError::Store { from: from.to_string(), source };
     let owner = claim::owner(&*store).await.map_err(failed)?;
@@ -150,18 +150,6 @@ fn check_empty(path: &Path, from: &str, is_copy: bool) -> Result<(), Exit> {
         None => Ok(()),
         Some(found) => Err(RecoverError::NotEmpty { path: path.to_path_buf(), found }.into()),
     }
-}
-
-/// The store at a place.
-fn open(from: &str, config: &ColdConfig, may_be_folder: bool) -> Result<Arc<dyn ChunkStore>, Exit> {
-    let failed = |source| RecoverError::Store { from: from.to_string(), source };
-    if let Some(location) = (ColdConfig { url: from.to_string(), ..config.clone() }).s3() {
-        return Ok(Arc::new(S3Store::new(&location).map_err(failed)?));
-    }
-    let folder = from.strip_prefix("file://").filter(|folder| may_be_folder && folder.starts_with('/'));
-    let folder = folder.ok_or_else(|| RecoverError::Place(from.to_string()))?;
-    let open = || LocalStore::new(Dir::open_ambient_dir(folder, cap_std::ambient_authority())?);
-    Ok(Arc::new(open().map_err(|error| failed(StoreError::Failed(format!("{folder}: {error}"))))?))
 }
 
 /// The state of every group, out of its newest snapshot that is whole, and that snapshot's manifest.

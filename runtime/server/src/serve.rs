@@ -96,6 +96,7 @@ async fn run(config: &Config, demo: bool) -> Result<(), Exit> {
         modules: modules.clone(),
         data_dir,
         operation: Arc::new(Semaphore::new(1)),
+        cold_runtime: cold_runtime.handle().clone(),
     };
     tokio::spawn(admin::serve(admin_listener, admin));
 

@@ -34,6 +34,12 @@ pub(crate) struct Group<J> {
     /// For when the alarm is set, if it is; and rung when somebody has come who is due earlier.
     alarm: Cell<Option<Instant>>,
     hurry: Wakeup,
+    /// The last entry whose bytes are to leave the log now, because somebody waits for that.
+    pub(crate) flush_upto: Cell<Option<u64>>,
+    /// The entry that somebody waits for a snapshot of.
+    pub(crate) snapshot_wanted: Cell<Option<u64>>,
+    /// Who needs chunks to stay that nothing names any more.
+    pub(crate) holds: Cell<u32>,
 }
 
 impl<J: Job> Group<J> {
@@ -47,7 +53,22 @@ impl<J: Job> Group<J> {
     ) -> Group<J> {
         let (proposer, dirty, batch_taken) = (RefCell::default(), Wakeup::default(), Notify::new());
         let (alarm, hurry) = (Cell::new(None), Wakeup::default());
-        Group { id, replica, state, wal, serving_since_ms, write_deadline, proposer, dirty, batch_taken, alarm, hurry }
+        Group {
+            id,
+            replica,
+            state,
+            wal,
+            serving_since_ms,
+            write_deadline,
+            proposer,
+            dirty,
+            batch_taken,
+            alarm,
+            hurry,
+            flush_upto: Cell::default(),
+            snapshot_wanted: Cell::default(),
+            holds: Cell::default(),
+        }
     }
 
     /// When a write that comes now is answered at the latest.

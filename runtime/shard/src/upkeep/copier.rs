@@ -15,6 +15,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 use weir_cold::{Cold, Manifest, PIECE_BYTES_MAX, SnapshotName, SnapshotPiece};
 use weir_storage::SnapshotReader;
+use weir_types::GroupId;
 
 use crate::core::Core;
 use crate::message::ShardError;
@@ -139,22 +140,13 @@ impl Copier {
     /// Puts the snapshot that is on the disk.
     async fn copy(&mut self) -> Result<(), ShardError> {
         let _turn = self.core.copying.lock().await;
-        let (snapshots, group) = (self.group.wal.snapshots(), self.group.id);
-        let Some(mut file) = blocking(move || snapshots.current(group)).await? else { return Ok(()) };
-        let last = file.last();
-        let name = SnapshotName { group, term: last.term, index: last.index, nonce: self.core.entropy.u64() as u32 };
-        let (mut pieces, mut position) = (Vec::new(), 0);
-        while position < file.bytes() {
-            let (read, piece, crc) = blocking(move || read_piece(file, position)).await?;
-            file = read;
-            position += piece.len() as u64;
-            // It is of no use unless the manifest comes to be there.
-            self.old.push(name.piece(pieces.len()));
-            pieces.push(SnapshotPiece { bytes: piece.len() as u64, crc });
-            self.cold.put_piece(name, pieces.len() - 1, piece).await?;
-        }
-        let (cluster, groups) = (self.core.config.node_id, self.core.topology.groups);
-        let manifest = Manifest { name, cluster, groups, pieces };
+        let group = self.group.id;
+        let Some(file) = current(&self.group).await? else { return Ok(()) };
+        let bytes = file.bytes();
+        let name = name(&self.core, group, &file);
+        // They are of no use unless the manifest comes to be there.
+        self.old.extend((0..bytes.div_ceil(PIECE_BYTES_MAX as u64)).map(|piece| name.piece(piece as usize)));
+        let manifest = put_pieces(&self.core, &self.cold, name, file).await?;
         // It may be there even if the store says that it is not.
         self.old.insert(0, name.manifest());
         self.cold.put_manifest(&manifest).await?;
@@ -163,9 +155,9 @@ impl Copier {
         // Manifests first.
         self.old.splice(0..0, std::mem::replace(&mut self.current, objects));
         self.old.sort_by_key(|object| !SnapshotName::is_manifest(object));
-        self.stored = Some(last.index);
+        self.stored = Some(name.index);
         add(&self.core.stats.snapshots_stored, 1);
-        tracing::debug!(group = group.0, index = last.index, bytes = position, "snapshot stored");
+        tracing::debug!(group = group.0, index = name.index, bytes, "snapshot stored");
         Ok(())
     }
 
@@ -215,6 +207,36 @@ impl Copier {
     }
 }
 
+/// The group's snapshot that is on the disk.
+pub(crate) async fn current(group: &LocalGroup) -> Result<Option<SnapshotReader>, ShardError> {
+    let (snapshots, id) = (group.wal.snapshots(), group.id);
+    blocking(move || snapshots.current(id)).await
+}
+
+/// A name that no snapshot has had.
+pub(crate) fn name(core: &Core, group: GroupId, file: &SnapshotReader) -> SnapshotName {
+    let last = file.last();
+    SnapshotName { group, term: last.term, index: last.index, nonce: core.entropy.u64() as u32 }
+}
+
+/// Puts a snapshot's file in pieces; gives the manifest, which is to be put when they are there.
+pub(crate) async fn put_pieces(
+    core: &Core,
+    cold: &Cold,
+    name: SnapshotName,
+    mut file: SnapshotReader,
+) -> Result<Manifest, ShardError> {
+    let (mut pieces, mut position) = (Vec::new(), 0);
+    while position < file.bytes() {
+        let (read, piece, crc) = blocking(move || read_piece(file, position)).await?;
+        file = read;
+        position += piece.len() as u64;
+        pieces.push(SnapshotPiece { bytes: piece.len() as u64, crc });
+        cold.put_piece(name, pieces.len() - 1, piece).await?;
+    }
+    Ok(Manifest { name, cluster: core.config.node_id, groups: core.topology.groups, pieces })
+}
+
 /// The piece of a snapshot's file that begins at `position`, and its CRC32C. Blocks.
 fn read_piece(file: SnapshotReader, position: u64) -> Result<(SnapshotReader, Bytes, u32), weir_storage::WalError> {
     let bytes = (file.bytes() - position).min(PIECE_BYTES_MAX as u64);
@@ -225,7 +247,7 @@ fn read_piece(file: SnapshotReader, position: u64) -> Result<(SnapshotReader, By
 }
 
 /// Does something that blocks on the disk.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, weir_storage::WalError> + Send + 'static,
 ) -> Result<T, ShardError> {
     let done = tokio::task::spawn_blocking(work).await.map_err(|_| ShardError::Unavailable)?;

@@ -106,7 +106,7 @@ impl Flusher {
             }
             _ => self.floor = Some((floor, Instant::now())),
         }
-        let is_old = Some(floor) <= self.old_upto;
+        let is_old = Some(floor) <= self.old_upto.max(group.flush_upto.get());
         let pins = || group.wal.is_pinned_behind(group.id, floor.checked_sub(1));
         hot_bytes > self.core.config.flush_bytes || is_old || (is_space_short(group) && pins())
     }

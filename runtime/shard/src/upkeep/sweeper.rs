@@ -64,7 +64,7 @@ pub(crate) async fn run(
         let gone = gone.into_iter().map(|(id, entry)| Gone { chunk: group.chunk_name(id), entry: Some(entry) });
         garbage.borrow_mut().extend(gone);
         let (chunks, kept): (Vec<_>, Vec<_>) =
-            garbage.take().into_iter().partition(|gone| anchor.is_behind(gone.entry));
+            garbage.take().into_iter().partition(|gone| anchor.is_behind(gone.entry) && group.holds.get() == 0);
         anchor.set_waiting(kept.len());
         garbage.borrow_mut().extend(kept);
         let cold = &cold;
