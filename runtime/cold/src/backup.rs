@@ -1,6 +1,7 @@
 //! A backup: chunks and snapshots in another store, as a new node is restored from.
 //!
-//! An object says whose it is, so that one backup never replaces that of another cluster, and nothing of a store that is in use.
+//! An object says whose it is, so that one backup never replaces that of another cluster, and nothing of a store that is in
+//! use.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +34,8 @@ pub enum BackupError {
     Store(#[from] StoreError),
 }
 
-/// Makes sure that backups of `cluster` may go into `store`, and says so in it; gives the chunks that are there, with their lengths.
+/// Makes sure that backups of `cluster` may go into `store`, and says so in it; gives the chunks that are there, with their
+/// lengths.
 ///
 /// # Errors
 /// [`BackupError`], and then nothing of it may be changed.
@@ -56,11 +58,12 @@ pub async fn begin_backup(store: &dyn ChunkStore, cluster: u64) -> Result<BTreeM
 }
 
 impl Cold {
-    /// Copies a chunk that was written with so many `bytes` and this CRC32C to another tier. A few at a time, of all who ask.
+    /// Copies a chunk that was written with so many `bytes` and this CRC32C to another tier. A few at a time, of all who
+    /// ask.
     ///
     /// # Errors
-    /// [`ColdError::Damaged`] when it is not as it was written, and then nothing is copied; [`ColdError::Unavailable`] when one of the
-    /// stores is not.
+    /// [`ColdError::Damaged`] when it is not as it was written, and then nothing is copied; [`ColdError::Unavailable`] when
+    /// one of the stores is not.
     pub async fn copy(&self, to: &Cold, name: ChunkName, bytes: u64, crc: u32) -> Result<(), ColdError> {
         let to = to.clone();
         self.run(move |inner| async move {

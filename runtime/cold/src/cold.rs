@@ -137,8 +137,8 @@ impl Cold {
         self.run(move |inner| async move { Ok(inner.store.put(&name.object(), bytes).await?) }).await
     }
 
-    /// Reads all of a chunk that was written with so many `bytes` and this CRC32C, and says what is wrong with it, if anything is.
-    /// Past what is in memory: what the store has is asked for.
+    /// Reads all of a chunk that was written with so many `bytes` and this CRC32C, and says what is wrong with it, if
+    /// anything is. Past what is in memory: what the store has is asked for.
     ///
     /// # Errors
     /// Whatever the store says.

@@ -7,8 +7,8 @@
 //! - `POST /cold/check` verifies the cold tier, and `POST /backup` copies everything elsewhere; see [`crate::check`] and
 //!   [`crate::backup`]. Such a request must say that it has JSON: a page of the web cannot send one here.
 //!
-//! There are few connections at a time, and none lasts but one check's or backup's (see [`weir_http::serve_router`]): whoever floods this listener takes
-//! neither memory nor open files from the public one.
+//! There are few connections at a time, and none lasts but one check's or backup's (see [`weir_http::serve_router`]):
+//! whoever floods this listener takes neither memory nor open files from the public one.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

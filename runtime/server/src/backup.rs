@@ -1,4 +1,5 @@
-//! `POST /backup` of the admin listener: the node copies all it has to another store, and says how far it is, as lines of JSON.
+//! `POST /backup` of the admin listener: the node copies all it has to another store, and says how far it is, as lines of
+//! JSON.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -61,8 +62,8 @@ pub(crate) struct Totals {
     pub(crate) copied_bytes: u64,
 }
 
-/// Opens the place that a backup of the node `node_id` is to go to, which a folder must be able to become, and begins it on all
-/// `shards`; gives its lines. It ends early when nobody reads them. `turn` is given back at its end.
+/// Opens the place that a backup of the node `node_id` is to go to, which a folder must be able to become, and begins it on
+/// all `shards`; gives its lines. It ends early when nobody reads them. `turn` is given back at its end.
 ///
 /// # Errors
 /// A sentence that says why it does not begin.

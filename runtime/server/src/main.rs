@@ -3,8 +3,8 @@
 //! - [`cli`], [`config`], [`address`], [`layers`]: what was asked for, from flags, environment and file.
 //! - [`config_command`]: the configuration, shown and checked.
 //! - [`cold_command`], [`backup_command`], [`admin_client`]: commands that ask a running node.
-//! - [`recover_command`], [`recover_error`]: a new node out of what is in a store. [`output`]: how commands print. [`place`]: stores
-//!   that are no node's cold tier.
+//! - [`recover_command`], [`recover_error`]: a new node out of what is in a store. [`output`]: how commands print.
+//!   [`place`]: stores that are no node's cold tier.
 //! - [`manual`]: completion scripts and manual pages.
 //! - [`node`], [`cold`], [`seams`], [`builtins`]: the data directory, the cold tier, and what else the shards are handed.
 //! - [`serve`], [`signals`]: the order in which things begin and end, and who asks for the end.

@@ -1,7 +1,8 @@
 //! `weir recover` and `weir restore`: a new node out of what is in a store, where the one before it is lost.
 //!
-//! Of each group the newest snapshot is taken that is whole in the store. Its chunks are where they were (`recover`), or are copied to
-//! the new node (`restore`). What only the logs had is lost; [`weir_stream::Remainder`] says of each stream what that means.
+//! Of each group the newest snapshot is taken that is whole in the store. Its chunks are where they were (`recover`), or are
+//! copied to the new node (`restore`). What only the logs had is lost; [`weir_stream::Remainder`] says of each stream what
+//! that means.
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -210,7 +211,8 @@ fn forget_log(group: &mut Group, output: Output, summary: &mut Summary) -> Resul
     written.and_then(|()| lines.flush()).map_err(Exit::Output)
 }
 
-/// Copies every chunk that is named into the node's own folder, which becomes that of `node_id`. Those that are there are left.
+/// Copies every chunk that is named into the node's own folder, which becomes that of `node_id`. Those that are there are
+/// left.
 async fn copy_chunks(
     store: &dyn ChunkStore,
     from: &str,
@@ -349,7 +351,8 @@ impl Summary {
         let lost_groups = usize::from(count) - found;
         writeln!(
             io::stdout(),
-            "{} streams, {} MiB: {whole} whole, {open} open (what came after the snapshot is lost), {cut} cut by {lost_bytes} bytes\n\
+            "{} streams, {} MiB: {whole} whole, {open} open (what came after the snapshot is lost), \
+             {cut} cut by {lost_bytes} bytes\n\
              {lost_groups} of {count} groups had no snapshot: their streams are lost\n\
              Modules are not in the store: upload those that are bound again.",
             whole + open + cut,

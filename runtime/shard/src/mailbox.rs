@@ -77,15 +77,15 @@ impl Address {
         receiver.await.ok()
     }
 
-    /// Asks the shard to verify all chunks that its streams name, and to tell `news`, for as long as somebody takes them; one that has
-    /// stopped tells nothing.
+    /// Asks the shard to verify all chunks that its streams name, and to tell `news`, for as long as somebody takes them;
+    /// one that has stopped tells nothing.
     pub fn cold_check(&self, news: mpsc::Sender<CheckNews>) {
         // Who waits for the news sees that there are none.
         let _ = self.0.send(vec![Mail::ColdCheck(news)]);
     }
 
-    /// Asks the shard to copy all it has to another tier, where the chunks of `there` are already, and to tell `news`, for as long as
-    /// somebody takes them; one that has stopped tells nothing.
+    /// Asks the shard to copy all it has to another tier, where the chunks of `there` are already, and to tell `news`, for
+    /// as long as somebody takes them; one that has stopped tells nothing.
     pub fn backup(&self, to: Cold, there: Arc<BTreeMap<ChunkName, u64>>, news: mpsc::Sender<BackupNews>) {
         // Who waits for the news sees that there are none.
         let _ = self.0.send(vec![Mail::Backup { to, there, news }]);

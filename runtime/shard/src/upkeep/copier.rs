@@ -1,9 +1,9 @@
-//! The copier of a group: puts its snapshots into the store, behind the chunks that they name, so that a node that is lost can be
-//! built again from the store alone.
+//! The copier of a group: puts its snapshots into the store, behind the chunks that they name, so that a node that is lost
+//! can be built again from the store alone.
 //!
-//! What a stored snapshot names must be there. So a chunk that goes from the state stays in the store until a snapshot is there that
-//! names it no longer, and no older one is: that snapshot is the group's [`Anchor`]. Where chunks are in the data directory, their
-//! anchor is the snapshot there.
+//! What a stored snapshot names must be there. So a chunk that goes from the state stays in the store until a snapshot is
+//! there that names it no longer, and no older one is: that snapshot is the group's [`Anchor`]. Where chunks are in the data
+//! directory, their anchor is the snapshot there.
 //!
 //! All this waits for the store alone: snapshots are taken and the log is purged whatever becomes of it.
 
@@ -67,8 +67,8 @@ struct Copier {
     current: Vec<String>,
     /// Objects in the store that are not part of it, manifests first.
     old: Vec<String>,
-    /// Whether, when somebody looked last, the state named chunks that are not in the store that new ones go to; and the entry that a
-    /// snapshot must have to name none.
+    /// Whether, when somebody looked last, the state named chunks that are not in the store that new ones go to; and the
+    /// entry that a snapshot must have to name none.
     has_left_behind: bool,
     not_before: Option<u64>,
     /// Since when there is something that the anchor does not know of.
@@ -174,8 +174,8 @@ impl Copier {
         Ok(())
     }
 
-    /// Wants a snapshot when there is something that the anchor does not know of, and has been for so long that it is time: in a
-    /// store that is to outlive the node anything, else chunks that have come or gone.
+    /// Wants a snapshot when there is something that the anchor does not know of, and has been for so long that it is time:
+    /// in a store that is to outlive the node anything, else chunks that have come or gone.
     fn want(&mut self) {
         let changed = {
             let state = self.group.state.borrow();

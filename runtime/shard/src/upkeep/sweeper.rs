@@ -5,7 +5,8 @@
 //! lives have left is found by looking at what is there. With one voter nobody else puts chunks, and no life uses another's
 //! names, so whatever is of another life and is not named is garbage.
 //!
-//! What the state has named once stays until the group's [`Anchor`] names it no longer: who has nothing but that begins with it.
+//! What the state has named once stays until the group's [`Anchor`] names it no longer: who has nothing but that begins with
+//! it.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
