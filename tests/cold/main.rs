@@ -1,5 +1,6 @@
 //! The cold tier in a bucket: what is refused at a start, and what becomes of streams while a store does what stores do.
 
+mod backups;
 mod checks;
 mod faults;
 mod large;

@@ -45,7 +45,7 @@ pub(crate) struct Inner {
     puts: Semaphore,
     merging: Semaphore,
     /// For who verifies a chunk: what is read for it takes memory, and the store's time.
-    verifying: Semaphore,
+    pub(crate) verifying: Semaphore,
 }
 
 /// What the node has asked of its cold tier since the process began.
@@ -186,8 +186,8 @@ impl Cold {
         self.inner.merging.acquire().await.expect("it is never closed")
     }
 
-    /// Reads all of a chunk that was written with so many `bytes` and this CRC32C, and says what is wrong with it, if anything is.
-    /// Past what is in memory: what the store has is asked for.
+    /// Reads all of a chunk that was written with so many `bytes` and this CRC32C, and says what is wrong with it, if
+    /// anything is. Past what is in memory: what the store has is asked for.
     ///
     /// # Errors
     /// Whatever the store says.

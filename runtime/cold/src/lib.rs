@@ -3,11 +3,13 @@
 //! - [`chunk`]: the format of an object, which holds packs of many streams of one group.
 //! - [`store`]: where objects are kept: a directory, an S3 bucket, memory. Nothing relies on more than put, get, list and delete.
 //! - [`cold`]: [`Cold`], what a shard holds: it puts chunks, and reads packs through a cache, on a runtime beside the shards.
+//! - [`backup`]: chunks and snapshots in another store.
 //! - [`stored`]: snapshots, beside the chunks that they name.
 //! - [`claim`]: whose a store is. [`verify`]: whether an object is what was written.
 //!
 //! What a pack is, the crate does not know: bytes with a length, and a reader that can say whether they are what was written.
 
+mod backup;
 pub mod chunk;
 pub mod claim;
 mod cold;
@@ -18,6 +20,7 @@ pub mod store;
 mod stored;
 mod verify;
 
+pub use backup::{BackupError, begin_backup};
 pub use chunk::ChunkBuilder;
 pub use cold::{Cold, ColdPacks, ColdStats, PartRef, ReadMax};
 pub use error::ColdError;

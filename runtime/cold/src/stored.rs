@@ -1,6 +1,7 @@
 //! Snapshots in the store, beside the chunks that they name: what a node is built from again when all else of it is lost.
 //!
-//! A snapshot's file is put in *pieces*, and then a *manifest* that says what they are, so whatever a manifest names is there:
+//! A snapshot's file is put in *pieces*, and then a *manifest* that says what they are, so whatever a manifest names is
+//! there:
 //!
 //! ```text
 //! weir-snapshot 1
@@ -11,8 +12,8 @@
 //! 41210 99aabbcc
 //! checksum 5e6f7a8b             CRC32C of the object's name and of all lines before this one
 //! ```
-//! The names of the objects say the rest: group, entry, and a number drawn at random, so that no name is ever used twice. A manifest
-//! is read only if it is, byte by byte, as it was written.
+//! The names of the objects say the rest: group, entry, and a number drawn at random, so that no name is ever used twice. A
+//! manifest is read only if it is, byte by byte, as it was written.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -16,8 +16,8 @@ use crate::config::{TypeConfig, log_id};
 use crate::snapshot;
 use crate::state_machine::State;
 
-/// Has a group begin with `state`, which is that of the entry `last`, in a log that has nothing of it. Its only voter is `node_id`. It is
-/// durable then. The log's writer runs on this thread.
+/// Has a group begin with `state`, which is that of the entry `last`, in a log that has nothing of it. Its only voter is
+/// `node_id`. It is durable then. The log's writer runs on this thread.
 ///
 /// # Errors
 /// Whatever the disk says. The log is of no use then.

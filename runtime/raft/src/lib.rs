@@ -26,5 +26,5 @@ mod state_machine;
 pub use install::install;
 pub use local::Local;
 pub use replica::{ProposeError, Replica, ReplicaOptions, Standing, StartError};
-pub use snapshot::read_snapshot;
+pub use snapshot::{read_snapshot, snapshot_chunks};
 pub use state_machine::{Observer, State};

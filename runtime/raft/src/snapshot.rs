@@ -11,7 +11,7 @@ use openraft::StoredMembership;
 use openraft::alias::{SnapshotMetaOf, StoredMembershipOf};
 use tokio::sync::mpsc;
 use weir_storage::{EntryId, SnapshotReader, Snapshots, Wal, WalError};
-use weir_stream::{Group, Thaw};
+use weir_stream::{Chunk, Group, Thaw};
 use weir_types::GroupId;
 
 use crate::codec::{decode_membership, encode_membership};
@@ -67,6 +67,23 @@ impl Snapshot {
 pub fn read_snapshot(reader: SnapshotReader) -> Result<(EntryId, Group), WalError> {
     let last = reader.last();
     Snapshot::read(reader).map(|snapshot| (last, snapshot.group))
+}
+
+/// The chunks that a snapshot names, and the snapshot again, whose file can be read still. Blocks.
+///
+/// # Errors
+/// [`WalError`] when its beginning is damaged.
+pub fn snapshot_chunks(mut reader: SnapshotReader) -> Result<(SnapshotReader, Vec<Chunk>), WalError> {
+    let mut thaw = Thaw::default();
+    // The membership, and then the head, which is in the first of the pieces.
+    for is_state in [false, true] {
+        let Some(section) = reader.section()? else { return Err(reader.damaged("it ends too early")) };
+        if is_state {
+            thaw.take(&section).map_err(|error| reader.damaged(error))?;
+        }
+    }
+    let chunks = thaw.chunks().copied().collect();
+    Ok((reader, chunks))
 }
 
 /// Writes the state as it is now, which is that of `meta`; returns the size of the file when it is durable.

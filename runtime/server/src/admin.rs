@@ -4,18 +4,20 @@
 //! - `/readyz` is 200 only while every group of every shard serves; otherwise it is 503 and names what is missing, one
 //!   line each.
 //! - `/metrics` is always 200; see [`crate::metrics`].
-//! - `POST /cold/check` verifies the cold tier; see [`crate::check`]. Such a request must say that it has JSON: a page of the
-//!   web cannot send one here.
+//! - `POST /cold/check` verifies the cold tier, and `POST /backup` copies everything elsewhere; see [`crate::check`] and
+//!   [`crate::backup`]. Such a request must say that it has JSON: a page of the web cannot send one here.
 //!
-//! There are few connections at a time, and none lasts but one check's (see [`weir_http::serve_router`]): whoever floods this listener takes
-//! neither memory nor open files from the public one.
+//! There are few connections at a time, and none lasts but one check's or backup's (see [`weir_http::serve_router`]):
+//! whoever floods this listener takes neither memory nor open files from the public one.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Extension;
+use axum::Json;
 use axum::Router;
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::http::StatusCode;
@@ -23,12 +25,14 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use weir_cold::Cold;
 use weir_http::{HttpStats, Unhurried};
 use weir_shard::{Address, ShardConfig, ShardStats, Topology};
 use weir_wasm::Host;
 
+use crate::backup::{self, BackupRequest};
 use crate::check;
 use crate::config::Config;
 use crate::connections::Connections;
@@ -82,6 +86,8 @@ pub(crate) struct Admin {
     pub(crate) data_dir: Option<Arc<DataDir>>,
     /// For who has the node do something that lasts: one at a time.
     pub(crate) operation: Arc<Semaphore>,
+    /// Where stores are asked.
+    pub(crate) cold_runtime: Handle,
 }
 
 /// Serves the admin listener, for as long as the process runs.
@@ -91,6 +97,7 @@ pub(crate) async fn serve(listener: TcpListener, admin: Admin) {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/cold/check", post(cold_check))
+        .route("/backup", post(back_up))
         .with_state(admin);
     weir_http::serve_router(listener, router).await
 }
@@ -147,14 +154,42 @@ async fn cold_check(State(admin): State<Admin>, headers: HeaderMap) -> Response 
     if !is_json {
         return (StatusCode::UNSUPPORTED_MEDIA_TYPE, "the content type must be application/json\n").into_response();
     }
-    if !matches!(*admin.phase.borrow(), Phase::Serving(_)) {
-        return (StatusCode::SERVICE_UNAVAILABLE, "the server is starting or stopping\n").into_response();
+    match admin.begin_operation() {
+        Ok(turn) => lasting(check::report(&admin.shards, turn)),
+        Err(refused) => refused.into_response(),
     }
-    let Ok(turn) = admin.operation.try_acquire_owned() else {
-        return (StatusCode::CONFLICT, "another one is under way\n").into_response();
+}
+
+async fn back_up(State(admin): State<Admin>, Json(request): Json<BackupRequest>) -> Response {
+    let turn = match admin.begin_operation() {
+        Ok(turn) => turn,
+        Err(refused) => return refused.into_response(),
     };
-    let headers = [(CONTENT_TYPE, "application/x-ndjson")];
-    (headers, Extension(Unhurried), check::report(&admin.shards, turn)).into_response()
+    let cold = &admin.config.cold;
+    if !cold.is_on() || admin.data_dir.is_none() {
+        return (StatusCode::CONFLICT, "there is no cold tier, so there is nothing to copy\n").into_response();
+    }
+    let node_id = admin.shard_config.node_id;
+    match backup::begin(request, cold, node_id, &admin.shards, &admin.cold_runtime, turn).await {
+        Ok(lines) => lasting(lines),
+        Err(reason) => (StatusCode::BAD_REQUEST, reason + "\n").into_response(),
+    }
+}
+
+/// An answer that takes as long as it needs.
+fn lasting(lines: Body) -> Response {
+    ([(CONTENT_TYPE, "application/x-ndjson")], Extension(Unhurried), lines).into_response()
+}
+
+impl Admin {
+    /// A turn to have the node do something that lasts, or why not.
+    fn begin_operation(&self) -> Result<OwnedSemaphorePermit, (StatusCode, &'static str)> {
+        if !matches!(*self.phase.borrow(), Phase::Serving(_)) {
+            return Err((StatusCode::SERVICE_UNAVAILABLE, "the server is starting or stopping\n"));
+        }
+        let turn = self.operation.clone().try_acquire_owned();
+        turn.map_err(|_| (StatusCode::CONFLICT, "a check or a backup is under way\n"))
+    }
 }
 
 /// Each shard's figures; `None` for one that does not answer. All are asked at once.

@@ -31,6 +31,9 @@ pub(crate) enum Command {
     /// Look after the cold tier
     #[command(subcommand)]
     Cold(ColdCommand),
+    /// Have a running node copy all it has to a bucket or a folder, for `weir restore`
+    #[command(after_help = help_end())]
+    Backup(BackupArgs),
     /// Build a new node out of the bucket of one that is lost, and make the bucket its own
     #[command(after_help = help_end())]
     Recover(RecoverArgs),
@@ -94,6 +97,17 @@ pub(crate) struct RecoverArgs {
     /// The node that the bucket belongs to is stopped for good: make the bucket the new node's
     #[arg(long)]
     pub(crate) take_over: bool,
+}
+
+/// Flags of `weir backup`.
+#[derive(Debug, Args)]
+pub(crate) struct BackupArgs {
+    /// Where to, as the node reaches it: s3://bucket/prefix, with the endpoint of its configuration, or file:///folder
+    #[arg(long, value_name = "URL")]
+    pub(crate) to: String,
+    /// Which node.
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
 }
 
 /// Flags of commands that ask a running node.

@@ -95,6 +95,9 @@ pub(crate) enum Exit {
         /// How many.
         chunks: u64,
     },
+    /// A backup could not be made.
+    #[error("the backup could not be made: {0}")]
+    BackupFailed(String),
     /// There is no new node.
     #[error(transparent)]
     Recover(#[from] RecoverError),
@@ -119,6 +122,7 @@ impl Exit {
             | Exit::Demo(_)
             | Exit::Output(_)
             | Exit::Admin(_)
+            | Exit::BackupFailed(_)
             | Exit::SecondSignal => 1,
         }
     }

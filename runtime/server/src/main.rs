@@ -2,13 +2,14 @@
 //!
 //! - [`cli`], [`config`], [`address`], [`layers`]: what was asked for, from flags, environment and file.
 //! - [`config_command`]: the configuration, shown and checked.
-//! - [`cold_command`], [`admin_client`]: commands that ask a running node.
+//! - [`cold_command`], [`backup_command`], [`admin_client`]: commands that ask a running node.
 //! - [`recover_command`], [`recover_error`]: a new node out of what is in a store. [`output`]: how commands print.
+//!   [`place`]: stores that are no node's cold tier.
 //! - [`manual`]: completion scripts and manual pages.
 //! - [`node`], [`cold`], [`seams`], [`builtins`]: the data directory, the cold tier, and what else the shards are handed.
 //! - [`serve`], [`signals`]: the order in which things begin and end, and who asks for the end.
 //! - [`shard_thread`], [`accept`]: one thread per shard, and the listener that feeds them connections.
-//! - [`admin`], [`metrics`], [`process`], [`check`]: the admin listener, and what it says.
+//! - [`admin`], [`metrics`], [`process`], [`check`], [`backup`]: the admin listener, and what it says.
 //! - [`demo`]: what `--demo` sets up.
 //! - [`exit`]: exit codes.
 //!
@@ -18,6 +19,8 @@ mod accept;
 mod address;
 mod admin;
 mod admin_client;
+mod backup;
+mod backup_command;
 mod builtins;
 mod check;
 mod cli;
@@ -33,6 +36,7 @@ mod manual;
 mod metrics;
 mod node;
 mod output;
+mod place;
 mod process;
 mod recover_command;
 mod recover_error;
@@ -49,7 +53,7 @@ use clap::Parser as _;
 
 use crate::admin_client::AdminClient;
 use crate::cli::{
-    AdminArgs, Cli, ColdCommand, Command, ConfigArgs, ConfigCommand, NewNodeArgs, RecoverArgs, ServeArgs,
+    AdminArgs, BackupArgs, Cli, ColdCommand, Command, ConfigArgs, ConfigCommand, NewNodeArgs, RecoverArgs, ServeArgs,
 };
 use crate::config::{Config, LogConfig, LogFormat};
 use crate::exit::Exit;
@@ -79,6 +83,9 @@ fn main() -> ExitCode {
         Command::Config(ConfigCommand::Default) => print(config_command::SAMPLE),
         Command::Cold(ColdCommand::Check(args)) => {
             admin_client(&args).and_then(|admin| cold_command::check(&admin, args.output))
+        }
+        Command::Backup(BackupArgs { to, admin: args }) => {
+            admin_client(&args).and_then(|admin| backup_command::back_up(&admin, to, args.output))
         }
         Command::Recover(args) => recover(args),
         Command::Restore(args) => build_node(args, Mode::Copy),

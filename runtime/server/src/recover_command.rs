@@ -1,7 +1,8 @@
 //! `weir recover` and `weir restore`: a new node out of what is in a store, where the one before it is lost.
 //!
-//! Of each group the newest snapshot is taken that is whole in the store. Its chunks are where they were (`recover`), or are copied to
-//! the new node (`restore`). What only the logs had is lost; [`weir_stream::Remainder`] says of each stream what that means.
+//! Of each group the newest snapshot is taken that is whole in the store. Its chunks are where they were (`recover`), or are
+//! copied to the new node (`restore`). What only the logs had is lost; [`weir_stream::Remainder`] says of each stream what
+//! that means.
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -9,10 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cap_std::fs::Dir;
 use serde::Serialize;
 use weir_cold::claim;
-use weir_cold::{ChunkName, ChunkStore, Flaw, LocalStore, Manifest, S3Store, StoreError, survey, verify};
+use weir_cold::{ChunkName, ChunkStore, Flaw, LocalStore, Manifest, StoreError, survey, verify};
 use weir_raft::{install, read_snapshot};
 use weir_shard::{Entropy as _, Topology};
 use weir_storage::{EntryId, SnapshotReader, Wal, WalConfig, WriteMode};
@@ -23,6 +23,7 @@ use crate::config::{ColdConfig, Config};
 use crate::exit::Exit;
 use crate::node::{DataDir, LOCK_FILE, Node, NodeError};
 use crate::output::Output;
+use crate::place;
 use crate::recover_error::RecoverError;
 use crate::seams::SystemEntropy;
 
@@ -96,7 +97,7 @@ pub(crate) fn run(config: &Config, order: &Order) -> Result<(), Exit> {
 async fn recover(config: &Config, order: &Order) -> Result<(), Exit> {
     let from = order.from.as_str();
     let is_copy = order.mode == Mode::Copy;
-    let store = open(from, &config.cold, is_copy)?;
+    let store = place::open(from, &config.cold, is_copy)?;
     check_empty(&order.data_dir, from, is_copy)?;
     let failed = |source| RecoverError::Store { from: from.to_string(), source };
     let owner = claim::owner(&*store).await.map_err(failed)?;
@@ -150,18 +151,6 @@ fn check_empty(path: &Path, from: &str, is_copy: bool) -> Result<(), Exit> {
         None => Ok(()),
         Some(found) => Err(RecoverError::NotEmpty { path: path.to_path_buf(), found }.into()),
     }
-}
-
-/// The store at a place.
-fn open(from: &str, config: &ColdConfig, may_be_folder: bool) -> Result<Arc<dyn ChunkStore>, Exit> {
-    let failed = |source| RecoverError::Store { from: from.to_string(), source };
-    if let Some(location) = (ColdConfig { url: from.to_string(), ..config.clone() }).s3() {
-        return Ok(Arc::new(S3Store::new(&location).map_err(failed)?));
-    }
-    let folder = from.strip_prefix("file://").filter(|folder| may_be_folder && folder.starts_with('/'));
-    let folder = folder.ok_or_else(|| RecoverError::Place(from.to_string()))?;
-    let open = || LocalStore::new(Dir::open_ambient_dir(folder, cap_std::ambient_authority())?);
-    Ok(Arc::new(open().map_err(|error| failed(StoreError::Failed(format!("{folder}: {error}"))))?))
 }
 
 /// The state of every group, out of its newest snapshot that is whole, and that snapshot's manifest.
@@ -222,7 +211,8 @@ fn forget_log(group: &mut Group, output: Output, summary: &mut Summary) -> Resul
     written.and_then(|()| lines.flush()).map_err(Exit::Output)
 }
 
-/// Copies every chunk that is named into the node's own folder, which becomes that of `node_id`. Those that are there are left.
+/// Copies every chunk that is named into the node's own folder, which becomes that of `node_id`. Those that are there are
+/// left.
 async fn copy_chunks(
     store: &dyn ChunkStore,
     from: &str,
@@ -361,7 +351,8 @@ impl Summary {
         let lost_groups = usize::from(count) - found;
         writeln!(
             io::stdout(),
-            "{} streams, {} MiB: {whole} whole, {open} open (what came after the snapshot is lost), {cut} cut by {lost_bytes} bytes\n\
+            "{} streams, {} MiB: {whole} whole, {open} open (what came after the snapshot is lost), \
+             {cut} cut by {lost_bytes} bytes\n\
              {lost_groups} of {count} groups had no snapshot: their streams are lost\n\
              Modules are not in the store: upload those that are bound again.",
             whole + open + cut,

@@ -25,7 +25,8 @@ pub(crate) enum RecoverError {
     },
     /// It is another node's.
     #[error(
-        "{from} belongs to the node {owner}. Stop that node for good, for two would delete each other's chunks; then say --take-over"
+        "{from} belongs to the node {owner}. Stop that node for good, for two would delete each other's chunks; \
+         then say --take-over"
     )]
     Owned {
         /// The store.

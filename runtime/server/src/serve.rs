@@ -97,6 +97,7 @@ async fn run(config: &Config, demo: bool) -> Result<(), Exit> {
         cold,
         data_dir,
         operation: Arc::new(Semaphore::new(1)),
+        cold_runtime: cold_runtime.handle().clone(),
     };
     tokio::spawn(admin::serve(admin_listener, admin));
 

@@ -42,9 +42,9 @@ pub use in_flight::InFlight;
 pub use live::subscription::{LiveData, LiveEvent, Subscription};
 pub use mailbox::{Address, Mailbox, mesh};
 pub use message::{
-    AppendRequest, BindingRequest, Body, BucketSummary, CheckNews, CreateCondition, CreateRequest, DamagedChunk,
-    IfMatch, Limit, ListCursor, ListedStream, Listing, LongPoll, ModuleState, ModuleSummary, Page, Producer,
-    ShardError, ShardStats, SummaryQuery, SummaryView, SummaryWait, TrimRequest,
+    AppendRequest, BackupNews, BindingRequest, Body, BucketSummary, CheckNews, CreateCondition, CreateRequest,
+    DamagedChunk, IfMatch, Limit, ListCursor, ListedStream, Listing, LongPoll, ModuleState, ModuleSummary, Page,
+    Producer, ShardError, ShardStats, SummaryQuery, SummaryView, SummaryWait, TrimRequest,
 };
 pub use modules::summary::SummaryFollower;
 pub use seams::{Builtin, Clock, Entropy, Seams, in_turns};

@@ -1,12 +1,15 @@
 //! Mailboxes: how shards speak to each other. What a shard has to say to a peer in one turn travels as one message.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
+use weir_cold::{ChunkName, Cold};
 use weir_types::{ShardId, Wakeup};
 
-use crate::message::{CheckNews, Mail, ShardStats};
+use crate::message::{BackupNews, CheckNews, Mail, ShardStats};
 
 /// A shard's outgoing mail: what is put into it in one turn leaves together at the turn's end.
 pub(crate) struct Post {
@@ -74,11 +77,18 @@ impl Address {
         receiver.await.ok()
     }
 
-    /// Asks the shard to verify all chunks that its streams name, and to tell `news`, for as long as somebody takes them; one that has
-    /// stopped tells nothing.
+    /// Asks the shard to verify all chunks that its streams name, and to tell `news`, for as long as somebody takes them;
+    /// one that has stopped tells nothing.
     pub fn cold_check(&self, news: mpsc::Sender<CheckNews>) {
         // Who waits for the news sees that there are none.
         let _ = self.0.send(vec![Mail::ColdCheck(news)]);
+    }
+
+    /// Asks the shard to copy all it has to another tier, where the chunks of `there` are already, and to tell `news`, for
+    /// as long as somebody takes them; one that has stopped tells nothing.
+    pub fn backup(&self, to: Cold, there: Arc<BTreeMap<ChunkName, u64>>, news: mpsc::Sender<BackupNews>) {
+        // Who waits for the news sees that there are none.
+        let _ = self.0.send(vec![Mail::Backup { to, there, news }]);
     }
 }
 

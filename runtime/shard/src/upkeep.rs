@@ -7,8 +7,10 @@
 //! - [`copier`]: snapshots to the store, so that chunks stay as long as a stored one names them.
 //! - [`sweeper`]: chunks that nothing names.
 //! - [`maker`]: makes a chunk of bytes, and has apply take it in.
+//! - [`archivist`]: a copy of all that to another store, when somebody asks.
 //! - [`checker`]: whether chunks are what was written, when somebody asks.
 
+mod archivist;
 mod checker;
 mod copier;
 mod flusher;
@@ -17,13 +19,15 @@ mod maker;
 mod merger;
 mod sweeper;
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
-use weir_cold::Cold;
+use weir_cold::{ChunkName, Cold};
 
 use crate::core::Core;
-use crate::message::CheckNews;
+use crate::message::{BackupNews, CheckNews};
 use crate::upkeep::copier::Anchor;
 use crate::upkeep::maker::Maker;
 use crate::upkeep::sweeper::Garbage;
@@ -51,4 +55,14 @@ fn begin_cold(core: &Rc<Core>, group: &Rc<LocalGroup>, cold: &Cold, anchor: Rc<A
 /// Begins to verify the chunks of all groups of this shard.
 pub(crate) fn begin_check(core: &Rc<Core>, news: mpsc::Sender<CheckNews>) {
     core.spawn_request(checker::run(core.clone(), news));
+}
+
+/// Begins to copy all groups of this shard to `to`, where `there` is already.
+pub(crate) fn begin_backup(
+    core: &Rc<Core>,
+    to: Cold,
+    there: Arc<BTreeMap<ChunkName, u64>>,
+    news: mpsc::Sender<BackupNews>,
+) {
+    core.spawn_request(archivist::run(core.clone(), to, there, news));
 }

@@ -174,8 +174,8 @@ impl SnapshotReader {
     /// Begins to read a snapshot of `group` that is in memory, and was any log's.
     ///
     /// # Errors
-    /// [`WalError::Corrupt`] when its header is damaged, [`WalError::Foreign`] when it is another group's, [`WalError::Format`] when
-    /// it is another version's.
+    /// [`WalError::Corrupt`] when its header is damaged, [`WalError::Foreign`] when it is another group's,
+    /// [`WalError::Format`] when it is another version's.
     pub fn of_bytes(group: GroupId, bytes: Bytes) -> Result<SnapshotReader, WalError> {
         let (reader, _, of_group) = SnapshotReader::begin(Arc::new(InMemory(bytes)), name(group))?;
         if of_group != group {

@@ -195,8 +195,8 @@ impl Group {
         self.chunks.changed()
     }
 
-    /// The chunks that have lost their last live byte since this was asked before, and the log index with which they did: nothing
-    /// will read them again, unless it begins with a snapshot as of an earlier one.
+    /// The chunks that have lost their last live byte since this was asked before, and the log index with which they did:
+    /// nothing will read them again, unless it begins with a snapshot as of an earlier one.
     pub fn take_gone_chunks(&mut self) -> Vec<(ChunkId, u64)> {
         self.chunks.take_gone()
     }

@@ -18,6 +18,7 @@ mod recover;
 use bytes::{Bytes, BytesMut};
 pub use recover::{Remainder, join_buckets};
 
+use crate::chunks::Chunk;
 use crate::codec::{CodecError, Reader};
 use crate::freeze::{KIND_HEAD, KIND_SLOT};
 use crate::group::Group;
@@ -118,6 +119,11 @@ impl Thaw {
             group.slots.insert(key, stream);
         }
         Ok(())
+    }
+
+    /// The chunks that streams name, once the first page is in.
+    pub fn chunks(&self) -> impl Iterator<Item = &Chunk> {
+        self.group.chunks()
     }
 
     /// The group, when all pages are in.

@@ -36,6 +36,12 @@ pub(crate) struct Group<J> {
     hurry: Wakeup,
     /// Since when the oldest bytes in the log are the next ones to go to the cold tier.
     pub(crate) oldest_since: Cell<Option<Instant>>,
+    /// The last entry whose bytes are to leave the log now, because somebody waits for that.
+    pub(crate) flush_upto: Cell<Option<u64>>,
+    /// The entry that somebody waits for a snapshot of.
+    pub(crate) snapshot_wanted: Cell<Option<u64>>,
+    /// Who needs chunks to stay that nothing names any more.
+    pub(crate) holds: Cell<u32>,
 }
 
 impl<J: Job> Group<J> {
@@ -49,7 +55,6 @@ impl<J: Job> Group<J> {
     ) -> Group<J> {
         let (proposer, dirty, batch_taken) = (RefCell::default(), Wakeup::default(), Notify::new());
         let (alarm, hurry) = (Cell::new(None), Wakeup::default());
-        let oldest_since = Cell::default();
         Group {
             id,
             replica,
@@ -62,7 +67,10 @@ impl<J: Job> Group<J> {
             batch_taken,
             alarm,
             hurry,
-            oldest_since,
+            oldest_since: Cell::default(),
+            flush_upto: Cell::default(),
+            snapshot_wanted: Cell::default(),
+            holds: Cell::default(),
         }
     }
 

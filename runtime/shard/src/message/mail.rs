@@ -1,12 +1,17 @@
 //! What one shard says to another.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
+use weir_cold::{ChunkName, Cold};
 use weir_types::{Incarnation, ShardId};
 
 use crate::message::answer::Response;
+use crate::message::backup::BackupNews;
 use crate::message::check::CheckNews;
 use crate::message::request::Request;
 use crate::message::stats::ShardStats;
@@ -27,6 +32,8 @@ pub(crate) enum Mail {
     Stats(oneshot::Sender<ShardStats>),
     /// Please verify your chunks, for as long as somebody listens.
     ColdCheck(mpsc::Sender<CheckNews>),
+    /// Please copy all you have to another tier, where these chunks are already, for as long as somebody listens.
+    Backup { to: Cold, there: Arc<BTreeMap<ChunkName, u64>>, news: mpsc::Sender<BackupNews> },
 }
 
 /// Names a call to whoever answers it.

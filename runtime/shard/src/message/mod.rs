@@ -1,6 +1,7 @@
 //! What is asked and answered, between connections and shards and between shards: plain values.
 
 mod answer;
+mod backup;
 mod body;
 mod check;
 mod error;
@@ -13,6 +14,7 @@ pub(crate) use answer::{Answer, Response};
 pub use answer::{
     BucketSummary, ListedStream, Listing, LongPoll, ModuleState, ModuleSummary, Page, SummaryView, SummaryWait,
 };
+pub use backup::BackupNews;
 pub use body::Body;
 pub use check::{CheckNews, DamagedChunk};
 pub use error::ShardError;

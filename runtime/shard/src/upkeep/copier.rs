@@ -1,9 +1,9 @@
-//! The copier of a group: puts its snapshots into the store, behind the chunks that they name, so that a node that is lost can be
-//! built again from the store alone.
+//! The copier of a group: puts its snapshots into the store, behind the chunks that they name, so that a node that is lost
+//! can be built again from the store alone.
 //!
-//! What a stored snapshot names must be there. So a chunk that goes from the state stays in the store until a snapshot is there that
-//! names it no longer, and no older one is: that snapshot is the group's [`Anchor`]. Where chunks are in the data directory, their
-//! anchor is the snapshot there.
+//! What a stored snapshot names must be there. So a chunk that goes from the state stays in the store until a snapshot is
+//! there that names it no longer, and no older one is: that snapshot is the group's [`Anchor`]. Where chunks are in the data
+//! directory, their anchor is the snapshot there.
 //!
 //! All this waits for the store alone: snapshots are taken and the log is purged whatever becomes of it.
 
@@ -15,6 +15,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 use weir_cold::{Cold, Manifest, PIECE_BYTES_MAX, SnapshotName, SnapshotPiece};
 use weir_storage::SnapshotReader;
+use weir_types::GroupId;
 
 use crate::core::Core;
 use crate::message::ShardError;
@@ -66,8 +67,8 @@ struct Copier {
     current: Vec<String>,
     /// Objects in the store that are not part of it, manifests first.
     old: Vec<String>,
-    /// Whether, when somebody looked last, the state named chunks that are not in the store that new ones go to; and the entry that a
-    /// snapshot must have to name none.
+    /// Whether, when somebody looked last, the state named chunks that are not in the store that new ones go to; and the
+    /// entry that a snapshot must have to name none.
     has_left_behind: bool,
     not_before: Option<u64>,
     /// Since when there is something that the anchor does not know of.
@@ -139,22 +140,13 @@ impl Copier {
     /// Puts the snapshot that is on the disk.
     async fn copy(&mut self) -> Result<(), ShardError> {
         let _turn = self.core.copying.lock().await;
-        let (snapshots, group) = (self.group.wal.snapshots(), self.group.id);
-        let Some(mut file) = blocking(move || snapshots.current(group)).await? else { return Ok(()) };
-        let last = file.last();
-        let name = SnapshotName { group, term: last.term, index: last.index, nonce: self.core.entropy.u64() as u32 };
-        let (mut pieces, mut position) = (Vec::new(), 0);
-        while position < file.bytes() {
-            let (read, piece, crc) = blocking(move || read_piece(file, position)).await?;
-            file = read;
-            position += piece.len() as u64;
-            // It is of no use unless the manifest comes to be there.
-            self.old.push(name.piece(pieces.len()));
-            pieces.push(SnapshotPiece { bytes: piece.len() as u64, crc });
-            self.cold.put_piece(name, pieces.len() - 1, piece).await?;
-        }
-        let (cluster, groups) = (self.core.config.node_id, self.core.topology.groups);
-        let manifest = Manifest { name, cluster, groups, pieces };
+        let group = self.group.id;
+        let Some(file) = current(&self.group).await? else { return Ok(()) };
+        let bytes = file.bytes();
+        let name = name(&self.core, group, &file);
+        // They are of no use unless the manifest comes to be there.
+        self.old.extend((0..bytes.div_ceil(PIECE_BYTES_MAX as u64)).map(|piece| name.piece(piece as usize)));
+        let manifest = put_pieces(&self.core, &self.cold, name, file).await?;
         // It may be there even if the store says that it is not.
         self.old.insert(0, name.manifest());
         self.cold.put_manifest(&manifest).await?;
@@ -163,9 +155,9 @@ impl Copier {
         // Manifests first.
         self.old.splice(0..0, std::mem::replace(&mut self.current, objects));
         self.old.sort_by_key(|object| !SnapshotName::is_manifest(object));
-        self.stored = Some(last.index);
+        self.stored = Some(name.index);
         add(&self.core.stats.snapshots_stored, 1);
-        tracing::debug!(group = group.0, index = last.index, bytes = position, "snapshot stored");
+        tracing::debug!(group = group.0, index = name.index, bytes, "snapshot stored");
         Ok(())
     }
 
@@ -182,8 +174,8 @@ impl Copier {
         Ok(())
     }
 
-    /// Wants a snapshot when there is something that the anchor does not know of, and has been for so long that it is time: in a
-    /// store that is to outlive the node anything, else chunks that have come or gone.
+    /// Wants a snapshot when there is something that the anchor does not know of, and has been for so long that it is time:
+    /// in a store that is to outlive the node anything, else chunks that have come or gone.
     fn want(&mut self) {
         let changed = {
             let state = self.group.state.borrow();
@@ -215,6 +207,36 @@ impl Copier {
     }
 }
 
+/// The group's snapshot that is on the disk.
+pub(crate) async fn current(group: &LocalGroup) -> Result<Option<SnapshotReader>, ShardError> {
+    let (snapshots, id) = (group.wal.snapshots(), group.id);
+    blocking(move || snapshots.current(id)).await
+}
+
+/// A name that no snapshot has had.
+pub(crate) fn name(core: &Core, group: GroupId, file: &SnapshotReader) -> SnapshotName {
+    let last = file.last();
+    SnapshotName { group, term: last.term, index: last.index, nonce: core.entropy.u64() as u32 }
+}
+
+/// Puts a snapshot's file in pieces; gives the manifest, which is to be put when they are there.
+pub(crate) async fn put_pieces(
+    core: &Core,
+    cold: &Cold,
+    name: SnapshotName,
+    mut file: SnapshotReader,
+) -> Result<Manifest, ShardError> {
+    let (mut pieces, mut position) = (Vec::new(), 0);
+    while position < file.bytes() {
+        let (read, piece, crc) = blocking(move || read_piece(file, position)).await?;
+        file = read;
+        position += piece.len() as u64;
+        pieces.push(SnapshotPiece { bytes: piece.len() as u64, crc });
+        cold.put_piece(name, pieces.len() - 1, piece).await?;
+    }
+    Ok(Manifest { name, cluster: core.config.node_id, groups: core.topology.groups, pieces })
+}
+
 /// The piece of a snapshot's file that begins at `position`, and its CRC32C. Blocks.
 fn read_piece(file: SnapshotReader, position: u64) -> Result<(SnapshotReader, Bytes, u32), weir_storage::WalError> {
     let bytes = (file.bytes() - position).min(PIECE_BYTES_MAX as u64);
@@ -225,7 +247,7 @@ fn read_piece(file: SnapshotReader, position: u64) -> Result<(SnapshotReader, By
 }
 
 /// Does something that blocks on the disk.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, weir_storage::WalError> + Send + 'static,
 ) -> Result<T, ShardError> {
     let done = tokio::task::spawn_blocking(work).await.map_err(|_| ShardError::Unavailable)?;

@@ -105,7 +105,7 @@ impl Flusher {
             self.old_upto = applied;
         }
         let Some(floor) = floor else { return false };
-        let is_old = Some(floor) <= self.old_upto;
+        let is_old = Some(floor) <= self.old_upto.max(group.flush_upto.get());
         let pins = || group.wal.is_pinned_behind(group.id, floor.checked_sub(1));
         hot_bytes > self.core.config.flush_bytes || is_old || (is_space_short(group) && pins())
     }

@@ -28,7 +28,9 @@ pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>, anchor: Rc<Anchor
         while group.state.borrow_mut().reap(REAPED_PER_TURN) {
             tokio::task::yield_now().await;
         }
-        let is_due = is_snapshot_due(&core, &group) || anchor.wants_newer_than(group.replica.snapshot_index());
+        let taken = group.replica.snapshot_index();
+        let is_wanted = anchor.wants_newer_than(taken) || group.snapshot_wanted.get() > taken;
+        let is_due = is_wanted || is_snapshot_due(&core, &group);
         if Instant::now() >= not_before && is_due && !snapshot(&core, &group).await {
             not_before = Instant::now() + AGAIN_AFTER;
         }

@@ -5,7 +5,8 @@
 //! lives have left is found by looking at what is there. With one voter nobody else puts chunks, and no life uses another's
 //! names, so whatever is of another life and is not named is garbage.
 //!
-//! What the state has named once stays until the group's [`Anchor`] names it no longer: who has nothing but that begins with it.
+//! What the state has named once stays until the group's [`Anchor`] names it no longer: who has nothing but that begins with
+//! it.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -71,7 +72,7 @@ async fn delete(group: &LocalGroup, cold: &Cold, garbage: &Garbage, anchor: &Anc
         let gone = gone.into_iter().map(|(id, entry)| Gone { chunk: group.chunk_name(id), entry: Some(entry) });
         garbage.borrow_mut().extend(gone);
         let (chunks, kept): (Vec<_>, Vec<_>) =
-            garbage.take().into_iter().partition(|gone| anchor.is_behind(gone.entry));
+            garbage.take().into_iter().partition(|gone| anchor.is_behind(gone.entry) && group.holds.get() == 0);
         anchor.set_waiting(kept.len());
         garbage.borrow_mut().extend(kept);
         let delete = |gone: Gone| async move { cold.delete(gone.chunk).await.map_err(|error| (gone, error)) };

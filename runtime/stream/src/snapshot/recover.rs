@@ -1,15 +1,15 @@
 //! Recovery: the state of a group that has lost its log, as it goes on with what is in the cold tier.
 //!
-//! What only the log had is gone: a stream ends where its cold bytes do. But clients may know of more. They have offsets behind
-//! that end, of bytes that were in the log, or that came after the snapshot. If the stream went on under the same offsets, such an
-//! offset would mean other bytes. So every stream that may have lost something begins a new *lineage* ([`Offset`](weir_types::Offset)):
-//! it keeps its life and its bytes, and every offset of before is answered as one of an earlier life. The one stream that cannot have
-//! lost anything is closed and has all its bytes in the cold tier.
+//! What only the log had is gone: a stream ends where its cold bytes do. But clients may know of more. They have offsets
+//! behind that end, of bytes that were in the log, or that came after the snapshot. If the stream went on under the same
+//! offsets, such an offset would mean other bytes. So every stream that may have lost something begins a new *lineage*
+//! ([`Offset`](weir_types::Offset)): it keeps its life and its bytes, and every offset of before is answered as one of an
+//! earlier life. The one stream that cannot have lost anything is closed and has all its bytes in the cold tier.
 //!
 //! A stream that is cut
 //! - is open: its close came after bytes that are lost, and whoever has them may append them again;
-//! - knows no producers and no `Stream-Seq`: what they say of the lost bytes is no longer so. A producer that goes on is told that there
-//!   is a gap; one that begins anew may send again what was lost.
+//! - knows no producers and no `Stream-Seq`: what they say of the lost bytes is no longer so. A producer that goes on is
+//!   told that there is a gap; one that begins anew may send again what was lost.
 
 use std::collections::BTreeMap;
 
@@ -70,8 +70,9 @@ impl Stream {
     }
 }
 
-/// Makes group 0's tables those of all `groups`, whose snapshots are of different times: a bucket is there if one of them knows it,
-/// and is what the latest change has made of it. Each gets a new number, so that every group is told at the next start.
+/// Makes group 0's tables those of all `groups`, whose snapshots are of different times: a bucket is there if one of them
+/// knows it, and is what the latest change has made of it. Each gets a new number, so that every group is told at the next
+/// start.
 pub fn join_buckets(groups: &mut BTreeMap<GroupId, Group>, count: u16) {
     let mut changes = 0;
     let mut known: BTreeMap<Box<str>, MetaBucket> = BTreeMap::new();

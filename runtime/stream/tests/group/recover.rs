@@ -36,7 +36,8 @@ fn append(world: &mut World, name: &str, (n, seq): (u64, u64), body: &str, close
     world.apply(10, &command).reply
 }
 
-/// Streams of two records: `whole` is closed and cold, `open` is cold, `cut` is closed and half cold, `hot` has nothing cold.
+/// Streams of two records: `whole` is closed and cold, `open` is cold, `cut` is closed and half cold, `hot` has nothing
+/// cold.
 fn populated() -> World {
     let mut world = World::new();
     told(&mut world, "b", 1);
