@@ -8,7 +8,7 @@ use weir_testkit::{Client, Request, S3, Server, Setup, metric};
 use crate::{append, history, setup};
 
 /// Runs `weir cold check` against a server.
-fn check(server: &Server, args: &[&str]) -> Output {
+pub(crate) fn check(server: &Server, args: &[&str]) -> Output {
     let admin = format!("http://{}", server.admin());
     let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
     command.args(["cold", "check", "--admin", &admin]).args(args).output().expect("it runs")

@@ -3,6 +3,7 @@
 mod backups;
 mod checks;
 mod faults;
+mod flips;
 mod large;
 mod ledger;
 mod lives;

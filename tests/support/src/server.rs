@@ -116,18 +116,30 @@ impl Setup {
     /// When it exits instead or is not ready in time; the message holds its log.
     #[track_caller]
     pub fn start(&mut self) -> Server {
+        self.try_start().unwrap_or_else(|exit| panic!("the server ended instead of serving: {exit:?}"))
+    }
+
+    /// As [`Setup::start`], of a server that may refuse to.
+    ///
+    /// # Errors
+    /// How it ended.
+    ///
+    /// # Panics
+    /// When it is not ready in time.
+    #[track_caller]
+    pub fn try_start(&mut self) -> Result<Server, Exit> {
         let first = fs::metadata(self.log_path()).is_err();
         let mut attempts = 0;
         loop {
             attempts += 1;
             let mut server = self.spawn();
             match server.wait_ready() {
-                Ok(()) => return server,
+                Ok(()) => return Ok(server),
                 // Another test process may have been given the same port; a restart has to keep its own.
                 Err(Some(exit)) if exit.code == Some(EXIT_PORT_TAKEN) && first && attempts < 10 => {
                     (self.listen, self.admin) = (ports::free(), ports::free());
                 }
-                Err(Some(exit)) => panic!("the server ended instead of serving: {exit:?}"),
+                Err(Some(exit)) => return Err(exit),
                 Err(None) => panic!("the server is not ready after {READY_WITHIN:?}; its log:\n{}", self.log()),
             }
         }
