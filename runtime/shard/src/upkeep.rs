@@ -4,6 +4,7 @@
 //! - [`keeper`]: snapshots, and the log before them.
 //! - [`flusher`]: old bytes from the log to chunks.
 //! - [`merger`]: from many chunks to one, and out of those that are mostly garbage.
+//! - [`trimmer`]: gives up what buckets keep no longer.
 //! - [`sweeper`]: chunks that nothing names.
 //! - [`maker`]: makes a chunk of bytes, and has apply take it in.
 
@@ -12,6 +13,7 @@ mod keeper;
 mod maker;
 mod merger;
 mod sweeper;
+mod trimmer;
 
 use std::rc::Rc;
 
@@ -25,6 +27,7 @@ use crate::write::job::LocalGroup;
 /// Begins the tasks of a group. They run for the shard's life.
 pub(crate) fn begin(core: &Rc<Core>, group: &Rc<LocalGroup>) {
     core.spawn(keeper::run(core.clone(), group.clone()));
+    core.spawn(trimmer::run(core.clone(), group.clone()));
     if let Some(cold) = &core.cold {
         begin_cold(core, group, cold);
     }

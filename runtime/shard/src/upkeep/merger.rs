@@ -245,7 +245,7 @@ mod tests {
     use bytes::BytesMut;
     use weir_stream::{
         BatchBuilder, BucketTold, ChunkId, Command, EncodedBindings, EncodedParts, Expiry, KeyRef, Limits, Part,
-        Records, Reply, Split,
+        Records, Reply, Retention, Split,
     };
     use weir_types::Incarnation;
 
@@ -280,7 +280,7 @@ mod tests {
         let encoded = Part::encode(&ranges.iter().map(part).collect::<Vec<_>>());
         let chunk = ChunkId { term: 1, number: group.chunk_number_last() + 1, nonce: 0 };
         let parts = EncodedParts::of(&encoded);
-        let replies = apply(group, &[Command::Flush { chunk, bytes: 1 << 20, crc: 0, parts }]);
+        let replies = apply(group, &[Command::Flush { chunk, bytes: 1 << 20, crc: 0, times: (0, 0), parts }]);
         assert!(matches!(replies[..], [Reply::Flushed { parts }] if parts as usize == ranges.len()), "{replies:?}");
         group.take_gone_chunks();
     }
@@ -291,7 +291,12 @@ mod tests {
         let keys: Vec<StreamKey> =
             (0..STREAMS).map(|n| StreamKey::new("b", &format!("s{n}")).expect("a valid name")).collect();
         let mut group = Group::new();
-        let told = BucketTold::There { created_ms: 0, fenced: false, bindings: EncodedBindings::of(&[0, 0]) };
+        let told = BucketTold::There {
+            created_ms: 0,
+            fenced: false,
+            retention: Retention::default(),
+            bindings: EncodedBindings::of(&[0, 0]),
+        };
         apply(&mut group, &[Command::Bucket { name: "b", epoch: 1, told }]);
         let create = |(n, key)| Command::Create {
             key: KeyRef::from(key),
