@@ -1,9 +1,9 @@
 //! Buckets, and the list of what is in them.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use weir_testkit::{Client, Request};
 
-use crate::{append, create, in_memory};
+use crate::{append, create, in_memory, on_disk};
 
 #[test]
 fn a_bucket_is_created_described_and_deleted() {
@@ -146,4 +146,29 @@ fn buckets_are_listed_page_by_page() {
     assert_eq!(page("?limit=2&after=b"), ("d-e".into(), Value::Null));
     assert_eq!(page("?after=z"), (String::new(), Value::Null));
     let _ = client.send(Request::get("/-/buckets?limit=0")).expect(400);
+}
+
+#[test]
+fn a_bucket_says_how_much_it_keeps_and_keeps_that_over_a_restart() {
+    let mut setup = on_disk();
+    let server = setup.start();
+    let mut client = server.client();
+    let put = |body: &str| Request::put("/kept").body("application/json", body);
+    let both = json!({"age_s": 3600, "bytes": 1000});
+    let created = client.send(put(r#"{"retention":{"age_s":3600,"bytes":1000}}"#)).expect(201).json();
+    assert_eq!(created["retention"], both);
+    // What is not said stays as it is.
+    for request in [Request::put("/kept"), put("{}"), Request::get("/kept")] {
+        assert_eq!(client.send(request).expect(200).json()["retention"], both);
+    }
+    for body in ["[]", r#"{"retention":7}"#, r#"{"retention":{"age_s":0}}"#, r#"{"keep":{}}"#] {
+        assert_eq!(client.send(put(body)).expect(422).code(), "bucket_invalid", "{body}");
+    }
+    assert_eq!(client.send(put(r#"{"retention":{"bytes":7}}"#)).expect(200).json()["retention"], json!({"bytes": 7}));
+    server.kill();
+    let server = setup.start();
+    let mut client = server.client();
+    assert_eq!(client.send(Request::get("/kept")).expect(200).json()["retention"], json!({"bytes": 7}));
+    let unlimited = client.send(put(r#"{"retention":null}"#)).expect(200).json();
+    assert_eq!(unlimited.get("retention"), None);
 }

@@ -240,3 +240,26 @@ fn what_a_summary_is_of_is_trimmed_only_by_force_and_it_says_where_it_begins() {
     assert_eq!(state(&mut client).0, Some(1));
     assert_eq!(state(&mut client).1, Some(before));
 }
+
+#[test]
+fn a_stream_with_a_summary_is_kept_whole_whatever_its_bucket_keeps() {
+    let server = in_memory().env("WEIR_COLD_FLUSH_AGE_MS", 1000).start();
+    let mut client = server.client();
+    let _ = client.send(Request::put("/demo").body("application/json", r#"{"retention":{"bytes":1}}"#)).expect(201);
+    let _ = client.send(bind("totals", "builtin:stats", "summary", "kept/**")).expect(201);
+    let targets = |folder: &str| (0..8).map(|n| format!("/demo/{folder}/{n}")).collect::<Vec<_>>();
+    for target in targets("kept").iter().chain(&targets("passing")) {
+        create(&mut client, target, "text/plain");
+        for text in ["one", "two", "three"] {
+            let _ = client.send(Request::post(target).body("text/plain", text)).expect(204);
+        }
+    }
+    for target in targets("passing") {
+        weir_testkit::wait_until("the others are trimmed", std::time::Duration::from_secs(20), || {
+            client.send(Request::get(&target)).expect(200).text() == "three"
+        });
+    }
+    for target in targets("kept") {
+        assert_eq!(client.send(Request::get(&target)).expect(200).text(), "onetwothree");
+    }
+}

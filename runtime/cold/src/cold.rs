@@ -153,6 +153,14 @@ impl Cold {
         .await
     }
 
+    /// Says where the packs are that hold bytes of `part`, and when those were appended. Ends when it is dropped.
+    ///
+    /// # Errors
+    /// As for [`Cold::read`].
+    pub async fn index(&self, part: PartRef) -> Result<Vec<PackAt>, ColdError> {
+        self.run(move |inner| async move { inner.index(&part, &part.range, usize::MAX).await }).await
+    }
+
     /// Reads a chunk from the store again when it is asked for next: what was read was damaged.
     pub async fn forget(&self, chunk: ChunkName) {
         self.inner.forget(chunk).await;
@@ -252,8 +260,9 @@ impl Inner {
         read
     }
 
-    async fn read(&self, part: &PartRef, max: ReadMax, is_whole: fn(&[u8]) -> bool) -> Result<ColdPacks, ColdError> {
-        let PartRef { chunk, at, incarnation, ref range } = *part;
+    /// The first packs that hold bytes of `range`, at most so many, one in any case.
+    async fn index(&self, part: &PartRef, range: &Range<u64>, packs_max: usize) -> Result<Vec<PackAt>, ColdError> {
+        let PartRef { chunk, at, incarnation, .. } = *part;
         let damaged = |reason| ColdError::Damaged { chunk: chunk.object(), position: at.into(), reason };
         let begin = u64::from(at);
         let head = self.range(chunk, begin..begin + HEAD_BYTES as u64).await?;
@@ -261,9 +270,15 @@ impl Inner {
         let (len, crc) = index::head(head).ok_or_else(|| damaged("there is no index"))?;
         let body = begin + HEAD_BYTES as u64;
         let body = self.range(chunk, body..body + len as u64).await?;
+        let packs = index::packs(chunk, (&body, crc), incarnation, range, packs_max.max(1));
+        packs.ok_or_else(|| damaged("the index is not that of these bytes"))
+    }
+
+    async fn read(&self, part: &PartRef, max: ReadMax, is_whole: fn(&[u8]) -> bool) -> Result<ColdPacks, ColdError> {
+        let PartRef { chunk, at, ref range, .. } = *part;
+        let damaged = |reason| ColdError::Damaged { chunk: chunk.object(), position: at.into(), reason };
         let end = range.end.min(range.start.saturating_add(max.bytes.max(1) as u64));
-        let packs = index::packs(chunk, (&body, crc), incarnation, &(range.start..end), max.packs.max(1));
-        let mut packs = packs.ok_or_else(|| damaged("the index is not that of these bytes"))?;
+        let mut packs = self.index(part, &(range.start..end), max.packs).await?;
         // One pack in any case, and then whole ones that fit.
         if packs.len() > 1 && packs.last().is_some_and(|last| last.end > end) {
             packs.pop();

@@ -89,6 +89,7 @@ codes! {
     HostUnknown = 421, "host_unknown", "The server is not called by this name.";
     RecordRejected = 422, "record_rejected", "A validator refuses a record.";
     ModuleInvalid = 422, "module_invalid", "This is not a module that can be used.";
+    BucketInvalid = 422, "bucket_invalid", "The bucket cannot be like this.";
     BindingInvalid = 422, "binding_invalid", "The module cannot be bound like this.";
     ProducerLimit = 429, "producer_limit", "The stream has too many active producers.";
     ModuleLimit = 429, "module_limit", "The bucket has as many modules as it may.";

@@ -13,6 +13,7 @@ use weir_storage::{
 };
 use weir_stream::{
     BatchBuilder, BucketTold, Command, EncodedBindings, Expiry, Group, KeyRef, Limits, Outcome, Pack, Piece, Records,
+    Retention,
 };
 use weir_types::limits::SLOTS;
 use weir_types::{GroupId, Incarnation, StreamKey};
@@ -129,7 +130,12 @@ fn frame(step: u64) -> Bytes {
     let (stream, body) = (step / 8, [step as u8; 1000]);
     let (new, gone) = (key(stream), key(stream.saturating_sub(2)));
     let (incarnation, records) = (Incarnation(stream + 1), Records::whole(&body));
-    let told = BucketTold::There { created_ms: 0, fenced: false, bindings: EncodedBindings::of(&[0, 0]) };
+    let told = BucketTold::There {
+        created_ms: 0,
+        fenced: false,
+        retention: Retention::default(),
+        bindings: EncodedBindings::of(&[0, 0]),
+    };
     let create = Command::Create {
         key: KeyRef::from(&new),
         incarnation,

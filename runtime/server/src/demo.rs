@@ -22,7 +22,7 @@ const SCHEMA: &str = r#"{"type":"object","required":["sku","qty"],"properties":{
 /// Whatever the shard says, most likely of a module that cannot be compiled here.
 pub(crate) async fn set_up(shard: &Shard) -> Result<(), ShardError> {
     let bucket = BucketName::new(BUCKET).expect("it is a name");
-    shard.bucket_create(bucket.clone()).await?;
+    shard.bucket_create(bucket.clone(), None).await?;
     for binding in bindings() {
         match shard.binding(bucket.clone(), binding.name.clone()).await {
             Ok(_) => {}

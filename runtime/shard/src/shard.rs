@@ -183,7 +183,7 @@ impl Core {
                 Request::Create(key, request) => shard.create(key, request).await,
                 Request::Delete(key, if_match) => shard.delete(key, if_match).await,
                 Request::Trim(key, request) => shard.trim(key, request).await,
-                Request::BucketCreate(name) => shard.bucket_create(&name).await,
+                Request::BucketCreate(name, retention) => shard.bucket_create(&name, retention).await,
                 Request::BucketDelete(name) => shard.bucket_delete(&name).await,
                 Request::BucketDescribe { group, name } => shard.bucket_describe(group, &name),
                 Request::BucketTell { group, news } => shard.bucket_tell(group, &news).await,

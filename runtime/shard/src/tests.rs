@@ -5,6 +5,7 @@ mod checks;
 mod cuts;
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use futures_util::future::{BoxFuture, join_all};
 use tokio::time::Instant;
 use weir_cold::{ChunkName, ChunkStore, Cold, MemoryStore as ChunkMemory, StoreError};
 use weir_storage::{Arena, Claim, Disk, FRAME_HEADER_BYTES, FaultyDisk, MemoryDisk, Wal, WalConfig, WriteMode};
-use weir_stream::{Appended, Command, Expiry, Facts, KeyRef, Refusal, Split};
+use weir_stream::{Appended, Command, Expiry, Facts, KeyRef, Refusal, Retention, Split};
 use weir_types::limits::PAGE_BYTES_MAX;
 use weir_types::{BucketName, GroupId, Incarnation, Lineage, Offset, ReadFrom, ShardId, StreamKey};
 use weir_wasm::{Host, HostConfig, InProcess, MemoryStore};
@@ -718,7 +719,7 @@ fn a_bucket_is_listed_page_by_page_and_deleted_only_when_empty() {
         }
         node.shards[1].bucket_delete(demo()).await.expect("is empty");
         assert!(matches!(node.shards[1].bucket(demo()).await, Err(ShardError::Refused(Refusal::BucketNotFound))));
-        assert!(!node.shards[1].bucket_create(demo()).await.expect("creates"));
+        assert!(!node.shards[1].bucket_create(demo(), None).await.expect("creates"));
     });
 }
 
@@ -960,7 +961,7 @@ fn a_bucket_whose_deletion_did_not_reach_every_group_is_whole_again_after_a_rest
         // The group that is told last fails; the next operation may be one of the thread that makes segments ahead.
         let disk = &disks[usize::from(TOPOLOGY.wal_of(GroupId(TOPOLOGY.groups - 1)).0)];
         loop {
-            shard.bucket_create(bucket.clone()).await.expect("creates");
+            shard.bucket_create(bucket.clone(), None).await.expect("creates");
             disk.refuse_write_at(disk.operations() + 1);
             if shard.bucket_delete(bucket.clone()).await.is_err() {
                 break;
@@ -1777,5 +1778,114 @@ fn a_read_whose_chunk_goes_with_a_trim_is_planned_again() {
         assert_eq!(from_start.expect("it begins elsewhere now").chunks.concat(), b"two");
         assert!(is_trimmed(at_start, 3));
         assert_eq!(node.sum(|stats| stats.cold_damaged), 0);
+    });
+}
+
+fn retention(age_s: u64, bytes: u64) -> Retention {
+    Retention { age_s: NonZeroU64::new(age_s), bytes: NonZeroU64::new(bytes) }
+}
+
+#[test]
+fn a_bucket_keeps_the_newest_bytes_of_its_streams_in_the_log_and_in_the_cold_tier() {
+    run(async {
+        let config = ShardConfig { flush_age: Duration::from_millis(200), ..config() };
+        let (cold, chunks) = Node::start_cold(config.clone()).await;
+        let hot = Node::start_on(disks(), config).await;
+        for mut node in [cold, hot] {
+            let demo = BucketName::new("demo").expect("a valid name");
+            assert!(!node.shards[1].bucket_create(demo.clone(), Some(retention(0, 5_000))).await.expect("creates"));
+            let other = StreamKey::new("other", "s").expect("a valid address");
+            let keys: Vec<StreamKey> = (0..4).map(|n| key(&format!("s{n}"))).chain([other.clone()]).collect();
+            for key in &keys {
+                node.create(key, Expiry::Never).await;
+            }
+            for flush in 0..5 {
+                for record in 0..4 {
+                    for key in &keys {
+                        node.append(key, &format!("{:1000}", 4 * flush + record)).await.expect("appends");
+                    }
+                }
+                until("all leave the log", || node.cold.is_none() || node.sum(|stats| stats.hot_bytes) == 0).await;
+            }
+            let whole: String = (0..20).map(|record| format!("{record:1000}")).collect();
+            for _ in 0..2 {
+                for key in &keys[..4] {
+                    let begun = std::time::Instant::now();
+                    loop {
+                        let content = node.content(key).await.expect("reads");
+                        assert!(content.len() >= 5_000 && whole.ends_with(&content), "{} bytes", content.len());
+                        // What is beyond by less than a run may stay.
+                        if content.len() < 5_000 + 4_000 {
+                            break;
+                        }
+                        assert!(begun.elapsed() < Duration::from_secs(20), "{} bytes", content.len());
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                }
+                assert_eq!(node.content(&other).await.expect("reads"), whole, "its bucket keeps everything");
+                node = node.restart().await;
+            }
+            let summary = node.shards[0].bucket(demo).await.expect("it is there");
+            assert_eq!(summary.retention, retention(0, 5_000));
+            let left = || node.sum(|stats| stats.cold_bytes + stats.hot_bytes);
+            until("the space is given back", || left() < 4 * 9_000 + 25_000).await;
+            if node.cold.is_some() {
+                let stored = || chunks.objects().values().map(Bytes::len).sum::<usize>() as u64;
+                until("also in the store", || stored() < 2 * left()).await;
+            }
+        }
+    });
+}
+
+#[test]
+fn records_that_are_too_old_go() {
+    run(async {
+        let config = ShardConfig { flush_age: Duration::from_millis(300), ..config() };
+        let (cold, _) = Node::start_cold(config.clone()).await;
+        let hot = Node::start_on(disks(), config).await;
+        for node in [cold, hot] {
+            let demo = BucketName::new("demo").expect("a valid name");
+            node.shards[0].bucket_create(demo, Some(retention(1000, 0))).await.expect("creates");
+            let (key, idle) = (key("s"), self::key("idle"));
+            for key in [&key, &idle] {
+                node.create(key, Expiry::Never).await;
+                node.append(key, "old ").await.expect("appends");
+            }
+            // These are in one chunk, most often.
+            for _ in 0..4 {
+                node.advance(Duration::from_secs(200));
+                node.append(&key, "then ").await.expect("appends");
+            }
+            // A pass notes which entries there are by now.
+            until("it leaves the log", || node.cold.is_none() || node.sum(|stats| stats.hot_bytes) == 0).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert_eq!(node.content(&key).await.expect("reads"), "old then then then then ");
+            let becomes = async |key: &StreamKey, expected: &str| {
+                let begun = std::time::Instant::now();
+                loop {
+                    let content = node.content(key).await.expect("reads");
+                    if content == expected {
+                        return;
+                    }
+                    assert!(content.ends_with(expected), "{content:?} is less than {expected:?}");
+                    assert!(begun.elapsed() < Duration::from_secs(20), "{content:?} is not {expected:?}");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            if node.cold.is_some() {
+                // They are 1280, 1080, 880, 680 and 480 s old.
+                node.advance(Duration::from_secs(480));
+                becomes(&key, "then then then ").await;
+            }
+            node.advance(Duration::from_secs(100));
+            node.append(&key, "new").await.expect("appends");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            node.advance(Duration::from_secs(975));
+            becomes(&key, "new").await;
+            becomes(&idle, "").await;
+            node.advance(Duration::from_secs(1000));
+            becomes(&key, "").await;
+            until("the space is given back", || node.sum(|stats| stats.cold_bytes + stats.hot_bytes) == 0).await;
+        }
     });
 }

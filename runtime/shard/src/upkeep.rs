@@ -5,6 +5,7 @@
 //! - [`flusher`]: old bytes from the log to chunks.
 //! - [`merger`]: from many chunks to one, and out of those that are mostly garbage.
 //! - [`copier`]: snapshots to the store, so that chunks stay as long as a stored one names them.
+//! - [`trimmer`]: gives up what buckets keep no longer.
 //! - [`sweeper`]: chunks that nothing names.
 //! - [`maker`]: makes a chunk of bytes, and has apply take it in.
 //! - [`archivist`]: a copy of all that to another store, when somebody asks.
@@ -18,6 +19,7 @@ mod keeper;
 mod maker;
 mod merger;
 mod sweeper;
+mod trimmer;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -37,6 +39,7 @@ use crate::write::job::LocalGroup;
 pub(crate) fn begin(core: &Rc<Core>, group: &Rc<LocalGroup>) {
     let anchor = Rc::new(Anchor::default());
     core.spawn(keeper::run(core.clone(), group.clone(), anchor.clone()));
+    core.spawn(trimmer::run(core.clone(), group.clone()));
     if let Some(cold) = &core.cold {
         begin_cold(core, group, cold, anchor);
     }

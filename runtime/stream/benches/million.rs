@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use weir_stream::{
     BatchBuilder, BucketTold, ChunkId, Command, EncodedBindings, EncodedParts, Expiry, Group, Limits, PARTS_MAX, Part,
-    Records, Split, Thaw,
+    Records, Retention, Split, Thaw,
 };
 use weir_types::{Incarnation, StreamKey};
 
@@ -66,7 +66,12 @@ fn main() {
         records: Records::new(&body, &split),
     };
     let mut group = Group::new();
-    let told = BucketTold::There { created_ms: 0, fenced: false, bindings: EncodedBindings::of(&[0, 0]) };
+    let told = BucketTold::There {
+        created_ms: 0,
+        fenced: false,
+        retention: Retention::default(),
+        bindings: EncodedBindings::of(&[0, 0]),
+    };
     let mut created = Steps::default();
     apply(&mut group, &mut created, &[Command::Bucket { name: "b", epoch: 1, told }]);
     for batch in (0..STREAMS).collect::<Vec<_>>().chunks(BATCH) {
@@ -146,7 +151,7 @@ fn main() {
         let encoded = Part::encode(&parts);
         let chunk = ChunkId { term: TERM, number, nonce: 0 };
         let parts = EncodedParts::of(&encoded);
-        apply(&mut group, &mut flushed, &[Command::Flush { chunk, bytes: 1, crc: 1, parts }]);
+        apply(&mut group, &mut flushed, &[Command::Flush { chunk, bytes: 1, crc: 1, times: (1, 1), parts }]);
     }
     flushed.say("flush a chunk of 8,192 parts");
     assert_eq!(group.hot_floor(), None);

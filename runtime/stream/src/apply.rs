@@ -58,12 +58,13 @@ impl Group {
             Command::Delete { key, incarnation, if_match } => self.delete(key, incarnation, if_match),
             Command::Expire { key, incarnation } => self.expire(at, key, incarnation),
             Command::Trim { key, incarnation, before, force } => self.trim(key, incarnation, before, force),
-            Command::Flush { chunk, bytes, crc, parts } => {
-                self.flush(at, Chunk { id: chunk, bytes, crc, named_bytes: 0, live_bytes: 0 }, parts)
+            Command::Flush { chunk, bytes, crc, times, parts } => {
+                self.flush(at, Chunk { id: chunk, bytes, crc, times, named_bytes: 0, live_bytes: 0 }, parts)
             }
             Command::Bucket { name, epoch, told } => self.bucket_told(name, epoch, told),
             Command::MetaForm { groups } => decided(self.meta.form(groups)),
             Command::MetaBucket { name, step } => decided(self.meta.bucket_step(name, step, at.time_ms)),
+            Command::MetaRetention { bucket, retention } => decided(self.meta.retention_put(bucket, retention)),
             Command::MetaModulePut { bucket, name, upload } => {
                 decided(self.meta.module_put(bucket, name, &upload, at.time_ms))
             }

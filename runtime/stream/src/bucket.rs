@@ -8,9 +8,39 @@
 //! A deletion fences the bucket everywhere first; if every group then has none of its streams it is gone everywhere, else
 //! it is opened again.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use crate::binding::{Binding, EncodedBindings};
+use crate::codec::{CodecError, Reader};
+use crate::sink::Sink;
+
+/// How much of its streams a bucket keeps: what is beyond one of the limits is trimmed some time later.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// Records that are older than so many seconds go.
+    pub age_s: Option<NonZeroU64>,
+    /// At least so many bytes of each stream stay, the newest.
+    pub bytes: Option<NonZeroU64>,
+}
+
+impl Retention {
+    /// Whether all records stay.
+    pub fn is_unlimited(&self) -> bool {
+        *self == Retention::default()
+    }
+
+    pub(crate) fn put<S: Sink>(self, sink: &mut S) {
+        for limit in [self.age_s, self.bytes] {
+            sink.u64(limit.map_or(0, NonZeroU64::get));
+        }
+    }
+
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Retention, CodecError> {
+        let mut limit = || reader.u64("retention").map(NonZeroU64::new);
+        Ok(Retention { age_s: limit()?, bytes: limit()? })
+    }
+}
 
 /// A bucket in one group.
 #[derive(Clone, Debug)]
@@ -21,6 +51,7 @@ pub(crate) struct Bucket {
     pub(crate) streams: u64,
     /// No stream may be created: the bucket is being deleted.
     pub(crate) fenced: bool,
+    pub(crate) retention: Retention,
     pub(crate) bindings: Vec<Arc<Binding>>,
 }
 
@@ -33,6 +64,8 @@ pub enum BucketTold<'a> {
         created_ms: u64,
         /// Whether no stream may be created in it, for it is being deleted.
         fenced: bool,
+        /// How much of its streams is kept.
+        retention: Retention,
         /// All bindings of the bucket.
         bindings: EncodedBindings<'a>,
     },
@@ -51,4 +84,6 @@ pub struct BucketView {
     pub streams: u64,
     /// Whether creates are stopped because it is being deleted.
     pub fenced: bool,
+    /// How much of its streams is kept.
+    pub retention: Retention,
 }

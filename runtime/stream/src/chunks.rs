@@ -12,7 +12,7 @@ use crate::codec::{CodecError, Reader};
 use crate::sink::Sink;
 
 /// What a chunk takes in the table, about: a place in a tree that is three quarters full.
-const CHUNK_MEMORY_BYTES: usize = 80;
+const CHUNK_MEMORY_BYTES: usize = 104;
 
 /// One chunk of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,6 +34,8 @@ pub struct Chunk {
     pub bytes: u64,
     /// CRC32C of the object.
     pub crc: u32,
+    /// When the first and the last of its bytes were appended, in milliseconds since 1970.
+    pub times: (u64, u64),
     /// Stored bytes in it that streams named when it was new.
     pub named_bytes: u64,
     /// Stored bytes in it that a stream still names.
@@ -146,12 +148,14 @@ impl Chunks {
     pub(crate) fn put<S: Sink>(&self, sink: &mut S) {
         sink.u32(self.last_number);
         sink.varint(self.by_number.len() as u64);
-        for Chunk { id, bytes, crc, named_bytes, live_bytes } in self.by_number.values() {
+        for Chunk { id, bytes, crc, times, named_bytes, live_bytes } in self.by_number.values() {
             sink.varint(id.term);
             sink.varint(id.number.into());
             sink.u32(id.nonce);
             sink.varint(*bytes);
             sink.u32(*crc);
+            sink.u64(times.0);
+            sink.u64(times.1);
             sink.varint(*named_bytes);
             sink.varint(*live_bytes);
         }
@@ -165,8 +169,9 @@ impl Chunks {
         for _ in 0..reader.varint(WHAT)? {
             let id = ChunkId { term: reader.varint(WHAT)?, number: reader.varint_u32(WHAT)?, nonce: reader.u32(WHAT)? };
             let (bytes, crc) = (reader.varint(WHAT)?, reader.u32(WHAT)?);
+            let times = (reader.u64(WHAT)?, reader.u64(WHAT)?);
             let (named_bytes, live_bytes) = (reader.varint(WHAT)?, reader.varint(WHAT)?);
-            let chunk = Chunk { id, bytes, crc, named_bytes, live_bytes };
+            let chunk = Chunk { id, bytes, crc, times, named_bytes, live_bytes };
             if !chunks.insert(chunk) || id.number > last_number || live_bytes > named_bytes || live_bytes == 0 {
                 return Err(CodecError::Field(WHAT));
             }

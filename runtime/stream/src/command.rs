@@ -7,7 +7,7 @@ use weir_types::limits::{CONTENT_TYPE_BYTES_MAX, PRODUCER_ID_BYTES_MAX, WORD_BYT
 use weir_types::{Digest, Incarnation, Lineage, Offset, Role};
 
 use crate::binding::{EncodedBindings, role_code, role_of};
-use crate::bucket::BucketTold;
+use crate::bucket::{BucketTold, Retention};
 use crate::chunks::ChunkId;
 use crate::codec::{CodecError, Reader};
 use crate::fields::{flag, put_expiry, read_expiry};
@@ -38,6 +38,7 @@ const KIND_META_MODULE_FAILED: u8 = 45;
 /// [`KIND_DELETE`] with the tail that is expected.
 const KIND_DELETE_AT: u8 = 46;
 const KIND_TRIM: u8 = 47;
+const KIND_META_RETENTION: u8 = 48;
 
 const FLAG_CLOSE: u8 = 1;
 const FLAG_PRODUCER: u8 = 2;
@@ -133,6 +134,8 @@ pub enum Command<'a> {
         bytes: u64,
         /// CRC32C of the object.
         crc: u32,
+        /// When the first and the last of its bytes were appended, in milliseconds since 1970.
+        times: (u64, u64),
         /// Which bytes.
         parts: EncodedParts<'a>,
     },
@@ -156,6 +159,13 @@ pub enum Command<'a> {
         name: &'a str,
         /// What happens to it.
         step: BucketStep,
+    },
+    /// Group 0 only: how much of a bucket's streams is kept changes, before any group hears of it.
+    MetaRetention {
+        /// The bucket.
+        bucket: &'a str,
+        /// How much is kept from now on.
+        retention: Retention,
     },
     /// Group 0 only: a module was uploaded, and is going to be compiled.
     MetaModulePut {
@@ -268,12 +278,14 @@ impl<'a> Command<'a> {
                 sink.u64(before);
                 sink.u8(u8::from(force));
             }
-            Command::Flush { chunk, bytes, crc, parts } => {
+            Command::Flush { chunk, bytes, crc, times, parts } => {
                 sink.u64(chunk.term);
                 sink.u32(chunk.number);
                 sink.u32(chunk.nonce);
                 sink.u64(bytes);
                 sink.u32(crc);
+                sink.u64(times.0);
+                sink.u64(times.1);
                 sink.bytes(parts.bytes());
             }
             Command::Bucket { name, epoch, told } => {
@@ -286,6 +298,10 @@ impl<'a> Command<'a> {
                 sink.short(name);
                 let code = BUCKET_STEPS.iter().position(|other| *other == step).expect("every step has a place");
                 sink.u8(code as u8);
+            }
+            Command::MetaRetention { bucket, retention } => {
+                sink.short(bucket);
+                retention.put(sink);
             }
             Command::MetaModulePut { bucket, name, upload } => {
                 put_words(sink, bucket, name);
@@ -335,8 +351,8 @@ impl<'a> Command<'a> {
             }
             KIND_FLUSH => {
                 let chunk = ChunkId { term: r.u64("chunk")?, number: r.u32("chunk")?, nonce: r.u32("chunk")? };
-                let (bytes, crc) = (r.u64("chunk")?, r.u32("chunk")?);
-                Command::Flush { chunk, bytes, crc, parts: EncodedParts::read(r)? }
+                let (bytes, crc, times) = (r.u64("chunk")?, r.u32("chunk")?, (r.u64("chunk")?, r.u64("chunk")?));
+                Command::Flush { chunk, bytes, crc, times, parts: EncodedParts::read(r)? }
             }
             KIND_BUCKET => {
                 let (name, epoch) = (read_bucket(r)?, r.u64("bucket epoch")?);
@@ -351,6 +367,7 @@ impl<'a> Command<'a> {
                 let step = BUCKET_STEPS.get(usize::from(code)).ok_or(CodecError::Field("bucket step"))?;
                 Command::MetaBucket { name, step: *step }
             }
+            KIND_META_RETENTION => Command::MetaRetention { bucket: read_bucket(r)?, retention: Retention::read(r)? },
             KIND_META_MODULE_PUT => {
                 let (bucket, name) = read_words(r)?;
                 Command::MetaModulePut { bucket, name, upload: read_upload(r)? }
@@ -398,6 +415,7 @@ impl<'a> Command<'a> {
             Command::Bucket { .. } => KIND_BUCKET,
             Command::MetaForm { .. } => KIND_META_FORM,
             Command::MetaBucket { .. } => KIND_META_BUCKET,
+            Command::MetaRetention { .. } => KIND_META_RETENTION,
             Command::MetaModulePut { .. } => KIND_META_MODULE_PUT,
             Command::MetaModuleReady { .. } => KIND_META_MODULE_READY,
             Command::MetaModuleFailed { .. } => KIND_META_MODULE_FAILED,
@@ -484,9 +502,10 @@ fn read_words<'a>(r: &mut Reader<'a>) -> Result<(&'a str, &'a str), CodecError> 
 fn put_told<S: Sink>(sink: &mut S, told: BucketTold<'_>) {
     match told {
         BucketTold::Gone => sink.u8(TOLD_GONE),
-        BucketTold::There { created_ms, fenced, bindings } => {
+        BucketTold::There { created_ms, fenced, retention, bindings } => {
             sink.u8(if fenced { TOLD_FENCED } else { TOLD_OPEN });
             sink.u64(created_ms);
+            retention.put(sink);
             sink.bytes(bindings.bytes());
         }
     }
@@ -500,7 +519,8 @@ fn read_told<'a>(r: &mut Reader<'a>) -> Result<BucketTold<'a>, CodecError> {
         _ => return Err(CodecError::Field("bucket told")),
     };
     let created_ms = r.u64("bucket creation time")?;
-    Ok(BucketTold::There { created_ms, fenced, bindings: EncodedBindings::read(r)? })
+    let retention = Retention::read(r)?;
+    Ok(BucketTold::There { created_ms, fenced, retention, bindings: EncodedBindings::read(r)? })
 }
 
 fn read_upload<'a>(r: &mut Reader<'a>) -> Result<Upload<'a>, CodecError> {

@@ -66,7 +66,7 @@ mod tests {
     use super::*;
     use crate::batch::{Frame, Limits};
     use crate::binding::EncodedBindings;
-    use crate::bucket::BucketTold;
+    use crate::bucket::{BucketTold, Retention};
     use crate::create::NewStream;
     use crate::group::At;
     use crate::records::Records;
@@ -75,7 +75,8 @@ mod tests {
     fn a_deleted_stream_gives_its_type_back() {
         let mut group = Group::new();
         let bindings = EncodedBindings::of(&[0, 0]);
-        group.bucket_told("b", 1, BucketTold::There { created_ms: 0, fenced: false, bindings });
+        let retention = Retention::default();
+        group.bucket_told("b", 1, BucketTold::There { created_ms: 0, fenced: false, retention, bindings });
         let key = KeyRef::parse("b/s").expect("a key");
         let frame = Frame { pos: 0, len: 0 };
         let at = At { term: 1, index: 1, frame, time_ms: 0, limits: Limits { producers_max: 1 } };

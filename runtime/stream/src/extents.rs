@@ -44,6 +44,14 @@ pub enum Piece {
 }
 
 impl Piece {
+    /// The position of its first byte.
+    pub fn start(&self) -> u64 {
+        match self {
+            Piece::Cold { start, .. } => *start,
+            Piece::Hot(extent) => extent.start,
+        }
+    }
+
     /// The position after its last byte.
     pub fn end(&self) -> u64 {
         match self {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use weir_types::Role;
 
 use crate::binding::{Binding, EncodedBindings, role_code, role_of};
-use crate::bucket::Bucket;
+use crate::bucket::{Bucket, Retention};
 use crate::chunks::Chunks;
 use crate::codec::{CodecError, Reader};
 use crate::group::Group;
@@ -40,11 +40,12 @@ pub(crate) fn put<S: Sink>(group: &Group, sink: &mut S) {
     group.chunks.put(sink);
     sink.varint(group.buckets.len() as u64);
     for (name, bucket) in &group.buckets {
-        let Bucket { epoch, created_ms, streams: _, fenced, bindings } = bucket;
+        let Bucket { epoch, created_ms, streams: _, fenced, retention, bindings } = bucket;
         sink.short(name);
         sink.u64(*epoch);
         sink.u64(*created_ms);
         sink.u8(u8::from(*fenced));
+        retention.put(sink);
         put_bindings(sink, bindings.iter());
     }
     put_meta(sink, &group.meta);
@@ -66,9 +67,10 @@ pub(crate) fn read(group: &mut Group, reader: &mut Reader<'_>) -> Result<Told, C
     for _ in 0..reader.varint(WHAT)? {
         let name = reader.short(WHAT)?.into();
         let (epoch, created_ms, fenced) = (reader.u64(WHAT)?, reader.u64(WHAT)?, reader.flag(WHAT)?);
+        let retention = Retention::read(reader)?;
         let bindings: Vec<_> = read_bindings(reader)?.into_iter().map(Arc::new).collect();
         group.bound_buckets += usize::from(!bindings.is_empty());
-        group.buckets.insert(name, Bucket { epoch, created_ms, streams: 0, fenced, bindings });
+        group.buckets.insert(name, Bucket { epoch, created_ms, streams: 0, fenced, retention, bindings });
     }
     group.meta = read_meta(reader)?;
     Ok(Told { streams, chunks_live_bytes })
@@ -88,11 +90,12 @@ fn put_meta<S: Sink>(sink: &mut S, meta: &Meta) {
     sink.u64(*changes);
     sink.varint(buckets.len() as u64);
     for (name, bucket) in buckets {
-        let MetaBucket { state, created_ms, modules, bindings, epoch } = bucket;
+        let MetaBucket { state, created_ms, retention, modules, bindings, epoch } = bucket;
         sink.short(name);
         sink.u8(state_code(*state));
         sink.u64(*created_ms);
         sink.u64(*epoch);
+        retention.put(sink);
         put_bindings(sink, bindings.values());
         sink.varint(modules.len() as u64);
         for (name, Module { revisions, failed, numbers }) in modules {
@@ -115,10 +118,10 @@ fn read_meta(reader: &mut Reader<'_>) -> Result<Meta, CodecError> {
     for _ in 0..reader.varint(WHAT)? {
         let name = reader.short(WHAT)?.into();
         let state = state_of(reader.u8(WHAT)?)?;
-        let (created_ms, epoch) = (reader.u64(WHAT)?, reader.u64(WHAT)?);
+        let (created_ms, epoch, retention) = (reader.u64(WHAT)?, reader.u64(WHAT)?, Retention::read(reader)?);
         let bindings = read_bindings(reader)?.into_iter().map(|binding| (binding.name.clone(), Arc::new(binding)));
-        let mut bucket =
-            MetaBucket { state, created_ms, modules: Default::default(), bindings: bindings.collect(), epoch };
+        let (modules, bindings) = (Default::default(), bindings.collect());
+        let mut bucket = MetaBucket { state, created_ms, retention, modules, bindings, epoch };
         for _ in 0..reader.varint(WHAT)? {
             let name = reader.short(WHAT)?.into();
             let mut module = Module { numbers: reader.u32(WHAT)?, ..Module::default() };

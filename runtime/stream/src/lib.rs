@@ -60,7 +60,7 @@ mod upload;
 
 pub use batch::{Batch, BatchBuilder, Frame, Limits, frame_bytes_max};
 pub use binding::{BUILTIN_PREFIX, Binding, EPOCH_UNJUDGED, EncodedBindings};
-pub use bucket::{BucketTold, BucketView};
+pub use bucket::{BucketTold, BucketView, Retention};
 pub use chunks::{Chunk, ChunkId, ChunkTotals};
 pub use codec::CodecError;
 pub use command::Command;

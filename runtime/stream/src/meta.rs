@@ -13,6 +13,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::binding::Binding;
+use crate::bucket::Retention;
 use crate::module::Module;
 use crate::reply::{Refusal, Reply};
 
@@ -33,6 +34,8 @@ pub struct MetaBucket {
     pub state: BucketState,
     /// When it was created, in milliseconds since 1970.
     pub created_ms: u64,
+    /// How much of its streams is kept.
+    pub retention: Retention,
     /// What was uploaded, by name.
     pub modules: BTreeMap<Box<str>, Module>,
     /// What is attached to its streams, by name.
@@ -71,8 +74,8 @@ pub enum BucketStep {
 
 impl MetaBucket {
     pub(crate) fn new(created_ms: u64, epoch: u64) -> MetaBucket {
-        let (modules, bindings) = Default::default();
-        MetaBucket { state: BucketState::Active, created_ms, modules, bindings, epoch }
+        let (retention, modules, bindings) = Default::default();
+        MetaBucket { state: BucketState::Active, created_ms, retention, modules, bindings, epoch }
     }
 }
 
@@ -161,6 +164,17 @@ impl Meta {
         assert!(bucket.epoch < epoch, "the changes of a bucket rise");
         bucket.state = state;
         bucket.epoch = epoch;
+        Ok(Reply::Done)
+    }
+
+    /// Says how much of a bucket's streams is kept from now on.
+    pub(crate) fn retention_put(&mut self, name: &str, retention: Retention) -> Result<Reply, Refusal> {
+        if self.active_bucket(name)?.retention != retention {
+            let epoch = self.next_change();
+            let bucket = self.active_bucket(name)?;
+            bucket.retention = retention;
+            bucket.epoch = epoch;
+        }
         Ok(Reply::Done)
     }
 

@@ -9,8 +9,13 @@ use crate::reply::{Refusal, Reply};
 impl Group {
     /// The group's own copy of a bucket.
     pub fn bucket(&self, name: &str) -> Option<BucketView> {
-        let &Bucket { epoch, created_ms, streams, fenced, .. } = self.buckets.get(name)?;
-        Some(BucketView { epoch, created_ms, streams, fenced })
+        let &Bucket { epoch, created_ms, streams, fenced, retention, .. } = self.buckets.get(name)?;
+        Some(BucketView { epoch, created_ms, streams, fenced, retention })
+    }
+
+    /// Whether any bucket keeps less than everything.
+    pub fn has_retention(&self) -> bool {
+        self.buckets.values().any(|bucket| !bucket.retention.is_unlimited())
     }
 
     /// Takes in what group 0 says of a bucket, if it is news.
@@ -35,12 +40,13 @@ impl Group {
                 );
                 self.buckets_gone_epoch = self.buckets_gone_epoch.max(epoch);
             }
-            BucketTold::There { created_ms, fenced, bindings } => {
-                let new = || Bucket { epoch, created_ms, streams: 0, fenced, bindings: Vec::new() };
+            BucketTold::There { created_ms, fenced, retention, bindings } => {
+                let new = || Bucket { epoch, created_ms, streams: 0, fenced, retention, bindings: Vec::new() };
                 let own = self.buckets.entry(name.into()).or_insert_with(new);
                 own.epoch = epoch;
                 own.created_ms = created_ms;
                 own.fenced = fenced;
+                own.retention = retention;
                 self.set_bindings(name, bindings.decode().into_iter().map(Arc::new).collect());
             }
         }

@@ -1,11 +1,14 @@
 //! Our own bytes: what is written reads back, and nothing else is believed.
 
+use std::num::NonZeroU64;
+
 use bytes::{Bytes, BytesMut};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use weir_stream::{
     Batch, BatchBuilder, Binding, BucketStep, BucketTold, ChunkId, CodecError, Command, EncodedBindings, EncodedParts,
-    Expiry, Group, Limits, Outcome, Pack, Part, Pattern, ProducerRef, Records, Split, Upload, frame_bytes_max, packs,
+    Expiry, Group, Limits, Outcome, Pack, Part, Pattern, ProducerRef, Records, Retention, Split, Upload,
+    frame_bytes_max, packs,
 };
 use weir_types::{Digest, Incarnation, Lineage, Offset, Role, StreamKey};
 
@@ -67,6 +70,7 @@ impl Fields {
                 told: BucketTold::There {
                     created_ms: self.number,
                     fenced: self.flag,
+                    retention: self.retention(),
                     bindings: EncodedBindings::of(&self.bindings),
                 },
             },
@@ -92,11 +96,17 @@ impl Fields {
                 chunk: ChunkId { term: self.epoch, number: self.number as u32, nonce: 5 },
                 bytes: self.number,
                 crc: self.epoch as u32,
+                times: (self.number, self.epoch),
                 parts: EncodedParts::of(&self.parts),
             },
             22 => Command::Trim { key, incarnation, before: self.epoch, force: self.flag },
+            23 => Command::MetaRetention { bucket: name, retention: self.retention() },
             _ => Command::MetaBindingDelete { bucket: name, name: word },
         }
+    }
+
+    fn retention(&self) -> Retention {
+        Retention { age_s: NonZeroU64::new(self.epoch), bytes: NonZeroU64::new(self.number % 3) }
     }
 
     fn has_payload(&self) -> bool {
@@ -142,7 +152,7 @@ fn fields() -> impl Strategy<Value = Fields> {
     let rest = (expiry, proptest::option::of(("\\PC{1,60}", any::<u64>(), any::<u64>())));
     let more = (proptest::option::of("\\PC{0,60}"), proptest::option::of(offset), body);
     let numbers = (any::<u64>(), prop_oneof![Just(0), any::<u64>()]);
-    (0..24u8, key, "[ -~]{0,255}", numbers, any::<bool>(), rest, more).prop_map(
+    (0..25u8, key, "[ -~]{0,255}", numbers, any::<bool>(), rest, more).prop_map(
         |(kind, key, text, (number, epoch), flag, (expiry, producer), (seq, if_match, (body, json, mut cuts)))| {
             cuts.sort_unstable();
             let split =

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use weir_stream::{Appended, Binding, BucketView, Expiry, Facts, Revision};
+use weir_stream::{Appended, Binding, BucketView, Expiry, Facts, Retention, Revision};
 use weir_types::{Incarnation, Offset};
 
 use crate::message::error::ShardError;
@@ -87,6 +87,8 @@ pub struct BucketSummary {
     pub created_ms: u64,
     /// Streams in it.
     pub streams: u64,
+    /// How much of its streams is kept.
+    pub retention: Retention,
 }
 
 /// A module as a client sees it.

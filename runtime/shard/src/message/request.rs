@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use weir_stream::{BucketTold, EncodedBindings, Expiry, Pattern};
+use weir_stream::{BucketTold, EncodedBindings, Expiry, Pattern, Retention};
 use weir_types::{BucketName, GroupId, ModuleName, Offset, ReadFrom, Role, StreamKey};
 
 use crate::message::body::Body;
@@ -147,7 +147,8 @@ pub(crate) enum Request {
         after: Box<str>,
         limit: usize,
     },
-    BucketCreate(Box<str>),
+    /// And have it keep so much, if that is said.
+    BucketCreate(Box<str>, Option<Retention>),
     BucketDelete(Box<str>),
     BucketDescribe {
         group: GroupId,
@@ -213,7 +214,7 @@ impl Request {
             | Request::Summary { key, .. } => Some(key),
             Request::List { .. }
             | Request::Buckets { .. }
-            | Request::BucketCreate(_)
+            | Request::BucketCreate(..)
             | Request::BucketDelete(_)
             | Request::BucketDescribe { .. }
             | Request::BucketTell { .. }
@@ -234,6 +235,7 @@ pub(crate) struct BucketNews {
     pub(crate) epoch: u64,
     pub(crate) created_ms: u64,
     pub(crate) fenced: bool,
+    pub(crate) retention: Retention,
     /// All its bindings, encoded; `None` when the bucket is gone.
     pub(crate) bindings: Option<Bytes>,
 }
@@ -245,6 +247,7 @@ impl BucketNews {
             Some(bindings) => BucketTold::There {
                 created_ms: self.created_ms,
                 fenced: self.fenced,
+                retention: self.retention,
                 bindings: EncodedBindings::of(bindings),
             },
         }

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use weir_stream::{Binding, BucketState, BucketStep, BucketView, Command, Refusal, Reply};
+use weir_stream::{Binding, BucketState, BucketStep, BucketView, Command, Refusal, Reply, Retention};
 use weir_types::{BucketName, GroupId};
 
 use crate::core::{Core, Shard};
@@ -18,12 +18,13 @@ use crate::message::{Answer, BucketNews, BucketSummary, Request, Response, Shard
 const RENEWALS_MAX: usize = 3;
 
 impl Shard {
-    /// Creates a bucket; the answer says whether it was there already.
+    /// Creates a bucket; the answer says whether it was there already. In either case it keeps what `retention` says from now
+    /// on, if that is given.
     ///
     /// # Errors
     /// [`Refusal::BucketBusy`] while it is being deleted.
-    pub async fn bucket_create(&self, name: BucketName) -> Result<bool, ShardError> {
-        match self.call(self.meta_owner(), Request::BucketCreate(name.as_str().into())).await? {
+    pub async fn bucket_create(&self, name: BucketName, retention: Option<Retention>) -> Result<bool, ShardError> {
+        match self.call(self.meta_owner(), Request::BucketCreate(name.as_str().into(), retention)).await? {
             Answer::BucketCreated { existed } => Ok(existed),
             _ => unreachable!("a bucket's creation is answered with its age"),
         }
@@ -46,12 +47,13 @@ impl Shard {
     /// # Errors
     /// [`Refusal::BucketNotFound`] when there is none.
     pub async fn bucket(&self, name: BucketName) -> Result<BucketSummary, ShardError> {
-        let mut summary = BucketSummary { created_ms: u64::MAX, streams: 0 };
+        let mut summary = BucketSummary { created_ms: u64::MAX, streams: 0, retention: Retention::default() };
         for group in self.0.topology.groups() {
             let owner = self.0.topology.owner_of(group);
             match self.call(owner, Request::BucketDescribe { group, name: name.as_str().into() }).await? {
-                Answer::Bucket(BucketView { streams, created_ms, .. }) => {
+                Answer::Bucket(BucketView { streams, created_ms, retention, .. }) => {
                     summary.streams += streams;
+                    summary.retention = retention;
                     summary.created_ms = summary.created_ms.min(created_ms);
                 }
                 _ => unreachable!("a bucket is described as such"),
@@ -76,9 +78,12 @@ impl Core {
         Answer::Buckets(behind.take(limit).map(|(name, bucket)| (name.into(), bucket.created_ms)).collect())
     }
 
-    pub(crate) async fn bucket_create(self: &Rc<Self>, name: &str) -> Response {
+    pub(crate) async fn bucket_create(self: &Rc<Self>, name: &str, retention: Option<Retention>) -> Response {
         match self.meta_step(name, BucketStep::Create).await? {
             Reply::MetaBucket { existed, .. } => {
+                if let Some(retention) = retention {
+                    self.meta_change(&Command::MetaRetention { bucket: name, retention }).await?;
+                }
                 self.settle_or_leave(name).await?;
                 Ok(Answer::BucketCreated { existed })
             }
@@ -170,13 +175,18 @@ impl Core {
             epoch: bucket.epoch,
             created_ms: bucket.created_ms,
             fenced: bucket.state == BucketState::Deleting,
+            retention: bucket.retention,
             bindings: (bucket.state != BucketState::Dropped).then(encode),
         })
     }
 
     /// Takes a bucket's next step in group 0.
     async fn meta_step(&self, name: &str, step: BucketStep) -> Result<Reply, ShardError> {
-        match self.group(GroupId::META).command(&Command::MetaBucket { name, step }).await? {
+        self.meta_change(&Command::MetaBucket { name, step }).await
+    }
+
+    async fn meta_change(&self, command: &Command<'_>) -> Result<Reply, ShardError> {
+        match self.group(GroupId::META).command(command).await? {
             Reply::Refused(refusal) => Err(refusal.into()),
             reply => Ok(reply),
         }

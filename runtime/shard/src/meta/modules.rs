@@ -257,7 +257,7 @@ impl Core {
         if !self.config.buckets_auto_create {
             return Err(ShardError::BucketUnknown);
         }
-        self.bucket_create(bucket).await.map(|_| ())
+        self.bucket_create(bucket, None).await.map(|_| ())
     }
 }
 

@@ -266,3 +266,64 @@ impl Piece {
         false
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use weir_stream::{
+        BatchBuilder, BucketTold, EncodedBindings, Expiry, Group, KeyRef, Limits, Records, Retention, Split,
+    };
+
+    use super::*;
+
+    /// Applies a command, and adds its entry to what becomes a chunk.
+    fn apply(group: &mut Group, load: &mut Load, command: &Command<'_>) {
+        let mut builder = BatchBuilder::new(BytesMut::new());
+        builder.push(command);
+        let body = builder.finish(1, Limits { producers_max: 8 }).freeze();
+        let index = group.applied().map_or(0, |applied| applied + 1);
+        group.apply(1, index, &body, &mut Vec::new()).expect("our own bytes");
+        load.entries.insert(index, Entry { time_ms: 1, body });
+    }
+
+    #[test]
+    fn a_part_begins_anew_when_a_trim_takes_what_lay_between_two_turns() {
+        let key = StreamKey::new("b", "s").expect("a valid name");
+        let (mut group, mut load, incarnation) = (Group::new(), Load::default(), Incarnation(1));
+        let (retention, bindings) = (Retention::default(), EncodedBindings::of(&[0, 0]));
+        let told = BucketTold::There { created_ms: 0, fenced: false, retention, bindings };
+        apply(&mut group, &mut load, &Command::Bucket { name: "b", epoch: 1, told });
+        let create = Command::Create {
+            key: KeyRef::from(&key),
+            incarnation,
+            content_type: "text/plain",
+            expiry: Expiry::Never,
+            closed: false,
+            only_new: true,
+            bindings_epoch: 0,
+            records: Records::NONE,
+        };
+        apply(&mut group, &mut load, &create);
+        for text in ["one", "two", "three", "four"] {
+            let append = Command::Append {
+                key: KeyRef::from(&key),
+                incarnation,
+                close: false,
+                producer: None,
+                seq: None,
+                if_match: None,
+                bindings_epoch: 0,
+                records: Records::new(text.as_bytes(), &Split::Whole),
+            };
+            apply(&mut group, &mut load, &append);
+        }
+        let mut piece = Piece { key: key.clone(), incarnation, start: 0, end: 0, packs: Vec::new() };
+        assert!(piece.add_packs(&group, &load, u64::MAX, &mut 2), "there are more");
+        assert_eq!((piece.start, piece.end, piece.packs.len()), (0, 6, 2));
+        let trim = Command::Trim { key: KeyRef::from(&key), incarnation, before: 11, force: false };
+        apply(&mut group, &mut load, &trim);
+        assert!(!piece.add_packs(&group, &load, u64::MAX, &mut 2), "these are all");
+        assert_eq!((piece.start, piece.end, piece.packs.len()), (11, 15, 1));
+        assert!(piece.packs[0].bytes.ends_with(b"four"));
+    }
+}

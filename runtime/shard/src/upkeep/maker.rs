@@ -77,11 +77,11 @@ impl Maker {
         let id = ChunkId { term, number: *last_number, nonce: self.nonce };
         let name = group.chunk_name(id);
         let built = tokio::task::spawn_blocking(move || build(name, bytes, &pieces));
-        let (chunk, crc, parts) = built.await.map_err(|_| ShardError::Unavailable)?;
+        let (chunk, crc, times, parts) = built.await.map_err(|_| ShardError::Unavailable)?;
         let bytes = chunk.len() as u64;
         // It may be there all the same.
         self.cold.put(name, chunk).await.inspect_err(|_| self.garbage.borrow_mut().push(name.into()))?;
-        let command = Command::Flush { chunk: id, bytes, crc, parts: EncodedParts::of(&parts) };
+        let command = Command::Flush { chunk: id, bytes, crc, times, parts: EncodedParts::of(&parts) };
         let answer = {
             let _turn = self.core.upkeep.lock().await;
             group.command_until(&command, Instant::now() + COMMAND_DEADLINE).await
@@ -103,8 +103,8 @@ impl Maker {
     }
 }
 
-/// The chunk, its checksum, and its parts as the command carries them.
-fn build(name: ChunkName, bytes: u64, pieces: &[Piece]) -> (Bytes, u32, Vec<u8>) {
+/// The chunk, its checksum, when the first and the last of its bytes were appended, and its parts as the command carries them.
+fn build(name: ChunkName, bytes: u64, pieces: &[Piece]) -> (Bytes, u32, (u64, u64), Vec<u8>) {
     let mut builder = ChunkBuilder::new(name, bytes as usize);
     let parts: Vec<Part<'_>> = pieces
         .iter()
@@ -118,5 +118,7 @@ fn build(name: ChunkName, bytes: u64, pieces: &[Piece]) -> (Bytes, u32, Vec<u8>)
     let encoded = Part::encode(&parts);
     let chunk = builder.finish();
     let crc = crc32c::crc32c(&chunk);
-    (chunk, crc, encoded)
+    let times = || pieces.iter().flat_map(|piece| &piece.packs).map(|pack| pack.time_ms);
+    let times = (times().min().unwrap_or(0), times().max().unwrap_or(0));
+    (chunk, crc, times, encoded)
 }

@@ -391,7 +391,7 @@ mod tests {
     use bytes::BytesMut;
     use weir_stream::{
         BatchBuilder, BucketTold, ChunkId, Command, EncodedBindings, EncodedParts, Expiry, KeyRef, Limits, Part,
-        Records, Reply, Split,
+        Records, Reply, Retention, Split,
     };
     use weir_types::Incarnation;
 
@@ -427,7 +427,7 @@ mod tests {
         let chunk = ChunkId { term: 1, number: group.chunk_number_last() + 1, nonce: 0 };
         let parts = EncodedParts::of(&encoded);
         let bytes = ranges.iter().map(|(_, range)| range.end - range.start).sum();
-        let replies = apply(group, &[Command::Flush { chunk, bytes, crc: 0, parts }]);
+        let replies = apply(group, &[Command::Flush { chunk, bytes, crc: 0, times: (0, 0), parts }]);
         assert!(matches!(replies[..], [Reply::Flushed { parts }] if parts as usize == ranges.len()), "{replies:?}");
         group.take_gone_chunks();
     }
@@ -438,7 +438,12 @@ mod tests {
         let keys: Vec<StreamKey> =
             (0..STREAMS).map(|n| StreamKey::new("b", &format!("s{n}")).expect("a valid name")).collect();
         let mut group = Group::new();
-        let told = BucketTold::There { created_ms: 0, fenced: false, bindings: EncodedBindings::of(&[0, 0]) };
+        let told = BucketTold::There {
+            created_ms: 0,
+            fenced: false,
+            retention: Retention::default(),
+            bindings: EncodedBindings::of(&[0, 0]),
+        };
         apply(&mut group, &[Command::Bucket { name: "b", epoch: 1, told }]);
         let create = |(n, key)| Command::Create {
             key: KeyRef::from(key),

@@ -144,7 +144,7 @@ impl Core {
         if !self.config.buckets_auto_create {
             return Err(ShardError::BucketUnknown);
         }
-        self.call(self.topology.owner_of(GroupId::META), Request::BucketCreate(key.bucket().into())).await?;
+        self.call(self.topology.owner_of(GroupId::META), Request::BucketCreate(key.bucket().into(), None)).await?;
         group.command_until(create, deadline).await
     }
 

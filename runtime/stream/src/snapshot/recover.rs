@@ -82,7 +82,7 @@ pub fn join_buckets(groups: &mut BTreeMap<GroupId, Group>, count: u16) {
             changes = changes.max(bucket.epoch);
             let found = known.entry(name.clone()).or_insert_with(|| MetaBucket::new(bucket.created_ms, 0));
             if bucket.epoch > found.epoch {
-                found.epoch = bucket.epoch;
+                (found.epoch, found.retention) = (bucket.epoch, bucket.retention);
                 let bindings = bucket.bindings.iter().map(|binding| (binding.name.clone(), binding.clone()));
                 found.bindings = bindings.collect();
             }
@@ -95,7 +95,7 @@ pub fn join_buckets(groups: &mut BTreeMap<GroupId, Group>, count: u16) {
     for (name, bucket) in std::mem::take(&mut meta.buckets) {
         if let Some(found) = known.get_mut(&name) {
             if bucket.epoch >= found.epoch {
-                found.bindings = bucket.bindings;
+                (found.bindings, found.retention) = (bucket.bindings, bucket.retention);
             }
             (found.created_ms, found.modules) = (bucket.created_ms, bucket.modules);
         } else if bucket.state == BucketState::Active {

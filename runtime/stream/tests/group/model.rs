@@ -9,7 +9,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use weir_stream::{
     BucketTold, Change, ChunkId, Command, EncodedBindings, Expiry, Outcome, Piece, ProducerRef, Records, Refusal,
-    Reply, Split, Stream,
+    Reply, Retention, Split, Stream,
 };
 use weir_types::{Incarnation, Lineage, Offset, ReadFrom, StreamKey};
 
@@ -634,7 +634,7 @@ fn told(verb: u8, epoch: u64) -> Command<'static> {
     let bindings = EncodedBindings::of(&[0, 0]);
     let told = match verb {
         2 => BucketTold::Gone,
-        _ => BucketTold::There { created_ms: 5, fenced: verb == 1, bindings },
+        _ => BucketTold::There { created_ms: 5, fenced: verb == 1, retention: Retention::default(), bindings },
     };
     Command::Bucket { name: "b", epoch, told }
 }

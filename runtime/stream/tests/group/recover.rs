@@ -16,7 +16,12 @@ fn key(name: &str) -> StreamKey {
 }
 
 fn told(world: &mut World, name: &str, epoch: u64) {
-    let told = BucketTold::There { created_ms: epoch, fenced: false, bindings: EncodedBindings::of(&[0, 0]) };
+    let told = BucketTold::There {
+        created_ms: epoch,
+        fenced: false,
+        retention: Default::default(),
+        bindings: EncodedBindings::of(&[0, 0]),
+    };
     world.apply(1, &Command::Bucket { name, epoch, told });
 }
 

@@ -1,5 +1,6 @@
 //! Snapshots of a group: what `model` does not look at, and bytes that are none.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use crate::world::{World, view};
@@ -7,8 +8,8 @@ use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use weir_stream::{
-    Binding, BucketStep, BucketTold, Command, EncodedBindings, Expiry, Group, Pattern, ProducerRef, Records, Split,
-    Thaw, Upload,
+    Binding, BucketStep, BucketTold, Command, EncodedBindings, Expiry, Group, Pattern, ProducerRef, Records, Retention,
+    Split, Thaw, Upload,
 };
 use weir_types::{Digest, Incarnation, Role, StreamKey};
 
@@ -54,7 +55,10 @@ fn populated() -> World {
     world.apply(9, &Command::MetaModulePut { bucket, name, upload: upload(8) });
     world.apply(9, &Command::MetaModuleFailed { bucket, name, digest: Digest([8; 32]), reason: "it is too large" });
     world.apply(9, &Command::MetaBindingPut { bucket, binding: EncodedBindings::of(&bindings) });
-    let told = BucketTold::There { created_ms: 6, fenced: false, bindings: EncodedBindings::of(&bindings) };
+    let retention = Retention { age_s: NonZeroU64::new(3600), bytes: NonZeroU64::new(1 << 20) };
+    world.apply(9, &Command::MetaRetention { bucket, retention });
+    let bindings_of = EncodedBindings::of(&bindings);
+    let told = BucketTold::There { created_ms: 6, fenced: false, retention, bindings: bindings_of };
     world.apply(10, &Command::Bucket { name: bucket, epoch: 3, told });
     let bindings_epoch = world.group.bindings_epoch();
     for n in 1..40u64 {

@@ -1,10 +1,12 @@
 //! What each request is answered, as text: a script of requests in, one answer each out.
 
+use std::num::NonZeroU64;
+
 use crate::world::World;
 use expect_test::{Expect, expect};
 use weir_stream::{
     Appended, Binding, BucketStep, BucketTold, Change, Command, EncodedBindings, Expiry, Facts, Group, Look, Pattern,
-    ProducerRef, Records, Refusal, Reply, Split, Upload,
+    ProducerRef, Records, Refusal, Reply, Retention, Split, Upload,
 };
 use weir_types::{Digest, Incarnation, Lineage, Offset, ReadFrom, Role, StreamKey};
 
@@ -18,7 +20,12 @@ use weir_types::{Digest, Incarnation, Lineage, Offset, ReadFrom, Role, StreamKey
 /// described where they are. The type is `text/plain` where not given; writes are checked under `epoch=N`, 0 if not given.
 fn check(script: &str, expected: Expect) {
     let mut run = Run { world: World::new(), time_ms: 1000, lives: 0 };
-    let told = BucketTold::There { created_ms: 1000, fenced: false, bindings: EncodedBindings::of(&[0, 0]) };
+    let told = BucketTold::There {
+        created_ms: 1000,
+        fenced: false,
+        retention: Retention::default(),
+        bindings: EncodedBindings::of(&[0, 0]),
+    };
     run.world.apply(1000, &Command::Bucket { name: "b", epoch: 1, told });
     let answers: Vec<String> = script.split('|').map(|step| run.step(step.trim())).collect();
     expected.assert_eq(&answers.join(" | "));
@@ -212,7 +219,7 @@ impl Run {
             ("bucket", state) => {
                 let there = |fenced| {
                     let bindings = EncodedBindings::of(&[0, 0]);
-                    BucketTold::There { created_ms: self.time_ms, fenced, bindings }
+                    BucketTold::There { created_ms: self.time_ms, fenced, retention: Retention::default(), bindings }
                 };
                 let told = match state {
                     "open" => there(false),
@@ -228,6 +235,11 @@ impl Run {
             ("meta", "keep") => Command::MetaBucket { name, step: BucketStep::Keep },
             ("meta", "drop") => Command::MetaBucket { name, step: BucketStep::Drop },
             ("meta", "forget") => Command::MetaBucket { name, step: BucketStep::Forget },
+            ("meta", "retain") => {
+                let limit = |name| words.number(name).and_then(NonZeroU64::new);
+                let retention = Retention { age_s: limit("age"), bytes: limit("bytes") };
+                Command::MetaRetention { bucket: name, retention }
+            }
             ("meta", "renew") => Command::MetaBucket { name, step: BucketStep::Renew },
             ("meta", "epoch") => {
                 return self.world.group.meta().bucket(name).map_or(0, |bucket| bucket.epoch).to_string();
@@ -297,7 +309,12 @@ impl Run {
                 (bucket.epoch, Binding::encode(bucket.bindings.values().map(|binding| &**binding)))
             }
         };
-        let told = BucketTold::There { created_ms: 1000, fenced: false, bindings: EncodedBindings::of(&encoded) };
+        let told = BucketTold::There {
+            created_ms: 1000,
+            fenced: false,
+            retention: Retention::default(),
+            bindings: EncodedBindings::of(&encoded),
+        };
         self.run(&Command::Bucket { name: "b", epoch, told })
     }
 }
@@ -682,5 +699,16 @@ fn what_a_summary_is_computed_from_is_trimmed_only_by_force() {
         expect![[
             r#"bucket created=1000 existed=false | created tail=3 | module revision=1 existed=false | done | binding epoch=2 existed=false | bucket streams=1 | trimmed earliest=0 tail=3 | TrimSummarized | trimmed earliest=3 tail=3 | trimmed earliest=3 tail=3"#
         ]],
+    );
+}
+
+#[test]
+fn retention_is_a_change_of_the_bucket_when_it_changes() {
+    check(
+        "meta retain b age=60 | meta create b | meta epoch b | meta retain b age=60 bytes=5 | meta epoch b | \
+         meta retain b age=60 bytes=5 | meta epoch b | meta retain b | meta epoch b | meta delete b | meta retain b age=1",
+        expect![
+            "BucketNotFound | bucket created=1000 existed=false | 1 | done | 2 | done | 2 | done | 3 | done | BucketBusy"
+        ],
     );
 }

@@ -89,7 +89,7 @@ impl World {
             .collect();
         let encoded = Part::encode(&encoded);
         let parts = EncodedParts::of(&encoded);
-        self.apply(time_ms, &Command::Flush { chunk: id, bytes: 1000, crc: 7, parts })
+        self.apply(time_ms, &Command::Flush { chunk: id, bytes: 1000, crc: 7, times: (time_ms, time_ms), parts })
     }
 
     /// The number that the next chunk has.
