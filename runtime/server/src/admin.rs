@@ -170,10 +170,7 @@ async fn back_up(State(admin): State<Admin>, Json(request): Json<BackupRequest>)
         return (StatusCode::CONFLICT, "there is no cold tier, so there is nothing to copy\n").into_response();
     }
     let node_id = admin.shard_config.node_id;
-    match backup::begin(request, cold, node_id, &admin.shards, &admin.cold_runtime, turn).await {
-        Ok(lines) => lasting(lines),
-        Err(reason) => (StatusCode::BAD_REQUEST, reason + "\n").into_response(),
-    }
+    lasting(backup::lines(request, cold, node_id, &admin.shards, &admin.cold_runtime, turn))
 }
 
 /// An answer that takes as long as it needs.

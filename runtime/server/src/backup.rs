@@ -1,7 +1,7 @@
 //! `POST /backup` of the admin listener: the node copies all it has to another store, and says how far it is, as lines of
 //! JSON.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::timeout;
-use weir_cold::{BackupError, ChunkStore, Cold, StoreError, begin_backup};
+use weir_cold::{BackupError, ChunkName, ChunkStore, Cold, StoreError, begin_backup};
 use weir_shard::{Address, BackupNews};
 
 use crate::config::ColdConfig;
@@ -62,36 +62,48 @@ pub(crate) struct Totals {
     pub(crate) copied_bytes: u64,
 }
 
-/// Opens the place that a backup of the node `node_id` is to go to, which a folder must be able to become, and begins it on
-/// all `shards`; gives its lines. It ends early when nobody reads them. `turn` is given back at its end.
-///
-/// # Errors
-/// A sentence that says why it does not begin.
-pub(crate) async fn begin(
+/// Opens the place that a backup of the node `node_id` is to go to, which a folder must be able to become, and makes it on all
+/// `shards`; gives its lines. It ends early when nobody reads them. `turn` is given back when nothing more is done in that place.
+pub(crate) fn lines(
     request: BackupRequest,
     config: &ColdConfig,
     node_id: u64,
     shards: &[Address],
     runtime: &Handle,
     turn: OwnedSemaphorePermit,
-) -> Result<Body, String> {
-    let (url, config) = (request.to, config.clone());
-    let opened = runtime.spawn(async move {
-        let store = open(&url, &config).map_err(|error| told(&error))?;
-        let there = begin_backup(&*store, node_id).await.map_err(|error| match error {
-            BackupError::Store(StoreError::Failed(reason) | StoreError::Denied(reason)) => reason,
-            error => error.to_string(),
-        })?;
-        Ok::<_, String>((store, there))
-    });
-    let (store, there) = opened.await.map_err(|error| error.to_string())??;
-    let (to, there) = (Cold::new(store, 0, runtime.clone(), BTreeSet::new()), Arc::new(there));
+) -> Body {
     let (sender, news) = mpsc::channel(NEWS_MAX);
-    shards.iter().for_each(|shard| shard.backup(to.clone(), there.clone(), sender.clone()));
-    Ok(lines(Report { news, shards: shards.len(), totals: Totals::default(), _turn: turn }))
+    let report = Report { news, shards: shards.len(), totals: Totals::default() };
+    let (config, shards, on, turn) = (config.clone(), shards.to_vec(), runtime.clone(), Arc::new(turn));
+    // To list a large place takes its time.
+    runtime.spawn(async move {
+        match open(&request.to, &config, node_id).await {
+            Ok((store, there)) => {
+                let (to, there) = (Cold::new(store, 0, on, BTreeSet::new()), Arc::new(there));
+                shards.iter().for_each(|shard| shard.backup(to.clone(), there.clone(), sender.clone(), turn.clone()));
+            }
+            // Who has left does not want to know.
+            Err(reason) => drop(sender.send(BackupNews::Failed(reason)).await),
+        }
+    });
+    body(report)
 }
 
-fn open(url: &str, config: &ColdConfig) -> Result<Arc<dyn ChunkStore>, RecoverError> {
+/// The place, and what is there; or a sentence that says why it cannot be used.
+async fn open(
+    url: &str,
+    config: &ColdConfig,
+    node_id: u64,
+) -> Result<(Arc<dyn ChunkStore>, BTreeMap<ChunkName, u64>), String> {
+    let store = place(url, config).map_err(|error| told(&error))?;
+    let there = begin_backup(&*store, node_id).await.map_err(|error| match error {
+        BackupError::Store(StoreError::Failed(reason) | StoreError::Denied(reason)) => reason,
+        error => error.to_string(),
+    })?;
+    Ok((store, there))
+}
+
+fn place(url: &str, config: &ColdConfig) -> Result<Arc<dyn ChunkStore>, RecoverError> {
     if let Some(folder) = place::folder(url) {
         let failed = |error| RecoverError::Store {
             from: url.to_string(),
@@ -114,10 +126,9 @@ struct Report {
     /// Shards that have not said that they are at their end.
     shards: usize,
     totals: Totals,
-    _turn: OwnedSemaphorePermit,
 }
 
-fn lines(report: Report) -> Body {
+fn body(report: Report) -> Body {
     Body::from_stream(stream::unfold(Some(report), |report| async {
         let mut report = report?;
         let line = report.next().await?;

@@ -84,8 +84,8 @@ pub(crate) async fn open(
     runtime: &Handle,
 ) -> Result<Option<Cold>, ColdError> {
     let Some(data_dir) = data_dir else { return Ok(None) };
-    let known = data_dir.cold_url()?;
     // A slash at the end makes no other bucket or prefix of it.
+    let known = data_dir.cold_url()?.map(|url| url.trim_end_matches('/').to_string());
     let url = config.url.trim_end_matches('/');
     let was_ours = known.as_deref() == Some(url);
     if let Some(known) = known.filter(|known| ColdConfig::is_s3(known) && known != url) {

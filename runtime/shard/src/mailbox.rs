@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use weir_cold::{ChunkName, Cold};
 use weir_types::{ShardId, Wakeup};
 
@@ -85,10 +85,16 @@ impl Address {
     }
 
     /// Asks the shard to copy all it has to another tier, where the chunks of `there` are already, and to tell `news`, for
-    /// as long as somebody takes them; one that has stopped tells nothing.
-    pub fn backup(&self, to: Cold, there: Arc<BTreeMap<ChunkName, u64>>, news: mpsc::Sender<BackupNews>) {
+    /// as long as somebody takes them; one that has stopped tells nothing. `turn` is given back when it does nothing more for it.
+    pub fn backup(
+        &self,
+        to: Cold,
+        there: Arc<BTreeMap<ChunkName, u64>>,
+        news: mpsc::Sender<BackupNews>,
+        turn: Arc<OwnedSemaphorePermit>,
+    ) {
         // Who waits for the news sees that there are none.
-        let _ = self.0.send(vec![Mail::Backup { to, there, news }]);
+        let _ = self.0.send(vec![Mail::Backup { to, there, news, turn }]);
     }
 }
 

@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use weir_cold::{ChunkName, Cold};
 
 use crate::core::Core;
@@ -60,12 +60,17 @@ pub(crate) fn begin_check(core: &Rc<Core>, news: mpsc::Sender<CheckNews>) {
     core.spawn_request(checker::run(core.clone(), news));
 }
 
-/// Begins to copy all groups of this shard to `to`, where `there` is already.
+/// Begins to copy all groups of this shard to `to`, where `there` is already; `turn` is given back at the end.
 pub(crate) fn begin_backup(
     core: &Rc<Core>,
     to: Cold,
     there: Arc<BTreeMap<ChunkName, u64>>,
     news: mpsc::Sender<BackupNews>,
+    turn: Arc<OwnedSemaphorePermit>,
 ) {
-    core.spawn_request(archivist::run(core.clone(), to, there, news));
+    let backup = archivist::run(core.clone(), to, there, news);
+    core.spawn_request(async move {
+        backup.await;
+        drop(turn);
+    });
 }

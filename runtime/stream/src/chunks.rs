@@ -57,6 +57,8 @@ pub struct ChunkTotals {
 #[derive(Debug, Default)]
 pub(crate) struct Chunks {
     by_number: BTreeMap<u32, Chunk>,
+    /// Of all of them.
+    totals: ChunkTotals,
     last_number: u32,
     /// The entry that is being applied.
     entry: u64,
@@ -79,6 +81,9 @@ impl Chunks {
         }
         self.last_number = chunk.id.number;
         self.changed = Some(self.entry);
+        self.totals.chunks += 1;
+        self.totals.bytes += chunk.bytes;
+        self.totals.live_bytes += chunk.live_bytes;
         self.by_number.insert(chunk.id.number, chunk);
         true
     }
@@ -93,11 +98,7 @@ impl Chunks {
     }
 
     pub(crate) fn totals(&self) -> ChunkTotals {
-        self.iter().fold(ChunkTotals::default(), |sum, chunk| ChunkTotals {
-            chunks: sum.chunks + 1,
-            bytes: sum.bytes + chunk.bytes,
-            live_bytes: sum.live_bytes + chunk.live_bytes,
-        })
+        self.totals
     }
 
     pub(crate) fn last_number(&self) -> u32 {
@@ -107,6 +108,7 @@ impl Chunks {
     /// Bytes of a chunk are named from now on.
     pub(crate) fn take(&mut self, number: u32, bytes: u64) {
         self.by_number.get_mut(&number).expect("a chunk is in the table before it is named").live_bytes += bytes;
+        self.totals.live_bytes += bytes;
     }
 
     /// All is named of a new chunk that ever will be.
@@ -120,6 +122,7 @@ impl Chunks {
         let chunk = self.by_number.get_mut(&number).expect("a chunk is in the table while it is named");
         assert!(chunk.live_bytes >= bytes, "what is named is counted");
         chunk.live_bytes -= bytes;
+        self.totals.live_bytes -= bytes;
     }
 
     /// Takes a chunk out of the table if nothing names it.
@@ -129,6 +132,8 @@ impl Chunks {
         {
             self.gone.push((chunk.id, self.entry));
             self.changed = Some(self.entry);
+            self.totals.chunks -= 1;
+            self.totals.bytes -= chunk.bytes;
             self.by_number.remove(&number);
         }
     }
@@ -183,6 +188,7 @@ impl Chunks {
 
     /// Sets what is named of every chunk to nothing, and gives back what it was.
     pub(crate) fn count_anew(&mut self) -> Vec<u64> {
+        self.totals.live_bytes = 0;
         self.by_number.values_mut().map(|chunk| std::mem::take(&mut chunk.live_bytes)).collect()
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 use weir_cold::{ChunkName, Cold};
 use weir_types::{Incarnation, ShardId};
@@ -33,7 +33,12 @@ pub(crate) enum Mail {
     /// Please verify your chunks, for as long as somebody listens.
     ColdCheck(mpsc::Sender<CheckNews>),
     /// Please copy all you have to another tier, where these chunks are already, for as long as somebody listens.
-    Backup { to: Cold, there: Arc<BTreeMap<ChunkName, u64>>, news: mpsc::Sender<BackupNews> },
+    Backup {
+        to: Cold,
+        there: Arc<BTreeMap<ChunkName, u64>>,
+        news: mpsc::Sender<BackupNews>,
+        turn: Arc<OwnedSemaphorePermit>,
+    },
 }
 
 /// Names a call to whoever answers it.

@@ -26,6 +26,8 @@ use crate::write::job::LocalGroup;
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How long it waits after something that the store or the disk has refused.
 const AGAIN_AFTER: Duration = Duration::from_secs(30);
+/// How often it is told that nothing can be stored yet.
+const TELL_EVERY: Duration = Duration::from_secs(3600);
 /// Bytes of snapshots that are written each second, at most, only because chunks came and went.
 const SNAPSHOT_BYTES_PER_SECOND: u64 = 1 << 20;
 
@@ -36,8 +38,9 @@ pub(crate) struct Anchor {
     index: Cell<Option<u64>>,
     /// The entry that the next one must have.
     wanted: Cell<Option<u64>>,
-    /// Chunks that wait for it, to be deleted.
+    /// Chunks that wait for it, to be deleted, and the entry that the last of them went with.
     waiting: Cell<u64>,
+    waiting_for: Cell<Option<u64>>,
 }
 
 impl Anchor {
@@ -46,9 +49,10 @@ impl Anchor {
         gone <= self.index.get()
     }
 
-    /// Notes how many chunks wait for the next one, to be deleted.
-    pub(crate) fn set_waiting(&self, chunks: usize) {
+    /// Notes how many chunks wait for the next one, to be deleted, and the entry that the last of them went with.
+    pub(crate) fn set_waiting(&self, chunks: usize, last: Option<u64>) {
         self.waiting.set(chunks as u64);
+        self.waiting_for.set(last);
     }
 
     /// Whether a newer snapshot is wanted than one as of `taken`.
@@ -71,6 +75,10 @@ struct Copier {
     /// entry that a snapshot must have to name none.
     has_left_behind: bool,
     not_before: Option<u64>,
+    /// Since when a snapshot waits for that, or when somebody was told last.
+    withheld_since: Option<Instant>,
+    /// Whether the snapshot on the disk is to be copied next.
+    is_due: bool,
     /// Since when there is something that the anchor does not know of.
     changed_since: Option<Instant>,
 }
@@ -89,6 +97,8 @@ pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>, cold: Cold, ancho
         old,
         has_left_behind: true,
         not_before: None,
+        withheld_since: None,
+        is_due: false,
         changed_since: None,
     };
     let mut has_begun = !keeps_snapshots;
@@ -118,8 +128,13 @@ impl Copier {
             *has_begun = true;
         }
         let taken = self.group.replica.snapshot_index();
-        let is_due = taken > self.stored && self.is_all_in_store(taken);
-        let copied = if is_due { self.copy().await } else { Ok(()) };
+        if self.stored.is_none() {
+            // Nobody can begin with what is not there, so only this node's own snapshot needs what is gone.
+            self.anchor.index.set(taken);
+        }
+        self.is_due = taken > self.stored && self.is_all_in_store(taken);
+        let copied = if self.is_due { self.copy().await } else { Ok(()) };
+        self.is_due &= copied.is_err();
         self.tidy().await.and(copied)
     }
 
@@ -128,12 +143,19 @@ impl Copier {
         if !self.cold.has_left_behind() {
             return true;
         }
+        if !self.has_left_behind {
+            return taken >= self.not_before;
+        }
         let state = self.group.state.borrow();
         let has = state.chunks().any(|chunk| self.cold.is_left_behind(self.group.chunk_name(chunk.id)));
-        if has || self.has_left_behind {
-            self.not_before = state.applied();
-        }
+        self.not_before = state.applied();
         self.has_left_behind = has;
+        let since = *self.withheld_since.get_or_insert_with(Instant::now);
+        if has && since.elapsed() >= TELL_EVERY {
+            self.withheld_since = None;
+            let group = self.group.id.0;
+            tracing::warn!(group, "no snapshot goes to the bucket while there are chunks in the folder of before");
+        }
         !has && taken >= self.not_before
     }
 
@@ -170,7 +192,9 @@ impl Copier {
             self.cold.delete_snapshot_object(object).await?;
             self.old.remove(0);
         }
-        self.anchor.index.set(self.stored);
+        if self.stored.is_some() {
+            self.anchor.index.set(self.stored);
+        }
         Ok(())
     }
 
@@ -181,14 +205,19 @@ impl Copier {
             let state = self.group.state.borrow();
             if self.cold.keeps_snapshots() { state.applied() } else { state.chunks_changed() }
         };
+        let changed = changed.max(self.anchor.waiting_for.get());
         if changed <= self.anchor.index.get() {
             self.changed_since = None;
             return;
         }
         let least = Duration::from_secs(self.group.replica.snapshot_bytes() / SNAPSHOT_BYTES_PER_SECOND);
         let since = *self.changed_since.get_or_insert_with(Instant::now);
-        if since.elapsed() >= least && (since.elapsed() >= self.core.config.flush_age || self.is_half_garbage()) {
+        let is_time =
+            since.elapsed() >= least && (since.elapsed() >= self.core.config.flush_age || self.is_half_garbage());
+        // One that is there is copied before there is another.
+        if is_time && !self.is_due {
             self.anchor.wanted.set(changed);
+            self.changed_since = None;
         }
     }
 

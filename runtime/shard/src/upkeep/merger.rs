@@ -48,6 +48,8 @@ const STUCK_MAX: usize = 65_536;
 const REFUSED_MAX: usize = 4;
 /// Streams that are looked at in one turn, about.
 const STREAMS_PER_TURN: usize = 2048;
+/// Runs that take as long to look at as a stream does.
+const RUNS_PER_STREAM: usize = 8;
 /// Chunks that are looked at in one turn.
 const CHUNKS_PER_TURN: usize = 4096;
 /// Chunks that are made of one slot's streams in one pass, at most.
@@ -168,13 +170,13 @@ impl Merger {
         emptied
     }
 
-    /// Adds what is due of a slot's streams; says how many streams there were.
+    /// Adds what is due of a slot's streams; says how many streams there were, those of many runs counted as several.
     fn add_slot(&self, load: &mut Load, emptied: &BTreeSet<u32>, slot: usize) -> usize {
         let state = self.group.state.borrow();
         let look = Look { state: &state, emptied, stuck: &self.stuck };
         let mut seen = 0;
         for stream in state.slot(slot) {
-            seen += 1;
+            seen += 1 + stream.runs() / RUNS_PER_STREAM;
             if load.is_full {
                 break;
             }

@@ -73,7 +73,7 @@ async fn delete(group: &LocalGroup, cold: &Cold, garbage: &Garbage, anchor: &Anc
         garbage.borrow_mut().extend(gone);
         let (chunks, kept): (Vec<_>, Vec<_>) =
             garbage.take().into_iter().partition(|gone| anchor.is_behind(gone.entry) && group.holds.get() == 0);
-        anchor.set_waiting(kept.len());
+        anchor.set_waiting(kept.len(), kept.iter().filter_map(|gone| gone.entry).max());
         garbage.borrow_mut().extend(kept);
         let delete = |gone: Gone| async move { cold.delete(gone.chunk).await.map_err(|error| (gone, error)) };
         let refused: Vec<_> = iter(chunks).map(delete).buffer_unordered(DELETES_MAX).collect().await;

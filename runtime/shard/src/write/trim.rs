@@ -33,7 +33,11 @@ impl Core {
             checked => checked?,
         };
         if before > facts.earliest.position && before < facts.next.position {
-            self.check_boundary(&group, &key, Offset { position: before, ..facts.next }).await?;
+            match self.check_boundary(&group, &key, Offset { position: before, ..facts.next }).await {
+                // Another trim was faster.
+                Err(ShardError::Refused(Refusal::OffsetTrimmed { .. })) => {}
+                checked => checked?,
+            }
         }
         let incarnation = facts.incarnation;
         match group.command(&Command::Trim { key: KeyRef::from(&key), incarnation, before, force }).await? {
