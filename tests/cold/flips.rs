@@ -13,7 +13,7 @@ use crate::checks::check;
 use crate::large::Random;
 
 /// How many, if nobody says.
-const FLIPS: u64 = 45;
+const FLIPS: u64 = 150;
 const EXIT_CORRUPT: i32 = 6;
 const EXIT_DAMAGED: i32 = 8;
 const BLOCK_BYTES: usize = 4096;

@@ -167,15 +167,15 @@ fn use_small_pages() {
     let _ = rustix::thread::disable_transparent_huge_pages(true);
 }
 
-/// Has the allocator give memory back to the system a tenth of a second after it was freed, and not a whole one: readers of old bytes
-/// free hundreds of megabytes in that time, on other threads than those that take the next ones.
+/// Has the allocator give memory back to the system some milliseconds after it was freed, and not a second: readers of old bytes free
+/// hundreds of megabytes in a second, on other threads than those that take the next ones. `MIMALLOC_PURGE_DELAY` still decides.
 fn give_back_soon() {
     /// `mi_option_purge_delay`, in milliseconds; the crate does not name it.
     const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
     // SAFETY: it sets a number, and nobody has begun a thread yet.
     #[expect(unsafe_code, reason = "the allocator is C")]
     unsafe {
-        libmimalloc_sys::mi_option_set(PURGE_DELAY, 100);
+        libmimalloc_sys::mi_option_set_default(PURGE_DELAY, 10);
     }
 }
 

@@ -209,3 +209,24 @@ fn there_is_one_stored_snapshot_of_each_group_and_nothing_is_left_of_others() {
         until("every group is there", || recovered(&store).len() == usize::from(TOPOLOGY.groups)).await;
     });
 }
+
+#[test]
+fn a_group_that_is_always_written_stores_a_snapshot_now_and_then() {
+    run(async {
+        const SECONDS: u64 = 6;
+        let chunks = ChunkMemory::default();
+        let cold = Cold::new(Arc::new(chunks), 4 << 20, tokio::runtime::Handle::current(), BTreeSet::new());
+        let config = ShardConfig { flush_age: Duration::from_secs(1), ..config() };
+        let node = Node::start_with(disks(), Some(cold.keeping_snapshots()), config).await;
+        let key = key("s");
+        node.create(&key, Expiry::Never).await;
+        for _ in 0..SECONDS * 20 {
+            node.append(&key, "more").await.expect("appends");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let stored = node.sum(|stats| stats.snapshots_stored);
+        // One a second of the group, and a first one of every other.
+        let most = SECONDS + u64::from(TOPOLOGY.groups) + 2;
+        assert!((2..=most).contains(&stored), "{stored} snapshots");
+    });
+}
