@@ -1,7 +1,7 @@
 //! The cold tier in a bucket of a server that others have written: moto, installed below `target/` once per pinned version.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -16,6 +16,10 @@ const STREAMS: usize = 3;
 const RECORDS: usize = 40;
 const RECORD_BYTES: usize = 256 << 10;
 
+fn install() -> PathBuf {
+    tools::install_python(Path::new(env!("CARGO_TARGET_TMPDIR")).join("moto"), MOTO)
+}
+
 /// A running server; killed when dropped.
 pub(crate) struct Moto {
     child: Child,
@@ -24,7 +28,7 @@ pub(crate) struct Moto {
 
 impl Moto {
     pub(crate) fn start() -> Moto {
-        let folder = tools::install_python(Path::new(env!("CARGO_TARGET_TMPDIR")).join("moto"), MOTO);
+        let folder = install();
         let address = ports::free();
         let mut command = Command::new(folder.join("bin/moto_server"));
         command.args(["-H", "127.0.0.1", "-p", &address.port().to_string()]);
@@ -75,4 +79,16 @@ fn streams_go_to_a_bucket_of_moto_and_come_back_and_leave_it() {
     }
     wait_until("all chunks are gone", MOVES_WITHIN, || moto.chunks() == 0);
     assert_eq!(server.stop().code, Some(0));
+}
+
+#[test]
+fn the_example_loses_a_node_and_recovers_it() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/s3/run.sh");
+    let port = || ports::free().port().to_string();
+    let mut command = Command::new("bash");
+    command.arg(&example).env("WEIR", env!("CARGO_BIN_EXE_weir")).env("MOTO", install());
+    command.env("S3_PORT", port()).env("PORT", port()).env("ADMIN_PORT", port());
+    let run = command.output().unwrap_or_else(|e| panic!("bash is needed to run {}: {e}", example.display()));
+    let (stdout, stderr) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    assert!(run.status.success() && stdout.contains("all of it"), "{}\n{stdout}\n{stderr}", run.status);
 }

@@ -9,6 +9,7 @@ mod damage;
 mod history;
 mod mixups;
 mod streams;
+mod trims;
 mod writers;
 
 use std::time::{Duration, Instant};
@@ -18,8 +19,10 @@ use weir_testkit::{Request, Server, Setup};
 
 use crate::history::{History, Outcome, Read};
 use crate::streams::{Kind, Stream};
+use crate::trims::{Reborn, Trimmer};
 use crate::writers::{Closer, Random, Writer};
 
+/// How often it is killed, if `WEIR_TEST_KILLS` does not say.
 const KILLS: usize = 20;
 
 /// A share of unknown outcomes beyond which a run proves little.
@@ -51,6 +54,9 @@ struct Run {
     histories: Vec<History>,
     writers: Vec<Writer>,
     closer: Closer,
+    trimmer: Trimmer,
+    reborn: Reborn,
+    kills: usize,
     /// Where the reader and the follower of each stream are.
     read_to: Vec<String>,
     followed_to: Vec<String>,
@@ -86,6 +92,9 @@ impl Run {
             streams,
             writers,
             closer: Closer::default(),
+            trimmer: Trimmer::default(),
+            reborn: Reborn::default(),
+            kills: std::env::var("WEIR_TEST_KILLS").map_or(KILLS, |kills| kills.parse().expect("a number")),
             read_to: offsets.clone(),
             followed_to: offsets,
         }
@@ -96,9 +105,9 @@ impl Run {
         for stream in &self.streams {
             let _ = server.client().send(stream.create()).expect(201);
         }
-        let mut random = Random(KILLS as u64);
+        let mut random = Random(self.kills as u64);
         let mut server = Some(server);
-        for round in 0..KILLS {
+        for round in 0..self.kills {
             let life = server.take().unwrap_or_else(|| self.setup.start());
             self.live(life, round, Duration::from_millis(50 + random.below(400)));
         }
@@ -113,6 +122,11 @@ impl Run {
         let (address, clock, streams) = (server.address(), self.clock, &self.streams);
         let followed = round % streams.len();
         let (followed_to, read_to, closer) = (&self.followed_to[followed], &mut self.read_to, &mut self.closer);
+        let (trimmer, reborn) = (&mut self.trimmer, &mut self.reborn);
+        if round > 0 {
+            trimmer.check(&mut server.connect());
+            reborn.check(&mut server.connect());
+        }
         let (seen, reads, (live, last)) = thread::scope(|scope| {
             let writing: Vec<_> = self
                 .writers
@@ -124,6 +138,8 @@ impl Run {
             let reading = scope.spawn(|| read_all_in_turn(&server, streams, read_to));
             let following = scope.spawn(|| streams[followed].follow(address, followed_to));
             scope.spawn(|| closer.run(address));
+            scope.spawn(|| trimmer.run(address));
+            scope.spawn(|| reborn.run(address));
             // The moment of death is the point here: no state is waited for.
             thread::sleep(length);
             server.signal(rustix::process::Signal::KILL);
@@ -171,7 +187,10 @@ impl Run {
         }
         let chunks = fs::read_dir(self.setup.data_dir().join("cold")).expect("the cold tier has a folder").count();
         println!("{chunks} chunks");
-        assert!(chunks > KILLS / 5, "bytes went to the cold tier between the kills");
+        assert!(chunks > self.kills / 5, "bytes went to the cold tier between the kills");
+        assert!(self.trimmer.trimmed > 0, "records were trimmed");
+        self.trimmer.check(&mut connection);
+        self.reborn.check(&mut connection);
         assert!(!self.closer.closed.is_empty(), "some stream was closed");
         for (target, tail) in &self.closer.closed {
             let head = connection.send(&Request::head(target)).expect("the server is running").expect(200);

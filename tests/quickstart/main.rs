@@ -25,6 +25,15 @@ fn the_tour_runs_as_written() {
 }
 
 #[test]
+fn a_workflow_is_replayed_from_old_and_new_bytes() {
+    let replay = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/workflow-replay/replay.mjs");
+    let server = Setup::new(env!("CARGO_BIN_EXE_weir")).env("WEIR_COLD_FLUSH_AGE_MS", 200).start();
+    let run = Command::new("node").arg(&replay).arg(server.url()).output().expect("node can be run");
+    let (stdout, stderr) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    assert!(run.status.success() && stdout.contains("2000 steps"), "{}\n{stdout}\n{stderr}", run.status);
+}
+
+#[test]
 fn the_demo_prints_commands_that_work() {
     let mut setup = in_memory().args(&["--demo"]);
     let server = setup.start();

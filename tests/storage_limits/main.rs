@@ -10,7 +10,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use weir_testkit::{Client, Request, Response, Server, Setup};
+use weir_testkit::{Client, Request, Response, Server, Setup, metric, wait_until};
 
 const SEGMENT_BYTES: u64 = 2 << 20;
 const RECORD_BYTES: usize = 50_000;
@@ -72,6 +72,8 @@ fn a_full_disk_refuses_appends_until_there_is_room() {
     let (stored, refusal) = fill(&mut client, 0);
     assert_eq!((refusal.status, refusal.code().as_str()), (507, "disk_full"), "{refusal:?}");
     assert_stored(&mut client, stored);
+    // The log is long enough for a snapshot, which takes a block.
+    wait_until("a snapshot is taken", RESUMES_WITHIN, || metric(&server, "weir_snapshots_total") > 0.0);
     // What is left is others' to use, however often a segment is asked for.
     let left = disk.bytes_left();
     for _ in 0..30 {

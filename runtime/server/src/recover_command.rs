@@ -349,15 +349,16 @@ impl Summary {
         }
         let Summary { whole, open, cut, bytes, lost_bytes } = self;
         let lost_groups = usize::from(count) - found;
-        writeln!(
-            io::stdout(),
+        let mut text = format!(
             "{} streams, {} MiB: {whole} whole, {open} open (what came after the snapshot is lost), \
-             {cut} cut by {lost_bytes} bytes\n\
-             {lost_groups} of {count} groups had no snapshot: their streams are lost\n\
-             Modules are not in the store: upload those that are bound again.",
+             {cut} cut by {lost_bytes} bytes\n",
             whole + open + cut,
             bytes >> 20,
-        )
-        .map_err(Exit::Output)
+        );
+        if lost_groups > 0 {
+            text += &format!("{lost_groups} of {count} groups had no snapshot: their streams are lost\n");
+        }
+        text += "Modules are not in the store: upload those that are bound again.\n";
+        io::stdout().write_all(text.as_bytes()).map_err(Exit::Output)
     }
 }

@@ -1,6 +1,6 @@
 //! Checks of the cold tier: what is damaged is found, and nothing else is.
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use weir_cold::{Flaw, verify};
 
 use super::*;
@@ -99,40 +99,11 @@ fn chunks_that_are_missing_cut_or_changed_are_found_and_counted() {
     });
 }
 
-/// A store whose reads wait until it is open.
-#[derive(Clone)]
-struct Gated {
-    chunks: ChunkMemory,
-    open: watch::Receiver<bool>,
-}
-
-impl ChunkStore for Gated {
-    fn put<'a>(&'a self, object: &'a str, bytes: Bytes) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.chunks.put(object, bytes)
-    }
-
-    fn get<'a>(&'a self, object: &'a str, range: Range<u64>) -> BoxFuture<'a, Result<Bytes, StoreError>> {
-        let mut open = self.open.clone();
-        Box::pin(async move {
-            open.wait_for(|open| *open).await.expect("the test holds it");
-            self.chunks.get(object, range).await
-        })
-    }
-
-    fn delete<'a>(&'a self, object: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.chunks.delete(object)
-    }
-
-    fn list(&self) -> BoxFuture<'_, Result<Vec<(String, u64)>, StoreError>> {
-        self.chunks.list()
-    }
-}
-
 #[test]
 fn a_chunk_that_goes_with_its_streams_is_no_finding() {
     run(async {
-        let (open, gate) = watch::channel(false);
-        let store = Gated { chunks: ChunkMemory::default(), open: gate };
+        let store = Holding::default();
+        store.is_held.store(true, Ordering::Relaxed);
         let cold = Cold::new(Arc::new(store.clone()), 4 << 20, tokio::runtime::Handle::current(), BTreeSet::new());
         let config = ShardConfig { flush_age: Duration::from_millis(100), ..config() };
         let node = Node::start_with(disks(), Some(cold), config).await;
@@ -143,7 +114,7 @@ fn a_chunk_that_goes_with_its_streams_is_no_finding() {
         let meanwhile = async {
             node.far(&key).delete(key.clone(), None).await.expect("deletes");
             until("its chunk is deleted", || store.chunks.objects().is_empty()).await;
-            open.send_replace(true);
+            store.is_held.store(false, Ordering::Relaxed);
         };
         let ((damaged, seen), ()) = tokio::join!(node.check(), meanwhile);
         assert_eq!((damaged, seen), (Vec::new(), 1));
