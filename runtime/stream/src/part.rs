@@ -10,7 +10,7 @@ use crate::key::KeyRef;
 use crate::sink::Sink;
 
 /// Parts that one chunk may have: so a flush is applied in a few milliseconds.
-pub const PARTS_MAX: usize = 8192;
+pub const PARTS_MAX: usize = 4096;
 
 /// Bytes of one stream that are in a chunk.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -33,7 +33,7 @@ const LARGE_RUN_BYTES: u64 = CHUNK_BYTES / 2;
 /// Runs are of about the same size when none is so many times as large as another.
 const SIZE_STEP: u64 = 8;
 /// Runs that one chunk's command replaces, at most: so it is applied in a few milliseconds.
-const REPLACED_MAX: usize = 32_768;
+const REPLACED_MAX: usize = 16_384;
 /// How long it rests after a pass, at most.
 const REST_MAX: Duration = Duration::from_secs(30);
 /// And at least.
