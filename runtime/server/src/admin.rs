@@ -43,6 +43,8 @@ use crate::turns::Turns;
 
 /// How long a shard may take to say how it is. Longer than any batch, shorter than any probe's patience.
 const STATS_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long it waits for an operation that is at its end.
+const TURN_WITHIN: Duration = Duration::from_secs(1);
 /// How long bytes may wait for the cold tier beyond twice what is configured before that is told.
 const FLUSH_GRACE: Duration = Duration::from_secs(60);
 
@@ -154,14 +156,14 @@ async fn cold_check(State(admin): State<Admin>, headers: HeaderMap) -> Response 
     if !is_json {
         return (StatusCode::UNSUPPORTED_MEDIA_TYPE, "the content type must be application/json\n").into_response();
     }
-    match admin.begin_operation() {
+    match admin.begin_operation().await {
         Ok(turn) => lasting(check::report(&admin.shards, turn)),
         Err(refused) => refused.into_response(),
     }
 }
 
 async fn back_up(State(admin): State<Admin>, Json(request): Json<BackupRequest>) -> Response {
-    let turn = match admin.begin_operation() {
+    let turn = match admin.begin_operation().await {
         Ok(turn) => turn,
         Err(refused) => return refused.into_response(),
     };
@@ -180,12 +182,14 @@ fn lasting(lines: Body) -> Response {
 
 impl Admin {
     /// A turn to have the node do something that lasts, or why not.
-    fn begin_operation(&self) -> Result<OwnedSemaphorePermit, (StatusCode, &'static str)> {
+    async fn begin_operation(&self) -> Result<OwnedSemaphorePermit, (StatusCode, &'static str)> {
         if !matches!(*self.phase.borrow(), Phase::Serving(_)) {
             return Err((StatusCode::SERVICE_UNAVAILABLE, "the server is starting or stopping\n"));
         }
-        let turn = self.operation.clone().try_acquire_owned();
-        turn.map_err(|_| (StatusCode::CONFLICT, "a check or a backup is under way\n"))
+        // The one before may have said that it is at its end, and be about to give its turn back.
+        let turn = tokio::time::timeout(TURN_WITHIN, self.operation.clone().acquire_owned()).await;
+        let turn = turn.map_err(|_| (StatusCode::CONFLICT, "a check or a backup is under way\n"))?;
+        Ok(turn.expect("nobody closes it"))
     }
 }
 

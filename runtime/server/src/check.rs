@@ -1,6 +1,7 @@
 //! `POST /cold/check` of the admin listener: what the shards find in the cold tier, as lines of JSON.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -75,16 +76,16 @@ struct Report {
     /// Chunks since the last line, and when the next is due in any case.
     chunks_silent: u64,
     line_at: Instant,
-    _turn: OwnedSemaphorePermit,
 }
 
-/// Begins a check of all shards, and gives its lines. It ends early when nobody reads them. `turn` is given back at its end.
+/// Begins a check of all shards, and gives its lines. It ends early when nobody reads them. `turn` is given back when
+/// every shard has ended.
 pub(crate) fn report(shards: &[Address], turn: OwnedSemaphorePermit) -> Body {
     let (sender, news) = mpsc::channel(NEWS_MAX);
-    shards.iter().for_each(|shard| shard.cold_check(sender.clone()));
+    let turn = Arc::new(turn);
+    shards.iter().for_each(|shard| shard.cold_check(sender.clone(), turn.clone()));
     let line_at = Instant::now() + SILENCE_MAX;
-    let report =
-        Report { news, shards: shards.len(), totals: Totals::default(), chunks_silent: 0, line_at, _turn: turn };
+    let report = Report { news, shards: shards.len(), totals: Totals::default(), chunks_silent: 0, line_at };
     Body::from_stream(stream::unfold(Some(report), |report| async {
         let mut report = report?;
         let line = report.next().await?;

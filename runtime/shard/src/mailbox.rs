@@ -78,10 +78,10 @@ impl Address {
     }
 
     /// Asks the shard to verify all chunks that its streams name, and to tell `news`, for as long as somebody takes them;
-    /// one that has stopped tells nothing.
-    pub fn cold_check(&self, news: mpsc::Sender<CheckNews>) {
+    /// one that has stopped tells nothing. `turn` is given back when it does nothing more for it.
+    pub fn cold_check(&self, news: mpsc::Sender<CheckNews>, turn: Arc<OwnedSemaphorePermit>) {
         // Who waits for the news sees that there are none.
-        let _ = self.0.send(vec![Mail::ColdCheck(news)]);
+        let _ = self.0.send(vec![Mail::ColdCheck { news, turn }]);
     }
 
     /// Asks the shard to copy all it has to another tier, where the chunks of `there` are already, and to tell `news`, for

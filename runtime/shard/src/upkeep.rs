@@ -55,9 +55,13 @@ fn begin_cold(core: &Rc<Core>, group: &Rc<LocalGroup>, cold: &Cold, anchor: Rc<A
     core.spawn(sweeper::run(core.clone(), group.clone(), cold.clone(), nonce, garbage, anchor));
 }
 
-/// Begins to verify the chunks of all groups of this shard.
-pub(crate) fn begin_check(core: &Rc<Core>, news: mpsc::Sender<CheckNews>) {
-    core.spawn_request(checker::run(core.clone(), news));
+/// Begins to verify the chunks of all groups of this shard; `turn` is given back at the end.
+pub(crate) fn begin_check(core: &Rc<Core>, news: mpsc::Sender<CheckNews>, turn: Arc<OwnedSemaphorePermit>) {
+    let check = checker::run(core.clone(), news);
+    core.spawn_request(async move {
+        check.await;
+        drop(turn);
+    });
 }
 
 /// Begins to copy all groups of this shard to `to`, where `there` is already; `turn` is given back at the end.

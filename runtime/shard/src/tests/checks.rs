@@ -1,6 +1,6 @@
 //! Checks of the cold tier: what is damaged is found, and nothing else is.
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use weir_cold::{Flaw, verify};
 
 use super::*;
@@ -10,8 +10,9 @@ impl Node {
     /// Has all chunks verified; gives those that are damaged, and how many were looked at.
     async fn check(&self) -> (Vec<DamagedChunk>, u64) {
         let (sender, mut news) = mpsc::channel(1);
+        let turn = Arc::new(Arc::new(Semaphore::new(1)).try_acquire_owned().expect("nobody has it"));
         for shard in &self.shards {
-            crate::upkeep::begin_check(&shard.0, sender.clone());
+            crate::upkeep::begin_check(&shard.0, sender.clone(), turn.clone());
         }
         drop(sender);
         let (mut damaged, mut seen, mut ended) = (Vec::new(), 0, 0);
