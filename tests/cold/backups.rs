@@ -110,10 +110,9 @@ fn a_backup_is_whole_while_streams_come_and_go() {
     });
     server.kill();
     let dir = setup.home().join("restored");
-    let mut restore = Command::new(env!("CARGO_BIN_EXE_weir"));
+    let mut restore = crate::command(&s3);
     restore.args(["restore", "--from", "s3://weir/backup", "--data-dir"]).arg(&dir);
-    let env = [("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret"), ("WEIR_COLD_ALLOW_HTTP", "true")];
-    assert_done(&restore.envs(env).env("WEIR_COLD_ENDPOINT", s3.endpoint()).output().expect("it runs"));
+    assert_done(&restore.output().expect("it runs"));
     let server = Setup::new(env!("CARGO_BIN_EXE_weir")).data_dir_at(&dir).start();
     ledgers.iter().for_each(|ledger| assert_whole(&server, ledger));
 }

@@ -9,9 +9,12 @@ use crate::{append, history, setup};
 
 /// Runs `weir cold check` against a server.
 pub(crate) fn check(server: &Server, args: &[&str]) -> Output {
-    let admin = format!("http://{}", server.admin());
+    ask(&format!("http://{}", server.admin()), args)
+}
+
+fn ask(admin: &str, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
-    command.args(["cold", "check", "--admin", &admin]).args(args).output().expect("it runs")
+    command.args(["cold", "check", "--admin", admin]).args(args).output().expect("it runs")
 }
 
 fn text(output: &Output) -> (String, String) {
@@ -95,14 +98,10 @@ fn a_check_is_asked_for_as_json_of_a_node_that_runs() {
     assert_eq!(check(&server, &[]).status.code(), Some(0), "an empty tier is whole");
     let admin = format!("http://{}", server.admin());
     server.kill();
-    let ask = |admin: &str| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
-        command.args(["cold", "check", "--admin", admin]).output().expect("it runs")
-    };
-    let output = ask(&admin);
+    let output = ask(&admin, &[]);
     let (_, stderr) = text(&output);
     assert!(output.status.code() == Some(1) && stderr.contains("is the node running?"), "{stderr}");
-    assert_eq!(ask("127.0.0.1").status.code(), Some(2));
+    assert_eq!(ask("127.0.0.1", &[]).status.code(), Some(2));
 }
 
 /// The files of all chunks.

@@ -12,6 +12,7 @@ mod outages;
 mod recoveries;
 mod starts;
 
+use std::process::Command;
 use std::time::Duration;
 
 use weir_testkit::{S3, Server, Setup, metric, wait_until};
@@ -38,6 +39,14 @@ fn setup_at(endpoint: &str) -> Setup {
 /// A server on `s3` that moves bytes at once and keeps few of them in memory.
 fn setup(s3: &S3) -> Setup {
     setup_at(&s3.endpoint()).env("WEIR_COLD_FLUSH_AGE_MS", 200).env("WEIR_COLD_CACHE_BYTES", 1 << 20)
+}
+
+/// A command that reaches `s3`, as its arguments say what for.
+fn command(s3: &S3) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
+    command.envs([("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret"), ("WEIR_COLD_ALLOW_HTTP", "true")]);
+    command.env("WEIR_COLD_ENDPOINT", s3.endpoint());
+    command
 }
 
 /// Appends `count` records to the stream of `ledger`, and all are stored.

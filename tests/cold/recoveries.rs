@@ -1,7 +1,7 @@
 //! `weir recover` and `weir restore`: a node that is lost, built again from its bucket.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 use std::time::Duration;
 
 use weir_testkit::{Request, S3, Server, Setup, metric, wait_until};
@@ -11,10 +11,8 @@ use crate::{MOVES_WITHIN, URL, append, history, setup};
 
 /// Runs a command that builds a node.
 fn build(s3: &S3, command: &str, data_dir: &Path, args: &[&str]) -> Output {
-    let mut build = Command::new(env!("CARGO_BIN_EXE_weir"));
-    build.args([command, "--from", URL, "--data-dir"]).arg(data_dir).args(args);
-    let env = [("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret"), ("WEIR_COLD_ALLOW_HTTP", "true")];
-    build.envs(env).env("WEIR_COLD_ENDPOINT", s3.endpoint()).output().expect("it runs")
+    let mut build = crate::command(s3);
+    build.args([command, "--from", URL, "--data-dir"]).arg(data_dir).args(args).output().expect("it runs")
 }
 
 fn stderr(output: &Output) -> String {

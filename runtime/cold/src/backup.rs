@@ -5,20 +5,15 @@
 
 use std::collections::BTreeMap;
 
-use bytes::BytesMut;
-
 use crate::claim;
 use crate::cold::Cold;
 use crate::error::ColdError;
 use crate::name::ChunkName;
 use crate::store::{ChunkStore, StoreError};
+use crate::verify::read_written;
 
 /// What the object is called.
 const OBJECT: &str = "weir-backup";
-/// More than it has.
-const OBJECT_BYTES_MAX: u64 = 4096;
-/// Bytes of a chunk that are read at once.
-const READ_BYTES: u64 = 4 << 20;
 
 /// Why a backup cannot go into a store.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,15 +38,11 @@ pub async fn begin_backup(store: &dyn ChunkStore, cluster: u64) -> Result<BTreeM
     if let Some(owner) = claim::owner(store).await? {
         return Err(BackupError::InUse(owner));
     }
-    let ours = format!("{cluster:016x}\n");
-    match store.get(OBJECT, 0..OBJECT_BYTES_MAX).await {
-        Err(StoreError::Missing(_)) => store.put(OBJECT, ours.into()).await?,
-        found => {
-            let found = found?;
-            if found != ours.as_bytes() {
-                return Err(BackupError::Taken(String::from_utf8_lossy(&found).trim_end().to_string()));
-            }
-        }
+    let ours = claim::mark_of(cluster);
+    match claim::mark_in(store, OBJECT).await? {
+        None => store.put(OBJECT, ours.into()).await?,
+        Some(found) if found != ours => return Err(BackupError::Taken(found.trim_end().to_string())),
+        Some(_) => {}
     }
     let objects = store.list().await?;
     Ok(objects.iter().filter_map(|(object, bytes)| Some((ChunkName::parse(object)?, *bytes))).collect())
@@ -69,20 +60,13 @@ impl Cold {
         self.run(move |inner| async move {
             let _turn = inner.verifying.acquire().await.expect("nobody closes it");
             let object = name.object();
-            let mut chunk = BytesMut::with_capacity(bytes as usize);
-            while (chunk.len() as u64) < bytes {
-                let begin = chunk.len() as u64;
-                match inner.store.get(&object, begin..bytes.min(begin + READ_BYTES)).await {
-                    Ok(read) if !read.is_empty() => chunk.extend_from_slice(&read),
-                    Ok(_) | Err(StoreError::Missing(_)) => break,
-                    Err(error) => return Err(error.into()),
+            match read_written(&*inner.store, &object, bytes, crc).await? {
+                Ok(chunk) => to.put(name, chunk).await,
+                Err(_) => {
+                    let (position, reason) = (0, "it is missing, too short, or its checksum is another one");
+                    Err(ColdError::Damaged { chunk: object, position, reason })
                 }
             }
-            if chunk.len() as u64 != bytes || crc32c::crc32c(&chunk) != crc {
-                let (position, reason) = (0, "it is missing, too short, or its checksum is another one");
-                return Err(ColdError::Damaged { chunk: object, position, reason });
-            }
-            to.put(name, chunk.freeze()).await
         })
         .await
     }

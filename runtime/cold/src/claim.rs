@@ -32,10 +32,20 @@ pub enum ClaimError {
 /// # Errors
 /// Whatever the store says.
 pub async fn owner(store: &dyn ChunkStore) -> Result<Option<String>, StoreError> {
-    match store.get(OBJECT, 0..BYTES_MAX).await {
+    Ok(mark_in(store, OBJECT).await?.map(|mark| mark.trim_end().to_string()))
+}
+
+/// What an object that says whose something is says; `None` when there is none.
+pub(crate) async fn mark_in(store: &dyn ChunkStore, object: &str) -> Result<Option<String>, StoreError> {
+    match store.get(object, 0..BYTES_MAX).await {
         Err(StoreError::Missing(_)) => Ok(None),
-        found => Ok(Some(String::from_utf8_lossy(&found?).trim_end().to_string())),
+        found => Ok(Some(String::from_utf8_lossy(&found?).into_owned())),
     }
+}
+
+/// What such an object of the cluster's says.
+pub(crate) fn mark_of(cluster: u64) -> String {
+    format!("{cluster:016x}\n")
 }
 
 /// Makes the store the cluster's, whose ever it was.
@@ -43,7 +53,7 @@ pub async fn owner(store: &dyn ChunkStore) -> Result<Option<String>, StoreError>
 /// # Errors
 /// Whatever the store says.
 pub async fn take_over(store: &dyn ChunkStore, cluster: u64) -> Result<(), StoreError> {
-    store.put(OBJECT, format!("{cluster:016x}\n").into()).await
+    store.put(OBJECT, mark_of(cluster).into()).await
 }
 
 /// Makes sure that `store` is the cluster's: says so in it when it is nobody's yet, and was not ours before. Who claims it at
@@ -52,10 +62,11 @@ pub async fn take_over(store: &dyn ChunkStore, cluster: u64) -> Result<(), Store
 /// # Errors
 /// [`ClaimError`], and then nothing of it may be used.
 pub async fn claim(store: &dyn ChunkStore, cluster: u64, was_ours: bool, race: Duration) -> Result<(), ClaimError> {
-    let ours = format!("{cluster:016x}\n");
-    let found = match store.get(OBJECT, 0..BYTES_MAX).await {
-        Err(StoreError::Missing(_)) if was_ours => return Err(ClaimError::Lost),
-        Err(StoreError::Missing(_)) => {
+    let ours = mark_of(cluster);
+    let found = match mark_in(store, OBJECT).await? {
+        Some(found) => found,
+        None if was_ours => return Err(ClaimError::Lost),
+        None => {
             let objects = store.list().await?;
             if objects.iter().any(|(object, _)| ChunkName::parse(object).is_some()) {
                 return Err(ClaimError::Unmarked);
@@ -63,12 +74,8 @@ pub async fn claim(store: &dyn ChunkStore, cluster: u64, was_ours: bool, race: D
             store.put(OBJECT, ours.clone().into()).await?;
             // Who has put last has it. Not every store can put only what is not there.
             tokio::time::sleep(race).await;
-            store.get(OBJECT, 0..BYTES_MAX).await?
+            mark_in(store, OBJECT).await?.ok_or_else(|| StoreError::Missing(OBJECT.to_string()))?
         }
-        found => found?,
     };
-    match found == ours.as_bytes() {
-        true => Ok(()),
-        false => Err(ClaimError::Taken(String::from_utf8_lossy(&found).trim_end().to_string())),
-    }
+    if found == ours { Ok(()) } else { Err(ClaimError::Taken(found.trim_end().to_string())) }
 }

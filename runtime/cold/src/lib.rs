@@ -30,4 +30,4 @@ pub use store::{
     ChunkStore, ClaimedStore, LocalStore, MemoryStore, MovedStore, S3Location, S3Store, StoreError, StoreStats,
 };
 pub use stored::{Manifest, PIECE_BYTES_MAX, SnapshotName, SnapshotPiece, Survey, survey};
-pub use verify::{Flaw, verify};
+pub use verify::{Flaw, read_written, verify};

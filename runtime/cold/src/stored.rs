@@ -181,12 +181,7 @@ impl Manifest {
             Err(StoreError::Missing(_)) => return Ok(Err(Flaw::Missing)),
             read => read?,
         };
-        let found = read.len() as u64;
-        if found != written {
-            return Ok(Err(if found < written { Flaw::Short { found, written } } else { Flaw::Long { written } }));
-        }
-        let found = crc32c::crc32c(&read);
-        Ok(if found == crc { Ok(read) } else { Err(Flaw::Changed { found, written: crc }) })
+        Ok(Flaw::of(&read, written, crc).map_or(Ok(read), Err))
     }
 }
 
@@ -195,9 +190,18 @@ impl Manifest {
 /// # Errors
 /// Whatever the store says.
 pub async fn survey(store: &dyn ChunkStore) -> Result<BTreeMap<GroupId, Survey>, StoreError> {
+    survey_of(store, |_| true).await
+}
+
+/// As [`survey`], of the groups that are wanted: the manifests of others are not read.
+async fn survey_of(
+    store: &dyn ChunkStore,
+    is_wanted: impl Fn(GroupId) -> bool,
+) -> Result<BTreeMap<GroupId, Survey>, StoreError> {
     let objects: BTreeMap<String, u64> = store.list().await?.into_iter().collect();
     let mut surveys: BTreeMap<GroupId, Survey> = BTreeMap::new();
-    let mut names: Vec<SnapshotName> = objects.keys().filter_map(|object| SnapshotName::of_manifest(object)).collect();
+    let names = objects.keys().filter_map(|object| SnapshotName::of_manifest(object));
+    let mut names: Vec<SnapshotName> = names.filter(|name| is_wanted(name.group)).collect();
     names.sort_unstable();
     for name in names.into_iter().rev() {
         let survey = surveys.entry(name.group).or_default();
@@ -206,7 +210,7 @@ pub async fn survey(store: &dyn ChunkStore) -> Result<BTreeMap<GroupId, Survey>,
     }
     // Manifests go before their pieces.
     for object in objects.into_keys() {
-        if let Some(name) = SnapshotName::of_piece(&object) {
+        if let Some(name) = SnapshotName::of_piece(&object).filter(|name| is_wanted(name.group)) {
             surveys.entry(name.group).or_default().objects.push(object);
         }
     }
@@ -227,7 +231,11 @@ impl Cold {
     /// # Errors
     /// Whatever the store says.
     pub async fn snapshots(&self, group: GroupId) -> Result<Survey, ColdError> {
-        self.run(move |inner| async move { Ok(survey(&*inner.store).await?.remove(&group).unwrap_or_default()) }).await
+        self.run(move |inner| async move {
+            let mut surveys = survey_of(&*inner.store, |of| of == group).await?;
+            Ok(surveys.remove(&group).unwrap_or_default())
+        })
+        .await
     }
 
     /// Puts a piece of a snapshot's file; it is durable then.

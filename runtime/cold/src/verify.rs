@@ -1,5 +1,9 @@
 //! Whether an object is what was written: all of it is read, a bounded piece at a time.
 
+use std::cmp::Ordering;
+
+use bytes::{Bytes, BytesMut};
+
 use crate::store::{ChunkStore, StoreError};
 
 /// What is read at once, in bytes.
@@ -33,6 +37,44 @@ pub enum Flaw {
         /// What it should be.
         written: u32,
     },
+}
+
+impl Flaw {
+    /// What is wrong with these bytes, if so many `bytes` with this CRC32C were written.
+    pub(crate) fn of(found: &[u8], bytes: u64, crc: u32) -> Option<Flaw> {
+        let (len, found) = (found.len() as u64, crc32c::crc32c(found));
+        match len.cmp(&bytes) {
+            Ordering::Less => Some(Flaw::Short { found: len, written: bytes }),
+            Ordering::Greater => Some(Flaw::Long { written: bytes }),
+            Ordering::Equal => (found != crc).then_some(Flaw::Changed { found, written: crc }),
+        }
+    }
+}
+
+/// The `bytes` that were written of an object with this CRC32C, or what is wrong with them. What is behind them is left out.
+///
+/// # Errors
+/// The store does not answer, or refuses.
+pub async fn read_written(
+    store: &dyn ChunkStore,
+    object: &str,
+    bytes: u64,
+    crc: u32,
+) -> Result<Result<Bytes, Flaw>, StoreError> {
+    let mut written = BytesMut::with_capacity(bytes as usize);
+    while (written.len() as u64) < bytes {
+        let begin = written.len() as u64;
+        match store.get(object, begin..bytes.min(begin + READ_BYTES)).await {
+            Err(StoreError::Missing(_)) if begin == 0 => return Ok(Err(Flaw::Missing)),
+            Err(StoreError::Missing(_)) => break,
+            read => match read? {
+                read if read.is_empty() => break,
+                read => written.extend_from_slice(&read),
+            },
+        }
+    }
+    let written = written.freeze();
+    Ok(Flaw::of(&written, bytes, crc).map_or(Ok(written), Err))
 }
 
 /// Reads all of an object that was written with so many `bytes` and this CRC32C; says what is wrong with it, if anything is.

@@ -2,7 +2,7 @@
 //!
 //! - [`cli`], [`config`], [`address`], [`layers`]: what was asked for, from flags, environment and file.
 //! - [`config_command`]: the configuration, shown and checked.
-//! - [`cold_command`], [`backup_command`], [`admin_client`]: commands that ask a running node.
+//! - [`cold_command`], [`backup_command`], [`ask`], [`admin_client`]: commands that ask a running node.
 //! - [`recover_command`], [`recover_error`]: a new node out of what is in a store. [`output`]: how commands print.
 //!   [`place`]: stores that are no node's cold tier.
 //! - [`manual`]: completion scripts and manual pages.
@@ -19,6 +19,7 @@ mod accept;
 mod address;
 mod admin;
 mod admin_client;
+mod ask;
 mod backup;
 mod backup_command;
 mod builtins;

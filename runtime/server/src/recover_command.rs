@@ -5,14 +5,14 @@
 //! that means.
 
 use std::collections::BTreeMap;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Serialize;
 use weir_cold::claim;
-use weir_cold::{ChunkName, ChunkStore, Flaw, LocalStore, Manifest, StoreError, survey, verify};
+use weir_cold::{ChunkName, ChunkStore, Flaw, LocalStore, Manifest, StoreError, read_written, survey, verify};
 use weir_raft::{install, read_snapshot};
 use weir_shard::{Entropy as _, Topology};
 use weir_storage::{EntryId, SnapshotReader, Wal, WalConfig, WriteMode};
@@ -22,13 +22,10 @@ use weir_types::GroupId;
 use crate::config::{ColdConfig, Config};
 use crate::exit::Exit;
 use crate::node::{DataDir, LOCK_FILE, Node, NodeError};
-use crate::output::Output;
+use crate::output::{Output, Progress};
 use crate::place;
 use crate::recover_error::RecoverError;
 use crate::seams::SystemEntropy;
-
-/// Bytes of a chunk that are read at once.
-const READ_BYTES: u64 = 4 << 20;
 
 /// What is to be done.
 pub(crate) struct Order {
@@ -224,66 +221,25 @@ async fn copy_chunks(
     let local_failed = |error| data_dir.cold_failed(io::Error::other(error));
     let chunks: Vec<(GroupId, Chunk)> =
         groups.iter().flat_map(|(group, state)| state.chunks().map(|chunk| (*group, *chunk))).collect();
-    let progress = Progress::new(chunks.len());
-    for (done, (group, Chunk { id, bytes, crc, .. })) in chunks.into_iter().enumerate() {
-        progress.show(done);
+    let (progress, all) = (Progress::new(true), chunks.len() as u64);
+    for (done, (group, Chunk { id, bytes, crc, .. })) in (0..).zip(chunks) {
+        progress.show(done * 100 / all, done, all);
         let object = ChunkName { group, term: id.term, number: id.number, nonce: id.nonce }.object();
         if verify(&local, &object, bytes, crc).await.map_err(local_failed)?.is_none() {
             continue;
         }
-        let read = match read_chunk(store, &object, bytes).await {
-            Err(StoreError::Missing(_)) => {
-                return Err(RecoverError::Chunk { chunk: object, flaw: Flaw::Missing }.into());
-            }
-            read => read.map_err(|source| RecoverError::Store { from: from.to_string(), source })?,
+        let read = read_written(store, &object, bytes, crc).await;
+        let chunk = match read.map_err(|source| RecoverError::Store { from: from.to_string(), source })? {
+            Ok(chunk) => chunk,
+            Err(flaw) => return Err(RecoverError::Chunk { chunk: object, flaw }.into()),
         };
-        local.put(&object, read).await.map_err(local_failed)?;
+        local.put(&object, chunk).await.map_err(local_failed)?;
         if let Some(flaw) = verify(&local, &object, bytes, crc).await.map_err(local_failed)? {
             return Err(RecoverError::Chunk { chunk: object, flaw }.into());
         }
     }
-    progress.end();
+    progress.clear();
     Ok(claim::take_over(&local, node_id).await.map_err(local_failed)?)
-}
-
-/// A whole chunk, of `bytes`, or as much of it as there is: its checksum is compared when it is in its place.
-async fn read_chunk(store: &dyn ChunkStore, object: &str, bytes: u64) -> Result<Bytes, StoreError> {
-    let mut chunk = Vec::new();
-    while (chunk.len() as u64) < bytes {
-        let begin = chunk.len() as u64;
-        let read = store.get(object, begin..bytes.min(begin + READ_BYTES)).await?;
-        if read.is_empty() {
-            break;
-        }
-        chunk.extend_from_slice(&read);
-    }
-    Ok(chunk.into())
-}
-
-/// How far it is, on a terminal.
-struct Progress {
-    all: usize,
-    is_shown: bool,
-}
-
-impl Progress {
-    fn new(all: usize) -> Progress {
-        Progress { all, is_shown: io::stderr().is_terminal() }
-    }
-
-    /// Who cannot see it misses nothing.
-    fn show(&self, done: usize) {
-        if self.is_shown {
-            let percent = (done * 100).checked_div(self.all).unwrap_or(100);
-            let _ = write!(io::stderr(), "\r\x1b[K{percent:3} %  {done} of {} chunks", self.all);
-        }
-    }
-
-    fn end(&self) {
-        if self.is_shown {
-            let _ = write!(io::stderr(), "\r\x1b[K");
-        }
-    }
 }
 
 /// Has every group begin in the new node's logs.

@@ -57,11 +57,7 @@ fn begin_cold(core: &Rc<Core>, group: &Rc<LocalGroup>, cold: &Cold, anchor: Rc<A
 
 /// Begins to verify the chunks of all groups of this shard; `turn` is given back at the end.
 pub(crate) fn begin_check(core: &Rc<Core>, news: mpsc::Sender<CheckNews>, turn: Arc<OwnedSemaphorePermit>) {
-    let check = checker::run(core.clone(), news);
-    core.spawn_request(async move {
-        check.await;
-        drop(turn);
-    });
+    in_turn(core, checker::run(core.clone(), news), turn);
 }
 
 /// Begins to copy all groups of this shard to `to`, where `there` is already; `turn` is given back at the end.
@@ -72,9 +68,13 @@ pub(crate) fn begin_backup(
     news: mpsc::Sender<BackupNews>,
     turn: Arc<OwnedSemaphorePermit>,
 ) {
-    let backup = archivist::run(core.clone(), to, there, news);
+    in_turn(core, archivist::run(core.clone(), to, there, news), turn);
+}
+
+/// Gives a turn back when the work is done that it is for.
+fn in_turn(core: &Core, work: impl Future<Output = ()> + 'static, turn: Arc<OwnedSemaphorePermit>) {
     core.spawn_request(async move {
-        backup.await;
+        work.await;
         drop(turn);
     });
 }

@@ -18,10 +18,15 @@ impl Group {
 
     /// The bindings of `role` that are for the stream at `key`, in the order of their names.
     pub fn bindings(&self, key: &StreamKey, role: Role) -> impl Iterator<Item = &Arc<Binding>> {
+        self.bindings_of(key.bucket(), key.name(), role)
+    }
+
+    /// As [`Group::bindings`], for the stream `name` of `bucket`.
+    pub(crate) fn bindings_of(&self, bucket: &str, name: &str, role: Role) -> impl Iterator<Item = &Arc<Binding>> {
         // Most groups have no binding at all, and every append asks.
-        let bucket = if self.bound_buckets == 0 { None } else { self.buckets.get(key.bucket()) };
+        let bucket = if self.bound_buckets == 0 { None } else { self.buckets.get(bucket) };
         let list = bucket.map_or(&[][..], |bucket| &bucket.bindings);
-        list.iter().filter(move |binding| binding.role == role && binding.streams.matches(key.name()))
+        list.iter().filter(move |binding| binding.role == role && binding.streams.matches(name))
     }
 
     /// Replaces the bindings of a bucket that is there.

@@ -11,7 +11,7 @@ use crate::reply::{Refusal, Reply};
 impl Group {
     /// Gives up the records before the position `before` in one life of a name. What was given up already is a success.
     pub(crate) fn trim(&mut self, key: KeyRef<'_>, incarnation: Incarnation, before: u64, force: bool) -> Outcome {
-        let is_summarized = self.is_summarized(key);
+        let is_summarized = self.bindings_of(key.bucket(), key.name(), Role::Summary).next().is_some();
         let Some(stream) = self.slots.get(key).filter(|stream| stream.incarnation() == incarnation) else {
             return Outcome::refused(Refusal::NotFound);
         };
@@ -38,11 +38,5 @@ impl Group {
         let facts = stream.facts();
         self.release_hot(hot);
         Outcome::unchanged(Reply::Trimmed(facts))
-    }
-
-    /// Whether a summary is bound to the stream.
-    fn is_summarized(&self, key: KeyRef<'_>) -> bool {
-        let bindings = self.buckets.get(key.bucket()).into_iter().flat_map(|bucket| &bucket.bindings);
-        bindings.into_iter().any(|binding| binding.role == Role::Summary && binding.streams.matches(key.name()))
     }
 }

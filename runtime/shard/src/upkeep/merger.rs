@@ -90,6 +90,7 @@ struct Look<'a> {
 struct Run {
     range: Range<u64>,
     chunk: u32,
+    at: u32,
     /// What they take in a chunk, about, with their packs' heads and index.
     bytes: u64,
 }
@@ -275,12 +276,12 @@ impl Look<'_> {
     fn runs(&self, stream: &Stream) -> Vec<Run> {
         let mut runs = Vec::with_capacity(stream.runs());
         for piece in stream.pieces_from(0).take(stream.runs()) {
-            let Found::Cold { start, end, chunk, .. } = piece else { break };
+            let Found::Cold { start, end, chunk, at } = piece else { break };
             let start = start.max(stream.base());
             let Chunk { bytes, named_bytes, .. } = *self.state.chunk(chunk).expect("a chunk that is named is known");
             // As much of the object as of what is named of it.
             let bytes = (bytes.saturating_mul(end - start) / named_bytes).max(1);
-            runs.push(Run { range: start..end, chunk, bytes });
+            runs.push(Run { range: start..end, chunk, at, bytes });
         }
         runs
     }
@@ -335,13 +336,11 @@ impl Load {
             return;
         }
         let key = StreamKey::parse(stream.key()).expect("keys were checked when their request came");
-        let mut parts = Vec::with_capacity(runs.len());
-        for piece in stream.pieces_from(runs[0].range.start).take(runs.len()) {
-            let Found::Cold { start, end, chunk, at } = piece else { break };
-            let chunk = group.chunk_name(state.chunk(chunk).expect("a chunk that is named is known").id);
-            let range = start.max(stream.base())..end;
-            parts.push(PartRef { chunk, at, incarnation: stream.incarnation(), range });
-        }
+        let part = |Run { range, chunk, at, .. }: &Run| {
+            let chunk = group.chunk_name(state.chunk(*chunk).expect("a chunk that is named is known").id);
+            PartRef { chunk, at: *at, incarnation: stream.incarnation(), range: range.clone() }
+        };
+        let parts: Vec<PartRef> = runs.iter().map(part).collect();
         self.bytes += bytes;
         self.parts_bytes += part_bytes;
         self.runs += parts.len();
