@@ -7,15 +7,18 @@ use std::io;
 use bytes::{Buf, BufMut, BytesMut};
 use openraft::alias::VoteOf;
 use openraft::vote::leader_id_std::LeaderId;
-use openraft::{BasicNode, Membership};
+use openraft::{EmptyNode, Membership};
 
 use crate::config::TypeConfig;
 
 const VERSION: u8 = 1;
 
+/// What a vote takes.
+pub(crate) const VOTE_BYTES: usize = 18;
+
 /// A vote: version, term, node voted for, whether a quorum granted it.
-pub(crate) fn encode_vote(vote: &VoteOf<TypeConfig>) -> [u8; 18] {
-    let mut bytes = [0; 18];
+pub(crate) fn encode_vote(vote: &VoteOf<TypeConfig>) -> [u8; VOTE_BYTES] {
+    let mut bytes = [0; VOTE_BYTES];
     let mut out = &mut bytes[..];
     out.put_u8(VERSION);
     out.put_u64_le(vote.leader_id.term);
@@ -34,8 +37,9 @@ pub(crate) fn decode_vote(mut bytes: &[u8]) -> io::Result<VoteOf<TypeConfig>> {
     Ok(VoteOf::<TypeConfig> { leader_id, committed })
 }
 
-/// A membership: version, the (joint) configurations as lists of voters, then every node with its address.
-pub(crate) fn encode_membership(membership: &Membership<u64, BasicNode>, out: &mut BytesMut) {
+/// A membership: version, the (joint) configurations as lists of voters, then every node. Four bytes behind a node are zero: where
+/// nodes are is not a group's to know.
+pub(crate) fn encode_membership(membership: &Membership<u64, EmptyNode>, out: &mut BytesMut) {
     out.put_u8(VERSION);
     let configs = membership.get_joint_config();
     assert!(!configs.is_empty() && configs.len() <= 2, "a membership is one configuration, or two that are joint");
@@ -45,16 +49,15 @@ pub(crate) fn encode_membership(membership: &Membership<u64, BasicNode>, out: &m
         voters.iter().for_each(|&voter| out.put_u64_le(voter));
     }
     out.put_u32_le(membership.nodes().count() as u32);
-    for (&id, node) in membership.nodes() {
+    for (&id, _) in membership.nodes() {
         out.put_u64_le(id);
-        out.put_u32_le(node.addr.len() as u32);
-        out.put_slice(node.addr.as_bytes());
+        out.put_u32_le(0);
     }
 }
 
 /// # Errors
 /// `InvalidData` for bytes that [`encode_membership`] did not write.
-pub(crate) fn decode_membership(mut bytes: &[u8]) -> io::Result<Membership<u64, BasicNode>> {
+pub(crate) fn decode_membership(mut bytes: &[u8]) -> io::Result<Membership<u64, EmptyNode>> {
     version(&mut bytes)?;
     let mut configs = Vec::new();
     for _ in 0..u32_le(&mut bytes)? {
@@ -67,11 +70,10 @@ pub(crate) fn decode_membership(mut bytes: &[u8]) -> io::Result<Membership<u64, 
     let mut nodes = BTreeMap::new();
     for _ in 0..u32_le(&mut bytes)? {
         let id = u64_le(&mut bytes)?;
-        let addr_bytes = u32_le(&mut bytes)? as usize;
-        let (addr, rest) = bytes.split_at_checked(addr_bytes).ok_or_else(malformed)?;
-        let addr = std::str::from_utf8(addr).map_err(|_| malformed())?;
-        nodes.insert(id, BasicNode::new(addr));
-        bytes = rest;
+        if u32_le(&mut bytes)? != 0 {
+            return Err(malformed());
+        }
+        nodes.insert(id, EmptyNode {});
     }
     Membership::new(configs, nodes).map_err(|_| malformed())
 }
@@ -103,14 +105,13 @@ mod tests {
     fn votes_read_back_as_written() {
         let vote = VoteOf::<TypeConfig> { leader_id: LeaderId { term: 7, voted_for: u64::MAX }, committed: true };
         assert_eq!(decode_vote(&encode_vote(&vote)).expect("decodes"), vote);
-        assert!(decode_vote(&encode_vote(&vote)[..17]).is_err());
-        assert!(decode_vote(&[9; 18]).is_err());
+        assert!(decode_vote(&encode_vote(&vote)[..VOTE_BYTES - 1]).is_err());
+        assert!(decode_vote(&[9; VOTE_BYTES]).is_err());
     }
 
     #[test]
     fn memberships_read_back_as_written() {
-        let nodes =
-            BTreeMap::from([(1, BasicNode::new("127.0.0.1:1")), (2, BasicNode::new("")), (3, BasicNode::new("x"))]);
+        let nodes = BTreeMap::from([1, 2, 3].map(|id| (id, EmptyNode {})));
         let configs = vec![BTreeSet::from([1, 2]), BTreeSet::from([2, 3])];
         let membership = Membership::new(configs, nodes).expect("a valid membership");
         let mut bytes = BytesMut::new();

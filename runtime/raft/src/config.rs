@@ -72,6 +72,7 @@ openraft::declare_raft_types!(
         D = Batch,
         R = Outcomes,
         LeaderId = openraft::vote::leader_id_std::LeaderId<u64, u64>,
+        Node = openraft::EmptyNode,
 );
 
 /// An entry as openraft names it.
@@ -84,21 +85,21 @@ pub(crate) fn entry_id(id: &LogIdOf<TypeConfig>) -> EntryId {
     EntryId { index: id.index, term: **id.committed_leader_id() }
 }
 
-/// The settings of every group.
+/// The settings of every group, of which this node may be the only voter or not.
 ///
 /// openraft campaigns after its lease and a random timeout, so elections take about twice what the timeouts say.
 /// Snapshots are never taken by openraft's own policy: we trigger them ourselves.
-pub(crate) fn raft_config() -> Config {
+pub(crate) fn raft_config(has_peers: bool) -> Config {
     Config {
         cluster_name: "weir".to_string(),
-        heartbeat_interval: 250,
-        heartbeat_min_interval: Some(200),
-        election_timeout_min: 750,
-        election_timeout_max: 1000,
+        heartbeat_interval: 200,
+        heartbeat_min_interval: Some(150),
+        election_timeout_min: 500,
+        election_timeout_max: 750,
         enable_pre_vote: Some(true),
         // The only voter need not ask anyone whether it still leads. It begins without writing anything, so that a full
-        // log can be opened any number of times.
-        enable_leader_restore: Some(true),
+        // log can be opened any number of times. Among several, one that was restored might read what is stale.
+        enable_leader_restore: Some(!has_peers),
         snapshot_policy: SnapshotPolicy::Never,
         // The log is also where streams' bytes are: it goes only as far as we say.
         max_in_snapshot_log_to_keep: u64::MAX,
@@ -112,6 +113,6 @@ mod tests {
 
     #[test]
     fn openraft_accepts_the_timings() {
-        raft_config().validate().expect("valid timings");
+        raft_config(true).validate().expect("valid timings");
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 
 use openraft::alias::{SnapshotMetaOf, VoteOf};
 use openraft::vote::leader_id_std::LeaderId;
-use openraft::{BasicNode, Membership, StoredMembership};
+use openraft::{EmptyNode, Membership, StoredMembership};
 use tokio::sync::oneshot;
 use weir_storage::{Done, EntryId, Wal};
 use weir_stream::Group;
@@ -23,7 +23,7 @@ use crate::state_machine::State;
 /// Whatever the disk says. The log is of no use then.
 pub async fn install(wal: &Wal, group: GroupId, node_id: u64, last: EntryId, state: Group) -> io::Result<()> {
     assert!(wal.last(group).is_none(), "the log has nothing of the group");
-    let nodes = BTreeMap::from([(node_id, BasicNode::new(""))]);
+    let nodes = BTreeMap::from([(node_id, EmptyNode {})]);
     let membership = Membership::new(vec![BTreeSet::from([node_id])], nodes).map_err(io::Error::other)?;
     let last_membership = StoredMembership::new(Some(log_id(last)), membership);
     let meta = SnapshotMetaOf::<TypeConfig> { last_log_id: Some(log_id(last)), last_membership };

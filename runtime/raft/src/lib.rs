@@ -5,26 +5,38 @@
 //! - [`state_machine`]: openraft's state machine trait on [`weir_stream::Group`]; calls the [`Observer`].
 //! - [`snapshot`]: the state in a file, so that the log before it may go.
 //! - [`install`]: a group that goes on from a state that another log had.
-//! - [`network`]: the transport. A group of one voter has none, and says so if it is ever called.
+//! - [`role`]: what the replica is to its group: [`Role`]. [`current`]: reads that are not stale, and handing over.
+//! - [`peers`]: the replicas on other nodes, as whoever has links to them hands them in: [`Peers`]. [`network`] is openraft's side
+//!   of it, [`answer`] the other end, and [`wire`] what is said, as bytes.
 //! - [`config`]: openraft's type parameters and our timings.
-//! - [`codec`]: votes and memberships as bytes. openraft's own serde form is no format, so it is not used.
+//! - [`codec`]: votes and memberships as bytes, [`entry`] entries. openraft's own serde form is no format, so it is not used.
 //!
 //! Everything here lives on the thread of one shard. openraft wants its types `Send`; the parts that are shared between
 //! the log, the state machine and the shard are therefore wrapped in [`Local`], which checks the thread instead of
 //! locking. A lock would be free of contention and still be on the append path.
 
+mod answer;
 mod codec;
 mod config;
+mod current;
+mod entry;
 mod install;
 mod local;
 mod log_store;
 mod network;
+mod peers;
 mod replica;
+mod role;
 mod snapshot;
 mod state_machine;
+mod wire;
 
+pub use answer::AnswerError;
+pub use current::NotCurrent;
 pub use install::install;
 pub use local::Local;
+pub use peers::{CallError, Lane, Message, Peers};
 pub use replica::{ProposeError, Replica, ReplicaOptions, Standing, StartError};
+pub use role::Role;
 pub use snapshot::{read_snapshot, snapshot_chunks};
 pub use state_machine::{Observer, State};

@@ -16,20 +16,16 @@ use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{EntryPayload, OptionalSend};
 use tokio::sync::oneshot;
-use weir_storage::{Arena, Claim, Done, EntryBody, EntryPlace, EntryRef, FRAME_HEADER_BYTES, Wal, WalReader};
+use weir_storage::{Claim, Done, EntryBody, EntryPlace, EntryRef, Wal, WalReader};
 use weir_types::GroupId;
 
-use crate::codec::{decode_membership, decode_vote, encode_membership, encode_vote};
+use crate::codec::{decode_vote, encode_vote};
 use crate::config::{Batch, TypeConfig, entry_id, log_id};
+use crate::entry::{KIND_BATCH, KIND_BLANK, decode_payload, encode_frame};
 use send_wrapper::SendWrapper;
 
-/// Bytes of stored entries that are in memory at a time while old ones are read back.
-const READ_BYTES_MAX: usize = 4 << 20;
-
-/// What an entry's frame holds.
-const KIND_BLANK: u8 = 0;
-const KIND_BATCH: u8 = 1;
-const KIND_MEMBERSHIP: u8 = 2;
+/// Bytes of entries that are in memory at a time while old ones are read back, or go to another node.
+const READ_BYTES_MAX: usize = 2 << 20;
 
 /// One group's log.
 #[derive(Clone)]
@@ -112,32 +108,8 @@ fn read_back(reader: &WalReader, entry: &EntryRef) -> io::Result<EntryOf<TypeCon
 }
 
 fn decode_entry(entry: &EntryRef, frame: Bytes, body_bytes: usize) -> io::Result<EntryOf<TypeConfig>> {
-    assert!(frame.len() >= FRAME_HEADER_BYTES + body_bytes, "the body is in the frame");
-    let payload = match entry.kind {
-        KIND_BLANK => EntryPayload::Blank,
-        KIND_BATCH => EntryPayload::Normal(Batch::Loaded { frame, body_bytes, claim: Claim::Spare }),
-        KIND_MEMBERSHIP => {
-            let body = &frame[FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + body_bytes];
-            EntryPayload::Membership(decode_membership(body)?)
-        }
-        kind => return Err(io::Error::new(io::ErrorKind::InvalidData, format!("unknown entry kind {kind}"))),
-    };
+    let payload = decode_payload(entry.kind, frame, body_bytes, Claim::Spare)?;
     Ok(EntryOf::<TypeConfig>::new(log_id(entry.id), payload))
-}
-
-/// An entry's kind and frame, ready for the WAL, and whether it may take the reserve: without blank and membership
-/// entries a full log could never have a leader that empties it.
-fn encode_entry(payload: EntryPayload<Batch, u64, openraft::BasicNode>) -> (u8, Bytes, Claim) {
-    match payload {
-        EntryPayload::Blank => (KIND_BLANK, Arena::seal(Arena::new(0).into_buf()), Claim::Reserve),
-        EntryPayload::Normal(Batch::Loaded { frame, claim, .. }) => (KIND_BATCH, frame, claim),
-        EntryPayload::Normal(stored) => unreachable!("{stored} is in the log already"),
-        EntryPayload::Membership(membership) => {
-            let mut buf = Arena::new(256).into_buf();
-            encode_membership(&membership, &mut buf);
-            (KIND_MEMBERSHIP, Arena::seal(buf), Claim::Reserve)
-        }
-    }
 }
 
 /// A callback and the future that waits for it.
@@ -239,7 +211,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         while let Some(entry) = entries.next() {
             let id = entry_id(&entry.log_id());
             assert!(id.index >= wal.first_index(self.group), "what is purged is not written again");
-            let (kind, frame, claim) = encode_entry(entry.payload);
+            let (kind, frame, claim) = encode_frame(entry.payload);
             // Frames become durable in order, so the last one's completion stands for all.
             let done: Done = match entries.peek() {
                 Some(_) => Box::new(|_| ()),

@@ -1,52 +1,179 @@
-//! The transport between replicas. A group of one voter has no peers: openraft never calls it, and if it did, it would
-//! be told that the peer cannot be reached.
+//! openraft's calls to other replicas, as messages to [`Peers`].
 
 use std::future::Future;
-use std::io;
+use std::rc::Rc;
 
-use openraft::alias::{SnapshotOf, VoteOf};
-use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
+use futures_util::future::LocalBoxFuture;
+use futures_util::{FutureExt, Stream, StreamExt};
+use openraft::alias::{LogIdOf, SnapshotOf, VoteOf};
+use openraft::entry::RaftEntry;
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::RPCOption;
 use openraft::network::v2::RaftNetworkV2;
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
-use openraft::{BasicNode, OptionalSend, RaftNetworkFactory};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{EmptyNode, OptionalSend, RaftNetworkFactory};
+use send_wrapper::SendWrapper;
+use tokio::time::timeout;
+use weir_types::GroupId;
 
 use crate::config::TypeConfig;
+use crate::peers::{CallError, Lane, Message, Peers};
 use crate::state_machine::SnapshotData;
+use crate::wire;
 
-/// The network of a group whose only voter is this node.
+/// Requests to append that a replica has not answered yet. Each has some megabytes at most.
+const APPENDS_MAX: usize = 4;
+
+type Answer<T> = Result<T, RPCError<TypeConfig>>;
+
+/// The peers of one group; none where it has no voters but this node.
 #[derive(Clone)]
-pub(crate) struct NoPeers;
-
-fn no_peers() -> Unreachable<TypeConfig> {
-    Unreachable::new(&io::Error::new(io::ErrorKind::NotConnected, "this group has no peers"))
+pub(crate) struct Network {
+    group: GroupId,
+    peers: Option<SendWrapper<Rc<dyn Peers>>>,
 }
 
-impl RaftNetworkFactory<TypeConfig> for NoPeers {
-    type Network = NoPeers;
+impl Network {
+    pub(crate) fn new(group: GroupId, peers: Option<Rc<dyn Peers>>) -> Network {
+        Network { group, peers: peers.map(SendWrapper::new) }
+    }
 
-    async fn new_client(&mut self, _target: u64, _node: &BasicNode) -> NoPeers {
-        NoPeers
+    fn client(&self, node: u64, lane: Lane) -> Client {
+        Client { network: self.clone(), node, lane }
+    }
+
+    /// Sends at once what a link has room for, so messages go in the order of the calls.
+    pub(crate) fn call(
+        &self,
+        node: u64,
+        lane: Lane,
+        message: Message,
+    ) -> SendWrapper<LocalBoxFuture<'static, Result<Message, CallError>>> {
+        let call = match &self.peers {
+            Some(peers) => peers.call(node, self.group, lane, message),
+            None => async { Err(CallError::NotSent) }.boxed_local(),
+        };
+        SendWrapper::new(call)
     }
 }
 
-impl RaftNetworkV2<TypeConfig> for NoPeers {
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Client;
+
+    async fn new_client(&mut self, target: u64, _node: &EmptyNode) -> Client {
+        self.client(target, Lane::Data)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, _node: &EmptyNode) -> Client {
+        self.client(target, Lane::Control)
+    }
+}
+
+/// The way to one replica. Votes always take the control lane.
+#[derive(Clone)]
+pub(crate) struct Client {
+    network: Network,
+    node: u64,
+    /// For appends.
+    lane: Lane,
+}
+
+impl Client {
+    /// Asks on the control lane, for as long as openraft waits.
+    async fn ask<T>(
+        &self,
+        message: Message,
+        option: &RPCOption,
+        decode: impl FnOnce(bytes::Bytes) -> std::io::Result<T>,
+    ) -> Answer<T> {
+        let call = self.network.call(self.node, Lane::Control, message);
+        let answer = timeout(option.soft_ttl(), call).await.unwrap_or(Err(CallError::Broken));
+        decoded(answer, decode)
+    }
+
+    fn append(
+        &self,
+        request: AppendEntriesRequest<TypeConfig>,
+    ) -> impl Future<Output = Answer<Appended>> + Send + use<> {
+        let prev = request.prev_log_id;
+        let last = request.entries.last().map(RaftEntry::log_id).or(prev);
+        let call = self.network.call(self.node, self.lane, wire::encode_append(request));
+        async move { decoded(call.await, wire::decode_append_response).map(|response| Appended { prev, last, response }) }
+    }
+}
+
+/// What became of a request to append the entries behind `prev`, up to `last`.
+struct Appended {
+    prev: Option<LogIdOf<TypeConfig>>,
+    last: Option<LogIdOf<TypeConfig>>,
+    response: AppendEntriesResponse<TypeConfig>,
+}
+
+fn decoded<T>(
+    answer: Result<Message, CallError>,
+    decode: impl FnOnce(bytes::Bytes) -> std::io::Result<T>,
+) -> Answer<T> {
+    match answer {
+        Ok(message) => decode(message.head).map_err(|error| NetworkError::new(&error).into()),
+        Err(error @ CallError::NotSent) => Err(Unreachable::new(&error).into()),
+        Err(error @ CallError::Broken) => Err(NetworkError::new(&error).into()),
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Client {
     type SnapshotData = SnapshotData;
 
     async fn append_entries(
         &mut self,
-        _request: AppendEntriesRequest<TypeConfig>,
+        request: AppendEntriesRequest<TypeConfig>,
         _option: RPCOption,
-    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Err(no_peers().into())
+    ) -> Answer<AppendEntriesResponse<TypeConfig>> {
+        self.append(request).await.map(|appended| appended.response)
     }
 
-    async fn vote(
-        &mut self,
-        _request: VoteRequest<TypeConfig>,
+    /// Sends requests before those ahead of them are answered, and ends with the first that does not succeed.
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
         _option: RPCOption,
-    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Err(no_peers().into())
+    ) -> futures_util::future::BoxFuture<
+        's,
+        Answer<futures_util::stream::BoxStream<'s, Answer<StreamAppendResult<TypeConfig>>>>,
+    >
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        let client = self.clone();
+        let results = input.map(move |request| client.append(request)).buffered(APPENDS_MAX);
+        let results = results.scan(false, |has_ended, appended| {
+            if *has_ended {
+                return std::future::ready(None);
+            }
+            let result = appended.map(|Appended { prev, last, response }| {
+                *has_ended = !response.is_success();
+                response.into_stream_result(prev, last)
+            });
+            *has_ended |= result.is_err();
+            std::future::ready(Some(result))
+        });
+        std::future::ready(Ok(results.boxed())).boxed()
+    }
+
+    async fn vote(&mut self, request: VoteRequest<TypeConfig>, option: RPCOption) -> Answer<VoteResponse<TypeConfig>> {
+        let message = wire::encode_vote_request(wire::VOTE, &request);
+        self.ask(message, &option, wire::decode_vote_response).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Answer<VoteResponse<TypeConfig>> {
+        let message = wire::encode_vote_request(wire::PRE_VOTE, &request);
+        self.ask(message, &option, wire::decode_vote_response).await
     }
 
     async fn full_snapshot(
@@ -56,6 +183,15 @@ impl RaftNetworkV2<TypeConfig> for NoPeers {
         _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        Err(no_peers().into())
+        let error = std::io::Error::new(std::io::ErrorKind::Unsupported, "snapshots do not go to other nodes yet");
+        Err(Unreachable::new(&error).into())
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Answer<TransferLeaderResponse<TypeConfig>> {
+        self.ask(wire::encode_transfer(&request), &option, wire::decode_transfer_response).await
     }
 }

@@ -1,17 +1,19 @@
 //! A replica of one group: what a shard starts, proposes to and stops.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use openraft::alias::SnapshotMetaOf;
 use openraft::async_runtime::WatchReceiver as _;
-use openraft::errors::{ClientWriteError, RaftError};
-use openraft::{BasicNode, Raft, RaftMetrics};
+use openraft::errors::{ClientWriteError, InitializeError, RaftError};
+use openraft::{EmptyNode, Raft, RaftMetrics};
 use send_wrapper::SendWrapper;
+use tokio::sync::watch;
 use weir_storage::{Claim, FRAME_HEADER_BYTES, Room, Ticket, Wal, WalError};
 use weir_stream::Outcome;
 use weir_types::GroupId;
@@ -19,7 +21,9 @@ use weir_types::GroupId;
 use crate::config::{Batch, TypeConfig, raft_config};
 use crate::local::Local;
 use crate::log_store::LogStore;
-use crate::network::NoPeers;
+use crate::network::Network;
+use crate::peers::Peers;
+use crate::role::{Role, watch_role};
 use crate::snapshot::{self, Snapshot};
 use crate::state_machine::{Observer, Progress, State, StateMachine};
 
@@ -32,6 +36,18 @@ pub struct ReplicaOptions {
     pub node_id: u64,
     /// Which group.
     pub group: GroupId,
+    /// The nodes that form the group if this one has nothing of it: this one and others that are started with the same. Where
+    /// nobody is named, it waits until the group takes it in.
+    pub founders: BTreeSet<u64>,
+    /// How the group's replicas on other nodes are reached; none where there are none and never will be.
+    pub peers: Option<Rc<dyn Peers>>,
+}
+
+impl ReplicaOptions {
+    /// The only replica of its group.
+    pub fn alone(node_id: u64, group: GroupId) -> ReplicaOptions {
+        ReplicaOptions { node_id, group, founders: BTreeSet::from([node_id]), peers: None }
+    }
 }
 
 /// Why a replica could not be started.
@@ -71,7 +87,7 @@ pub enum ProposeError {
     Stopped,
 }
 
-/// Waits for `future`, which may write to the log, or until the log has no room for that.
+/// Waits for `future`, which may wait for the log, or until the log has no room.
 async fn unless_blocked<T>(wal: &Wal, future: impl Future<Output = T>) -> Result<T, String> {
     tokio::pin!(future);
     loop {
@@ -79,7 +95,7 @@ async fn unless_blocked<T>(wal: &Wal, future: impl Future<Output = T>) -> Result
             Ok(done) => return Ok(done),
             Err(_) => {
                 if let Some(cause) = wal.blocked() {
-                    return Err(format!("its log has no room to begin: {cause}"));
+                    return Err(format!("its log has no room: {cause}"));
                 }
             }
         }
@@ -139,16 +155,18 @@ impl fmt::Display for Stage {
 /// One replica. Cheap to clone; lives on its shard's thread.
 #[derive(Clone)]
 pub struct Replica {
-    group: GroupId,
-    raft: Raft<TypeConfig, StateMachine>,
+    pub(crate) group: GroupId,
+    pub(crate) raft: Raft<TypeConfig, StateMachine>,
+    pub(crate) network: Network,
     wal: SendWrapper<Wal>,
     state: State,
     progress: Local<Progress>,
+    pub(crate) role: watch::Receiver<Role>,
 }
 
 impl Replica {
-    /// Starts the replica on its snapshot and its log, forming the group of one voter when there is neither. Blocks while it
-    /// reads the snapshot, and returns before the log is applied; see [`Replica::serving`]. `state` is to be an empty one.
+    /// Starts the replica on its snapshot and its log, or forms the group with its founders when there is neither. Blocks while
+    /// it reads the snapshot, and returns before the log is applied; see [`Replica::serving`]. `state` is to be an empty one.
     ///
     /// # Errors
     /// [`StartError`] when the snapshot or the log cannot be read.
@@ -158,10 +176,12 @@ impl Replica {
         state: State,
         mut observer: Box<dyn Observer>,
     ) -> Result<Replica, StartError> {
-        let ReplicaOptions { node_id, group } = options;
+        let ReplicaOptions { node_id, group, founders, peers } = options;
         assert!(node_id != 0, "node ids are drawn from 1 on");
+        assert!(founders.is_empty() || founders.contains(&node_id), "who forms a group is one of its founders");
+        let has_peers = peers.is_some();
         let failed = |reason: String| StartError::Stopped { group, reason };
-        let config = Arc::new(raft_config().validate().map_err(|error| failed(error.to_string()))?);
+        let config = Arc::new(raft_config(has_peers).validate().map_err(|error| failed(error.to_string()))?);
         let wal = SendWrapper::new(wal);
         let log = LogStore::new(group, wal.clone());
         let progress = Local::new(Progress::default());
@@ -178,23 +198,30 @@ impl Replica {
             };
         }
         let state_machine = StateMachine::new(group, wal.clone(), state.clone(), observer, progress.clone());
-        let raft =
-            Raft::new(node_id, config, NoPeers, log, state_machine).await.map_err(|error| failed(error.to_string()))?;
+        let network = Network::new(group, peers);
+        let raft = Raft::new(node_id, config, network.clone(), log, state_machine).await;
+        let raft = raft.map_err(|error| failed(error.to_string()))?;
         let initialized = raft.is_initialized().await.map_err(|error| failed(error.to_string()))?;
         if initialized {
             let membership = raft.metrics().borrow_watched().membership_config.clone();
-            if membership.voter_ids().all(|voter| voter != node_id) {
+            if !has_peers && membership.voter_ids().all(|voter| voter != node_id) {
                 return Err(failed(format!("node {node_id:016x} is none of its voters: the log is another node's")));
             }
             // Where leadership was not restored: the only voter need not wait for a timeout to find out that nobody leads.
-            let elected = unless_blocked(&wal, raft.trigger().elect(false)).await.map_err(failed)?;
-            elected.map_err(|error| failed(error.to_string()))?;
-        } else {
-            let voters = BTreeMap::from([(node_id, BasicNode::new(""))]);
-            let initialized = unless_blocked(&wal, raft.initialize(voters)).await.map_err(failed)?;
-            initialized.map_err(|error| failed(error.to_string()))?;
+            if membership.voter_ids().eq([node_id]) {
+                let elected = unless_blocked(&wal, raft.trigger().elect(false)).await.map_err(failed)?;
+                elected.map_err(|error| failed(error.to_string()))?;
+            }
+        } else if !founders.is_empty() {
+            let voters: BTreeMap<_, _> = founders.into_iter().map(|founder| (founder, EmptyNode {})).collect();
+            match unless_blocked(&wal, raft.initialize(voters)).await.map_err(failed)? {
+                // Another founder was faster, and has told this one.
+                Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
+                Err(error) => return Err(failed(error.to_string())),
+            }
         }
-        Ok(Replica { group, raft, wal, state, progress })
+        let role = watch_role(&raft, progress.clone());
+        Ok(Replica { group, raft, network, wal, state, progress, role })
     }
 
     /// Waits until this replica leads and has applied all that its log holds, and with it everything acknowledged before.
@@ -330,9 +357,10 @@ impl Replica {
         }
     }
 
-    /// Stops the replica. What was acknowledged is durable already.
+    /// Stops the replica, or leaves it alone if it waits for room in its log. What was acknowledged is durable already.
     pub async fn shutdown(&self) {
-        if let Err(error) = self.raft.shutdown().await {
+        let stopped = unless_blocked(&self.wal, self.raft.shutdown()).await;
+        if let Err(error) = stopped.and_then(|stopped| stopped.map_err(|error| error.to_string())) {
             tracing::warn!(group = self.group.0, %error, "replica did not stop cleanly");
         }
     }

@@ -3,6 +3,7 @@
 //! No guest code, no file and no object store is touched in apply: any error here stops the group for good.
 
 use std::io;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
@@ -13,7 +14,7 @@ use openraft::{EntryPayload, OptionalSend, StoredMembership};
 use send_wrapper::SendWrapper;
 use weir_storage::{BLOCK_BYTES, FRAME_HEADER_BYTES, Wal};
 use weir_stream::{Group, Outcome};
-use weir_types::GroupId;
+use weir_types::{GroupId, Wakeup};
 
 use crate::config::{Outcomes, TypeConfig};
 use crate::local::Local;
@@ -48,6 +49,8 @@ pub(crate) struct Progress {
     pub(crate) snapshot_bytes: u64,
     /// Whether the replica has stopped for good.
     pub(crate) is_stopped: bool,
+    /// Rung when the first entry of a term was applied, or the replica has stopped.
+    pub(crate) term_begun: Rc<Wakeup>,
 }
 
 impl Progress {
@@ -103,6 +106,9 @@ impl StateMachine {
                 }
             };
             self.progress.borrow_mut().applied = Some(log_id);
+            if applied.is_none_or(|last| last.committed_leader_id() != log_id.committed_leader_id()) {
+                self.progress.borrow().term_begun.ring();
+            }
             self.wal.applied(self.group, log_id.index);
             if let Some(responder) = responder {
                 responder.send(outcomes);
@@ -140,6 +146,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         if let Err(error) = &applied {
             tracing::error!(group = self.group.0, %error, "an entry cannot be applied: the group stops");
             self.progress.borrow_mut().is_stopped = true;
+            self.progress.borrow().term_begun.ring();
         }
         applied
     }

@@ -51,7 +51,7 @@ fn open(disk: &FaultyDisk) -> Result<Wal, WalError> {
 
 async fn start(wal: &Wal, node_id: u64) -> Result<(Replica, State), StartError> {
     let state = State::new(Group::new());
-    let options = ReplicaOptions { node_id, group: GroupId::META };
+    let options = ReplicaOptions::alone(node_id, GroupId::META);
     let replica = Replica::start(options, wal.clone(), state.clone(), Box::new(Nobody)).await?;
     replica.serving(STALL_MAX).await?;
     Ok((replica, state))
@@ -176,7 +176,7 @@ fn a_log_may_take_longer_to_apply_than_one_entry_may() {
     });
     run(async {
         let wal = open(&disk.crash());
-        let options = ReplicaOptions { node_id: NODE_ID, group: GroupId::META };
+        let options = ReplicaOptions::alone(NODE_ID, GroupId::META);
         let (state, slow) = (State::new(Group::new()), Box::new(Slow(Duration::from_millis(100))));
         let replica = Replica::start(options, wal.clone(), state, slow).await.expect("it starts");
         let begun = Instant::now();

@@ -71,7 +71,7 @@ impl World {
         };
         tokio::task::spawn_local(wal.clone().run());
         let state = State::new(Group::new());
-        let options = ReplicaOptions { node_id: 7, group: GROUP };
+        let options = ReplicaOptions::alone(7, GROUP);
         let replica = Replica::start(options, wal.clone(), state.clone(), Box::new(Nobody)).await?;
         replica.serving(STALL_MAX).await?;
         Ok(World { wal, replica, state })

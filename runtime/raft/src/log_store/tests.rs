@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
-use weir_storage::{EntryId, FaultyDisk, WalConfig, WriteMode};
+use weir_storage::{Arena, EntryId, FRAME_HEADER_BYTES, FaultyDisk, WalConfig, WriteMode};
 
 use super::*;
 
@@ -33,9 +33,9 @@ fn written() -> FaultyDisk {
     runtime().block_on(async {
         tokio::task::spawn_local(log.wal.clone().take().run());
         let voters = vec![std::collections::BTreeSet::from([1])];
-        let nodes = std::collections::BTreeMap::from([(1, openraft::BasicNode::new(""))]);
+        let nodes = std::collections::BTreeMap::from([(1, openraft::EmptyNode {})]);
         let membership = openraft::Membership::new(voters, nodes).expect("a membership");
-        let (kind, frame, claim) = encode_entry(EntryPayload::Membership(membership));
+        let (kind, frame, claim) = encode_frame(EntryPayload::Membership(membership));
         let (done, _) = durable();
         log.wal.append(GROUP, EntryId { index: 0, term: 0 }, kind, frame, claim, done);
         for index in 1..=BATCHES {

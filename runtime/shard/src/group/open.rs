@@ -82,7 +82,7 @@ pub(crate) async fn start<J: Job>(
 ) -> Result<Group<J>, ShardOpenError> {
     let state = State::new(weir_stream::Group::new());
     let observer = Box::new(Announcer { group: id, feeds: feeds.clone(), agenda: agenda.clone() });
-    let options = ReplicaOptions { node_id: config.node_id, group: id };
+    let options = ReplicaOptions::alone(config.node_id, id);
     let replica = Replica::start(options, wal.clone(), state.clone(), observer).await?;
     replica.serving(STALL_MAX).await?;
     let ahead_ms = state.borrow().time_ms().saturating_sub(clock.now_ms());

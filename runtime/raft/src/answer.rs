@@ -1,0 +1,52 @@
+//! What a replica answers to those of its group on other nodes.
+
+use std::io;
+
+use crate::peers::Message;
+use crate::replica::Replica;
+use crate::wire;
+
+/// Why a message has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    /// No version of weir says this, or not here.
+    #[error("a peer has sent what cannot be understood")]
+    Malformed(#[from] io::Error),
+    /// This replica does nothing any more.
+    #[error("the replica has stopped")]
+    Stopped,
+}
+
+impl Replica {
+    /// Answers what another replica of the group asks. What is asked on one lane takes effect in the order in which these futures
+    /// are first polled. Entries are answered when they are durable.
+    ///
+    /// # Errors
+    /// [`AnswerError`]; the peer then gets no answer.
+    pub async fn answer(&self, message: Message) -> Result<Message, AnswerError> {
+        let Message { kind, head, bodies } = message;
+        if kind != wire::APPEND && !bodies.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "only entries have bodies").into());
+        }
+        match kind {
+            wire::VOTE => {
+                let response = self.raft.vote(wire::decode_vote_request(head)?).await;
+                Ok(wire::encode_vote_response(kind, &response.map_err(|_| AnswerError::Stopped)?))
+            }
+            wire::PRE_VOTE => {
+                let response = self.raft.pre_vote(wire::decode_vote_request(head)?).await;
+                Ok(wire::encode_vote_response(kind, &response.map_err(|_| AnswerError::Stopped)?))
+            }
+            wire::APPEND => {
+                let response = self.raft.append_entries(wire::decode_append(head, bodies)?).await;
+                Ok(wire::encode_append_response(&response.map_err(|_| AnswerError::Stopped)?))
+            }
+            wire::TRANSFER => {
+                let response = self.raft.handle_transfer_leader(wire::decode_transfer(head)?).await;
+                Ok(wire::encode_transfer_response(&response.map_err(|_| AnswerError::Stopped)?))
+            }
+            wire::READ_INDEX => Ok(wire::encode_read_index(self.read_index().await)),
+            kind => Err(io::Error::new(io::ErrorKind::InvalidData, format!("no message is of kind {kind}")).into()),
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Whether what a replica has is all that was acknowledged, and who leads.
+
+use std::time::Duration;
+
+use openraft::Instant as _;
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::raft::linearizable_read::LinearizerOption;
+
+use crate::peers::Lane;
+use crate::replica::Replica;
+use crate::role::Role;
+use crate::wire;
+
+/// A node that leadership goes to has answered within this time.
+const TRANSFER_HEARD_WITHIN: Duration = Duration::from_millis(400);
+
+/// This replica cannot know now what was acknowledged, or who can lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this replica cannot reach enough of its group")]
+pub struct NotCurrent;
+
+impl Replica {
+    /// What it is to its group now. A leader that has lost the others does not know it at once: see [`Replica::catch_up`].
+    pub fn role(&self) -> Role {
+        *self.role.borrow()
+    }
+
+    /// Resolves when its role has changed since this was called, or at once when it has stopped.
+    pub async fn role_changed(&self) {
+        drop(self.role.clone().changed().await);
+    }
+
+    /// Waits until this replica has applied everything that any replica had acknowledged when this was called: what is read of its
+    /// state then is not stale. A leader asks nobody while others have heard of it lately; others ask it.
+    ///
+    /// # Errors
+    /// [`NotCurrent`] when it cannot be known what was acknowledged.
+    pub async fn catch_up(&self) -> Result<(), NotCurrent> {
+        let index = match self.read_index().await {
+            Some(index) => index,
+            None => {
+                let Role::Following { leader: Some(leader) } = self.role() else { return Err(NotCurrent) };
+                let call = self.network.call(leader, Lane::Control, wire::read_index_request());
+                let answer = call.await.map_err(|_| NotCurrent)?;
+                wire::decode_read_index(answer.head).ok().flatten().ok_or(NotCurrent)?
+            }
+        };
+        let wait = self.raft.wait(None);
+        let applied = wait.applied_index_at_least(Some(index), "what was acknowledged is applied").await;
+        applied.map(drop).map_err(|_| NotCurrent)
+    }
+
+    /// The last entry that may have been acknowledged, if this replica leads.
+    pub(crate) async fn read_index(&self) -> Option<u64> {
+        if !matches!(self.role(), Role::Leading { .. }) {
+            return None;
+        }
+        let linearizer = self.raft.get_read_linearizer(LinearizerOption::new(None, true)).await.ok()?;
+        Some(linearizer.read_log_id().index())
+    }
+
+    /// Has `node` lead, which is a voter that has all of the log. Returns before it does.
+    ///
+    /// # Errors
+    /// [`NotCurrent`] when this replica does not lead, or the node has not answered lately or lacks entries: while leadership moves
+    /// nobody leads, and a node that is not there would make that long.
+    pub async fn transfer(&self, node: u64) -> Result<(), NotCurrent> {
+        let (vote, is_ready) = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let matching = metrics.replication.as_ref().and_then(|matching| matching.get(&node).copied().flatten());
+            let has_all = matching.map(|id| id.index) >= metrics.last_log_index;
+            let heard = metrics.heartbeat.as_ref().and_then(|heard| heard.get(&node).copied().flatten());
+            let is_near = heard.is_some_and(|heard| heard.elapsed() < TRANSFER_HEARD_WITHIN);
+            (metrics.vote, has_all && is_near && metrics.state.is_leader())
+        };
+        if !is_ready {
+            return Err(NotCurrent);
+        }
+        tracing::info!(group = self.group.0, %vote, node, "leadership is handed over");
+        self.raft.trigger().transfer_leader(node).await.map_err(|_| NotCurrent)
+    }
+}

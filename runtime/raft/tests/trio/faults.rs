@@ -1,0 +1,104 @@
+//! Faults at random, by seeds: `WEIR_TEST_SEEDS=first..last` chooses which.
+
+use std::cell::Cell;
+use std::ops::Range;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::{Trio, run};
+
+/// Faults of one seed.
+const FAULTS: u32 = 30;
+const CLIENTS: u64 = 4;
+
+/// A sequence of numbers that looks like chance (SplitMix64).
+#[derive(Clone)]
+struct Dice(Rc<Cell<u64>>);
+
+impl Dice {
+    fn new(seed: u64) -> Dice {
+        Dice(Rc::new(Cell::new(seed)))
+    }
+
+    /// A number below `end`.
+    fn below(&self, end: u64) -> u64 {
+        let state = self.0.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.0.set(state);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % end
+    }
+
+    fn millis(&self, range: Range<u64>) -> Duration {
+        Duration::from_millis(range.start + self.below(range.end - range.start))
+    }
+}
+
+fn seeds() -> Range<u64> {
+    let Ok(given) = std::env::var("WEIR_TEST_SEEDS") else { return 0..12 };
+    let (first, last) = given.split_once("..").expect("WEIR_TEST_SEEDS=first..last");
+    first.parse().expect("a number")..last.parse().expect("a number")
+}
+
+/// A client that proposes to who leads, as far as it can see, and sometimes to who does not.
+async fn client(trio: Rc<Trio>, dice: Dice, is_over: Rc<Cell<bool>>) {
+    while !is_over.get() {
+        let node = if dice.below(10) > 0 { trio.leader() } else { Some(1 + dice.below(3)) };
+        if let Some(node) = node {
+            // What becomes of it is in the history.
+            let _ = trio.propose(node).await;
+        }
+        sleep(dice.millis(5..60)).await;
+    }
+}
+
+async fn fault(trio: &Trio, dice: &Dice) {
+    let node = 1 + dice.below(3);
+    let other = 1 + (node + dice.below(2)) % 3;
+    match dice.below(9) {
+        0..=2 if trio.node(node).is_up() => trio.node(node).crash().await,
+        0..=3 if !trio.node(node).is_up() => trio.node(node).start().await,
+        4 => trio.links.cut(node, other),
+        5 => {
+            trio.links.cut(node, other);
+            trio.links.cut(other, node);
+        }
+        6 => trio.links.delay(dice.millis(0..120)),
+        7 => trio.links.throttle(1 << (10 + dice.below(8))),
+        _ => trio.links.heal(),
+    }
+}
+
+#[test]
+fn whatever_happens_to_links_and_nodes_the_history_fits() {
+    let (mut acknowledged, mut unknown, mut proposed) = (0, 0, 0);
+    for seed in seeds() {
+        eprintln!("seed {seed}");
+        run(async {
+            let trio = Rc::new(Trio::form().await);
+            let dice = Dice::new(seed);
+            let is_over = Rc::new(Cell::new(false));
+            let clients: Vec<_> = (0..CLIENTS)
+                .map(|_| tokio::task::spawn_local(client(trio.clone(), dice.clone(), is_over.clone())))
+                .collect();
+            for _ in 0..FAULTS {
+                sleep(dice.millis(0..1500)).await;
+                let fault = tokio::time::timeout(Duration::from_secs(60), fault(&trio, &dice));
+                fault.await.expect("a node ends and begins in time");
+            }
+            is_over.set(true);
+            for client in clients {
+                client.await.expect("a client ends");
+            }
+            trio.settle().await;
+            let totals = trio.history.totals();
+            (acknowledged, unknown, proposed) =
+                (acknowledged + totals.acknowledged, unknown + totals.unknown, proposed + totals.proposed);
+        });
+    }
+    eprintln!("{proposed} proposals: {acknowledged} acknowledged, {unknown} with an unknown outcome");
+    assert!(acknowledged * 2 > proposed, "most of what is proposed is acknowledged");
+    assert!(unknown * 10 < proposed * 3, "less than 30 % have an unknown outcome");
+}

@@ -1,0 +1,167 @@
+//! What clients have proposed and what replicas have applied, and that the two agree.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use weir_raft::ProposeError;
+use weir_storage::Arena;
+use weir_stream::{BatchBuilder, Command, KeyRef, Limits, Records};
+use weir_types::{Incarnation, StreamKey};
+
+#[derive(Default)]
+pub(crate) struct History(RefCell<Events>);
+
+#[derive(Default)]
+struct Events {
+    /// Counts what happens, in the order of its happening.
+    clock: u64,
+    /// By number.
+    proposals: Vec<Proposal>,
+    /// What is at each index of the log: the number of a proposal.
+    entries: BTreeMap<u64, u64>,
+    /// By node: the indices that it has applied since it began.
+    applied: BTreeMap<u64, Vec<u64>>,
+}
+
+/// Numbers of proposals.
+pub(crate) struct Totals {
+    pub(crate) proposed: usize,
+    pub(crate) acknowledged: usize,
+    pub(crate) unknown: usize,
+}
+
+struct Proposal {
+    begun: u64,
+    ended: Option<(u64, Result<(), ProposeError>)>,
+}
+
+impl Events {
+    fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+}
+
+impl History {
+    /// A batch of about so many bytes that nobody has proposed before, and its number.
+    pub(crate) fn begin(&self, body_bytes: usize) -> (u64, Bytes) {
+        let mut events = self.0.borrow_mut();
+        let number = events.proposals.len() as u64;
+        let begun = events.tick();
+        events.proposals.push(Proposal { begun, ended: None });
+        let mut body = vec![b'x'; body_bytes];
+        body[..8].copy_from_slice(&number.to_le_bytes());
+        let mut builder = BatchBuilder::new(Arena::new(body_bytes + 256).into_buf());
+        let key = StreamKey::new("b", "s").expect("a valid key");
+        let told = weir_stream::BucketTold::There {
+            created_ms: 0,
+            fenced: false,
+            retention: weir_stream::Retention::default(),
+            bindings: weir_stream::EncodedBindings::of(&[0, 0]),
+        };
+        builder.push(&Command::Bucket { name: "b", epoch: 1, told });
+        builder.push(&Command::Create {
+            key: KeyRef::from(&key),
+            incarnation: Incarnation(1),
+            content_type: "text/plain",
+            expiry: weir_stream::Expiry::Never,
+            closed: false,
+            only_new: false,
+            bindings_epoch: 0,
+            records: Records::whole(&[]),
+        });
+        builder.push(&Command::Append {
+            key: KeyRef::from(&key),
+            incarnation: Incarnation(1),
+            close: false,
+            producer: None,
+            seq: None,
+            if_match: None,
+            bindings_epoch: 0,
+            records: Records::whole(&body),
+        });
+        // The time of a batch is its number: so it is told by whoever applies it.
+        (number, Arena::seal(builder.finish(number, Limits { producers_max: 1 })))
+    }
+
+    pub(crate) fn end(&self, number: u64, result: Result<(), ProposeError>) {
+        let mut events = self.0.borrow_mut();
+        let now = events.tick();
+        let proposal = &mut events.proposals[number as usize];
+        assert!(proposal.ended.is_none(), "a proposal ends once");
+        proposal.ended = Some((now, result));
+    }
+
+    /// A node begins, and has applied nothing.
+    pub(crate) fn restart(&self, node: u64) {
+        self.0.borrow_mut().applied.insert(node, Vec::new());
+    }
+
+    /// A node has applied the batch that is entry `index`.
+    pub(crate) fn apply(&self, node: u64, index: u64, batch: &[u8]) {
+        let mut events = self.0.borrow_mut();
+        let number = weir_stream::batch::Batch::read(batch).expect("a batch").time_ms;
+        let known = *events.entries.entry(index).or_insert(number);
+        assert_eq!(known, number, "node {node} has another entry {index} than a node before it");
+        let applied = events.applied.get_mut(&node).expect("it has begun");
+        assert!(applied.last().is_none_or(|&last| last < index), "indices rise");
+        applied.push(index);
+    }
+
+    pub(crate) fn has_applied(&self, node: u64, number: u64) -> bool {
+        let events = self.0.borrow();
+        events.applied[&node].iter().any(|index| events.entries[index] == number)
+    }
+
+    /// What became of all that was proposed.
+    pub(crate) fn totals(&self) -> Totals {
+        let events = self.0.borrow();
+        let mut totals = Totals { proposed: events.proposals.len(), acknowledged: 0, unknown: 0 };
+        for proposal in &events.proposals {
+            match proposal.ended {
+                Some((_, Ok(()))) => totals.acknowledged += 1,
+                Some((_, Err(ProposeError::NotLeader | ProposeError::Stopped))) => {}
+                Some((_, Err(ProposeError::Unknown))) | None => totals.unknown += 1,
+            }
+        }
+        totals
+    }
+
+    /// Every replica that is up has applied the same entries: what was acknowledged, in an order that fits that of the
+    /// acknowledgements, nothing twice, and nothing that was refused.
+    pub(crate) fn check(&self) {
+        let events = self.0.borrow();
+        for (node, applied) in &events.applied {
+            assert!(applied.iter().eq(events.entries.keys()), "node {node} has applied all that any node has");
+        }
+        let mut index_of = BTreeMap::new();
+        for (&index, &number) in &events.entries {
+            assert_eq!(index_of.insert(number, index), None, "proposal {number} is in the log twice");
+        }
+        let mut acknowledged = Vec::new();
+        for (number, proposal) in (0..).zip(&events.proposals) {
+            match proposal.ended {
+                Some((ended, Ok(()))) => {
+                    let index =
+                        index_of.get(&number).unwrap_or_else(|| panic!("{number} was acknowledged and is lost"));
+                    acknowledged.push((proposal.begun, ended, *index));
+                }
+                Some((_, Err(ProposeError::NotLeader | ProposeError::Stopped))) => {
+                    assert!(!index_of.contains_key(&number), "{number} was refused and is in the log");
+                }
+                Some((_, Err(ProposeError::Unknown))) | None => {}
+            }
+        }
+        let mut ended: Vec<(u64, u64)> = acknowledged.iter().map(|&(_, ended, index)| (ended, index)).collect();
+        ended.sort_unstable();
+        acknowledged.sort_unstable();
+        let (mut ended, mut last) = (ended.into_iter().peekable(), 0);
+        for (begun, _, index) in acknowledged {
+            while let Some((_, before)) = ended.next_if(|&(ended, _)| ended < begun) {
+                last = last.max(before);
+            }
+            assert!(index > last, "entry {index} was proposed after {last} was acknowledged");
+        }
+    }
+}

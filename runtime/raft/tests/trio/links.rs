@@ -1,0 +1,168 @@
+//! Links between the replicas of one thread: each lane in order, and slow, throttled or cut as the test says.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use weir_raft::{CallError, Lane, Message, Peers, Replica};
+use weir_storage::Arena;
+use weir_types::GroupId;
+
+/// How long a link waits for the answer to what has arrived before it is taken for broken.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
+
+#[derive(Default)]
+pub(crate) struct Links {
+    /// The nodes that are up.
+    replicas: RefCell<BTreeMap<u64, Replica>>,
+    /// How often each node has begun and ended: a replica that ends slowly has nothing to say any more.
+    lives: RefCell<BTreeMap<u64, u64>>,
+    /// What does not arrive: from, to.
+    cut: RefCell<BTreeSet<(u64, u64)>>,
+    delay: Cell<Duration>,
+    /// Bytes per second of a data lane.
+    rate: Cell<Option<u64>>,
+    lanes: RefCell<BTreeMap<(u64, u64, bool), Carrier>>,
+}
+
+/// One lane from one node to another.
+struct Carrier {
+    sender: mpsc::UnboundedSender<Sent>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Carrier {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Sent {
+    message: Message,
+    answer: oneshot::Sender<LocalBoxFuture<'static, Option<Message>>>,
+}
+
+impl Links {
+    /// The ends of a node that begins.
+    pub(crate) fn ends(self: &Rc<Self>, node: u64) -> Ends {
+        let mut lives = self.lives.borrow_mut();
+        let life = lives.entry(node).or_default();
+        *life += 1;
+        Ends { node, life: *life, links: self.clone() }
+    }
+
+    pub(crate) fn up(&self, node: u64, replica: Replica) {
+        self.replicas.borrow_mut().insert(node, replica);
+    }
+
+    /// The node hears nothing any more, and what it was asked is not answered.
+    pub(crate) fn down(&self, node: u64) {
+        self.replicas.borrow_mut().remove(&node);
+        self.lives.borrow_mut().entry(node).and_modify(|life| *life += 1);
+        self.lanes.borrow_mut().retain(|&(from, to, _), _| from != node && to != node);
+    }
+
+    /// Nothing goes from one node to the other any more.
+    pub(crate) fn cut(&self, from: u64, to: u64) {
+        self.cut.borrow_mut().insert((from, to));
+    }
+
+    pub(crate) fn delay(&self, delay: Duration) {
+        self.delay.set(delay);
+    }
+
+    pub(crate) fn throttle(&self, bytes_per_second: u64) {
+        self.rate.set(Some(bytes_per_second));
+    }
+
+    /// All is well again.
+    pub(crate) fn heal(&self) {
+        self.cut.borrow_mut().clear();
+        self.delay.set(Duration::ZERO);
+        self.rate.set(None);
+    }
+
+    fn is_cut(&self, from: u64, to: u64) -> bool {
+        self.cut.borrow().contains(&(from, to))
+    }
+
+    /// Carries what goes from one node to another on a lane.
+    async fn carry(self: Rc<Self>, from: u64, to: u64, lane: Lane, mut sent: mpsc::UnboundedReceiver<Sent>) {
+        while let Some(Sent { message, answer }) = sent.recv().await {
+            let bytes: usize = message.bodies.iter().map(Bytes::len).sum();
+            let rate = self.rate.get().filter(|_| lane == Lane::Data);
+            let on_the_way = rate.map_or(Duration::ZERO, |rate| Duration::from_millis(bytes as u64 * 1000 / rate));
+            sleep(self.delay.get() + on_the_way).await;
+            let replica = self.replicas.borrow().get(&to).cloned();
+            let (reply, replied) = oneshot::channel();
+            let replied = timeout(ANSWERED_WITHIN, replied).map(|replied| replied.ok()?.ok());
+            drop(answer.send(replied.boxed_local()));
+            let Some(replica) = replica.filter(|_| !self.is_cut(from, to)) else { continue };
+            let links = self.clone();
+            let message = Message { bodies: message.bodies.iter().map(arrived).collect(), ..message };
+            // Its first step is taken before that of the next message, so they reach the replica in order.
+            tokio::task::spawn_local(async move {
+                let Ok(answer) = replica.answer(message).await else { return };
+                sleep(links.delay.get()).await;
+                if !links.is_cut(to, from) {
+                    drop(reply.send(answer));
+                }
+            });
+        }
+    }
+}
+
+/// A body where it arrives: in an arena of its own.
+fn arrived(body: &Bytes) -> Bytes {
+    let mut buf = Arena::new(body.len()).into_buf();
+    buf.extend_from_slice(body);
+    Arena::seal(buf)
+}
+
+/// One node's ends of the links, in one of its lives.
+pub(crate) struct Ends {
+    node: u64,
+    life: u64,
+    links: Rc<Links>,
+}
+
+impl Peers for Ends {
+    fn call(
+        &self,
+        to: u64,
+        _group: GroupId,
+        lane: Lane,
+        message: Message,
+    ) -> LocalBoxFuture<'static, Result<Message, CallError>> {
+        let from = self.node;
+        let is_alive = self.links.lives.borrow()[&from] == self.life;
+        if !is_alive || !self.links.replicas.borrow().contains_key(&to) {
+            return async { Err(CallError::NotSent) }.boxed_local();
+        }
+        let mut lanes = self.links.lanes.borrow_mut();
+        let carrier = lanes.entry((from, to, lane == Lane::Data)).or_insert_with(|| {
+            let (sender, receiver) = mpsc::unbounded_channel();
+            Carrier { sender, task: tokio::task::spawn_local(self.links.clone().carry(from, to, lane, receiver)) }
+        });
+        let (answer, answered) = oneshot::channel();
+        let is_sent = carrier.sender.send(Sent { message, answer }).is_ok();
+        async move {
+            if !is_sent {
+                return Err(CallError::NotSent);
+            }
+            let reply = match answered.await {
+                Ok(reply) => reply.await,
+                Err(_) => None,
+            };
+            reply.ok_or(CallError::Broken)
+        }
+        .boxed_local()
+    }
+}

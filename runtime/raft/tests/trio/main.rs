@@ -1,0 +1,241 @@
+//! Three replicas of a group on one thread, with links in memory: what is acknowledged stays, in one order, whatever happens to
+//! links and nodes.
+
+mod faults;
+mod history;
+mod links;
+mod node;
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::time::{Instant, sleep, timeout};
+use weir_raft::{ProposeError, Role};
+
+use crate::history::History;
+use crate::links::Links;
+use crate::node::Node;
+
+/// How long a group may be without a leader after it has lost one.
+const ELECTED_WITHIN: Duration = Duration::from_secs(3);
+/// How long a proposal is waited for.
+const PROPOSED_WITHIN: Duration = Duration::from_secs(5);
+
+/// The nodes of a group, and the links between them.
+struct Trio {
+    links: Rc<Links>,
+    history: Rc<History>,
+    nodes: Vec<Node>,
+}
+
+impl Trio {
+    async fn form() -> Trio {
+        let (links, history) = (Rc::new(Links::default()), Rc::new(History::default()));
+        let founders = BTreeSet::from([1, 2, 3]);
+        let nodes: Vec<Node> = founders.iter().map(|&id| Node::new(id, &founders, &links, &history)).collect();
+        for node in &nodes {
+            node.start().await;
+        }
+        Trio { links, history, nodes }
+    }
+
+    fn node(&self, id: u64) -> &Node {
+        &self.nodes[id as usize - 1]
+    }
+
+    /// The node that leads, in the highest term that somebody leads in.
+    fn leader(&self) -> Option<u64> {
+        let leading = |node: &Node| match node.role() {
+            Some(Role::Leading { term }) => Some((term, node.id)),
+            _ => None,
+        };
+        self.nodes.iter().filter_map(leading).max().map(|(_, id)| id)
+    }
+
+    /// Waits until a node other than `not` leads.
+    async fn elected(&self, not: Option<u64>) -> u64 {
+        let begun = Instant::now();
+        loop {
+            match self.leader() {
+                Some(leader) if Some(leader) != not => return leader,
+                _ => assert!(begun.elapsed() < ELECTED_WITHIN, "nobody leads"),
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Proposes to `node` something that nobody has proposed before.
+    async fn propose(&self, node: u64) -> Result<u64, ProposeError> {
+        let node = self.node(node);
+        let (number, frame) = self.history.begin(100);
+        let result = timeout(PROPOSED_WITHIN, node.propose(frame)).await.unwrap_or(Err(ProposeError::Unknown));
+        self.history.end(number, result);
+        result.map(|()| number)
+    }
+
+    /// Waits until all that are up have applied the same, and checks what they and the clients have seen.
+    async fn settle(&self) {
+        self.links.heal();
+        for node in self.nodes.iter().filter(|node| !node.is_up()) {
+            node.start().await;
+        }
+        let begun = Instant::now();
+        loop {
+            let leader = self.elected(None).await;
+            let is_done = self.propose(leader).await.is_ok();
+            sleep(Duration::from_secs(1)).await;
+            let applied: BTreeSet<u64> = self.nodes.iter().map(Node::applied_index).collect();
+            if is_done && applied.len() == 1 {
+                break;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(30), "they have applied {applied:?}");
+        }
+        self.history.check();
+        let states: Vec<Vec<u8>> = self.nodes.iter().map(Node::state_bytes).collect();
+        assert!(states.iter().all(|state| *state == states[0]), "the states of all replicas are the same bytes");
+    }
+}
+
+fn run<T>(test: impl Future<Output = T>) -> T {
+    let runtime = Builder::new_current_thread().enable_time().start_paused(true).build_local(LocalOptions::default());
+    runtime.expect("a runtime").block_on(test)
+}
+
+#[test]
+fn one_of_three_leads_and_all_apply_the_same() {
+    run(async {
+        let trio = Trio::form().await;
+        let leader = trio.elected(None).await;
+        for _ in 0..50 {
+            trio.propose(leader).await.expect("it leads");
+        }
+        for node in 1..=3 {
+            if node != leader {
+                assert_eq!(trio.node(node).role(), Some(Role::Following { leader: Some(leader) }));
+                assert_eq!(trio.propose(node).await, Err(ProposeError::NotLeader));
+            }
+        }
+        trio.settle().await;
+        assert_eq!(trio.history.totals().acknowledged, 51);
+    });
+}
+
+#[test]
+fn nodes_that_are_started_one_after_the_other_form_one_group() {
+    run(async {
+        let trio = Trio::form().await;
+        trio.elected(None).await;
+        for id in 1..=3 {
+            trio.node(id).crash().await;
+        }
+        // Two of three are enough; the third finds them.
+        trio.node(3).start().await;
+        sleep(Duration::from_secs(10)).await;
+        assert_eq!(trio.leader(), None, "one of three cannot lead");
+        trio.node(2).start().await;
+        let leader = trio.elected(None).await;
+        trio.propose(leader).await.expect("two of three are enough");
+        trio.settle().await;
+    });
+}
+
+#[test]
+fn another_leads_when_the_leader_dies_and_nothing_acknowledged_is_lost() {
+    run(async {
+        let trio = Trio::form().await;
+        for _ in 0..10 {
+            let leader = trio.elected(None).await;
+            for _ in 0..5 {
+                trio.propose(leader).await.expect("it leads");
+            }
+            trio.node(leader).crash().await;
+            let next = trio.elected(Some(leader)).await;
+            trio.propose(next).await.expect("two of three are enough");
+            trio.node(leader).start().await;
+        }
+        trio.settle().await;
+        assert_eq!(trio.history.totals().acknowledged, 61);
+    });
+}
+
+#[test]
+fn a_leader_that_is_cut_off_acknowledges_nothing_and_reads_nothing_stale() {
+    run(async {
+        let trio = Trio::form().await;
+        let old = trio.elected(None).await;
+        trio.propose(old).await.expect("it leads");
+        assert!(trio.node(old).replica().catch_up().await.is_ok());
+        for node in 1..=3 {
+            if node != old {
+                trio.links.cut(old, node);
+                trio.links.cut(node, old);
+            }
+        }
+        let late = trio.propose(old).await;
+        assert_eq!(late, Err(ProposeError::Unknown), "it was proposed, and nobody has heard of it");
+        let new = trio.elected(Some(old)).await;
+        trio.propose(new).await.expect("two of three are enough");
+        // It may believe that it leads, but not without asking.
+        let read = timeout(PROPOSED_WITHIN, trio.node(old).replica().catch_up()).await;
+        assert!(!matches!(read, Ok(Ok(()))), "it cannot know what the others do");
+        assert_eq!(trio.propose(old).await, Err(ProposeError::NotLeader), "its lease is over");
+        trio.links.heal();
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(trio.node(old).role(), Some(Role::Following { leader: Some(new) }));
+        trio.settle().await;
+        assert_eq!(trio.history.totals().acknowledged, 3);
+    });
+}
+
+#[test]
+fn a_follower_that_catches_up_sees_what_was_acknowledged_before() {
+    run(async {
+        let trio = Trio::form().await;
+        let leader = trio.elected(None).await;
+        trio.links.delay(Duration::from_millis(20));
+        for _ in 0..10 {
+            let number = trio.propose(leader).await.expect("it leads");
+            for id in 1..=3 {
+                trio.node(id).replica().catch_up().await.expect("all are connected");
+                assert!(trio.history.has_applied(id, number), "node {id} has applied what was acknowledged");
+            }
+        }
+        trio.settle().await;
+    });
+}
+
+#[test]
+fn leadership_goes_to_who_is_asked_to_lead() {
+    run(async {
+        let trio = Trio::form().await;
+        let leader = trio.elected(None).await;
+        let next = leader % 3 + 1;
+        trio.propose(leader).await.expect("it leads");
+        sleep(Duration::from_secs(1)).await;
+        let begun = Instant::now();
+        trio.node(leader).replica().transfer(next).await.expect("it is connected and has everything");
+        assert_eq!(trio.elected(Some(leader)).await, next);
+        assert!(begun.elapsed() < Duration::from_millis(500), "{:?}: no timeout is waited for", begun.elapsed());
+        trio.propose(next).await.expect("it leads");
+        trio.settle().await;
+    });
+}
+
+#[test]
+fn a_large_batch_does_not_delay_a_heartbeat() {
+    run(async {
+        let trio = Trio::form().await;
+        let leader = trio.elected(None).await;
+        // 4 MiB in 8 s: several election timeouts.
+        trio.links.throttle(512 << 10);
+        let (number, frame) = trio.history.begin(4 << 20);
+        let term = trio.node(leader).role();
+        let written = trio.node(leader).propose(frame).await;
+        trio.history.end(number, written);
+        assert_eq!(written, Ok(()));
+        assert_eq!(trio.node(leader).role(), term, "nobody has called an election");
+        trio.settle().await;
+    });
+}

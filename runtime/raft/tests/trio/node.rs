@@ -1,0 +1,136 @@
+//! A node with a replica, which can lose its power and come back.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use weir_raft::{Observer, ProposeError, Replica, ReplicaOptions, Role, State};
+use weir_storage::{Claim, FaultyDisk, Room, Wal, WalConfig, WriteMode};
+use weir_stream::{Group, Outcome};
+use weir_types::GroupId;
+
+use crate::history::History;
+use crate::links::Links;
+
+const CONFIG: WalConfig =
+    WalConfig { segment_bytes: 8 << 20, budget_bytes: 64 << 20, cache_bytes: 1 << 20, write: WriteMode::Inline };
+
+pub(crate) struct Node {
+    pub(crate) id: u64,
+    founders: BTreeSet<u64>,
+    links: Rc<Links>,
+    history: Rc<History>,
+    disk: RefCell<FaultyDisk>,
+    up: RefCell<Option<Up>>,
+}
+
+#[derive(Clone)]
+struct Up {
+    wal: Wal,
+    replica: Replica,
+    state: State,
+}
+
+/// Tells the history what is applied.
+struct Witness {
+    node: u64,
+    history: Rc<History>,
+}
+
+impl Observer for Witness {
+    fn restored(&mut self, _group: &Group) {}
+
+    fn applied(&mut self, index: u64, batch: &Bytes, _outcomes: &[Outcome]) {
+        self.history.apply(self.node, index, batch);
+    }
+}
+
+impl Node {
+    pub(crate) fn new(id: u64, founders: &BTreeSet<u64>, links: &Rc<Links>, history: &Rc<History>) -> Node {
+        let disk = FaultyDisk::new(96 << 20, id);
+        Wal::form(&disk, id).expect("an empty disk");
+        let (links, history) = (links.clone(), history.clone());
+        Node { id, founders: founders.clone(), links, history, disk: RefCell::new(disk), up: RefCell::default() }
+    }
+
+    pub(crate) async fn start(&self) {
+        assert!(!self.is_up(), "it is up already");
+        let disk = self.disk.borrow().clone();
+        let salt = std::cell::Cell::new(disk.operations() << 8);
+        let wal = Wal::open(Arc::new(disk), CONFIG, Box::new(move || salt.replace(salt.get() + 1)));
+        let wal = wal.expect("a power cut damages nothing");
+        tokio::task::spawn_local(wal.clone().run());
+        self.history.restart(self.id);
+        let state = State::new(Group::new());
+        let peers = Rc::new(self.links.ends(self.id));
+        let options = ReplicaOptions {
+            node_id: self.id,
+            group: GroupId::META,
+            founders: self.founders.clone(),
+            peers: Some(peers),
+        };
+        let witness = Box::new(Witness { node: self.id, history: self.history.clone() });
+        let replica = Replica::start(options, wal.clone(), state.clone(), witness).await.expect("it starts");
+        self.links.up(self.id, replica.clone());
+        *self.up.borrow_mut() = Some(Up { wal, replica, state });
+    }
+
+    /// Cuts its power: what was not synced is gone.
+    pub(crate) async fn crash(&self) {
+        let Up { replica, .. } = self.up.take().expect("it is up");
+        self.links.down(self.id);
+        let disk = self.disk.borrow().clone();
+        disk.cut_power_at(disk.operations());
+        *self.disk.borrow_mut() = disk.crash();
+        replica.shutdown().await;
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        self.up.borrow().is_some()
+    }
+
+    pub(crate) fn role(&self) -> Option<Role> {
+        self.up.borrow().as_ref().map(|up| up.replica.role())
+    }
+
+    pub(crate) fn replica(&self) -> Replica {
+        self.up().replica
+    }
+
+    fn up(&self) -> Up {
+        self.up.borrow().clone().expect("it is up")
+    }
+
+    pub(crate) async fn propose(&self, frame: Bytes) -> Result<(), ProposeError> {
+        let up = self.up.borrow().clone();
+        let Some(Up { wal, replica, .. }) = up else { return Err(ProposeError::NotLeader) };
+        let ticket = loop {
+            match wal.reserve(frame.len(), Claim::Spare) {
+                Ok(ticket) => break ticket,
+                // Its power may be cut.
+                Err(Room::Full(_)) => return Err(ProposeError::Stopped),
+                Err(_) => wal.room_changed().await,
+            }
+        };
+        replica.propose(frame, ticket).await.map(drop)
+    }
+
+    pub(crate) fn applied_index(&self) -> u64 {
+        self.replica().standing().applied_index
+    }
+
+    /// The state as a snapshot has it.
+    pub(crate) fn state_bytes(&self) -> Vec<u8> {
+        let up = self.up();
+        let mut state = up.state.borrow_mut();
+        state.freeze(64 << 10);
+        let mut bytes = Vec::new();
+        while let Some(piece) = state.take_frozen() {
+            bytes.extend_from_slice(&piece);
+        }
+        state.end_freeze();
+        bytes
+    }
+}
