@@ -20,14 +20,21 @@ const TRANSFER_HEARD_WITHIN: Duration = Duration::from_millis(400);
 pub struct NotCurrent;
 
 impl Replica {
-    /// What it is to its group now. A leader that has lost the others does not know it at once: see [`Replica::catch_up`].
+    /// What it is to its group now. A leader that has lost the others does not know it at once.
     pub fn role(&self) -> Role {
-        *self.role.borrow()
+        self.seen.borrow().role()
     }
 
-    /// Resolves when its role has changed since this was called, or at once when it has stopped.
+    /// Whether it leads, and nobody else can: its state has everything that was ever acknowledged. The only replica of a group goes
+    /// on being the one that knows when it takes nothing any more.
+    pub fn is_leading(&self) -> bool {
+        self.seen.borrow().is_leading()
+    }
+
+    /// Resolves when its role has changed since this was called last, and perhaps at other times. For one task.
     pub async fn role_changed(&self) {
-        drop(self.role.clone().changed().await);
+        let news = self.seen.borrow().news.clone();
+        news.rung().await;
     }
 
     /// Waits until this replica has applied everything that any replica had acknowledged when this was called: what is read of its

@@ -13,7 +13,6 @@ use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
 use openraft::{EmptyNode, Raft, RaftMetrics};
 use send_wrapper::SendWrapper;
-use tokio::sync::watch;
 use weir_storage::{Claim, FRAME_HEADER_BYTES, Room, Ticket, Wal, WalError};
 use weir_stream::Outcome;
 use weir_types::GroupId;
@@ -23,7 +22,7 @@ use crate::local::Local;
 use crate::log_store::LogStore;
 use crate::network::Network;
 use crate::peers::Peers;
-use crate::role::{Role, watch_role};
+use crate::role::{Seen, role_of, watch_role};
 use crate::snapshot::{self, Snapshot};
 use crate::state_machine::{Observer, Progress, State, StateMachine};
 
@@ -161,7 +160,7 @@ pub struct Replica {
     wal: SendWrapper<Wal>,
     state: State,
     progress: Local<Progress>,
-    pub(crate) role: watch::Receiver<Role>,
+    pub(crate) seen: Local<Seen>,
 }
 
 impl Replica {
@@ -220,8 +219,8 @@ impl Replica {
                 Err(error) => return Err(failed(error.to_string())),
             }
         }
-        let role = watch_role(&raft, progress.clone());
-        Ok(Replica { group, raft, network, wal, state, progress, role })
+        let seen = watch_role(&raft, progress.clone(), has_peers);
+        Ok(Replica { group, raft, network, wal, state, progress, seen })
     }
 
     /// Waits until this replica leads and has applied all that its log holds, and with it everything acknowledged before.
@@ -253,6 +252,8 @@ impl Replica {
                 return Err(failed(format!("{stage}, and nothing has changed for {} s", stall_max.as_secs())));
             }
         }
+        let role = role_of(&self.raft.server_metrics().borrow_watched(), &self.progress);
+        self.seen.borrow_mut().update(role);
         Ok(())
     }
 
@@ -300,6 +301,7 @@ impl Replica {
             Err(RaftError::Fatal(error)) => {
                 tracing::error!(group = self.group.0, %error, "replica stopped");
                 self.progress.borrow_mut().is_stopped = true;
+                self.progress.borrow().term_begun.ring();
                 Err(ProposeError::Unknown)
             }
         }

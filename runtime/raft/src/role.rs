@@ -1,9 +1,12 @@
 //! What a replica is to its group at a moment.
 
-use openraft::Raft;
+use std::rc::Rc;
+use std::time::Duration;
+
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::metrics::RaftServerMetrics;
-use tokio::sync::watch;
+use openraft::{Instant as _, Raft, TokioInstant};
+use weir_types::Wakeup;
 
 use crate::config::TypeConfig;
 use crate::local::Local;
@@ -26,28 +29,75 @@ pub enum Role {
     Stopped,
 }
 
+/// For how long a leader may answer alone behind the moment at which enough others have heard of it: less than the time for which
+/// they elect nobody else, because clocks are not equally fast.
+const LEASE: Duration = Duration::from_millis(500);
+
+/// A replica's role as it was seen last, and who waits for the next one.
+pub(crate) struct Seen {
+    role: Role,
+    /// When those who have answered heard of this leader, as far as that matters.
+    quorum_acked: Option<TokioInstant>,
+    has_peers: bool,
+    pub(crate) news: Rc<Wakeup>,
+}
+
+impl Seen {
+    pub(crate) fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Whether it leads, and nobody else can. The only replica of a group has all that there is, also when it has stopped.
+    pub(crate) fn is_leading(&self) -> bool {
+        match self.role {
+            Role::Leading { .. } if self.has_peers => self.quorum_acked.is_some_and(|acked| acked.elapsed() < LEASE),
+            Role::Leading { .. } => true,
+            Role::Following { .. } => false,
+            Role::Stopped => !self.has_peers,
+        }
+    }
+
+    /// The replica is in another role now, perhaps.
+    pub(crate) fn update(&mut self, role: Role) {
+        if std::mem::replace(&mut self.role, role) != role {
+            self.news.ring();
+        }
+    }
+}
+
 /// Follows the role of a replica until it stops.
-pub(crate) fn watch_role(raft: &Raft<TypeConfig, StateMachine>, progress: Local<Progress>) -> watch::Receiver<Role> {
-    let mut metrics = raft.server_metrics();
-    let (sender, receiver) = watch::channel(role_of(&metrics.borrow_watched(), &progress));
+pub(crate) fn watch_role(
+    raft: &Raft<TypeConfig, StateMachine>,
+    progress: Local<Progress>,
+    has_peers: bool,
+) -> Local<Seen> {
+    let (mut servers, mut acked) = (raft.server_metrics(), raft.data_metrics());
+    let role = role_of(&servers.borrow_watched(), &progress);
+    let seen = Local::new(Seen { role, quorum_acked: None, has_peers, news: Rc::default() });
+    let watched = seen.clone();
     tokio::task::spawn_local(async move {
+        let term_begun = progress.borrow().term_begun.clone();
         loop {
-            let term_applied = progress.borrow().term_begun.clone();
-            let has_changed = tokio::select! {
-                changed = metrics.changed() => changed.is_ok(),
-                () = term_applied.rung() => true,
+            let is_running = tokio::select! {
+                biased;
+                changed = servers.changed() => changed.is_ok(),
+                () = term_begun.rung() => true,
+                changed = acked.changed(), if has_peers => changed.is_ok(),
             };
-            let role = if has_changed { role_of(&metrics.borrow_watched(), &progress) } else { Role::Stopped };
-            sender.send_if_modified(|known| std::mem::replace(known, role) != role);
+            let role = if is_running { role_of(&servers.borrow_watched(), &progress) } else { Role::Stopped };
+            let quorum_acked = acked.borrow_watched().last_quorum_acked.map(|acked| *acked);
+            let mut seen = watched.borrow_mut();
+            seen.quorum_acked = quorum_acked;
+            seen.update(role);
             if role == Role::Stopped {
                 return;
             }
         }
     });
-    receiver
+    seen
 }
 
-fn role_of(metrics: &RaftServerMetrics<TypeConfig>, progress: &Local<Progress>) -> Role {
+pub(crate) fn role_of(metrics: &RaftServerMetrics<TypeConfig>, progress: &Local<Progress>) -> Role {
     let progress = progress.borrow();
     if progress.is_stopped {
         return Role::Stopped;

@@ -157,13 +157,13 @@ impl Core {
         self.groups[usize::from(id.0)].clone().expect("requests go to the group's owner")
     }
 
-    /// Group 0's tables, on its own shard. Not to be kept across a command.
+    /// Group 0's tables as they were applied, on its own shard. Not to be kept across a command.
     ///
     /// # Panics
     /// When group 0 lives on another shard.
     pub(crate) fn meta(&self) -> Ref<'_, Meta> {
         let group = self.groups[usize::from(GroupId::META.0)].as_ref();
-        Ref::map(group.expect("requests go to the group's owner").state.borrow(), weir_stream::Group::meta)
+        Ref::map(group.expect("requests go to the group's owner").applied(), weir_stream::Group::meta)
     }
 
     /// The group of a stream that lives on this shard.
@@ -185,7 +185,7 @@ impl Core {
     }
 
     fn hot_index_bytes(&self) -> usize {
-        let streams: usize = self.groups.iter().flatten().map(|group| group.state.borrow().index_bytes()).sum();
+        let streams: usize = self.groups.iter().flatten().map(|group| group.applied().index_bytes()).sum();
         streams + self.agenda.bytes() + self.wals.iter().map(Wal::index_bytes).sum::<usize>()
     }
 
@@ -228,7 +228,7 @@ impl Core {
     }
 
     fn sum_groups(&self, figure: impl Fn(&weir_stream::Group) -> u64) -> u64 {
-        self.groups.iter().flatten().map(|group| figure(&group.state.borrow())).sum()
+        self.groups.iter().flatten().map(|group| figure(&group.applied())).sum()
     }
 
     /// For how long the oldest bytes in a log of this shard have been the next ones to go to the cold tier.

@@ -23,7 +23,7 @@ use crate::modules::guests::Guests;
 use crate::seams::{Seams, SteadyClock};
 use crate::stats::Counters;
 use crate::upkeep;
-use crate::write::{expiry, rounds};
+use crate::write::{expiry, role, rounds};
 
 /// How long a log may take to note where it ends.
 const WAL_STOP_MAX: Duration = Duration::from_secs(5);
@@ -64,7 +64,7 @@ impl Shard {
             });
         }
         for group in groups.iter().flatten().filter(|_| seams.cold.is_none()) {
-            let chunks = group.state.borrow().chunks_totals().chunks;
+            let chunks = group.applied().chunks_totals().chunks;
             if chunks > 0 {
                 return Err(ShardOpenError::ColdMissing { group: group.id, chunks });
             }
@@ -97,6 +97,7 @@ impl Shard {
         core.note_hot_index();
         for group in core.local_groups() {
             core.spawn(rounds::run(core.clone(), group.clone()));
+            core.spawn(role::follow(core.clone(), group.clone()));
             upkeep::begin(&core, &group);
         }
         core.spawn(read_mail(core.clone(), mailbox.receiver));

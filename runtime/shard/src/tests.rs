@@ -909,7 +909,7 @@ fn appends_leave_their_validators_in_the_order_in_which_they_came() {
         let core = Rc::clone(&node.near(&key).0);
         let group = core.local_group(&key);
         let (bindings_epoch, incarnation) = {
-            let state = group.state.borrow();
+            let state = group.applied();
             (state.bindings_epoch(), state.stream(&key).expect("it is there").incarnation())
         };
         let place = group.arrive();
@@ -1241,7 +1241,7 @@ fn a_slow_stream_has_few_runs_however_old_it_gets() {
             }
         }
         let runs = |node: &Node, key: &StreamKey| {
-            node.near(key).0.local_group(key).state.borrow().stream(key).expect("it is there").runs()
+            node.near(key).0.local_group(key).applied().stream(key).expect("it is there").runs()
         };
         until("runs are merged", || keys.iter().all(|key| runs(&node, key) <= 31)).await;
         assert!(node.sum(|stats| stats.merges) > 0);
@@ -1274,7 +1274,7 @@ fn runs_are_merged_around_one_that_is_damaged() {
             }
         }
         let (name, whole, behind) = damaged.expect("there were more");
-        let runs = || node.near(&key).0.local_group(&key).state.borrow().stream(&key).expect("it is there").runs();
+        let runs = || node.near(&key).0.local_group(&key).applied().stream(&key).expect("it is there").runs();
         until("the others are merged", || runs() <= 31).await;
         assert_eq!(node.sum(|stats| stats.cold_damaged), 1, "it is not read again and again");
         let rest = node.far(&key).read(key.clone(), ReadFrom::At(behind), PAGE_BYTES_MAX).await.expect("reads");

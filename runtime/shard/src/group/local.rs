@@ -1,7 +1,8 @@
 //! A group that a shard owns.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::collections::VecDeque;
+use std::ops::Deref;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -16,14 +17,26 @@ use weir_types::{GroupId, Wakeup};
 use crate::group::proposer::{Failures, Job, Proposer, Task, Waiter};
 use crate::message::{Limit, ShardError};
 
+/// A group's state where this replica leads. Not to be kept across a wait.
+pub(crate) struct Leading<'a>(Ref<'a, weir_stream::Group>);
+
+impl Deref for Leading<'_> {
+    type Target = weir_stream::Group;
+
+    fn deref(&self) -> &weir_stream::Group {
+        &self.0
+    }
+}
+
 /// A group that this shard owns. Its appends wait as `J`.
 pub(crate) struct Group<J> {
     pub(crate) id: GroupId,
     pub(crate) replica: Replica,
-    pub(crate) state: State,
+    /// Reached by [`Group::applied`] and [`Group::leading`] alone.
+    state: State,
     pub(crate) wal: Wal,
-    /// When this replica began to serve: no stream was seen idle before.
-    pub(crate) serving_since_ms: u64,
+    /// When this replica began to lead: no stream was seen idle before.
+    leading_since_ms: Cell<u64>,
     /// How long a write may wait for its outcome.
     write_deadline: Duration,
     proposer: RefCell<Proposer<J>>,
@@ -50,7 +63,7 @@ impl<J: Job> Group<J> {
         replica: Replica,
         state: State,
         wal: Wal,
-        serving_since_ms: u64,
+        leading_since_ms: u64,
         write_deadline: Duration,
     ) -> Group<J> {
         let (proposer, dirty, batch_taken) = (RefCell::default(), Wakeup::default(), Notify::new());
@@ -60,7 +73,7 @@ impl<J: Job> Group<J> {
             replica,
             state,
             wal,
-            serving_since_ms,
+            leading_since_ms: Cell::new(leading_since_ms),
             write_deadline,
             proposer,
             dirty,
@@ -72,6 +85,40 @@ impl<J: Job> Group<J> {
             snapshot_wanted: Cell::default(),
             holds: Cell::default(),
         }
+    }
+
+    /// What was committed, and applied here. There may be more that this replica does not know of.
+    pub(crate) fn applied(&self) -> Ref<'_, weir_stream::Group> {
+        self.state.borrow()
+    }
+
+    /// The state as the leader has it: with everything that was acknowledged. Who says that a stream is not there, or where it
+    /// ends, needs this.
+    ///
+    /// # Errors
+    /// [`ShardError::Unavailable`] when this replica does not lead, or another may.
+    pub(crate) fn leading(&self) -> Result<Leading<'_>, ShardError> {
+        if self.replica.is_leading() { Ok(Leading(self.state.borrow())) } else { Err(ShardError::Unavailable) }
+    }
+
+    /// When this replica began to lead.
+    pub(crate) fn leading_since_ms(&self) -> u64 {
+        self.leading_since_ms.get()
+    }
+
+    /// This replica leads from now on.
+    pub(crate) fn begin_to_lead(&self, now_ms: u64) {
+        self.leading_since_ms.set(now_ms);
+    }
+
+    /// Gives back what deleted streams named, in so many steps; says whether there is more.
+    pub(crate) fn reap(&self, steps: usize) -> bool {
+        self.state.borrow_mut().reap(steps)
+    }
+
+    /// Chunks that nothing names any more since this was asked last.
+    pub(crate) fn take_gone_chunks(&self) -> Vec<(ChunkId, u64)> {
+        self.state.borrow_mut().take_gone_chunks()
     }
 
     /// When a write that comes now is answered at the latest.
@@ -217,7 +264,7 @@ impl<J: Job> Group<J> {
 
     /// Whether a stream still names the chunk.
     pub(crate) fn has_chunk(&self, chunk: ChunkName) -> bool {
-        self.state.borrow().chunk(chunk.number).is_some_and(|known| self.chunk_name(known.id) == chunk)
+        self.applied().chunk(chunk.number).is_some_and(|known| self.chunk_name(known.id) == chunk)
     }
 
     /// Whether it takes nothing any more until the process is started again.

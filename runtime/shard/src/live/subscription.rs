@@ -330,7 +330,7 @@ impl Core {
     /// Puts this shard's reader, or a peer, into the stream's feed, and answers with the state that it begins at.
     pub(crate) fn watch(&self, origin: ShardId, key: &StreamKey, number: u64) -> Response {
         let group = self.local_group(key);
-        let state = group.state.borrow();
+        let state = group.leading()?;
         let stream = self.live_stream(&group, &state, key)?;
         let facts = stream.facts();
         self.touch(facts.incarnation, facts.expiry);

@@ -206,7 +206,7 @@ impl Core {
     }
 
     pub(crate) fn bucket_describe(&self, group: GroupId, name: &str) -> Response {
-        let bucket = self.group(group).state.borrow().bucket(name);
+        let bucket = self.group(group).leading()?.bucket(name);
         Ok(Answer::Bucket(bucket.ok_or(Refusal::BucketNotFound)?))
     }
 }

@@ -146,7 +146,7 @@ impl Core {
         let arrived = Instant::now();
         let (binding, incarnation, lineage) = {
             let group = self.local_group(key);
-            let state = group.state.borrow();
+            let state = group.leading()?;
             let stream = self.live_stream(&group, &state, key)?;
             let mut bound = state.bindings(key, Role::Summary);
             let binding = bound.find(|binding| *binding.name == *query.binding.as_str()).cloned();

@@ -59,7 +59,7 @@ impl Core {
     /// A group's part of a page; `next` says where to go on in it, if it has not come to its end.
     pub(crate) async fn list_group(&self, group: GroupId, query: &ListQuery) -> Response {
         let group = self.group(group);
-        if group.state.borrow().bucket(&query.bucket).is_none() {
+        if group.leading()?.bucket(&query.bucket).is_none() {
             return Err(weir_stream::Refusal::BucketNotFound.into());
         }
         let mut streams: Vec<(u64, ListedStream)> = Vec::new();
@@ -73,7 +73,7 @@ impl Core {
                 tokio::task::yield_now().await;
                 turn = (0, 0);
             }
-            let state = group.state.borrow();
+            let state = group.leading()?;
             let mut found = Vec::new();
             let mut there = 0;
             for stream in state.slot(slot) {

@@ -23,6 +23,7 @@ use weir_types::{Lineage, Offset, ReadFrom, ShardId, StreamKey};
 
 use crate::budget::{self, PageClaim};
 use crate::core::{Core, Shard};
+use crate::group::Leading;
 use crate::message::{Answer, CallId, Limit, Page, Request, Response, ShardError};
 use crate::stats::add;
 use crate::write::job::LocalGroup;
@@ -129,7 +130,7 @@ impl Core {
     /// The state of a stream, which is not a use of it.
     pub(crate) fn head(&self, key: &StreamKey) -> Result<Facts, ShardError> {
         let group = self.local_group(key);
-        let state = group.state.borrow();
+        let state = group.leading()?;
         Ok(self.live_stream(&group, &state, key)?.facts())
     }
 
@@ -137,7 +138,7 @@ impl Core {
     pub(crate) fn live_stream<'a>(
         &self,
         group: &LocalGroup,
-        state: &'a weir_stream::Group,
+        state: &'a Leading<'_>,
         key: &StreamKey,
     ) -> Result<&'a Stream, ShardError> {
         let found = state.stream(key).filter(|stream| !self.is_expired(group, stream));
@@ -283,7 +284,7 @@ impl Core {
         from: ReadFrom,
         bytes_max: usize,
     ) -> Result<Plan, ShardError> {
-        let state = group.state.borrow();
+        let state = group.leading()?;
         let stream = self.live_stream(group, &state, key)?;
         let start = stream.check_offset(from)?;
         let (mut stretches, mut cold): (Vec<Stretch>, Vec<PartRef>) = Default::default();

@@ -34,7 +34,7 @@ impl Node {
     fn chunks(&self) -> Vec<(ChunkName, u64, u32)> {
         let groups = self.shards.iter().flat_map(|shard| shard.0.local_groups());
         let of_group = |group: Rc<crate::write::job::LocalGroup>| {
-            let state = group.state.borrow();
+            let state = group.applied();
             state.chunks().map(|chunk| (group.chunk_name(chunk.id), chunk.bytes, chunk.crc)).collect::<Vec<_>>()
         };
         groups.flat_map(of_group).collect()

@@ -85,13 +85,13 @@ async fn back_up(
     there: &BTreeMap<ChunkName, u64>,
     news: &mpsc::Sender<BackupNews>,
 ) -> Result<(), End> {
-    let Some(applied) = group.state.borrow().applied() else { return Ok(()) };
+    let Some(applied) = group.applied().applied() else { return Ok(()) };
     // Where there is no cold tier, bytes cannot leave the log, and are not in the backup.
     let cold = core.cold.as_ref().ok_or(ShardError::Unavailable)?;
     group.flush_upto.set(group.flush_upto.get().max(Some(applied)));
-    wait(group, news, || group.state.borrow().hot_floor().is_none_or(|floor| floor > applied)).await?;
+    wait(group, news, || group.applied().hot_floor().is_none_or(|floor| floor > applied)).await?;
     let _hold = Hold::new(group);
-    let wanted = group.state.borrow().applied();
+    let wanted = group.applied().applied();
     group.snapshot_wanted.set(group.snapshot_wanted.get().max(wanted));
     wait(group, news, || group.replica.snapshot_index() >= wanted).await?;
     let file = current(group).await?.ok_or(ShardError::Unavailable)?;

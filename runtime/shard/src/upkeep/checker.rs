@@ -31,7 +31,7 @@ pub(crate) async fn run(core: Rc<Core>, news: mpsc::Sender<CheckNews>) {
     let groups = core.local_groups();
     let (mut chunks, mut bytes) = (0, 0);
     for group in &groups {
-        let totals = group.state.borrow().chunks_totals();
+        let totals = group.applied().chunks_totals();
         chunks += totals.chunks;
         bytes += totals.bytes;
     }
@@ -49,7 +49,7 @@ pub(crate) async fn run(core: Rc<Core>, news: mpsc::Sender<CheckNews>) {
 
 /// Verifies the chunks of a group; false when nobody wants to know.
 async fn check_group(core: &Core, group: &LocalGroup, cold: &Cold, news: &mpsc::Sender<CheckNews>) -> bool {
-    let chunks: Vec<Chunk> = group.state.borrow().chunks().copied().collect();
+    let chunks: Vec<Chunk> = group.applied().chunks().copied().collect();
     let verify = |chunk: Chunk| async move {
         let name = group.chunk_name(chunk.id);
         // One that went while it waited for its turn is not read.
@@ -81,7 +81,7 @@ fn damaged(core: &Core, group: &LocalGroup, chunk: &Chunk, flaw: Flaw, streams: 
     add(&core.stats.cold_damaged, 1);
     let (name, reason) = (group.chunk_name(chunk.id).object(), flaw.to_string());
     tracing::error!(group = group.id.0, chunk = name, reason, streams, "a check has found a chunk that is damaged");
-    let stream_bytes = group.state.borrow().chunk(chunk.id.number).map_or(0, |chunk| chunk.live_bytes);
+    let stream_bytes = group.applied().chunk(chunk.id.number).map_or(0, |chunk| chunk.live_bytes);
     CheckNews::Damaged(DamagedChunk { group: group.id, chunk: name, bytes: chunk.bytes, reason, streams, stream_bytes })
 }
 
@@ -99,7 +99,7 @@ async fn streams_by_chunk(group: &LocalGroup) -> BTreeMap<u32, u64> {
             seen = 0;
             tokio::task::yield_now().await;
         }
-        for stream in group.state.borrow().slot(slot) {
+        for stream in group.applied().slot(slot) {
             let runs = stream.pieces_from(0).take(stream.runs());
             let mut chunks: Vec<u32> = runs
                 .filter_map(|piece| if let Piece::Cold { chunk, .. } = piece { Some(chunk) } else { None })

@@ -146,7 +146,7 @@ impl Copier {
         if !self.has_left_behind {
             return taken >= self.not_before;
         }
-        let state = self.group.state.borrow();
+        let state = self.group.applied();
         let has = state.chunks().any(|chunk| self.cold.is_left_behind(self.group.chunk_name(chunk.id)));
         self.not_before = state.applied();
         self.has_left_behind = has;
@@ -202,7 +202,7 @@ impl Copier {
     /// in a store that is to outlive the node anything, else chunks that have come or gone.
     fn want(&mut self) {
         let changed = {
-            let state = self.group.state.borrow();
+            let state = self.group.applied();
             if self.cold.keeps_snapshots() { state.applied() } else { state.chunks_changed() }
         };
         let changed = changed.max(self.anchor.waiting_for.get());
@@ -224,7 +224,7 @@ impl Copier {
     /// Whether as many chunks wait to be deleted as there are others.
     fn is_half_garbage(&self) -> bool {
         let waiting = self.anchor.waiting.get();
-        waiting > 0 && waiting >= self.group.state.borrow().chunks_totals().chunks
+        waiting > 0 && waiting >= self.group.applied().chunks_totals().chunks
     }
 
     fn note_failure(&self, error: &ShardError) {

@@ -68,7 +68,7 @@ struct Load {
 /// Moves a group's old bytes to the cold tier. Runs for the shard's life.
 pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>, maker: Rc<Maker>) {
     // What is in the log now is as old as this, at least.
-    let floor = group.state.borrow().hot_floor();
+    let floor = group.applied().hot_floor();
     group.oldest_since.set(floor.map(|_| Instant::now()));
     let mut flusher = Flusher { core, group, maker, floor, old_upto: None };
     while !flusher.group.has_failed() {
@@ -95,7 +95,7 @@ impl Flusher {
     fn is_due(&mut self) -> bool {
         let group = &self.group;
         let (floor, hot_bytes, applied) = {
-            let state = group.state.borrow();
+            let state = group.applied();
             (state.hot_floor(), state.hot_bytes(), state.applied())
         };
         if self.floor != floor {
@@ -107,7 +107,8 @@ impl Flusher {
         let Some(floor) = floor else { return false };
         let is_old = Some(floor) <= self.old_upto.max(group.flush_upto.get());
         let pins = || group.wal.is_pinned_behind(group.id, floor.checked_sub(1));
-        hot_bytes > self.core.config.flush_bytes || is_old || (is_space_short(group) && pins())
+        let is_wanted = hot_bytes > self.core.config.flush_bytes || is_old || (is_space_short(group) && pins());
+        is_wanted && group.leading().is_ok()
     }
 
     /// Moves the oldest bytes to a chunk; says whether the log has more than it takes.
@@ -135,7 +136,7 @@ impl Flusher {
 async fn load(group: &LocalGroup, bytes_max: u64) -> Result<Load, ShardError> {
     let mut load = Load::default();
     let (floor, last) = {
-        let state = group.state.borrow();
+        let state = group.applied();
         (state.hot_floor(), state.applied())
     };
     let Some((mut next, last)) = floor.zip(last) else { return Ok(load) };
@@ -143,7 +144,7 @@ async fn load(group: &LocalGroup, bytes_max: u64) -> Result<Load, ShardError> {
         let mut entries = Vec::new();
         let mut bytes = 0;
         while next <= last && bytes < READ_BYTES {
-            if group.state.borrow().is_hot(next) {
+            if group.applied().is_hot(next) {
                 let entry = group.wal.entry(group.id, next).expect("what a stream names is not purged");
                 bytes += match &entry.body {
                     EntryBody::Cached(_, body_bytes) => *body_bytes,
@@ -215,10 +216,10 @@ async fn pieces(group: &LocalGroup, load: &Load, upto: u64) -> Vec<Piece> {
     let mut left = PACKS_PER_TURN;
     for (key, incarnation) in &load.streams {
         let key = StreamKey::parse(key).expect("keys were checked when their request came");
-        let start = group.state.borrow().stream(&key).map_or(0, Stream::hot_begin);
+        let start = group.applied().stream(&key).map_or(0, Stream::hot_begin);
         let mut piece = Piece { key, incarnation: Incarnation(*incarnation), start, end: start, packs: Vec::new() };
         left = left.saturating_sub(STREAM_PACKS);
-        while piece.add_packs(&group.state.borrow(), load, upto, &mut left) {
+        while piece.add_packs(&group.applied(), load, upto, &mut left) {
             tokio::task::yield_now().await;
             left = PACKS_PER_TURN;
         }

@@ -25,7 +25,7 @@ pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>, anchor: Rc<Anchor
     let mut not_before = Instant::now();
     while !group.has_failed() {
         tokio::time::sleep(LOOK_EVERY).await;
-        while group.state.borrow_mut().reap(REAPED_PER_TURN) {
+        while group.reap(REAPED_PER_TURN) {
             tokio::task::yield_now().await;
         }
         let taken = group.replica.snapshot_index();
@@ -89,7 +89,7 @@ async fn purge(group: &LocalGroup) {
 
 /// The last entry that no read needs, nor any before it; `None` when the first is needed.
 fn purgeable(group: &LocalGroup) -> Option<u64> {
-    let state = group.state.borrow();
+    let state = group.applied();
     match state.hot_floor() {
         Some(floor) => floor.checked_sub(1),
         None => state.applied(),

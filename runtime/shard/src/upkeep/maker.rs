@@ -69,11 +69,13 @@ impl Maker {
     /// [`ShardError::LogFailed`], perhaps in the chunk.
     pub(crate) async fn make(&self, bytes: u64, pieces: Vec<Piece>, claim: Claim) -> Result<Made, ShardError> {
         let group = &self.group;
+        // Only the leader's chunks become part of the state.
+        drop(group.leading()?);
         let mut last_number = self.last_number.lock().await;
         // A log that cannot even be told of the chunk is not given one again and again.
         drop(group.reserve(PARTS_BYTES_MAX, claim)?);
         let term = group.replica.standing().term;
-        *last_number = (*last_number).max(group.state.borrow().chunk_number_last()) + 1;
+        *last_number = (*last_number).max(group.applied().chunk_number_last()) + 1;
         let id = ChunkId { term, number: *last_number, nonce: self.nonce };
         let name = group.chunk_name(id);
         let built = tokio::task::spawn_blocking(move || build(name, bytes, &pieces));

@@ -159,7 +159,7 @@ impl Merger {
 
     /// Chunks that are mostly garbage, or not where new ones go.
     async fn emptied(&self) -> BTreeSet<u32> {
-        let chunks: Vec<Chunk> = self.group.state.borrow().chunks().copied().collect();
+        let chunks: Vec<Chunk> = self.group.applied().chunks().copied().collect();
         let mut emptied = BTreeSet::new();
         for some in chunks.chunks(CHUNKS_PER_TURN) {
             let left = some
@@ -173,7 +173,7 @@ impl Merger {
 
     /// Adds what is due of a slot's streams; says how many streams there were, those of many runs counted as several.
     fn add_slot(&self, load: &mut Load, emptied: &BTreeSet<u32>, slot: usize) -> usize {
-        let state = self.group.state.borrow();
+        let state = self.group.applied();
         let look = Look { state: &state, emptied, stuck: &self.stuck };
         let mut seen = 0;
         for stream in state.slot(slot) {

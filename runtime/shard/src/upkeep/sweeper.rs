@@ -68,7 +68,7 @@ pub(crate) async fn run(
 async fn delete(group: &LocalGroup, cold: &Cold, garbage: &Garbage, anchor: &Anchor) {
     while !group.has_failed() {
         tokio::time::sleep(LOOK_EVERY).await;
-        let gone = group.state.borrow_mut().take_gone_chunks();
+        let gone = group.take_gone_chunks();
         let gone = gone.into_iter().map(|(id, entry)| Gone { chunk: group.chunk_name(id), entry: Some(entry) });
         garbage.borrow_mut().extend(gone);
         let (chunks, kept): (Vec<_>, Vec<_>) =
@@ -90,7 +90,7 @@ async fn delete(group: &LocalGroup, cold: &Cold, garbage: &Garbage, anchor: &Anc
 /// Finds what earlier lives have left in the store and nothing names, and says what is named and not whole in the store.
 async fn find(core: &Core, group: &LocalGroup, cold: &Cold, nonce: u32, garbage: &Garbage) -> Result<(), ColdError> {
     let mut found: BTreeMap<ChunkName, u64> = cold.chunks(group.id).await?.into_iter().collect();
-    let state = group.state.borrow();
+    let state = group.applied();
     let mut missing = 0u64;
     for chunk in state.chunks().filter(|chunk| chunk.id.nonce != nonce) {
         missing += u64::from(found.remove(&group.chunk_name(chunk.id)) != Some(chunk.bytes));

@@ -78,7 +78,8 @@ pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>) {
     while !trimmer.group.has_failed() {
         tokio::time::sleep(rest).await;
         trimmer.mark();
-        if trimmer.group.state.borrow().has_retention() {
+        let has_retention = trimmer.group.leading().is_ok_and(|state| state.has_retention());
+        if has_retention {
             trimmer.pass().await;
         }
     }
@@ -87,7 +88,7 @@ pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>) {
 impl Trimmer {
     /// Notes which entry is the last one by now.
     fn mark(&mut self) {
-        let state = self.group.state.borrow();
+        let state = self.group.applied();
         let mark = (state.time_ms(), state.applied());
         drop(state);
         if self.marks.back() == Some(&mark) {
@@ -128,7 +129,7 @@ impl Trimmer {
 
     /// Adds what is due of a slot's streams; says how many streams there were, or as many as it took time for.
     fn add_slot(&self, slot: usize, due: &mut Vec<Due>) -> usize {
-        let state = self.group.state.borrow();
+        let state = self.group.applied();
         let now_ms = self.core.clock.now_ms();
         let mut seen = 0;
         for stream in state.slot(slot) {

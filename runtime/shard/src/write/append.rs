@@ -117,7 +117,7 @@ impl Core {
         let (judged, case) = match self.look(group, &mut job) {
             Ok(Looked::Propose(judged, case)) => (judged, case),
             Ok(Looked::Answer(appended)) => return self.acknowledge(job, appended, Instant::now()),
-            Err(refusal) => return self.answer_append(job, Err(refusal.into())),
+            Err(error) => return self.answer_append(job, Err(error)),
         };
         // Of a large body this is counted already.
         let copies = usize::from(!is_large(&job.request.body)) + usize::from(case.is_some());
@@ -141,14 +141,14 @@ impl Core {
 
     /// Whether what was judged would be judged alike now.
     fn is_current(&self, group: &LocalGroup, key: &StreamKey, judged: &Judged) -> bool {
-        let state = group.state.borrow();
+        let Ok(state) = group.leading() else { return false };
         state.bindings_epoch() == judged.bindings_epoch
             && state.stream(key).is_some_and(|stream| stream.incarnation() == judged.incarnation)
     }
 
     /// The leader's early look at an append, and what its validators have to see, if it has any.
-    fn look(&self, group: &LocalGroup, job: &mut AppendJob) -> Result<Looked, Refusal> {
-        let state = group.state.borrow();
+    fn look(&self, group: &LocalGroup, job: &mut AppendJob) -> Result<Looked, ShardError> {
+        let state = group.leading()?;
         let stream = state.stream(&job.key);
         if job.request.body.pieces().len() > 1 && stream.is_some_and(Stream::is_json) {
             job.request.body.join();
@@ -184,7 +184,7 @@ impl Core {
 
     fn propose_append(&self, group: &Rc<LocalGroup>, mut job: AppendJob, judged: Judged) {
         let AppendRequest { close, seq, if_match, body, .. } = &job.request;
-        let tail = || group.state.borrow().stream(&job.key).map(Stream::tail);
+        let tail = || group.applied().stream(&job.key).map(Stream::tail);
         let command = Command::Append {
             key: KeyRef::from(&job.key),
             incarnation: judged.incarnation,

@@ -78,7 +78,7 @@ impl Core {
 
     /// A stream that has to be there already: what is asked for is only compared with it.
     fn find(&self, group: &LocalGroup, key: &StreamKey, request: &CreateRequest, if_match: &IfMatch) -> Response {
-        let state = group.state.borrow();
+        let state = group.leading()?;
         let stream = self.live_stream(group, &state, key).map_err(|_| ShardError::Absent)?;
         let tail = stream.tail();
         if if_match.demanded(|| Some(tail)).is_some_and(|demanded| demanded != tail) {
@@ -101,7 +101,7 @@ impl Core {
         counted: &mut InFlight,
     ) -> Result<Judged, ShardError> {
         let (bindings_epoch, validators) = {
-            let state = group.state.borrow();
+            let state = group.leading()?;
             let validators = validators_of(&state, key, &request.body);
             // It may be gone by the time that this is applied; then nobody has looked at what would be stored.
             match state.stream(key) {

@@ -22,7 +22,7 @@ impl Core {
     pub(crate) async fn delete(self: &Rc<Self>, key: StreamKey, if_match: Option<IfMatch>) -> Response {
         let group = self.local_group(&key);
         let (incarnation, if_match) = {
-            let state = group.state.borrow();
+            let state = group.leading()?;
             let stream = self.live_stream(&group, &state, &key)?;
             (stream.incarnation(), if_match.and_then(|if_match| if_match.demanded(|| Some(stream.tail()))))
         };

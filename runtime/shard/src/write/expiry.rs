@@ -48,10 +48,10 @@ impl Core {
             self.touch(stream.incarnation(), expiry);
         }
         let used_ms = self.agenda.used_ms(stream.incarnation()).max(stream.last_write_ms());
-        if used_ms >= group.serving_since_ms {
+        if used_ms >= group.leading_since_ms() {
             return expiry.ends_ms(used_ms);
         }
-        let ends_ms = expiry.ends_ms(group.serving_since_ms);
+        let ends_ms = expiry.ends_ms(group.leading_since_ms());
         ends_ms.map(|ends_ms| ends_ms.saturating_add(ttl_s.saturating_mul(1000) / 10))
     }
 
@@ -59,9 +59,11 @@ impl Core {
     pub(crate) fn expired_group(&self, key: &StreamKey) -> Option<Rc<LocalGroup>> {
         let group = self.local_group(key);
         let is_expired = {
-            let state = group.state.borrow();
+            let state = group.applied();
             // Most groups have no stream that ends by itself, and every request asks.
-            state.has_expirable() && state.stream(key).is_some_and(|stream| self.is_expired(&group, stream))
+            state.has_expirable()
+                && group.leading().is_ok()
+                && state.stream(key).is_some_and(|stream| self.is_expired(&group, stream))
         };
         is_expired.then_some(group)
     }
@@ -72,7 +74,7 @@ impl Core {
     /// When the log takes no command: the stream may come back after a restart, so nobody is told that it is gone.
     pub(crate) async fn expire(&self, group: &LocalGroup, key: &StreamKey) -> Result<(), ShardError> {
         let expired = {
-            let state = group.state.borrow();
+            let state = group.leading()?;
             state.stream(key).filter(|stream| self.is_expired(group, stream)).map(Stream::incarnation)
         };
         match expired {
@@ -94,7 +96,8 @@ impl Core {
     async fn end_due(&self, due: Vec<(Incarnation, Due)>) {
         let over = due.into_iter().filter(|(incarnation, Due { group, key })| {
             let group = self.group(*group);
-            let state = group.state.borrow();
+            // Only the leader ends streams; it looks at this one again, as this shard does.
+            let Ok(state) = group.leading() else { return false };
             let stream = state.stream(key).filter(|stream| stream.incarnation() == *incarnation);
             let Some(ends_ms) = stream.and_then(|stream| self.ends_ms(&group, stream)) else {
                 self.agenda.remove(*incarnation);
@@ -121,7 +124,7 @@ impl Core {
                 if slot % SLOTS_PER_TURN == 0 {
                     tokio::task::yield_now().await;
                 }
-                let state = group.state.borrow();
+                let state = group.applied();
                 if !state.has_expirable() {
                     break;
                 }

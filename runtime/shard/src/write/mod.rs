@@ -8,6 +8,7 @@ mod create;
 mod delete;
 pub(crate) mod expiry;
 pub(crate) mod job;
+pub(crate) mod role;
 pub(crate) mod rounds;
 mod trim;
 pub(crate) mod validate;

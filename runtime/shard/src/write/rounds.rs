@@ -88,7 +88,7 @@ async fn wait_for_room(
 
 /// Returns for how many commands there was an outcome.
 async fn run_round(core: &Rc<Core>, group: &Rc<LocalGroup>, ticket: Ticket, alarm: &mut Alarm) -> usize {
-    let now_ms = core.clock.now_ms().max(group.state.borrow().time_ms());
+    let now_ms = core.clock.now_ms().max(group.applied().time_ms());
     let limits = Limits { producers_max: core.config.producers_per_stream_max };
     let round = group.replica.propose(Arena::seal(group.begin_round(now_ms, limits)), ticket);
     tokio::pin!(round);
@@ -168,7 +168,7 @@ impl Core {
         }
     }
 
-    fn fail(&self, waiters: impl IntoIterator<Item = Waiter<AppendJob>>, error: &ShardError) {
+    pub(crate) fn fail(&self, waiters: impl IntoIterator<Item = Waiter<AppendJob>>, error: &ShardError) {
         for waiter in waiters {
             match waiter {
                 Waiter::Job(job) => self.answer_append(job, Err(error.clone())),
