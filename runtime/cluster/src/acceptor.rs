@@ -44,7 +44,7 @@ pub struct Accepted {
     /// Where it came from, for logs.
     pub from: String,
     pub(crate) stream: Stream,
-    /// Fails when there is a new connection of the same lane and node.
+    /// Told when there is a new connection of the same lane and node.
     pub(crate) replaced: oneshot::Receiver<()>,
 }
 
@@ -110,7 +110,10 @@ impl Acceptor {
         // Those that have ended are forgotten, so that there are never more than there are connections.
         self.current.retain(|_, ends| !ends.is_closed());
         let (ends, replaced) = oneshot::channel();
-        self.current.insert((hello.identity.node, hello.lane), ends);
+        if let Some(older) = self.current.insert((hello.identity.node, hello.lane), ends) {
+            // It may end by itself at the same time.
+            let _ = older.send(());
+        }
         Accepted { hello, from, stream, replaced }
     }
 

@@ -13,7 +13,7 @@ pub struct LinkConfig {
     pub stall: Duration,
     /// How long a call waits for a connection that is being made.
     pub connect_wait: Duration,
-    /// How long a connection may take until both sides have said hello.
+    /// How long connecting may take, and then as long again until both sides have said hello.
     pub hello_wait: Duration,
     /// How long a link is down after its first failure. It doubles with each failure after that, and each wait is between
     /// half of this and all of it.

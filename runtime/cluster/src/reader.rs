@@ -31,6 +31,14 @@ pub(crate) struct FrameReader {
     received_bytes: u64,
 }
 
+/// A frame that has come.
+#[derive(Debug)]
+pub(crate) struct Received {
+    pub(crate) frame: Frame,
+    /// What it takes in memory, in bytes: buffers may be larger than what is in them.
+    pub(crate) memory_bytes: usize,
+}
+
 /// What was read and not yet looked at.
 struct Ahead {
     bytes: Box<[u8]>,
@@ -46,6 +54,7 @@ struct Part {
     /// Once lengths and head are there: how long the bodies are.
     lengths: Option<Vec<usize>>,
     message: Message,
+    memory_bytes: usize,
 }
 
 /// A buffer and how much it still lacks.
@@ -78,7 +87,7 @@ impl FrameReader {
         &mut self,
         stream: &mut S,
         context: &mut Context<'_>,
-    ) -> Poll<Result<Option<Frame>, FrameError>> {
+    ) -> Poll<Result<Option<Received>, FrameError>> {
         loop {
             let Some(part) = &mut self.part else {
                 if let Some(header) = self.ahead.unread().first_chunk() {
@@ -92,11 +101,12 @@ impl FrameReader {
             };
             if part.filling.missing == 0 {
                 if part.advance(self.buffers)? {
-                    let Part { header, crc, message, .. } = self.part.take().expect("it is there");
+                    let Part { header, crc, message, memory_bytes, .. } = self.part.take().expect("it is there");
                     if crc != header.crc {
                         return Poll::Ready(Err(FrameError::Damaged));
                     }
-                    return Poll::Ready(Ok(Some(Frame { role: header.role, number: header.number, message })));
+                    let frame = Frame { role: header.role, number: header.number, message };
+                    return Poll::Ready(Ok(Some(Received { frame, memory_bytes })));
                 }
                 continue;
             }
@@ -143,8 +153,8 @@ impl Ahead {
         (self.from, self.to) = (0, self.to - self.from);
         assert!(self.to < HEADER_BYTES, "what is enough to go on with is looked at first");
         let mut buf = ReadBuf::new(&mut self.bytes[self.to..]);
-        ready!(Pin::new(stream).poll_read(context, &mut buf))?;
-        let read = buf.filled().len();
+        let filled = ready!(Pin::new(stream).poll_read(context, &mut buf));
+        let read = or_end(filled.map(|()| buf.filled().len()))?;
         self.to += read;
         Poll::Ready(Ok(read))
     }
@@ -155,11 +165,12 @@ impl Part {
         let front_bytes = 4 * header.bodies + header.head_bytes;
         let filling = Filling { buf: BytesMut::with_capacity(front_bytes), missing: front_bytes };
         let message = Message { kind: header.kind, head: Bytes::new(), bodies: Vec::with_capacity(header.bodies) };
-        Part { crc: header.crc_begun, header, filling, lengths: None, message }
+        Part { crc: header.crc_begun, header, filling, lengths: None, message, memory_bytes: 0 }
     }
 
     /// Puts what is filled where it belongs, and begins what comes next. Whether nothing does.
     fn advance(&mut self, buffers: Buffers) -> Result<bool, FrameError> {
+        self.memory_bytes += self.filling.buf.capacity();
         let filled = std::mem::take(&mut self.filling.buf).freeze();
         match self.lengths {
             None => {
@@ -195,10 +206,18 @@ impl Part {
         let Filling { buf, missing } = &mut self.filling;
         let from = buf.len();
         let mut limited = buf.limit((*missing).min(READ_BYTES_MAX));
-        let read = ready!(pin!(stream.read_buf(&mut limited)).poll(context))?;
+        let read = or_end(ready!(pin!(stream.read_buf(&mut limited)).poll(context)))?;
         *missing -= read;
         self.crc = crc32c::crc32c_append(self.crc, &buf[from..]);
         Poll::Ready(Ok(read))
+    }
+}
+
+/// TLS calls it an error when a connection ends without its goodbye. Frames tell by themselves whether they are whole.
+fn or_end(read: io::Result<usize>) -> io::Result<usize> {
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+        read => read,
     }
 }
 

@@ -94,10 +94,7 @@ async fn a_new_connection_takes_the_place_of_an_older_one() {
         assert!(dialed.is_ok());
         accepted.push(next);
     }
-    let is_replaced: Vec<bool> = accepted
-        .iter_mut()
-        .map(|accepted| accepted.replaced.try_recv() == Err(oneshot::error::TryRecvError::Closed))
-        .collect();
+    let is_replaced: Vec<bool> = accepted.iter_mut().map(|accepted| accepted.replaced.try_recv().is_ok()).collect();
     assert_eq!(is_replaced, [true, false, false]);
     drop(accepted);
     let near = connect(&listener).await;

@@ -112,7 +112,10 @@ fn read(stream: &mut Cut) -> (Vec<Frame>, Option<FrameError>) {
     loop {
         match reader.poll_frame(stream, &mut context) {
             Poll::Pending => {}
-            Poll::Ready(Ok(Some(frame))) => frames.push(frame),
+            Poll::Ready(Ok(Some(Received { frame, memory_bytes }))) => {
+                assert!(memory_bytes >= frame.message.bodies.iter().map(Bytes::len).sum());
+                frames.push(frame);
+            }
             Poll::Ready(Ok(None)) => return (frames, None),
             Poll::Ready(Err(error)) => return (frames, Some(error)),
         }

@@ -1,0 +1,7 @@
+//! Links between two nodes, as those who use them see them.
+
+mod calls;
+mod failures;
+mod hostile;
+mod support;
+mod windows;
