@@ -7,6 +7,7 @@ use crate::hello::{Greeting, NONCE_BYTES};
 use crate::identity::{Admission, Hello, Identity, Lane, NodeId};
 use crate::network::Network;
 use crate::secret::Secret;
+use crate::tls::Tls;
 
 /// Unpredictable numbers.
 pub type Entropy = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -16,6 +17,8 @@ pub type Entropy = Arc<dyn Fn() -> u64 + Send + Sync>;
 pub enum Security {
     /// Not at all: whoever reaches the node is believed. For a network that nobody else can reach.
     None,
+    /// By certificates of the cluster's own authority; nobody else can read or change what passes.
+    Tls(Tls),
     /// By a secret. What follows the hello is neither encrypted nor protected: see [`crate::secret`].
     Secret(Secret),
 }
@@ -52,7 +55,7 @@ impl Endpoint {
     pub(crate) fn secret(&self) -> Option<&Secret> {
         match &self.security {
             Security::Secret(secret) => Some(secret),
-            Security::None => None,
+            Security::None | Security::Tls(_) => None,
         }
     }
 }

@@ -42,7 +42,8 @@ pub(crate) const RECORD_BYTES_MAX: usize = 512;
 pub(crate) const HELLO_BYTES: usize = 88;
 pub(crate) const NONCE_BYTES: usize = 32;
 
-const MAGIC: [u8; 3] = *b"WLK";
+/// What each begins with.
+pub(crate) const MAGIC: [u8; 3] = *b"WLK";
 /// The first byte of an alert and of a handshake in TLS.
 const TLS_RECORDS: [u8; 2] = [21, 22];
 

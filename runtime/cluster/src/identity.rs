@@ -96,7 +96,7 @@ pub trait Admission: Send + Sync {
     /// Asked on both sides of every connection, when all else is right and the node has shown that it belongs to the
     /// cluster (where there is anything to show it with). A refusal's sentence is sent to the node and logged by both.
     ///
-    /// A node must be refused here whose disk is another than it was: it has lost what it promised, and its vote with it.
+    /// Nothing else says which nodes there are, and which of them may have which lanes. And a node must be refused here whose disk is another than it was: it has lost what it promised, and its vote with it.
     ///
     /// # Errors
     /// Why it is refused, in one sentence that names the node, for instance `node 3 had disk … before`.

@@ -63,8 +63,18 @@ impl Incoming {
             arrived: Wakeup::default(),
             work: Wakeup::default(),
         });
-        let wire = Wire::new(stream, buffers, config.stall);
-        let task = tokio::task::spawn_local(core.clone().run(wire, replaced, hello, from));
+        let (core_of_task, stall) = (core.clone(), config.stall);
+        let task = tokio::task::spawn_local(async move {
+            let reason = match stream.moved_here() {
+                Ok(stream) => core_of_task.serve(Wire::new(stream, buffers, stall), replaced).await,
+                Err(error) => Some(format!("it cannot be taken: {error}")),
+            };
+            if let Some(reason) = reason {
+                let node = hello.identity.node;
+                tracing::warn!(%node, lane = %hello.lane, from, reason, "a connection of another node has failed");
+            }
+            core_of_task.end();
+        });
         Incoming { hello, core, task }
     }
 
@@ -143,14 +153,9 @@ fn held_bytes(reply: &Frame) -> usize {
 }
 
 impl Core {
-    async fn run(self: Rc<Self>, mut wire: Wire, replaced: oneshot::Receiver<()>, hello: Hello, from: String) {
+    async fn serve(&self, mut wire: Wire, replaced: oneshot::Receiver<()>) -> Option<String> {
         let mut replaced = Some(replaced);
-        let reason = poll_fn(|context| self.poll_serve(&mut wire, &mut replaced, context)).await;
-        if let Some(reason) = reason {
-            let node = hello.identity.node;
-            tracing::warn!(%node, lane = %hello.lane, from, reason, "a connection of another node has failed");
-        }
-        self.end();
+        poll_fn(|context| self.poll_serve(&mut wire, &mut replaced, context)).await
     }
 
     /// Carries requests and replies until the connection ends. Ready with the reason, where there is one to speak of.

@@ -1,7 +1,7 @@
 //! Links between nodes: connections that know whose they are, and calls over them. What is said, others decide.
 //!
 //! - [`identity`]: who nodes are, and the lanes between two of them. [`endpoint`]: a node as it meets others. [`config`].
-//! - [`hello`]: what two nodes say first. [`meeting`]: how they check it. [`secret`]: how they show that they have the same.
+//! - [`hello`]: what two nodes say first. [`meeting`]: how they check it. [`secret`]: how they show that they have the same. [`tls`].
 //! - [`acceptor`]: takes connections, and hands them out once that is done.
 //! - [`link`], [`calls`]: requests to another node. [`incoming`]: requests of another node.
 //! - [`frame`]: what a message is, and what it looks like on the wire. [`reader`], [`writer`]: from and to a connection. [`wire`]: both.
@@ -23,6 +23,7 @@ mod network;
 mod reader;
 pub mod secret;
 mod sparing;
+pub mod tls;
 mod wire;
 mod writer;
 
@@ -37,3 +38,4 @@ pub use link::{Answer, Link};
 pub use network::{Connecting, Connection, Listener, Network, Stream, Tcp};
 pub use reader::Buffers;
 pub use secret::Secret;
+pub use tls::Tls;

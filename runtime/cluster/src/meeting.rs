@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::error::Elapsed;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Security};
 use crate::hello::{
-    Greeting, HELLO_BYTES, RECORD_HEADER_BYTES, RecordHeader, RecordKind, VERSION, record, record_header, tame,
+    Greeting, HELLO_BYTES, MAGIC, RECORD_HEADER_BYTES, RecordHeader, RecordKind, VERSION, record, record_header, tame,
 };
 use crate::identity::{ClusterId, Hello, Lane, NodeId};
 use crate::network::Stream;
@@ -45,6 +45,8 @@ pub(crate) enum MeetingError {
     NotAdmitted(String),
     #[error("a hello took longer than {} ms", .0.as_millis())]
     Late(Duration),
+    #[error("there is no TLS with the other end: {0}")]
+    Handshake(io::Error),
     #[error("refused by the other end: {0}")]
     Refused(String),
     #[error("the connection ended within the hello")]
@@ -56,12 +58,24 @@ pub(crate) enum MeetingError {
 impl MeetingError {
     /// Whether it is of use to the other side.
     fn is_told(&self) -> bool {
-        !matches!(self, MeetingError::Refused(_) | MeetingError::CutOff | MeetingError::Io(_))
+        match self {
+            MeetingError::Malformed { .. }
+            | MeetingError::Tls { .. }
+            | MeetingError::Version { .. }
+            | MeetingError::Cluster { .. }
+            | MeetingError::Twin { .. }
+            | MeetingError::NotMeant { .. }
+            | MeetingError::OneSecret { .. }
+            | MeetingError::Secret { .. }
+            | MeetingError::NotAdmitted(_)
+            | MeetingError::Late(_) => true,
+            MeetingError::Handshake(_) | MeetingError::Refused(_) | MeetingError::CutOff | MeetingError::Io(_) => false,
+        }
     }
 
     /// Whether somebody should do something about it.
     pub(crate) fn is_refusal(&self) -> bool {
-        self.is_told() || matches!(self, MeetingError::Refused(_))
+        self.is_told() || matches!(self, MeetingError::Refused(_) | MeetingError::Handshake(_))
     }
 }
 
@@ -78,14 +92,38 @@ pub(crate) async fn dial(
     meant: NodeId,
     lane: Lane,
 ) -> Result<Stream, MeetingError> {
-    let met = timeout(endpoint.config.hello_wait, as_dialer(endpoint, &mut stream, meant, lane)).await;
+    let deadline = Instant::now() + endpoint.config.hello_wait;
+    if let Security::Tls(tls) = &endpoint.security {
+        stream = secured(endpoint, timeout_at(deadline, tls.connect(stream)).await).await?;
+    }
+    let met = timeout_at(deadline, as_dialer(endpoint, &mut stream, meant, lane)).await;
     settled(endpoint, stream, met).await.map(|((), stream)| stream)
 }
 
 /// Answers the hello of a node that connected.
 pub(crate) async fn answer(endpoint: &Endpoint, mut stream: Stream) -> Result<(Hello, Stream), MeetingError> {
-    let met = timeout(endpoint.config.hello_wait, as_acceptor(endpoint, &mut stream)).await;
+    let deadline = Instant::now() + endpoint.config.hello_wait;
+    if let Security::Tls(tls) = &endpoint.security {
+        stream = secured(endpoint, timeout_at(deadline, tls.accept(stream)).await).await?;
+    }
+    let met = timeout_at(deadline, as_acceptor(endpoint, &mut stream)).await;
     settled(endpoint, stream, met).await
+}
+
+/// What came of a TLS handshake. If nothing did, the other side has been sent the reason, in a word of TLS.
+async fn secured(
+    endpoint: &Endpoint,
+    secured: Result<Result<Stream, (io::Error, Stream)>, Elapsed>,
+) -> Result<Stream, MeetingError> {
+    match secured {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err((error, stream))) => {
+            // It is logged here in any case.
+            let _ = timeout(LINGER, leave(stream)).await;
+            Err(MeetingError::Handshake(error))
+        }
+        Err(_) => Err(MeetingError::Late(endpoint.config.hello_wait)),
+    }
 }
 
 async fn as_dialer(endpoint: &Endpoint, stream: &mut Stream, meant: NodeId, lane: Lane) -> Result<(), MeetingError> {
@@ -139,10 +177,15 @@ async fn settled<T>(
     }
 }
 
-/// Sends a refusal, and waits until the other side has closed: a connection that is closed with something unread is reset,
-/// and the sentence with it.
+/// Sends a refusal as the last word.
 async fn refuse(mut stream: Stream, sentence: &str) -> io::Result<()> {
     stream.write_all(&record(RecordKind::Refusal, sentence.as_bytes())).await?;
+    leave(stream).await
+}
+
+/// Closes a connection when the other side has read what it was sent: one that is closed with something unread is reset, and
+/// the other side may never see the last word.
+async fn leave(mut stream: Stream) -> io::Result<()> {
     stream.shutdown().await?;
     tokio::io::copy(&mut stream.take(LINGER_BYTES_MAX), &mut tokio::io::sink()).await?;
     Ok(())
@@ -222,7 +265,12 @@ async fn receive(
 ) -> Result<(), MeetingError> {
     let ours = endpoint.identity.node;
     let mut header = [0; RECORD_HEADER_BYTES];
-    stream.read_exact(&mut header).await?;
+    // What is not a record may be shorter than the header of one: an alert of TLS is.
+    let (magic, rest) = header.split_at_mut(MAGIC.len());
+    stream.read_exact(magic).await?;
+    if magic == MAGIC {
+        stream.read_exact(rest).await?;
+    }
     match record_header(&header) {
         RecordHeader::Known { kind, bytes: expected } if kind == next && expected == bytes.len() => {
             stream.read_exact(bytes).await?;

@@ -7,13 +7,18 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, Empty};
 use tokio::net::{TcpListener, TcpStream};
 
 /// What bytes go over, both ways.
-pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<C: AsyncRead + AsyncWrite + Send + Unpin> Connection for C {}
+pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin {
+    /// The same connection, woken by the runtime that this is called in. It may have been accepted in another, which would
+    /// otherwise have to wake this one for everything that arrives.
+    ///
+    /// # Errors
+    /// When the runtime cannot take it. The connection is closed then.
+    fn moved_here(self: Box<Self>) -> io::Result<Stream>;
+}
 
 /// A connection of any kind. Every thread may have it.
 pub type Stream = Box<dyn Connection>;
@@ -54,6 +59,26 @@ impl Listener for TcpListener {
     fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<io::Result<(Stream, String)>> {
         let (stream, from) = ready!(TcpListener::poll_accept(self, context))?;
         Poll::Ready(Ok((prepared(stream)?, from.to_string())))
+    }
+}
+
+impl Connection for TcpStream {
+    fn moved_here(self: Box<Self>) -> io::Result<Stream> {
+        Ok(Box::new(TcpStream::from_std(self.into_std()?)?))
+    }
+}
+
+/// In memory: no runtime has to know.
+impl Connection for DuplexStream {
+    fn moved_here(self: Box<Self>) -> io::Result<Stream> {
+        Ok(self)
+    }
+}
+
+/// Nothing: what is left while a connection moves.
+impl Connection for Empty {
+    fn moved_here(self: Box<Self>) -> io::Result<Stream> {
+        Ok(self)
     }
 }
 

@@ -61,6 +61,23 @@ fn garbage_ends_a_connection_and_not_the_node() {
 }
 
 #[test]
+fn garbage_of_a_node_that_calls_ends_its_connection() {
+    proptest!(ProptestConfig::with_cases(200), |(garbage in vec(any::<u8>(), 1..300), role in 0..5u8, bytes in 0..70_000u32)| {
+        run(async || {
+            let mut pair = pair(LinkConfig::default());
+            let mut incoming = pair.connect().await;
+            pair.net.far_tap().inject(&header(bytes, role, 1));
+            pair.net.far_tap().inject(&garbage);
+            assert!(incoming.next().await.is_none());
+            let mut incoming = pair.connect().await;
+            let answer = pair.link.begin(message(2, 1)).await.expect("is taken");
+            incoming.next().await.expect("a request").1.send(message(3, 1));
+            assert_eq!(number(&answer.await.expect("is answered")), 3);
+        });
+    });
+}
+
+#[test]
 fn a_request_in_the_place_of_an_answer_is_none() {
     run(async || {
         let mut pair = pair(LinkConfig::default());

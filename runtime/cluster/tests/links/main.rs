@@ -3,5 +3,6 @@
 mod calls;
 mod failures;
 mod hostile;
+mod logs;
 mod support;
 mod windows;

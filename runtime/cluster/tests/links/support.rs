@@ -13,8 +13,8 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use weir_cluster::{
-    Acceptor, ClusterId, Connecting, DiskId, Endpoint, Hello, Identity, Incoming, Lane, Link, LinkConfig, Listener,
-    Message, Network, NodeId, Security, Stream,
+    Acceptor, ClusterId, Connecting, Connection, DiskId, Endpoint, Hello, Identity, Incoming, Lane, Link, LinkConfig,
+    Listener, Message, Network, NodeId, Security, Stream,
 };
 use weir_types::GroupId;
 
@@ -61,7 +61,7 @@ pub(crate) struct Net(Arc<NetState>);
 #[derive(Default)]
 struct NetState {
     listeners: Mutex<HashMap<String, mpsc::UnboundedSender<Stream>>>,
-    taps: Mutex<Vec<Tap>>,
+    taps: Mutex<Vec<(Tap, Tap)>>,
     tries: Mutex<Vec<Instant>>,
     is_deaf: AtomicBool,
 }
@@ -86,7 +86,12 @@ impl Net {
 
     /// The dialer's end of the newest connection.
     pub(crate) fn tap(&self) -> Tap {
-        self.0.taps.lock().expect("no panic").last().expect("there was a connection").clone()
+        self.0.taps.lock().expect("no panic").last().expect("there was a connection").0.clone()
+    }
+
+    /// The acceptor's end of it.
+    pub(crate) fn far_tap(&self) -> Tap {
+        self.0.taps.lock().expect("no panic").last().expect("there was a connection").1.clone()
     }
 
     /// When connections were tried.
@@ -105,10 +110,10 @@ impl Network for Net {
             let listener = self.0.listeners.lock().expect("no panic").get(address).cloned();
             let listener = listener.ok_or(io::ErrorKind::ConnectionRefused)?;
             let (near, far) = duplex(16 << 10);
+            let (near, far) = (Tapped::new(near), Tapped::new(far));
+            self.0.taps.lock().expect("no panic").push((near.tap.clone(), far.tap.clone()));
             listener.send(Box::new(far)).map_err(|_| io::ErrorKind::ConnectionRefused)?;
-            let tap = Tap::default();
-            self.0.taps.lock().expect("no panic").push(tap.clone());
-            Ok(Box::new(Tapped { stream: near, tap }) as Stream)
+            Ok(Box::new(near) as Stream)
         })
     }
 }
@@ -175,6 +180,18 @@ impl Tap {
 struct Tapped {
     stream: DuplexStream,
     tap: Tap,
+}
+
+impl Tapped {
+    fn new(stream: DuplexStream) -> Tapped {
+        Tapped { stream, tap: Tap::default() }
+    }
+}
+
+impl Connection for Tapped {
+    fn moved_here(self: Box<Self>) -> io::Result<Stream> {
+        Ok(self)
+    }
 }
 
 impl AsyncRead for Tapped {
