@@ -129,6 +129,5 @@ impl Calls {
             };
             let _ = call.outcome.send(Err(error));
         }
-        self.unwritten = self.next;
     }
 }

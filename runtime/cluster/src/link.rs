@@ -162,6 +162,7 @@ impl Drop for Link {
 }
 
 /// The reply to a request, to be waited for.
+#[must_use = "a request whose reply nobody waits for may not be sent"]
 pub struct Answer {
     core: Rc<Core>,
     number: u64,

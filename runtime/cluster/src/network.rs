@@ -57,8 +57,18 @@ impl Network for Tcp {
 
 impl Listener for TcpListener {
     fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<io::Result<(Stream, String)>> {
-        let (stream, from) = ready!(TcpListener::poll_accept(self, context))?;
-        Poll::Ready(Ok((prepared(stream)?, from.to_string())))
+        loop {
+            match ready!(TcpListener::poll_accept(self, context)) {
+                // One that has gone already is no reason to wait for the next.
+                Ok((stream, from)) => {
+                    if let Ok(stream) = prepared(stream) {
+                        return Poll::Ready(Ok((stream, from.to_string())));
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
     }
 }
 

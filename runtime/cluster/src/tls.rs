@@ -115,7 +115,7 @@ impl Tls {
 
         let mut client = ClientConfig::builder_with_details(provider.clone(), clock.clone())
             .with_protocol_versions(&[&TLS13])
-            .map_err(TlsError::Key)?
+            .expect("the provider has ciphers for it")
             .dangerous()
             .with_custom_certificate_verifier(servers)
             .with_client_auth_cert(chain.clone(), key.clone_key())
@@ -124,7 +124,7 @@ impl Tls {
         client.enable_sni = false;
         let mut server = ServerConfig::builder_with_details(provider, clock)
             .with_protocol_versions(&[&TLS13])
-            .map_err(TlsError::Key)?
+            .expect("the provider has ciphers for it")
             .with_client_cert_verifier(clients)
             .with_single_cert(chain, key)
             .map_err(TlsError::Key)?;

@@ -4,5 +4,6 @@ mod calls;
 mod failures;
 mod hostile;
 mod logs;
+mod model;
 mod support;
 mod windows;
