@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
 
 /// Every crate of `runtime/` and the crates of `runtime/` that it uses. The binary may use them all.
-const ARROWS: [(&str, &[&str]); 8] = [
+const ARROWS: [(&str, &[&str]); 9] = [
     ("weir-types", &[]),
     ("weir-stream", &["weir-types"]),
     ("weir-storage", &["weir-types"]),
     ("weir-cold", &["weir-types"]),
+    ("weir-cluster", &["weir-types"]),
     ("weir-wasm", &["weir-types"]),
     ("weir-raft", &["weir-storage", "weir-stream", "weir-types"]),
     ("weir-shard", &["weir-cold", "weir-raft", "weir-storage", "weir-stream", "weir-types", "weir-wasm"]),
