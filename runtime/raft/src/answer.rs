@@ -2,7 +2,8 @@
 
 use std::io;
 
-use crate::peers::Message;
+use weir_cluster::Message;
+
 use crate::replica::Replica;
 use crate::wire;
 

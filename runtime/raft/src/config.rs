@@ -8,6 +8,8 @@ use openraft::{Config, LogId, SnapshotPolicy};
 use weir_storage::{Claim, EntryId, EntryPlace, FRAME_HEADER_BYTES};
 use weir_stream::Outcome;
 
+use crate::runtime::Seeded;
+
 /// A batch of commands as openraft carries it: a whole log frame, so that the log can fill its header in place and write
 /// these very bytes.
 #[derive(Clone)]
@@ -73,6 +75,7 @@ openraft::declare_raft_types!(
         R = Outcomes,
         LeaderId = openraft::vote::leader_id_std::LeaderId<u64, u64>,
         Node = openraft::EmptyNode,
+        AsyncRuntime = Seeded,
 );
 
 /// An entry as openraft names it.

@@ -6,7 +6,6 @@ use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::raft::linearizable_read::LinearizerOption;
 
-use crate::peers::Lane;
 use crate::replica::Replica;
 use crate::role::Role;
 use crate::wire;
@@ -47,7 +46,7 @@ impl Replica {
             Some(index) => index,
             None => {
                 let Role::Following { leader: Some(leader) } = self.role() else { return Err(NotCurrent) };
-                let call = self.network.call(leader, Lane::Control, wire::read_index_request());
+                let call = self.network.ask(leader, wire::read_index_request());
                 let answer = call.await.map_err(|_| NotCurrent)?;
                 wire::decode_read_index(answer.head).ok().flatten().ok_or(NotCurrent)?
             }

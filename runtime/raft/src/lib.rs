@@ -6,9 +6,9 @@
 //! - [`snapshot`]: the state in a file, so that the log before it may go.
 //! - [`install`]: a group that goes on from a state that another log had.
 //! - [`role`]: what the replica is to its group: [`Role`]. [`current`]: reads that are not stale, and handing over.
-//! - [`peers`]: the replicas on other nodes, as whoever has links to them hands them in: [`Peers`]. [`network`] is openraft's side
-//!   of it, [`answer`] the other end, and [`wire`] what is said, as bytes.
-//! - [`config`]: openraft's type parameters and our timings.
+//! - [`peers`]: the replicas on other nodes, as they are asked: [`Peers`]. [`links`] are how they are reached, [`network`] is openraft's
+//!   side of it, [`answer`] the other end, and [`wire`] what is said, as bytes.
+//! - [`config`]: openraft's type parameters and our timings. [`runtime`]: tokio, as openraft is given it.
 //! - [`codec`]: votes and memberships as bytes, [`entry`] entries. openraft's own serde form is no format, so it is not used.
 //!
 //! Everything here lives on the thread of one shard. openraft wants its types `Send`; the parts that are shared between
@@ -21,21 +21,25 @@ mod config;
 mod current;
 mod entry;
 mod install;
+mod links;
 mod local;
 mod log_store;
 mod network;
 mod peers;
 mod replica;
 mod role;
+mod runtime;
 mod snapshot;
 mod state_machine;
+mod watch;
 mod wire;
 
 pub use answer::AnswerError;
 pub use current::NotCurrent;
 pub use install::install;
+pub use links::{Addresses, Links, answer_peer};
 pub use local::Local;
-pub use peers::{CallError, Lane, Message, Peers};
+pub use peers::Peers;
 pub use replica::{ProposeError, Replica, ReplicaOptions, Standing, StartError};
 pub use role::Role;
 pub use snapshot::{read_snapshot, snapshot_chunks};

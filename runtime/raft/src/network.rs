@@ -17,10 +17,11 @@ use openraft::raft::{
 use openraft::{EmptyNode, OptionalSend, RaftNetworkFactory};
 use send_wrapper::SendWrapper;
 use tokio::time::timeout;
+use weir_cluster::{CallError, Lane, Message, NodeId};
 use weir_types::GroupId;
 
 use crate::config::TypeConfig;
-use crate::peers::{CallError, Lane, Message, Peers};
+use crate::peers::Peers;
 use crate::state_machine::SnapshotData;
 use crate::wire;
 
@@ -28,6 +29,9 @@ use crate::wire;
 const APPENDS_MAX: usize = 4;
 
 type Answer<T> = Result<T, RPCError<TypeConfig>>;
+
+/// A message on its way.
+type Call = SendWrapper<LocalBoxFuture<'static, Result<Message, CallError>>>;
 
 /// The peers of one group; none where it has no voters but this node.
 #[derive(Clone)]
@@ -41,22 +45,18 @@ impl Network {
         Network { group, peers: peers.map(SendWrapper::new) }
     }
 
-    fn client(&self, node: u64, lane: Lane) -> Client {
-        Client { network: self.clone(), node, lane }
+    /// Asks the group's replica on a node, which is another one, at once.
+    pub(crate) fn ask(&self, node: u64, message: Message) -> Call {
+        self.call(node, Lane::Control(self.group), message)
     }
 
-    /// Sends at once what a link has room for, so messages go in the order of the calls.
-    pub(crate) fn call(
-        &self,
-        node: u64,
-        lane: Lane,
-        message: Message,
-    ) -> SendWrapper<LocalBoxFuture<'static, Result<Message, CallError>>> {
-        let call = match &self.peers {
-            Some(peers) => peers.call(node, self.group, lane, message),
-            None => async { Err(CallError::NotSent) }.boxed_local(),
-        };
-        SendWrapper::new(call)
+    fn call(&self, node: u64, lane: Lane, message: Message) -> Call {
+        let node = NodeId::new(node).expect("node ids are drawn from 1 on");
+        let alone = || CallError::NotSent { node, reason: "this group has no other replicas".into() };
+        SendWrapper::new(match &self.peers {
+            Some(peers) => peers.call(node, lane, message),
+            None => std::future::ready(Err(alone())).boxed_local(),
+        })
     }
 }
 
@@ -64,11 +64,11 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Client;
 
     async fn new_client(&mut self, target: u64, _node: &EmptyNode) -> Client {
-        self.client(target, Lane::Data)
+        Client { network: self.clone(), node: target, lane: Lane::Data(self.group) }
     }
 
     async fn new_heartbeat_client(&mut self, target: u64, _node: &EmptyNode) -> Client {
-        self.client(target, Lane::Control)
+        Client { network: self.clone(), node: target, lane: Lane::Control(self.group) }
     }
 }
 
@@ -89,9 +89,10 @@ impl Client {
         option: &RPCOption,
         decode: impl FnOnce(bytes::Bytes) -> std::io::Result<T>,
     ) -> Answer<T> {
-        let call = self.network.call(self.node, Lane::Control, message);
-        let answer = timeout(option.soft_ttl(), call).await.unwrap_or(Err(CallError::Broken));
-        decoded(answer, decode)
+        match timeout(option.soft_ttl(), self.network.ask(self.node, message)).await {
+            Ok(answer) => decoded(answer, decode),
+            Err(late) => Err(NetworkError::new(&late).into()),
+        }
     }
 
     fn append(
@@ -118,8 +119,8 @@ fn decoded<T>(
 ) -> Answer<T> {
     match answer {
         Ok(message) => decode(message.head).map_err(|error| NetworkError::new(&error).into()),
-        Err(error @ CallError::NotSent) => Err(Unreachable::new(&error).into()),
-        Err(error @ CallError::Broken) => Err(NetworkError::new(&error).into()),
+        Err(error) if error.may_have_arrived() => Err(NetworkError::new(&error).into()),
+        Err(error) => Err(Unreachable::new(&error).into()),
     }
 }
 

@@ -23,6 +23,7 @@ use crate::log_store::LogStore;
 use crate::network::Network;
 use crate::peers::Peers;
 use crate::role::{Seen, role_of, watch_role};
+use crate::runtime::stir;
 use crate::snapshot::{self, Snapshot};
 use crate::state_machine::{Observer, Progress, State, StateMachine};
 
@@ -40,12 +41,14 @@ pub struct ReplicaOptions {
     pub founders: BTreeSet<u64>,
     /// How the group's replicas on other nodes are reached; none where there are none and never will be.
     pub peers: Option<Rc<dyn Peers>>,
+    /// A random number: when elections begin follows from it.
+    pub seed: u64,
 }
 
 impl ReplicaOptions {
     /// The only replica of its group.
     pub fn alone(node_id: u64, group: GroupId) -> ReplicaOptions {
-        ReplicaOptions { node_id, group, founders: BTreeSet::from([node_id]), peers: None }
+        ReplicaOptions { node_id, group, founders: BTreeSet::from([node_id]), peers: None, seed: node_id }
     }
 }
 
@@ -175,10 +178,11 @@ impl Replica {
         state: State,
         mut observer: Box<dyn Observer>,
     ) -> Result<Replica, StartError> {
-        let ReplicaOptions { node_id, group, founders, peers } = options;
+        let ReplicaOptions { node_id, group, founders, peers, seed } = options;
         assert!(node_id != 0, "node ids are drawn from 1 on");
         assert!(founders.is_empty() || founders.contains(&node_id), "who forms a group is one of its founders");
         let has_peers = peers.is_some();
+        stir(seed);
         let failed = |reason: String| StartError::Stopped { group, reason };
         let config = Arc::new(raft_config(has_peers).validate().map_err(|error| failed(error.to_string()))?);
         let wal = SendWrapper::new(wal);

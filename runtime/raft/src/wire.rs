@@ -18,12 +18,12 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse,
     VoteRequest, VoteResponse,
 };
+use weir_cluster::Message;
 use weir_storage::{Claim, EntryId, FRAME_HEADER_BYTES};
 
 use crate::codec::{VOTE_BYTES, decode_vote, encode_vote};
 use crate::config::{TypeConfig, entry_id, log_id};
 use crate::entry::{decode_payload, encode_body};
-use crate::peers::Message;
 
 pub(crate) const VOTE: u8 = 1;
 pub(crate) const PRE_VOTE: u8 = 2;

@@ -91,6 +91,9 @@ pub enum WriteMode {
     Inline,
     /// Always a thread of its own.
     Thread,
+    /// Always the shard's, as is everything else that waits for the disk: for simulations, where nothing may depend on how fast
+    /// other threads are.
+    Simulated,
 }
 
 /// Which segments an entry may be written into when space is short.

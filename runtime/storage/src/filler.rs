@@ -16,9 +16,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::AbortHandle;
 
 use crate::block::zero_block;
 use crate::disk::{Disk, PARTIAL_SUFFIX};
+use crate::entry::WriteMode;
 use crate::segment::{Spare, segment_name};
 
 /// How long after a refusal by the disk it is asked again.
@@ -47,9 +49,18 @@ pub(crate) enum Report {
 }
 
 /// The filling thread, as those who give it orders hold it; it ends when this is dropped.
-pub(crate) struct Filler {
-    orders: Option<mpsc::Sender<Order>>,
-    thread: Option<JoinHandle<()>>,
+pub(crate) struct Filler(Filling);
+
+enum Filling {
+    Thread {
+        orders: Option<mpsc::Sender<Order>>,
+        thread: Option<JoinHandle<()>>,
+    },
+    /// In simulations, a task of the shard's thread.
+    Task {
+        orders: UnboundedSender<Order>,
+        task: AbortHandle,
+    },
 }
 
 impl Filler {
@@ -58,29 +69,43 @@ impl Filler {
         disk: Arc<dyn Disk>,
         segment_bytes: u64,
         next_number: u32,
+        mode: WriteMode,
     ) -> io::Result<(Filler, UnboundedReceiver<Report>)> {
         assert!(next_number > 0, "segments are numbered from 1");
-        let (orders, received) = mpsc::channel();
         let (reports, reported) = unbounded_channel();
-        let mut work = Work { disk, segment_bytes, next_number };
-        let thread =
-            std::thread::Builder::new().name("wal-fill".to_string()).spawn(move || work.fill(&received, &reports))?;
-        Ok((Filler { orders: Some(orders), thread: Some(thread) }, reported))
+        let mut work = Work { disk, segment_bytes, next_number, reports, waiting: VecDeque::new() };
+        let filling = if mode == WriteMode::Simulated {
+            let (orders, received) = unbounded_channel();
+            let task = tokio::task::spawn_local(work.fill_in_turns(received)).abort_handle();
+            Filling::Task { orders, task }
+        } else {
+            let (orders, received) = mpsc::channel();
+            let thread = std::thread::Builder::new().name("wal-fill".to_string());
+            Filling::Thread { orders: Some(orders), thread: Some(thread.spawn(move || work.fill(&received))?) }
+        };
+        Ok((Filler(filling), reported))
     }
 
     pub(crate) fn order(&self, order: Order) {
-        let orders = self.orders.as_ref().expect("taken only when dropped");
-        // The thread ends only after its orders are dropped.
-        drop(orders.send(order));
+        // Orders are taken until they are dropped.
+        match &self.0 {
+            Filling::Thread { orders, .. } => drop(orders.as_ref().expect("taken only when dropped").send(order)),
+            Filling::Task { orders, .. } => drop(orders.send(order)),
+        }
     }
 }
 
 impl Drop for Filler {
     fn drop(&mut self) {
-        self.orders = None;
-        // Waited for, so that whoever opens the directory next is alone in it.
-        if let Some(thread) = self.thread.take() {
-            drop(thread.join());
+        match &mut self.0 {
+            Filling::Thread { orders, thread } => {
+                *orders = None;
+                // Waited for, so that whoever opens the directory next is alone in it.
+                if let Some(thread) = thread.take() {
+                    drop(thread.join());
+                }
+            }
+            Filling::Task { task, .. } => task.abort(),
         }
     }
 }
@@ -90,38 +115,68 @@ struct Work {
     disk: Arc<dyn Disk>,
     segment_bytes: u64,
     next_number: u32,
+    reports: UnboundedSender<Report>,
+    waiting: VecDeque<Order>,
 }
 
 impl Work {
     /// Carries out orders until there will be no more.
-    fn fill(&mut self, orders: &mpsc::Receiver<Order>, reports: &UnboundedSender<Report>) {
-        let mut waiting: VecDeque<Order> = VecDeque::new();
+    fn fill(&mut self, orders: &mpsc::Receiver<Order>) {
         loop {
-            if waiting.is_empty() {
+            if self.waiting.is_empty() {
                 match orders.recv() {
-                    Ok(order) => waiting.push_back(order),
+                    Ok(order) => self.waiting.push_back(order),
                     Err(_) => return,
                 }
             }
-            waiting.extend(orders.try_iter());
-            let next = waiting.iter().position(Order::is_release).unwrap_or(0);
-            let failure = match self.carry_out(&waiting[next]) {
-                Ok(report) => {
-                    waiting.remove(next);
-                    // Nobody listens any more when the WAL is being dropped.
-                    drop(reports.send(report));
-                    continue;
-                }
-                Err(error) if waiting[next].is_release() => Report::ReleaseFailed(error),
-                Err(error) => Report::CreateRefused(error),
-            };
-            drop(reports.send(failure));
+            self.waiting.extend(orders.try_iter());
+            if self.step() {
+                continue;
+            }
             match orders.recv_timeout(RETRY_AFTER) {
-                Ok(order) => waiting.push_back(order),
+                Ok(order) => self.waiting.push_back(order),
                 Err(RecvTimeoutError::Timeout) => (),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
+    }
+
+    /// As [`Work::fill`], as a task.
+    async fn fill_in_turns(mut self, mut orders: UnboundedReceiver<Order>) {
+        loop {
+            if self.waiting.is_empty() {
+                match orders.recv().await {
+                    Some(order) => self.waiting.push_back(order),
+                    None => return,
+                }
+            }
+            while let Ok(order) = orders.try_recv() {
+                self.waiting.push_back(order);
+            }
+            if !self.step() {
+                tokio::time::sleep(RETRY_AFTER).await;
+            }
+        }
+    }
+
+    /// Carries out the next order; says whether the disk has let it.
+    fn step(&mut self) -> bool {
+        let next = self.waiting.iter().position(Order::is_release).unwrap_or(0);
+        let order = self.waiting.remove(next).expect("there is one");
+        let done = self.carry_out(&order);
+        let report = match done {
+            Ok(report) => report,
+            Err(error) => {
+                let is_release = order.is_release();
+                self.waiting.insert(next, order);
+                let failed = if is_release { Report::ReleaseFailed } else { Report::CreateRefused };
+                // Nobody listens any more when the WAL is being dropped.
+                drop(self.reports.send(failed(error)));
+                return false;
+            }
+        };
+        drop(self.reports.send(report));
+        true
     }
 
     fn carry_out(&mut self, order: &Order) -> io::Result<Report> {

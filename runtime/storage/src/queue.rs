@@ -77,7 +77,7 @@ impl Queue {
     /// Reads the log in `disk` and has spares made for it.
     pub(crate) fn open(disk: &Arc<dyn Disk>, config: WalConfig, salts: Salts) -> Result<Opened, WalError> {
         let recovered = recover(&**disk, config.segment_bytes)?;
-        let (spares, reports) = Spares::new(disk.clone(), config.segment_bytes, recovered.spares, recovered.next_spare)
+        let (spares, reports) = Spares::new(disk.clone(), &config, recovered.spares, recovered.next_spare)
             .map_err(|source| WalError::io("", source))?;
         let mut queue = Queue {
             index: Index::new(recovered.logs, config.cache_bytes),

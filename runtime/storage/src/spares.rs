@@ -13,6 +13,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::disk::Disk;
+use crate::entry::WalConfig;
 use crate::filler::{Filler, Order, Report};
 use crate::segment::Spare;
 
@@ -38,12 +39,12 @@ impl Spares {
     /// Spares found on `disk`, and a thread to make more. `next_number` is the segment that the next one is for.
     pub(crate) fn new(
         disk: Arc<dyn Disk>,
-        segment_bytes: u64,
+        &WalConfig { segment_bytes, write, .. }: &WalConfig,
         ready: VecDeque<Spare>,
         next_number: u32,
     ) -> io::Result<(Spares, UnboundedReceiver<Report>)> {
         assert!(ready.back().is_none_or(|last| last.number + 1 == next_number), "numbers have no gaps");
-        let (filler, reports) = Filler::start(disk, segment_bytes, next_number)?;
+        let (filler, reports) = Filler::start(disk, segment_bytes, next_number, write)?;
         let spares = Spares {
             ready,
             creating: 0,

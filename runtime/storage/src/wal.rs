@@ -26,7 +26,7 @@ use crate::arena::Arena;
 use crate::block::BLOCK_BYTES;
 use crate::chain::Frame;
 use crate::disk::Disk;
-use crate::entry::{Claim, Done, EntryBody, EntryId, EntryPlace, EntryRef, Salts, WalConfig};
+use crate::entry::{Claim, Done, EntryBody, EntryId, EntryPlace, EntryRef, Salts, WalConfig, WriteMode};
 use crate::error::WalError;
 use crate::filler::Report;
 use crate::frame::{FRAME_HEADER_BYTES, FrameKind};
@@ -49,6 +49,7 @@ pub struct Wal {
 }
 
 pub(crate) struct Shared {
+    is_simulated: bool,
     queue: RefCell<Queue>,
     reader: WalReader,
     snapshots: Snapshots,
@@ -77,6 +78,11 @@ impl Wal {
     /// disk.
     pub fn form(disk: &dyn Disk, log_id: u64) -> Result<(), WalError> {
         Mark::form(disk, log_id)
+    }
+
+    /// Whether nothing may be done on other threads: see [`WriteMode::Simulated`](crate::WriteMode).
+    pub fn is_simulated(&self) -> bool {
+        self.shared.is_simulated
     }
 
     /// Checks that the log in `disk` is the one that was formed as `log_id`.
@@ -113,6 +119,7 @@ impl Wal {
         }
         let parts = Parts { writer: Writer::new(config.write), mark, reports, is_mark_behind };
         let shared = Shared {
+            is_simulated: config.write == WriteMode::Simulated,
             queue: RefCell::new(queue),
             reader: WalReader::default(),
             snapshots,

@@ -2,6 +2,8 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fmt;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use weir_raft::ProposeError;
@@ -9,8 +11,9 @@ use weir_storage::Arena;
 use weir_stream::{BatchBuilder, Command, KeyRef, Limits, Records};
 use weir_types::{Incarnation, StreamKey};
 
-#[derive(Default)]
-pub(crate) struct History(RefCell<Events>);
+/// Shared by all who add to it.
+#[derive(Clone, Default)]
+pub(crate) struct History(Rc<RefCell<Events>>);
 
 #[derive(Default)]
 struct Events {
@@ -34,6 +37,17 @@ pub(crate) struct Totals {
 struct Proposal {
     begun: u64,
     ended: Option<(u64, Result<(), ProposeError>)>,
+}
+
+/// All of it, a line for each proposal and each entry.
+impl fmt::Display for History {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let events = self.0.borrow();
+        for (number, proposal) in events.proposals.iter().enumerate() {
+            writeln!(f, "proposal {number}: begun {}, ended {:?}", proposal.begun, proposal.ended)?;
+        }
+        events.entries.iter().try_for_each(|(index, number)| writeln!(f, "entry {index}: proposal {number}"))
+    }
 }
 
 impl Events {

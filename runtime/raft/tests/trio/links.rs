@@ -11,9 +11,9 @@ use futures_util::future::LocalBoxFuture;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
-use weir_raft::{CallError, Lane, Message, Peers, Replica};
+use weir_cluster::{CallError, Lane, Message, NodeId};
+use weir_raft::{Peers, Replica};
 use weir_storage::Arena;
-use weir_types::GroupId;
 
 /// How long a link waits for the answer to what has arrived before it is taken for broken.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
@@ -97,7 +97,7 @@ impl Links {
     async fn carry(self: Rc<Self>, from: u64, to: u64, lane: Lane, mut sent: mpsc::UnboundedReceiver<Sent>) {
         while let Some(Sent { message, answer }) = sent.recv().await {
             let bytes: usize = message.bodies.iter().map(Bytes::len).sum();
-            let rate = self.rate.get().filter(|_| lane == Lane::Data);
+            let rate = self.rate.get().filter(|_| is_data(lane));
             let on_the_way = rate.map_or(Duration::ZERO, |rate| Duration::from_millis(bytes as u64 * 1000 / rate));
             sleep(self.delay.get() + on_the_way).await;
             let replica = self.replicas.borrow().get(&to).cloned();
@@ -126,6 +126,14 @@ fn arrived(body: &Bytes) -> Bytes {
     Arena::seal(buf)
 }
 
+fn is_data(lane: Lane) -> bool {
+    matches!(lane, Lane::Data(_))
+}
+
+fn not_sent(node: NodeId) -> CallError {
+    CallError::NotSent { node, reason: "it is down".into() }
+}
+
 /// One node's ends of the links, in one of its lives.
 pub(crate) struct Ends {
     node: u64,
@@ -134,20 +142,14 @@ pub(crate) struct Ends {
 }
 
 impl Peers for Ends {
-    fn call(
-        &self,
-        to: u64,
-        _group: GroupId,
-        lane: Lane,
-        message: Message,
-    ) -> LocalBoxFuture<'static, Result<Message, CallError>> {
-        let from = self.node;
+    fn call(&self, node: NodeId, lane: Lane, message: Message) -> LocalBoxFuture<'static, Result<Message, CallError>> {
+        let (from, to) = (self.node, node.get());
         let is_alive = self.links.lives.borrow()[&from] == self.life;
         if !is_alive || !self.links.replicas.borrow().contains_key(&to) {
-            return async { Err(CallError::NotSent) }.boxed_local();
+            return std::future::ready(Err(not_sent(node))).boxed_local();
         }
         let mut lanes = self.links.lanes.borrow_mut();
-        let carrier = lanes.entry((from, to, lane == Lane::Data)).or_insert_with(|| {
+        let carrier = lanes.entry((from, to, is_data(lane))).or_insert_with(|| {
             let (sender, receiver) = mpsc::unbounded_channel();
             Carrier { sender, task: tokio::task::spawn_local(self.links.clone().carry(from, to, lane, receiver)) }
         });
@@ -155,13 +157,13 @@ impl Peers for Ends {
         let is_sent = carrier.sender.send(Sent { message, answer }).is_ok();
         async move {
             if !is_sent {
-                return Err(CallError::NotSent);
+                return Err(not_sent(node));
             }
             let reply = match answered.await {
                 Ok(reply) => reply.await,
                 Err(_) => None,
             };
-            reply.ok_or(CallError::Broken)
+            reply.ok_or_else(|| CallError::Broken { node, reason: "it has not answered".into() })
         }
         .boxed_local()
     }

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::runtime::{Builder, LocalOptions};
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::time::{Instant, sleep, timeout};
 use weir_raft::{ProposeError, Role};
 
@@ -26,15 +26,15 @@ const PROPOSED_WITHIN: Duration = Duration::from_secs(5);
 /// The nodes of a group, and the links between them.
 struct Trio {
     links: Rc<Links>,
-    history: Rc<History>,
+    history: History,
     nodes: Vec<Node>,
 }
 
 impl Trio {
-    async fn form() -> Trio {
-        let (links, history) = (Rc::new(Links::default()), Rc::new(History::default()));
+    async fn form(seed: u64) -> Trio {
+        let (links, history) = (Rc::new(Links::default()), History::default());
         let founders = BTreeSet::from([1, 2, 3]);
-        let nodes: Vec<Node> = founders.iter().map(|&id| Node::new(id, &founders, &links, &history)).collect();
+        let nodes: Vec<Node> = founders.iter().map(|&id| Node::new(id, seed, &founders, &links, &history)).collect();
         for node in &nodes {
             node.start().await;
         }
@@ -98,15 +98,20 @@ impl Trio {
     }
 }
 
-fn run<T>(test: impl Future<Output = T>) -> T {
+/// Time passes when there is nothing else to do.
+fn runtime() -> LocalRuntime {
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build_local(LocalOptions::default());
-    runtime.expect("a runtime").block_on(test)
+    runtime.expect("a runtime")
+}
+
+fn run<T>(test: impl Future<Output = T>) -> T {
+    runtime().block_on(test)
 }
 
 #[test]
 fn one_of_three_leads_and_all_apply_the_same() {
     run(async {
-        let trio = Trio::form().await;
+        let trio = Trio::form(1).await;
         let leader = trio.elected(None).await;
         for _ in 0..50 {
             trio.propose(leader).await.expect("it leads");
@@ -125,7 +130,7 @@ fn one_of_three_leads_and_all_apply_the_same() {
 #[test]
 fn nodes_that_are_started_one_after_the_other_form_one_group() {
     run(async {
-        let trio = Trio::form().await;
+        let trio = Trio::form(1).await;
         trio.elected(None).await;
         for id in 1..=3 {
             trio.node(id).crash().await;
@@ -144,7 +149,7 @@ fn nodes_that_are_started_one_after_the_other_form_one_group() {
 #[test]
 fn another_leads_when_the_leader_dies_and_nothing_acknowledged_is_lost() {
     run(async {
-        let trio = Trio::form().await;
+        let trio = Trio::form(1).await;
         for _ in 0..10 {
             let leader = trio.elected(None).await;
             for _ in 0..5 {
@@ -163,7 +168,7 @@ fn another_leads_when_the_leader_dies_and_nothing_acknowledged_is_lost() {
 #[test]
 fn a_leader_that_is_cut_off_acknowledges_nothing_and_reads_nothing_stale() {
     run(async {
-        let trio = Trio::form().await;
+        let trio = Trio::form(1).await;
         let old = trio.elected(None).await;
         trio.propose(old).await.expect("it leads");
         assert!(trio.node(old).replica().catch_up().await.is_ok());
@@ -192,7 +197,7 @@ fn a_leader_that_is_cut_off_acknowledges_nothing_and_reads_nothing_stale() {
 #[test]
 fn a_follower_that_catches_up_sees_what_was_acknowledged_before() {
     run(async {
-        let trio = Trio::form().await;
+        let trio = Trio::form(1).await;
         let leader = trio.elected(None).await;
         trio.links.delay(Duration::from_millis(20));
         for _ in 0..10 {
@@ -209,7 +214,7 @@ fn a_follower_that_catches_up_sees_what_was_acknowledged_before() {
 #[test]
 fn leadership_goes_to_who_is_asked_to_lead() {
     run(async {
-        let trio = Trio::form().await;
+        let trio = Trio::form(1).await;
         let leader = trio.elected(None).await;
         let next = leader % 3 + 1;
         trio.propose(leader).await.expect("it leads");
@@ -226,7 +231,7 @@ fn leadership_goes_to_who_is_asked_to_lead() {
 #[test]
 fn a_large_batch_does_not_delay_a_heartbeat() {
     run(async {
-        let trio = Trio::form().await;
+        let trio = Trio::form(1).await;
         let leader = trio.elected(None).await;
         // 4 MiB in 8 s: several election timeouts.
         trio.links.throttle(512 << 10);

@@ -15,13 +15,14 @@ use crate::history::History;
 use crate::links::Links;
 
 const CONFIG: WalConfig =
-    WalConfig { segment_bytes: 8 << 20, budget_bytes: 64 << 20, cache_bytes: 1 << 20, write: WriteMode::Inline };
+    WalConfig { segment_bytes: 8 << 20, budget_bytes: 64 << 20, cache_bytes: 1 << 20, write: WriteMode::Simulated };
 
 pub(crate) struct Node {
     pub(crate) id: u64,
+    seed: u64,
     founders: BTreeSet<u64>,
     links: Rc<Links>,
-    history: Rc<History>,
+    history: History,
     disk: RefCell<FaultyDisk>,
     up: RefCell<Option<Up>>,
 }
@@ -36,7 +37,7 @@ struct Up {
 /// Tells the history what is applied.
 struct Witness {
     node: u64,
-    history: Rc<History>,
+    history: History,
 }
 
 impl Observer for Witness {
@@ -48,11 +49,11 @@ impl Observer for Witness {
 }
 
 impl Node {
-    pub(crate) fn new(id: u64, founders: &BTreeSet<u64>, links: &Rc<Links>, history: &Rc<History>) -> Node {
-        let disk = FaultyDisk::new(96 << 20, id);
+    pub(crate) fn new(id: u64, seed: u64, founders: &BTreeSet<u64>, links: &Rc<Links>, history: &History) -> Node {
+        let disk = FaultyDisk::new(96 << 20, seed << 2 | id);
         Wal::form(&disk, id).expect("an empty disk");
         let (links, history) = (links.clone(), history.clone());
-        Node { id, founders: founders.clone(), links, history, disk: RefCell::new(disk), up: RefCell::default() }
+        Node { id, seed, founders: founders.clone(), links, history, disk: RefCell::new(disk), up: RefCell::default() }
     }
 
     pub(crate) async fn start(&self) {
@@ -70,6 +71,7 @@ impl Node {
             group: GroupId::META,
             founders: self.founders.clone(),
             peers: Some(peers),
+            seed: self.seed << 2 | self.id,
         };
         let witness = Box::new(Witness { node: self.id, history: self.history.clone() });
         let replica = Replica::start(options, wal.clone(), state.clone(), witness).await.expect("it starts");

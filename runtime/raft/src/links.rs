@@ -1,0 +1,67 @@
+//! The replicas of other nodes over links.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use bytes::BytesMut;
+use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
+use weir_cluster::{Accepted, CallError, Endpoint, Incoming, Lane, Link, LinkConfig, Message, NodeId};
+use weir_storage::Arena;
+
+use crate::peers::Peers;
+use crate::replica::Replica;
+
+/// Where nodes are, as the endpoint's network understands it.
+pub type Addresses = BTreeMap<NodeId, String>;
+
+/// Links to the replicas of other nodes, made when there is something to say. Lives on one thread.
+pub struct Links {
+    endpoint: Endpoint,
+    addresses: Addresses,
+    links: RefCell<BTreeMap<(NodeId, Lane), Rc<Link>>>,
+}
+
+impl Links {
+    /// Links from a node to others.
+    pub fn new(endpoint: Endpoint, addresses: Addresses) -> Links {
+        Links { endpoint, addresses, links: RefCell::default() }
+    }
+
+    fn link(&self, node: NodeId, lane: Lane) -> Result<Rc<Link>, CallError> {
+        let unknown = || CallError::NotSent { node, reason: "nobody knows where it is".into() };
+        let address = self.addresses.get(&node).ok_or_else(unknown)?;
+        let mut links = self.links.borrow_mut();
+        let link = links.entry((node, lane)).or_insert_with(|| {
+            // Answers have no bodies.
+            Rc::new(Link::new(self.endpoint.clone(), node, address.clone(), lane, BytesMut::with_capacity))
+        });
+        Ok(link.clone())
+    }
+}
+
+impl Peers for Links {
+    fn call(&self, node: NodeId, lane: Lane, message: Message) -> LocalBoxFuture<'static, Result<Message, CallError>> {
+        match self.link(node, lane) {
+            Ok(link) => async move { link.call(message).await }.boxed_local(),
+            Err(error) => async { Err(error) }.boxed_local(),
+        }
+    }
+}
+
+/// Answers what a replica of another node asks on one connection, until that ends.
+pub async fn answer_peer(accepted: Accepted, replica: Replica, config: LinkConfig) {
+    let mut incoming = Incoming::new(accepted, |bytes| Arena::new(bytes).into_buf(), &config);
+    while let Some((message, responder)) = incoming.next().await {
+        let replica = replica.clone();
+        // Its first step is taken before that of the next one, so they take effect in order.
+        tokio::task::spawn_local(async move {
+            match replica.answer(message).await {
+                Ok(reply) => responder.send(reply),
+                // Dropped, the responder says that there will be no answer.
+                Err(error) => tracing::warn!(%error, "a message of another node has no answer"),
+            }
+        });
+    }
+}

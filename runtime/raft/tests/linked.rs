@@ -1,0 +1,153 @@
+//! Three replicas with real links between them, over sockets.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::time::{sleep, timeout};
+use weir_cluster::{Acceptor, ClusterId, DiskId, Endpoint, Hello, Identity, LinkConfig, NodeId, Security, Tcp};
+use weir_raft::{Links, Observer, Replica, ReplicaOptions, Role, State, answer_peer};
+use weir_storage::{Arena, Claim, FaultyDisk, Wal, WalConfig, WriteMode};
+use weir_stream::{BatchBuilder, Command, Group, KeyRef, Limits, Outcome, Records};
+use weir_types::{GroupId, Incarnation, StreamKey};
+
+const CONFIG: WalConfig =
+    WalConfig { segment_bytes: 8 << 20, budget_bytes: 64 << 20, cache_bytes: 1 << 20, write: WriteMode::Inline };
+const NODES: [u64; 3] = [1, 2, 3];
+/// How long anything may take, on a machine that is busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Keeps what is applied.
+struct Witness(Rc<RefCell<Vec<Bytes>>>);
+
+impl Observer for Witness {
+    fn restored(&mut self, _group: &Group) {}
+
+    fn applied(&mut self, _index: u64, batch: &Bytes, _outcomes: &[Outcome]) {
+        self.0.borrow_mut().push(batch.clone());
+    }
+}
+
+struct Node {
+    wal: Wal,
+    replica: Replica,
+    applied: Rc<RefCell<Vec<Bytes>>>,
+}
+
+fn node_id(number: u64) -> NodeId {
+    NodeId::new(number).expect("not 0")
+}
+
+fn endpoint(number: u64) -> Endpoint {
+    let counter = AtomicU64::new(number << 32);
+    Endpoint {
+        identity: Identity { cluster: ClusterId(7), node: node_id(number), disk: DiskId(number.into()) },
+        security: Security::None,
+        network: Arc::new(Tcp),
+        entropy: Arc::new(move || counter.fetch_add(1, Ordering::Relaxed)),
+        admission: Arc::new(|_: &Hello| Ok(())),
+        config: LinkConfig::default(),
+    }
+}
+
+impl Node {
+    async fn start(number: u64, listener: TcpListener, addresses: BTreeMap<NodeId, String>) -> Node {
+        let disk = FaultyDisk::new(96 << 20, number);
+        Wal::form(&disk, number).expect("an empty disk");
+        let salt = std::cell::Cell::new(number << 32);
+        let wal = Wal::open(Arc::new(disk), CONFIG, Box::new(move || salt.replace(salt.get() + 1))).expect("a log");
+        tokio::task::spawn_local(wal.clone().run());
+        let endpoint = endpoint(number);
+        let options = ReplicaOptions {
+            node_id: number,
+            group: GroupId::META,
+            founders: BTreeSet::from(NODES),
+            peers: Some(Rc::new(Links::new(endpoint.clone(), addresses))),
+            seed: number,
+        };
+        let applied = Rc::<RefCell<Vec<Bytes>>>::default();
+        let witness = Box::new(Witness(applied.clone()));
+        let state = State::new(Group::new());
+        let replica = Replica::start(options, wal.clone(), state, witness).await.expect("it starts");
+        let answering = replica.clone();
+        tokio::task::spawn_local(async move {
+            let config = endpoint.config;
+            let mut acceptor = Acceptor::new(endpoint, Box::new(listener));
+            loop {
+                tokio::task::spawn_local(answer_peer(acceptor.next().await, answering.clone(), config));
+            }
+        });
+        Node { wal, replica, applied }
+    }
+
+    async fn propose(&self, batch: Bytes) {
+        let ticket = loop {
+            match self.wal.reserve(batch.len(), Claim::Spare) {
+                Ok(ticket) => break ticket,
+                Err(_) => self.wal.room_changed().await,
+            }
+        };
+        self.replica.propose(batch, ticket).await.expect("it leads");
+    }
+}
+
+/// A batch with a number and a body of so many bytes. Its stream is not there, which all replicas find.
+fn batch(number: u64, body_bytes: usize) -> Bytes {
+    let mut builder = BatchBuilder::new(Arena::new(body_bytes + 256).into_buf());
+    let (key, body) = (StreamKey::new("b", "s").expect("a valid key"), vec![b'x'; body_bytes]);
+    builder.push(&Command::Append {
+        key: KeyRef::from(&key),
+        incarnation: Incarnation(1),
+        close: false,
+        producer: None,
+        seq: None,
+        if_match: None,
+        bindings_epoch: 0,
+        records: Records::whole(&body),
+    });
+    Arena::seal(builder.finish(number, Limits { producers_max: 1 }))
+}
+
+async fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let waiting = async {
+        while !condition() {
+            sleep(Duration::from_millis(2)).await;
+        }
+    };
+    timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("{what} did not happen"));
+}
+
+#[test]
+fn what_one_replica_is_told_all_have_and_no_body_is_copied() {
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).expect("a runtime");
+    runtime.block_on(async {
+        let mut listeners = Vec::new();
+        for _ in NODES {
+            listeners.push(TcpListener::bind("127.0.0.1:0").await.expect("a port"));
+        }
+        let address = |listener: &TcpListener| listener.local_addr().expect("an address").to_string();
+        let addresses: BTreeMap<_, _> = NODES.map(node_id).into_iter().zip(listeners.iter().map(address)).collect();
+        let mut nodes = Vec::new();
+        for (number, listener) in NODES.into_iter().zip(listeners) {
+            nodes.push(Node::start(number, listener, addresses.clone()).await);
+        }
+        let leads = |node: &&Node| matches!(node.replica.role(), Role::Leading { .. });
+        wait_until("somebody leads", || nodes.iter().any(|node| leads(&node))).await;
+        let leader = nodes.iter().find(leads).expect("somebody leads");
+        for number in 0..200 {
+            leader.propose(batch(number, if number % 10 == 0 { 100 << 10 } else { 100 })).await;
+        }
+        for node in &nodes {
+            timeout(PATIENCE, node.replica.catch_up()).await.expect("in time").expect("all are connected");
+            assert_eq!(node.applied.borrow().len(), 200);
+            assert_eq!(*node.applied.borrow(), *leader.applied.borrow());
+            assert_eq!(node.wal.stats().copies, 0, "a body goes from the socket to the log without a copy");
+        }
+    });
+}
