@@ -25,6 +25,7 @@ mod state_machine;
 
 pub use install::install;
 pub use local::Local;
+pub use log_store::is_batch;
 pub use replica::{ProposeError, Replica, ReplicaOptions, Standing, StartError};
-pub use snapshot::{read_snapshot, snapshot_chunks};
+pub use snapshot::{read_snapshot, read_streams, snapshot_chunks};
 pub use state_machine::{Observer, State};

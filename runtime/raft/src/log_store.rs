@@ -31,6 +31,11 @@ const KIND_BLANK: u8 = 0;
 const KIND_BATCH: u8 = 1;
 const KIND_MEMBERSHIP: u8 = 2;
 
+/// Whether an entry of this kind has a batch of commands in it.
+pub fn is_batch(kind: u8) -> bool {
+    kind == KIND_BATCH
+}
+
 /// One group's log.
 #[derive(Clone)]
 pub(crate) struct LogStore {

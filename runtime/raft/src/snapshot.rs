@@ -4,6 +4,7 @@
 //! when it is durable. A file's first section says which membership was in force; then come the pages of
 //! [`Group::freeze`](weir_stream::Group::freeze).
 
+use std::collections::BTreeSet;
 use std::io;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -37,17 +38,16 @@ impl Snapshot {
     /// # Errors
     /// [`WalError`] when it cannot be read, or is not the one that the log goes on from.
     pub(crate) fn load(wal: &Wal, group: GroupId) -> Result<Option<Snapshot>, WalError> {
-        wal.open_snapshot(group)?.map(Snapshot::read).transpose()
+        wal.open_snapshot(group)?.map(|reader| Snapshot::read(reader, Thaw::default())).transpose()
     }
 
-    /// Reads a snapshot to its end. Blocks.
+    /// Reads a snapshot to its end, into `thaw`. Blocks.
     ///
     /// # Errors
     /// [`WalError`] when it is damaged.
-    fn read(mut reader: SnapshotReader) -> Result<Snapshot, WalError> {
+    fn read(mut reader: SnapshotReader, mut thaw: Thaw) -> Result<Snapshot, WalError> {
         let Some(first) = reader.section()? else { return Err(reader.damaged("it is empty")) };
         let last_membership = decode_stored_membership(&first).map_err(|error| reader.damaged(error))?;
-        let mut thaw = Thaw::default();
         while let Some(pages) = reader.section()? {
             thaw.take(&pages).map_err(|error| reader.damaged(error))?;
         }
@@ -66,7 +66,15 @@ impl Snapshot {
 /// [`WalError`] when it is damaged.
 pub fn read_snapshot(reader: SnapshotReader) -> Result<(EntryId, Group), WalError> {
     let last = reader.last();
-    Snapshot::read(reader).map(|snapshot| (last, snapshot.group))
+    Snapshot::read(reader, Thaw::default()).map(|snapshot| (last, snapshot.group))
+}
+
+/// As [`read_snapshot`], but only the streams that are `wanted`, for [`Group::apply_to`]. Blocks.
+///
+/// # Errors
+/// [`WalError`] when it is damaged.
+pub fn read_streams(reader: SnapshotReader, wanted: BTreeSet<Box<str>>) -> Result<Group, WalError> {
+    Snapshot::read(reader, Thaw::only(wanted)).map(|snapshot| snapshot.group)
 }
 
 /// The chunks that a snapshot names, and the snapshot again, whose file can be read still. Blocks.

@@ -15,6 +15,8 @@
 
 mod recover;
 
+use std::collections::BTreeSet;
+
 use bytes::{Bytes, BytesMut};
 pub use recover::{Remainder, join_buckets};
 
@@ -61,9 +63,16 @@ pub struct Thaw {
     group: Group,
     /// What the head says, for comparison; `None` before the head.
     told: Option<head::Told>,
+    /// The streams that are wanted; all without it.
+    wanted: Option<BTreeSet<Box<str>>>,
 }
 
 impl Thaw {
+    /// A thaw of a part: the streams that are `wanted`, and everything that is no stream. See [`Group::apply_to`].
+    pub fn only(wanted: BTreeSet<Box<str>>) -> Thaw {
+        Thaw { wanted: Some(wanted), ..Thaw::default() }
+    }
+
     /// Takes in whole pages, as [`Group::take_frozen`] gave them out, in any sizes and in their order.
     ///
     /// # Errors
@@ -88,19 +97,25 @@ impl Thaw {
         let mut type_before = None;
         for _ in 0..reader.u32(WHAT)? {
             let mut is_known = true;
+            let key = Reader::clone(reader).long(WHAT)?;
+            let is_wanted = self.wanted.as_ref().is_none_or(|wanted| wanted.contains(key));
             let (types, hotlog) = (&mut group.content_types, &mut group.hotlog);
             let stream = Stream::read(
                 reader,
                 type_before.as_deref(),
-                |text| types.intern(text),
+                |text| if is_wanted { types.intern(text) } else { text.into() },
                 |index, bytes| {
-                    if index <= applied && applied - index < HOT_ENTRIES_MAX {
-                        hotlog.take(index, bytes);
-                    } else {
+                    if index > applied || applied - index >= HOT_ENTRIES_MAX {
                         is_known = false;
+                    } else if is_wanted {
+                        hotlog.take(index, bytes);
                     }
                 },
             )?;
+            if !is_wanted {
+                type_before = Some(stream.content_type);
+                continue;
+            }
             let text = stream.key.clone();
             let key = KeyRef::parse(&text)?;
             if !is_known
@@ -126,12 +141,15 @@ impl Thaw {
         self.group.chunks()
     }
 
-    /// The group, when all pages are in.
+    /// The group, or a part of it, when all pages are in.
     ///
     /// # Errors
     /// [`CodecError`] when the head says that there must be more, or something else.
     pub fn finish(self) -> Result<Group, CodecError> {
         let told = self.told.ok_or(CodecError::Truncated("snapshot"))?;
+        if self.wanted.is_some() {
+            return Ok(self.group);
+        }
         if told == head::Told::of(&self.group) { Ok(self.group) } else { Err(CodecError::Field("snapshot")) }
     }
 }
