@@ -1321,6 +1321,9 @@ fn a_damaged_chunk_is_never_served_and_the_rest_is() {
             node.append(key, "cold ").await.expect("appends");
             until("it leaves the log", || node.sum(|stats| stats.hot_bytes) == 0).await;
         }
+        let group = node.near(&key).0.local_group(&key);
+        let applied = group.state.borrow().applied();
+        until("it cannot be built again", || group.replica.snapshot_index() >= applied).await;
         node.append(&key, "hot").await.expect("appends");
         let tail = node.near(&key).head(key.clone()).await.expect("it is there").next;
         let name = chunks
