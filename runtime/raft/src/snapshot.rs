@@ -23,6 +23,8 @@ use crate::state_machine::State;
 const PIECE_BYTES: usize = 64 << 10;
 /// Pieces that may wait for the disk.
 const PIECES_MAX: usize = 4;
+/// The highest term and index that a snapshot may be as of: nobody counts so far, and others follow.
+const COUNT_MAX: u64 = i64::MAX as u64;
 
 /// What a replica begins with.
 pub(crate) struct Snapshot {
@@ -52,8 +54,12 @@ impl Snapshot {
             thaw.take(&pages).map_err(|error| reader.damaged(error))?;
         }
         let group = thaw.finish().map_err(|error| reader.damaged(error))?;
-        if group.applied().is_none_or(|applied| applied > reader.last().index) {
+        let EntryId { term, index } = reader.last();
+        if group.applied().is_none_or(|applied| applied > index) {
             return Err(reader.damaged("its state is of another entry"));
+        }
+        if term.max(index) > COUNT_MAX {
+            return Err(reader.damaged("there can be no such entry"));
         }
         let meta = SnapshotMetaOf::<TypeConfig> { last_log_id: Some(log_id(reader.last())), last_membership };
         Ok(Snapshot { meta, group, bytes: reader.bytes() })

@@ -211,7 +211,11 @@ impl Extents {
             && base <= tail
             && extents.runs.last().is_none_or(|last| last.start < extents.hot_begin(tail))
             && extents.hot.last_begin().is_none_or(|last| last < tail);
+        let can_be = |extent: Extent| {
+            extent.end - extent.start < u64::from(extent.len) && extent.pos.checked_add(extent.len).is_some()
+        };
+        let can_all_be = || extents.hot.from(0, tail).all(can_be);
         let has_only_retained = || extents.from(0, tail).next().is_none_or(|first| first.end() > base);
-        if is_dense && has_only_retained() { Ok(extents) } else { Err(CodecError::Field(WHAT)) }
+        if is_dense && can_all_be() && has_only_retained() { Ok(extents) } else { Err(CodecError::Field(WHAT)) }
     }
 }

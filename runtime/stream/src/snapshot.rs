@@ -11,7 +11,9 @@
 //! nobody takes are as large as the state at most, and counted with it.
 //!
 //! *Thawing* makes a group of them. What can be computed is not written: counts of streams, of named log entries, of live
-//! bytes. The bytes are not trusted: whatever they are, the result is a group or an error.
+//! bytes. The bytes are not trusted: whatever they are, the result is an error or a group that can be gone on with. So nothing in
+//! it is later than the head, no number is near where it would overflow, what one part says of another is so, and nothing takes
+//! memory that its bytes do not account for.
 
 mod recover;
 
@@ -102,6 +104,7 @@ impl Thaw {
             let (types, hotlog) = (&mut group.content_types, &mut group.hotlog);
             let stream = Stream::read(
                 reader,
+                group.time_ms,
                 type_before.as_deref(),
                 |text| if is_wanted { types.intern(text) } else { text.into() },
                 |index, bytes| {
@@ -126,8 +129,9 @@ impl Thaw {
                 return Err(CodecError::Field(WHAT));
             }
             for (chunk, bytes) in stream.extents.chunks(stream.base(), stream.tail) {
-                group.chunks.get(chunk).ok_or(CodecError::Field(WHAT))?;
-                group.chunks.take(chunk, bytes);
+                if !group.chunks.try_take(chunk, bytes) {
+                    return Err(CodecError::Field(WHAT));
+                }
             }
             type_before = Some(stream.content_type.clone());
             group.count_in(&stream);

@@ -13,7 +13,7 @@ use weir_stream::{
 };
 use weir_types::{Digest, Incarnation, Role, StreamKey};
 
-fn frozen(group: &mut Group) -> Vec<Bytes> {
+pub(crate) fn frozen(group: &mut Group) -> Vec<Bytes> {
     // However small the pieces are to be, it goes on.
     group.freeze(0);
     std::iter::from_fn(|| group.take_frozen()).collect()
@@ -30,7 +30,7 @@ fn key(name: &str) -> StreamKey {
 }
 
 /// A group with something of everything.
-fn populated() -> World {
+pub(crate) fn populated() -> World {
     let mut world = World::new();
     let binding = Binding {
         name: "totals".into(),
@@ -131,10 +131,10 @@ fn a_snapshot_is_of_the_moment_at_which_it_was_begun() {
     world.thaw(entries, &pages);
 }
 
-/// Appends 10,000 records of six bytes to the first stream.
-fn append_many(world: &mut World) {
+/// Appends so many records of six bytes to the first stream.
+pub(crate) fn append_many(world: &mut World, records: usize) {
     let (large, bindings_epoch) = (key("orders/1"), world.group.bindings_epoch());
-    for _ in 0..10_000 {
+    for _ in 0..records {
         let (body, split) = ("record", Split::Whole);
         let command = Command::Append {
             key: (&large).into(),
@@ -153,7 +153,7 @@ fn append_many(world: &mut World) {
 #[test]
 fn what_a_large_trimmed_stream_named_is_given_back_bit_by_bit() {
     let mut world = populated();
-    append_many(&mut world);
+    append_many(&mut world, 10_000);
     let large = key("orders/1");
     let records = world.records(&large, 0);
     let tail = world.group.stream(&large).expect("it is there").tail().position;
@@ -178,7 +178,7 @@ fn what_a_large_trimmed_stream_named_is_given_back_bit_by_bit() {
 #[test]
 fn what_a_large_deleted_stream_named_is_given_back_bit_by_bit() {
     let mut world = populated();
-    append_many(&mut world);
+    append_many(&mut world, 10_000);
     delete_all(&mut world);
     let floor = world.group.hot_floor().expect("one deletion gives back a part");
     assert!(world.group.reap(1), "a step is a part");
