@@ -3,8 +3,6 @@
 //! Counts are in pages of neighbours, and a page without any is not there: a stream that is not written any more may name an
 //! entry that lies millions before the others.
 
-pub(crate) mod buried;
-
 use std::collections::VecDeque;
 
 /// Entries whose counts are together.

@@ -24,6 +24,7 @@ pub use recover::{Remainder, join_buckets};
 
 use crate::chunks::Chunk;
 use crate::codec::{CodecError, Reader};
+use crate::extents::ChunkBytes;
 use crate::freeze::{KIND_HEAD, KIND_SLOT};
 use crate::group::Group;
 use crate::head;
@@ -35,8 +36,11 @@ use crate::stream::Stream;
 const HOT_ENTRIES_MAX: u64 = 1 << 28;
 
 impl Group {
-    /// Begins to write down the state as it is now, in pieces of `piece_bytes`; ends another freeze that is under way.
+    /// Begins to write down the state as it is now, in pieces of `piece_bytes`; ends another freeze that is under way. What deleted
+    /// and trimmed streams named of chunks is given back before, all of it: who wants no long step [reaps](Group::reap) first.
     pub fn freeze(&mut self, piece_bytes: usize) {
+        // The head says how much of each chunk streams name.
+        while self.reap_runs() {}
         let mut head = BytesMut::new();
         head.u8(KIND_HEAD);
         head::put(self, &mut head);
@@ -128,7 +132,7 @@ impl Thaw {
             {
                 return Err(CodecError::Field(WHAT));
             }
-            for (chunk, bytes) in stream.extents.chunks(stream.base(), stream.tail) {
+            for ChunkBytes { chunk, bytes } in stream.extents.chunks(stream.base(), stream.tail) {
                 if !group.chunks.try_take(chunk, bytes) {
                     return Err(CodecError::Field(WHAT));
                 }

@@ -187,6 +187,53 @@ fn what_a_large_deleted_stream_named_is_given_back_bit_by_bit() {
     assert_eq!((world.group.hot_floor(), world.group.streams()), (None, 0));
 }
 
+/// Appends so many records to the first stream, each of which goes to a chunk of its own.
+fn flush_many(world: &mut World, records: u64) {
+    let first = key("orders/1");
+    for _ in 0..records {
+        let start = world.group.stream(&first).expect("it is there").hot_begin();
+        append_many(world, 1);
+        let (chunk, end) = (world.next_chunk(), world.group.stream(&first).expect("it is there").tail().position);
+        world.flush(900, chunk, &[(&first, Incarnation(1), start..end)]);
+    }
+}
+
+#[test]
+fn what_a_stream_of_many_runs_named_is_given_back_bit_by_bit() {
+    const RUNS: usize = 20_000;
+    for (is_trimmed, left) in [(true, 1), (false, 0)] {
+        let mut world = populated();
+        let others = world.group.chunks().count();
+        flush_many(&mut world, RUNS as u64);
+        let first = key("orders/1");
+        let stream = world.group.stream(&first).expect("it is there");
+        assert!(stream.runs() >= RUNS && world.group.chunks().count() >= RUNS);
+        let last = stream.pieces_from(0).last().expect("it has bytes").start();
+        let (key, incarnation) = ((&first).into(), Incarnation(1));
+        let end = match is_trimmed {
+            true => Command::Trim { key, incarnation, before: last, force: true },
+            false => Command::Delete { key, incarnation, if_match: None },
+        };
+        let before_bytes = world.group.chunks_totals().live_bytes;
+        world.apply(900, &end);
+        let after = world.group.chunks().count();
+        assert!(after > RUNS / 2 && after < RUNS, "a part goes with the entry itself: {after} chunks");
+        let mut steps = 0;
+        while steps < 100 && world.group.reap(1) {
+            steps += 1;
+        }
+        let now = world.group.chunks().count();
+        assert!((after - 100 * 16..after).contains(&now), "a step is small: {now} chunks of {after}");
+        // A snapshot in between is that of a group that has given all back.
+        let other = thawed(&frozen(&mut world.group));
+        assert_eq!(view(&other), view(&world.group), "what is counted is what is named");
+        assert_eq!(world.group.chunks().count(), others + left);
+        assert!(world.group.chunks_totals().live_bytes < before_bytes);
+        assert!(world.group.take_gone_chunks().len() >= RUNS - 1);
+        assert!(world.group.index_bytes() < 1 << 20, "{} bytes", world.group.index_bytes());
+    }
+}
+
 proptest! {
     #[test]
     fn damaged_snapshots_never_panic(
