@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use weir_testkit::{Client, Request, S3, Server, Setup, metric};
+use weir_testkit::{Client, Request, S3, Server, Setup, metric, wait_until};
 
-use crate::{append, history, setup};
+use crate::ledger::Ledger;
+use crate::{MOVES_WITHIN, append, assert_whole, history, setup, setup_at};
 
 /// Runs `weir cold check` against a server.
 pub(crate) fn check(server: &Server, args: &[&str]) -> Output {
@@ -87,6 +88,88 @@ fn a_bucket_is_checked_and_one_that_is_away_is_not_taken_for_damaged() {
     s3.accept_only("key");
     append(&server, &mut ledgers[0], 1);
     assert_eq!(check(&server, &[]).status.code(), Some(0));
+}
+
+/// A server whose bytes go to chunks as they come, while its log keeps them until somebody wants a snapshot; and what was
+/// appended.
+fn with_young_chunks(setup: &mut Setup) -> (Server, Vec<Ledger>) {
+    let server = setup.start();
+    let mut ledgers: Vec<_> = (0..3).map(|n| Ledger::new(&format!("/cold/young-{n}"), 4096)).collect();
+    for ledger in &mut ledgers {
+        ledger.create(&server);
+        append(&server, ledger, 300);
+    }
+    wait_until("there is a chunk", MOVES_WITHIN, || metric(&server, "weir_cold_chunks") >= 1.0);
+    (server, ledgers)
+}
+
+/// What `weir cold check --repair` says of one chunk that is damaged.
+fn repair(server: &Server, chunk: &str) {
+    let output = check(server, &[]);
+    assert_eq!(output.status.code(), Some(8), "{:?}", text(&output));
+    let before = metric(server, "weir_cold_chunks_rebuilt_total");
+    let output = check(server, &["--repair"]);
+    let (stdout, stderr) = text(&output);
+    assert_eq!(output.status.code(), Some(0), "{stdout}{stderr}");
+    let line = stdout.lines().find(|line| line.starts_with("repaired: ")).unwrap_or_default();
+    assert!(line.contains(chunk) && stdout.contains("0 damaged, 0 not checked, 1 repaired"), "{stdout}{stderr}");
+    assert_eq!(metric(server, "weir_cold_chunks_rebuilt_total"), before + 1.0);
+}
+
+#[test]
+fn a_chunk_in_the_folder_is_repaired_while_the_log_has_its_bytes() {
+    let mut setup =
+        Setup::new(env!("CARGO_BIN_EXE_weir")).args(&["--shards", "1"]).env("WEIR_COLD_FLUSH_BYTES", 1 << 20);
+    let (server, ledgers) = with_young_chunks(&mut setup);
+    let file = chunks(&setup).pop().expect("there is a chunk");
+    let name = file.file_name().expect("it has a name").to_string_lossy().into_owned();
+    let whole = std::fs::read(&file).expect("it is there");
+    let mut changed = whole.clone();
+    changed[whole.len() / 3] ^= 1;
+    for bad in [Some(&changed[..]), Some(&whole[..whole.len() / 2]), None] {
+        match bad {
+            Some(bytes) => std::fs::write(&file, bytes).expect("it is written"),
+            None => std::fs::remove_file(&file).expect("it is there"),
+        }
+        repair(&server, &name);
+        assert!(std::fs::read(&file).expect("it is there") == whole, "it is another chunk");
+    }
+    // Killed, with the chunk gone: the next start sees that.
+    server.kill();
+    std::fs::remove_file(&file).expect("it is there");
+    let server = setup.start();
+    wait_until("it is built again", MOVES_WITHIN, || file.exists());
+    assert!(std::fs::read(&file).expect("it is there") == whole, "it is another chunk");
+    ledgers.iter().for_each(|ledger| assert_whole(&server, ledger));
+
+    // A backup wants a snapshot, and then the log gives up what is before it.
+    let mut backup = Command::new(env!("CARGO_BIN_EXE_weir"));
+    let to = format!("file://{}", setup.home().join("backup").display());
+    let admin = format!("http://{}", server.admin());
+    let output = backup.args(["backup", "--to", &to, "--admin", &admin]).output().expect("it runs");
+    assert!(output.status.success(), "{:?}", text(&output));
+    std::fs::write(&file, &changed).expect("it is written");
+    let output = check(&server, &["--repair"]);
+    let (stdout, stderr) = text(&output);
+    assert_eq!(output.status.code(), Some(8), "{stdout}{stderr}");
+    assert!(stdout.contains("not repaired, no other copy exists"), "{stdout}");
+}
+
+#[test]
+fn a_chunk_in_a_bucket_is_repaired_while_the_log_has_its_bytes() {
+    let s3 = S3::start();
+    let mut setup = setup_at(&s3.endpoint()).env("WEIR_COLD_FLUSH_BYTES", 1 << 20);
+    let (server, ledgers) = with_young_chunks(&mut setup);
+    let chunk = s3.chunks().pop().expect("there is a chunk");
+    let whole = s3.objects().get(&chunk).expect("it is there").clone();
+    let name = chunk.rsplit('/').next().expect("it has a name");
+    s3.objects().get_mut(&chunk).expect("it is there")[1000] ^= 2;
+    repair(&server, name);
+    assert!(s3.objects()[&chunk] == whole, "it is another chunk");
+    s3.objects().remove(&chunk);
+    repair(&server, name);
+    assert!(s3.objects()[&chunk] == whole, "it is another chunk");
+    ledgers.iter().for_each(|ledger| assert_whole(&server, ledger));
 }
 
 #[test]

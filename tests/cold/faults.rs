@@ -13,7 +13,7 @@ use weir_testkit::{Fault, S3, Server, metric, wait_until};
 use crate::ledger::{Ledger, Read};
 use crate::{HEALS_WITHIN, append, assert_whole, history, setup, wait_cold};
 
-/// How long a fault lasts. The variable `WEIR_TEST_FAULT_SECONDS` says otherwise.
+/// How long a fault lasts. The variable `WEIR_TEST_FAULT_SECONDS` says otherwise, and `WEIR_TEST_FAULT` names the only one to meet.
 const FAULT_SECONDS: u64 = 4;
 /// Faults at a time.
 const WORKERS: usize = 3;
@@ -61,10 +61,14 @@ struct Tally {
 
 #[test]
 fn every_fault_of_a_store_loses_nothing_and_serves_nothing_wrong() {
+    let only = std::env::var("WEIR_TEST_FAULT").ok();
+    let faults: Vec<_> =
+        FAULTS.into_iter().filter(|(name, _)| only.as_deref().is_none_or(|only| only == *name)).collect();
+    assert!(!faults.is_empty(), "WEIR_TEST_FAULT names one of them");
     let next = AtomicUsize::new(0);
     let tallies: Mutex<Vec<(&str, Tally)>> = Mutex::default();
     let work = || {
-        while let Some(&(name, fault)) = FAULTS.get(next.fetch_add(1, Ordering::Relaxed)) {
+        while let Some(&(name, fault)) = faults.get(next.fetch_add(1, Ordering::Relaxed)) {
             let tally = meet(name, fault);
             tallies.lock().expect("nobody panics with it").push((name, tally));
         }

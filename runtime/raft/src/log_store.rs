@@ -27,6 +27,11 @@ use send_wrapper::SendWrapper;
 /// Bytes of entries that are in memory at a time while old ones are read back, or go to another node.
 const READ_BYTES_MAX: usize = 2 << 20;
 
+/// Whether an entry of this kind has a batch of commands in it.
+pub fn is_batch(kind: u8) -> bool {
+    kind == KIND_BATCH
+}
+
 /// One group's log.
 #[derive(Clone)]
 pub(crate) struct LogStore {

@@ -27,6 +27,8 @@ use crate::runtime::stir;
 use crate::snapshot::{self, Snapshot};
 use crate::state_machine::{Observer, Progress, State, StateMachine};
 
+/// Steps of giving back what deleted streams named, in one turn: less than a millisecond.
+const REAPED_PER_TURN: usize = 64;
 /// How often it is looked at meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -333,6 +335,10 @@ impl Replica {
     /// # Errors
     /// Whatever the disk says: the snapshot before is still good, and the log complete.
     pub async fn take_snapshot(&self) -> io::Result<()> {
+        // Or freezing takes long.
+        while self.state.borrow_mut().reap(REAPED_PER_TURN) {
+            tokio::task::yield_now().await;
+        }
         let (meta, bytes) = {
             let progress = self.progress.borrow();
             let membership = progress.membership.clone();

@@ -4,6 +4,7 @@
 //! when it is durable. A file's first section says which membership was in force; then come the pages of
 //! [`Group::freeze`](weir_stream::Group::freeze).
 
+use std::collections::BTreeSet;
 use std::io;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -22,6 +23,8 @@ use crate::state_machine::State;
 const PIECE_BYTES: usize = 64 << 10;
 /// Pieces that may wait for the disk.
 const PIECES_MAX: usize = 4;
+/// The highest term and index that a snapshot may be as of: nobody counts so far, and others follow.
+const COUNT_MAX: u64 = i64::MAX as u64;
 
 /// What a replica begins with.
 pub(crate) struct Snapshot {
@@ -37,23 +40,26 @@ impl Snapshot {
     /// # Errors
     /// [`WalError`] when it cannot be read, or is not the one that the log goes on from.
     pub(crate) fn load(wal: &Wal, group: GroupId) -> Result<Option<Snapshot>, WalError> {
-        wal.open_snapshot(group)?.map(Snapshot::read).transpose()
+        wal.open_snapshot(group)?.map(|reader| Snapshot::read(reader, Thaw::default())).transpose()
     }
 
-    /// Reads a snapshot to its end. Blocks.
+    /// Reads a snapshot to its end, into `thaw`. Blocks.
     ///
     /// # Errors
     /// [`WalError`] when it is damaged.
-    fn read(mut reader: SnapshotReader) -> Result<Snapshot, WalError> {
+    fn read(mut reader: SnapshotReader, mut thaw: Thaw) -> Result<Snapshot, WalError> {
         let Some(first) = reader.section()? else { return Err(reader.damaged("it is empty")) };
         let last_membership = decode_stored_membership(&first).map_err(|error| reader.damaged(error))?;
-        let mut thaw = Thaw::default();
         while let Some(pages) = reader.section()? {
             thaw.take(&pages).map_err(|error| reader.damaged(error))?;
         }
         let group = thaw.finish().map_err(|error| reader.damaged(error))?;
-        if group.applied().is_none_or(|applied| applied > reader.last().index) {
+        let EntryId { term, index } = reader.last();
+        if group.applied().is_none_or(|applied| applied > index) {
             return Err(reader.damaged("its state is of another entry"));
+        }
+        if term.max(index) > COUNT_MAX {
+            return Err(reader.damaged("there can be no such entry"));
         }
         let meta = SnapshotMetaOf::<TypeConfig> { last_log_id: Some(log_id(reader.last())), last_membership };
         Ok(Snapshot { meta, group, bytes: reader.bytes() })
@@ -66,7 +72,15 @@ impl Snapshot {
 /// [`WalError`] when it is damaged.
 pub fn read_snapshot(reader: SnapshotReader) -> Result<(EntryId, Group), WalError> {
     let last = reader.last();
-    Snapshot::read(reader).map(|snapshot| (last, snapshot.group))
+    Snapshot::read(reader, Thaw::default()).map(|snapshot| (last, snapshot.group))
+}
+
+/// As [`read_snapshot`], but only the streams that are `wanted`, for [`Group::apply_to`]. Blocks.
+///
+/// # Errors
+/// [`WalError`] when it is damaged.
+pub fn read_streams(reader: SnapshotReader, wanted: BTreeSet<Box<str>>) -> Result<Group, WalError> {
+    Snapshot::read(reader, Thaw::only(wanted)).map(|snapshot| snapshot.group)
 }
 
 /// The chunks that a snapshot names, and the snapshot again, whose file can be read still. Blocks.

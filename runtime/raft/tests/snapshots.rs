@@ -8,8 +8,8 @@ use bytes::Bytes;
 use tokio::runtime::{Builder, LocalOptions};
 use weir_raft::{Observer, Replica, ReplicaOptions, StartError, State, install, read_snapshot};
 use weir_storage::{
-    Arena, BLOCK_BYTES, Claim, Disk, EntryBody, FRAME_HEADER_BYTES, FaultyDisk, Room, SnapshotReader, Wal, WalConfig,
-    WalError, WriteMode,
+    Arena, BLOCK_BYTES, Claim, Disk, EntryBody, EntryId, FRAME_HEADER_BYTES, FaultyDisk, Room, SnapshotReader, Wal,
+    WalConfig, WalError, WriteMode,
 };
 use weir_stream::{
     BatchBuilder, BucketTold, Command, EncodedBindings, Expiry, Group, KeyRef, Limits, Outcome, Pack, Piece, Records,
@@ -339,6 +339,33 @@ fn a_log_without_the_snapshot_that_it_needs_is_no_log() {
     early.write_atomic(FILE, &disk.read(FILE).expect("it is there")).expect("there is space");
     let error = refusal_of(&early);
     assert!(error.to_string().contains("its end is lost"), "{error}");
+}
+
+#[test]
+fn a_state_as_of_an_entry_that_cannot_be_is_refused() {
+    let (disk, other) = (formed(1), formed(2));
+    run(async {
+        let world = World::begin(&disk).await.expect("it begins");
+        live(&world, &mut History::default(), SNAPSHOT_EVERY).await;
+    });
+    let wal = Wal::open(Arc::new(other.clone()), CONFIG, Box::new(|| 77)).expect("it was formed");
+    let read = |term, index| {
+        // The same state, behind another header, with checksums that are right.
+        let file = Bytes::from(disk.read(FILE).expect("it is there"));
+        let mut reader = SnapshotReader::of_bytes(GROUP, file).expect("it is a snapshot");
+        let mut writer = wal.snapshots().begin(GROUP, EntryId { term, index }).expect("there is space");
+        while let Some(section) = reader.section().expect("it is whole") {
+            writer.section(&section).expect("there is space");
+        }
+        writer.finish().expect("there is space");
+        let file = Bytes::from(other.read(FILE).expect("it is there"));
+        read_snapshot(SnapshotReader::of_bytes(GROUP, file).expect("it is a snapshot")).map(|(last, _)| last)
+    };
+    assert_eq!(read(5, 1000).expect("entries without commands may follow"), EntryId { term: 5, index: 1000 });
+    for (term, index) in [(5, 0), (5, u64::MAX), (u64::MAX, 1000), (u64::MAX - 1, u64::MAX - 1)] {
+        let error = read(term, index).expect_err("there is no such entry");
+        assert!(matches!(error, WalError::Corrupt { .. }), "{error}");
+    }
 }
 
 #[test]

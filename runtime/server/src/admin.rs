@@ -4,8 +4,8 @@
 //! - `/readyz` is 200 only while every group of every shard serves; otherwise it is 503 and names what is missing, one
 //!   line each.
 //! - `/metrics` is always 200; see [`crate::metrics`].
-//! - `POST /cold/check` verifies the cold tier, and `POST /backup` copies everything elsewhere; see [`crate::check`] and
-//!   [`crate::backup`]. Such a request must say that it has JSON: a page of the web cannot send one here.
+//! - `POST /cold/check` verifies the cold tier and repairs it if asked to, and `POST /backup` copies everything elsewhere; see
+//!   [`crate::check`] and [`crate::backup`]. Such a request must say that it has JSON: a page of the web cannot send one here.
 //!
 //! There are few connections at a time, and none lasts but one check's or backup's (see [`weir_http::serve_router`]):
 //! whoever floods this listener takes neither memory nor open files from the public one.
@@ -19,7 +19,6 @@ use axum::Json;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
@@ -33,7 +32,7 @@ use weir_shard::{Address, ShardConfig, ShardStats, Topology};
 use weir_wasm::Host;
 
 use crate::backup::{self, BackupRequest};
-use crate::check;
+use crate::check::{self, CheckRequest};
 use crate::config::Config;
 use crate::connections::Connections;
 use crate::metrics::{self, Machine, Snapshot};
@@ -151,13 +150,9 @@ async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], snapshot.text())
 }
 
-async fn cold_check(State(admin): State<Admin>, headers: HeaderMap) -> Response {
-    let is_json = headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/json"));
-    if !is_json {
-        return (StatusCode::UNSUPPORTED_MEDIA_TYPE, "the content type must be application/json\n").into_response();
-    }
+async fn cold_check(State(admin): State<Admin>, Json(request): Json<CheckRequest>) -> Response {
     match admin.begin_operation().await {
-        Ok(turn) => lasting(check::report(&admin.shards, turn)),
+        Ok(turn) => lasting(check::report(request, &admin.shards, turn)),
         Err(refused) => refused.into_response(),
     }
 }

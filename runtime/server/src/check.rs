@@ -18,6 +18,14 @@ const SILENCE_MAX: Duration = Duration::from_secs(1);
 /// News that wait for who asked.
 const NEWS_MAX: usize = 64;
 
+/// What is asked for.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct CheckRequest {
+    /// Whether what is damaged is to be repaired, where that can be.
+    #[serde(default)]
+    pub(crate) repair: bool,
+}
+
 /// One line of the answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -36,6 +44,20 @@ pub(crate) enum Line {
         streams: u64,
         /// Bytes of streams that are in it.
         stream_bytes: u64,
+        /// Why it is damaged still, if it was to be repaired.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        unrepaired: Option<String>,
+    },
+    /// A chunk was not what was written, and is again.
+    Repaired {
+        /// Its group.
+        group: u16,
+        /// The object.
+        chunk: String,
+        /// Its size.
+        bytes: u64,
+        /// What was wrong.
+        reason: String,
     },
     /// A chunk could not be read, so nobody knows.
     Unread {
@@ -63,6 +85,9 @@ pub(crate) struct Totals {
     pub(crate) bytes_all: u64,
     /// Chunks that are damaged.
     pub(crate) damaged: u64,
+    /// Chunks that were, and are not any more.
+    #[serde(default)]
+    pub(crate) repaired: u64,
     /// Chunks that could not be read.
     pub(crate) unread: u64,
 }
@@ -78,12 +103,12 @@ struct Report {
     line_at: Instant,
 }
 
-/// Begins a check of all shards, and gives its lines. It ends early when nobody reads them. `turn` is given back when
+/// Begins a check of all shards, as it was asked for, and gives its lines. It ends early when nobody reads them. `turn` is given back when
 /// every shard has ended.
-pub(crate) fn report(shards: &[Address], turn: OwnedSemaphorePermit) -> Body {
+pub(crate) fn report(request: CheckRequest, shards: &[Address], turn: OwnedSemaphorePermit) -> Body {
     let (sender, news) = mpsc::channel(NEWS_MAX);
     let turn = Arc::new(turn);
-    shards.iter().for_each(|shard| shard.cold_check(sender.clone(), turn.clone()));
+    shards.iter().for_each(|shard| shard.cold_check(request.repair, sender.clone(), turn.clone()));
     let line_at = Instant::now() + SILENCE_MAX;
     let report = Report { news, shards: shards.len(), totals: Totals::default(), chunks_silent: 0, line_at };
     Body::from_stream(stream::unfold(Some(report), |report| async {
@@ -133,9 +158,14 @@ impl Report {
                 return None;
             }
             CheckNews::Whole { bytes } => (bytes, None),
-            CheckNews::Damaged(DamagedChunk { group, chunk, bytes, reason, streams, stream_bytes }) => {
+            CheckNews::Damaged(DamagedChunk { group, chunk, bytes, reason, streams, stream_bytes, unrepaired }) => {
                 self.totals.damaged += 1;
-                (bytes, Some(Line::Damaged { group: group.0, chunk, bytes, reason, streams, stream_bytes }))
+                let group = group.0;
+                (bytes, Some(Line::Damaged { group, chunk, bytes, reason, streams, stream_bytes, unrepaired }))
+            }
+            CheckNews::Repaired(DamagedChunk { group, chunk, bytes, reason, .. }) => {
+                self.totals.repaired += 1;
+                (bytes, Some(Line::Repaired { group: group.0, chunk, bytes, reason }))
             }
             CheckNews::Unread { chunk, bytes, reason } => {
                 self.totals.unread += 1;

@@ -68,7 +68,17 @@ pub(crate) enum ConfigCommand {
 pub(crate) enum ColdCommand {
     /// Have a running node read all of its cold tier, and say which chunks are damaged or missing
     #[command(after_help = help_end())]
-    Check(AdminArgs),
+    Check(CheckArgs),
+}
+
+/// Flags of `weir cold check`.
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// Build what is damaged or missing again, as far as the log still has it; the rest stays as it is
+    #[arg(long)]
+    pub(crate) repair: bool,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
 }
 
 /// Flags of commands that build a new node.

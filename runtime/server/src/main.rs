@@ -53,8 +53,10 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use crate::admin_client::AdminClient;
+use crate::check::CheckRequest;
 use crate::cli::{
-    AdminArgs, BackupArgs, Cli, ColdCommand, Command, ConfigArgs, ConfigCommand, NewNodeArgs, RecoverArgs, ServeArgs,
+    AdminArgs, BackupArgs, CheckArgs, Cli, ColdCommand, Command, ConfigArgs, ConfigCommand, NewNodeArgs, RecoverArgs,
+    ServeArgs,
 };
 use crate::config::{Config, LogConfig, LogFormat};
 use crate::exit::Exit;
@@ -82,8 +84,8 @@ fn main() -> ExitCode {
             print("ok\n")
         }),
         Command::Config(ConfigCommand::Default) => print(config_command::SAMPLE),
-        Command::Cold(ColdCommand::Check(args)) => {
-            admin_client(&args).and_then(|admin| cold_command::check(&admin, args.output))
+        Command::Cold(ColdCommand::Check(CheckArgs { repair, admin: args })) => {
+            admin_client(&args).and_then(|admin| cold_command::check(&admin, CheckRequest { repair }, args.output))
         }
         Command::Backup(BackupArgs { to, admin: args }) => {
             admin_client(&args).and_then(|admin| backup_command::back_up(&admin, to, args.output))

@@ -115,6 +115,11 @@ const SHARD_FAMILIES: &[Family<ShardStats>] = &[
         |s| s.cold_damaged as f64,
     ),
     (
+        "weir_cold_chunks_rebuilt_total",
+        "Chunks that were damaged or missing, and were built again from the log.",
+        |s| s.chunks_rebuilt as f64,
+    ),
+    (
         "weir_cold_reads_unavailable_total",
         "Reads that the cold tier did not answer. They were answered 503 cold_unavailable.",
         |s| s.cold_unavailable as f64,

@@ -266,6 +266,7 @@ impl Core {
             merged_bytes: counters.merged_bytes.get(),
             flush_wait: self.flush_wait(),
             cold_damaged: counters.cold_damaged.get(),
+            chunks_rebuilt: counters.chunks_rebuilt.get(),
             cold_unavailable: counters.cold_unavailable.get(),
             chunks: self.sum_groups(|group| group.chunks_totals().chunks),
             chunk_bytes: self.sum_groups(|group| group.chunks_totals().bytes),

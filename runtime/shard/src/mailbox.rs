@@ -77,11 +77,11 @@ impl Address {
         receiver.await.ok()
     }
 
-    /// Asks the shard to verify all chunks that its streams name, and to tell `news`, for as long as somebody takes them;
-    /// one that has stopped tells nothing. `turn` is given back when it does nothing more for it.
-    pub fn cold_check(&self, news: mpsc::Sender<CheckNews>, turn: Arc<OwnedSemaphorePermit>) {
+    /// Asks the shard to verify all chunks that its streams name, to repair what is damaged and can be if it `repairs`, and to
+    /// tell `news`, for as long as somebody takes them; one that has stopped tells nothing. `turn` is given back when it does nothing more for it.
+    pub fn cold_check(&self, repairs: bool, news: mpsc::Sender<CheckNews>, turn: Arc<OwnedSemaphorePermit>) {
         // Who waits for the news sees that there are none.
-        let _ = self.0.send(vec![Mail::ColdCheck { news, turn }]);
+        let _ = self.0.send(vec![Mail::ColdCheck { repairs, news, turn }]);
     }
 
     /// Asks the shard to copy all it has to another tier, where the chunks of `there` are already, and to tell `news`, for

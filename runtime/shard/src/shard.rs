@@ -229,7 +229,7 @@ async fn read_mail(shard: Rc<Core>, mut receiver: mpsc::UnboundedReceiver<Vec<Ma
                 }
                 Mail::Cancel { origin, call } => shard.calls.cancel(origin, call),
                 Mail::Stats(sender) => drop(sender.send(shard.figures())),
-                Mail::ColdCheck { news, turn } => upkeep::begin_check(&shard, news, turn),
+                Mail::ColdCheck { repairs, news, turn } => upkeep::begin_check(&shard, repairs, news, turn),
                 Mail::Backup { to, there, news, turn } => upkeep::begin_backup(&shard, to, there, news, turn),
             }
         }

@@ -31,6 +31,7 @@ pub(crate) struct Counters {
     pub(crate) merges: Cell<u64>,
     pub(crate) merged_bytes: Cell<u64>,
     pub(crate) cold_damaged: Cell<u64>,
+    pub(crate) chunks_rebuilt: Cell<u64>,
     pub(crate) cold_unavailable: Cell<u64>,
     pub(crate) records_validated: Cell<u64>,
     pub(crate) records_rejected: Cell<u64>,

@@ -83,6 +83,11 @@ impl Node {
     }
 
     async fn start_with(disks: Vec<Arc<dyn Disk>>, cold: Option<Cold>, config: ShardConfig) -> Node {
+        Node::try_start(disks, cold, config).await.expect("it starts")
+    }
+
+    /// As [`Node::start_with`], or why it cannot.
+    async fn try_start(disks: Vec<Arc<dyn Disk>>, cold: Option<Cold>, config: ShardConfig) -> Result<Node, String> {
         let clock = Arc::new(TestClock(AtomicU64::new(0)));
         // No life has the numbers of another.
         static LIVES: AtomicU64 = AtomicU64::new(1);
@@ -96,10 +101,10 @@ impl Node {
         for (id, mailbox) in mesh(TOPOLOGY.shards).0.into_iter().enumerate() {
             let id = ShardId(id as u16);
             let shard = Shard::open(id, TOPOLOGY, mailbox, seams.clone(), config.clone()).await;
-            shards.push(shard.expect("opens"));
+            shards.push(shard.map_err(|error| format!("{error:?}"))?);
         }
-        shards[0].form().await.expect("forms");
-        Node { shards, clock, disks, cold, config }
+        shards[0].form().await.map_err(|error| format!("{error:?}"))?;
+        Ok(Node { shards, clock, disks, cold, config })
     }
 
     async fn restart(self) -> Node {
@@ -1316,6 +1321,9 @@ fn a_damaged_chunk_is_never_served_and_the_rest_is() {
             node.append(key, "cold ").await.expect("appends");
             until("it leaves the log", || node.sum(|stats| stats.hot_bytes) == 0).await;
         }
+        let group = node.near(&key).0.local_group(&key);
+        let applied = group.applied().applied();
+        until("it cannot be built again", || group.replica.snapshot_index() >= applied).await;
         node.append(&key, "hot").await.expect("appends");
         let tail = node.near(&key).head(key.clone()).await.expect("it is there").next;
         let name = chunks

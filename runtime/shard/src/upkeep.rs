@@ -10,14 +10,17 @@
 //! - [`maker`]: makes a chunk of bytes, and has apply take it in.
 //! - [`archivist`]: a copy of all that to another store, when somebody asks.
 //! - [`checker`]: whether chunks are what was written, when somebody asks.
+//! - [`rebuilder`]: those that are not, once more from the log. [`entries`]: the log, read back.
 
 mod archivist;
 mod checker;
 mod copier;
+mod entries;
 mod flusher;
 mod keeper;
 mod maker;
 mod merger;
+mod rebuilder;
 mod sweeper;
 mod trimmer;
 
@@ -51,13 +54,19 @@ fn begin_cold(core: &Rc<Core>, group: &Rc<LocalGroup>, cold: &Cold, anchor: Rc<A
     let maker = Rc::new(Maker::new(core.clone(), group.clone(), cold.clone(), nonce, garbage.clone()));
     core.spawn(flusher::run(core.clone(), group.clone(), maker.clone()));
     core.spawn(merger::run(core.clone(), group.clone(), cold.clone(), maker));
+    core.spawn(rebuilder::run(core.clone(), group.clone(), cold.clone()));
     core.spawn(copier::run(core.clone(), group.clone(), cold.clone(), anchor.clone()));
     core.spawn(sweeper::run(core.clone(), group.clone(), cold.clone(), nonce, garbage, anchor));
 }
 
-/// Begins to verify the chunks of all groups of this shard; `turn` is given back at the end.
-pub(crate) fn begin_check(core: &Rc<Core>, news: mpsc::Sender<CheckNews>, turn: Arc<OwnedSemaphorePermit>) {
-    in_turn(core, checker::run(core.clone(), news), turn);
+/// Begins to verify the chunks of all groups of this shard, and to repair what is damaged if it `repairs`; `turn` is given back at the end.
+pub(crate) fn begin_check(
+    core: &Rc<Core>,
+    repairs: bool,
+    news: mpsc::Sender<CheckNews>,
+    turn: Arc<OwnedSemaphorePermit>,
+) {
+    in_turn(core, checker::run(core.clone(), repairs, news), turn);
 }
 
 /// Begins to copy all groups of this shard to `to`, where `there` is already; `turn` is given back at the end.

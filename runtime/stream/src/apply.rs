@@ -4,6 +4,8 @@
 //! decides is a [`Refusal`](crate::Refusal) in a reply, the same on every replica; bytes that no version of us wrote are an
 //! error, after which the replica must stop, for it no longer knows what the others have applied.
 
+use std::collections::BTreeSet;
+
 use crate::append::Write;
 use crate::batch::Batch;
 use crate::chunks::Chunk;
@@ -43,6 +45,32 @@ impl Group {
         assert!(outcomes.len() - before == batch.count(), "every command has an outcome");
         self.applied = Some(index);
         self.reap(REAPED_LEAVES);
+        Ok(())
+    }
+
+    /// As [`Group::apply`], to a part of a group: what is said of streams that are not `wanted` is passed over. Where they have
+    /// decided what became of a bucket, what comes of this may be something else.
+    ///
+    /// # Errors
+    /// As for [`Group::apply`].
+    pub fn apply_to(
+        &mut self,
+        wanted: &BTreeSet<Box<str>>,
+        term: u64,
+        index: u64,
+        batch: &[u8],
+    ) -> Result<(), CodecError> {
+        let batch = Batch::read(batch)?;
+        self.chunks.begin_entry(index);
+        self.time_ms = self.time_ms.max(batch.time_ms);
+        for command in batch.commands() {
+            let (frame, command) = command?;
+            if command.key().is_none_or(|key| wanted.contains(key.as_str())) {
+                let at = At { term, index, frame, time_ms: self.time_ms, limits: batch.limits };
+                self.apply_command(&at, command);
+            }
+        }
+        self.applied = Some(index);
         Ok(())
     }
 

@@ -11,6 +11,11 @@ use std::collections::BTreeMap;
 use crate::codec::{CodecError, Reader};
 use crate::sink::Sink;
 
+/// The highest number of a chunk in a snapshot: the next ones must have some, too.
+const NUMBER_MAX: u32 = u32::MAX / 2;
+/// The largest object: places in it have 32 bits.
+const OBJECT_BYTES_MAX: u64 = u32::MAX as u64;
+
 /// What a chunk takes in the table, about: a place in a tree that is three quarters full.
 const CHUNK_MEMORY_BYTES: usize = 104;
 
@@ -111,6 +116,18 @@ impl Chunks {
         self.totals.live_bytes += bytes;
     }
 
+    /// As [`Chunks::take`], for who does not know whether the chunk is there; false when it is not, or so many bytes cannot be
+    /// in it.
+    pub(crate) fn try_take(&mut self, number: u32, bytes: u64) -> bool {
+        let Some(chunk) = self.by_number.get_mut(&number) else { return false };
+        let Some(live_bytes) = chunk.live_bytes.checked_add(bytes).filter(|live| *live <= chunk.named_bytes) else {
+            return false;
+        };
+        chunk.live_bytes = live_bytes;
+        self.totals.live_bytes += bytes;
+        true
+    }
+
     /// All is named of a new chunk that ever will be.
     pub(crate) fn end_new(&mut self, number: u32) {
         let chunk = self.by_number.get_mut(&number).expect("it was taken in by the same command");
@@ -166,10 +183,13 @@ impl Chunks {
         }
     }
 
-    /// Reads what [`Chunks::put`] wrote.
-    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Chunks, CodecError> {
+    /// Reads what [`Chunks::put`] wrote, of a group whose time is `time_ms`.
+    pub(crate) fn read(reader: &mut Reader<'_>, time_ms: u64) -> Result<Chunks, CodecError> {
         const WHAT: &str = "chunk";
         let last_number = reader.u32(WHAT)?;
+        if last_number > NUMBER_MAX {
+            return Err(CodecError::Field(WHAT));
+        }
         let mut chunks = Chunks::default();
         for _ in 0..reader.varint(WHAT)? {
             let id = ChunkId { term: reader.varint(WHAT)?, number: reader.varint_u32(WHAT)?, nonce: reader.u32(WHAT)? };
@@ -177,7 +197,9 @@ impl Chunks {
             let times = (reader.u64(WHAT)?, reader.u64(WHAT)?);
             let (named_bytes, live_bytes) = (reader.varint(WHAT)?, reader.varint(WHAT)?);
             let chunk = Chunk { id, bytes, crc, times, named_bytes, live_bytes };
-            if !chunks.insert(chunk) || id.number > last_number || live_bytes > named_bytes || live_bytes == 0 {
+            let has_bytes = live_bytes > 0 && live_bytes <= named_bytes && named_bytes <= bytes;
+            let is_past = times.0 <= times.1 && times.1 <= time_ms;
+            if id.number > last_number || !has_bytes || bytes > OBJECT_BYTES_MAX || !is_past || !chunks.insert(chunk) {
                 return Err(CodecError::Field(WHAT));
             }
         }

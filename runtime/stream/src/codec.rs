@@ -92,6 +92,11 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// A number that something has counted to, or a time: far below what would overflow soon.
+    pub(crate) fn count(&mut self, what: &'static str) -> Result<u64, CodecError> {
+        self.u64(what).and_then(|number| counted(number, what))
+    }
+
     /// A number of 32 bits, written like any other.
     pub(crate) fn varint_u32(&mut self, what: &'static str) -> Result<u32, CodecError> {
         u32::try_from(self.varint(what)?).map_err(|_| CodecError::Field(what))
@@ -131,6 +136,11 @@ impl<'a> Reader<'a> {
     pub(crate) fn finish(self) -> Result<(), CodecError> {
         if self.rest.is_empty() { Ok(()) } else { Err(CodecError::Trailing(self.rest.len())) }
     }
+}
+
+/// A number that something has counted to. Nobody counts to 2^63.
+pub(crate) fn counted(number: u64, what: &'static str) -> Result<u64, CodecError> {
+    if number <= i64::MAX as u64 { Ok(number) } else { Err(CodecError::Field(what)) }
 }
 
 fn text<'a>(bytes: &'a [u8], what: &'static str) -> Result<&'a str, CodecError> {

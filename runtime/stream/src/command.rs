@@ -220,6 +220,18 @@ pub enum Command<'a> {
 }
 
 impl<'a> Command<'a> {
+    /// The one stream that it is about, if it is about one.
+    pub(crate) fn key(&self) -> Option<KeyRef<'a>> {
+        match self {
+            Command::Create { key, .. }
+            | Command::Append { key, .. }
+            | Command::Delete { key, .. }
+            | Command::Expire { key, .. }
+            | Command::Trim { key, .. } => Some(*key),
+            _ => None,
+        }
+    }
+
     /// Bytes of the command without its frame's head: what [`Command::put`] writes, counted.
     pub(crate) fn encoded_bytes(&self) -> usize {
         let mut count = Count(0);

@@ -22,6 +22,11 @@ pub(crate) fn is_json(content_type: &str) -> bool {
     media_type(content_type).eq_ignore_ascii_case("application/json")
 }
 
+/// Whether a request may have had it.
+pub(crate) fn is_valid(content_type: &str) -> bool {
+    !content_type.is_empty() && content_type.bytes().all(|byte| byte == b'\t' || matches!(byte, b' '..=b'~'))
+}
+
 /// The content types of a group's streams, each once, with the number of streams that use it.
 #[derive(Debug, Default)]
 pub(crate) struct ContentTypes {

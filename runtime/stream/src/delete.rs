@@ -2,6 +2,8 @@
 
 use weir_types::{Incarnation, Offset};
 
+use crate::extents::ChunkBytes;
+use crate::extents::buried::RUNS_PER_STEP;
 use crate::extents::hot::Hot;
 use crate::group::{Change, Group, Outcome};
 use crate::key::KeyRef;
@@ -38,10 +40,7 @@ impl Group {
 
     /// Gives back what a stream names that is gone.
     fn release_bytes(&mut self, stream: &mut Stream) {
-        for (chunk, bytes) in stream.extents.chunks(stream.base(), stream.tail) {
-            self.chunks.release(chunk, bytes);
-            self.chunks.forget_if_dead(chunk);
-        }
+        self.release_runs(stream.extents.chunks(stream.base(), stream.tail).collect());
         self.release_hot(std::mem::take(&mut stream.extents.hot));
     }
 
@@ -54,10 +53,29 @@ impl Group {
         }
     }
 
-    /// Gives back a part of what deleted and trimmed streams named of the log, in at most `steps_max` steps of some microseconds; false
-    /// when nothing is left.
+    /// Gives back what was named of chunks: at once, or bit by bit if it is much.
+    pub(crate) fn release_runs(&mut self, runs: Vec<ChunkBytes>) {
+        if runs.len() > RUNS_PER_STEP {
+            self.buried.bury_runs(runs);
+            return;
+        }
+        for ChunkBytes { chunk, bytes } in runs {
+            self.chunks.release(chunk, bytes);
+            self.chunks.forget_if_dead(chunk);
+        }
+    }
+
+    /// Gives back a part of what deleted and trimmed streams named of the log and of chunks, in at most `steps_max` steps of some
+    /// microseconds; false when nothing is left.
     pub fn reap(&mut self, steps_max: usize) -> bool {
-        (0..steps_max).all(|_| self.buried.reap_leaf(&mut self.hotlog))
+        (0..steps_max).all(|_| self.reap_runs() || self.buried.reap_leaf(&mut self.hotlog))
+    }
+
+    /// Gives back some of what was named of chunks; false when there was nothing.
+    pub(crate) fn reap_runs(&mut self) -> bool {
+        let Some(runs) = self.buried.take_runs() else { return false };
+        self.release_runs(runs);
+        true
     }
 }
 

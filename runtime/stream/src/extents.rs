@@ -6,6 +6,7 @@
 //! What lies before a stream's *base* was trimmed. A run or pack that has bytes on both sides of it stays as it is, but only
 //! what is behind counts.
 
+pub(crate) mod buried;
 pub(crate) mod hot;
 
 use std::ops::Range;
@@ -61,12 +62,19 @@ impl Piece {
     }
 }
 
+/// So many bytes of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ChunkBytes {
+    pub(crate) chunk: u32,
+    pub(crate) bytes: u64,
+}
+
 /// What bytes were in before they were moved or deleted.
 pub(crate) enum Freed {
     /// A pack of this log entry, of so many bytes.
     Entry(u64, u32),
-    /// So many bytes of this chunk.
-    Chunk { chunk: u32, bytes: u64 },
+    /// Bytes of a chunk.
+    Chunk(ChunkBytes),
 }
 
 /// Where the bytes of one stream are.
@@ -134,7 +142,7 @@ impl Extents {
         let last = self.runs.partition_point(|run| run.start < range.end);
         for n in first..last {
             let bytes = self.run_end(n, tail) - self.runs[n].start.max(base);
-            freed(Freed::Chunk { chunk: self.runs[n].chunk, bytes });
+            freed(Freed::Chunk(ChunkBytes { chunk: self.runs[n].chunk, bytes }));
         }
         self.hot.take_before(range.end, |index, bytes| freed(Freed::Entry(index, bytes)));
         self.runs.drain(first..last);
@@ -143,20 +151,22 @@ impl Extents {
         true
     }
 
-    /// Moves the base of a stream that ends at `tail` from `bases.start` to `bases.end`: gives up what lies before it. Says which
-    /// chunks held how much of that, and returns what was in the log.
-    pub(crate) fn trim(&mut self, bases: &Range<u64>, tail: u64, mut freed: impl FnMut(u32, u64)) -> Hot {
+    /// Moves the base of a stream that ends at `tail` from `bases.start` to `bases.end`: gives up what lies before it. Returns
+    /// which chunks held how much of that, and what was in the log.
+    pub(crate) fn trim(&mut self, bases: &Range<u64>, tail: u64) -> (Vec<ChunkBytes>, Hot) {
         assert!(bases.end <= tail, "what is not there yet is not given up");
         let touched = self.runs.partition_point(|run| run.start < bases.end);
-        for n in 0..touched {
-            freed(self.runs[n].chunk, self.run_end(n, tail).min(bases.end) - self.runs[n].start.max(bases.start));
-        }
+        let freed = |n: usize| {
+            let bytes = self.run_end(n, tail).min(bases.end) - self.runs[n].start.max(bases.start);
+            ChunkBytes { chunk: self.runs[n].chunk, bytes }
+        };
+        let freed = (0..touched).map(freed).collect();
         let is_cut = touched > 0 && self.run_end(touched - 1, tail) > bases.end;
         let first_left = self.hot.from(bases.end, tail).next().map_or(tail, |extent| extent.start);
         let hot = self.hot.split_before(first_left);
         self.runs.drain(..touched - usize::from(is_cut));
         self.shrink_runs();
-        hot
+        (freed, hot)
     }
 
     fn shrink_runs(&mut self) {
@@ -166,8 +176,11 @@ impl Extents {
     }
 
     /// Says which chunks hold how much.
-    pub(crate) fn chunks(&self, base: u64, tail: u64) -> impl Iterator<Item = (u32, u64)> + '_ {
-        (0..self.runs.len()).map(move |n| (self.runs[n].chunk, self.run_end(n, tail) - self.runs[n].start.max(base)))
+    pub(crate) fn chunks(&self, base: u64, tail: u64) -> impl Iterator<Item = ChunkBytes> + '_ {
+        (0..self.runs.len()).map(move |n| {
+            let bytes = self.run_end(n, tail) - self.runs[n].start.max(base);
+            ChunkBytes { chunk: self.runs[n].chunk, bytes }
+        })
     }
 
     /// Memory outside the struct itself.
@@ -211,7 +224,11 @@ impl Extents {
             && base <= tail
             && extents.runs.last().is_none_or(|last| last.start < extents.hot_begin(tail))
             && extents.hot.last_begin().is_none_or(|last| last < tail);
+        let can_be = |extent: Extent| {
+            extent.end - extent.start < u64::from(extent.len) && extent.pos.checked_add(extent.len).is_some()
+        };
+        let can_all_be = || extents.hot.from(0, tail).all(can_be);
         let has_only_retained = || extents.from(0, tail).next().is_none_or(|first| first.end() > base);
-        if is_dense && has_only_retained() { Ok(extents) } else { Err(CodecError::Field(WHAT)) }
+        if is_dense && can_all_be() && has_only_retained() { Ok(extents) } else { Err(CodecError::Field(WHAT)) }
     }
 }

@@ -4,7 +4,7 @@
 //! a part that no longer fits (its stream is gone, or has another life) stays where it is, and is garbage in the chunk.
 
 use crate::chunks::Chunk;
-use crate::extents::Freed;
+use crate::extents::{ChunkBytes, Freed};
 use crate::group::{At, Group, Outcome};
 use crate::part::{EncodedParts, Part};
 use crate::reply::{Refusal, Reply};
@@ -32,7 +32,7 @@ impl Group {
         let retained = (base, stream.tail);
         let moved = stream.extents.move_to_chunk(&part.range, retained, number, part.at, |freed| match freed {
             Freed::Entry(index, bytes) => hotlog.release(index, bytes),
-            Freed::Chunk { chunk, bytes } => {
+            Freed::Chunk(ChunkBytes { chunk, bytes }) => {
                 chunks.release(chunk, bytes);
                 // Not its own: bytes that were moved before in the same command may be moved again.
                 if chunk != number {

@@ -8,9 +8,9 @@ use crate::batch::{Frame, Limits};
 use crate::bucket::Bucket;
 use crate::chunks::{Chunk, ChunkId, ChunkTotals, Chunks};
 use crate::content_type::ContentTypes;
+use crate::extents::buried::Buried;
 use crate::freeze::Freeze;
 use crate::hotlog::HotLog;
-use crate::hotlog::buried::Buried;
 use crate::meta::Meta;
 use crate::reply::{Refusal, Reply};
 use crate::slots::Slots;
@@ -35,7 +35,7 @@ pub struct Group {
     /// What of the log is still named.
     pub(crate) hotlog: HotLog,
     pub(crate) chunks: Chunks,
-    /// What deleted and trimmed streams named of the log, and has not been given back yet.
+    /// What deleted and trimmed streams named of the log and of chunks, and has not been given back yet.
     pub(crate) buried: Buried,
     /// The last log index applied.
     pub(crate) applied: Option<u64>,

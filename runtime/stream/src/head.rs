@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use weir_types::Role;
+use weir_types::{BucketName, ModuleName, Role};
 
 use crate::binding::{Binding, EncodedBindings, role_code, role_of};
 use crate::bucket::{Bucket, Retention};
@@ -57,16 +57,16 @@ pub(crate) fn read(group: &mut Group, reader: &mut Reader<'_>) -> Result<Told, C
         VERSION => {}
         version => return Err(CodecError::Version(version)),
     }
-    group.applied = Some(reader.u64(WHAT)?);
-    group.time_ms = reader.u64(WHAT)?;
-    group.bindings_epoch = reader.u64(WHAT)?;
-    group.buckets_gone_epoch = reader.u64(WHAT)?;
+    group.applied = Some(reader.count(WHAT)?);
+    group.time_ms = reader.count(WHAT)?;
+    group.bindings_epoch = reader.count(WHAT)?;
+    group.buckets_gone_epoch = reader.count(WHAT)?;
     let streams = usize::try_from(reader.u64(WHAT)?).map_err(|_| CodecError::Field(WHAT))?;
-    group.chunks = Chunks::read(reader)?;
+    group.chunks = Chunks::read(reader, group.time_ms)?;
     let chunks_live_bytes = group.chunks.count_anew();
     for _ in 0..reader.varint(WHAT)? {
-        let name = reader.short(WHAT)?.into();
-        let (epoch, created_ms, fenced) = (reader.u64(WHAT)?, reader.u64(WHAT)?, reader.flag(WHAT)?);
+        let name = next_name(reader, is_bucket, group.buckets.keys().next_back())?;
+        let (epoch, created_ms, fenced) = (reader.count(WHAT)?, reader.count(WHAT)?, reader.flag(WHAT)?);
         let retention = Retention::read(reader)?;
         let bindings: Vec<_> = read_bindings(reader)?.into_iter().map(Arc::new).collect();
         group.bound_buckets += usize::from(!bindings.is_empty());
@@ -114,16 +114,19 @@ fn put_meta<S: Sink>(sink: &mut S, meta: &Meta) {
 
 fn read_meta(reader: &mut Reader<'_>) -> Result<Meta, CodecError> {
     let groups = Some(reader.u16(WHAT)?).filter(|groups| *groups > 0);
-    let mut meta = Meta { groups, changes: reader.u64(WHAT)?, ..Meta::default() };
+    let mut meta = Meta { groups, changes: reader.count(WHAT)?, ..Meta::default() };
     for _ in 0..reader.varint(WHAT)? {
-        let name = reader.short(WHAT)?.into();
+        let name = next_name(reader, is_bucket, meta.buckets.keys().next_back())?;
         let state = state_of(reader.u8(WHAT)?)?;
-        let (created_ms, epoch, retention) = (reader.u64(WHAT)?, reader.u64(WHAT)?, Retention::read(reader)?);
+        let (created_ms, epoch, retention) = (reader.count(WHAT)?, reader.count(WHAT)?, Retention::read(reader)?);
+        if epoch > meta.changes {
+            return Err(CodecError::Field(WHAT));
+        }
         let bindings = read_bindings(reader)?.into_iter().map(|binding| (binding.name.clone(), Arc::new(binding)));
         let (modules, bindings) = (Default::default(), bindings.collect());
         let mut bucket = MetaBucket { state, created_ms, retention, modules, bindings, epoch };
         for _ in 0..reader.varint(WHAT)? {
-            let name = reader.short(WHAT)?.into();
+            let name = next_name(reader, is_module, bucket.modules.keys().next_back())?;
             let mut module = Module { numbers: reader.u32(WHAT)?, ..Module::default() };
             for _ in 0..reader.varint(WHAT)? {
                 module.revisions.push(read_revision(reader)?);
@@ -131,11 +134,33 @@ fn read_meta(reader: &mut Reader<'_>) -> Result<Meta, CodecError> {
             if reader.flag(WHAT)? {
                 module.failed = Some((read_revision(reader)?, reader.long(WHAT)?.into()));
             }
+            if !module.can_be() {
+                return Err(CodecError::Field(WHAT));
+            }
             bucket.modules.insert(name, module);
         }
         meta.buckets.insert(name, bucket);
     }
     Ok(meta)
+}
+
+fn is_bucket(name: &str) -> bool {
+    BucketName::new(name).is_ok()
+}
+
+fn is_module(name: &str) -> bool {
+    ModuleName::new(name).is_ok()
+}
+
+/// A name, if it is one, which follows that of the `last` one.
+fn next_name(
+    reader: &mut Reader<'_>,
+    is_name: fn(&str) -> bool,
+    last: Option<impl AsRef<str>>,
+) -> Result<Box<str>, CodecError> {
+    let name = reader.short(WHAT)?;
+    let follows = last.is_none_or(|last| last.as_ref() < name);
+    if follows && is_name(name) { Ok(name.into()) } else { Err(CodecError::Field(WHAT)) }
 }
 
 fn put_revision<S: Sink>(sink: &mut S, revision: &Revision) {
@@ -150,10 +175,13 @@ fn put_revision<S: Sink>(sink: &mut S, revision: &Revision) {
 }
 
 fn read_revision(reader: &mut Reader<'_>) -> Result<Revision, CodecError> {
-    let (number, digest, bytes) = (reader.u32(WHAT)?, reader.digest(WHAT)?, reader.u64(WHAT)?);
+    let (number, digest, bytes) = (reader.u32(WHAT)?, reader.digest(WHAT)?, reader.count(WHAT)?);
     let roles: Vec<Role> =
         (0..reader.u8(WHAT)?).map(|_| reader.u8(WHAT).and_then(role_of)).collect::<Result<_, _>>()?;
-    Ok(Revision { number, digest, bytes, roles, created_ms: reader.u64(WHAT)?, ready: reader.flag(WHAT)? })
+    if roles.is_empty() {
+        return Err(CodecError::Field(WHAT));
+    }
+    Ok(Revision { number, digest, bytes, roles, created_ms: reader.count(WHAT)?, ready: reader.flag(WHAT)? })
 }
 
 fn state_code(state: BucketState) -> u8 {

@@ -1,62 +1,89 @@
 //! Which log entries some stream still names: one count per entry, so that the lowest one is known without a search.
-
-pub(crate) mod buried;
+//!
+//! Counts are in pages of neighbours, and a page without any is not there: a stream that is not written any more may name an
+//! entry that lies millions before the others.
 
 use std::collections::VecDeque;
 
-/// Places per log entry. The first and the last count are never 0.
+/// Entries whose counts are together.
+const PAGE_ENTRIES: usize = 128;
+
+/// Places per log entry.
 #[derive(Debug, Default)]
 pub(crate) struct HotLog {
-    /// The entry of the first count.
+    /// The number of the first page.
     first: u64,
-    counts: VecDeque<u32>,
+    /// The first and the last are always there.
+    pages: VecDeque<Option<Box<Page>>>,
+    /// How many are there.
+    pages_there: usize,
     bytes: u64,
+}
+
+#[derive(Debug)]
+struct Page {
+    counts: [u32; PAGE_ENTRIES],
+    /// Counts that are not 0, at least one.
+    named: u32,
 }
 
 impl HotLog {
     /// A place of `bytes` in entry `index` is named from now on.
     pub(crate) fn take(&mut self, index: u64, bytes: u32) {
         self.bytes += u64::from(bytes);
-        if self.counts.is_empty() {
-            self.first = index;
+        let (number, at) = place(index);
+        if self.pages.is_empty() {
+            self.first = number;
         }
-        while index < self.first {
+        while number < self.first {
             self.first -= 1;
-            self.counts.push_front(0);
+            self.pages.push_front(None);
         }
-        let at = (index - self.first) as usize;
-        if at >= self.counts.len() {
-            self.counts.resize(at + 1, 0);
+        let page = (number - self.first) as usize;
+        if page >= self.pages.len() {
+            self.pages.resize_with(page + 1, || None);
         }
-        self.counts[at] += 1;
+        let page = self.pages[page].get_or_insert_with(|| {
+            self.pages_there += 1;
+            Box::new(Page { counts: [0; PAGE_ENTRIES], named: 0 })
+        });
+        page.named += u32::from(page.counts[at] == 0);
+        page.counts[at] += 1;
     }
 
     /// A place of `bytes` in entry `index` is named no longer.
     pub(crate) fn release(&mut self, index: u64, bytes: u32) {
+        const COUNTED: &str = "entries that are named are counted";
         assert!(self.bytes >= u64::from(bytes), "what is named is counted");
         self.bytes -= u64::from(bytes);
-        let at = index.checked_sub(self.first).expect("entries that are named are counted");
-        let count = self.counts.get_mut(at as usize).expect("entries that are named are counted");
-        assert!(*count > 0, "entries that are named are counted");
-        *count -= 1;
-        while self.counts.front() == Some(&0) {
-            self.counts.pop_front();
-            self.first += 1;
-        }
-        while self.counts.back() == Some(&0) {
-            self.counts.pop_back();
+        let (number, at) = place(index);
+        let number = number.checked_sub(self.first).expect(COUNTED) as usize;
+        let page = self.pages.get_mut(number).and_then(Option::as_mut).expect(COUNTED);
+        assert!(page.counts[at] > 0, "{COUNTED}");
+        page.counts[at] -= 1;
+        page.named -= u32::from(page.counts[at] == 0);
+        if page.named == 0 {
+            self.pages[number] = None;
+            self.pages_there -= 1;
+            while self.pages.pop_front_if(|page| page.is_none()).is_some() {
+                self.first += 1;
+            }
+            while self.pages.pop_back_if(|page| page.is_none()).is_some() {}
         }
     }
 
     /// The lowest entry that is named; `None` when there is none.
     pub(crate) fn floor(&self) -> Option<u64> {
-        (!self.counts.is_empty()).then_some(self.first)
+        let first = self.pages.front()?.as_ref().expect("the first page is there");
+        let at = first.counts.iter().position(|count| *count > 0).expect("a page that is there names something");
+        Some(self.first * PAGE_ENTRIES as u64 + at as u64)
     }
 
     /// Whether entry `index` is named.
     pub(crate) fn names(&self, index: u64) -> bool {
-        let at = index.checked_sub(self.first);
-        at.and_then(|at| self.counts.get(at as usize)).is_some_and(|count| *count > 0)
+        let (number, at) = place(index);
+        let page = number.checked_sub(self.first).and_then(|number| self.pages.get(number as usize)?.as_ref());
+        page.is_some_and(|page| page.counts[at] > 0)
     }
 
     /// Bytes of all places.
@@ -65,8 +92,13 @@ impl HotLog {
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.counts.len() * size_of::<u32>()
+        self.pages.len() * size_of::<Option<Box<Page>>>() + self.pages_there * size_of::<Page>()
     }
+}
+
+/// The page of an entry, and its place in it.
+fn place(index: u64) -> (u64, usize) {
+    (index / PAGE_ENTRIES as u64, (index % PAGE_ENTRIES as u64) as usize)
 }
 
 #[cfg(test)]
@@ -80,7 +112,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_floor_is_the_lowest_entry_that_is_named(steps in vec((any::<bool>(), 0..50u64), 0..200)) {
+        fn the_floor_is_the_lowest_entry_that_is_named(steps in vec((any::<bool>(), prop_oneof![0..50u64, 0..1000u64]), 0..200)) {
             let (mut log, mut model) = (HotLog::default(), BTreeMap::<u64, u32>::new());
             for (takes, index) in steps {
                 if takes {

@@ -11,10 +11,9 @@
 //! - [`bucket`], [`module`], [`binding`], [`pattern`]: what was uploaded, and to which streams it is attached. No module runs
 //!   here.
 //! - [`stream`], `slots`, `content_type`, [`producer`]: the state; `list` goes through it.
-//! - `extents`, `hot`, `chunks`: where stored bytes are; `hotlog` and `buried`: which log entries are still needed for them.
-//!   [`flush`](Command::Flush) moves bytes from the log to a chunk, which holds them in [parts](Part).
-//! - `snapshot`, `freeze`, `head`: the whole state as bytes, piece by piece while commands are applied.
-//! - `snapshot/recover`: the state without its log.
+//! - `extents`, `hot`, `chunks`: where stored bytes are; `hotlog`: which log entries are still needed for them; `buried`: what
+//!   is given back bit by bit. [`flush`](Command::Flush) moves bytes from the log to a chunk, which holds them in [parts](Part).
+//! - `snapshot`, `freeze`, `head`: the whole state as bytes, piece by piece; `snapshot/recover`: the state without its log.
 //! - [`reply`]: what is answered.
 
 mod append;

@@ -46,6 +46,15 @@ pub struct Upload<'a> {
 }
 
 impl Module {
+    /// Whether uploads can have made it: there was one, the newest comes first, and all are counted.
+    pub(crate) fn can_be(&self) -> bool {
+        let failed = self.failed.as_ref().map(|(revision, _)| revision);
+        let all = || self.revisions.iter().chain(failed);
+        let falls = self.revisions.is_sorted_by(|a, b| a.number > b.number);
+        let is_counted = all().all(|revision| (1..=self.numbers).contains(&revision.number));
+        all().count() > 0 && falls && is_counted && self.numbers <= u32::MAX / 2
+    }
+
     /// The newest revision with these bytes.
     pub fn revision_of(&self, digest: Digest) -> Option<&Revision> {
         self.revisions.iter().find(|revision| revision.digest == digest)

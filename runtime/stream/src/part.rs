@@ -89,7 +89,7 @@ impl<'a> EncodedParts<'a> {
     }
 
     /// The parts. They were checked when they were encoded, or when their command was read.
-    pub(crate) fn decode(self) -> impl Iterator<Item = Part<'a>> {
+    pub fn decode(self) -> impl Iterator<Item = Part<'a>> {
         const CHECKED: &str = "parts are checked when their command is read";
         let mut reader = Reader::new(self.0);
         let count = reader.u32("parts").expect(CHECKED);

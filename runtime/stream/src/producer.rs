@@ -14,6 +14,7 @@
 
 use hashbrown::HashTable;
 use weir_types::StreamKey;
+use weir_types::limits::PRODUCER_NUMBER_MAX;
 
 use crate::codec::{CodecError, Reader};
 use crate::reply::{ProducerState, Refusal};
@@ -188,6 +189,15 @@ impl Producers {
             producers.insert(Producer { id: id.into(), state, used_ms, receipts, closed });
         }
         Ok(producers)
+    }
+
+    /// Whether they can be those of a stream that ends at `tail`, in a group whose time is `time_ms`.
+    pub(crate) fn fit(&self, tail: u64, time_ms: u64, is_closed: bool) -> bool {
+        self.table.iter().all(|Producer { state, used_ms, receipts, closed, .. }| {
+            let is_counted = state.epoch <= PRODUCER_NUMBER_MAX && state.seq <= PRODUCER_NUMBER_MAX;
+            let is_past = *used_ms <= time_ms && receipts.iter().all(|receipt| *receipt <= tail);
+            is_counted && is_past && (is_closed || !closed)
+        })
     }
 
     fn insert(&mut self, producer: Producer) {

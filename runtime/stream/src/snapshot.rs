@@ -11,15 +11,20 @@
 //! nobody takes are as large as the state at most, and counted with it.
 //!
 //! *Thawing* makes a group of them. What can be computed is not written: counts of streams, of named log entries, of live
-//! bytes. The bytes are not trusted: whatever they are, the result is a group or an error.
+//! bytes. The bytes are not trusted: whatever they are, the result is an error or a group that can be gone on with. So nothing in
+//! it is later than the head, no number is near where it would overflow, what one part says of another is so, and nothing takes
+//! memory that its bytes do not account for.
 
 mod recover;
+
+use std::collections::BTreeSet;
 
 use bytes::{Bytes, BytesMut};
 pub use recover::{Remainder, join_buckets};
 
 use crate::chunks::Chunk;
 use crate::codec::{CodecError, Reader};
+use crate::extents::ChunkBytes;
 use crate::freeze::{KIND_HEAD, KIND_SLOT};
 use crate::group::Group;
 use crate::head;
@@ -31,8 +36,11 @@ use crate::stream::Stream;
 const HOT_ENTRIES_MAX: u64 = 1 << 28;
 
 impl Group {
-    /// Begins to write down the state as it is now, in pieces of `piece_bytes`; ends another freeze that is under way.
+    /// Begins to write down the state as it is now, in pieces of `piece_bytes`; ends another freeze that is under way. What deleted
+    /// and trimmed streams named of chunks is given back before, all of it: who wants no long step [reaps](Group::reap) first.
     pub fn freeze(&mut self, piece_bytes: usize) {
+        // The head says how much of each chunk streams name.
+        while self.reap_runs() {}
         let mut head = BytesMut::new();
         head.u8(KIND_HEAD);
         head::put(self, &mut head);
@@ -61,9 +69,16 @@ pub struct Thaw {
     group: Group,
     /// What the head says, for comparison; `None` before the head.
     told: Option<head::Told>,
+    /// The streams that are wanted; all without it.
+    wanted: Option<BTreeSet<Box<str>>>,
 }
 
 impl Thaw {
+    /// A thaw of a part: the streams that are `wanted`, and everything that is no stream. See [`Group::apply_to`].
+    pub fn only(wanted: BTreeSet<Box<str>>) -> Thaw {
+        Thaw { wanted: Some(wanted), ..Thaw::default() }
+    }
+
     /// Takes in whole pages, as [`Group::take_frozen`] gave them out, in any sizes and in their order.
     ///
     /// # Errors
@@ -88,19 +103,26 @@ impl Thaw {
         let mut type_before = None;
         for _ in 0..reader.u32(WHAT)? {
             let mut is_known = true;
+            let key = Reader::clone(reader).long(WHAT)?;
+            let is_wanted = self.wanted.as_ref().is_none_or(|wanted| wanted.contains(key));
             let (types, hotlog) = (&mut group.content_types, &mut group.hotlog);
             let stream = Stream::read(
                 reader,
+                group.time_ms,
                 type_before.as_deref(),
-                |text| types.intern(text),
+                |text| if is_wanted { types.intern(text) } else { text.into() },
                 |index, bytes| {
-                    if index <= applied && applied - index < HOT_ENTRIES_MAX {
-                        hotlog.take(index, bytes);
-                    } else {
+                    if index > applied || applied - index >= HOT_ENTRIES_MAX {
                         is_known = false;
+                    } else if is_wanted {
+                        hotlog.take(index, bytes);
                     }
                 },
             )?;
+            if !is_wanted {
+                type_before = Some(stream.content_type);
+                continue;
+            }
             let text = stream.key.clone();
             let key = KeyRef::parse(&text)?;
             if !is_known
@@ -110,9 +132,10 @@ impl Thaw {
             {
                 return Err(CodecError::Field(WHAT));
             }
-            for (chunk, bytes) in stream.extents.chunks(stream.base(), stream.tail) {
-                group.chunks.get(chunk).ok_or(CodecError::Field(WHAT))?;
-                group.chunks.take(chunk, bytes);
+            for ChunkBytes { chunk, bytes } in stream.extents.chunks(stream.base(), stream.tail) {
+                if !group.chunks.try_take(chunk, bytes) {
+                    return Err(CodecError::Field(WHAT));
+                }
             }
             type_before = Some(stream.content_type.clone());
             group.count_in(&stream);
@@ -126,12 +149,15 @@ impl Thaw {
         self.group.chunks()
     }
 
-    /// The group, when all pages are in.
+    /// The group, or a part of it, when all pages are in.
     ///
     /// # Errors
     /// [`CodecError`] when the head says that there must be more, or something else.
     pub fn finish(self) -> Result<Group, CodecError> {
         let told = self.told.ok_or(CodecError::Truncated("snapshot"))?;
+        if self.wanted.is_some() {
+            return Ok(self.group);
+        }
         if told == head::Told::of(&self.group) { Ok(self.group) } else { Err(CodecError::Field("snapshot")) }
     }
 }

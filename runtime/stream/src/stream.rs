@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use weir_types::{Incarnation, Lineage, Offset, ReadFrom};
+use weir_types::{Incarnation, Lineage, Offset, ReadFrom, StreamKey};
 
-use crate::codec::{CodecError, Reader};
+use crate::codec::{CodecError, Reader, counted};
 use crate::extents::hot::Place;
 use crate::extents::{Extents, Piece};
 use crate::fields::{flag, put_expiry, read_expiry};
@@ -251,28 +251,38 @@ impl Stream {
         self.extents.put(sink);
     }
 
-    /// Reads what [`Stream::put`] wrote. `intern` keeps content types; `taken_in` is told each pack's log entry.
+    /// Reads what [`Stream::put`] wrote, of a group whose time is `time_ms`. `intern` keeps content types; `taken_in` is told each
+    /// pack's log entry.
     pub(crate) fn read(
         reader: &mut Reader<'_>,
+        time_ms: u64,
         type_before: Option<&str>,
         intern: impl FnOnce(&str) -> Arc<str>,
         taken_in: impl FnMut(u64, u32),
     ) -> Result<Stream, CodecError> {
         const WHAT: &str = "stream";
-        let key = reader.long(WHAT)?.into();
+        let key = reader.long(WHAT)?;
+        StreamKey::check(key).map_err(|_| CodecError::Field(WHAT))?;
         let flags = reader.u8(WHAT)?;
         if flags & !(FLAG_CLOSED | FLAG_TYPE | FLAG_RARE) != 0 {
             return Err(CodecError::Field(WHAT));
         }
         let content_type =
             if flags & FLAG_TYPE != 0 { reader.short(WHAT)? } else { type_before.ok_or(CodecError::Field(WHAT))? };
+        if !crate::content_type::is_valid(content_type) {
+            return Err(CodecError::Field(WHAT));
+        }
         let incarnation = Incarnation(reader.u64(WHAT)?);
-        let (tail, created_ms) = (reader.varint(WHAT)?, reader.varint(WHAT)?);
+        let (tail, created_ms) = (counted(reader.varint(WHAT)?, WHAT)?, reader.varint(WHAT)?);
         let last_write_ms = created_ms.checked_add(reader.varint(WHAT)?).ok_or(CodecError::Field(WHAT))?;
+        let closed = flags & FLAG_CLOSED != 0;
         let rare = if flags & FLAG_RARE != 0 {
             let expiry = read_expiry(reader)?;
             let seq = if reader.flag(WHAT)? { Some(reader.short(WHAT)?.into()) } else { None };
             let producers = Producers::read(reader)?;
+            if !producers.fit(tail, time_ms, closed) {
+                return Err(CodecError::Field(WHAT));
+            }
             let origin = if reader.flag(WHAT)? {
                 let (base, lineage) = (reader.varint(WHAT)?, Lineage::from_bits(reader.u64(WHAT)?));
                 Some(Box::new(Origin { base, lineage }))
@@ -285,10 +295,13 @@ impl Stream {
         };
         let base = rare.as_ref().and_then(|rare| rare.origin.as_ref()).map_or(0, |origin| origin.base);
         let extents = Extents::read(reader, base, tail, taken_in)?;
-        let (json, closed) = (crate::content_type::is_json(content_type), flags & FLAG_CLOSED != 0);
+        if last_write_ms > time_ms {
+            return Err(CodecError::Field(WHAT));
+        }
+        let json = crate::content_type::is_json(content_type);
         let content_type = intern(content_type);
         Ok(Stream {
-            key,
+            key: key.into(),
             content_type,
             incarnation,
             tail,

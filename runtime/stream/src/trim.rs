@@ -28,14 +28,11 @@ impl Group {
         let before_bytes = stream.memory_bytes();
         let bases = stream.base()..before;
         stream.origin_mut().base = before;
-        let chunks = &mut self.chunks;
-        let hot = stream.extents.trim(&bases, stream.tail, |chunk, bytes| {
-            chunks.release(chunk, bytes);
-            chunks.forget_if_dead(chunk);
-        });
+        let (runs, hot) = stream.extents.trim(&bases, stream.tail);
         assert!(self.index_bytes >= before_bytes, "what a stream takes was counted");
         self.index_bytes = self.index_bytes - before_bytes + stream.memory_bytes();
         let facts = stream.facts();
+        self.release_runs(runs);
         self.release_hot(hot);
         Outcome::unchanged(Reply::Trimmed(facts))
     }

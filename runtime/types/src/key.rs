@@ -70,6 +70,16 @@ impl StreamKey {
         Ok(StreamKey { text: text.into_boxed_str(), bucket_bytes: bucket.len() as u8, hash })
     }
 
+    /// Checks `text` as [`StreamKey::parse`] does.
+    ///
+    /// # Errors
+    /// [`KeyError`] names the part that is refused; [`KeyError::Name`] when there is no slash.
+    pub fn check(text: &str) -> Result<(), KeyError> {
+        let (bucket, name) = cut_at_slash(text).ok_or(KeyError::Name)?;
+        check_bucket(bucket)?;
+        check_name(name)
+    }
+
     /// Reads `bucket/name`, as [`StreamKey::as_str`] gives it.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 
 use super::{ChunkStore, LocalStore, StoreError};
 
-/// Objects in one of two stores. What is in the old one stays there until it is deleted.
+/// Objects in one of two stores. What is in the old one stays there until it is deleted, or put again.
 pub struct MovedStore {
     /// Where objects were put.
     pub old: LocalStore,
@@ -19,7 +19,12 @@ pub struct MovedStore {
 
 impl ChunkStore for MovedStore {
     fn put<'a>(&'a self, object: &'a str, bytes: Bytes) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.new.put(object, bytes)
+        async move {
+            self.new.put(object, bytes).await?;
+            // It would be read first.
+            self.old.delete(object).await
+        }
+        .boxed()
     }
 
     fn get<'a>(&'a self, object: &'a str, range: Range<u64>) -> BoxFuture<'a, Result<Bytes, StoreError>> {

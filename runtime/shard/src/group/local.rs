@@ -1,7 +1,7 @@
 //! A group that a shard owns.
 
 use std::cell::{Cell, Ref, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Deref;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use weir_cold::ChunkName;
 use weir_raft::{Replica, State};
 use weir_storage::{Claim, FRAME_HEADER_BYTES, FullCause, Room, Ticket, Wal};
-use weir_stream::{ChunkId, Command, Limits, Reply};
+use weir_stream::{Chunk, ChunkId, Command, Limits, Reply};
 use weir_types::{GroupId, Wakeup};
 
 use crate::group::proposer::{Failures, Job, Proposer, Task, Waiter};
@@ -27,6 +27,9 @@ impl Deref for Leading<'_> {
         &self.0
     }
 }
+
+/// Damaged chunks that are noted: others are met again.
+const DAMAGED_MAX: usize = 1024;
 
 /// A group that this shard owns. Its appends wait as `J`.
 pub(crate) struct Group<J> {
@@ -55,6 +58,8 @@ pub(crate) struct Group<J> {
     pub(crate) snapshot_wanted: Cell<Option<u64>>,
     /// Who needs chunks to stay that nothing names any more.
     pub(crate) holds: Cell<u32>,
+    /// Chunks that somebody has met damaged, for who builds them again.
+    pub(crate) damaged: RefCell<BTreeSet<ChunkName>>,
 }
 
 impl<J: Job> Group<J> {
@@ -84,6 +89,7 @@ impl<J: Job> Group<J> {
             flush_upto: Cell::default(),
             snapshot_wanted: Cell::default(),
             holds: Cell::default(),
+            damaged: RefCell::default(),
         }
     }
 
@@ -262,9 +268,22 @@ impl<J: Job> Group<J> {
         ChunkName { group: self.id, term, number, nonce }
     }
 
+    /// The chunk, if a stream still names it.
+    pub(crate) fn chunk(&self, chunk: ChunkName) -> Option<Chunk> {
+        self.applied().chunk(chunk.number).filter(|known| self.chunk_name(known.id) == chunk).copied()
+    }
+
     /// Whether a stream still names the chunk.
     pub(crate) fn has_chunk(&self, chunk: ChunkName) -> bool {
-        self.applied().chunk(chunk.number).is_some_and(|known| self.chunk_name(known.id) == chunk)
+        self.chunk(chunk).is_some()
+    }
+
+    /// Notes that the chunk was met damaged or missing.
+    pub(crate) fn note_damaged(&self, chunk: ChunkName) {
+        let mut damaged = self.damaged.borrow_mut();
+        if damaged.len() < DAMAGED_MAX {
+            damaged.insert(chunk);
+        }
     }
 
     /// Whether it takes nothing any more until the process is started again.

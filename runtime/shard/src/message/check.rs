@@ -19,6 +19,8 @@ pub enum CheckNews {
     },
     /// A chunk is not what was written.
     Damaged(DamagedChunk),
+    /// A chunk was not what was written, and is again.
+    Repaired(DamagedChunk),
     /// A chunk could not be read: nobody knows whether it is what was written.
     Unread {
         /// The object.
@@ -47,4 +49,6 @@ pub struct DamagedChunk {
     pub streams: u64,
     /// Bytes of streams that are in it.
     pub stream_bytes: u64,
+    /// Why it is damaged still, if it was to be repaired.
+    pub unrepaired: Option<String>,
 }

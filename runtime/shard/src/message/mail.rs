@@ -31,7 +31,7 @@ pub(crate) enum Mail {
     /// How are you?
     Stats(oneshot::Sender<ShardStats>),
     /// Please verify your chunks, for as long as somebody listens.
-    ColdCheck { news: mpsc::Sender<CheckNews>, turn: Arc<OwnedSemaphorePermit> },
+    ColdCheck { repairs: bool, news: mpsc::Sender<CheckNews>, turn: Arc<OwnedSemaphorePermit> },
     /// Please copy all you have to another tier, where these chunks are already, for as long as somebody listens.
     Backup {
         to: Cold,

@@ -57,6 +57,8 @@ pub struct ShardStats {
     pub flush_wait: Duration,
     /// Reads that met damaged bytes in the cold tier.
     pub cold_damaged: u64,
+    /// Chunks that were damaged or missing, and built again.
+    pub chunks_rebuilt: u64,
     /// Reads that the cold tier did not answer.
     pub cold_unavailable: u64,
     /// Chunks that streams name now.

@@ -214,7 +214,14 @@ impl Core {
                 Err(ColdError::Damaged { .. }) if !chunks.iter().all(|chunk| group.has_chunk(*chunk)) => {
                     plan = again()?;
                 }
-                Err(error) => return self.note_damage(Err(error.into())).await,
+                Err(error) => {
+                    if let ColdError::Damaged { chunk, .. } = &error
+                        && let Some(chunk) = ChunkName::parse(chunk)
+                    {
+                        group.note_damaged(chunk);
+                    }
+                    return self.note_damage(Err(error.into())).await;
+                }
             }
         }
         Ok(plan)

@@ -9,25 +9,38 @@ use crate::{CheckNews, DamagedChunk};
 impl Node {
     /// Has all chunks verified; gives those that are damaged, and how many were looked at.
     async fn check(&self) -> (Vec<DamagedChunk>, u64) {
+        let (damaged, repaired, seen) = self.check_and(false).await;
+        assert_eq!(repaired, [], "nobody has asked for it");
+        (damaged, seen)
+    }
+
+    /// Has all chunks verified, and those that are damaged built again; gives those that are damaged still, and the others.
+    async fn repair(&self) -> (Vec<DamagedChunk>, Vec<DamagedChunk>) {
+        let (damaged, repaired, _) = self.check_and(true).await;
+        (damaged, repaired)
+    }
+
+    async fn check_and(&self, repairs: bool) -> (Vec<DamagedChunk>, Vec<DamagedChunk>, u64) {
         let (sender, mut news) = mpsc::channel(1);
         let turn = Arc::new(Arc::new(Semaphore::new(1)).try_acquire_owned().expect("nobody has it"));
         for shard in &self.shards {
-            crate::upkeep::begin_check(&shard.0, sender.clone(), turn.clone());
+            crate::upkeep::begin_check(&shard.0, repairs, sender.clone(), turn.clone());
         }
         drop(sender);
-        let (mut damaged, mut seen, mut ended) = (Vec::new(), 0, 0);
+        let (mut damaged, mut repaired, mut seen, mut ended) = (Vec::new(), Vec::new(), 0, 0);
         while let Some(told) = news.recv().await {
             match told {
                 CheckNews::Begun { .. } => {}
                 CheckNews::Whole { .. } => seen += 1,
                 CheckNews::Damaged(chunk) => damaged.push(chunk),
+                CheckNews::Repaired(chunk) => repaired.push(chunk),
                 CheckNews::Unread { chunk, reason, .. } => panic!("{chunk} is not read: {reason}"),
                 CheckNews::Ended => ended += 1,
             }
         }
         assert_eq!(ended, self.shards.len());
-        seen += damaged.len() as u64;
-        (damaged, seen)
+        seen += (damaged.len() + repaired.len()) as u64;
+        (damaged, repaired, seen)
     }
 
     /// Name, size and checksum of every chunk.
@@ -153,5 +166,140 @@ fn every_flipped_bit_is_found() {
                 assert!(matches!(found, Some(Flaw::Changed { .. })), "byte {at}, bit {bit}: {found:?}");
             }
         }
+    });
+}
+
+/// Streams of one group whose bytes go to chunks as they are written, and no snapshot is taken unless somebody asks.
+struct Writer {
+    node: Node,
+    chunks: ChunkMemory,
+    keys: Vec<StreamKey>,
+    contents: Vec<String>,
+}
+
+impl Writer {
+    async fn start() -> Writer {
+        let (node, chunks) = Node::start_cold(ShardConfig { flush_bytes: 64 << 10, ..config() }).await;
+        let keys: Vec<StreamKey> = (0..5).map(|n| key_in(GroupId(1), &format!("s{n}-"))).collect();
+        for key in &keys {
+            node.create(key, Expiry::Never).await;
+        }
+        let contents = vec![String::new(); keys.len()];
+        Writer { node, chunks, keys, contents }
+    }
+
+    fn group(&self) -> Rc<crate::write::job::LocalGroup> {
+        self.node.near(&self.keys[0]).0.local_group(&self.keys[0])
+    }
+
+    /// Appends to all streams, records of many sizes, and waits until most of that is in chunks.
+    async fn write(&mut self, name: &str) {
+        let group = self.group();
+        let flushes = self.node.sum(|stats| stats.flushes);
+        for round in 0..60 {
+            for (n, key) in self.keys.iter().enumerate() {
+                let record = format!("{name} {n}.{round} ").repeat(1 + (round * 7 + n * 11) % 90 * 3);
+                let tail = self.node.near(key).head(key.clone()).await.expect("it is there").next;
+                // Two that both expect to be the next: apply refuses one.
+                let one = || AppendRequest { if_match: Some(crate::IfMatch::Tails(vec![tail])), ..append(&record) };
+                let shard = self.node.far(key);
+                let both = tokio::join!(shard.append(key.clone(), one()), shard.append(key.clone(), one()));
+                assert!(both.0.is_ok() != both.1.is_ok(), "{both:?}");
+                self.contents[n] += &record;
+            }
+        }
+        until("bytes leave the log", || {
+            let (flushed, hot) = (self.node.sum(|stats| stats.flushes), group.applied().hot_bytes());
+            flushed > flushes && hot <= 64 << 10
+        })
+        .await;
+    }
+
+    /// Has a snapshot taken, and the log before it given up.
+    async fn snapshot(&self) {
+        let group = self.group();
+        let applied = group.applied().applied();
+        group.snapshot_wanted.set(applied);
+        let begin = || Some(group.wal.first_index(group.id));
+        let floor = group.applied().hot_floor();
+        until("the log is given up", || group.replica.snapshot_index() >= applied && begin() >= floor.min(applied))
+            .await;
+    }
+
+    async fn assert_whole(&self) {
+        for (key, content) in self.keys.iter().zip(&self.contents) {
+            assert_eq!(&self.node.content(key).await.expect("reads"), content);
+        }
+    }
+}
+
+#[test]
+fn a_chunk_is_built_again_for_as_long_as_the_log_has_its_entries() {
+    run(async {
+        let mut writer = Writer::start().await;
+        writer.write("early").await;
+        let early = writer.node.chunks();
+        writer.snapshot().await;
+        writer.write("late").await;
+        writer.write("later").await;
+        let late: Vec<_> = writer.node.chunks().into_iter().filter(|chunk| !early.contains(chunk)).collect();
+        assert!(late.len() > 1, "{} and {} chunks", early.len(), late.len());
+        // What comes later does not matter.
+        let deleted = writer.keys.pop().expect("there are several");
+        writer.contents.pop();
+        writer.node.far(&deleted).delete(deleted, None).await.expect("deletes");
+        for restarts in [false, true] {
+            if restarts {
+                writer.node = writer.node.restart().await;
+            }
+            let mut again = 0;
+            // The first of them may have bytes from before the snapshot.
+            for (name, bytes, _) in late[1..].iter().rev().take(2) {
+                let object = name.object();
+                let whole = writer.chunks.objects()[&object].clone();
+                let mut changed = whole.to_vec();
+                changed[*bytes as usize / 3] ^= 2;
+                for bad in [None, Some(whole.slice(..whole.len() / 2)), Some(Bytes::from(changed))] {
+                    match bad {
+                        Some(bytes) => drop(writer.chunks.objects().insert(object.clone(), bytes)),
+                        None => drop(writer.chunks.objects().remove(&object)),
+                    }
+                    let (damaged, repaired) = writer.node.repair().await;
+                    assert_eq!((damaged, repaired.len(), &repaired[0].chunk), (Vec::new(), 1, &object));
+                    assert!(writer.chunks.objects()[&object] == whole, "it is the same, byte for byte");
+                    again += 1;
+                    assert_eq!(writer.node.sum(|stats| stats.chunks_rebuilt), again);
+                    writer.assert_whole().await;
+                }
+            }
+        }
+        let (name, ..) = early[0];
+        let whole = writer.chunks.objects().remove(&name.object()).expect("it is there");
+        let (damaged, repaired) = writer.node.repair().await;
+        assert_eq!((damaged.len(), repaired), (1, Vec::new()));
+        let reason = damaged[0].unrepaired.as_deref().unwrap_or_default();
+        assert!(reason.starts_with("no other copy exists"), "{reason}");
+        writer.chunks.objects().insert(name.object(), whole);
+        writer.assert_whole().await;
+    });
+}
+
+#[test]
+fn a_chunk_that_a_reader_has_met_damaged_is_built_again() {
+    run(async {
+        let mut writer = Writer::start().await;
+        writer.write("only").await;
+        let (name, ..) = writer.node.chunks()[0];
+        let whole = writer.chunks.objects().insert(name.object(), Bytes::from_static(b"damaged"));
+        writer.node.cold.as_ref().expect("it has one").forget(name).await;
+        let refused = writer.node.content(&writer.keys[0]).await;
+        assert!(matches!(refused, Err(ShardError::ColdDamaged(_))), "{refused:?}");
+        until("it is whole again", || writer.chunks.objects().get(&name.object()) == whole.as_ref()).await;
+        writer.assert_whole().await;
+        // And one that is missing when the node begins.
+        writer.chunks.objects().remove(&name.object());
+        writer.node = writer.node.restart().await;
+        until("it is there again", || writer.chunks.objects().get(&name.object()) == whole.as_ref()).await;
+        writer.assert_whole().await;
     });
 }

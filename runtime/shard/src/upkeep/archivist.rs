@@ -19,6 +19,7 @@ use weir_stream::Chunk;
 use crate::core::Core;
 use crate::message::{BackupNews, ShardError};
 use crate::upkeep::copier::{blocking, current, name, put_pieces};
+use crate::upkeep::sweeper::Hold;
 use crate::write::job::LocalGroup;
 
 /// How often it looks whether what it waits for has happened.
@@ -27,22 +28,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const AT_ONCE: usize = 4;
 /// How long who asked may take no news before the backup ends.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// What keeps a group's chunks from being deleted, until it is dropped.
-struct Hold<'a>(&'a LocalGroup);
-
-impl Hold<'_> {
-    fn new(group: &LocalGroup) -> Hold<'_> {
-        group.holds.set(group.holds.get() + 1);
-        Hold(group)
-    }
-}
-
-impl Drop for Hold<'_> {
-    fn drop(&mut self) {
-        self.0.holds.set(self.0.holds.get() - 1);
-    }
-}
 
 /// Why a backup ends before it is made.
 enum End {

@@ -17,6 +17,7 @@ use weir_types::limits::SLOTS;
 use crate::core::Core;
 use crate::message::{CheckNews, DamagedChunk};
 use crate::stats::add;
+use crate::upkeep::rebuilder::rebuild;
 use crate::write::job::LocalGroup;
 
 /// Chunks that this shard has verified at a time; of all shards, the tier itself lets only a few.
@@ -26,8 +27,9 @@ const RUNS_PER_TURN: usize = 16_384;
 /// How long who asked may take no news before the check ends.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Verifies all chunks of the shard's groups and tells `news`. Ends early when nobody takes them.
-pub(crate) async fn run(core: Rc<Core>, news: mpsc::Sender<CheckNews>) {
+/// Verifies all chunks of the shard's groups, repairs what is damaged if it `repairs`, and tells `news`. Ends early when nobody
+/// takes them.
+pub(crate) async fn run(core: Rc<Core>, repairs: bool, news: mpsc::Sender<CheckNews>) {
     let groups = core.local_groups();
     let (mut chunks, mut bytes) = (0, 0);
     for group in &groups {
@@ -39,7 +41,7 @@ pub(crate) async fn run(core: Rc<Core>, news: mpsc::Sender<CheckNews>) {
     // Without a cold tier there are no chunks: the start has seen to that.
     if let (true, Some(cold)) = (begun, &core.cold) {
         for group in &groups {
-            if !check_group(&core, group, cold, &news).await {
+            if !check_group(&core, group, cold, repairs, &news).await {
                 return;
             }
         }
@@ -48,7 +50,13 @@ pub(crate) async fn run(core: Rc<Core>, news: mpsc::Sender<CheckNews>) {
 }
 
 /// Verifies the chunks of a group; false when nobody wants to know.
-async fn check_group(core: &Core, group: &LocalGroup, cold: &Cold, news: &mpsc::Sender<CheckNews>) -> bool {
+async fn check_group(
+    core: &Core,
+    group: &LocalGroup,
+    cold: &Cold,
+    repairs: bool,
+    news: &mpsc::Sender<CheckNews>,
+) -> bool {
     let chunks: Vec<Chunk> = group.applied().chunks().copied().collect();
     let verify = |chunk: Chunk| async move {
         let name = group.chunk_name(chunk.id);
@@ -65,7 +73,8 @@ async fn check_group(core: &Core, group: &LocalGroup, cold: &Cold, news: &mpsc::
                     streams = Some(streams_by_chunk(group).await);
                 }
                 let streams = streams.as_ref().and_then(|streams| streams.get(&chunk.id.number)).copied();
-                damaged(core, group, &chunk, flaw, streams.unwrap_or(0))
+                let found = damaged(core, group, &chunk, flaw, streams.unwrap_or(0));
+                if repairs { repaired(core, group, cold, &chunk, found).await } else { CheckNews::Damaged(found) }
             }
             Err(error) if group.has_chunk(group.chunk_name(chunk.id)) => unread(group, &chunk, &error),
             Ok(_) | Err(_) => CheckNews::Whole { bytes: chunk.bytes },
@@ -77,12 +86,26 @@ async fn check_group(core: &Core, group: &LocalGroup, cold: &Cold, news: &mpsc::
     true
 }
 
-fn damaged(core: &Core, group: &LocalGroup, chunk: &Chunk, flaw: Flaw, streams: u64) -> CheckNews {
+/// Repairs a chunk that is damaged, if that can be.
+async fn repaired(core: &Core, group: &LocalGroup, cold: &Cold, chunk: &Chunk, found: DamagedChunk) -> CheckNews {
+    match rebuild(core, group, cold, chunk).await {
+        Ok(()) => CheckNews::Repaired(found),
+        Err(_) if !group.has_chunk(group.chunk_name(chunk.id)) => CheckNews::Whole { bytes: chunk.bytes },
+        Err(error) => {
+            let unrepaired = Some(error.to_string());
+            tracing::error!(group = group.id.0, chunk = found.chunk, %error, "a damaged chunk cannot be repaired");
+            CheckNews::Damaged(DamagedChunk { unrepaired, ..found })
+        }
+    }
+}
+
+fn damaged(core: &Core, group: &LocalGroup, chunk: &Chunk, flaw: Flaw, streams: u64) -> DamagedChunk {
     add(&core.stats.cold_damaged, 1);
     let (name, reason) = (group.chunk_name(chunk.id).object(), flaw.to_string());
     tracing::error!(group = group.id.0, chunk = name, reason, streams, "a check has found a chunk that is damaged");
     let stream_bytes = group.applied().chunk(chunk.id.number).map_or(0, |chunk| chunk.live_bytes);
-    CheckNews::Damaged(DamagedChunk { group: group.id, chunk: name, bytes: chunk.bytes, reason, streams, stream_bytes })
+    let (bytes, unrepaired) = (chunk.bytes, None);
+    DamagedChunk { group: group.id, chunk: name, bytes, reason, streams, stream_bytes, unrepaired }
 }
 
 fn unread(group: &LocalGroup, chunk: &Chunk, error: &ColdError) -> CheckNews {

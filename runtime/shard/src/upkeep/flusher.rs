@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 use weir_cold::PackIn;
-use weir_storage::{Claim, EntryBody, EntryRef, FRAME_HEADER_BYTES, WalReader};
+use weir_storage::{Claim, EntryRef, WalReader};
 use weir_stream::{Batch, Command, PARTS_MAX, Stream};
 use weir_types::limits::BATCH_COMMANDS_MAX;
 use weir_types::{Incarnation, StreamKey};
@@ -19,6 +19,7 @@ use weir_types::{Incarnation, StreamKey};
 use crate::core::Core;
 use crate::message::ShardError;
 use crate::stats::add;
+use crate::upkeep::entries::{body, body_bytes, damaged};
 use crate::upkeep::keeper::is_space_short;
 use crate::upkeep::maker::{CHUNK_BYTES, Maker, PART_BYTES, PARTS_BYTES_MAX, Piece};
 use crate::write::job::LocalGroup;
@@ -146,10 +147,7 @@ async fn load(group: &LocalGroup, bytes_max: u64) -> Result<Load, ShardError> {
         while next <= last && bytes < READ_BYTES {
             if group.applied().is_hot(next) {
                 let entry = group.wal.entry(group.id, next).expect("what a stream names is not purged");
-                bytes += match &entry.body {
-                    EntryBody::Cached(_, body_bytes) => *body_bytes,
-                    EntryBody::Stored(place) => place.body_bytes(),
-                };
+                bytes += body_bytes(&entry);
                 entries.push(entry);
             }
             next += 1;
@@ -179,20 +177,11 @@ impl Load {
 
     /// Adds an entry. Blocks where it is on disk.
     fn add(&mut self, entry: &EntryRef, reader: &WalReader) -> Result<(), ShardError> {
-        let damaged = |error: &dyn std::fmt::Display| {
-            tracing::error!(index = entry.id.index, %error, "a stored frame is damaged");
-            ShardError::Corrupt(format!("entry {}: {error}", entry.id.index).into())
-        };
-        let body = match &entry.body {
-            EntryBody::Cached(frame, body_bytes) => frame.slice(FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + body_bytes),
-            EntryBody::Stored(place) => {
-                reader.read_frame(place).map_err(|error| damaged(&error))?.slice(FRAME_HEADER_BYTES..)
-            }
-        };
-        let batch = Batch::read(&body).map_err(|error| damaged(&error))?;
+        let body = body(entry, reader)?;
+        let batch = Batch::read(&body).map_err(|error| damaged(entry.id.index, &error))?;
         let time_ms = batch.time_ms;
         for command in batch.commands() {
-            let (_, command) = command.map_err(|error| damaged(&error))?;
+            let (_, command) = command.map_err(|error| damaged(entry.id.index, &error))?;
             if let Command::Create { key, incarnation, records, .. } | Command::Append { key, incarnation, records, .. } =
                 command
                 && records.count() > 0

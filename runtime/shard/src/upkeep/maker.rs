@@ -106,7 +106,7 @@ impl Maker {
 }
 
 /// The chunk, its checksum, when the first and the last of its bytes were appended, and its parts as the command carries them.
-fn build(name: ChunkName, bytes: u64, pieces: &[Piece]) -> (Bytes, u32, (u64, u64), Vec<u8>) {
+pub(crate) fn build(name: ChunkName, bytes: u64, pieces: &[Piece]) -> (Bytes, u32, (u64, u64), Vec<u8>) {
     let mut builder = ChunkBuilder::new(name, bytes as usize);
     let parts: Vec<Part<'_>> = pieces
         .iter()

@@ -214,6 +214,7 @@ impl Merger {
                 ColdError::Damaged { .. } => {
                     add(&self.core.stats.cold_damaged, 1);
                     tracing::error!(%error, "cold bytes are damaged: they stay where they are");
+                    self.group.note_damaged(part.chunk);
                 }
                 ColdError::Unavailable(_) => {
                     add(&self.core.stats.cold_unavailable, 1);

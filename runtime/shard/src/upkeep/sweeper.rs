@@ -39,6 +39,22 @@ pub(crate) struct Gone {
     entry: Option<u64>,
 }
 
+/// What keeps a group's chunks from being deleted, until it is dropped.
+pub(crate) struct Hold<'a>(&'a LocalGroup);
+
+impl Hold<'_> {
+    pub(crate) fn new(group: &LocalGroup) -> Hold<'_> {
+        group.holds.set(group.holds.get() + 1);
+        Hold(group)
+    }
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.0.holds.set(self.0.holds.get() - 1);
+    }
+}
+
 impl From<ChunkName> for Gone {
     /// One that was never part of the state.
     fn from(chunk: ChunkName) -> Gone {
@@ -93,7 +109,11 @@ async fn find(core: &Core, group: &LocalGroup, cold: &Cold, nonce: u32, garbage:
     let state = group.applied();
     let mut missing = 0u64;
     for chunk in state.chunks().filter(|chunk| chunk.id.nonce != nonce) {
-        missing += u64::from(found.remove(&group.chunk_name(chunk.id)) != Some(chunk.bytes));
+        let name = group.chunk_name(chunk.id);
+        if found.remove(&name) != Some(chunk.bytes) {
+            missing += 1;
+            group.note_damaged(name);
+        }
     }
     // A stored snapshot of before may name it.
     let entry = state.applied();

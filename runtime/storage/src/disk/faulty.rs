@@ -7,6 +7,8 @@
 //!   write that another thread has begun and that has not returned.
 //! - A rename or removal that it hits has happened or not; a file in the making is left partial.
 //! - Everything after it fails; [`FaultyDisk::crash`] gives the disk as it is found when the power is back.
+//!
+//! Several disks may have the [same power](FaultyDisk::beside), and so may whatever else a test has.
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
@@ -28,7 +30,8 @@ pub struct FaultyDisk {
 
 struct Inner {
     disk: MemoryDisk,
-    state: Mutex<State>,
+    /// What has the same power has the same state.
+    state: Arc<Mutex<State>>,
 }
 
 struct State {
@@ -136,7 +139,14 @@ impl FaultyDisk {
             unsynced: Vec::new(),
             reads: Reads::default(),
         };
-        FaultyDisk { inner: Arc::new(Inner { disk, state: Mutex::new(state) }) }
+        FaultyDisk { inner: Arc::new(Inner { disk, state: Arc::new(Mutex::new(state)) }) }
+    }
+
+    /// Another empty disk that has the same power: operations of all are counted together, and whatever befalls one of them by
+    /// its number. Their process is not to be [killed](FaultyDisk::kill).
+    pub fn beside(&self, cap_bytes: u64) -> FaultyDisk {
+        let (disk, state) = (MemoryDisk::new(cap_bytes), self.inner.state.clone());
+        FaultyDisk { inner: Arc::new(Inner { disk, state }) }
     }
 
     /// Operations so far, power cut included.
@@ -149,9 +159,20 @@ impl FaultyDisk {
         self.inner.state().has_power
     }
 
-    /// Cuts the power during the `operation`th operation.
+    /// Cuts the power during the `operation`th operation, or the next one if that is over.
     pub fn cut_power_at(&self, operation: u64) {
         self.inner.state().plan.cut_power_at = Some(operation);
+    }
+
+    /// Cuts the power now.
+    pub fn cut_power(&self) {
+        self.inner.state().lose_power();
+    }
+
+    /// Does something that needs the power, unless that has gone. It cannot go meanwhile.
+    pub fn while_powered<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
+        let state = self.inner.state();
+        state.has_power.then(work)
     }
 
     /// Answers the `operation`th operation, if it is a durable write, with an I/O error; nothing of it is written.
@@ -244,7 +265,8 @@ impl State {
             return Err(no_power());
         }
         self.operations += 1;
-        if self.plan.cut_power_at == Some(self.operations) { Ok(Fate::Torn) } else { Ok(Fate::Proceed) }
+        let is_cut = self.plan.cut_power_at.is_some_and(|operation| operation <= self.operations);
+        Ok(if is_cut { Fate::Torn } else { Fate::Proceed })
     }
 
     fn lose_power(&mut self) {

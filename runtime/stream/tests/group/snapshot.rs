@@ -13,7 +13,7 @@ use weir_stream::{
 };
 use weir_types::{Digest, Incarnation, Role, StreamKey};
 
-fn frozen(group: &mut Group) -> Vec<Bytes> {
+pub(crate) fn frozen(group: &mut Group) -> Vec<Bytes> {
     // However small the pieces are to be, it goes on.
     group.freeze(0);
     std::iter::from_fn(|| group.take_frozen()).collect()
@@ -30,7 +30,7 @@ fn key(name: &str) -> StreamKey {
 }
 
 /// A group with something of everything.
-fn populated() -> World {
+pub(crate) fn populated() -> World {
     let mut world = World::new();
     let binding = Binding {
         name: "totals".into(),
@@ -131,10 +131,10 @@ fn a_snapshot_is_of_the_moment_at_which_it_was_begun() {
     world.thaw(entries, &pages);
 }
 
-/// Appends 10,000 records of six bytes to the first stream.
-fn append_many(world: &mut World) {
+/// Appends so many records of six bytes to the first stream.
+pub(crate) fn append_many(world: &mut World, records: usize) {
     let (large, bindings_epoch) = (key("orders/1"), world.group.bindings_epoch());
-    for _ in 0..10_000 {
+    for _ in 0..records {
         let (body, split) = ("record", Split::Whole);
         let command = Command::Append {
             key: (&large).into(),
@@ -153,7 +153,7 @@ fn append_many(world: &mut World) {
 #[test]
 fn what_a_large_trimmed_stream_named_is_given_back_bit_by_bit() {
     let mut world = populated();
-    append_many(&mut world);
+    append_many(&mut world, 10_000);
     let large = key("orders/1");
     let records = world.records(&large, 0);
     let tail = world.group.stream(&large).expect("it is there").tail().position;
@@ -178,13 +178,60 @@ fn what_a_large_trimmed_stream_named_is_given_back_bit_by_bit() {
 #[test]
 fn what_a_large_deleted_stream_named_is_given_back_bit_by_bit() {
     let mut world = populated();
-    append_many(&mut world);
+    append_many(&mut world, 10_000);
     delete_all(&mut world);
     let floor = world.group.hot_floor().expect("one deletion gives back a part");
     assert!(world.group.reap(1), "a step is a part");
     assert!(world.group.hot_floor() > Some(floor), "the oldest go first");
     while world.group.reap(10) {}
     assert_eq!((world.group.hot_floor(), world.group.streams()), (None, 0));
+}
+
+/// Appends so many records to the first stream, each of which goes to a chunk of its own.
+fn flush_many(world: &mut World, records: u64) {
+    let first = key("orders/1");
+    for _ in 0..records {
+        let start = world.group.stream(&first).expect("it is there").hot_begin();
+        append_many(world, 1);
+        let (chunk, end) = (world.next_chunk(), world.group.stream(&first).expect("it is there").tail().position);
+        world.flush(900, chunk, &[(&first, Incarnation(1), start..end)]);
+    }
+}
+
+#[test]
+fn what_a_stream_of_many_runs_named_is_given_back_bit_by_bit() {
+    const RUNS: usize = 20_000;
+    for (is_trimmed, left) in [(true, 1), (false, 0)] {
+        let mut world = populated();
+        let others = world.group.chunks().count();
+        flush_many(&mut world, RUNS as u64);
+        let first = key("orders/1");
+        let stream = world.group.stream(&first).expect("it is there");
+        assert!(stream.runs() >= RUNS && world.group.chunks().count() >= RUNS);
+        let last = stream.pieces_from(0).last().expect("it has bytes").start();
+        let (key, incarnation) = ((&first).into(), Incarnation(1));
+        let end = match is_trimmed {
+            true => Command::Trim { key, incarnation, before: last, force: true },
+            false => Command::Delete { key, incarnation, if_match: None },
+        };
+        let before_bytes = world.group.chunks_totals().live_bytes;
+        world.apply(900, &end);
+        let after = world.group.chunks().count();
+        assert!(after > RUNS / 2 && after < RUNS, "a part goes with the entry itself: {after} chunks");
+        let mut steps = 0;
+        while steps < 100 && world.group.reap(1) {
+            steps += 1;
+        }
+        let now = world.group.chunks().count();
+        assert!((after - 100 * 16..after).contains(&now), "a step is small: {now} chunks of {after}");
+        // A snapshot in between is that of a group that has given all back.
+        let other = thawed(&frozen(&mut world.group));
+        assert_eq!(view(&other), view(&world.group), "what is counted is what is named");
+        assert_eq!(world.group.chunks().count(), others + left);
+        assert!(world.group.chunks_totals().live_bytes < before_bytes);
+        assert!(world.group.take_gone_chunks().len() >= RUNS - 1);
+        assert!(world.group.index_bytes() < 1 << 20, "{} bytes", world.group.index_bytes());
+    }
 }
 
 proptest! {
