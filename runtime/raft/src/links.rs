@@ -48,6 +48,12 @@ impl Peers for Links {
             Err(error) => async { Err(error) }.boxed_local(),
         }
     }
+
+    fn fail(&self, node: NodeId, lane: Lane, reason: &str) {
+        if let Some(link) = self.links.borrow().get(&(node, lane)) {
+            link.fail(reason);
+        }
+    }
 }
 
 /// Answers what a replica of another node asks on one connection, until that ends.

@@ -50,6 +50,13 @@ impl Network {
         self.call(node, Lane::Control(self.group), message)
     }
 
+    /// Waits no longer for a node to take entries.
+    pub(crate) fn fail(&self, node: u64, reason: &str) {
+        if let (Some(peers), Some(node)) = (&self.peers, NodeId::new(node)) {
+            peers.fail(node, Lane::Data(self.group), reason);
+        }
+    }
+
     fn call(&self, node: u64, lane: Lane, message: Message) -> Call {
         let node = NodeId::new(node).expect("node ids are drawn from 1 on");
         let alone = || CallError::NotSent { node, reason: "this group has no other replicas".into() };

@@ -13,4 +13,7 @@ pub trait Peers {
     /// sent on one lane arrives in the order in which the calls are first polled, or not at all. What waits to be sent and
     /// answered is bounded: a call may wait before it is sent.
     fn call(&self, node: NodeId, lane: Lane, message: Message) -> LocalBoxFuture<'static, Result<Message, CallError>>;
+
+    /// Ends the calls to a node on a lane, which may begin anew: it is waited for no longer.
+    fn fail(&self, node: NodeId, lane: Lane, reason: &str);
 }

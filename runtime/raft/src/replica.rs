@@ -32,6 +32,9 @@ const REAPED_PER_TURN: usize = 64;
 /// How often it is looked at meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
+/// How long a slow follower may keep the log from going when space is short.
+const PURGED_WITHIN: Duration = Duration::from_secs(2);
+
 /// What a replica is started with.
 pub struct ReplicaOptions {
     /// This node, never 0, never used by another node before.
@@ -166,6 +169,8 @@ pub struct Replica {
     state: State,
     progress: Local<Progress>,
     pub(crate) seen: Local<Seen>,
+    /// The last entry that the log was to give up, while it has not, and since when.
+    purge_wanted: Local<Option<(u64, tokio::time::Instant)>>,
 }
 
 impl Replica {
@@ -226,7 +231,7 @@ impl Replica {
             }
         }
         let seen = watch_role(&raft, progress.clone(), has_peers);
-        Ok(Replica { group, raft, network, wal, state, progress, seen })
+        Ok(Replica { group, raft, network, wal, state, progress, seen, purge_wanted: Local::new(None) })
     }
 
     /// Waits until this replica leads and has applied all that its log holds, and with it everything acknowledged before.
@@ -366,6 +371,31 @@ impl Replica {
     pub async fn purge(&self, upto: u64) {
         if let Err(error) = self.raft.trigger().purge_log(upto).await {
             tracing::warn!(group = self.group.0, %error, "the log cannot be purged");
+        }
+        self.free(upto);
+    }
+
+    /// openraft keeps what a follower is about to be sent, however slowly it takes that. When space is short, such followers are
+    /// not waited for: their links fail, the log goes, and they are sent a snapshot instead.
+    fn free(&self, upto: u64) {
+        let wal = self.wal.stats();
+        let purged = self.wal.purged(self.group).map_or(0, |purged| purged.index);
+        let mut wanted = self.purge_wanted.borrow_mut();
+        match *wanted {
+            Some((index, since)) if purged < index => {
+                if since.elapsed() < PURGED_WITHIN || wal.used_bytes <= wal.used_bytes_max / 2 {
+                    return;
+                }
+                let metrics = self.raft.metrics();
+                let metrics = metrics.borrow_watched();
+                for (&node, matching) in metrics.replication.iter().flatten() {
+                    if matching.as_ref().map(|matching| matching.index) < Some(index) {
+                        self.network.fail(node, "it holds on to a log that is short of space");
+                    }
+                }
+                *wanted = None;
+            }
+            _ => *wanted = Some((upto, tokio::time::Instant::now())),
         }
     }
 

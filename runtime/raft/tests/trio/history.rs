@@ -60,6 +60,15 @@ impl Events {
 impl History {
     /// A batch of about so many bytes that nobody has proposed before, and its number.
     pub(crate) fn begin(&self, body_bytes: usize) -> (u64, Bytes) {
+        self.begin_in("s", body_bytes)
+    }
+
+    /// As [`History::begin`]; apply finds that its stream is not there, so nothing needs its entry any more.
+    pub(crate) fn begin_refused(&self, body_bytes: usize) -> (u64, Bytes) {
+        self.begin_in("absent", body_bytes)
+    }
+
+    fn begin_in(&self, name: &str, body_bytes: usize) -> (u64, Bytes) {
         let mut events = self.0.borrow_mut();
         let number = events.proposals.len() as u64;
         let begun = events.tick();
@@ -86,7 +95,7 @@ impl History {
             records: Records::whole(&[]),
         });
         builder.push(&Command::Append {
-            key: KeyRef::from(&key),
+            key: KeyRef::from(&StreamKey::new("b", name).expect("a valid key")),
             incarnation: Incarnation(1),
             close: false,
             producer: None,

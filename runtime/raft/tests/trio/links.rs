@@ -27,8 +27,9 @@ pub(crate) struct Links {
     /// What does not arrive: from, to.
     cut: RefCell<BTreeSet<(u64, u64)>>,
     delay: Cell<Duration>,
-    /// Bytes per second of a data lane.
+    /// Bytes per second of a data lane, and to which node if not to all.
     rate: Cell<Option<u64>>,
+    slow: Cell<Option<u64>>,
     lanes: RefCell<BTreeMap<(u64, u64, bool), Carrier>>,
 }
 
@@ -82,11 +83,18 @@ impl Links {
         self.rate.set(Some(bytes_per_second));
     }
 
+    /// As [`Links::throttle`], on the way to one node.
+    pub(crate) fn throttle_to(&self, node: u64, bytes_per_second: u64) {
+        self.slow.set(Some(node));
+        self.throttle(bytes_per_second);
+    }
+
     /// All is well again.
     pub(crate) fn heal(&self) {
         self.cut.borrow_mut().clear();
         self.delay.set(Duration::ZERO);
         self.rate.set(None);
+        self.slow.set(None);
     }
 
     fn is_cut(&self, from: u64, to: u64) -> bool {
@@ -97,7 +105,7 @@ impl Links {
     async fn carry(self: Rc<Self>, from: u64, to: u64, lane: Lane, mut sent: mpsc::UnboundedReceiver<Sent>) {
         while let Some(Sent { message, answer }) = sent.recv().await {
             let bytes: usize = message.bodies.iter().map(Bytes::len).sum();
-            let rate = self.rate.get().filter(|_| is_data(lane));
+            let rate = self.rate.get().filter(|_| is_data(lane) && self.slow.get().is_none_or(|slow| slow == to));
             let on_the_way = rate.map_or(Duration::ZERO, |rate| Duration::from_millis(bytes as u64 * 1000 / rate));
             sleep(self.delay.get() + on_the_way).await;
             let replica = self.replicas.borrow().get(&to).cloned();
@@ -166,5 +174,9 @@ impl Peers for Ends {
             reply.ok_or_else(|| CallError::Broken { node, reason: "it has not answered".into() })
         }
         .boxed_local()
+    }
+
+    fn fail(&self, node: NodeId, lane: Lane, _reason: &str) {
+        self.links.lanes.borrow_mut().remove(&(self.node, node.get(), is_data(lane)));
     }
 }

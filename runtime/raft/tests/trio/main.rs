@@ -244,3 +244,44 @@ fn a_large_batch_does_not_delay_a_heartbeat() {
         trio.settle().await;
     });
 }
+
+#[test]
+fn a_follower_that_is_gone_or_slow_does_not_hold_the_log() {
+    for is_gone in [true, false] {
+        run(async {
+            let trio = Trio::form(1).await;
+            let leader = trio.elected(None).await;
+            let (slow, near) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+            if is_gone {
+                trio.node(slow).crash().await;
+            } else {
+                trio.links.throttle_to(slow, 64 << 10);
+            }
+            // Three times what the log takes.
+            for round in 0..24 {
+                for _ in 0..8 {
+                    let (number, frame) = trio.history.begin_refused(1 << 20);
+                    let proposed = trio.node(leader).propose(frame).await;
+                    trio.history.end(number, proposed);
+                    assert_eq!(proposed, Ok(()), "round {round}");
+                }
+                trio.node(leader).keep().await;
+                trio.node(near).keep().await;
+                sleep(Duration::from_secs(3)).await;
+                trio.node(leader).keep().await;
+                assert!(trio.node(leader).log_bytes() < 56 << 20, "round {round}: {}", trio.node(leader).log_bytes());
+            }
+            assert_eq!(trio.leader(), Some(leader), "nobody has called an election");
+            // It needs what the log has no more; who leads goes on.
+            if is_gone {
+                trio.node(slow).start().await;
+            }
+            trio.links.heal();
+            sleep(Duration::from_secs(10)).await;
+            let (number, frame) = trio.history.begin_refused(100);
+            let proposed = trio.node(trio.elected(None).await).propose(frame).await;
+            trio.history.end(number, proposed);
+            assert_eq!(proposed, Ok(()), "two of three are enough");
+        });
+    }
+}

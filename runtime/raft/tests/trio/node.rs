@@ -50,7 +50,7 @@ impl Observer for Witness {
 
 impl Node {
     pub(crate) fn new(id: u64, seed: u64, founders: &BTreeSet<u64>, links: &Rc<Links>, history: &History) -> Node {
-        let disk = FaultyDisk::new(96 << 20, seed << 2 | id);
+        let disk = FaultyDisk::new(128 << 20, seed << 2 | id);
         Wal::form(&disk, id).expect("an empty disk");
         let (links, history) = (links.clone(), history.clone());
         Node { id, seed, founders: founders.clone(), links, history, disk: RefCell::new(disk), up: RefCell::default() }
@@ -117,6 +117,18 @@ impl Node {
             }
         };
         replica.propose(frame, ticket).await.map(drop)
+    }
+
+    /// Takes a snapshot and gives up the log before it.
+    pub(crate) async fn keep(&self) {
+        let replica = self.replica();
+        replica.take_snapshot().await.expect("the disk has space");
+        replica.purge(replica.snapshot_index().expect("it was taken")).await;
+    }
+
+    /// What its log takes of the budget, in bytes.
+    pub(crate) fn log_bytes(&self) -> u64 {
+        self.up().wal.stats().used_bytes
     }
 
     pub(crate) fn applied_index(&self) -> u64 {
