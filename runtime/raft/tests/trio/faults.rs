@@ -13,6 +13,8 @@ use crate::{Trio, runtime};
 /// Faults of one seed.
 const FAULTS: u32 = 30;
 const CLIENTS: u64 = 4;
+/// What is shown of a history that has failed.
+const TRACE_LINES: usize = 200;
 
 /// A sequence of numbers that looks like chance (SplitMix64).
 #[derive(Clone)]
@@ -58,7 +60,9 @@ async fn client(trio: Rc<Trio>, dice: Dice, is_over: Rc<Cell<bool>>) {
 async fn fault(trio: &Trio, dice: &Dice) {
     let node = 1 + dice.below(3);
     let other = 1 + (node + dice.below(2)) % 3;
-    match dice.below(9) {
+    let which = dice.below(9);
+    trio.history.note(format_args!("fault {which} of {node} and {other}"));
+    match which {
         0..=2 if trio.node(node).is_up() => trio.node(node).crash().await,
         0..=3 if !trio.node(node).is_up() => trio.node(node).start().await,
         4 => trio.links.cut(node, other),
@@ -83,10 +87,24 @@ fn live(seed: u64) -> (Totals, String) {
     life.join().unwrap_or_else(|_| panic!("seed {seed} has failed"))
 }
 
+/// Shows how it came to that, if a test fails.
+struct LastWords(History);
+
+impl Drop for LastWords {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let trace = self.0.to_string();
+            let lines: Vec<&str> = trace.lines().collect();
+            eprintln!("{}", lines[lines.len().saturating_sub(TRACE_LINES)..].join("\n"));
+        }
+    }
+}
+
 fn history_of(seed: u64) -> History {
     let runtime = runtime();
     runtime.block_on(async {
         let trio = Rc::new(Trio::form(seed).await);
+        let _last_words = LastWords(trio.history.clone());
         let dice = Dice::new(seed);
         let is_over = Rc::new(Cell::new(false));
         let clients: Vec<_> = (0..CLIENTS)

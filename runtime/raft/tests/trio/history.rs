@@ -6,6 +6,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 use weir_raft::ProposeError;
 use weir_storage::Arena;
 use weir_stream::{BatchBuilder, Command, KeyRef, Limits, Records};
@@ -25,6 +26,9 @@ struct Events {
     entries: BTreeMap<u64, u64>,
     /// By node: the indices that it has applied since it began.
     applied: BTreeMap<u64, Vec<u64>>,
+    begun: Option<Instant>,
+    /// All that has happened, a line each.
+    trace: Vec<String>,
 }
 
 /// Numbers of proposals.
@@ -39,18 +43,20 @@ struct Proposal {
     ended: Option<(u64, Result<(), ProposeError>)>,
 }
 
-/// All of it, a line for each proposal and each entry.
 impl fmt::Display for History {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let events = self.0.borrow();
-        for (number, proposal) in events.proposals.iter().enumerate() {
-            writeln!(f, "proposal {number}: begun {}, ended {:?}", proposal.begun, proposal.ended)?;
-        }
-        events.entries.iter().try_for_each(|(index, number)| writeln!(f, "entry {index}: proposal {number}"))
+        self.0.borrow().trace.iter().try_for_each(|line| writeln!(f, "{line}"))
     }
 }
 
 impl Events {
+    /// Notes what happens, and when.
+    fn note(&mut self, what: fmt::Arguments<'_>) {
+        let now = Instant::now();
+        let begun = *self.begun.get_or_insert(now);
+        self.trace.push(format!("{:>9.3} {what}", (now - begun).as_secs_f64()));
+    }
+
     fn tick(&mut self) -> u64 {
         self.clock += 1;
         self.clock
@@ -72,6 +78,7 @@ impl History {
         let mut events = self.0.borrow_mut();
         let number = events.proposals.len() as u64;
         let begun = events.tick();
+        events.note(format_args!("proposal {number}"));
         events.proposals.push(Proposal { begun, ended: None });
         let mut body = vec![b'x'; body_bytes];
         body[..8].copy_from_slice(&number.to_le_bytes());
@@ -111,13 +118,20 @@ impl History {
     pub(crate) fn end(&self, number: u64, result: Result<(), ProposeError>) {
         let mut events = self.0.borrow_mut();
         let now = events.tick();
+        events.note(format_args!("proposal {number}: {result:?}"));
         let proposal = &mut events.proposals[number as usize];
         assert!(proposal.ended.is_none(), "a proposal ends once");
         proposal.ended = Some((now, result));
     }
 
+    /// Notes something that happens beside proposals.
+    pub(crate) fn note(&self, what: fmt::Arguments<'_>) {
+        self.0.borrow_mut().note(what);
+    }
+
     /// A node begins, and has applied nothing.
     pub(crate) fn restart(&self, node: u64) {
+        self.note(format_args!("node {node} begins"));
         self.0.borrow_mut().applied.insert(node, Vec::new());
     }
 
@@ -125,6 +139,7 @@ impl History {
     pub(crate) fn apply(&self, node: u64, index: u64, batch: &[u8]) {
         let mut events = self.0.borrow_mut();
         let number = weir_stream::batch::Batch::read(batch).expect("a batch").time_ms;
+        events.note(format_args!("node {node} applies {number} at {index}"));
         let known = *events.entries.entry(index).or_insert(number);
         assert_eq!(known, number, "node {node} has another entry {index} than a node before it");
         let applied = events.applied.get_mut(&node).expect("it has begun");

@@ -18,6 +18,10 @@ use weir_storage::Arena;
 /// How long a link waits for the answer to what has arrived before it is taken for broken.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
 
+/// How often a throttled link carries something.
+const STEP: Duration = Duration::from_millis(10);
+const STEPS_PER_SECOND: u64 = 100;
+
 #[derive(Default)]
 pub(crate) struct Links {
     /// The nodes that are up.
@@ -101,13 +105,20 @@ impl Links {
         self.cut.borrow().contains(&(from, to))
     }
 
+    fn rate_of(&self, to: u64, lane: Lane) -> Option<u64> {
+        self.rate.get().filter(|_| is_data(lane) && self.slow.get().is_none_or(|slow| slow == to))
+    }
+
     /// Carries what goes from one node to another on a lane.
     async fn carry(self: Rc<Self>, from: u64, to: u64, lane: Lane, mut sent: mpsc::UnboundedReceiver<Sent>) {
         while let Some(Sent { message, answer }) = sent.recv().await {
-            let bytes: usize = message.bodies.iter().map(Bytes::len).sum();
-            let rate = self.rate.get().filter(|_| is_data(lane) && self.slow.get().is_none_or(|slow| slow == to));
-            let on_the_way = rate.map_or(Duration::ZERO, |rate| Duration::from_millis(bytes as u64 * 1000 / rate));
-            sleep(self.delay.get() + on_the_way).await;
+            sleep(self.delay.get()).await;
+            let mut bytes = message.bodies.iter().map(Bytes::len).sum::<usize>() as u64;
+            // A link that is fast again is so in the middle of a message.
+            while let Some(rate) = self.rate_of(to, lane).filter(|_| bytes > 0) {
+                sleep(STEP).await;
+                bytes = bytes.saturating_sub(rate / STEPS_PER_SECOND);
+            }
             let replica = self.replicas.borrow().get(&to).cloned();
             let (reply, replied) = oneshot::channel();
             let replied = timeout(ANSWERED_WITHIN, replied).map(|replied| replied.ok()?.ok());

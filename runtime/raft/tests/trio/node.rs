@@ -14,8 +14,9 @@ use weir_types::GroupId;
 use crate::history::History;
 use crate::links::Links;
 
+/// What the cache counts depends on where buffers come to lie in memory, so nothing may ever leave it.
 const CONFIG: WalConfig =
-    WalConfig { segment_bytes: 8 << 20, budget_bytes: 64 << 20, cache_bytes: 1 << 20, write: WriteMode::Simulated };
+    WalConfig { segment_bytes: 8 << 20, budget_bytes: 64 << 20, cache_bytes: 1 << 30, write: WriteMode::Simulated };
 
 pub(crate) struct Node {
     pub(crate) id: u64,
