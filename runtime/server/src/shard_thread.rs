@@ -83,7 +83,6 @@ impl ShardThread {
         let requests = parts.requests[parts.id.0 as usize].clone();
         let name = format!("shard-{}", parts.id);
         let thread = thread::Builder::new().name(name).spawn(move || {
-            turns::count_into(parts.turns.clone());
             let mut runtime = Builder::new_current_thread();
             runtime.enable_all().max_blocking_threads(BLOCKING_THREADS_MAX);
             runtime.on_thread_unpark(turns::begin).on_thread_park(turns::end);
@@ -102,7 +101,7 @@ impl ShardThread {
 }
 
 async fn run(parts: ShardParts, opened: mpsc::UnboundedSender<Opened>) {
-    let ShardParts { id, topology, mut inbox, requests, mailbox, seams, config, http, shutdown, stats, .. } = parts;
+    let ShardParts { id, topology, mut inbox, requests, mailbox, seams, config, http, shutdown, stats, turns } = parts;
     let shard = match Shard::open(id, topology, mailbox, seams, config).await {
         Ok(shard) => shard,
         Err(error) => {
@@ -110,6 +109,8 @@ async fn run(parts: ShardParts, opened: mpsc::UnboundedSender<Opened>) {
             return;
         }
     };
+    // Before that, nobody waits for this thread.
+    turns::count_into(turns);
     let _ = opened.send((id, Ok(())));
     let service = Service::new(shard.clone(), http, shutdown, stats);
     while let Some(request) = inbox.recv().await {
