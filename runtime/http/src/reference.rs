@@ -5,7 +5,7 @@ use crate::error::ErrorCode;
 const REFERENCE: &str = include_str!("../../../docs/http.md");
 
 /// What stands between `before` and `after`, at each place.
-fn between<'a>(text: &'a str, before: &'a str, after: char) -> impl Iterator<Item = &'a str> {
+pub(crate) fn between<'a>(text: &'a str, before: &'a str, after: char) -> impl Iterator<Item = &'a str> {
     text.split(before).skip(1).map(move |rest| rest.split(after).next().expect("a split has a part"))
 }
 

@@ -240,7 +240,7 @@ fn view_etag(view: &SummaryView) -> HeaderValue {
 }
 
 /// Whether `If-None-Match` names `etag`, by weak comparison (RFC 9110, section 13.1.2).
-fn matches(if_none_match: &HeaderValue, etag: &HeaderValue) -> bool {
+pub(crate) fn matches(if_none_match: &HeaderValue, etag: &HeaderValue) -> bool {
     let Ok(tags) = if_none_match.to_str() else { return false };
     tags.split(',').map(str::trim).any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
 }

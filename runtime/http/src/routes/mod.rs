@@ -3,8 +3,8 @@
 //! A stream's verbs are called by [`crate::service`] itself: [`create`], [`append`], [`close`], [`delete`], [`head`];
 //! [`read`], [`long_poll`] and [`follow`] for its records, [`summary`] for what a fold says of them.
 //!
-//! What is not a stream goes through the [`router`]: [`root`], [`buckets`], [`list`], [`trim`], [`modules`], [`bindings`]. Its handlers
-//! must be `Send` although they never leave their thread: they wrap what they await in a `SendWrapper`.
+//! What is not a stream goes through the [`router`]: [`root`], [`openapi`], [`buckets`], [`list`], [`trim`], [`modules`],
+//! [`bindings`]. Its handlers must be `Send` although they never leave their thread: they wrap what they await in a `SendWrapper`.
 
 pub(crate) mod append;
 pub(crate) mod bindings;
@@ -17,6 +17,7 @@ pub(crate) mod head;
 pub(crate) mod list;
 pub(crate) mod long_poll;
 pub(crate) mod modules;
+pub(crate) mod openapi;
 pub(crate) mod read;
 mod root;
 mod state;
@@ -46,6 +47,7 @@ pub(crate) fn router(shard: Shard, config: HttpConfig) -> Router {
     well_known
         .route("/", get(root::get))
         .route("/-/health", get(root::health))
+        .route("/-/openapi.json", get(openapi::get))
         .route("/-/buckets", get(buckets::list))
         .route("/{bucket}", get(buckets::get).put(buckets::put).delete(buckets::delete))
         .route("/{bucket}/-/streams", get(list::get))

@@ -16,6 +16,7 @@ const ABOUT: &str = concat!(
     "GET /demo/hello?offset=-1&live=sse follows it.\n",
     "GET /-/buckets lists buckets, GET /demo/-/streams the streams of one.\n",
     "/v1/stream/hello is the stream 'hello' of the bucket 'default', as official clients call it.\n",
+    "/-/openapi.json describes every address.\n",
 );
 
 /// Says what the server is.
