@@ -13,6 +13,9 @@ pub enum AnswerError {
     /// No version of weir says this, or not here.
     #[error("a peer has sent what cannot be understood")]
     Malformed(#[from] io::Error),
+    /// It has begun just now, and may have promised a leader not to elect another.
+    #[error("the replica has begun just now, and votes a little later")]
+    Resting,
     /// This replica does nothing any more.
     #[error("the replica has stopped")]
     Stopped,
@@ -28,6 +31,9 @@ impl Replica {
         let Message { kind, head, bodies } = message;
         if kind != wire::APPEND && !bodies.is_empty() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "only entries have bodies").into());
+        }
+        if matches!(kind, wire::VOTE | wire::PRE_VOTE) && self.is_resting() {
+            return Err(AnswerError::Resting);
         }
         match kind {
             wire::VOTE => {

@@ -60,22 +60,34 @@ pub(crate) fn encode_membership(membership: &Membership<u64, EmptyNode>, out: &m
 pub(crate) fn decode_membership(mut bytes: &[u8]) -> io::Result<Membership<u64, EmptyNode>> {
     version(&mut bytes)?;
     let mut configs = Vec::new();
-    for _ in 0..u32_le(&mut bytes)? {
+    let configs_count = u32_le(&mut bytes)?;
+    if !(1..=2).contains(&configs_count) {
+        return Err(malformed());
+    }
+    for _ in 0..configs_count {
         let mut voters = BTreeSet::new();
         for _ in 0..u32_le(&mut bytes)? {
-            voters.insert(u64_le(&mut bytes)?);
+            voters.insert(node_id(&mut bytes)?);
         }
         configs.push(voters);
     }
     let mut nodes = BTreeMap::new();
     for _ in 0..u32_le(&mut bytes)? {
-        let id = u64_le(&mut bytes)?;
+        let id = node_id(&mut bytes)?;
         if u32_le(&mut bytes)? != 0 {
             return Err(malformed());
         }
         nodes.insert(id, EmptyNode {});
     }
     Membership::new(configs, nodes).map_err(|_| malformed())
+}
+
+/// Never 0.
+fn node_id(bytes: &mut &[u8]) -> io::Result<u64> {
+    match u64_le(bytes)? {
+        0 => Err(malformed()),
+        id => Ok(id),
+    }
 }
 
 fn version(bytes: &mut &[u8]) -> io::Result<()> {
@@ -119,6 +131,11 @@ mod tests {
         assert_eq!(decode_membership(&bytes).expect("decodes"), membership);
         for cut in 0..bytes.len() {
             assert!(decode_membership(&bytes[..cut]).is_err(), "{cut}");
+        }
+        for configs in [0u8, 3] {
+            let mut other = bytes.to_vec();
+            other[1] = configs;
+            assert!(decode_membership(&other).is_err(), "{configs} configurations");
         }
     }
 }

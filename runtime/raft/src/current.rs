@@ -7,11 +7,14 @@ use openraft::async_runtime::WatchReceiver as _;
 use openraft::raft::linearizable_read::LinearizerOption;
 
 use crate::replica::Replica;
-use crate::role::Role;
+use crate::role::{LEASE, Role};
 use crate::wire;
 
 /// A node that leadership goes to has answered within this time.
 const TRANSFER_HEARD_WITHIN: Duration = Duration::from_millis(400);
+
+/// How long a replica waits until it has applied what it was told to.
+const APPLIED_WITHIN: Duration = Duration::from_secs(5);
 
 /// This replica cannot know now what was acknowledged, or who can lead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,7 +54,7 @@ impl Replica {
                 wire::decode_read_index(answer.head).ok().flatten().ok_or(NotCurrent)?
             }
         };
-        let wait = self.raft.wait(None);
+        let wait = self.raft.wait(Some(APPLIED_WITHIN));
         let applied = wait.applied_index_at_least(Some(index), "what was acknowledged is applied").await;
         applied.map(drop).map_err(|_| NotCurrent)
     }
@@ -61,29 +64,32 @@ impl Replica {
         if !matches!(self.role(), Role::Leading { .. }) {
             return None;
         }
-        let linearizer = self.raft.get_read_linearizer(LinearizerOption::new(None, true)).await.ok()?;
+        let linearizer = self.raft.get_read_linearizer(LinearizerOption::new(Some(LEASE), true)).await.ok()?;
         Some(linearizer.read_log_id().index())
     }
 
-    /// Has `node` lead, which is a voter that has all of the log. Returns before it does.
+    /// Has `node` lead, which is a voter that has all of the log. Returns before it does; this replica leads no longer then.
     ///
     /// # Errors
     /// [`NotCurrent`] when this replica does not lead, or the node has not answered lately or lacks entries: while leadership moves
     /// nobody leads, and a node that is not there would make that long.
     pub async fn transfer(&self, node: u64) -> Result<(), NotCurrent> {
-        let (vote, is_ready) = {
+        let (term, is_ready) = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();
             let matching = metrics.replication.as_ref().and_then(|matching| matching.get(&node).copied().flatten());
             let has_all = matching.map(|id| id.index) >= metrics.last_log_index;
             let heard = metrics.heartbeat.as_ref().and_then(|heard| heard.get(&node).copied().flatten());
             let is_near = heard.is_some_and(|heard| heard.elapsed() < TRANSFER_HEARD_WITHIN);
-            (metrics.vote, has_all && is_near && metrics.state.is_leader())
+            let is_voter = metrics.membership_config.voter_ids().any(|voter| voter == node) && node != metrics.id;
+            (metrics.current_term, has_all && is_near && is_voter && metrics.state.is_leader())
         };
         if !is_ready {
             return Err(NotCurrent);
         }
-        tracing::info!(group = self.group.0, %vote, node, "leadership is handed over");
+        // Followers are told to elect another although this one's lease lasts.
+        self.seen.borrow_mut().give_up(term);
+        tracing::info!(group = self.group.0, term, node, "leadership is handed over");
         self.raft.trigger().transfer_leader(node).await.map_err(|_| NotCurrent)
     }
 }

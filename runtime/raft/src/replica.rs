@@ -22,7 +22,7 @@ use crate::local::Local;
 use crate::log_store::LogStore;
 use crate::network::Network;
 use crate::peers::Peers;
-use crate::role::{Seen, role_of, watch_role};
+use crate::role::{LEASE, Seen, role_of, watch_role};
 use crate::runtime::stir;
 use crate::snapshot::{self, Snapshot};
 use crate::state_machine::{Observer, Progress, State, StateMachine};
@@ -31,6 +31,10 @@ use crate::state_machine::{Observer, Progress, State, StateMachine};
 const REAPED_PER_TURN: usize = 64;
 /// How often it is looked at meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How long a replica that begins again gives nobody its vote: longer than [`LEASE`].
+const REST: Duration = Duration::from_millis(550);
+const _: () = assert!(REST.as_millis() > LEASE.as_millis());
 
 /// How long a slow follower may keep the log from going when space is short.
 const PURGED_WITHIN: Duration = Duration::from_secs(2);
@@ -169,6 +173,9 @@ pub struct Replica {
     state: State,
     progress: Local<Progress>,
     pub(crate) seen: Local<Seen>,
+    /// Until when it gives nobody its vote: before it was started, it may have promised that to a leader, for as long as that one
+    /// answers alone.
+    rests_until: Option<tokio::time::Instant>,
     /// The last entry that the log was to give up, while it has not, and since when.
     purge_wanted: Local<Option<(u64, tokio::time::Instant)>>,
 }
@@ -230,8 +237,9 @@ impl Replica {
                 Err(error) => return Err(failed(error.to_string())),
             }
         }
+        let rests_until = (has_peers && initialized).then(|| tokio::time::Instant::now() + REST);
         let seen = watch_role(&raft, progress.clone(), has_peers);
-        Ok(Replica { group, raft, network, wal, state, progress, seen, purge_wanted: Local::new(None) })
+        Ok(Replica { group, raft, network, wal, state, progress, seen, rests_until, purge_wanted: Local::new(None) })
     }
 
     /// Waits until this replica leads and has applied all that its log holds, and with it everything acknowledged before.
@@ -279,6 +287,11 @@ impl Replica {
             snapshot_index: self.snapshot_index().unwrap_or(0),
             snapshot_bytes: self.snapshot_bytes(),
         }
+    }
+
+    /// Whether it gives nobody its vote yet.
+    pub(crate) fn is_resting(&self) -> bool {
+        self.rests_until.is_some_and(|until| tokio::time::Instant::now() < until)
     }
 
     /// Whether this replica has stopped for good: apply has failed, or openraft has.

@@ -31,7 +31,7 @@ pub enum Role {
 
 /// For how long a leader may answer alone behind the moment at which enough others have heard of it: less than the time for which
 /// they elect nobody else, because clocks are not equally fast.
-const LEASE: Duration = Duration::from_millis(500);
+pub(crate) const LEASE: Duration = Duration::from_millis(500);
 
 /// A replica's role as it was seen last, and who waits for the next one.
 pub(crate) struct Seen {
@@ -39,6 +39,8 @@ pub(crate) struct Seen {
     /// When those who have answered heard of this leader, as far as that matters.
     quorum_acked: Option<TokioInstant>,
     has_peers: bool,
+    /// The term that it has begun to hand over: others may lead from then on, and it never leads in it again.
+    given_up: Option<u64>,
     pub(crate) news: Rc<Wakeup>,
 }
 
@@ -50,11 +52,17 @@ impl Seen {
     /// Whether it leads, and nobody else can. The only replica of a group has all that there is, also when it has stopped.
     pub(crate) fn is_leading(&self) -> bool {
         match self.role {
+            Role::Leading { term } if self.given_up == Some(term) => false,
             Role::Leading { .. } if self.has_peers => self.quorum_acked.is_some_and(|acked| acked.elapsed() < LEASE),
             Role::Leading { .. } => true,
             Role::Following { .. } => false,
             Role::Stopped => !self.has_peers,
         }
+    }
+
+    /// It leads no longer in this term, whatever openraft says.
+    pub(crate) fn give_up(&mut self, term: u64) {
+        self.given_up = Some(term);
     }
 
     /// The replica is in another role now, perhaps.
@@ -73,7 +81,7 @@ pub(crate) fn watch_role(
 ) -> Local<Seen> {
     let (mut servers, mut acked) = (raft.server_metrics(), raft.data_metrics());
     let role = role_of(&servers.borrow_watched(), &progress);
-    let seen = Local::new(Seen { role, quorum_acked: None, has_peers, news: Rc::default() });
+    let seen = Local::new(Seen { role, quorum_acked: None, has_peers, given_up: None, news: Rc::default() });
     let watched = seen.clone();
     tokio::task::spawn_local(async move {
         let term_begun = progress.borrow().term_begun.clone();

@@ -47,6 +47,10 @@ pub(crate) fn encode_vote_request(kind: u8, request: &VoteRequest<TypeConfig>) -
 pub(crate) fn decode_vote_request(mut head: Bytes) -> io::Result<VoteRequest<TypeConfig>> {
     let (vote, last_log_id) = (get_vote(&mut head)?, get_log_id(&mut head)?);
     let leadership_transfer = get_bool(&mut head)?;
+    // Who asks for votes has not been elected yet.
+    if vote.committed {
+        return Err(malformed());
+    }
     ended(head, VoteRequest { vote, last_log_id, leadership_transfer })
 }
 
@@ -85,6 +89,10 @@ pub(crate) fn encode_append(request: AppendEntriesRequest<TypeConfig>) -> Messag
 /// `bodies` stand behind the space of a frame's header.
 pub(crate) fn decode_append(mut head: Bytes, bodies: Vec<Bytes>) -> io::Result<AppendEntriesRequest<TypeConfig>> {
     let vote = get_vote(&mut head)?;
+    // Only who was elected sends entries.
+    if !vote.committed {
+        return Err(malformed());
+    }
     let (prev_log_id, leader_commit) = (get_log_id(&mut head)?, get_log_id(&mut head)?);
     let first = next_index(prev_log_id.as_ref());
     let mut entries = Vec::with_capacity(bodies.len());
@@ -211,6 +219,9 @@ fn put_vote(out: &mut BytesMut, vote: &VoteOf<TypeConfig>) {
 fn get_vote(head: &mut Bytes) -> io::Result<VoteOf<TypeConfig>> {
     let rest = head.len().checked_sub(VOTE_BYTES).ok_or_else(malformed)?;
     let vote = decode_vote(&head[..VOTE_BYTES])?;
+    if vote.leader_id.voted_for == 0 {
+        return Err(malformed());
+    }
     *head = head.slice(head.len() - rest..);
     Ok(vote)
 }
@@ -262,6 +273,10 @@ mod tests {
 
     fn vote() -> VoteOf<TypeConfig> {
         VoteOf::<TypeConfig> { leader_id: LeaderId { term: 7, voted_for: 3 }, committed: true }
+    }
+
+    fn candidate() -> VoteOf<TypeConfig> {
+        VoteOf::<TypeConfig> { committed: false, ..vote() }
     }
 
     fn frame(body: &[u8]) -> Bytes {
@@ -323,6 +338,20 @@ mod tests {
         assert!(decode_append(head.freeze(), bodies[..2].to_vec()).is_err());
     }
 
+    #[test]
+    fn votes_of_nobody_and_in_the_wrong_place_are_refused() {
+        let elected = VoteRequest { vote: vote(), last_log_id: None, leadership_transfer: false };
+        assert!(decode_vote_request(encode_vote_request(VOTE, &elected).head).is_err());
+        let mut nobody = candidate();
+        nobody.leader_id.voted_for = 0;
+        let nobody = VoteRequest { vote: nobody, ..elected };
+        assert!(decode_vote_request(encode_vote_request(VOTE, &nobody).head).is_err());
+        let candidates = AppendEntriesRequest { vote: candidate(), ..append() };
+        let message = encode_append(candidates);
+        let bodies = message.bodies.iter().map(|body| frame(body)).collect();
+        assert!(decode_append(message.head, bodies).is_err());
+    }
+
     /// Every message is read back as it was written, and no part of one is taken for a message.
     fn assert_reads_back<T: PartialEq + std::fmt::Debug>(
         sent: &T,
@@ -339,7 +368,7 @@ mod tests {
     #[test]
     fn messages_read_back_as_written() {
         for last_log_id in [None, Some(log_id(ID))] {
-            let request = VoteRequest { vote: vote(), last_log_id, leadership_transfer: last_log_id.is_some() };
+            let request = VoteRequest { vote: candidate(), last_log_id, leadership_transfer: last_log_id.is_some() };
             assert_reads_back(&request, encode_vote_request(PRE_VOTE, &request), decode_vote_request);
             let response = VoteResponse::new(vote(), last_log_id, last_log_id.is_none());
             assert_reads_back(&response, encode_vote_response(VOTE, &response), decode_vote_response);

@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use weir_cold::ChunkName;
-use weir_raft::{Replica, State};
+use weir_raft::{Replica, Role, State};
 use weir_storage::{Claim, FRAME_HEADER_BYTES, FullCause, Room, Ticket, Wal};
 use weir_stream::{Chunk, ChunkId, Command, Limits, Reply};
 use weir_types::{GroupId, Wakeup};
@@ -38,7 +38,8 @@ pub(crate) struct Group<J> {
     /// Reached by [`Group::applied`] and [`Group::leading`] alone.
     state: State,
     pub(crate) wal: Wal,
-    /// When this replica began to lead: no stream was seen idle before.
+    /// The term that this shard has begun to lead in, and when: no stream was seen idle before.
+    leading_term: Cell<Option<u64>>,
     leading_since_ms: Cell<u64>,
     /// How long a write may wait for its outcome.
     write_deadline: Duration,
@@ -71,6 +72,10 @@ impl<J: Job> Group<J> {
         leading_since_ms: u64,
         write_deadline: Duration,
     ) -> Group<J> {
+        let leading_term = match replica.role() {
+            Role::Leading { term } => Some(term),
+            Role::Following { .. } | Role::Stopped => None,
+        };
         let (proposer, dirty, batch_taken) = (RefCell::default(), Wakeup::default(), Notify::new());
         let (alarm, hurry) = (Cell::new(None), Wakeup::default());
         Group {
@@ -78,6 +83,7 @@ impl<J: Job> Group<J> {
             replica,
             state,
             wal,
+            leading_term: Cell::new(leading_term),
             leading_since_ms: Cell::new(leading_since_ms),
             write_deadline,
             proposer,
@@ -104,7 +110,13 @@ impl<J: Job> Group<J> {
     /// # Errors
     /// [`ShardError::Unavailable`] when this replica does not lead, or another may.
     pub(crate) fn leading(&self) -> Result<Leading<'_>, ShardError> {
-        if self.replica.is_leading() { Ok(Leading(self.state.borrow())) } else { Err(ShardError::Unavailable) }
+        let has_begun = match self.replica.role() {
+            Role::Leading { term } => self.leading_term.get() == Some(term),
+            Role::Following { .. } => false,
+            Role::Stopped => true,
+        };
+        let leads = has_begun && self.replica.is_leading();
+        if leads { Ok(Leading(self.state.borrow())) } else { Err(ShardError::Unavailable) }
     }
 
     /// When this replica began to lead.
@@ -112,8 +124,9 @@ impl<J: Job> Group<J> {
         self.leading_since_ms.get()
     }
 
-    /// This replica leads from now on.
-    pub(crate) fn begin_to_lead(&self, now_ms: u64) {
+    /// This replica leads from now on, in this term.
+    pub(crate) fn begin_to_lead(&self, term: u64, now_ms: u64) {
+        self.leading_term.set(Some(term));
         self.leading_since_ms.set(now_ms);
     }
 

@@ -16,7 +16,7 @@ pub(crate) async fn follow(core: Rc<Core>, group: Rc<LocalGroup>) {
         group.replica.role_changed().await;
         match group.replica.role() {
             // When others led, nobody told this shard what was used.
-            Role::Leading { .. } => group.begin_to_lead(core.clock.now_ms()),
+            Role::Leading { term } => group.begin_to_lead(term, core.clock.now_ms()),
             Role::Following { .. } => core.fail(group.discard(), &Failure::Unavailable.into()),
             Role::Stopped => return,
         }
