@@ -32,16 +32,16 @@ impl Replica {
         if kind != wire::APPEND && !bodies.is_empty() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "only entries have bodies").into());
         }
-        if matches!(kind, wire::VOTE | wire::PRE_VOTE) && self.is_resting() {
-            return Err(AnswerError::Resting);
-        }
         match kind {
-            wire::VOTE => {
-                let response = self.raft.vote(wire::decode_vote_request(head)?).await;
-                Ok(wire::encode_vote_response(kind, &response.map_err(|_| AnswerError::Stopped)?))
-            }
-            wire::PRE_VOTE => {
-                let response = self.raft.pre_vote(wire::decode_vote_request(head)?).await;
+            wire::VOTE | wire::PRE_VOTE => {
+                if self.is_resting() {
+                    return Err(AnswerError::Resting);
+                }
+                let request = wire::decode_vote_request(head)?;
+                let response = match kind {
+                    wire::VOTE => self.raft.vote(request).await,
+                    _ => self.raft.pre_vote(request).await,
+                };
                 Ok(wire::encode_vote_response(kind, &response.map_err(|_| AnswerError::Stopped)?))
             }
             wire::APPEND => {

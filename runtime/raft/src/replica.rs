@@ -324,8 +324,7 @@ impl Replica {
             )) => unreachable!("a batch changes no membership and has no precondition: {error}"),
             Err(RaftError::Fatal(error)) => {
                 tracing::error!(group = self.group.0, %error, "replica stopped");
-                self.progress.borrow_mut().is_stopped = true;
-                self.progress.borrow().term_begun.ring();
+                self.progress.borrow_mut().stop();
                 Err(ProposeError::Unknown)
             }
         }
@@ -354,9 +353,7 @@ impl Replica {
     /// Whatever the disk says: the snapshot before is still good, and the log complete.
     pub async fn take_snapshot(&self) -> io::Result<()> {
         // Or freezing takes long.
-        while self.state.borrow_mut().reap(REAPED_PER_TURN) {
-            tokio::task::yield_now().await;
-        }
+        self.reap().await;
         let (meta, bytes) = {
             let progress = self.progress.borrow();
             let membership = progress.membership.clone();
@@ -380,6 +377,13 @@ impl Replica {
         known.map(drop).map_err(io::Error::other)
     }
 
+    /// Gives back what deleted and trimmed streams named, a little at a time.
+    pub async fn reap(&self) {
+        while self.state.borrow_mut().reap(REAPED_PER_TURN) {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Gives up the log up to `upto`, or up to the last snapshot if that is before. Returns before that has happened.
     pub async fn purge(&self, upto: u64) {
         if let Err(error) = self.raft.trigger().purge_log(upto).await {
@@ -391,12 +395,11 @@ impl Replica {
     /// openraft keeps what a follower is about to be sent, however slowly it takes that. When space is short, such followers are
     /// not waited for: their links fail, the log goes, and they are sent a snapshot instead.
     fn free(&self, upto: u64) {
-        let wal = self.wal.stats();
         let purged = self.wal.purged(self.group).map_or(0, |purged| purged.index);
         let mut wanted = self.purge_wanted.borrow_mut();
         match *wanted {
             Some((index, since)) if purged < index => {
-                if since.elapsed() < PURGED_WITHIN || wal.used_bytes <= wal.used_bytes_max / 2 {
+                if since.elapsed() < PURGED_WITHIN || !self.wal.is_space_short() {
                     return;
                 }
                 let metrics = self.raft.metrics();

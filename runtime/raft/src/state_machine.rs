@@ -54,6 +54,12 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
+    /// The replica has stopped for good.
+    pub(crate) fn stop(&mut self) {
+        self.is_stopped = true;
+        self.term_begun.ring();
+    }
+
     /// How many entries were applied.
     pub(crate) fn entries(&self) -> u64 {
         self.applied.map_or(0, |last| last.index + 1)
@@ -145,8 +151,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let applied = self.apply_all(entries).await;
         if let Err(error) = &applied {
             tracing::error!(group = self.group.0, %error, "an entry cannot be applied: the group stops");
-            self.progress.borrow_mut().is_stopped = true;
-            self.progress.borrow().term_begun.ring();
+            self.progress.borrow_mut().stop();
         }
         applied
     }

@@ -1,5 +1,7 @@
 //! Three replicas with real links between them, over sockets.
 
+mod support;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -14,8 +16,10 @@ use tokio::time::{sleep, timeout};
 use weir_cluster::{Acceptor, ClusterId, DiskId, Endpoint, Hello, Identity, LinkConfig, NodeId, Security, Tcp};
 use weir_raft::{Links, Observer, Replica, ReplicaOptions, Role, State, answer_peer};
 use weir_storage::{Arena, Claim, FaultyDisk, Wal, WalConfig, WriteMode};
-use weir_stream::{BatchBuilder, Command, Group, KeyRef, Limits, Outcome, Records};
-use weir_types::{GroupId, Incarnation, StreamKey};
+use weir_stream::{BatchBuilder, Group, Limits, Outcome};
+use weir_types::GroupId;
+
+use crate::support::push_append;
 
 const CONFIG: WalConfig =
     WalConfig { segment_bytes: 8 << 20, budget_bytes: 64 << 20, cache_bytes: 1 << 20, write: WriteMode::Inline };
@@ -100,17 +104,8 @@ impl Node {
 /// A batch with a number and a body of so many bytes. Its stream is not there, which all replicas find.
 fn batch(number: u64, body_bytes: usize) -> Bytes {
     let mut builder = BatchBuilder::new(Arena::new(body_bytes + 256).into_buf());
-    let (key, body) = (StreamKey::new("b", "s").expect("a valid key"), vec![b'x'; body_bytes]);
-    builder.push(&Command::Append {
-        key: KeyRef::from(&key),
-        incarnation: Incarnation(1),
-        close: false,
-        producer: None,
-        seq: None,
-        if_match: None,
-        bindings_epoch: 0,
-        records: Records::whole(&body),
-    });
+    let body = vec![b'x'; body_bytes];
+    push_append(&mut builder, "s", &body);
     Arena::seal(builder.finish(number, Limits { producers_max: 1 }))
 }
 

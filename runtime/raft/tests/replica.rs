@@ -1,5 +1,7 @@
 //! A replica as the shard holds it: what it writes and reads when it begins, and what it says when it cannot.
 
+mod support;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,8 +11,10 @@ use weir_raft::{Observer, ProposeError, Replica, ReplicaOptions, StartError, Sta
 use weir_storage::{
     Arena, BLOCK_BYTES, Claim, FRAME_HEADER_BYTES, FaultyDisk, Room, Wal, WalConfig, WalError, WriteMode,
 };
-use weir_stream::{BatchBuilder, Command, Group, KeyRef, Limits, Outcome, Records};
-use weir_types::{GroupId, Incarnation, StreamKey};
+use weir_stream::{BatchBuilder, Command, Group, Limits, Outcome};
+use weir_types::GroupId;
+
+use crate::support::push_append;
 
 const SEGMENT_BYTES: u64 = 64 << 10;
 const CONFIG: WalConfig = WalConfig {
@@ -140,17 +144,7 @@ fn a_log_may_take_longer_to_apply_than_one_entry_may() {
     let large = || {
         let mut builder = BatchBuilder::new(Arena::new(900 << 10).into_buf());
         let body = vec![b'x'; 800 << 10];
-        let key = StreamKey::new("b", "s").expect("a valid key");
-        builder.push(&Command::Append {
-            key: KeyRef::from(&key),
-            incarnation: Incarnation(1),
-            close: false,
-            producer: None,
-            seq: None,
-            if_match: None,
-            bindings_epoch: 0,
-            records: Records::whole(&body),
-        });
+        push_append(&mut builder, "s", &body);
         Arena::seal(builder.finish(1, Limits { producers_max: 1 }))
     };
     let open = |disk: &FaultyDisk| {

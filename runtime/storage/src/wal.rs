@@ -80,6 +80,12 @@ impl Wal {
         Mark::form(disk, log_id)
     }
 
+    /// Whether more than half of it is full: what can give it room is to do so.
+    pub fn is_space_short(&self) -> bool {
+        let queue = self.queue();
+        queue.chain.used_bytes() > queue.used_bytes_max() / 2
+    }
+
     /// Whether nothing may be done on other threads: see [`WriteMode::Simulated`](crate::WriteMode).
     pub fn is_simulated(&self) -> bool {
         self.shared.is_simulated

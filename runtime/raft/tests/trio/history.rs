@@ -12,6 +12,8 @@ use weir_storage::Arena;
 use weir_stream::{BatchBuilder, Command, KeyRef, Limits, Records};
 use weir_types::{Incarnation, StreamKey};
 
+use crate::support::push_append;
+
 /// Shared by all who add to it.
 #[derive(Clone, Default)]
 pub(crate) struct History(Rc<RefCell<Events>>);
@@ -101,16 +103,7 @@ impl History {
             bindings_epoch: 0,
             records: Records::whole(&[]),
         });
-        builder.push(&Command::Append {
-            key: KeyRef::from(&StreamKey::new("b", name).expect("a valid key")),
-            incarnation: Incarnation(1),
-            close: false,
-            producer: None,
-            seq: None,
-            if_match: None,
-            bindings_epoch: 0,
-            records: Records::whole(&body),
-        });
+        push_append(&mut builder, name, &body);
         // The time of a batch is its number: so it is told by whoever applies it.
         (number, Arena::seal(builder.finish(number, Limits { producers_max: 1 })))
     }

@@ -5,6 +5,8 @@ mod faults;
 mod history;
 mod links;
 mod node;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::collections::BTreeSet;
 use std::rc::Rc;

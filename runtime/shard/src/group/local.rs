@@ -130,11 +130,6 @@ impl<J: Job> Group<J> {
         self.leading_since_ms.set(now_ms);
     }
 
-    /// Gives back what deleted streams named, in so many steps; says whether there is more.
-    pub(crate) fn reap(&self, steps: usize) -> bool {
-        self.state.borrow_mut().reap(steps)
-    }
-
     /// Chunks that nothing names any more since this was asked last.
     pub(crate) fn take_gone_chunks(&self) -> Vec<(ChunkId, u64)> {
         self.state.borrow_mut().take_gone_chunks()

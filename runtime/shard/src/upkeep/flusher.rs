@@ -20,7 +20,6 @@ use crate::core::Core;
 use crate::message::ShardError;
 use crate::stats::add;
 use crate::upkeep::entries::{body, body_bytes, damaged};
-use crate::upkeep::keeper::is_space_short;
 use crate::upkeep::maker::{CHUNK_BYTES, Maker, PART_BYTES, PARTS_BYTES_MAX, Piece};
 use crate::write::job::LocalGroup;
 
@@ -108,7 +107,7 @@ impl Flusher {
         let Some(floor) = floor else { return false };
         let is_old = Some(floor) <= self.old_upto.max(group.flush_upto.get());
         let pins = || group.wal.is_pinned_behind(group.id, floor.checked_sub(1));
-        let is_wanted = hot_bytes > self.core.config.flush_bytes || is_old || (is_space_short(group) && pins());
+        let is_wanted = hot_bytes > self.core.config.flush_bytes || is_old || (group.wal.is_space_short() && pins());
         is_wanted && group.leading().is_ok()
     }
 

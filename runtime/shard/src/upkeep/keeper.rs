@@ -15,8 +15,6 @@ use crate::write::job::LocalGroup;
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How long it waits after a snapshot that the disk has refused.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
-/// Steps of giving back what deleted streams named, in one turn: less than a millisecond.
-const REAPED_PER_TURN: usize = 64;
 /// Entries that are given up in one turn, at most: about a millisecond.
 const PURGED_PER_TURN: u64 = 65_536;
 
@@ -25,9 +23,7 @@ pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>, anchor: Rc<Anchor
     let mut not_before = Instant::now();
     while !group.has_failed() {
         tokio::time::sleep(LOOK_EVERY).await;
-        while group.reap(REAPED_PER_TURN) {
-            tokio::task::yield_now().await;
-        }
+        group.replica.reap().await;
         let taken = group.replica.snapshot_index();
         let is_wanted = anchor.wants_newer_than(taken) || group.snapshot_wanted.get() > taken;
         let is_due = is_wanted || is_snapshot_due(&core, &group);
@@ -48,13 +44,7 @@ fn is_snapshot_due(core: &Core, group: &LocalGroup) -> bool {
     }
     let (taken, possible) = (replica.snapshot_index(), purgeable(group));
     let pins = |behind| group.wal.is_pinned_behind(group.id, behind);
-    possible > taken && is_space_short(group) && pins(taken) && !pins(possible)
-}
-
-/// Whether the group's log is more than half full.
-pub(crate) fn is_space_short(group: &LocalGroup) -> bool {
-    let wal = group.wal.stats();
-    wal.used_bytes > wal.used_bytes_max / 2
+    possible > taken && group.wal.is_space_short() && pins(taken) && !pins(possible)
 }
 
 /// Returns whether there is one.
