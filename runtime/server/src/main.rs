@@ -51,6 +51,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use tikv_jemallocator::Jemalloc;
 
 use crate::admin_client::AdminClient;
 use crate::check::CheckRequest;
@@ -63,7 +64,13 @@ use crate::exit::Exit;
 use crate::recover_command::{Mode, Order};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Jemalloc = Jemalloc;
+
+/// Has the allocator give memory back a tenth of a second after it was freed: readers and writers of old bytes free hundreds of
+/// megabytes in a second, on other threads than those that take the next ones. `_RJEM_MALLOC_CONF` in the environment still decides.
+#[expect(unsafe_code, reason = "the allocator is C, and reads this by its name before anything runs")]
+#[unsafe(export_name = "_rjem_malloc_conf")]
+static ALLOCATOR_OPTIONS: &[u8; 69] = b"background_thread:true,dirty_decay_ms:100,muzzy_decay_ms:0,thp:never\0";
 
 fn main() -> ExitCode {
     // The server has started itself to look at a module. For nobody else, so it is not in the command line; and before all
@@ -73,7 +80,6 @@ fn main() -> ExitCode {
     }
     abort_on_panic();
     use_small_pages();
-    give_back_soon();
     let done = match Cli::parse().command {
         Command::Serve(args) => serve(&args),
         Command::Config(ConfigCommand::Print(args)) => {
@@ -168,18 +174,6 @@ fn abort_on_panic() {
 fn use_small_pages() {
     #[cfg(target_os = "linux")]
     let _ = rustix::thread::disable_transparent_huge_pages(true);
-}
-
-/// Has the allocator give memory back to the system some milliseconds after it was freed, and not a second: readers of old bytes free
-/// hundreds of megabytes in a second, on other threads than those that take the next ones. `MIMALLOC_PURGE_DELAY` still decides.
-fn give_back_soon() {
-    /// `mi_option_purge_delay`, in milliseconds; the crate does not name it.
-    const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
-    // SAFETY: it sets a number, and nobody has begun a thread yet.
-    #[expect(unsafe_code, reason = "the allocator is C")]
-    unsafe {
-        libmimalloc_sys::mi_option_set_default(PURGE_DELAY, 10);
-    }
 }
 
 /// One line per event, on standard error: standard output stays free. A line that cannot be written is lost, and no reason to
