@@ -8,6 +8,7 @@ mod node;
 #[path = "../support/mod.rs"]
 mod support;
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
@@ -227,6 +228,43 @@ fn leadership_goes_to_who_is_asked_to_lead() {
         assert_eq!(trio.elected(Some(leader)).await, next);
         assert!(begun.elapsed() < Duration::from_millis(500), "{:?}: no timeout is waited for", begun.elapsed());
         trio.propose(next).await.expect("it leads");
+        trio.settle().await;
+    });
+}
+
+#[test]
+fn leadership_goes_also_while_clients_propose() {
+    run(async {
+        let trio = Rc::new(Trio::form(1).await);
+        trio.links.delay(Duration::from_millis(3));
+        let is_over = Rc::new(Cell::new(false));
+        let clients: Vec<_> = (0..4)
+            .map(|_| {
+                let (trio, is_over) = (trio.clone(), is_over.clone());
+                tokio::task::spawn_local(async move {
+                    while !is_over.get() {
+                        if let Some(leader) = trio.leader() {
+                            // What becomes of it is in the history.
+                            let _ = trio.propose(leader).await;
+                        }
+                        sleep(Duration::from_millis(1)).await;
+                    }
+                })
+            })
+            .collect();
+        for _ in 0..6 {
+            let leader = trio.elected(None).await;
+            sleep(Duration::from_secs(1)).await;
+            let next = leader % 3 + 1;
+            let begun = Instant::now();
+            trio.node(leader).replica().transfer(next).await.expect("it is connected and has almost everything");
+            assert_eq!(trio.elected(Some(leader)).await, next);
+            assert!(begun.elapsed() < Duration::from_millis(500), "{:?}: no timeout is waited for", begun.elapsed());
+        }
+        is_over.set(true);
+        for client in clients {
+            client.await.expect("a client ends");
+        }
         trio.settle().await;
     });
 }
