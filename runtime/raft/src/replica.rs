@@ -238,7 +238,7 @@ impl Replica {
             }
         }
         let rests_until = (has_peers && initialized).then(|| tokio::time::Instant::now() + REST);
-        let seen = watch_role(&raft, progress.clone(), has_peers);
+        let seen = watch_role(group, &raft, progress.clone(), has_peers);
         Ok(Replica { group, raft, network, wal, state, progress, seen, rests_until, purge_wanted: Local::new(None) })
     }
 

@@ -9,12 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::time::{sleep, timeout};
-use weir_cluster::{Acceptor, ClusterId, DiskId, Endpoint, Hello, Identity, LinkConfig, NodeId, Security, Tcp};
-use weir_raft::{Links, Observer, Replica, ReplicaOptions, Role, State, answer_peer};
+use weir_cluster::{
+    Acceptor, ClusterId, DiskId, Endpoint, Hello, Identity, Lane, LinkConfig, Message, NodeId, Security, Tcp,
+};
+use weir_raft::{Links, Observer, Peers, Replica, ReplicaOptions, Role, State, answer_peer};
 use weir_storage::{Arena, Claim, FaultyDisk, Wal, WalConfig, WriteMode};
 use weir_stream::{BatchBuilder, Group, Limits, Outcome};
 use weir_types::GroupId;
@@ -144,5 +146,60 @@ fn what_one_replica_is_told_all_have_and_no_body_is_copied() {
             assert_eq!(*node.applied.borrow(), *leader.applied.borrow());
             assert_eq!(node.wal.stats().copies, 0, "a body goes from the socket to the log without a copy");
         }
+    });
+}
+
+/// A request for a vote, as `raft/wire.rs` says: of node 1 in term 1, whose log is empty.
+fn vote_request() -> Message {
+    let mut head = BytesMut::new();
+    head.put_u8(1);
+    head.put_u64_le(1);
+    head.put_u64_le(1);
+    head.put_slice(&[0; 1 + 17 + 1]);
+    Message { kind: 1, head: head.freeze(), bodies: Vec::new() }
+}
+
+#[test]
+fn what_is_not_answered_ends_with_its_connection() {
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).expect("a runtime");
+    runtime.block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let disk = FaultyDisk::new(96 << 20, 2);
+        Wal::form(&disk, 2).expect("an empty disk");
+        // Nobody writes what it is given: a vote is never durable, and never answered.
+        let wal = Wal::open(Arc::new(disk), CONFIG, Box::new(|| 7)).expect("a log");
+        let peers = Rc::new(Links::new(endpoint(2), BTreeMap::new()));
+        let options = ReplicaOptions {
+            node_id: 2,
+            group: GroupId::META,
+            founders: BTreeSet::new(),
+            peers: Some(peers.clone()),
+            seed: 2,
+        };
+        let (state, witness) = (State::new(Group::new()), Box::new(Witness(Rc::default())));
+        let replica = Replica::start(options, wal, state, witness).await.expect("it starts");
+        let clones = Rc::strong_count(&peers);
+        tokio::task::spawn_local(async move {
+            let mut acceptor = Acceptor::new(endpoint(2), Box::new(listener));
+            let accepted = acceptor.next().await;
+            answer_peer(accepted, replica, LinkConfig::default()).await;
+        });
+        let lane = Lane::Control(GroupId::META);
+        let asking = Rc::new(Links::new(endpoint(1), BTreeMap::from([(node_id(2), address)])));
+        let asked = asking.clone();
+        let call = tokio::task::spawn_local(async move {
+            loop {
+                // Until there is a connection it fails at once.
+                match asked.call(node_id(2), lane, vote_request()).await {
+                    Err(error) if !error.may_have_arrived() => sleep(Duration::from_millis(2)).await,
+                    answer => return answer.map(drop),
+                }
+            }
+        });
+        wait_until("the vote is asked for", || Rc::strong_count(&peers) == clones + 1).await;
+        asking.fail(node_id(2), lane, "it is not waited for");
+        assert!(call.await.expect("it ends").is_err(), "there is no answer");
+        wait_until("nobody works on it", || Rc::strong_count(&peers) < clones).await;
     });
 }
