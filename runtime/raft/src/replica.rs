@@ -169,7 +169,7 @@ pub struct Replica {
     pub(crate) group: GroupId,
     pub(crate) raft: Raft<TypeConfig, StateMachine>,
     pub(crate) network: Network,
-    wal: SendWrapper<Wal>,
+    pub(crate) wal: SendWrapper<Wal>,
     state: State,
     progress: Local<Progress>,
     pub(crate) seen: Local<Seen>,
@@ -311,7 +311,7 @@ impl Replica {
         if self.is_stopped() {
             return Err(ProposeError::Stopped);
         }
-        let batch = Batch::Loaded { frame, body_bytes, claim: Claim::Reserve };
+        let batch = Batch::Loaded { frame, body_bytes, claim: Claim::Reserve, ticket: None };
         let written = self.raft.client_write(batch).await;
         // It is in the log by now, or will never be.
         drop(ticket);

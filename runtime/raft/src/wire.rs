@@ -106,7 +106,7 @@ pub(crate) fn decode_append(mut head: Bytes, bodies: Vec<Bytes>) -> io::Result<A
             return Err(malformed());
         }
         last_term = term;
-        // The leader had room for it, and decides for all: a log that is fuller here lends its reserve.
+        // It has asked for room by then.
         let payload = decode_payload(kind, frame, body_bytes, Claim::Reserve)?;
         entries.push(EntryOf::<TypeConfig>::new(log_id(EntryId { index, term }), payload));
     }
@@ -286,7 +286,7 @@ mod tests {
     }
 
     fn append() -> AppendEntriesRequest<TypeConfig> {
-        let batch = Batch::Loaded { frame: frame(b"batch"), body_bytes: 5, claim: Claim::Spare };
+        let batch = Batch::Loaded { frame: frame(b"batch"), body_bytes: 5, claim: Claim::Spare, ticket: None };
         let nodes = std::collections::BTreeMap::from([(1, openraft::EmptyNode {})]);
         let membership = openraft::Membership::new(vec![[1].into()], nodes).expect("a membership");
         let payloads = [EntryPayload::Blank, EntryPayload::Normal(batch), EntryPayload::Membership(membership)];

@@ -80,7 +80,7 @@ fn an_answer_does_not_stand_for_a_later_request_without_entries() {
             assert_eq!(matched(results.next().now_or_never()), 7, "nobody else is up to the same entry");
             peers.answer(success());
             assert!(results.next().now_or_never().is_none(), "the one without entries may never arrive");
-            peers.answer(is_answered.then(|| AppendEntriesResponse::Success));
+            peers.answer(is_answered.then_some(AppendEntriesResponse::Success));
             if is_answered {
                 assert_eq!(matched(results.next().now_or_never()), 9);
                 requests.send(request(9, 10)).expect("it is taken");

@@ -287,6 +287,37 @@ fn a_large_batch_does_not_delay_a_heartbeat() {
 }
 
 #[test]
+fn a_follower_whose_log_is_full_takes_nothing_until_it_has_room_again() {
+    run(async {
+        let trio = Trio::form(1).await;
+        let leader = trio.elected(None).await;
+        let (full, near) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+        let propose = async |megabytes: u32| {
+            for _ in 0..megabytes {
+                let (number, frame) = trio.history.begin_refused(1 << 20);
+                let proposed = trio.node(leader).propose(frame).await;
+                trio.history.end(number, proposed);
+                assert_eq!(proposed, Ok(()));
+            }
+        };
+        propose(40).await;
+        for node in [leader, near] {
+            trio.node(node).keep().await;
+        }
+        // More than the third one's log takes, of which nothing was given up.
+        propose(30).await;
+        sleep(Duration::from_secs(3)).await;
+        let lacks = || trio.node(leader).applied_index() - trio.node(full).applied_index();
+        assert!(lacks() > 5, "it lacks {} entries", lacks());
+        assert_eq!(trio.leader(), Some(leader), "nobody has called an election");
+        trio.node(full).keep().await;
+        sleep(Duration::from_secs(3)).await;
+        assert_eq!(lacks(), 0, "it has given up what it had, and taken the rest");
+        trio.settle().await;
+    });
+}
+
+#[test]
 fn a_follower_that_is_gone_or_slow_does_not_hold_the_log() {
     for is_gone in [true, false] {
         run(async {
