@@ -198,6 +198,38 @@ fn a_leader_that_is_cut_off_acknowledges_nothing_and_reads_nothing_stale() {
 }
 
 #[test]
+fn who_begins_again_within_a_lease_elects_nobody_else() {
+    let mut takeovers = 0;
+    for seed in 0..12 {
+        run(async {
+            let trio = Trio::form(seed).await;
+            let leader = trio.elected(None).await;
+            let (voter, candidate) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+            trio.propose(leader).await.expect("it leads");
+            // It wants to lead, and whoever hears the leader does not want that.
+            trio.links.cut(leader, candidate);
+            trio.links.cut(candidate, leader);
+            sleep(Duration::from_secs(3)).await;
+            assert_eq!(trio.leader(), Some(leader), "the third one hears the leader");
+            // The leader has just heard it, and it has forgotten what it granted.
+            trio.links.cut(leader, voter);
+            trio.links.cut(voter, leader);
+            trio.node(voter).crash().await;
+            trio.node(voter).start().await;
+            let begun = Instant::now();
+            while begun.elapsed() < ELECTED_WITHIN {
+                let leading: Vec<u64> = (1..=3).filter(|&id| trio.node(id).replica().is_leading()).collect();
+                assert!(leading.len() <= 1, "{leading:?} lead at the same time, seed {seed}");
+                takeovers += u32::from(leading.iter().any(|&id| id != leader));
+                sleep(Duration::from_millis(5)).await;
+            }
+            trio.settle().await;
+        });
+    }
+    assert!(takeovers > 0, "somebody was elected");
+}
+
+#[test]
 fn a_follower_that_catches_up_sees_what_was_acknowledged_before() {
     run(async {
         let trio = Trio::form(1).await;
