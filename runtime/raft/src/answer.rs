@@ -11,6 +11,7 @@ use weir_cluster::Message;
 use weir_storage::Claim;
 
 use crate::config::{Batch, TypeConfig, entry_id};
+use crate::parcel::{PARCEL, decode_parcel, encode_receipt};
 use crate::replica::Replica;
 use crate::wire;
 
@@ -39,8 +40,8 @@ impl Replica {
     /// [`AnswerError`]; the peer then gets no answer.
     pub async fn answer(&self, message: Message) -> Result<Message, AnswerError> {
         let Message { kind, head, bodies } = message;
-        if kind != wire::APPEND && !bodies.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "only entries have bodies").into());
+        if !matches!(kind, wire::APPEND | PARCEL) && !bodies.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "only entries and snapshots have bodies").into());
         }
         match kind {
             wire::VOTE | wire::PRE_VOTE => {
@@ -63,6 +64,12 @@ impl Replica {
             wire::TRANSFER => {
                 let response = self.raft.handle_transfer_leader(wire::decode_transfer(head)?).await;
                 Ok(wire::encode_transfer_response(&response.map_err(|_| AnswerError::Stopped)?))
+            }
+            PARCEL => {
+                if self.is_stopped() {
+                    return Err(AnswerError::Stopped);
+                }
+                Ok(encode_receipt(self.receive(decode_parcel(head, bodies)?).await))
             }
             wire::READ_INDEX => Ok(wire::encode_read_index(self.read_index().await)),
             kind => Err(io::Error::new(io::ErrorKind::InvalidData, format!("no message is of kind {kind}")).into()),

@@ -203,15 +203,30 @@ impl RaftNetworkV2<TypeConfig> for Client {
         self.ask(message, &option, wire::decode_vote_response).await
     }
 
+    /// Whatever fails is tried again after a while, with a newer snapshot if there is one.
     async fn full_snapshot(
         &mut self,
-        _vote: VoteOf<TypeConfig>,
-        _snapshot: SnapshotOf<TypeConfig, SnapshotData>,
-        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        vote: VoteOf<TypeConfig>,
+        snapshot: SnapshotOf<TypeConfig, SnapshotData>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let error = std::io::Error::new(std::io::ErrorKind::Unsupported, "snapshots do not go to other nodes yet");
-        Err(Unreachable::new(&error).into())
+        let SnapshotData::Taken(shipment) = snapshot.snapshot else {
+            unreachable!("what is sent is this replica's own")
+        };
+        let sending = SendWrapper::new(async {
+            shipment.send(vote, |message| self.network.call(self.node, self.lane, message)).await
+        });
+        tokio::select! {
+            closed = cancel => Err(closed.into()),
+            sent = sending => match sent {
+                Ok(vote) => Ok(SnapshotResponse::new(vote)),
+                Err(error) => {
+                    tracing::debug!(group = self.network.group.0, node = self.node, %error, "a snapshot has not arrived");
+                    Err(Unreachable::new(&error).into())
+                }
+            },
+        }
     }
 
     async fn transfer_leader(

@@ -10,7 +10,8 @@ use weir_types::{GroupId, Wakeup};
 
 use crate::config::TypeConfig;
 use crate::local::Local;
-use crate::state_machine::{Progress, StateMachine};
+use crate::progress::Progress;
+use crate::state_machine::StateMachine;
 
 /// What a replica may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

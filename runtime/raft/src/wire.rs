@@ -7,7 +7,7 @@
 //! transfer    vote, node, last entry                              -> done, or why not
 //! read index  nothing                                             -> index, or that it does not lead
 //! ```
-//! An entry is its kind and term; its body is a body of the message, and its index follows from the entry before.
+//! [`crate::parcel`] says how snapshots go. An entry is its kind and term; its body is a body of the message, and its index follows from the entry before.
 
 use std::io;
 
@@ -212,11 +212,11 @@ fn index_at(first: Option<u64>, offset: usize) -> Option<u64> {
     first?.checked_add(offset as u64)
 }
 
-fn put_vote(out: &mut BytesMut, vote: &VoteOf<TypeConfig>) {
+pub(crate) fn put_vote(out: &mut BytesMut, vote: &VoteOf<TypeConfig>) {
     out.put_slice(&encode_vote(vote));
 }
 
-fn get_vote(head: &mut Bytes) -> io::Result<VoteOf<TypeConfig>> {
+pub(crate) fn get_vote(head: &mut Bytes) -> io::Result<VoteOf<TypeConfig>> {
     let rest = head.len().checked_sub(VOTE_BYTES).ok_or_else(malformed)?;
     let vote = decode_vote(&head[..VOTE_BYTES])?;
     if vote.leader_id.voted_for == 0 {
@@ -239,11 +239,11 @@ fn get_log_id(head: &mut Bytes) -> io::Result<Option<LogIdOf<TypeConfig>>> {
     Ok(is_given.then(|| log_id(EntryId { index, term })))
 }
 
-fn get_u64(head: &mut Bytes) -> io::Result<u64> {
+pub(crate) fn get_u64(head: &mut Bytes) -> io::Result<u64> {
     head.try_get_u64_le().map_err(|_| malformed())
 }
 
-fn get_bool(head: &mut Bytes) -> io::Result<bool> {
+pub(crate) fn get_bool(head: &mut Bytes) -> io::Result<bool> {
     match head.try_get_u8() {
         Ok(0) => Ok(false),
         Ok(1) => Ok(true),
@@ -252,11 +252,11 @@ fn get_bool(head: &mut Bytes) -> io::Result<bool> {
 }
 
 /// `value`, if nothing is left of what it was read from.
-fn ended<T>(head: Bytes, value: T) -> io::Result<T> {
+pub(crate) fn ended<T>(head: Bytes, value: T) -> io::Result<T> {
     if head.is_empty() { Ok(value) } else { Err(malformed()) }
 }
 
-fn malformed() -> io::Error {
+pub(crate) fn malformed() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "a message between replicas that no version of weir wrote")
 }
 

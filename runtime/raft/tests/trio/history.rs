@@ -128,6 +128,14 @@ impl History {
         self.0.borrow_mut().applied.insert(node, Vec::new());
     }
 
+    /// A node has the state as of entry `index`, whatever it has applied before.
+    pub(crate) fn restore(&self, node: u64, index: Option<u64>) {
+        self.note(format_args!("node {node} goes on from {index:?}"));
+        let mut events = self.0.borrow_mut();
+        let known = events.entries.keys().copied().take_while(|&known| Some(known) <= index).collect();
+        events.applied.insert(node, known);
+    }
+
     /// A node has applied the batch that is entry `index`.
     pub(crate) fn apply(&self, node: u64, index: u64, batch: &[u8]) {
         let mut events = self.0.borrow_mut();

@@ -42,7 +42,9 @@ struct Witness {
 }
 
 impl Observer for Witness {
-    fn restored(&mut self, _group: &Group) {}
+    fn restored(&mut self, group: &Group) {
+        self.history.restore(self.node, group.applied());
+    }
 
     fn applied(&mut self, index: u64, batch: &Bytes, _outcomes: &[Outcome]) {
         self.history.apply(self.node, index, batch);
