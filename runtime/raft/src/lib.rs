@@ -6,7 +6,8 @@
 //! - [`snapshot`]: the state in a file, so that the log before it may go. [`ship`] sends it to a replica that lacks what went,
 //!   in pieces ([`parcel`]), and [`receive`] takes it over there ([`inbox`]).
 //! - [`install`]: a group that goes on from a state that another log had.
-//! - [`role`]: what the replica is to its group: [`Role`]. [`current`]: reads that are not stale, and handing over.
+//! - [`role`]: what the replica is to its group: [`Role`]. [`current`]: reads that are not stale, and handing over. [`members`]: who
+//!   else is in it.
 //! - [`peers`]: the replicas on other nodes, as they are asked: [`Peers`]. [`links`] are how they are reached, [`network`] is openraft's
 //!   side of it, [`answer`] the other end, and [`wire`] what is said, as bytes.
 //! - [`config`]: openraft's type parameters and our timings. [`runtime`]: tokio, as openraft is given it.
@@ -27,6 +28,7 @@ mod install;
 mod links;
 mod local;
 mod log_store;
+mod members;
 mod network;
 mod parcel;
 mod peers;
@@ -47,6 +49,7 @@ pub use install::install;
 pub use links::{Addresses, Links, answer_peer};
 pub use local::{Local, State};
 pub use log_store::is_batch;
+pub use members::MemberError;
 pub use peers::Peers;
 pub use replica::{ProposeError, Replica, ReplicaOptions, Standing, StartError};
 pub use role::Role;

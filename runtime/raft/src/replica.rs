@@ -175,7 +175,7 @@ pub struct Replica {
     pub(crate) network: Network,
     pub(crate) wal: SendWrapper<Wal>,
     pub(crate) state: State,
-    progress: Local<Progress>,
+    pub(crate) progress: Local<Progress>,
     pub(crate) seen: Local<Seen>,
     /// Until when it gives nobody its vote: before it was started, it may have promised that to a leader, for as long as that one
     /// answers alone.

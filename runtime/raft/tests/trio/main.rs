@@ -5,6 +5,7 @@ mod faults;
 mod history;
 mod links;
 mod node;
+mod sent;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -98,6 +99,8 @@ impl Trio {
         self.history.check();
         let states: Vec<Vec<u8>> = self.nodes.iter().map(Node::state_bytes).collect();
         assert!(states.iter().all(|state| *state == states[0]), "the states of all replicas are the same bytes");
+        let streams = self.nodes[0].streams();
+        assert!(self.nodes.iter().all(|node| node.streams() == streams), "and so are those of all streams");
     }
 }
 
@@ -334,7 +337,7 @@ fn a_follower_whose_log_is_full_takes_nothing_until_it_has_room_again() {
         };
         propose(40).await;
         for node in [leader, near] {
-            trio.node(node).keep().await;
+            trio.node(node).keep().await.expect("there is space");
         }
         // More than the third one's log takes, of which nothing was given up.
         propose(30).await;
@@ -342,7 +345,7 @@ fn a_follower_whose_log_is_full_takes_nothing_until_it_has_room_again() {
         let lacks = || trio.node(leader).applied_index() - trio.node(full).applied_index();
         assert!(lacks() > 5, "it lacks {} entries", lacks());
         assert_eq!(trio.leader(), Some(leader), "nobody has called an election");
-        trio.node(full).keep().await;
+        trio.node(full).keep().await.expect("there is space");
         sleep(Duration::from_secs(3)).await;
         assert_eq!(lacks(), 0, "it has given up what it had, and taken the rest");
         trio.settle().await;
@@ -369,10 +372,10 @@ fn a_follower_that_is_gone_or_slow_does_not_hold_the_log() {
                     trio.history.end(number, proposed);
                     assert_eq!(proposed, Ok(()), "round {round}");
                 }
-                trio.node(leader).keep().await;
-                trio.node(near).keep().await;
+                trio.node(leader).keep().await.expect("there is space");
+                trio.node(near).keep().await.expect("there is space");
                 sleep(Duration::from_secs(3)).await;
-                trio.node(leader).keep().await;
+                trio.node(leader).keep().await.expect("there is space");
                 assert!(trio.node(leader).log_bytes() < 56 << 20, "round {round}: {}", trio.node(leader).log_bytes());
             }
             assert_eq!(trio.leader(), Some(leader), "nobody has called an election");
