@@ -20,6 +20,9 @@ use crate::replica::Replica;
 use crate::snapshot::Snapshot;
 use crate::state_machine::SnapshotData;
 
+#[cfg(test)]
+mod tests;
+
 /// For how long the next parcel is waited for.
 const AWAITED_FOR: Duration = Duration::from_secs(10);
 

@@ -29,6 +29,8 @@ const PARCEL_PARTS: usize = 256;
 const BYTES_PER_SECOND: u64 = 32 << 20;
 /// How often it is asked whether a snapshot was taken over.
 const ASK_EVERY: Duration = Duration::from_millis(50);
+/// How long it is waited before a snapshot is sent again that was of no use to the other node.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Why a snapshot has not arrived.
 #[derive(Debug, thiserror::Error)]
@@ -80,18 +82,29 @@ impl Shipment {
     where
         F: Future<Output = Result<Message, CallError>>,
     {
-        if let Some(index) = self.missing() {
-            self.progress.borrow_mut().is_wanted = true;
-            // What goes with the next one is to be there still when that is sent.
-            self.progress.borrow_mut().hold();
-            return Err(ShipError::Outdated { index });
-        }
         let mut sending = Sending { vote, ask, sum: Sum::default(), parts: Vec::new(), bytes: 0 };
-        let sent = self.send_parts(&mut sending).await;
-        match sent? {
-            Some(vote) => Ok(vote),
-            None => self.finish(&sending).await,
+        let sent = match self.send_parts(&mut sending).await {
+            Ok(Some(vote)) => Ok(vote),
+            Ok(None) => self.finish(&sending).await,
+            Err(error) => Err(error),
+        };
+        match &sent {
+            Err(ShipError::Outdated { .. }) => self.want_another(),
+            // Its disk may be full.
+            Err(ShipError::Lost) => sleep(AGAIN_AFTER).await,
+            _ => {}
         }
+        sent
+    }
+
+    /// Another snapshot is wanted, unless there is one; what goes with it is to be there still when it is sent.
+    fn want_another(&self) {
+        let mut progress = self.progress.borrow_mut();
+        let current = progress.snapshot.as_ref().and_then(|taken| taken.meta.last_log_id);
+        if current == self.taken.meta.last_log_id {
+            progress.is_wanted = true;
+        }
+        progress.hold();
     }
 
     /// An entry that the snapshot needs and the log no longer has.
@@ -106,6 +119,9 @@ impl Shipment {
     where
         F: Future<Output = Result<Message, CallError>>,
     {
+        if let Some(index) = self.missing() {
+            return Err(ShipError::Outdated { index });
+        }
         self.progress.borrow_mut().hold();
         let mut file = self.taken.file.again();
         let mut is_first = true;

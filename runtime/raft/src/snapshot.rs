@@ -257,7 +257,7 @@ pub(crate) fn read_body(entry: &EntryRef, reader: &WalReader) -> io::Result<Byte
 }
 
 /// A membership behind the entry that it came with, if it came with one.
-fn encode_stored_membership(stored: &StoredMembershipOf<TypeConfig>) -> Bytes {
+pub(crate) fn encode_stored_membership(stored: &StoredMembershipOf<TypeConfig>) -> Bytes {
     let mut buf = BytesMut::new();
     let id = stored.log_id().as_ref().map(entry_id);
     buf.put_u8(u8::from(id.is_some()));

@@ -57,12 +57,15 @@ async fn client(trio: Rc<Trio>, dice: Dice, is_over: Rc<Cell<bool>>) {
     }
 }
 
-/// Takes snapshots on all nodes and gives up their logs, so often that who is away for long finds them gone.
+/// Takes snapshots and gives up logs on all nodes, so often that who is away for long finds them gone.
 async fn keeper(trio: Rc<Trio>, dice: Dice, is_over: Rc<Cell<bool>>) {
     while !is_over.get() {
         sleep(dice.millis(100..1000)).await;
         for node in &trio.nodes {
-            if node.is_up() {
+            if node.is_up() && dice.below(2) > 0 {
+                node.purge().await;
+            }
+            if node.is_up() && (dice.below(3) > 0 || node.replica().wants_snapshot()) {
                 // Its power may be cut meanwhile.
                 let _ = timeout(Duration::from_secs(5), node.keep()).await;
             }

@@ -133,14 +133,19 @@ impl Node {
     /// # Errors
     /// Its power was cut, or its disk is full.
     pub(crate) async fn keep(&self) -> io::Result<()> {
+        self.replica().take_snapshot().await?;
+        self.purge().await;
+        Ok(())
+    }
+
+    /// Gives up the log before its last snapshot, as far as nothing in it is needed.
+    pub(crate) async fn purge(&self) {
         let Up { replica, state, .. } = self.up();
-        replica.take_snapshot().await?;
         let floor = state.borrow().hot_floor();
         let upto = floor.map_or(Some(u64::MAX), |floor| floor.checked_sub(1)).min(replica.snapshot_index());
         if let Some(upto) = upto {
             replica.purge(upto).await;
         }
-        Ok(())
     }
 
     pub(crate) fn disk(&self) -> FaultyDisk {

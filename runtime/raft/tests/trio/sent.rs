@@ -192,6 +192,38 @@ fn a_node_that_is_taken_in_begins_with_a_snapshot_and_then_votes() {
 }
 
 #[test]
+fn a_snapshot_of_which_the_log_has_given_up_a_part_is_not_sent_and_another_one_is_wanted() {
+    run(async {
+        let away = Away::begin(1).await;
+        let leader = away.trio.node(away.leader);
+        for _ in 0..30 {
+            away.trio.propose(away.leader).await.expect("two of three are enough");
+        }
+        // What was needed when it was taken is needed no longer, and goes.
+        let (first, _) = leader.log_range();
+        leader.purge().await;
+        log_goes(leader, first).await;
+        away.node().start().await;
+        let begun = Instant::now();
+        while !leader.replica().wants_snapshot() {
+            assert!(begun.elapsed() < CAUGHT_UP_WITHIN, "nobody has asked for it");
+            sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(away.node().applied_index(), away.before);
+        leader.keep().await.expect("there is space");
+        // What goes with it stays until it was sent, although it is not needed here.
+        for _ in 0..30 {
+            away.trio.propose(away.leader).await.expect("two of three are enough");
+        }
+        leader.purge().await;
+        sleep(Duration::from_secs(2)).await;
+        assert!(!leader.replica().wants_snapshot());
+        assert_eq!(away.trio.history.totals().sent, 1);
+        away.trio.settle().await;
+    });
+}
+
+#[test]
 fn a_snapshot_whose_sender_falls_silent_leaves_nothing_behind() {
     run(async {
         let away = Away::begin(1).await;
