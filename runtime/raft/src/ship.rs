@@ -109,7 +109,9 @@ impl Shipment {
 
     /// An entry that the snapshot needs and the log no longer has.
     fn missing(&self) -> Option<u64> {
-        self.taken.hot.iter().copied().find(|&index| self.wal.entry(self.group, index).is_none())
+        let first = self.wal.first_index(self.group);
+        let mut before = self.taken.hot.iter().copied().take_while(|&index| index < first);
+        before.find(|&index| self.wal.entry(self.group, index).is_none())
     }
 
     async fn send_parts<F>(

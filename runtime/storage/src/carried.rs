@@ -13,13 +13,15 @@ use crate::segment::SegmentFile;
 /// Their frames are in no segment, and belong to no life of one.
 pub(crate) const SALT: u64 = 0;
 
-/// The entries that one snapshot carries.
+/// The entries that one snapshot carries. Cheap to clone.
 #[derive(Clone)]
 pub struct Carried {
     file: Arc<SegmentFile>,
     group: GroupId,
     /// By index.
-    entries: BTreeMap<u64, Lying>,
+    entries: Arc<BTreeMap<u64, Lying>>,
+    /// Those before it are left.
+    floor: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -32,7 +34,7 @@ struct Lying {
 
 impl Carried {
     pub(crate) fn new(file: Arc<SegmentFile>, group: GroupId) -> Carried {
-        Carried { file, group, entries: BTreeMap::new() }
+        Carried { file, group, entries: Arc::default(), floor: 0 }
     }
 
     pub(crate) fn group(&self) -> GroupId {
@@ -56,30 +58,32 @@ impl Carried {
             return None;
         }
         let (term, kind, body_bytes) = (header.term, header.entry_kind, header.body_bytes);
-        self.entries.insert(header.index, Lying { term, kind, body_bytes, position });
+        let entries = Arc::make_mut(&mut self.entries);
+        entries.insert(header.index, Lying { term, kind, body_bytes, position });
         Some(())
     }
 
     /// The entry at `index`, if it is among them.
     pub fn entry(&self, index: u64) -> Option<EntryRef> {
-        let &Lying { term, kind, body_bytes, position } = self.entries.get(&index)?;
+        let entry = self.entries.get(&index).filter(|_| index >= self.floor);
+        let &Lying { term, kind, body_bytes, position } = entry?;
         let (segment, group, id) = (self.file.clone(), self.group, EntryId { index, term });
         Some(EntryRef { id, kind, body: EntryBody::Stored(EntryPlace { segment, position, body_bytes, group, id }) })
     }
 
     /// The indices of all of them, in order.
     pub fn indices(&self) -> impl Iterator<Item = u64> {
-        self.entries.keys().copied()
+        self.entries.range(self.floor..).map(|(&index, _)| index)
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.indices().next().is_none()
     }
 
     /// Leaves those before `floor`.
     pub(crate) fn leave_before(&mut self, floor: u64) {
-        self.entries = self.entries.split_off(&floor);
+        self.floor = self.floor.max(floor);
     }
 }
 
