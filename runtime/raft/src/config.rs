@@ -1,14 +1,19 @@
 //! openraft's type parameters, and the timings that suit real networks.
 
 use std::fmt;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use openraft::alias::LogIdOf;
 use openraft::{Config, LogId, SnapshotPolicy};
-use weir_storage::{Claim, EntryId, EntryPlace, FRAME_HEADER_BYTES};
+use send_wrapper::SendWrapper;
+use weir_storage::{Claim, EntryId, EntryPlace, FRAME_HEADER_BYTES, Ticket};
 use weir_stream::Outcome;
 
 use crate::runtime::Seeded;
+
+/// Room that was promised for a batch on this thread, shared by its clones.
+pub(crate) type Promised = SendWrapper<Rc<Ticket>>;
 
 /// A batch of commands as openraft carries it: a whole log frame, so that the log can fill its header in place and write
 /// these very bytes.
@@ -22,6 +27,8 @@ pub(crate) enum Batch {
         body_bytes: usize,
         /// What it may be written into.
         claim: Claim,
+        /// The room that was promised for it, until it is written.
+        ticket: Option<Promised>,
     },
     /// In the log and not read yet: openraft looks at many entries of which it needs only the ids.
     Stored(EntryPlace),

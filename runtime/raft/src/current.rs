@@ -2,16 +2,20 @@
 
 use std::time::Duration;
 
-use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::raft::linearizable_read::LinearizerOption;
+use openraft::{Instant as _, RaftMetrics};
+use tokio::time::{Instant, timeout_at};
 
+use crate::config::TypeConfig;
 use crate::replica::Replica;
 use crate::role::{LEASE, Role};
 use crate::wire;
 
 /// A node that leadership goes to has answered within this time.
 const TRANSFER_HEARD_WITHIN: Duration = Duration::from_millis(400);
+/// How long it is waited for what it lacks.
+const TRANSFER_MATCHED_WITHIN: Duration = Duration::from_millis(200);
 
 /// How long a replica waits until it has applied what it was told to.
 const APPLIED_WITHIN: Duration = Duration::from_secs(5);
@@ -68,28 +72,54 @@ impl Replica {
         Some(linearizer.read_log_id().index())
     }
 
-    /// Has `node` lead, which is a voter that has all of the log. Returns before it does; this replica leads no longer then.
+    /// Has `node` lead, which is a voter that has what the log has when this is called, or soon; of what is proposed meanwhile it is
+    /// sent the rest before it asks for votes. Returns before it leads; this replica leads no longer then.
     ///
     /// # Errors
     /// [`NotCurrent`] when this replica does not lead, or the node has not answered lately or lacks entries: while leadership moves
     /// nobody leads, and a node that is not there would make that long.
     pub async fn transfer(&self, node: u64) -> Result<(), NotCurrent> {
-        let (term, is_ready) = {
-            let metrics = self.raft.metrics();
-            let metrics = metrics.borrow_watched();
-            let matching = metrics.replication.as_ref().and_then(|matching| matching.get(&node).copied().flatten());
-            let has_all = matching.map(|id| id.index) >= metrics.last_log_index;
-            let heard = metrics.heartbeat.as_ref().and_then(|heard| heard.get(&node).copied().flatten());
-            let is_near = heard.is_some_and(|heard| heard.elapsed() < TRANSFER_HEARD_WITHIN);
-            let is_voter = metrics.membership_config.voter_ids().any(|voter| voter == node) && node != metrics.id;
-            (metrics.current_term, has_all && is_near && is_voter && metrics.state.is_leader())
+        let mut metrics = self.raft.metrics();
+        let last_index = metrics.borrow_watched().last_log_index;
+        let until = Instant::now() + TRANSFER_MATCHED_WITHIN;
+        let term = loop {
+            match handover(&metrics.borrow_watched(), node, last_index) {
+                Handover::Refused => return Err(NotCurrent),
+                Handover::Now { term } => break term,
+                Handover::Soon => {}
+            }
+            let changed = timeout_at(until, metrics.changed()).await;
+            changed.map_err(|_| NotCurrent)?.map_err(|_| NotCurrent)?;
         };
-        if !is_ready {
-            return Err(NotCurrent);
-        }
         // Followers are told to elect another although this one's lease lasts.
         self.seen.borrow_mut().give_up(term);
         tracing::info!(group = self.group.0, term, node, "leadership is handed over");
         self.raft.trigger().transfer_leader(node).await.map_err(|_| NotCurrent)
+    }
+}
+
+/// Whether leadership can go to a node.
+enum Handover {
+    /// It is no voter, or is not near, or this replica does not lead.
+    Refused,
+    /// It lacks entries.
+    Soon,
+    Now {
+        term: u64,
+    },
+}
+
+fn handover(metrics: &RaftMetrics<TypeConfig>, node: u64, last_index: Option<u64>) -> Handover {
+    let heard = metrics.heartbeat.as_ref().and_then(|heard| heard.get(&node).copied().flatten());
+    let is_near = heard.is_some_and(|heard| heard.elapsed() < TRANSFER_HEARD_WITHIN);
+    let is_voter = metrics.membership_config.voter_ids().any(|voter| voter == node) && node != metrics.id;
+    if !(is_near && is_voter && metrics.state.is_leader()) {
+        return Handover::Refused;
+    }
+    let matching = metrics.replication.as_ref().and_then(|matching| matching.get(&node).copied().flatten());
+    if matching.map(|id| id.index) >= last_index {
+        Handover::Now { term: metrics.current_term }
+    } else {
+        Handover::Soon
     }
 }

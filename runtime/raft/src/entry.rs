@@ -54,7 +54,7 @@ pub(crate) fn decode_payload(kind: u8, frame: Bytes, body_bytes: usize, claim: C
     assert!(frame.len() >= FRAME_HEADER_BYTES + body_bytes, "the body is in the frame");
     match kind {
         KIND_BLANK if body_bytes == 0 => Ok(EntryPayload::Blank),
-        KIND_BATCH => Ok(EntryPayload::Normal(Batch::Loaded { frame, body_bytes, claim })),
+        KIND_BATCH => Ok(EntryPayload::Normal(Batch::Loaded { frame, body_bytes, claim, ticket: None })),
         KIND_MEMBERSHIP => {
             let body = &frame[FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + body_bytes];
             Ok(EntryPayload::Membership(decode_membership(body)?))

@@ -7,9 +7,11 @@ use std::rc::Rc;
 use bytes::BytesMut;
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
+use tokio::task::JoinSet;
 use weir_cluster::{Accepted, CallError, Endpoint, Incoming, Lane, Link, LinkConfig, Message, NodeId};
 use weir_storage::Arena;
 
+use crate::answer::AnswerError;
 use crate::peers::Peers;
 use crate::replica::Replica;
 
@@ -56,18 +58,23 @@ impl Peers for Links {
     }
 }
 
-/// Answers what a replica of another node asks on one connection, until that ends.
+/// Answers what a replica of another node asks on one connection, until that ends; then what is not answered is left.
 pub async fn answer_peer(accepted: Accepted, replica: Replica, config: LinkConfig) {
     let mut incoming = Incoming::new(accepted, |bytes| Arena::new(bytes).into_buf(), &config);
+    let mut answers = JoinSet::new();
     while let Some((message, responder)) = incoming.next().await {
         let replica = replica.clone();
         // Its first step is taken before that of the next one, so they take effect in order.
-        tokio::task::spawn_local(async move {
+        answers.spawn_local(async move {
             match replica.answer(message).await {
                 Ok(reply) => responder.send(reply),
-                // Dropped, the responder says that there will be no answer.
-                Err(error) => tracing::warn!(%error, "a message of another node has no answer"),
+                // Dropped, the responder says that there will be no answer. Who has stopped has said so.
+                Err(AnswerError::Malformed(error)) => {
+                    tracing::warn!(%error, "a peer has sent what cannot be understood")
+                }
+                Err(error) => tracing::debug!(%error, "a message of another node has no answer"),
             }
         });
+        while answers.try_join_next().is_some() {}
     }
 }

@@ -4,6 +4,10 @@ use std::cell::{Ref, RefCell, RefMut};
 use std::rc::Rc;
 
 use send_wrapper::SendWrapper;
+use weir_stream::Group;
+
+/// A group's streams, shared by apply (which changes them) and the shard (which looks).
+pub type State = Local<Group>;
 
 /// A value shared by parts of one shard. Sent to another thread it may be held, but not touched: that panics.
 pub struct Local<T>(SendWrapper<Rc<RefCell<T>>>);

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use weir_storage::{Claim, Done, EntryBody, EntryPlace, EntryRef, Wal, WalReader};
 use weir_types::GroupId;
 
+use crate::blocking::blocking;
 use crate::codec::{decode_vote, encode_vote};
 use crate::config::{Batch, TypeConfig, entry_id, log_id};
 use crate::entry::{KIND_BATCH, KIND_BLANK, decode_payload, encode_frame};
@@ -94,11 +95,7 @@ impl LogStore {
             return Ok(entries);
         }
         let reader = self.reader.clone();
-        let read = move || stored.iter().map(|entry| read_back(&reader, entry)).collect::<io::Result<Vec<_>>>();
-        if self.wal.is_simulated() {
-            return read();
-        }
-        tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
+        blocking(&self.wal, move || stored.iter().map(|entry| read_back(&reader, entry)).collect()).await
     }
 }
 
@@ -177,7 +174,8 @@ impl RaftLogReader<TypeConfig> for LogStore {
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<EntryOf<TypeConfig>>, io::Error> {
         let range = self.clamp(&(start..end));
-        if range.is_empty() { Ok(Vec::new()) } else { self.read(range).await }
+        // What does not follow the entry before it is of no use to who gets it: a part was purged, and a snapshot goes instead.
+        if range.is_empty() || range.start != start { Ok(Vec::new()) } else { self.read(range).await }
     }
 
     async fn read_vote(&mut self) -> Result<Option<VoteOf<TypeConfig>>, io::Error> {

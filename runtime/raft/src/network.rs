@@ -1,5 +1,6 @@
 //! openraft's calls to other replicas, as messages to [`Peers`].
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::rc::Rc;
 
@@ -21,12 +22,16 @@ use weir_cluster::{CallError, Lane, Message, NodeId};
 use weir_types::GroupId;
 
 use crate::config::TypeConfig;
+use crate::local::Local;
 use crate::peers::Peers;
 use crate::state_machine::SnapshotData;
 use crate::wire;
 
 /// Requests to append that a replica has not answered yet. Each has some megabytes at most.
 const APPENDS_MAX: usize = 4;
+
+#[cfg(test)]
+mod tests;
 
 type Answer<T> = Result<T, RPCError<TypeConfig>>;
 
@@ -107,17 +112,20 @@ impl Client {
         request: AppendEntriesRequest<TypeConfig>,
     ) -> impl Future<Output = Answer<Appended>> + Send + use<> {
         let prev = request.prev_log_id;
-        let last = request.entries.last().map(RaftEntry::log_id).or(prev);
         let call = self.network.call(self.node, self.lane, wire::encode_append(request));
-        async move { decoded(call.await, wire::decode_append_response).map(|response| Appended { prev, last, response }) }
+        async move { decoded(call.await, wire::decode_append_response).map(|response| Appended { prev, response }) }
     }
 }
 
-/// What became of a request to append the entries behind `prev`, up to `last`.
+/// What became of a request to append the entries behind `prev`.
 struct Appended {
     prev: Option<LogIdOf<TypeConfig>>,
-    last: Option<LogIdOf<TypeConfig>>,
     response: AppendEntriesResponse<TypeConfig>,
+}
+
+/// The entry up to which a follower has the leader's log when a request has succeeded.
+fn last_of(request: &AppendEntriesRequest<TypeConfig>) -> Option<LogIdOf<TypeConfig>> {
+    request.entries.last().map(RaftEntry::log_id).or(request.prev_log_id)
 }
 
 fn decoded<T>(
@@ -143,6 +151,10 @@ impl RaftNetworkV2<TypeConfig> for Client {
     }
 
     /// Sends requests before those ahead of them are answered, and ends with the first that does not succeed.
+    ///
+    /// openraft takes an answer for that of every request up to the same entry, and a leader's lease for as long as if the last of
+    /// them had arrived. But one without entries may follow later, and never arrive. So an answer is not told while a request up to
+    /// the same entry is under way: that one's tells the same.
     fn stream_append<'s, S>(
         &'s mut self,
         input: S,
@@ -155,19 +167,26 @@ impl RaftNetworkV2<TypeConfig> for Client {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
         let client = self.clone();
-        let results = input.map(move |request| client.append(request)).buffered(APPENDS_MAX);
-        let results = results.scan(false, |has_ended, appended| {
+        let begun = Local::new(VecDeque::new());
+        let asked = begun.clone();
+        let results = input.map(move |request| {
+            begun.borrow_mut().push_back(last_of(&request));
+            client.append(request)
+        });
+        let results = results.buffered(APPENDS_MAX).scan(false, move |has_ended, appended| {
             if *has_ended {
                 return std::future::ready(None);
             }
-            let result = appended.map(|Appended { prev, last, response }| {
+            let last = asked.borrow_mut().pop_front().expect("what is answered was asked");
+            let is_told_later = asked.borrow().front() == Some(&last);
+            let result = appended.map(|Appended { prev, response }| {
                 *has_ended = !response.is_success();
                 response.into_stream_result(prev, last)
             });
             *has_ended |= result.is_err();
-            std::future::ready(Some(result))
+            std::future::ready(Some((*has_ended || !is_told_later).then_some(result)))
         });
-        std::future::ready(Ok(results.boxed())).boxed()
+        std::future::ready(Ok(results.filter_map(std::future::ready).boxed())).boxed()
     }
 
     async fn vote(&mut self, request: VoteRequest<TypeConfig>, option: RPCOption) -> Answer<VoteResponse<TypeConfig>> {
@@ -184,15 +203,30 @@ impl RaftNetworkV2<TypeConfig> for Client {
         self.ask(message, &option, wire::decode_vote_response).await
     }
 
+    /// Whatever fails is tried again after a while, with a newer snapshot if there is one.
     async fn full_snapshot(
         &mut self,
-        _vote: VoteOf<TypeConfig>,
-        _snapshot: SnapshotOf<TypeConfig, SnapshotData>,
-        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        vote: VoteOf<TypeConfig>,
+        snapshot: SnapshotOf<TypeConfig, SnapshotData>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let error = std::io::Error::new(std::io::ErrorKind::Unsupported, "snapshots do not go to other nodes yet");
-        Err(Unreachable::new(&error).into())
+        let SnapshotData::Taken(shipment) = snapshot.snapshot else {
+            unreachable!("what is sent is this replica's own")
+        };
+        let sending = SendWrapper::new(async {
+            shipment.send(vote, |message| self.network.call(self.node, self.lane, message)).await
+        });
+        tokio::select! {
+            closed = cancel => Err(closed.into()),
+            sent = sending => match sent {
+                Ok(vote) => Ok(SnapshotResponse::new(vote)),
+                Err(error) => {
+                    tracing::debug!(group = self.network.group.0, node = self.node, %error, "a snapshot has not arrived");
+                    Err(Unreachable::new(&error).into())
+                }
+            },
+        }
     }
 
     async fn transfer_leader(

@@ -13,19 +13,23 @@ use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
 use openraft::{EmptyNode, Raft, RaftMetrics};
 use send_wrapper::SendWrapper;
+use tokio::sync::Mutex;
 use weir_storage::{Claim, FRAME_HEADER_BYTES, Room, Ticket, Wal, WalError};
 use weir_stream::Outcome;
 use weir_types::GroupId;
 
 use crate::config::{Batch, TypeConfig, raft_config};
+use crate::inbox::Inbox;
 use crate::local::Local;
+use crate::local::State;
 use crate::log_store::LogStore;
 use crate::network::Network;
 use crate::peers::Peers;
+use crate::progress::Progress;
 use crate::role::{LEASE, Seen, role_of, watch_role};
 use crate::runtime::stir;
-use crate::snapshot::{self, Snapshot};
-use crate::state_machine::{Observer, Progress, State, StateMachine};
+use crate::snapshot::{self, Snapshot, Taken};
+use crate::state_machine::{Observer, StateMachine};
 
 /// Steps of giving back what deleted streams named, in one turn: less than a millisecond.
 const REAPED_PER_TURN: usize = 64;
@@ -169,15 +173,19 @@ pub struct Replica {
     pub(crate) group: GroupId,
     pub(crate) raft: Raft<TypeConfig, StateMachine>,
     pub(crate) network: Network,
-    wal: SendWrapper<Wal>,
-    state: State,
-    progress: Local<Progress>,
+    pub(crate) wal: SendWrapper<Wal>,
+    pub(crate) state: State,
+    pub(crate) progress: Local<Progress>,
     pub(crate) seen: Local<Seen>,
     /// Until when it gives nobody its vote: before it was started, it may have promised that to a leader, for as long as that one
     /// answers alone.
     rests_until: Option<tokio::time::Instant>,
     /// The last entry that the log was to give up, while it has not, and since when.
     purge_wanted: Local<Option<(u64, tokio::time::Instant)>>,
+    /// Held by whoever makes a snapshot the current one.
+    turn: Arc<Mutex<()>>,
+    /// What has come of a snapshot of another node.
+    pub(crate) inbox: Local<Inbox>,
 }
 
 impl Replica {
@@ -203,18 +211,20 @@ impl Replica {
         let log = LogStore::new(group, wal.clone());
         let progress = Local::new(Progress::default());
         let snapshot = Snapshot::load(&wal, group).map_err(|source| StartError::Snapshot { group, source })?;
-        if let Some(Snapshot { meta, group, bytes }) = snapshot {
-            observer.restored(&group);
-            *state.borrow_mut() = group;
+        if let Some(Snapshot { meta, group: restored, file }) = snapshot {
+            wal.carry(group, file.carried().clone());
+            observer.restored(&restored);
             *progress.borrow_mut() = Progress {
                 applied: meta.last_log_id,
                 membership: meta.last_membership.clone(),
-                snapshot: Some(meta),
-                snapshot_bytes: bytes,
+                snapshot: Some(Taken::new(meta, file, &restored)),
                 ..Progress::default()
             };
+            *state.borrow_mut() = restored;
         }
-        let state_machine = StateMachine::new(group, wal.clone(), state.clone(), observer, progress.clone());
+        let turn = Arc::new(Mutex::new(()));
+        let state_machine =
+            StateMachine::new(group, wal.clone(), state.clone(), observer, progress.clone(), turn.clone());
         let network = Network::new(group, peers);
         let raft = Raft::new(node_id, config, network.clone(), log, state_machine).await;
         let raft = raft.map_err(|error| failed(error.to_string()))?;
@@ -238,8 +248,20 @@ impl Replica {
             }
         }
         let rests_until = (has_peers && initialized).then(|| tokio::time::Instant::now() + REST);
-        let seen = watch_role(&raft, progress.clone(), has_peers);
-        Ok(Replica { group, raft, network, wal, state, progress, seen, rests_until, purge_wanted: Local::new(None) })
+        let seen = watch_role(group, &raft, progress.clone(), has_peers);
+        Ok(Replica {
+            group,
+            raft,
+            network,
+            wal,
+            state,
+            progress,
+            seen,
+            rests_until,
+            purge_wanted: Local::new(None),
+            turn,
+            inbox: Local::new(Inbox::default()),
+        })
     }
 
     /// Waits until this replica leads and has applied all that its log holds, and with it everything acknowledged before.
@@ -311,7 +333,7 @@ impl Replica {
         if self.is_stopped() {
             return Err(ProposeError::Stopped);
         }
-        let batch = Batch::Loaded { frame, body_bytes, claim: Claim::Reserve };
+        let batch = Batch::Loaded { frame, body_bytes, claim: Claim::Reserve, ticket: None };
         let written = self.raft.client_write(batch).await;
         // It is in the log by now, or will never be.
         drop(ticket);
@@ -337,40 +359,50 @@ impl Replica {
 
     /// The size of the last snapshot; 0 when there is none.
     pub fn snapshot_bytes(&self) -> u64 {
-        self.progress.borrow().snapshot_bytes
+        self.progress.borrow().snapshot.as_ref().map_or(0, |taken| taken.file.bytes())
     }
 
     /// The entry that the last snapshot is as of.
     pub fn snapshot_index(&self) -> Option<u64> {
         let progress = self.progress.borrow();
-        progress.snapshot.as_ref().and_then(|meta| meta.last_log_id).map(|last| last.index)
+        progress.snapshot.as_ref().and_then(|taken| taken.meta.last_log_id).map(|last| last.index)
+    }
+
+    /// Whether a peer waits for a newer snapshot than the last: it lacks what the log has given up, and the log no longer has all
+    /// that goes with that one. It has then, until the next one is taken and sent.
+    pub fn wants_snapshot(&self) -> bool {
+        self.progress.borrow().is_wanted
     }
 
     /// Writes a snapshot of the state as it is now, while entries go on being applied. When this returns it is durable, and
     /// the log up to it may be [purged](Replica::purge). One at a time.
     ///
     /// # Errors
-    /// Whatever the disk says: the snapshot before is still good, and the log complete.
+    /// Whatever the disk says: the snapshot before is still good, and the log complete. [`io::ErrorKind::Interrupted`] when that of
+    /// another node has come.
     pub async fn take_snapshot(&self) -> io::Result<()> {
         // Or freezing takes long.
         self.reap().await;
-        let (meta, bytes) = {
-            let progress = self.progress.borrow();
-            let membership = progress.membership.clone();
-            let meta = SnapshotMetaOf::<TypeConfig> { last_log_id: progress.applied, last_membership: membership };
-            (meta, progress.bytes)
-        };
         if self.state.borrow().applied().is_none() {
             return Ok(());
         }
-        let snapshot_bytes = snapshot::write(self.wal.snapshots(), self.group, &self.state, &meta).await?;
-        let index = meta.last_log_id.map(|last| last.index);
-        {
+        let index = {
+            let _turn = self.turn.lock().await;
+            let (meta, bytes) = {
+                let progress = self.progress.borrow();
+                let membership = progress.membership.clone();
+                let meta = SnapshotMetaOf::<TypeConfig> { last_log_id: progress.applied, last_membership: membership };
+                (meta, progress.bytes)
+            };
+            let is_over = || self.progress.borrow().is_installing;
+            let taken = snapshot::write(&self.wal, self.group, &self.state, meta, is_over).await?;
+            let index = taken.meta.last_log_id.map(|last| last.index);
             let mut progress = self.progress.borrow_mut();
             progress.bytes -= bytes;
-            progress.snapshot = Some(meta);
-            progress.snapshot_bytes = snapshot_bytes;
-        }
+            progress.snapshot = Some(taken);
+            progress.is_wanted = false;
+            index
+        };
         self.raft.trigger().snapshot().await.map_err(io::Error::other)?;
         let is_known = |metrics: &RaftMetrics<TypeConfig>| metrics.snapshot.as_ref().map(|id| id.index) >= index;
         let known = self.raft.wait(None).metrics(is_known, "the snapshot is known").await;
@@ -384,8 +416,11 @@ impl Replica {
         }
     }
 
-    /// Gives up the log up to `upto`, or up to the last snapshot if that is before. Returns before that has happened.
+    /// Gives up the log up to `upto`, or up to the last snapshot if that is before, or to what goes with one that is being sent.
+    /// Returns before that has happened.
     pub async fn purge(&self, upto: u64) {
+        let held_from = self.progress.borrow().held_from();
+        let Some(upto) = held_from.map_or(Some(upto), |held| Some(upto.min(held.checked_sub(1)?))) else { return };
         if let Err(error) = self.raft.trigger().purge_log(upto).await {
             tracing::warn!(group = self.group.0, %error, "the log cannot be purged");
         }

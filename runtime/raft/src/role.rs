@@ -6,11 +6,12 @@ use std::time::Duration;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::metrics::RaftServerMetrics;
 use openraft::{Instant as _, Raft, TokioInstant};
-use weir_types::Wakeup;
+use weir_types::{GroupId, Wakeup};
 
 use crate::config::TypeConfig;
 use crate::local::Local;
-use crate::state_machine::{Progress, StateMachine};
+use crate::progress::Progress;
+use crate::state_machine::StateMachine;
 
 /// What a replica may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +76,7 @@ impl Seen {
 
 /// Follows the role of a replica until it stops.
 pub(crate) fn watch_role(
+    group: GroupId,
     raft: &Raft<TypeConfig, StateMachine>,
     progress: Local<Progress>,
     has_peers: bool,
@@ -98,6 +100,7 @@ pub(crate) fn watch_role(
             seen.quorum_acked = quorum_acked;
             seen.update(role);
             if role == Role::Stopped {
+                tracing::info!(group = group.0, "the replica has stopped: it answers nothing any more");
                 return;
             }
         }

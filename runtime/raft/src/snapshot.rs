@@ -2,36 +2,58 @@
 //!
 //! openraft never waits for one: [`write`] puts the state into a file while entries go on being applied, and openraft hears of it
 //! when it is durable. A file's first section says which membership was in force; then come the pages of
-//! [`Group::freeze`](weir_stream::Group::freeze).
+//! [`Group::freeze`](weir_stream::Group::freeze). What another node has sent is such a file, too, and carries the entries that its
+//! pages name.
 
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use openraft::StoredMembership;
 use openraft::alias::{SnapshotMetaOf, StoredMembershipOf};
-use tokio::sync::mpsc;
-use weir_storage::{EntryId, SnapshotReader, Snapshots, Wal, WalError};
-use weir_stream::{Chunk, Group, Thaw};
+use weir_storage::{
+    Carried, EntryBody, EntryId, EntryRef, FRAME_HEADER_BYTES, SnapshotReader, SnapshotWriter, Snapshots, Wal,
+    WalError, WalReader,
+};
+use weir_stream::{Chunk, Group, Piece, Thaw};
 use weir_types::GroupId;
+use weir_types::limits::SLOTS;
 
+use crate::blocking::blocking;
 use crate::codec::{decode_membership, encode_membership};
 use crate::config::{TypeConfig, entry_id, log_id};
-use crate::state_machine::State;
+use crate::entry::KIND_BATCH;
+use crate::local::State;
 
 /// The pieces that the state is written in: each keeps the shard's thread for less than a millisecond.
 const PIECE_BYTES: usize = 64 << 10;
-/// Pieces that may wait for the disk.
-const PIECES_MAX: usize = 4;
 /// The highest term and index that a snapshot may be as of: nobody counts so far, and others follow.
 const COUNT_MAX: u64 = i64::MAX as u64;
 
-/// What a replica begins with.
+/// A snapshot that is durable, the current one.
+#[derive(Clone)]
+pub(crate) struct Taken {
+    pub(crate) meta: SnapshotMetaOf<TypeConfig>,
+    /// Its file, also when it has lost its name to another one.
+    pub(crate) file: Arc<SnapshotReader>,
+    /// The entries whose bytes it names, in order; perhaps some more.
+    pub(crate) hot: Arc<[u64]>,
+}
+
+impl Taken {
+    /// The snapshot with the state `group`.
+    pub(crate) fn new(meta: SnapshotMetaOf<TypeConfig>, file: SnapshotReader, group: &Group) -> Taken {
+        Taken { meta, file: Arc::new(file), hot: group.hot_indices().collect() }
+    }
+}
+
+/// What a replica begins with, or was sent.
 pub(crate) struct Snapshot {
     pub(crate) meta: SnapshotMetaOf<TypeConfig>,
     pub(crate) group: Group,
-    /// The size of its file.
-    pub(crate) bytes: u64,
+    /// Read to its end.
+    pub(crate) file: SnapshotReader,
 }
 
 impl Snapshot {
@@ -40,7 +62,45 @@ impl Snapshot {
     /// # Errors
     /// [`WalError`] when it cannot be read, or is not the one that the log goes on from.
     pub(crate) fn load(wal: &Wal, group: GroupId) -> Result<Option<Snapshot>, WalError> {
-        wal.open_snapshot(group)?.map(|reader| Snapshot::read(reader, Thaw::default())).transpose()
+        let Some(file) = wal.open_snapshot(group)? else { return Ok(None) };
+        let snapshot = Snapshot::read(file, Thaw::default())?;
+        let Snapshot { group: state, file, .. } = &snapshot;
+        if wal.last(group).is_none_or(|last| last.index < file.last().index) {
+            // It was made the current one, and the power was cut before the log was told.
+            let has = |index| file.carried().entry(index).or_else(|| wal.entry(group, index)).is_some();
+            if let Some(index) = state.hot_indices().find(|&index| !has(index)) {
+                let reason = format!("it needs entry {index}, which the log does not have: its end is lost");
+                return Err(file.damaged(reason));
+            }
+        }
+        Ok(Some(snapshot))
+    }
+
+    /// Reads a snapshot that another node has sent. Blocks.
+    ///
+    /// # Errors
+    /// [`WalError`] when it is damaged, or does not carry all that it names.
+    pub(crate) fn receive(file: SnapshotReader) -> Result<Snapshot, WalError> {
+        let snapshot = Snapshot::read(file, Thaw::default())?;
+        let Snapshot { group, file, .. } = &snapshot;
+        for stream in (0..SLOTS).flat_map(|slot| group.slot(slot)) {
+            for piece in stream.pieces_from(0) {
+                let Piece::Hot(extent) = piece else { continue };
+                let entry = file.carried().entry(extent.index).filter(|entry| entry.kind == KIND_BATCH);
+                let body_bytes = entry.map(|entry| match entry.body {
+                    EntryBody::Stored(place) => place.body_bytes() as u64,
+                    EntryBody::Cached(_, body_bytes) => body_bytes as u64,
+                });
+                let end = u64::from(extent.pos) + u64::from(extent.len);
+                if body_bytes.is_none_or(|body_bytes| end > body_bytes) || extent.end - extent.start > extent.len.into()
+                {
+                    return Err(
+                        file.damaged(format!("it names bytes of entry {} that it does not carry", extent.index))
+                    );
+                }
+            }
+        }
+        Ok(snapshot)
     }
 
     /// Reads a snapshot to its end, into `thaw`. Blocks.
@@ -62,7 +122,7 @@ impl Snapshot {
             return Err(reader.damaged("there can be no such entry"));
         }
         let meta = SnapshotMetaOf::<TypeConfig> { last_log_id: Some(log_id(reader.last())), last_membership };
-        Ok(Snapshot { meta, group, bytes: reader.bytes() })
+        Ok(Snapshot { meta, group, file: reader })
     }
 }
 
@@ -100,55 +160,104 @@ pub fn snapshot_chunks(mut reader: SnapshotReader) -> Result<(SnapshotReader, Ve
     Ok((reader, chunks))
 }
 
-/// Writes the state as it is now, which is that of `meta`; returns the size of the file when it is durable.
+/// Writes the state as it is now, which is that of `meta`, and makes it the current snapshot when it is durable. Ends when `is_over`
+/// says that another state takes this one's place. One at a time.
 ///
 /// # Errors
 /// Whatever the disk says. The snapshot before is there still, or this one is.
 pub(crate) async fn write(
-    snapshots: Snapshots,
+    wal: &Wal,
     group: GroupId,
     state: &State,
-    meta: &SnapshotMetaOf<TypeConfig>,
-) -> io::Result<u64> {
+    meta: SnapshotMetaOf<TypeConfig>,
+    is_over: impl Fn() -> bool,
+) -> io::Result<Taken> {
     let last = entry_id(meta.last_log_id.as_ref().expect("something was applied"));
     let first = encode_stored_membership(&meta.last_membership);
-    state.borrow_mut().freeze(PIECE_BYTES);
-    let (pieces, receiver) = mpsc::channel(PIECES_MAX);
-    let writing = tokio::task::spawn_blocking(move || write_file(&snapshots, group, last, &first, receiver));
-    loop {
-        let piece = state.borrow_mut().take_frozen();
-        let is_end = piece.is_none();
-        // When nobody takes it, writing has failed, and says why.
-        if pieces.send(piece).await.is_err() || is_end {
-            break;
-        }
-        tokio::task::yield_now().await;
-    }
+    let (snapshots, reader) = (wal.snapshots(), wal.reader());
+    let hot = {
+        let mut state = state.borrow_mut();
+        state.freeze(PIECE_BYTES);
+        wal.leave_carried(group, state.hot_floor().unwrap_or(u64::MAX));
+        state.hot_indices().collect()
+    };
+    let carried = wal.carried(group);
+    let begun = blocking(wal, move || begin(&snapshots, group, last, &first, carried.as_ref(), &reader)).await;
+    let written = match begun {
+        Ok(writer) => write_pages(wal, writer, state, is_over).await,
+        Err(error) => Err(error),
+    };
     state.borrow_mut().end_freeze();
-    writing.await.map_err(io::Error::other)?
+    let (writer, snapshots) = (written?, wal.snapshots());
+    let finish = move || {
+        writer.finish()?;
+        snapshots.current(group)?.ok_or_else(|| io::ErrorKind::NotFound.into())
+    };
+    let file = blocking(wal, finish).await?;
+    if entry_id(meta.last_log_id.as_ref().expect("as above")) != file.last() {
+        return Err(io::Error::other("another snapshot has taken its place"));
+    }
+    Ok(Taken { meta, file: Arc::new(file), hot })
 }
 
-/// `None` among the pieces is the end; without it they are not whole.
-fn write_file(
+/// Begins a snapshot with what comes before its pages.
+fn begin(
     snapshots: &Snapshots,
     group: GroupId,
     last: EntryId,
     first: &[u8],
-    mut pieces: mpsc::Receiver<Option<Bytes>>,
-) -> io::Result<u64> {
-    let mut writer = snapshots.begin(group, last)?;
+    carried: Option<&Carried>,
+    reader: &WalReader,
+) -> io::Result<SnapshotWriter> {
+    let Some(carried) = carried else {
+        let mut writer = snapshots.begin(group, last)?;
+        writer.section(first)?;
+        return Ok(writer);
+    };
+    let mut writer = snapshots.begin_carrying(group, last)?;
     writer.section(first)?;
+    for index in carried.indices() {
+        let entry = carried.entry(index).expect("it is listed");
+        let body = read_body(&entry, reader)?;
+        writer.entry(entry.id, entry.kind, &body)?;
+    }
+    Ok(writer)
+}
+
+async fn write_pages(
+    wal: &Wal,
+    mut writer: SnapshotWriter,
+    state: &State,
+    is_over: impl Fn() -> bool,
+) -> io::Result<SnapshotWriter> {
     loop {
-        match pieces.blocking_recv() {
-            Some(Some(piece)) => writer.section(&piece)?,
-            Some(None) => return writer.finish(),
-            None => return Err(io::Error::new(io::ErrorKind::Interrupted, "the replica was stopped meanwhile")),
+        if is_over() {
+            return Err(io::Error::new(io::ErrorKind::Interrupted, "a snapshot of another node takes its place"));
         }
+        let Some(pages) = state.borrow_mut().take_frozen() else { return Ok(writer) };
+        let write = move || {
+            writer.section(&pages)?;
+            Ok(writer)
+        };
+        writer = blocking(wal, write).await?;
+        tokio::task::yield_now().await;
     }
 }
 
+/// The body of an entry. Blocks where it is on disk.
+///
+/// # Errors
+/// Whatever the disk says, and damage.
+pub(crate) fn read_body(entry: &EntryRef, reader: &WalReader) -> io::Result<Bytes> {
+    let (frame, body_bytes) = match &entry.body {
+        EntryBody::Cached(frame, body_bytes) => (frame.clone(), *body_bytes),
+        EntryBody::Stored(place) => (reader.read_frame(place)?, place.body_bytes()),
+    };
+    Ok(frame.slice(FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + body_bytes))
+}
+
 /// A membership behind the entry that it came with, if it came with one.
-fn encode_stored_membership(stored: &StoredMembershipOf<TypeConfig>) -> Bytes {
+pub(crate) fn encode_stored_membership(stored: &StoredMembershipOf<TypeConfig>) -> Bytes {
     let mut buf = BytesMut::new();
     let id = stored.log_id().as_ref().map(entry_id);
     buf.put_u8(u8::from(id.is_some()));

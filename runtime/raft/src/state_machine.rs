@@ -3,7 +3,7 @@
 //! No guest code, no file and no object store is touched in apply: any error here stops the group for good.
 
 use std::io;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
@@ -12,58 +12,34 @@ use openraft::entry::RaftEntry;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, StoredMembership};
 use send_wrapper::SendWrapper;
+use tokio::sync::Mutex;
 use weir_storage::{BLOCK_BYTES, FRAME_HEADER_BYTES, Wal};
 use weir_stream::{Group, Outcome};
-use weir_types::{GroupId, Wakeup};
+use weir_types::GroupId;
 
-use crate::config::{Outcomes, TypeConfig};
-use crate::local::Local;
+use crate::blocking::blocking;
+use crate::config::{Outcomes, TypeConfig, entry_id};
+use crate::local::{Local, State};
+use crate::progress::Progress;
+use crate::ship::Shipment;
+use crate::snapshot::{Snapshot, Taken};
 
-/// A group's streams, shared by apply (which changes them) and the shard (which looks).
-pub type State = Local<Group>;
-
-/// What a snapshot carries between replicas: nothing yet, for there is one replica.
-pub(crate) type SnapshotData = ();
+/// A snapshot as openraft hands it around.
+pub(crate) enum SnapshotData {
+    /// This replica's own, to be sent.
+    Taken(SendWrapper<Shipment>),
+    /// One that another node has sent.
+    Received(SendWrapper<Box<Snapshot>>),
+}
 
 /// Who wants to know what becomes of the state.
 pub trait Observer {
-    /// The replica begins with this state, out of a snapshot.
+    /// The replica goes on from this state, out of a snapshot: it begins with it, or another node has sent it. Entries before it
+    /// may not have been applied here.
     fn restored(&mut self, group: &Group);
 
     /// Batch `batch`, entry `index`, was applied with these outcomes, one per command; before the proposer is answered.
     fn applied(&mut self, index: u64, batch: &Bytes, outcomes: &[Outcome]);
-}
-
-/// How far apply and snapshots are, as the replica looks at it. openraft says so only when it has applied all that it was
-/// given.
-#[derive(Default)]
-pub(crate) struct Progress {
-    /// The last entry applied.
-    pub(crate) applied: Option<LogIdOf<TypeConfig>>,
-    pub(crate) membership: StoredMembershipOf<TypeConfig>,
-    /// What the batches that were applied since the last snapshot was begun take in the log, in bytes.
-    pub(crate) bytes: u64,
-    /// The last snapshot that is durable.
-    pub(crate) snapshot: Option<SnapshotMetaOf<TypeConfig>>,
-    /// Its size.
-    pub(crate) snapshot_bytes: u64,
-    /// Whether the replica has stopped for good.
-    pub(crate) is_stopped: bool,
-    /// Rung when the first entry of a term was applied, or the replica has stopped.
-    pub(crate) term_begun: Rc<Wakeup>,
-}
-
-impl Progress {
-    /// The replica has stopped for good.
-    pub(crate) fn stop(&mut self) {
-        self.is_stopped = true;
-        self.term_begun.ring();
-    }
-
-    /// How many entries were applied.
-    pub(crate) fn entries(&self) -> u64 {
-        self.applied.map_or(0, |last| last.index + 1)
-    }
 }
 
 /// openraft's view of one group's state.
@@ -74,6 +50,8 @@ pub(crate) struct StateMachine {
     observer: Local<Box<dyn Observer>>,
     /// Stopped when apply fails: openraft then stops the replica for good.
     progress: Local<Progress>,
+    /// Held by whoever makes a snapshot the current one.
+    turn: Arc<Mutex<()>>,
 }
 
 impl StateMachine {
@@ -83,9 +61,50 @@ impl StateMachine {
         state: State,
         observer: Box<dyn Observer>,
         progress: Local<Progress>,
+        turn: Arc<Mutex<()>>,
     ) -> StateMachine {
         let observer = Local::new(observer);
-        StateMachine { group, wal, state, observer, progress }
+        StateMachine { group, wal, state, observer, progress, turn }
+    }
+
+    /// Makes a snapshot that was received the current one, and its state the group's.
+    async fn install(&mut self, snapshot: Snapshot) -> io::Result<()> {
+        // One that is being written ends soon, for it would be an older one.
+        self.progress.borrow_mut().is_installing = true;
+        let _turn = self.turn.lock().await;
+        let (snapshots, id) = (self.wal.snapshots(), self.group);
+        let promoted = blocking(&self.wal, move || snapshots.promote(id)).await;
+        self.progress.borrow_mut().is_installing = false;
+        promoted?;
+        let Snapshot { meta, group, file } = snapshot;
+        let last = meta.last_log_id.as_ref().map(entry_id).expect("a snapshot is as of an entry");
+        self.wal.carry(self.group, file.carried().clone());
+        self.wal.applied(self.group, last.index);
+        let taken = Taken::new(meta, file, &group);
+        self.observer.borrow_mut().restored(&group);
+        let before = std::mem::replace(&mut *self.state.borrow_mut(), group);
+        {
+            let mut progress = self.progress.borrow_mut();
+            progress.applied = taken.meta.last_log_id;
+            progress.membership = taken.meta.last_membership.clone();
+            progress.bytes = 0;
+            progress.snapshot = Some(taken);
+            progress.term_begun.ring();
+        }
+        tracing::info!(group = self.group.0, last.index, "goes on from a snapshot of another node");
+        // As many small pieces of memory as it has streams: nobody waits until they are given back.
+        if !self.wal.is_simulated() {
+            tokio::task::spawn_blocking(move || drop(before));
+        }
+        Ok(())
+    }
+
+    fn current(&self) -> Option<SnapshotOf<TypeConfig, SnapshotData>> {
+        let taken = self.progress.borrow().snapshot.clone()?;
+        let meta = taken.meta.clone();
+        let shipment = Shipment::new(self.group, taken, self.wal.clone(), self.progress.clone());
+        let snapshot = SnapshotData::Taken(SendWrapper::new(shipment));
+        Some(SnapshotOf::<TypeConfig, SnapshotData> { meta, snapshot })
     }
 
     async fn apply_all<S>(&mut self, mut entries: S) -> io::Result<()>
@@ -158,7 +177,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     /// There is one only when a snapshot is durable: building must not fail, or openraft stops the replica.
     async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Ready> {
-        self.progress.borrow().snapshot.clone().map(Ready)
+        self.current().map(|snapshot| Ready(Some(snapshot)))
     }
 
     async fn get_snapshot_builder(&mut self) -> Ready {
@@ -168,28 +187,31 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn install_snapshot(
         &mut self,
         _meta: &SnapshotMetaOf<TypeConfig>,
-        _snapshot: SnapshotData,
+        snapshot: SnapshotData,
     ) -> Result<(), io::Error> {
-        Err(io::Error::new(io::ErrorKind::Unsupported, "a group of one voter gets no snapshots from others"))
+        let SnapshotData::Received(snapshot) = snapshot else {
+            unreachable!("a replica begins with its own snapshot before openraft does")
+        };
+        let installed = self.install(*snapshot.take()).await;
+        if let Err(error) = &installed {
+            tracing::error!(group = self.group.0, %error, "a snapshot cannot be taken over: the group stops");
+            self.progress.borrow_mut().stop();
+        }
+        installed
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<TypeConfig, SnapshotData>>, io::Error> {
-        Ok(self
-            .progress
-            .borrow()
-            .snapshot
-            .clone()
-            .map(|meta| SnapshotOf::<TypeConfig, SnapshotData> { meta, snapshot: () }))
+        Ok(self.current())
     }
 }
 
-/// A snapshot that is durable already.
-pub(crate) struct Ready(SnapshotMetaOf<TypeConfig>);
+/// A snapshot that is durable already, until it is handed over.
+pub(crate) struct Ready(Option<SnapshotOf<TypeConfig, SnapshotData>>);
 
 impl RaftSnapshotBuilder<TypeConfig> for Ready {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, SnapshotData>, io::Error> {
-        Ok(SnapshotOf::<TypeConfig, SnapshotData> { meta: self.0.clone(), snapshot: () })
+        Ok(self.0.take().expect("openraft builds once"))
     }
 }

@@ -7,7 +7,7 @@
 //! transfer    vote, node, last entry                              -> done, or why not
 //! read index  nothing                                             -> index, or that it does not lead
 //! ```
-//! An entry is its kind and term; its body is a body of the message, and its index follows from the entry before.
+//! [`crate::parcel`] says how snapshots go. An entry is its kind and term; its body is a body of the message, and its index follows from the entry before.
 
 use std::io;
 
@@ -106,7 +106,7 @@ pub(crate) fn decode_append(mut head: Bytes, bodies: Vec<Bytes>) -> io::Result<A
             return Err(malformed());
         }
         last_term = term;
-        // The leader had room for it, and decides for all: a log that is fuller here lends its reserve.
+        // It has asked for room by then.
         let payload = decode_payload(kind, frame, body_bytes, Claim::Reserve)?;
         entries.push(EntryOf::<TypeConfig>::new(log_id(EntryId { index, term }), payload));
     }
@@ -212,11 +212,11 @@ fn index_at(first: Option<u64>, offset: usize) -> Option<u64> {
     first?.checked_add(offset as u64)
 }
 
-fn put_vote(out: &mut BytesMut, vote: &VoteOf<TypeConfig>) {
+pub(crate) fn put_vote(out: &mut BytesMut, vote: &VoteOf<TypeConfig>) {
     out.put_slice(&encode_vote(vote));
 }
 
-fn get_vote(head: &mut Bytes) -> io::Result<VoteOf<TypeConfig>> {
+pub(crate) fn get_vote(head: &mut Bytes) -> io::Result<VoteOf<TypeConfig>> {
     let rest = head.len().checked_sub(VOTE_BYTES).ok_or_else(malformed)?;
     let vote = decode_vote(&head[..VOTE_BYTES])?;
     if vote.leader_id.voted_for == 0 {
@@ -239,11 +239,11 @@ fn get_log_id(head: &mut Bytes) -> io::Result<Option<LogIdOf<TypeConfig>>> {
     Ok(is_given.then(|| log_id(EntryId { index, term })))
 }
 
-fn get_u64(head: &mut Bytes) -> io::Result<u64> {
+pub(crate) fn get_u64(head: &mut Bytes) -> io::Result<u64> {
     head.try_get_u64_le().map_err(|_| malformed())
 }
 
-fn get_bool(head: &mut Bytes) -> io::Result<bool> {
+pub(crate) fn get_bool(head: &mut Bytes) -> io::Result<bool> {
     match head.try_get_u8() {
         Ok(0) => Ok(false),
         Ok(1) => Ok(true),
@@ -252,11 +252,11 @@ fn get_bool(head: &mut Bytes) -> io::Result<bool> {
 }
 
 /// `value`, if nothing is left of what it was read from.
-fn ended<T>(head: Bytes, value: T) -> io::Result<T> {
+pub(crate) fn ended<T>(head: Bytes, value: T) -> io::Result<T> {
     if head.is_empty() { Ok(value) } else { Err(malformed()) }
 }
 
-fn malformed() -> io::Error {
+pub(crate) fn malformed() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "a message between replicas that no version of weir wrote")
 }
 
@@ -286,7 +286,7 @@ mod tests {
     }
 
     fn append() -> AppendEntriesRequest<TypeConfig> {
-        let batch = Batch::Loaded { frame: frame(b"batch"), body_bytes: 5, claim: Claim::Spare };
+        let batch = Batch::Loaded { frame: frame(b"batch"), body_bytes: 5, claim: Claim::Spare, ticket: None };
         let nodes = std::collections::BTreeMap::from([(1, openraft::EmptyNode {})]);
         let membership = openraft::Membership::new(vec![[1].into()], nodes).expect("a membership");
         let payloads = [EntryPayload::Blank, EntryPayload::Normal(batch), EntryPayload::Membership(membership)];

@@ -12,10 +12,11 @@
 //!   - `run`, `writer`, `ring`, `durable_write`: the task that writes units, through `io_uring`, on the shard's thread, or
 //!     beside it;
 //!   - `reader`: reading entries back from any thread.
-//! - `snapshot`: a group's state as of one entry, in a file beside its log.
+//! - `snapshot`: a group's state as of one entry, in a file beside its log; `carried`: entries in it that the log does not have.
 
 pub mod arena;
 mod block;
+mod carried;
 mod chain;
 pub mod disk;
 mod durable_write;
@@ -44,6 +45,7 @@ mod writer;
 
 pub use arena::Arena;
 pub use block::BLOCK_BYTES;
+pub use carried::Carried;
 pub use disk::faulty::{DurableWrite, FaultyDisk, Reads};
 pub use disk::memory::MemoryDisk;
 pub use disk::real::RealDisk;

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use weir_types::GroupId;
 
 use crate::block::BLOCK_BYTES;
+use crate::carried::Carried;
 use crate::entry::EntryId;
 use crate::state::GroupState;
 
@@ -61,6 +62,8 @@ pub(crate) struct GroupLog {
     applied: Option<u64>,
     pub(crate) vote: Option<Bytes>,
     purged: Option<EntryId>,
+    /// What the group's snapshot carries of what the log does not have.
+    pub(crate) carried: Option<Carried>,
 }
 
 impl GroupLog {

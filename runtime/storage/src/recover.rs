@@ -34,6 +34,7 @@ use crate::log::{BlockAddress, GroupLog};
 use crate::mark::{Mark, MarkFile};
 use crate::replay::{Logs, Replay};
 use crate::segment::{Parsed, Segment, SegmentFile, SegmentHeader, Spare, number_in, segment_name};
+use crate::snapshot::RECEIVED_SUFFIX;
 use crate::window::{OVERLONG, TORN, Window};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
@@ -80,7 +81,8 @@ impl Recovered {
         headless: Vec<Headless>,
         segment_bytes: u64,
     ) -> Result<(), WalError> {
-        for name in names.iter().filter(|name| name.ends_with(PARTIAL_SUFFIX)) {
+        let is_left = |name: &&String| name.ends_with(PARTIAL_SUFFIX) || name.ends_with(RECEIVED_SUFFIX);
+        for name in names.iter().filter(is_left) {
             disk.remove(name).map_err(|source| WalError::io(name, source))?;
         }
         self.next_spare = self.chain.segments.back().map_or(1, |last| last.number + 1);

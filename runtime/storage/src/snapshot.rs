@@ -4,10 +4,15 @@
 //! file     [header][section]...[end]
 //! header   [magic 8][log id u64][group u16][term u64][index u64][crc32c u32]
 //! section  [len u32][crc32c u32]  then `len` bytes; the checksum is over the section's number, from 0 on, and the bytes
+//! entry    a section whose `len` has its highest bit set: a frame as the log has them, of an entry that the log does not have
 //! end      a section without bytes
 //! ```
 //! All numbers are little-endian. A file has its name only when it is whole and durable, and then takes the place of the
 //! one before it; so there is one per group at most, and whatever it lacks or has too much is damage.
+//!
+//! A snapshot that came from another node is received into a file of its own. It takes the other's place only when its owner
+//! wants it, and is removed when the log is opened before that. It *carries* the entries that its state names; so the log
+//! may end before it, where the power was cut before the log could be told. Only such snapshots have the second version.
 
 use std::fmt::Display;
 use std::io::{self, IoSlice};
@@ -17,16 +22,25 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use weir_types::GroupId;
 
+use crate::carried::{self, Carried};
 use crate::disk::{Disk, DiskFile, NewFile};
 use crate::entry::EntryId;
 use crate::error::WalError;
+use crate::segment::SegmentFile;
 
 /// The first bytes of every snapshot; the last of them is the format's version.
 const MAGIC: [u8; 8] = *b"WEIRSNP\x01";
+/// Those of one that carries entries.
+const MAGIC_CARRYING: [u8; 8] = *b"WEIRSNP\x02";
 const HEADER_BYTES: usize = 8 + 8 + 2 + 8 + 8 + 4;
 const SECTION_HEAD_BYTES: usize = 8;
 /// The longest section: more is read as damage before there is memory for it.
 const SECTION_BYTES_MAX: usize = 1 << 30;
+/// In the length of a section that is an entry.
+const ENTRY_BIT: u32 = 1 << 31;
+
+/// What the name of a snapshot ends with that was received and has not taken the current one's place.
+pub(crate) const RECEIVED_SUFFIX: &str = ".received";
 
 /// The snapshots of a log's groups. Every call of it, and of what it gives, blocks on the disk, and may be made from any
 /// thread.
@@ -39,15 +53,18 @@ pub struct Snapshots {
 /// A snapshot that is being written.
 pub struct SnapshotWriter {
     file: Box<dyn NewFile>,
+    group: GroupId,
+    carries: bool,
     sections: u64,
     bytes: u64,
 }
 
 /// A snapshot that is being read.
 pub struct SnapshotReader {
-    file: Arc<dyn DiskFile>,
-    name: String,
+    file: Arc<SegmentFile>,
     last: EntryId,
+    carries: bool,
+    carried: Carried,
     position: u64,
     sections: u64,
 }
@@ -62,16 +79,66 @@ impl Snapshots {
     /// # Errors
     /// Whatever the disk says.
     pub fn begin(&self, group: GroupId, last: EntryId) -> io::Result<SnapshotWriter> {
+        self.begin_as(&name(group), group, last, false)
+    }
+
+    /// As [`Snapshots::begin`], one that carries entries.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    pub fn begin_carrying(&self, group: GroupId, last: EntryId) -> io::Result<SnapshotWriter> {
+        self.begin_as(&name(group), group, last, true)
+    }
+
+    /// As [`Snapshots::begin_carrying`], one that came from another node: finished, it is not the current one yet. One at a
+    /// time.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    pub fn begin_received(&self, group: GroupId, last: EntryId) -> io::Result<SnapshotWriter> {
+        self.begin_as(&received_name(group), group, last, true)
+    }
+
+    /// Begins to read the snapshot that was received.
+    ///
+    /// # Errors
+    /// [`WalError::Corrupt`] when its header is damaged, [`WalError::Io`] from the disk, also when there is none.
+    pub fn received(&self, group: GroupId) -> Result<SnapshotReader, WalError> {
+        let name = received_name(group);
+        let file = self.disk.open(&name).map_err(|source| WalError::io(&name, source))?;
+        SnapshotReader::begin(file, name).map(|(reader, _, _)| reader)
+    }
+
+    /// Makes the snapshot that was received the group's current one, durably. What is being read of either goes on.
+    ///
+    /// # Errors
+    /// Whatever the disk says; the one before it is the current one then, or this one.
+    pub fn promote(&self, group: GroupId) -> io::Result<()> {
+        self.disk.rename(&received_name(group), &name(group))
+    }
+
+    /// Removes the snapshot that was received, if there is one.
+    ///
+    /// # Errors
+    /// Whatever the disk says. It is removed when the log is opened.
+    pub fn forget_received(&self, group: GroupId) -> io::Result<()> {
+        match self.disk.remove(&received_name(group)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
+    }
+
+    fn begin_as(&self, name: &str, group: GroupId, last: EntryId, carries: bool) -> io::Result<SnapshotWriter> {
         let mut header = BytesMut::with_capacity(HEADER_BYTES);
-        header.put_slice(&MAGIC);
+        header.put_slice(if carries { &MAGIC_CARRYING } else { &MAGIC });
         header.put_u64_le(self.log_id);
         header.put_u16_le(group.0);
         header.put_u64_le(last.term);
         header.put_u64_le(last.index);
         header.put_u32_le(crc32c::crc32c(&header));
-        let mut file = self.disk.begin(&name(group))?;
+        let mut file = self.disk.begin(name)?;
         file.write(&header)?;
-        Ok(SnapshotWriter { file, sections: 0, bytes: HEADER_BYTES as u64 })
+        Ok(SnapshotWriter { file, group, carries, sections: 0, bytes: HEADER_BYTES as u64 })
     }
 
     /// Begins to read the group's current snapshot, if it has one. It stays what it is when another takes its place.
@@ -115,21 +182,22 @@ impl Snapshots {
                 "the snapshot is of group {of_group} of the log {log_id:016x}, and group {group} of {:016x} belongs here",
                 self.log_id
             );
-            return Err(WalError::foreign(&reader.name, 0, reason));
+            return Err(WalError::foreign(reader.name(), 0, reason));
         }
         if let Some(purged) = purged
             && reader.last.index < purged.index
         {
             let (at, begin) = (reader.last.index, purged.index);
             let reason = format!("the snapshot is as of entry {at}, and the log begins behind entry {begin}");
-            return Err(WalError::corrupt(&reader.name, 0, reason));
+            return Err(WalError::corrupt(reader.name(), 0, reason));
         }
-        // What a snapshot is as of was durable before it. To go on without would give up the entries that hold its bytes.
-        if last.is_none_or(|last| reader.last.index > last.index) {
+        // What a snapshot is as of was durable before it. To go on without would give up the entries that hold its bytes, unless it
+        // carries them.
+        if !reader.carries && last.is_none_or(|last| reader.last.index > last.index) {
             let (at, end) = (reader.last.index, last.map_or(0, |last| last.index));
             let reason =
                 format!("the snapshot is as of entry {at}, and the log ends with entry {end}: its end is lost");
-            return Err(WalError::corrupt(&reader.name, 0, reason));
+            return Err(WalError::corrupt(reader.name(), 0, reason));
         }
         Ok(Some(reader))
     }
@@ -143,23 +211,34 @@ impl SnapshotWriter {
     pub fn section(&mut self, bytes: &[u8]) -> io::Result<()> {
         assert!(!bytes.is_empty(), "a section without bytes is the end");
         assert!(bytes.len() <= SECTION_BYTES_MAX, "sections are pieces");
-        self.put(bytes)
+        self.put(bytes, 0)
     }
 
-    /// Makes the snapshot the group's current one, durably; returns its size.
+    /// Adds an entry that the snapshot carries. They come in the order of their indices.
+    ///
+    /// # Errors
+    /// Whatever the disk says. The snapshot cannot be gone on with.
+    pub fn entry(&mut self, id: EntryId, kind: u8, body: &[u8]) -> io::Result<()> {
+        assert!(self.carries, "it was begun as one that carries entries");
+        let frame = carried::frame(self.group, id, kind, body);
+        assert!(frame.len() <= SECTION_BYTES_MAX, "an entry fits into a segment");
+        self.put(&frame, ENTRY_BIT)
+    }
+
+    /// Makes the snapshot durable, and the group's current one if it was not received; returns its size.
     ///
     /// # Errors
     /// Whatever the disk says; the one before it is there then, or this one.
     pub fn finish(mut self) -> io::Result<u64> {
-        self.put(&[])?;
+        self.put(&[], 0)?;
         self.file.finish()?;
         Ok(self.bytes)
     }
 
-    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn put(&mut self, bytes: &[u8], bit: u32) -> io::Result<()> {
         let mut head = BytesMut::with_capacity(SECTION_HEAD_BYTES);
-        head.put_u32_le(bytes.len() as u32);
-        head.put_u32_le(section_crc(self.sections, bytes));
+        head.put_u32_le(bytes.len() as u32 | bit);
+        head.put_u32_le(section_crc(self.sections, bit, bytes));
         self.file.write(&head)?;
         if !bytes.is_empty() {
             self.file.write(bytes)?;
@@ -180,30 +259,49 @@ impl SnapshotReader {
         let (reader, _, of_group) = SnapshotReader::begin(Arc::new(InMemory(bytes)), name(group))?;
         if of_group != group {
             let reason = format!("the snapshot is of group {of_group}, and group {group} belongs here");
-            return Err(WalError::foreign(&reader.name, 0, reason));
+            return Err(WalError::foreign(reader.name(), 0, reason));
         }
         Ok(reader)
     }
 
     /// Reads the header; also gives the log and the group that the snapshot is of.
     fn begin(file: Arc<dyn DiskFile>, name: String) -> Result<(SnapshotReader, u64, GroupId), WalError> {
-        let mut reader = SnapshotReader { file, name, last: EntryId { index: 0, term: 0 }, position: 0, sections: 0 };
-        let header = reader.read(HEADER_BYTES)?;
+        let file = Arc::new(SegmentFile { name, salt: carried::SALT, file });
+        let header = read(&file, 0, HEADER_BYTES)?;
         let mut fields = &header[..];
         let mut magic = [0; MAGIC.len()];
         fields.copy_to_slice(&mut magic);
         if magic[..7] != MAGIC[..7]
             || crc32c::crc32c(&header[..HEADER_BYTES - 4]) != (&header[HEADER_BYTES - 4..]).get_u32_le()
         {
-            return Err(WalError::corrupt(&reader.name, 0, "the snapshot's header is damaged"));
+            return Err(WalError::corrupt(&file.name, 0, "the snapshot's header is damaged"));
         }
-        if magic != MAGIC {
+        let carries = magic == MAGIC_CARRYING;
+        if magic != MAGIC && !carries {
             let reason = format!("snapshot format {} is not known to this version", magic[7]);
-            return Err(WalError::Format { file: reader.name, reason });
+            return Err(WalError::Format { file: file.name.clone(), reason });
         }
         let (log_id, group) = (fields.get_u64_le(), GroupId(fields.get_u16_le()));
-        reader.last = EntryId { term: fields.get_u64_le(), index: fields.get_u64_le() };
+        let last = EntryId { term: fields.get_u64_le(), index: fields.get_u64_le() };
+        let carried = Carried::new(file.clone(), group);
+        let reader = SnapshotReader { file, last, carries, carried, position: HEADER_BYTES as u64, sections: 0 };
         Ok((reader, log_id, group))
+    }
+
+    fn name(&self) -> &str {
+        &self.file.name
+    }
+
+    /// The same snapshot, from its first section on.
+    pub fn again(&self) -> SnapshotReader {
+        let (file, last, carries) = (self.file.clone(), self.last, self.carries);
+        let carried = Carried::new(file.clone(), self.carried.group());
+        SnapshotReader { file, last, carries, carried, position: HEADER_BYTES as u64, sections: 0 }
+    }
+
+    /// The entries that were met among the sections read so far.
+    pub fn carried(&self) -> &Carried {
+        &self.carried
     }
 
     /// The entry that it is as of.
@@ -213,7 +311,7 @@ impl SnapshotReader {
 
     /// Its size.
     pub fn bytes(&self) -> u64 {
-        self.file.bytes()
+        self.file.file.bytes()
     }
 
     /// Fills `into` with bytes of its file from `position` on, as they are.
@@ -221,45 +319,59 @@ impl SnapshotReader {
     /// # Errors
     /// [`WalError::Io`] from the disk, or beyond the file's end.
     pub fn read_raw(&self, position: u64, into: &mut [u8]) -> Result<(), WalError> {
-        self.file.read_at(position, into).map_err(|source| WalError::io(&self.name, source))
+        self.file.file.read_at(position, into).map_err(|source| WalError::io(self.name(), source))
     }
 
     /// The error for a snapshot whose bytes are as they were written, and make no sense to its owner.
     pub fn damaged(&self, reason: impl Display) -> WalError {
-        WalError::corrupt(&self.name, self.position, format!("the snapshot makes no sense: {reason}"))
+        WalError::corrupt(self.name(), self.position, format!("the snapshot makes no sense: {reason}"))
     }
 
-    /// The next section; `None` at the end.
+    /// The next section that is no entry; `None` at the end. Entries in between are taken note of.
     ///
     /// # Errors
     /// [`WalError::Corrupt`] when it is not as it was written, [`WalError::Io`] from the disk.
     pub fn section(&mut self) -> Result<Option<Bytes>, WalError> {
-        let begin = self.position;
-        let head = self.read(SECTION_HEAD_BYTES)?;
-        let (bytes, crc) = ((&head[..4]).get_u32_le() as usize, (&head[4..]).get_u32_le());
-        let damaged = |reader: &SnapshotReader| {
-            Err(WalError::corrupt(&reader.name, begin, "a section of the snapshot is damaged"))
-        };
-        if bytes > SECTION_BYTES_MAX {
-            return damaged(self);
+        loop {
+            let begin = self.position;
+            let head = self.take(SECTION_HEAD_BYTES)?;
+            let (len, crc) = ((&head[..4]).get_u32_le(), (&head[4..]).get_u32_le());
+            let bit = if self.carries { len & ENTRY_BIT } else { 0 };
+            let bytes = (len ^ bit) as usize;
+            let damaged = || WalError::corrupt(&self.file.name, begin, "a section of the snapshot is damaged");
+            if bytes > SECTION_BYTES_MAX {
+                return Err(damaged());
+            }
+            let body = read(&self.file, self.position, bytes)?;
+            let end = self.position + bytes as u64;
+            if section_crc(self.sections, bit, &body) != crc || (body.is_empty() && (bit != 0 || end != self.bytes())) {
+                return Err(damaged());
+            }
+            if bit != 0 && self.carried.add(&body, self.position, self.last).is_none() {
+                return Err(damaged());
+            }
+            (self.position, self.sections) = (end, self.sections + 1);
+            if bit == 0 {
+                return Ok((!body.is_empty()).then_some(body));
+            }
         }
-        let body = self.read(bytes)?;
-        if section_crc(self.sections, &body) != crc || (body.is_empty() && self.position != self.file.bytes()) {
-            return damaged(self);
-        }
-        self.sections += 1;
-        Ok((!body.is_empty()).then_some(body))
     }
 
-    fn read(&mut self, bytes: usize) -> Result<Bytes, WalError> {
-        if self.file.bytes() - self.position < bytes as u64 {
-            return Err(WalError::corrupt(&self.name, self.position, "the snapshot ends too early"));
-        }
-        let mut buf = BytesMut::zeroed(bytes);
-        self.file.read_at(self.position, &mut buf).map_err(|source| WalError::io(&self.name, source))?;
+    fn take(&mut self, bytes: usize) -> Result<Bytes, WalError> {
+        let taken = read(&self.file, self.position, bytes)?;
         self.position += bytes as u64;
-        Ok(buf.freeze())
+        Ok(taken)
     }
+}
+
+/// So many bytes of a snapshot's file.
+fn read(file: &SegmentFile, position: u64, bytes: usize) -> Result<Bytes, WalError> {
+    if file.file.bytes() - position < bytes as u64 {
+        return Err(WalError::corrupt(&file.name, position, "the snapshot ends too early"));
+    }
+    let mut buf = BytesMut::zeroed(bytes);
+    file.file.read_at(position, &mut buf).map_err(|source| WalError::io(&file.name, source))?;
+    Ok(buf.freeze())
 }
 
 /// A snapshot's file that is in memory, to be read.
@@ -291,115 +403,15 @@ fn name(group: GroupId) -> String {
     format!("group-{:05}.snapshot", group.0)
 }
 
-fn section_crc(number: u64, bytes: &[u8]) -> u32 {
+/// That of one under way from another node.
+fn received_name(group: GroupId) -> String {
+    format!("group-{:05}{RECEIVED_SUFFIX}", group.0)
+}
+
+fn section_crc(number: u64, bit: u32, bytes: &[u8]) -> u32 {
+    let number = number | u64::from(bit) << 32;
     crc32c::crc32c_append(crc32c::crc32c(&number.to_le_bytes()), bytes)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::disk::faulty::FaultyDisk;
-
-    const GROUP: GroupId = GroupId(3);
-
-    fn snapshots(disk: &FaultyDisk) -> Snapshots {
-        Snapshots::new(Arc::new(disk.clone()), 7)
-    }
-
-    fn write(disk: &FaultyDisk, index: u64, sections: &[&[u8]]) -> io::Result<u64> {
-        let mut writer = snapshots(disk).begin(GROUP, EntryId { index, term: 2 })?;
-        sections.iter().try_for_each(|section| writer.section(section))?;
-        writer.finish()
-    }
-
-    fn read(snapshots: &Snapshots) -> Result<Option<(u64, Vec<Bytes>)>, WalError> {
-        let Some(mut reader) = snapshots.open(GROUP, None, Some(EntryId { index: 100, term: 2 }))? else {
-            return Ok(None);
-        };
-        let mut sections = Vec::new();
-        while let Some(section) = reader.section()? {
-            sections.push(section);
-        }
-        Ok(Some((reader.last().index, sections)))
-    }
-
-    #[test]
-    fn a_snapshot_reads_back_as_written_and_replaces_the_one_before() {
-        let disk = FaultyDisk::new(1 << 20, 1);
-        assert_eq!(read(&snapshots(&disk)).expect("there is none"), None);
-        for (index, sections) in [(5, vec![&b"one"[..], b"two"]), (9, vec![&b"three"[..]])] {
-            let bytes = write(&disk, index, &sections).expect("there is space");
-            let (last, found) = read(&snapshots(&disk)).expect("as it was written").expect("it is there");
-            assert_eq!((last, found), (index, sections.iter().map(|section| Bytes::from(section.to_vec())).collect()));
-            assert_eq!(disk.list().expect("it can be listed"), [name(GROUP)]);
-            assert_eq!(bytes, disk.open(&name(GROUP)).expect("it is there").bytes());
-        }
-    }
-
-    #[test]
-    fn every_flipped_bit_and_every_lost_end_is_noticed() {
-        let disk = FaultyDisk::new(1 << 20, 1);
-        let bytes = write(&disk, 5, &[b"one", b"two"]).expect("there is space");
-        let whole = disk.read(&name(GROUP)).expect("it is there");
-        for bit in 0..bytes * 8 {
-            let damaged = disk.copy();
-            damaged.flip_bit(&name(GROUP), bit / 8, (bit % 8) as u8).expect("it is there");
-            assert!(read(&snapshots(&damaged)).is_err(), "bit {bit}");
-        }
-        for kept in 0..whole.len() {
-            disk.write_atomic(&name(GROUP), &whole[..kept]).expect("there is space");
-            assert!(read(&snapshots(&disk)).is_err(), "{kept} bytes");
-        }
-        disk.write_atomic(&name(GROUP), &[&whole[..], b"x"].concat()).expect("there is space");
-        assert!(read(&snapshots(&disk)).is_err(), "bytes follow");
-    }
-
-    #[test]
-    fn sections_in_another_order_and_another_groups_snapshot_are_noticed() {
-        let disk = FaultyDisk::new(1 << 20, 1);
-        write(&disk, 5, &[b"one", b"two"]).expect("there is space");
-        let mut bytes = disk.read(&name(GROUP)).expect("it is there");
-        let section = SECTION_HEAD_BYTES + 3;
-        bytes[HEADER_BYTES..HEADER_BYTES + 2 * section].rotate_left(section);
-        disk.write_atomic(&name(GROUP), &bytes).expect("there is space");
-        assert!(matches!(read(&snapshots(&disk)), Err(WalError::Corrupt { .. })));
-
-        write(&disk, 5, &[b"one"]).expect("there is space");
-        let other = Snapshots::new(Arc::new(disk.clone()), 8);
-        assert!(matches!(read(&other), Err(WalError::Foreign { .. })));
-        disk.rename(&name(GROUP), &name(GroupId(4))).expect("it is there");
-        assert!(matches!(snapshots(&disk).open(GroupId(4), None, None), Err(WalError::Foreign { .. })));
-    }
-
-    #[test]
-    fn a_power_cut_leaves_the_old_snapshot_or_the_new_one() {
-        let mut seen = [false; 2];
-        for seed in 0..8 {
-            for operation in 1.. {
-                let disk = FaultyDisk::new(1 << 20, seed);
-                write(&disk, 5, &[b"old"]).expect("there is space");
-                let before = disk.operations();
-                disk.cut_power_at(before + operation);
-                let written = write(&disk, 9, &[b"new", b"er"]);
-                if disk.has_power() {
-                    break;
-                }
-                written.expect_err("the power was cut");
-                let (last, sections) = read(&snapshots(&disk.crash())).expect("a whole one").expect("one is there");
-                seen[usize::from(last == 9)] = true;
-                assert_eq!((last, sections.len()), if last == 9 { (9, 2) } else { (5, 1) });
-            }
-        }
-        assert_eq!(seen, [true; 2]);
-    }
-
-    #[test]
-    fn a_full_disk_leaves_the_old_snapshot() {
-        let disk = FaultyDisk::new(1 << 20, 1);
-        write(&disk, 5, &[b"old"]).expect("there is space");
-        disk.set_full(true);
-        let error = write(&disk, 9, &[b"new"]).expect_err("it is full");
-        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
-        assert_eq!(read(&snapshots(&disk)).expect("it is whole").expect("it is there").0, 5);
-    }
-}
+mod tests;

@@ -24,6 +24,7 @@ use weir_types::{GroupId, Wakeup};
 
 use crate::arena::Arena;
 use crate::block::BLOCK_BYTES;
+use crate::carried::Carried;
 use crate::chain::Frame;
 use crate::disk::Disk;
 use crate::entry::{Claim, Done, EntryBody, EntryId, EntryPlace, EntryRef, Salts, WalConfig, WriteMode};
@@ -173,11 +174,11 @@ impl Wal {
         self.queue().index.group(group)?.vote.clone()
     }
 
-    /// The entry at `index`, if the log has it.
+    /// The entry at `index`, if the log has it or the group's snapshot carries it.
     pub fn entry(&self, group: GroupId, index: u64) -> Option<EntryRef> {
         let queue = self.queue();
         let log = queue.index.group(group)?;
-        let entry = log.entry(index)?;
+        let Some(entry) = log.entry(index) else { return log.carried.as_ref()?.entry(index) };
         let id = EntryId { index, term: entry.term };
         let body = match log.cached(index) {
             Some(frame) => EntryBody::Cached(frame.clone(), entry.body_bytes as usize),
@@ -241,6 +242,26 @@ impl Wal {
         let Some(done) = self.unless_closed(done) else { return };
         let body = Arena::new(0).into_buf();
         self.control(FrameKind::Purge, group, upto, body, done, |log| log.purge(upto));
+    }
+
+    /// Takes over what the group's snapshot carries, in place of what the one before it did.
+    pub fn carry(&self, group: GroupId, carried: Carried) {
+        self.queue_mut().index.group_mut(group).carried = Some(carried).filter(|carried| !carried.is_empty());
+    }
+
+    /// What the group's snapshot carries, if anything is left of it.
+    pub fn carried(&self, group: GroupId) -> Option<Carried> {
+        self.queue().index.group(group)?.carried.clone()
+    }
+
+    /// Nobody needs the entries before `floor` any more that the group's snapshot carries.
+    pub fn leave_carried(&self, group: GroupId, floor: u64) {
+        let mut queue = self.queue_mut();
+        let log = queue.index.group_mut(group);
+        if let Some(carried) = &mut log.carried {
+            carried.leave_before(floor);
+            log.carried = log.carried.take().filter(|carried| !carried.is_empty());
+        }
     }
 
     /// Notes that the group's entries up to `index` are applied: they may leave memory.

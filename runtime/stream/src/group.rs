@@ -165,6 +165,11 @@ impl Group {
         self.hotlog.names(index)
     }
 
+    /// All log entries whose bytes a stream names, in order, or one that was deleted and has not given them back yet.
+    pub fn hot_indices(&self) -> impl Iterator<Item = u64> {
+        self.hotlog.indices()
+    }
+
     /// Bytes of packs in the log that streams name.
     pub fn hot_bytes(&self) -> u64 {
         self.hotlog.bytes()

@@ -86,6 +86,15 @@ impl HotLog {
         page.is_some_and(|page| page.counts[at] > 0)
     }
 
+    /// All entries that are named, in order.
+    pub(crate) fn indices(&self) -> impl Iterator<Item = u64> {
+        let pages = (self.first..).zip(&self.pages).filter_map(|(number, page)| Some((number, page.as_ref()?)));
+        pages.flat_map(|(number, page)| {
+            let named = page.counts.iter().enumerate().filter(|(_, count)| **count > 0);
+            named.map(move |(at, _)| number * PAGE_ENTRIES as u64 + at as u64)
+        })
+    }
+
     /// Bytes of all places.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
@@ -128,6 +137,7 @@ mod tests {
                 prop_assert_eq!(log.floor(), model.keys().next().copied());
                 prop_assert_eq!(log.bytes(), 10 * model.values().map(|count| u64::from(*count)).sum::<u64>());
                 prop_assert_eq!(log.names(index), model.contains_key(&index));
+                prop_assert!(log.indices().eq(model.keys().copied()));
             }
             for (index, count) in model {
                 (0..count).for_each(|_| log.release(index, 10));

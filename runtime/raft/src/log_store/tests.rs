@@ -71,6 +71,21 @@ fn looking_for_ids_and_memberships_reads_no_batch() {
 }
 
 #[test]
+fn entries_whose_first_was_purged_are_not_sent_without_it() {
+    let mut log = open(&written());
+    runtime().block_on(async {
+        tokio::task::spawn_local(log.wal.clone().take().run());
+        log.purge(log_id(EntryId { index: 4, term: 4 })).await.expect("a good disk");
+        for start in [0, 3, 4] {
+            let entries = log.limited_get_log_entries(start, 8).await.expect("this is no damage");
+            assert!(entries.is_empty(), "from {start}");
+        }
+        let entries = log.limited_get_log_entries(5, 8).await.expect("a good disk");
+        assert_eq!(entries[0].log_id(), log_id(EntryId { index: 5, term: 5 }));
+    });
+}
+
+#[test]
 fn a_log_is_read_once_and_a_few_megabytes_at_a_time() {
     let disk = written();
     let mut log = open(&disk);

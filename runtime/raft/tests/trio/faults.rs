@@ -57,6 +57,22 @@ async fn client(trio: Rc<Trio>, dice: Dice, is_over: Rc<Cell<bool>>) {
     }
 }
 
+/// Takes snapshots and gives up logs on all nodes, so often that who is away for long finds them gone.
+async fn keeper(trio: Rc<Trio>, dice: Dice, is_over: Rc<Cell<bool>>) {
+    while !is_over.get() {
+        sleep(dice.millis(100..1000)).await;
+        for node in &trio.nodes {
+            if node.is_up() && dice.below(2) > 0 {
+                node.purge().await;
+            }
+            if node.is_up() && (dice.below(3) > 0 || node.replica().wants_snapshot()) {
+                // Its power may be cut meanwhile.
+                let _ = timeout(Duration::from_secs(5), node.keep()).await;
+            }
+        }
+    }
+}
+
 async fn fault(trio: &Trio, dice: &Dice) {
     let node = 1 + dice.below(3);
     let other = 1 + (node + dice.below(2)) % 3;
@@ -107,9 +123,10 @@ fn history_of(seed: u64) -> History {
         let _last_words = LastWords(trio.history.clone());
         let dice = Dice::new(seed);
         let is_over = Rc::new(Cell::new(false));
-        let clients: Vec<_> = (0..CLIENTS)
+        let mut clients: Vec<_> = (0..CLIENTS)
             .map(|_| tokio::task::spawn_local(client(trio.clone(), dice.clone(), is_over.clone())))
             .collect();
+        clients.push(tokio::task::spawn_local(keeper(trio.clone(), dice.clone(), is_over.clone())));
         for _ in 0..FAULTS {
             sleep(dice.millis(0..1500)).await;
             let fault = timeout(Duration::from_secs(60), fault(&trio, &dice));
@@ -126,15 +143,19 @@ fn history_of(seed: u64) -> History {
 
 #[test]
 fn whatever_happens_to_links_and_nodes_the_history_fits() {
-    let (mut acknowledged, mut unknown, mut proposed) = (0, 0, 0);
+    let (mut acknowledged, mut unknown, mut proposed, mut sent) = (0, 0, 0, 0);
     for seed in seeds() {
         let (totals, _) = live(seed);
         (acknowledged, unknown, proposed) =
             (acknowledged + totals.acknowledged, unknown + totals.unknown, proposed + totals.proposed);
+        sent += totals.sent;
     }
-    eprintln!("{proposed} proposals: {acknowledged} acknowledged, {unknown} with an unknown outcome");
+    eprintln!(
+        "{proposed} proposals: {acknowledged} acknowledged, {unknown} with an unknown outcome; {sent} snapshots sent"
+    );
     assert!(acknowledged * 2 > proposed, "most of what is proposed is acknowledged");
     assert!(unknown * 10 < proposed * 3, "less than 30 % have an unknown outcome");
+    assert!(sent > 0, "some nodes were away for so long that the log had gone");
 }
 
 #[test]

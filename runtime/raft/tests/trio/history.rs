@@ -14,6 +14,9 @@ use weir_types::{Incarnation, StreamKey};
 
 use crate::support::push_append;
 
+/// So many batches append to one stream.
+const STREAM_BATCHES: u64 = 8;
+
 /// Shared by all who add to it.
 #[derive(Clone, Default)]
 pub(crate) struct History(Rc<RefCell<Events>>);
@@ -29,6 +32,8 @@ struct Events {
     /// By node: the indices that it has applied since it began.
     applied: BTreeMap<u64, Vec<u64>>,
     begun: Option<Instant>,
+    /// Snapshots that nodes have taken over from others.
+    sent: usize,
     /// All that has happened, a line each.
     trace: Vec<String>,
 }
@@ -38,6 +43,8 @@ pub(crate) struct Totals {
     pub(crate) proposed: usize,
     pub(crate) acknowledged: usize,
     pub(crate) unknown: usize,
+    /// Snapshots that nodes have taken over from others.
+    pub(crate) sent: usize,
 }
 
 struct Proposal {
@@ -66,17 +73,17 @@ impl Events {
 }
 
 impl History {
-    /// A batch of about so many bytes that nobody has proposed before, and its number.
+    /// A batch of about so many bytes that nobody has proposed before, and its number. After a few, another stream follows.
     pub(crate) fn begin(&self, body_bytes: usize) -> (u64, Bytes) {
-        self.begin_in("s", body_bytes)
+        self.begin_in(None, body_bytes)
     }
 
     /// As [`History::begin`]; apply finds that its stream is not there, so nothing needs its entry any more.
     pub(crate) fn begin_refused(&self, body_bytes: usize) -> (u64, Bytes) {
-        self.begin_in("absent", body_bytes)
+        self.begin_in(Some("absent"), body_bytes)
     }
 
-    fn begin_in(&self, name: &str, body_bytes: usize) -> (u64, Bytes) {
+    fn begin_in(&self, name: Option<&str>, body_bytes: usize) -> (u64, Bytes) {
         let mut events = self.0.borrow_mut();
         let number = events.proposals.len() as u64;
         let begun = events.tick();
@@ -85,7 +92,8 @@ impl History {
         let mut body = vec![b'x'; body_bytes];
         body[..8].copy_from_slice(&number.to_le_bytes());
         let mut builder = BatchBuilder::new(Arena::new(body_bytes + 256).into_buf());
-        let key = StreamKey::new("b", "s").expect("a valid key");
+        let nth = number / STREAM_BATCHES;
+        let key = |nth| StreamKey::new("b", &format!("s{nth}")).expect("a valid key");
         let told = weir_stream::BucketTold::There {
             created_ms: 0,
             fenced: false,
@@ -94,7 +102,7 @@ impl History {
         };
         builder.push(&Command::Bucket { name: "b", epoch: 1, told });
         builder.push(&Command::Create {
-            key: KeyRef::from(&key),
+            key: KeyRef::from(&key(nth)),
             incarnation: Incarnation(1),
             content_type: "text/plain",
             expiry: weir_stream::Expiry::Never,
@@ -103,7 +111,12 @@ impl History {
             bindings_epoch: 0,
             records: Records::whole(&[]),
         });
-        push_append(&mut builder, name, &body);
+        // Those of before go, also when a batch of theirs has come late.
+        for nth in (nth.saturating_sub(4)..nth).rev().skip(1) {
+            let (key, incarnation) = (key(nth), Incarnation(1));
+            builder.push(&Command::Delete { key: KeyRef::from(&key), incarnation, if_match: None });
+        }
+        push_append(&mut builder, name.unwrap_or(&format!("s{nth}")), &body);
         // The time of a batch is its number: so it is told by whoever applies it.
         (number, Arena::seal(builder.finish(number, Limits { producers_max: 1 })))
     }
@@ -128,6 +141,16 @@ impl History {
         self.0.borrow_mut().applied.insert(node, Vec::new());
     }
 
+    /// A node has the state as of entry `index`, whatever it has applied before.
+    pub(crate) fn restore(&self, node: u64, index: Option<u64>, is_sent: bool) {
+        let whence = if is_sent { "another node" } else { "its own disk" };
+        self.note(format_args!("node {node} goes on from {index:?} out of a snapshot from {whence}"));
+        let mut events = self.0.borrow_mut();
+        events.sent += usize::from(is_sent);
+        let known = events.entries.keys().copied().take_while(|&known| Some(known) <= index).collect();
+        events.applied.insert(node, known);
+    }
+
     /// A node has applied the batch that is entry `index`.
     pub(crate) fn apply(&self, node: u64, index: u64, batch: &[u8]) {
         let mut events = self.0.borrow_mut();
@@ -148,7 +171,7 @@ impl History {
     /// What became of all that was proposed.
     pub(crate) fn totals(&self) -> Totals {
         let events = self.0.borrow();
-        let mut totals = Totals { proposed: events.proposals.len(), acknowledged: 0, unknown: 0 };
+        let mut totals = Totals { proposed: events.proposals.len(), acknowledged: 0, unknown: 0, sent: events.sent };
         for proposal in &events.proposals {
             match proposal.ended {
                 Some((_, Ok(()))) => totals.acknowledged += 1,

@@ -1,15 +1,17 @@
 //! A node with a replica, which can lose its power and come back.
 
-use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use weir_raft::{Observer, ProposeError, Replica, ReplicaOptions, Role, State};
-use weir_storage::{Claim, FaultyDisk, Room, Wal, WalConfig, WriteMode};
-use weir_stream::{Group, Outcome};
+use weir_storage::{Claim, EntryBody, FRAME_HEADER_BYTES, FaultyDisk, Room, Wal, WalConfig, WriteMode};
+use weir_stream::{Extent, Group, Outcome, Pack, Piece};
 use weir_types::GroupId;
+use weir_types::limits::SLOTS;
 
 use crate::history::History;
 use crate::links::Links;
@@ -39,10 +41,14 @@ struct Up {
 struct Witness {
     node: u64,
     history: History,
+    /// Whether it has begun: a snapshot then comes from another node.
+    has_begun: Rc<Cell<bool>>,
 }
 
 impl Observer for Witness {
-    fn restored(&mut self, _group: &Group) {}
+    fn restored(&mut self, group: &Group) {
+        self.history.restore(self.node, group.applied(), self.has_begun.get());
+    }
 
     fn applied(&mut self, index: u64, batch: &Bytes, _outcomes: &[Outcome]) {
         self.history.apply(self.node, index, batch);
@@ -74,8 +80,10 @@ impl Node {
             peers: Some(peers),
             seed: self.seed << 2 | self.id,
         };
-        let witness = Box::new(Witness { node: self.id, history: self.history.clone() });
-        let replica = Replica::start(options, wal.clone(), state.clone(), witness).await.expect("it starts");
+        let has_begun = Rc::new(Cell::new(false));
+        let witness = Witness { node: self.id, history: self.history.clone(), has_begun: has_begun.clone() };
+        let replica = Replica::start(options, wal.clone(), state.clone(), Box::new(witness)).await.expect("it starts");
+        has_begun.set(true);
         self.links.up(self.id, replica.clone());
         *self.up.borrow_mut() = Some(Up { wal, replica, state });
     }
@@ -120,11 +128,58 @@ impl Node {
         replica.propose(frame, ticket).await.map(drop)
     }
 
-    /// Takes a snapshot and gives up the log before it.
-    pub(crate) async fn keep(&self) {
-        let replica = self.replica();
-        replica.take_snapshot().await.expect("the disk has space");
-        replica.purge(replica.snapshot_index().expect("it was taken")).await;
+    /// Takes a snapshot and gives up the log before it, as far as nothing in it is needed.
+    ///
+    /// # Errors
+    /// Its power was cut, or its disk is full.
+    pub(crate) async fn keep(&self) -> io::Result<()> {
+        self.replica().take_snapshot().await?;
+        self.purge().await;
+        Ok(())
+    }
+
+    /// Gives up the log before its last snapshot, as far as nothing in it is needed.
+    pub(crate) async fn purge(&self) {
+        let Up { replica, state, .. } = self.up();
+        let floor = state.borrow().hot_floor();
+        let upto = floor.map_or(Some(u64::MAX), |floor| floor.checked_sub(1)).min(replica.snapshot_index());
+        if let Some(upto) = upto {
+            replica.purge(upto).await;
+        }
+    }
+
+    pub(crate) fn disk(&self) -> FaultyDisk {
+        self.disk.borrow().clone()
+    }
+
+    /// The first entry that its log has, and the last.
+    pub(crate) fn log_range(&self) -> (u64, u64) {
+        let wal = self.up().wal;
+        (wal.first_index(GroupId::META), wal.last(GroupId::META).map_or(0, |last| last.index))
+    }
+
+    /// All streams with their bytes, read back from its log.
+    pub(crate) fn streams(&self) -> BTreeMap<String, Vec<u8>> {
+        let Up { wal, state, .. } = self.up();
+        let state = state.borrow();
+        let read = |extent: Extent| {
+            let entry = wal.entry(GroupId::META, extent.index).expect("what is named is there");
+            let frame = match entry.body {
+                EntryBody::Cached(frame, _) => frame,
+                EntryBody::Stored(place) => wal.reader().read_frame(&place).expect("no damage"),
+            };
+            let pack = &frame[FRAME_HEADER_BYTES..][extent.pos as usize..][..extent.len as usize];
+            pack[Pack::check(pack).expect("no damage").payload()].to_vec()
+        };
+        let bytes_of = |stream: &weir_stream::Stream| {
+            let pieces = stream.pieces_from(0).map(|piece| match piece {
+                Piece::Hot(extent) => read(extent),
+                Piece::Cold { .. } => panic!("there is no cold tier"),
+            });
+            pieces.flatten().collect::<Vec<u8>>()
+        };
+        let streams = (0..SLOTS).flat_map(|slot| state.slot(slot));
+        streams.map(|stream| (stream.key().to_string(), bytes_of(stream))).collect()
     }
 
     /// What its log takes of the budget, in bytes.

@@ -25,7 +25,8 @@ pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>, anchor: Rc<Anchor
         tokio::time::sleep(LOOK_EVERY).await;
         group.replica.reap().await;
         let taken = group.replica.snapshot_index();
-        let is_wanted = anchor.wants_newer_than(taken) || group.snapshot_wanted.get() > taken;
+        let is_wanted_by_peer = group.replica.wants_snapshot();
+        let is_wanted = anchor.wants_newer_than(taken) || group.snapshot_wanted.get() > taken || is_wanted_by_peer;
         let is_due = is_wanted || is_snapshot_due(&core, &group);
         if Instant::now() >= not_before && is_due && !snapshot(&core, &group).await {
             not_before = Instant::now() + AGAIN_AFTER;

@@ -1,0 +1,233 @@
+//! Sending a snapshot to a replica that lacks what the log no longer has.
+//!
+//! What goes first is what the log may give up soon: the entries whose bytes the snapshot names. Until they are sent, the log keeps
+//! them ([`Progress::held_from`]). If it has given up some already, the snapshot is of no use to another node, and a newer one is
+//! wanted. Parts go one parcel at a time, not faster than [`BYTES_PER_SECOND`]: neither the disk nor the links are to be felt by
+//! those who append.
+
+use std::io;
+use std::time::Duration;
+
+use openraft::alias::VoteOf;
+use send_wrapper::SendWrapper;
+use tokio::time::sleep;
+use weir_cluster::{CallError, Message};
+use weir_storage::{SnapshotReader, Wal, WalError};
+use weir_types::GroupId;
+
+use crate::blocking::blocking;
+use crate::config::{TypeConfig, entry_id};
+use crate::local::Local;
+use crate::parcel::{Parcel, Part, Receipt, Sum, decode_receipt, encode_parcel};
+use crate::progress::Progress;
+use crate::snapshot::{Taken, read_body};
+
+/// A parcel is full when it has so many bytes, or so many parts.
+const PARCEL_BYTES: usize = 512 << 10;
+const PARCEL_PARTS: usize = 256;
+/// How fast snapshots go to one node.
+const BYTES_PER_SECOND: u64 = 32 << 20;
+/// How often it is asked whether a snapshot was taken over.
+const ASK_EVERY: Duration = Duration::from_millis(50);
+/// How long it is waited before a snapshot is sent again that was of no use to the other node.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Why a snapshot has not arrived.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ShipError {
+    #[error("the log no longer has entry {index}, which the snapshot needs: a newer one is awaited")]
+    Outdated { index: u64 },
+    #[error("it did not arrive as it was sent, and is sent again")]
+    Lost,
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error("the answer cannot be understood")]
+    Answer(#[source] io::Error),
+    #[error("it cannot be read here")]
+    Read(#[from] io::Error),
+}
+
+/// A snapshot that can be sent.
+pub(crate) struct Shipment {
+    group: GroupId,
+    taken: Taken,
+    wal: SendWrapper<Wal>,
+    progress: Local<Progress>,
+}
+
+/// One that is on its way: its parts so far.
+struct Sending<A> {
+    vote: VoteOf<TypeConfig>,
+    ask: A,
+    sum: Sum,
+    /// Not sent yet.
+    parts: Vec<Part>,
+    bytes: usize,
+}
+
+impl Shipment {
+    pub(crate) fn new(group: GroupId, taken: Taken, wal: SendWrapper<Wal>, progress: Local<Progress>) -> Shipment {
+        Shipment { group, taken, wal, progress }
+    }
+
+    /// Sends it, by calls of `ask`; returns when it was taken over, or found not to be needed, with the vote of whoever says so.
+    ///
+    /// # Errors
+    /// [`ShipError`]; it may be sent again.
+    pub(crate) async fn send<F>(
+        &self,
+        vote: VoteOf<TypeConfig>,
+        ask: impl Fn(Message) -> F,
+    ) -> Result<VoteOf<TypeConfig>, ShipError>
+    where
+        F: Future<Output = Result<Message, CallError>>,
+    {
+        let mut sending = Sending { vote, ask, sum: Sum::default(), parts: Vec::new(), bytes: 0 };
+        let sent = match self.send_parts(&mut sending).await {
+            Ok(Some(vote)) => Ok(vote),
+            Ok(None) => self.finish(&sending).await,
+            Err(error) => Err(error),
+        };
+        match &sent {
+            Err(ShipError::Outdated { .. }) => self.want_another(),
+            // Its disk may be full.
+            Err(ShipError::Lost) => sleep(AGAIN_AFTER).await,
+            _ => {}
+        }
+        sent
+    }
+
+    /// Another snapshot is wanted, unless there is one; what goes with it is to be there still when it is sent.
+    fn want_another(&self) {
+        let mut progress = self.progress.borrow_mut();
+        let current = progress.snapshot.as_ref().and_then(|taken| taken.meta.last_log_id);
+        if current == self.taken.meta.last_log_id {
+            progress.is_wanted = true;
+        }
+        progress.hold();
+    }
+
+    /// An entry that the snapshot needs and the log no longer has.
+    fn missing(&self) -> Option<u64> {
+        let first = self.wal.first_index(self.group);
+        let mut before = self.taken.hot.iter().copied().take_while(|&index| index < first);
+        before.find(|&index| self.wal.entry(self.group, index).is_none())
+    }
+
+    async fn send_parts<F>(
+        &self,
+        sending: &mut Sending<impl Fn(Message) -> F>,
+    ) -> Result<Option<VoteOf<TypeConfig>>, ShipError>
+    where
+        F: Future<Output = Result<Message, CallError>>,
+    {
+        if let Some(index) = self.missing() {
+            return Err(ShipError::Outdated { index });
+        }
+        self.progress.borrow_mut().hold();
+        let mut file = self.taken.file.again();
+        let mut is_first = true;
+        loop {
+            let section;
+            (file, section) = self.section(file).await?;
+            let Some(section) = section else { break };
+            if let Some(vote) = self.add(sending, Part::Section(section)).await? {
+                return Ok(Some(vote));
+            }
+            // The first section says which membership there was. Entries come behind it.
+            if std::mem::take(&mut is_first) {
+                for &index in self.taken.hot.iter() {
+                    let entry = self.wal.entry(self.group, index).ok_or(ShipError::Outdated { index })?;
+                    let (id, kind, reader) = (entry.id, entry.kind, self.wal.reader());
+                    let body = blocking(&self.wal, move || read_body(&entry, &reader)).await?;
+                    self.progress.borrow_mut().hold();
+                    if let Some(vote) = self.add(sending, Part::Entry(id, kind, body)).await? {
+                        return Ok(Some(vote));
+                    }
+                }
+                self.progress.borrow_mut().release();
+            }
+        }
+        self.flush(sending).await
+    }
+
+    async fn section(&self, mut file: SnapshotReader) -> Result<(SnapshotReader, Option<bytes::Bytes>), ShipError> {
+        let read = move || {
+            let section = file.section()?;
+            Ok::<_, WalError>((file, section))
+        };
+        Ok(blocking(&self.wal, move || Ok(read()?)).await?)
+    }
+
+    /// Adds a part, and sends a parcel if it is full. A vote is the end of it.
+    async fn add<F>(
+        &self,
+        sending: &mut Sending<impl Fn(Message) -> F>,
+        part: Part,
+    ) -> Result<Option<VoteOf<TypeConfig>>, ShipError>
+    where
+        F: Future<Output = Result<Message, CallError>>,
+    {
+        let (Part::Section(bytes) | Part::Entry(_, _, bytes)) = &part;
+        sending.bytes += bytes.len();
+        sending.parts.push(part);
+        if sending.bytes < PARCEL_BYTES && sending.parts.len() < PARCEL_PARTS {
+            return Ok(None);
+        }
+        self.flush(sending).await
+    }
+
+    /// Sends the parts that were not sent yet.
+    async fn flush<F>(
+        &self,
+        sending: &mut Sending<impl Fn(Message) -> F>,
+    ) -> Result<Option<VoteOf<TypeConfig>>, ShipError>
+    where
+        F: Future<Output = Result<Message, CallError>>,
+    {
+        let before = sending.sum.parts;
+        let (parts, bytes) = (std::mem::take(&mut sending.parts), std::mem::take(&mut sending.bytes));
+        parts.iter().for_each(|part| sending.sum.add(part));
+        if parts.is_empty() {
+            return Ok(None);
+        }
+        match self.ask(sending, before, None, parts).await? {
+            Receipt::GoOn => {}
+            Receipt::Vote(vote) => return Ok(Some(vote)),
+            Receipt::Wait | Receipt::BeginAgain => return Err(ShipError::Lost),
+        }
+        sleep(Duration::from_micros(bytes as u64 * 1_000_000 / BYTES_PER_SECOND)).await;
+        Ok(None)
+    }
+
+    /// Says that all has been sent, until it was taken over.
+    async fn finish<F>(&self, sending: &Sending<impl Fn(Message) -> F>) -> Result<VoteOf<TypeConfig>, ShipError>
+    where
+        F: Future<Output = Result<Message, CallError>>,
+    {
+        let sum = sending.sum;
+        loop {
+            match self.ask(sending, sum.parts, Some(sum), Vec::new()).await? {
+                Receipt::Wait => sleep(ASK_EVERY).await,
+                Receipt::Vote(vote) => return Ok(vote),
+                Receipt::GoOn | Receipt::BeginAgain => return Err(ShipError::Lost),
+            }
+        }
+    }
+
+    async fn ask<F>(
+        &self,
+        sending: &Sending<impl Fn(Message) -> F>,
+        before: u64,
+        sum: Option<Sum>,
+        parts: Vec<Part>,
+    ) -> Result<Receipt, ShipError>
+    where
+        F: Future<Output = Result<Message, CallError>>,
+    {
+        let last = self.taken.meta.last_log_id.as_ref().map(entry_id).expect("a snapshot is as of an entry");
+        let parcel = Parcel { vote: sending.vote, last, before, sum, parts };
+        let answer = (sending.ask)(encode_parcel(parcel)).await?;
+        decode_receipt(answer.head).map_err(ShipError::Answer)
+    }
+}

@@ -1,0 +1,251 @@
+//! Snapshots that go from one node to another.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use weir_storage::Disk;
+
+use crate::node::Node;
+use crate::{Trio, run};
+
+/// How long it may take until a node has what the others have.
+const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(20);
+
+/// A trio of which one was away for so long that it needs a snapshot, which is as of entry `snapshot`.
+struct Away {
+    trio: Trio,
+    leader: u64,
+    away: u64,
+    /// Where it had come to.
+    before: u64,
+    snapshot: u64,
+}
+
+impl Away {
+    async fn begin(seed: u64) -> Away {
+        let trio = Trio::form(seed).await;
+        let leader = trio.elected(None).await;
+        let away = leader % 3 + 1;
+        for _ in 0..10 {
+            trio.propose(leader).await.expect("it leads");
+        }
+        sleep(Duration::from_secs(1)).await;
+        trio.node(away).keep().await.expect("there is space");
+        let before = trio.node(away).applied_index();
+        trio.node(away).crash().await;
+        for _ in 0..50 {
+            trio.propose(leader).await.expect("two of three are enough");
+        }
+        sleep(Duration::from_secs(1)).await;
+        trio.node(leader).keep().await.expect("there is space");
+        log_goes(trio.node(leader), before).await;
+        let snapshot = trio.node(leader).replica().snapshot_index().expect("it was taken");
+        for _ in 0..5 {
+            trio.propose(leader).await.expect("two of three are enough");
+        }
+        Away { trio, leader, away, before, snapshot }
+    }
+
+    fn node(&self) -> &Node {
+        self.trio.node(self.away)
+    }
+
+    fn has_caught_up(&self) -> bool {
+        self.node().applied_index() >= self.snapshot
+    }
+}
+
+/// Waits until the log no longer has what follows entry `last`.
+async fn log_goes(node: &Node, last: u64) {
+    let begun = Instant::now();
+    while node.log_range().0 <= last + 1 {
+        assert!(begun.elapsed() < Duration::from_secs(5), "the log of {} is {:?}", node.id, node.log_range());
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Nothing is left of what did not come to an end.
+fn assert_tidy(node: &Node) {
+    let names = node.disk().list().expect("it can be listed");
+    let is_left = |name: &&String| name.ends_with(".partial") || name.ends_with(".received");
+    assert_eq!(names.iter().find(is_left), None);
+}
+
+#[test]
+fn who_was_away_for_long_goes_on_from_a_snapshot_and_reads_what_it_names() {
+    run(async {
+        let away = Away::begin(1).await;
+        away.node().start().await;
+        sleep(Duration::from_secs(3)).await;
+        assert!(away.has_caught_up());
+        assert_eq!(away.trio.history.totals().sent, 1);
+        away.trio.settle().await;
+        assert_tidy(away.node());
+        // What the log does not have goes with its own snapshots, for as long as it is needed.
+        for _ in 0..2 {
+            away.node().keep().await.expect("there is space");
+            away.node().crash().await;
+            away.node().start().await;
+            away.trio.settle().await;
+        }
+        // It leads, and sends what it was sent.
+        let other = 6 - away.leader - away.away;
+        let last = away.trio.node(other).applied_index();
+        away.trio.node(other).crash().await;
+        for _ in 0..2 {
+            let leader = away.trio.elected(None).await;
+            for _ in 0..100 {
+                away.trio.propose(leader).await.expect("two of three are enough");
+            }
+            sleep(Duration::from_secs(1)).await;
+            for node in [away.leader, away.away] {
+                away.trio.node(node).keep().await.expect("there is space");
+            }
+        }
+        for node in [away.leader, away.away] {
+            log_goes(away.trio.node(node), last).await;
+        }
+        away.trio.settle().await;
+        assert_eq!(away.trio.history.totals().sent, 2);
+    });
+}
+
+#[test]
+fn a_power_cut_at_any_operation_of_receiving_leaves_the_old_state_or_the_new() {
+    let (mut olds, mut news) = (0, 0);
+    for operation in 1.. {
+        let is_over = run(async {
+            let away = Away::begin(operation).await;
+            away.node().start().await;
+            let disk = away.node().disk();
+            disk.cut_power_at(disk.operations() + operation);
+            let begun = Instant::now();
+            while disk.has_power() && begun.elapsed() < Duration::from_secs(4) {
+                sleep(Duration::from_millis(5)).await;
+            }
+            if disk.has_power() {
+                assert!(away.has_caught_up(), "it was never cut off");
+                return true;
+            }
+            away.node().crash().await;
+            away.node().start().await;
+            let applied = away.node().applied_index();
+            assert!(applied <= away.before || applied >= away.snapshot, "{applied} is neither old nor new");
+            *(if applied >= away.snapshot { &mut news } else { &mut olds }) += 1;
+            // And again soon.
+            let disk = away.node().disk();
+            disk.cut_power_at(disk.operations() + 1 + operation % 40);
+            sleep(Duration::from_secs(2)).await;
+            if !disk.has_power() {
+                away.node().crash().await;
+                away.node().start().await;
+            } else {
+                disk.cut_power_at(u64::MAX);
+            }
+            away.trio.settle().await;
+            assert_tidy(away.node());
+            false
+        });
+        if is_over {
+            break;
+        }
+    }
+    eprintln!("{olds} times the old state, {news} times the new one");
+    assert!(olds > 10 && news > 1, "{olds} times the old state, {news} times the new one");
+}
+
+#[test]
+fn a_node_that_is_taken_in_begins_with_a_snapshot_and_then_votes() {
+    run(async {
+        let mut trio = Trio::form(1).await;
+        let leader = trio.elected(None).await;
+        for _ in 0..300 {
+            trio.propose(leader).await.expect("it leads");
+        }
+        sleep(Duration::from_secs(1)).await;
+        trio.node(leader).keep().await.expect("there is space");
+        trio.nodes.push(Node::new(4, 1, &BTreeSet::new(), &trio.links, &trio.history));
+        trio.node(4).start().await;
+        sleep(Duration::from_secs(3)).await;
+        assert_eq!(trio.node(4).applied_index(), 0, "nobody has taken it in");
+        trio.node(leader).replica().add_learner(4).await.expect("it leads");
+        let begun = Instant::now();
+        while trio.node(4).applied_index() < trio.node(leader).applied_index() {
+            assert!(begun.elapsed() < CAUGHT_UP_WITHIN, "it has applied {}", trio.node(4).applied_index());
+            sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(trio.history.totals().sent, 1);
+        trio.node(leader).replica().change_voters(BTreeSet::from([1, 2, 3, 4])).await.expect("it leads");
+        sleep(Duration::from_secs(1)).await;
+        for node in &trio.nodes {
+            assert_eq!(node.replica().members(), (BTreeSet::from([1, 2, 3, 4]), BTreeSet::new()));
+        }
+        // Without it there is no majority.
+        trio.node(leader % 3 + 1).crash().await;
+        trio.propose(leader).await.expect("three of four are enough");
+        let members = trio.node(leader).replica().change_voters(BTreeSet::from([1, 2, 3, 9])).await;
+        assert!(matches!(members, Err(weir_raft::MemberError::Refused { .. })), "nobody knows node 9");
+        assert!(matches!(trio.node(4).replica().add_learner(5).await, Err(weir_raft::MemberError::NotLeader)));
+        trio.settle().await;
+    });
+}
+
+#[test]
+fn a_snapshot_of_which_the_log_has_given_up_a_part_is_not_sent_and_another_one_is_wanted() {
+    run(async {
+        let away = Away::begin(1).await;
+        let leader = away.trio.node(away.leader);
+        for _ in 0..30 {
+            away.trio.propose(away.leader).await.expect("two of three are enough");
+        }
+        // What was needed when it was taken is needed no longer, and goes.
+        let (first, _) = leader.log_range();
+        leader.purge().await;
+        log_goes(leader, first).await;
+        away.node().start().await;
+        let begun = Instant::now();
+        while !leader.replica().wants_snapshot() {
+            assert!(begun.elapsed() < CAUGHT_UP_WITHIN, "nobody has asked for it");
+            sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(away.node().applied_index(), away.before);
+        leader.keep().await.expect("there is space");
+        // What goes with it stays until it was sent, although it is not needed here.
+        for _ in 0..30 {
+            away.trio.propose(away.leader).await.expect("two of three are enough");
+        }
+        leader.purge().await;
+        sleep(Duration::from_secs(2)).await;
+        assert!(!leader.replica().wants_snapshot());
+        assert_eq!(away.trio.history.totals().sent, 1);
+        away.trio.settle().await;
+    });
+}
+
+#[test]
+fn a_snapshot_whose_sender_falls_silent_leaves_nothing_behind() {
+    run(async {
+        let away = Away::begin(1).await;
+        // A parcel takes long.
+        away.trio.links.throttle_to(away.away, 4 << 10);
+        away.node().start().await;
+        let begun = Instant::now();
+        let is_under_way =
+            || away.node().disk().list().expect("it can be listed").iter().any(|name| name.contains("received"));
+        while !is_under_way() {
+            assert!(begun.elapsed() < CAUGHT_UP_WITHIN, "nothing comes");
+            sleep(Duration::from_millis(1)).await;
+        }
+        for node in 1..=3 {
+            if node != away.away {
+                away.trio.links.cut(node, away.away);
+            }
+        }
+        sleep(Duration::from_secs(30)).await;
+        assert_tidy(away.node());
+        assert!(!away.has_caught_up());
+        away.trio.settle().await;
+        assert_tidy(away.node());
+    });
+}
