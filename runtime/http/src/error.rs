@@ -363,8 +363,11 @@ impl From<Refusal> for Problem {
             Refusal::ModuleLimit => of(ErrorCode::ModuleLimit),
             Refusal::BindingNotFound => of(ErrorCode::BindingNotFound),
             Refusal::BindingLimit => of(ErrorCode::BindingLimit),
-            // It never leaves the shard; if it did, trying again would be right.
-            Refusal::Stale => of(ErrorCode::Unavailable),
+            Refusal::SoftDeleted => of(ErrorCode::OffsetGone),
+            Refusal::NameHeld | Refusal::ForkAncestors { .. } => of(ErrorCode::ConfigConflict),
+            Refusal::ForkSubOffset => of(ErrorCode::OffsetInvalid),
+            // They never leave the shard; if they did, trying again would be right.
+            Refusal::Stale | Refusal::ForkLate => of(ErrorCode::Unavailable),
         }
     }
 }

@@ -144,6 +144,7 @@ fn frame(step: u64) -> Bytes {
         closed: false,
         only_new: true,
         bindings_epoch: 0,
+        fork: None,
         records,
     };
     let append = Command::Append {

@@ -44,7 +44,7 @@ impl Group {
         body: &[u8],
         cut: Option<Result<Split, Refusal>>,
     ) -> Result<Look, Refusal> {
-        let stream = self.stream(key).ok_or(Refusal::NotFound)?;
+        let stream = self.find(key)?;
         let incarnation = stream.incarnation();
         if stream.is_closed() {
             if let Some(duplicate) = producer.and_then(|producer| stream.closing_duplicate(producer)) {

@@ -132,13 +132,14 @@ impl Thaw {
             {
                 return Err(CodecError::Field(WHAT));
             }
-            for ChunkBytes { chunk, bytes } in stream.extents.chunks(stream.base(), stream.tail) {
+            for ChunkBytes { chunk, bytes } in stream.extents.chunks(stream.held(), stream.tail) {
                 if !group.chunks.try_take(chunk, bytes) {
                     return Err(CodecError::Field(WHAT));
                 }
             }
             type_before = Some(stream.content_type.clone());
             group.count_in(&stream);
+            group.note_unsettled(&stream);
             group.slots.insert(key, stream);
         }
         Ok(())

@@ -101,6 +101,7 @@ impl History {
             closed: false,
             only_new: false,
             bindings_epoch: 0,
+            fork: None,
             records: Records::whole(&[]),
         });
         push_append(&mut builder, name, &body);

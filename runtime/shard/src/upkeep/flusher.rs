@@ -290,6 +290,7 @@ mod tests {
             closed: false,
             only_new: true,
             bindings_epoch: 0,
+            fork: None,
             records: Records::NONE,
         };
         apply(&mut group, &mut load, &create);

@@ -455,6 +455,7 @@ mod tests {
             closed: false,
             only_new: true,
             bindings_epoch: 0,
+            fork: None,
             records: Records::NONE,
         };
         apply(&mut group, &(1..).zip(&keys).map(create).collect::<Vec<_>>());

@@ -63,6 +63,7 @@ impl Core {
                 closed: request.closed,
                 only_new: request.condition == Some(CreateCondition::Absent),
                 bindings_epoch: judged.bindings_epoch,
+                fork: None,
                 records: records(judged.replaced.as_ref().unwrap_or(&request.body), &judged.split),
             };
             match self.propose_create(&group, &key, &create, deadline).await? {

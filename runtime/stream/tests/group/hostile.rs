@@ -155,6 +155,7 @@ fn go_on(mut group: Group) {
         closed: false,
         only_new: false,
         bindings_epoch: rest.group.bindings_epoch(),
+        fork: None,
         records: Records::new(b"more", &split),
     });
     for (n, (key, incarnation, base, tail)) in streams.iter().enumerate() {

@@ -56,6 +56,7 @@ fn populated() -> World {
             closed: false,
             only_new: true,
             bindings_epoch: 0,
+            fork: None,
             records: Records::NONE,
         };
         world.apply(2, &create);

@@ -74,6 +74,7 @@ pub(crate) fn populated() -> World {
                 closed: n % 5 == 0,
                 only_new: false,
                 bindings_epoch,
+                fork: None,
                 records,
             };
             world.apply(10 * n, &command);
@@ -115,6 +116,20 @@ fn all_of_a_group_comes_back() {
     let orders = key("orders/1");
     let bindings = |group: &Group| group.bindings(&orders, Role::Summary).cloned().collect::<Vec<_>>();
     assert_eq!((bindings(&other).len(), bindings(&other)), (1, bindings(&world.group)));
+}
+
+/// [`populated`], as it was written before there were forks.
+const BEFORE_FORKS: &[u8] = include_bytes!("before_forks.snapshot");
+
+#[test]
+fn a_snapshot_from_before_there_were_forks_is_read() {
+    let mut world = populated();
+    let pages = frozen(&mut world.group);
+    assert!(pages.concat() != BEFORE_FORKS, "it is another version");
+    let old = thawed(&[Bytes::from_static(BEFORE_FORKS)]);
+    assert_eq!(view(&old), view(&world.group));
+    let mut group = old;
+    assert_eq!(frozen(&mut group).concat().len(), pages.concat().len(), "it is written as any other");
 }
 
 #[test]
