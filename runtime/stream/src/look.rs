@@ -80,6 +80,11 @@ impl Group {
         }
     }
 
+    /// Whether two content types are the same to a stream: case and parameters do not count.
+    pub fn is_same_type(a: &str, b: &str) -> bool {
+        content_type::same(a, b)
+    }
+
     /// Whether a stream of this type would be in JSON mode: then its bodies are parsed, and must be in one piece.
     pub fn is_json(content_type: &str) -> bool {
         content_type::is_json(content_type)
