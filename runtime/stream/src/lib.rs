@@ -75,5 +75,5 @@ pub use pattern::{Pattern, PatternError};
 pub use producer::ProducerRef;
 pub use records::{Records, Split};
 pub use reply::{Appended, Expiry, Facts, ProducerState, Refusal, Reply};
-pub use snapshot::{Remainder, Thaw, join_buckets};
+pub use snapshot::{ForkLeft, Remainder, Thaw, join_buckets, join_forks};
 pub use stream::Stream;

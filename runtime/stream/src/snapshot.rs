@@ -15,12 +15,14 @@
 //! it is later than the head, no number is near where it would overflow, what one part says of another is so, and nothing takes
 //! memory that its bytes do not account for.
 
+mod forks;
 mod recover;
 
 use std::collections::BTreeSet;
 
 use bytes::{Bytes, BytesMut};
-pub use recover::{Remainder, join_buckets};
+pub use forks::join_forks;
+pub use recover::{ForkLeft, Remainder, join_buckets};
 
 use crate::chunks::Chunk;
 use crate::codec::{CodecError, Reader};

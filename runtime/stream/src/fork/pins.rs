@@ -32,7 +32,7 @@ pub(crate) struct Pin {
 }
 
 /// All forks of one stream.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Pins {
     /// By the life of the fork.
     pins: BTreeMap<Incarnation, Pin>,
@@ -61,6 +61,12 @@ pub(crate) struct UnsettledPins {
     names_bytes: usize,
 }
 
+impl Default for Pins {
+    fn default() -> Pins {
+        Pins { pins: BTreeMap::new(), floor: NOTHING, names_bytes: 0, is_gone: false }
+    }
+}
+
 impl Pins {
     pub(crate) fn is_empty(&self) -> bool {
         self.pins.is_empty()
@@ -68,6 +74,10 @@ impl Pins {
 
     pub(crate) fn len(&self) -> usize {
         self.pins.len()
+    }
+
+    pub(crate) fn get(&self, fork: Incarnation) -> Option<&Pin> {
+        self.pins.get(&fork)
     }
 
     pub(crate) fn has(&self, fork: Incarnation) -> bool {
@@ -98,7 +108,7 @@ impl Pins {
     }
 
     pub(crate) fn insert(&mut self, fork: Incarnation, pin: Pin) {
-        self.floor = if self.pins.is_empty() { pin.from } else { self.floor.min(pin.from) };
+        self.floor = self.floor.min(pin.from);
         self.names_bytes += pin.fork.len();
         let before = self.pins.insert(fork, pin);
         assert!(before.is_none(), "a fork pins once");

@@ -9,13 +9,14 @@ use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use weir_stream::{
-    Ancestor, BucketTold, Change, Command, EncodedBindings, EncodedFork, Expiry, Facts, Fork, ForkPoint, NewFork,
-    Piece, Records, Refusal, Reply, Retention, Split,
+    Ancestor, BucketTold, Change, Command, EncodedBindings, EncodedFork, Expiry, Facts, Fork, ForkPoint, Group,
+    NewFork, Piece, Records, Refusal, Reply, Retention, Split, Thaw, join_forks,
 };
 use weir_types::limits::SLOTS;
-use weir_types::{Incarnation, StreamKey};
+use weir_types::{GroupId, Incarnation, StreamKey};
 
-use crate::world::World;
+use crate::snapshot::frozen;
+use crate::world::{World, view};
 
 const NAMES: usize = 8;
 const GROUPS: usize = 2;
@@ -156,6 +157,8 @@ struct Net {
     pins: Vec<(u64, u64)>,
     pinned: Option<Pinned>,
     frozen: Vec<Option<(usize, Vec<Bytes>)>>,
+    /// What each life has ever had: its first position, and records.
+    had: BTreeMap<u64, (u64, Vec<Vec<u8>>)>,
     time_ms: u64,
     lives_made: u64,
 }
@@ -188,6 +191,7 @@ impl Net {
             pins: Vec::new(),
             pinned: None,
             frozen: (0..GROUPS).map(|_| None).collect(),
+            had: BTreeMap::new(),
             time_ms: 1000,
             lives_made: 0,
         }
@@ -313,6 +317,7 @@ impl Net {
                 let Reply::Created(facts) = reply else { panic!("{reply:?}") };
                 assert_eq!((facts.earliest.position, facts.next.position), (seen.base(), seen.tail()));
                 self.lives.insert(life, (name, Some(source_life)));
+                self.had.insert(life, (seen.first, seen.records.clone()));
                 self.seen.insert(name, seen);
             }
         }
@@ -341,6 +346,18 @@ impl Net {
         if !self.pins.iter().any(|(of, _)| *of == life) {
             self.lives.remove(&life);
         }
+    }
+
+    /// As [`Net::release`], where the model does not follow.
+    fn release_any(&mut self, group: usize) -> bool {
+        let first = self.groups[group].group.releases().next();
+        let Some((fork, release)) = first.map(|(fork, release)| (fork, release.clone())) else { return false };
+        let source = StreamKey::parse(&release.source).expect("a key");
+        let name: usize = source.name()[1..].parse().expect("a number");
+        let (key, incarnation, keeps_pin) = ((&source).into(), release.source_incarnation, release.keeps_pin);
+        self.apply(group_of(name), &Command::Unpin { key, incarnation, fork, keeps_pin });
+        self.apply(group, &Command::ForkReleased { incarnation: fork, keeps_pin });
+        true
     }
 
     /// Does what the leader of a group does about releases: the oldest of them.
@@ -396,6 +413,7 @@ impl Net {
                     assert!(matches!(reply, Reply::Created(_)), "{reply:?}");
                     let records = Some(body(which).to_vec()).filter(|body| !body.is_empty()).into_iter().collect();
                     let seen = Seen { life, first: 0, records, trimmed: 0, ttl, written_ms: self.time_ms };
+                    self.had.insert(life, (0, seen.records.clone()));
                     self.seen.insert(name, seen);
                     self.lives.insert(life, (name, None));
                 }
@@ -419,6 +437,8 @@ impl Net {
                     None => assert_eq!(reply, Reply::Refused(refusal)),
                     Some(seen) => {
                         seen.records.push(body(which).to_vec());
+                        let (_, had) = self.had.get_mut(&seen.life).expect("it was created");
+                        had.push(body(which).to_vec());
                         seen.written_ms = time_ms;
                         let Reply::Appended(appended) = reply else { panic!("{reply:?}") };
                         assert_eq!(appended.next.position, seen.tail());
@@ -578,6 +598,94 @@ impl Net {
             assert!((0..SLOTS).all(|slot| group.slot(slot).next().is_none()));
             assert!(!group.has_expirable());
             world.check_replay();
+        }
+    }
+}
+
+/// What is left of the groups when their logs are lost, and the snapshots are of these moments.
+fn recovered(net: &mut Net, snapshots: &[Vec<Bytes>]) {
+    let mut groups: BTreeMap<GroupId, Group> = BTreeMap::new();
+    let (mut forks, mut numbers) = (Vec::new(), 1000..);
+    let mut random = || numbers.next().expect("there are many");
+    for (n, pages) in snapshots.iter().enumerate() {
+        let mut thaw = Thaw::default();
+        pages.iter().for_each(|page| thaw.take(page).expect("pages as they were written"));
+        let mut group = thaw.finish().expect("all pages are there");
+        forks.extend(group.forget_log(&mut random, |_| ()));
+        groups.insert(GroupId(n as u16), group);
+    }
+    join_forks(&mut groups, forks, &mut random, |_| ());
+    net.frozen = (0..GROUPS).map(|_| None).collect();
+    for (world, group) in net.groups.iter_mut().zip(groups.into_values()) {
+        world.group = group;
+    }
+}
+
+/// Every fork has what it had, up to where it ends; its source is pinned for it, and for nobody else.
+fn check_recovered(net: &mut Net) {
+    let streams: Vec<_> =
+        net.groups.iter().flat_map(|world| (0..SLOTS).flat_map(|slot| world.group.slot(slot))).collect();
+    for stream in &streams {
+        let (base, tail) = (stream.base(), stream.tail().position);
+        let forks = streams.iter().filter_map(|fork| fork.fork());
+        let own = forks.filter(|fork| fork.source_incarnation == stream.incarnation()).count();
+        assert_eq!(stream.forks(), own, "{}", stream.key());
+        assert!(!stream.is_gone() || own > 0, "what nobody reads has gone");
+        let (first, records) = &net.had[&stream.incarnation().0];
+        let mut position = *first;
+        let mut expected = Vec::new();
+        for record in records {
+            if position >= base && position < tail {
+                expected.push(record.clone());
+            }
+            position += record.len() as u64;
+        }
+        if !stream.is_gone() {
+            let name = stream.key()["b/s".len()..].parse().expect("a number");
+            assert_eq!(net.read(name, base), expected, "{}", stream.key());
+        }
+    }
+    for world in &mut net.groups {
+        let group = &mut world.group;
+        let mut thaw = Thaw::default();
+        frozen(group).iter().for_each(|page| thaw.take(page).expect("pages as they were written"));
+        assert_eq!(view(&thaw.finish().expect("all is there")), view(group), "what is counted is what is there");
+        assert_eq!((group.releases().count(), group.unsettled_pins(u64::MAX).count()), (0, 0));
+        assert_eq!((group.hot_floor(), group.hot_bytes()), (None, 0));
+    }
+}
+
+proptest! {
+    #[test]
+    fn forks_are_recovered_from_snapshots_of_different_times(
+        steps in vec(step(), 1..100),
+        more in vec(step(), 0..30),
+        first in 0..GROUPS,
+    ) {
+        let mut net = Net::new();
+        steps.iter().for_each(|step| net.take(step));
+        let mut snapshots: Vec<_> = (0..GROUPS).map(|n| frozen(&mut net.groups[n].group)).collect();
+        net.frozen = (0..GROUPS).map(|_| None).collect();
+        more.iter().for_each(|step| net.take(step));
+        snapshots[first] = frozen(&mut net.groups[first].group);
+        recovered(&mut net, &snapshots);
+        check_recovered(&mut net);
+        // It can be gone on with: everything goes.
+        let keys: Vec<_> = net
+            .groups
+            .iter()
+            .flat_map(|world| (0..SLOTS).flat_map(|slot| world.group.slot(slot)))
+            .filter(|stream| !stream.is_gone())
+            .map(|stream| (stream.key().to_string(), stream.incarnation()))
+            .collect();
+        for (text, incarnation) in keys {
+            let key = StreamKey::parse(&text).expect("a key");
+            let name: usize = key.name()[1..].parse().expect("a number");
+            net.apply(group_of(name), &Command::Delete { key: (&key).into(), incarnation, if_match: None });
+        }
+        while (0..GROUPS).any(|group| net.release_any(group)) {}
+        for world in &net.groups {
+            prop_assert_eq!((world.group.streams(), world.group.chunks_totals().live_bytes), (0, 0));
         }
     }
 }

@@ -4,7 +4,7 @@
 use bytes::{Bytes, BytesMut};
 use weir_stream::{
     BatchBuilder, BucketStep, BucketTold, ChunkId, Command, EncodedBindings, EncodedParts, Expiry, Group, Limits, Part,
-    ProducerRef, Records, Split, Thaw, Upload, join_buckets,
+    ProducerRef, Records, Split, Thaw, Upload, join_buckets, join_forks,
 };
 use weir_types::limits::SLOTS;
 use weir_types::{Digest, GroupId, Incarnation, Role, StreamKey};
@@ -87,8 +87,9 @@ fn go_on(mut group: Group) {
     let again = thaw(&frozen(&mut group).concat()).expect("what can be read once can be read again");
     assert_eq!(view(&again), before);
     let mut lost = thaw(&frozen(&mut group).concat()).expect("it can be read");
-    lost.forget_log(|| 7, |_| ());
+    let forks = lost.forget_log(|| 7, |_| ());
     let mut groups = [(GroupId(0), lost)].into();
+    join_forks(&mut groups, forks, || 7, |_| ());
     join_buckets(&mut groups, 2);
 
     let bindings_epoch = group.bindings_epoch();
