@@ -379,7 +379,8 @@ impl Stream {
             return Err(CodecError::Field(WHAT));
         }
         stream.extents = Extents::read(reader, stream.held(), tail, taken_in)?;
-        Ok(stream)
+        let begins = stream.pieces_from(0).next().map_or(tail, |first| first.start());
+        if begins < stream.begin() { Err(CodecError::Field(WHAT)) } else { Ok(stream) }
     }
 
     /// Memory that the stream holds, but for its shared content type.
