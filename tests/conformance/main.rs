@@ -1,5 +1,4 @@
-//! The official conformance suite of the Durable Streams Protocol, whole but for forks and subscriptions, which Weir
-//! does not have yet.
+//! The official conformance suite of the Durable Streams Protocol, whole but for subscriptions, which Weir does not have yet.
 //!
 //! It is a vitest suite from npm, pinned by the `package-lock.json` beside this file. Its packages are installed below
 //! `target/`, once per lock file.
@@ -10,8 +9,8 @@ use std::path::Path;
 use serde_json::Value;
 use weir_testkit::{Setup, npm};
 
-/// Tests of suite 0.3.6 without the group "Fork - ..." (82) and the reserved subscription APIs (6).
-const TESTS: u64 = 250;
+/// Tests of suite 0.3.6 without the reserved subscription APIs (6).
+const TESTS: u64 = 332;
 
 /// Short, because the suite waits for many a long-poll to end.
 const LONG_POLL_TIMEOUT_MS: u32 = 500;
@@ -34,7 +33,6 @@ fn the_official_suite_passes() {
         npm::node(&folder, "node_modules/vitest/vitest.mjs")
             .args(["run", "suite.test.mjs", "--reporter=json"])
             .arg(format!("--outputFile={}", report_path.display()))
-            .args(["-t", "^(?!.*Fork - )"])
             // The suite's own limits are left alone; vitest's default of 5 s only tells how busy this machine is.
             .arg("--testTimeout=60000")
             .env("WEIR_URL", server.url())

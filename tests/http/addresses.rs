@@ -101,7 +101,7 @@ fn every_answer_is_safe_for_browsers_and_says_what_went_wrong() {
         (Request::get("/.well-known/nothing"), 404),
         (Request::get("/demo/a?offset=nonsense"), 400),
         (Request::post("/demo/a").body("application/json", "1"), 409),
-        (Request::put("/demo/f").header("Stream-Forked-From", "/demo/a"), 501),
+        (Request::put("/demo/f").header("Stream-Forked-From", "/demo/none"), 404),
         (Request::new("OPTIONS", "/demo/a").header("Origin", "https://example.org"), 204),
     ];
     for (request, status) in requests {

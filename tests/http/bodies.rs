@@ -32,7 +32,7 @@ fn a_refusal_by_the_head_reaches_a_client_that_is_still_sending() {
     let post = |target: &str| Request::post(target).body("text/plain", vec![b'x'; BYTES]);
     for (request, code) in [
         (post(TARGET).header("Producer-Epoch", "x"), "header_invalid"),
-        (put("/demo/fork").header("Stream-Forked-From", TARGET), "not_supported"),
+        (put("/demo/fork").header("Stream-Forked-From", "nowhere"), "header_invalid"),
         (post("/demo/%00"), "stream_name_invalid"),
         (put("/demo/-/modules/Bad"), "module_name_invalid"),
         (put("/demo/-/nothing"), "route_not_found"),

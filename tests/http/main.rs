@@ -8,6 +8,7 @@ mod bodies;
 mod buckets;
 mod commands;
 mod conditional;
+mod forks;
 mod live;
 mod live_equals_history;
 mod metrics;

@@ -6,6 +6,7 @@
 mod bindings;
 mod contained;
 mod crash;
+mod forks;
 mod history;
 mod summaries;
 mod uploads;

@@ -171,6 +171,8 @@ fn at_what_is_there(mut document: Value, tails: &[String]) -> Value {
         ("lastEventId", json!(offsets)),
         ("Last-Event-ID", json!(offsets)),
         ("If-Match", json!(tags)),
+        ("Stream-Forked-From", json!(["/demo/orders", "/demo/text", "/default/checked", "/demo/none"])),
+        ("Stream-Fork-Offset", json!(places)),
     ] {
         let schema = &mut document["components"]["parameters"][parameter]["schema"];
         assert!(schema.is_object(), "{parameter} is described");
@@ -183,6 +185,7 @@ fn at_what_is_there(mut document: Value, tails: &[String]) -> Value {
     for (method, rare) in [
         ("get", &["summary", "lastEventId", "Last-Event-ID"][..]),
         ("head", &["summary"]),
+        ("put", &["Stream-Forked-From", "Stream-Fork-Offset", "Stream-Fork-Sub-Offset"]),
         ("post", &["Stream-Closed", "Stream-Seq", "Producer-Id", "Producer-Epoch", "Producer-Seq", "If-Match"]),
     ] {
         let rare: Vec<Value> = rare.iter().map(|name| json!(format!("#/components/parameters/{name}"))).collect();

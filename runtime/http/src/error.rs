@@ -58,6 +58,7 @@ codes! {
     BodyEmpty = 400, "body_empty", "There is nothing to append.";
     BodyUnreadable = 400, "body_unreadable", "The body could not be read to its end.";
     JsonInvalid = 400, "json_invalid", "The body is not valid JSON.";
+    ForkSubOffsetInvalid = 400, "fork_sub_offset_invalid", "The source has nothing at this sub-offset.";
     ProducerEpochStart = 400, "producer_epoch_start", "A new epoch begins at sequence 0.";
     SummaryRefused = 400, "summary_refused", "The module refuses the question.";
     ProducerFenced = 403, "producer_fenced", "A newer epoch of this producer has written.";
@@ -71,6 +72,7 @@ codes! {
     StreamClosed = 409, "stream_closed", "The stream is closed.";
     ContentTypeMismatch = 409, "content_type_mismatch", "The stream has another content type.";
     ConfigConflict = 409, "config_conflict", "The stream exists with another configuration.";
+    StreamNameHeld = 409, "stream_name_held", "A deleted stream that has forks has this name.";
     SeqRegression = 409, "seq_regression", "The sequence is not after the last one.";
     ProducerGap = 409, "producer_gap", "A sequence number of this producer is missing.";
     TrimSummarized = 409, "trim_summarized", "A summary is computed from these records.";
@@ -78,6 +80,7 @@ codes! {
     ModuleInUse = 409, "module_in_use", "A binding uses the module.";
     ModuleCompiling = 409, "module_compiling", "The module cannot be bound yet.";
     ModuleFailed = 409, "module_failed", "The module could not be compiled.";
+    StreamGone = 410, "stream_gone", "The stream was deleted, but has forks.";
     OffsetGone = 410, "offset_gone", "What was at this offset is gone.";
     OffsetTrimmed = 410, "offset_trimmed", "What was at this offset has been trimmed.";
     TailMoved = 412, "tail_moved", "The tail is not where the request expects it.";
@@ -88,6 +91,8 @@ codes! {
     ContentEncodingUnsupported = 415, "content_encoding_unsupported", "The body is compressed.";
     HostUnknown = 421, "host_unknown", "The server is not called by this name.";
     RecordRejected = 422, "record_rejected", "A validator refuses a record.";
+    ForkNotJudged = 422, "fork_not_judged", "A validator cannot judge what the fork would inherit.";
+    ForkAncestors = 422, "fork_ancestors", "The fork would have records of too many streams.";
     ModuleInvalid = 422, "module_invalid", "This is not a module that can be used.";
     BucketInvalid = 422, "bucket_invalid", "The bucket cannot be like this.";
     BindingInvalid = 422, "binding_invalid", "The module cannot be bound like this.";
@@ -281,6 +286,7 @@ impl From<ShardError> for Problem {
                 let rejection = Some(Box::new(Rejection { binding, index, code, message }));
                 return Problem { rejection, ..Problem::new(ErrorCode::RecordRejected, detail) };
             }
+            ShardError::ForkNotJudged(_) => ErrorCode::ForkNotJudged,
             ShardError::ModuleTrapped(_) => ErrorCode::ModuleTrapped,
             ShardError::ModuleTimedOut(_) => ErrorCode::ModuleTimedOut,
             ShardError::ModuleSuspended(_) => ErrorCode::ModuleSuspended,
@@ -363,8 +369,12 @@ impl From<Refusal> for Problem {
             Refusal::ModuleLimit => of(ErrorCode::ModuleLimit),
             Refusal::BindingNotFound => of(ErrorCode::BindingNotFound),
             Refusal::BindingLimit => of(ErrorCode::BindingLimit),
-            // It never leaves the shard; if it did, trying again would be right.
-            Refusal::Stale => of(ErrorCode::Unavailable),
+            Refusal::SoftDeleted => of(ErrorCode::StreamGone),
+            Refusal::NameHeld => of(ErrorCode::StreamNameHeld),
+            Refusal::ForkAncestors { .. } => of(ErrorCode::ForkAncestors),
+            Refusal::ForkSubOffset => of(ErrorCode::ForkSubOffsetInvalid),
+            // They never leave the shard; if they did, trying again would be right.
+            Refusal::Stale | Refusal::ForkLate => of(ErrorCode::Unavailable),
         }
     }
 }
@@ -419,6 +429,10 @@ mod tests {
         );
         assert_eq!(check(Refusal::NotFound), "404");
         assert_eq!(check(Refusal::OffsetGone), "410");
+        assert_eq!(check(Refusal::SoftDeleted), "410");
+        assert_eq!(check(Refusal::NameHeld), "409");
+        assert_eq!(check(Refusal::ForkSubOffset), "400");
+        assert_eq!(check(ShardError::ForkNotJudged("too much".into())), "422");
         let earliest = tail;
         assert_eq!(check(Refusal::OffsetTrimmed { earliest }), format!("410 | stream-earliest-offset: {token}"));
         assert_eq!(check(Refusal::TrimSummarized), "409");

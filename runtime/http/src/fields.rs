@@ -8,14 +8,18 @@ use jiff::civil::DateTime;
 use jiff::{Timestamp, tz};
 use weir_shard::{CreateCondition, IfMatch, Producer};
 use weir_stream::Expiry;
-use weir_types::Offset;
 use weir_types::limits::{CONTENT_TYPE_BYTES_MAX, PRODUCER_ID_BYTES_MAX, PRODUCER_NUMBER_MAX};
+use weir_types::{Offset, ReadFrom, StreamKey};
 
 use crate::error::{ErrorCode, Problem};
 use crate::headers::{
-    LAST_EVENT_ID, PRODUCER_EPOCH, PRODUCER_ID, PRODUCER_SEQ, STREAM_CLOSED, STREAM_EXPIRES_AT, STREAM_SEQ, STREAM_TTL,
+    LAST_EVENT_ID, PRODUCER_EPOCH, PRODUCER_ID, PRODUCER_SEQ, STREAM_CLOSED, STREAM_EXPIRES_AT, STREAM_FORK_OFFSET,
+    STREAM_FORK_SUB_OFFSET, STREAM_FORKED_FROM, STREAM_SEQ, STREAM_TTL,
 };
+use crate::path::{self, Target};
 
+/// The first offset of every stream of the protocol's reference server, which clients write as it is.
+const OFFSET_ZERO: &str = "0000000000000000_0000000000000000";
 /// What is read of a fraction of a second: its point, and nanoseconds.
 const FRACTION_BYTES_MAX: usize = 10;
 
@@ -158,20 +162,52 @@ pub(crate) fn create_condition(headers: &HeaderMap) -> Result<Option<CreateCondi
 }
 
 /// `Stream-TTL` or `Stream-Expires-At` (section 5.1).
-pub(crate) fn expiry(headers: &HeaderMap) -> Result<Expiry, Problem> {
+pub(crate) fn expiry(headers: &HeaderMap) -> Result<Option<Expiry>, Problem> {
     match (text(headers, &STREAM_TTL)?, text(headers, &STREAM_EXPIRES_AT)?) {
-        (None, None) => Ok(Expiry::Never),
+        (None, None) => Ok(None),
         (Some(_), Some(_)) => Err(invalid("Stream-TTL and Stream-Expires-At exclude each other")),
         (Some(ttl), None) => match number(ttl) {
-            Some(ttl_s) => Ok(Expiry::Idle { ttl_s }),
+            Some(ttl_s) => Ok(Some(Expiry::Idle { ttl_s })),
             None => Err(invalid(format!("Stream-TTL is a whole number of seconds from 0 to {PRODUCER_NUMBER_MAX}"))),
         },
         (None, Some(at)) => match timestamp(at) {
             // A time before 1970 is past like any other.
-            Some(at) => Ok(Expiry::At { at_ms: u64::try_from(at.as_millisecond()).unwrap_or(0) }),
+            Some(at) => Ok(Some(Expiry::At { at_ms: u64::try_from(at.as_millisecond()).unwrap_or(0) })),
             None => Err(invalid("Stream-Expires-At is an RFC 3339 time such as 2026-01-31T12:00:00Z")),
         },
     }
+}
+
+/// Which stream a fork is to be of, and where it leaves it (section 4.2); `None` for a stream that is none.
+pub(crate) fn fork(headers: &HeaderMap) -> Result<Option<(StreamKey, ReadFrom, u64)>, Problem> {
+    let sub_offset = match text(headers, &STREAM_FORK_SUB_OFFSET)?.map(number) {
+        None => None,
+        Some(Some(sub_offset)) => Some(sub_offset),
+        Some(None) => {
+            return Err(invalid(format!("Stream-Fork-Sub-Offset is a whole number from 0 to {PRODUCER_NUMBER_MAX}")));
+        }
+    };
+    let offset = match text(headers, &STREAM_FORK_OFFSET)? {
+        None => None,
+        Some(OFFSET_ZERO) => Some(ReadFrom::Start),
+        Some(text) => Some(ReadFrom::parse(text).map_err(|e| Problem::new(ErrorCode::OffsetMalformed, e.to_string()))?),
+    };
+    let Some(source) = headers.get(&STREAM_FORKED_FROM) else {
+        return match (offset, sub_offset) {
+            (None, None) => Ok(None),
+            _ => Err(invalid("a fork's offsets need Stream-Forked-From")),
+        };
+    };
+    let source = source.to_str().ok().filter(|path| !path.contains(['?', '#']));
+    let source = source.ok_or_else(|| invalid("Stream-Forked-From is the path of a stream"))?;
+    let Target::Stream(source) = path::parse(source)? else {
+        return Err(invalid("Stream-Forked-From is the path of a stream, such as /demo/orders"));
+    };
+    let sub_offset = sub_offset.unwrap_or(0);
+    if sub_offset > 0 && offset.is_none() {
+        return Err(invalid("Stream-Fork-Sub-Offset needs Stream-Fork-Offset"));
+    }
+    Ok(Some((source, offset.unwrap_or(ReadFrom::Now), sub_offset)))
 }
 
 /// A header's text, at most as long as the longest that is kept.
@@ -310,8 +346,8 @@ mod tests {
     #[test]
     fn a_ttl_is_a_plain_number_of_seconds() {
         let check = |value| expiry(&map(&[("stream-ttl", value)])).map_err(|problem| problem.code());
-        assert_eq!(check("3600"), Ok(Expiry::Idle { ttl_s: 3600 }));
-        assert_eq!(check("0"), Ok(Expiry::Idle { ttl_s: 0 }));
+        assert_eq!(check("3600"), Ok(Some(Expiry::Idle { ttl_s: 3600 })));
+        assert_eq!(check("0"), Ok(Some(Expiry::Idle { ttl_s: 0 })));
         for value in ["", "-1", "+60", "00060", "60.5", "1e3", "abc"] {
             assert_eq!(check(value), Err(ErrorCode::HeaderInvalid), "{value}");
         }
@@ -320,16 +356,16 @@ mod tests {
     #[test]
     fn an_expiry_time_is_rfc_3339() {
         let check = |value| expiry(&map(&[("stream-expires-at", value)])).map_err(|problem| problem.code());
-        assert_eq!(check("1970-01-01T00:00:01.5Z"), Ok(Expiry::At { at_ms: 1500 }));
-        assert_eq!(check("1970-01-01t01:00:01+01:00"), Ok(Expiry::At { at_ms: 1000 }));
-        assert_eq!(check("1969-01-01T00:00:00Z"), Ok(Expiry::At { at_ms: 0 }));
-        assert_eq!(check("0000-01-01T00:00:00+23:59"), Ok(Expiry::At { at_ms: 0 }));
-        assert_eq!(check("1970-01-01T00:00:01.500000000000000Z"), Ok(Expiry::At { at_ms: 1500 }));
+        assert_eq!(check("1970-01-01T00:00:01.5Z"), Ok(Some(Expiry::At { at_ms: 1500 })));
+        assert_eq!(check("1970-01-01t01:00:01+01:00"), Ok(Some(Expiry::At { at_ms: 1000 })));
+        assert_eq!(check("1969-01-01T00:00:00Z"), Ok(Some(Expiry::At { at_ms: 0 })));
+        assert_eq!(check("0000-01-01T00:00:00+23:59"), Ok(Some(Expiry::At { at_ms: 0 })));
+        assert_eq!(check("1970-01-01T00:00:01.500000000000000Z"), Ok(Some(Expiry::At { at_ms: 1500 })));
         let last_ms = Timestamp::MAX.as_millisecond() as u64;
         for never in ["9999-12-31T23:59:59Z", "9999-12-31T23:59:59.999Z", "9999-12-31T00:00:00-12:00"] {
-            assert_eq!(check(never), Ok(Expiry::At { at_ms: last_ms }), "{never}");
+            assert_eq!(check(never), Ok(Some(Expiry::At { at_ms: last_ms })), "{never}");
         }
-        assert_eq!(check("9999-12-30T00:00:00Z"), Ok(Expiry::At { at_ms: 253_402_128_000_000 }));
+        assert_eq!(check("9999-12-30T00:00:00Z"), Ok(Some(Expiry::At { at_ms: 253_402_128_000_000 })));
         for value in [
             "not-a-timestamp",
             "2026-01-31",
@@ -346,7 +382,7 @@ mod tests {
             assert_eq!(check(value), Err(ErrorCode::HeaderInvalid), "{value}");
         }
         assert!(expiry(&map(&[("stream-ttl", "1"), ("stream-expires-at", "2026-01-31T12:00:00Z")])).is_err());
-        assert_eq!(expiry(&HeaderMap::new()).map_err(|problem| problem.code()), Ok(Expiry::Never));
+        assert_eq!(expiry(&HeaderMap::new()).map_err(|problem| problem.code()), Ok(None));
     }
 
     #[test]

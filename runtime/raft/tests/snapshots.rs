@@ -144,6 +144,7 @@ fn frame(step: u64) -> Bytes {
         closed: false,
         only_new: true,
         bindings_epoch: 0,
+        fork: None,
         records,
     };
     let append = Command::Append {
@@ -404,7 +405,7 @@ fn a_state_goes_on_in_the_log_of_another_node() {
         let (last, mut state) = read_snapshot(reader).expect("it is whole");
         assert_eq!(view(&state), expected);
         // Its log is elsewhere.
-        state.forget_log(|| 9, |_| ());
+        assert!(state.forget_log(|| 9, |_| ()).is_empty(), "there are no forks");
         let expected = view(&state);
         let wal = Wal::open(Arc::new(second.clone()), CONFIG, Box::new(|| 77)).expect("it was formed");
         tokio::task::spawn_local(wal.clone().run());

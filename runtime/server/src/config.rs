@@ -339,6 +339,8 @@ pub(crate) struct LimitsConfig {
     pub(crate) producers_per_stream_max: u32,
     /// Bindings of one bucket.
     pub(crate) bindings_per_bucket_max: u32,
+    /// Bytes that a fork may inherit where a validator has to judge them.
+    pub(crate) fork_judged_bytes_max: u64,
     /// Memory of writes that are coming in or not answered yet, of all shards.
     pub(crate) in_flight_bytes_max: u64,
     /// Memory of pages, views and listings that clients have not taken yet.
@@ -357,6 +359,7 @@ impl Default for LimitsConfig {
             hot_index_bytes_max: GIB,
             producers_per_stream_max: 10_000,
             bindings_per_bucket_max: BINDINGS_PER_BUCKET_MAX as u32,
+            fork_judged_bytes_max: 16 * MIB,
             in_flight_bytes_max: 256 * MIB,
             read_bytes_max: 256 * MIB,
             subscribers_max: 50_000,
@@ -525,6 +528,7 @@ impl Config {
         check_range("limits.producers_per_stream_max", self.limits.producers_per_stream_max.into(), 1, 1 << 20)?;
         let bindings_max = BINDINGS_PER_BUCKET_MAX as u64;
         check_range("limits.bindings_per_bucket_max", self.limits.bindings_per_bucket_max.into(), 1, bindings_max)?;
+        check_range("limits.fork_judged_bytes_max", self.limits.fork_judged_bytes_max, 0, i64::MAX as u64)?;
         check_range("limits.in_flight_bytes_max", self.limits.in_flight_bytes_max, MIB, i64::MAX as u64)?;
         check_range("limits.read_bytes_max", self.limits.read_bytes_max, MIB, i64::MAX as u64)?;
         check_range("limits.subscribers_max", self.limits.subscribers_max, 1, u32::MAX.into())?;

@@ -16,7 +16,7 @@ use weir_cold::{ChunkName, ChunkStore, Flaw, LocalStore, Manifest, StoreError, r
 use weir_raft::{install, read_snapshot};
 use weir_shard::{Entropy as _, Topology};
 use weir_storage::{EntryId, SnapshotReader, Wal, WalConfig, WriteMode};
-use weir_stream::{Chunk, Group, Remainder, join_buckets};
+use weir_stream::{Chunk, Group, Remainder, join_buckets, join_forks};
 use weir_types::GroupId;
 
 use crate::config::{ColdConfig, Config};
@@ -104,9 +104,7 @@ async fn recover(config: &Config, order: &Order) -> Result<(), Exit> {
     let (mut groups, chosen) = read_groups(&*store, from).await?;
     let count = chosen.values().map(|manifest| manifest.groups).max().unwrap_or(0);
     let mut summary = Summary::default();
-    for group in groups.values_mut() {
-        forget_log(group, order.output, &mut summary)?;
-    }
+    forget_logs(&mut groups, order.output, &mut summary)?;
     join_buckets(&mut groups, count);
 
     let fresh = Node::new(|| SystemEntropy.u64(), config.shards(), count);
@@ -187,24 +185,27 @@ async fn read_file(store: &dyn ChunkStore, manifest: &Manifest) -> Result<Result
 }
 
 /// Gives up what the log had, and counts and prints what is left.
-fn forget_log(group: &mut Group, output: Output, summary: &mut Summary) -> Result<(), Exit> {
+fn forget_logs(groups: &mut BTreeMap<GroupId, Group>, output: Output, summary: &mut Summary) -> Result<(), Exit> {
     let mut lines = io::BufWriter::new(io::stdout().lock());
     let mut written = Ok(());
-    group.forget_log(
-        || SystemEntropy.u64(),
-        |Remainder { key, bytes, lost_bytes, is_final }| {
-            let fate = match (lost_bytes, is_final) {
-                (0, true) => Fate::Whole,
-                (0, false) => Fate::Open,
-                _ => Fate::Cut,
-            };
-            summary.count(fate, bytes, lost_bytes);
-            if output == Output::Json && written.is_ok() {
-                let line = StreamLine { stream: key, bytes, lost_bytes, fate };
-                written = writeln!(lines, "{}", serde_json::to_string(&line).expect("plain values can be written"));
-            }
-        },
-    );
+    let random = || SystemEntropy.u64();
+    let mut told = |Remainder { key, bytes, lost_bytes, is_final }: Remainder<'_>| {
+        let fate = match (lost_bytes, is_final) {
+            (0, true) => Fate::Whole,
+            (0, false) => Fate::Open,
+            _ => Fate::Cut,
+        };
+        summary.count(fate, bytes, lost_bytes);
+        if output == Output::Json && written.is_ok() {
+            let line = StreamLine { stream: key, bytes, lost_bytes, fate };
+            written = writeln!(lines, "{}", serde_json::to_string(&line).expect("plain values can be written"));
+        }
+    };
+    let mut forks = Vec::new();
+    for group in groups.values_mut() {
+        forks.extend(group.forget_log(random, &mut told));
+    }
+    join_forks(groups, forks, random, &mut told);
     written.and_then(|()| lines.flush()).map_err(Exit::Output)
 }
 

@@ -158,6 +158,7 @@ pub(crate) fn shard_config(config: &Config, node_id: u64, topology: Topology, si
         // Connections are spread evenly, so live readers are, nearly.
         subscribers_max: share(config.limits.subscribers_max).max(1),
         pages: PageBudget::new(size(config.limits.read_bytes_max)),
+        fork_judged_bytes_max: config.limits.fork_judged_bytes_max as usize,
         bindings_per_bucket_max: config.limits.bindings_per_bucket_max as usize,
         producers_per_stream_max: config.limits.producers_per_stream_max,
         buckets_auto_create: config.buckets.auto_create,

@@ -81,6 +81,8 @@ pub struct ShardConfig {
     pub buckets_auto_create: bool,
     /// Longest body of a request, and so of what a validator may replace it with.
     pub body_bytes_max: usize,
+    /// Bytes that a fork may inherit where a validator has to judge them.
+    pub fork_judged_bytes_max: usize,
     /// Folds that this shard keeps; beyond it the least recently used go, and are computed again when asked for.
     pub folds_max: usize,
     /// How long an upload waits for its compilation before it is answered.

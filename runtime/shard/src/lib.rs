@@ -43,8 +43,8 @@ pub use live::subscription::{LiveData, LiveEvent, Subscription};
 pub use mailbox::{Address, Mailbox, mesh};
 pub use message::{
     AppendRequest, BackupNews, BindingRequest, Body, BucketSummary, CheckNews, CreateCondition, CreateRequest,
-    DamagedChunk, IfMatch, Limit, ListCursor, ListedStream, Listing, LongPoll, ModuleState, ModuleSummary, Page,
-    Producer, ShardError, ShardStats, SummaryQuery, SummaryView, SummaryWait, TrimRequest,
+    DamagedChunk, ForkRequest, IfMatch, Limit, ListCursor, ListedStream, Listing, LongPoll, ModuleState, ModuleSummary,
+    Page, Producer, ShardError, ShardStats, SummaryQuery, SummaryView, SummaryWait, TrimRequest,
 };
 pub use modules::summary::SummaryFollower;
 pub use seams::{Builtin, Clock, Entropy, Seams, in_turns};

@@ -168,7 +168,7 @@ impl Core {
         }
         let counted = match &request {
             // A create counts itself, with its body: it must be able to be alone.
-            Request::Create(..) => Ok(None),
+            Request::Create(..) | Request::Fork(..) => Ok(None),
             request => self.count_in_flight(request.body_bytes()).map(Some),
         };
         let counted = match counted {
@@ -182,6 +182,16 @@ impl Core {
                 Request::List { group, query } => shard.list_group(group, &query).await,
                 Request::Summary { key, query } => shard.summarize(&key, &query).await,
                 Request::Create(key, request) => shard.create(key, request).await,
+                Request::Fork(key, request) => shard.fork(key, *request).await,
+                Request::Pin(key, request) => shard.pin(key, *request).await,
+                Request::Unpin { key, incarnation, fork, keeps_pin } => {
+                    shard.unpin(&key, incarnation, fork, keeps_pin).await
+                }
+                Request::ForkDecide { key, incarnation, until_ms } => {
+                    shard.decide_fork(&key, incarnation, until_ms).await
+                }
+                Request::ReadInherited(request, is_live) => shard.read_held(request, is_live).await,
+                Request::InheritedRecords(request, records_max) => shard.read_held_records(request, records_max).await,
                 Request::Delete(key, if_match) => shard.delete(key, if_match).await,
                 Request::Trim(key, request) => shard.trim(key, request).await,
                 Request::BucketCreate(name, retention) => shard.bucket_create(&name, retention).await,

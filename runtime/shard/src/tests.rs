@@ -3,6 +3,7 @@
 mod anchors;
 mod checks;
 mod cuts;
+mod forks;
 mod trims;
 
 use std::collections::BTreeSet;
@@ -173,6 +174,7 @@ fn config() -> ShardConfig {
         flush_bytes: 1 << 20,
         flush_age: Duration::from_secs(600),
         pages: crate::PageBudget::new(64 << 20),
+        fork_judged_bytes_max: 1 << 20,
         bindings_per_bucket_max: 32,
         producers_per_stream_max: 16,
         buckets_auto_create: true,

@@ -6,6 +6,7 @@
 //! - [`merger`]: from many chunks to one, and out of those that are mostly garbage.
 //! - [`copier`]: snapshots to the store, so that chunks stay as long as a stored one names them.
 //! - [`trimmer`]: gives up what buckets keep no longer.
+//! - [`forks`]: what forks and their sources owe each other.
 //! - [`sweeper`]: chunks that nothing names.
 //! - [`maker`]: makes a chunk of bytes, and has apply take it in.
 //! - [`archivist`]: a copy of all that to another store, when somebody asks.
@@ -17,6 +18,7 @@ mod checker;
 mod copier;
 mod entries;
 mod flusher;
+mod forks;
 mod keeper;
 mod maker;
 mod merger;
@@ -43,6 +45,7 @@ pub(crate) fn begin(core: &Rc<Core>, group: &Rc<LocalGroup>) {
     let anchor = Rc::new(Anchor::default());
     core.spawn(keeper::run(core.clone(), group.clone(), anchor.clone()));
     core.spawn(trimmer::run(core.clone(), group.clone()));
+    core.spawn(forks::run(core.clone(), group.clone()));
     if let Some(cold) = &core.cold {
         begin_cold(core, group, cold, anchor);
     }

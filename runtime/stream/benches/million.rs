@@ -85,6 +85,7 @@ fn main() {
                 closed: false,
                 only_new: true,
                 bindings_epoch: 0,
+                fork: None,
                 records: Records::new(&body, &split),
             })
             .collect();

@@ -47,6 +47,9 @@ impl Group {
         if is_stale {
             return Outcome::refused(Refusal::Stale);
         }
+        if stream.is_gone() {
+            return Outcome::refused(Refusal::SoftDeleted);
+        }
         let before_bytes = stream.memory_bytes();
         assert!(self.index_bytes >= before_bytes, "what a stream takes was counted");
         let result = stream.append(at, &write, &mut self.hotlog);

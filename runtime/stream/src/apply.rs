@@ -76,8 +76,19 @@ impl Group {
 
     fn apply_command(&mut self, at: &At, command: Command<'_>) -> Outcome {
         match command {
-            Command::Create { key, incarnation, content_type, expiry, closed, only_new, bindings_epoch, records } => {
-                let new = NewStream { incarnation, content_type, expiry, closed, only_new, bindings_epoch, records };
+            Command::Create {
+                key,
+                incarnation,
+                content_type,
+                expiry,
+                closed,
+                only_new,
+                bindings_epoch,
+                fork,
+                records,
+            } => {
+                let new =
+                    NewStream { incarnation, content_type, expiry, closed, only_new, bindings_epoch, fork, records };
                 self.create(at, key, new)
             }
             Command::Append { key, incarnation, close, producer, seq, if_match, bindings_epoch, records } => {
@@ -86,6 +97,13 @@ impl Group {
             Command::Delete { key, incarnation, if_match } => self.delete(key, incarnation, if_match),
             Command::Expire { key, incarnation } => self.expire(at, key, incarnation),
             Command::Trim { key, incarnation, before, force } => self.trim(key, incarnation, before, force),
+            Command::Pin { key, incarnation, fork, fork_incarnation, upto, until_ms } => {
+                self.pin(key, incarnation, (fork, fork_incarnation), upto, until_ms)
+            }
+            Command::PinSettle { key, incarnation, fork } => self.settle_pin(key, incarnation, fork),
+            Command::Unpin { key, incarnation, fork, keeps_pin } => self.unpin(key, incarnation, fork, keeps_pin),
+            Command::ForkDecide { key, incarnation, until_ms } => self.decide_fork(key, incarnation, until_ms),
+            Command::ForkReleased { incarnation, keeps_pin } => self.released(incarnation, keeps_pin),
             Command::Flush { chunk, bytes, crc, times, parts } => {
                 self.flush(at, Chunk { id: chunk, bytes, crc, times, named_bytes: 0, live_bytes: 0 }, parts)
             }

@@ -8,6 +8,8 @@
 //! A deletion fences the bucket everywhere first; if every group then has none of its streams it is gone everywhere, else
 //! it is opened again.
 
+mod told;
+
 use std::num::NonZeroU64;
 use std::sync::Arc;
 

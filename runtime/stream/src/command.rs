@@ -11,6 +11,7 @@ use crate::bucket::{BucketTold, Retention};
 use crate::chunks::ChunkId;
 use crate::codec::{CodecError, Reader};
 use crate::fields::{flag, put_expiry, read_expiry};
+use crate::fork::EncodedFork;
 use crate::key::KeyRef;
 use crate::meta::BucketStep;
 use crate::module::Upload;
@@ -39,6 +40,11 @@ const KIND_META_MODULE_FAILED: u8 = 45;
 const KIND_DELETE_AT: u8 = 46;
 const KIND_TRIM: u8 = 47;
 const KIND_META_RETENTION: u8 = 48;
+const KIND_PIN: u8 = 49;
+const KIND_PIN_SETTLE: u8 = 50;
+const KIND_UNPIN: u8 = 51;
+const KIND_FORK_DECIDE: u8 = 52;
+const KIND_FORK_RELEASED: u8 = 53;
 
 const FLAG_CLOSE: u8 = 1;
 const FLAG_PRODUCER: u8 = 2;
@@ -47,6 +53,8 @@ const FLAG_IF_MATCH: u8 = 8;
 /// An epoch of bindings other than 0 follows. Entries from before there were bindings have none.
 const FLAG_BINDINGS: u8 = 16;
 const FLAG_ONLY_NEW: u8 = 32;
+/// What a fork begins with follows. Entries from before there were forks have none.
+const FLAG_FORK: u8 = 64;
 
 const TOLD_GONE: u8 = 0;
 const TOLD_OPEN: u8 = 1;
@@ -77,6 +85,8 @@ pub enum Command<'a> {
         only_new: bool,
         /// [`Group::bindings_epoch`](crate::Group::bindings_epoch) when the records were checked.
         bindings_epoch: u64,
+        /// What it begins with, if it is a fork.
+        fork: Option<EncodedFork<'a>>,
         /// Its first records.
         records: Records<'a>,
     },
@@ -125,6 +135,57 @@ pub enum Command<'a> {
         before: u64,
         /// Also those of a stream that has a summary, which could not be computed again from its beginning.
         force: bool,
+    },
+    /// Keeps what a fork inherits of a stream, from its first record on.
+    Pin {
+        /// The stream's address.
+        key: KeyRef<'a>,
+        /// The life that is meant.
+        incarnation: Incarnation,
+        /// The fork's address.
+        fork: KeyRef<'a>,
+        /// The life that the fork is going to have.
+        fork_incarnation: Incarnation,
+        /// The position after the last byte that the fork inherits.
+        upto: u64,
+        /// Until when the fork may come to be, in milliseconds since 1970.
+        until_ms: u64,
+    },
+    /// The fork that a stream was pinned for is there.
+    PinSettle {
+        /// The stream's address.
+        key: KeyRef<'a>,
+        /// The life that is meant.
+        incarnation: Incarnation,
+        /// The fork's life.
+        fork: Incarnation,
+    },
+    /// A fork is gone, will never be, or needs no bytes of the stream any more. A stream that only this fork has kept is removed.
+    Unpin {
+        /// The stream's address.
+        key: KeyRef<'a>,
+        /// The life that is meant.
+        incarnation: Incarnation,
+        /// The fork's life.
+        fork: Incarnation,
+        /// Whether the fork is still there.
+        keeps_pin: bool,
+    },
+    /// Decides whether a fork is there or will never be: it cannot come to be afterwards.
+    ForkDecide {
+        /// The fork's address.
+        key: KeyRef<'a>,
+        /// The life that is meant.
+        incarnation: Incarnation,
+        /// Until when it might have come to be, in milliseconds since 1970.
+        until_ms: u64,
+    },
+    /// What a fork of this group has pinned is unpinned.
+    ForkReleased {
+        /// The fork's life.
+        incarnation: Incarnation,
+        /// As it was said when this was unpinned.
+        keeps_pin: bool,
     },
     /// Bytes of streams are in a chunk of the cold tier now, and are read from there.
     Flush {
@@ -227,7 +288,11 @@ impl<'a> Command<'a> {
             | Command::Append { key, .. }
             | Command::Delete { key, .. }
             | Command::Expire { key, .. }
-            | Command::Trim { key, .. } => Some(*key),
+            | Command::Trim { key, .. }
+            | Command::Pin { key, .. }
+            | Command::PinSettle { key, .. }
+            | Command::Unpin { key, .. }
+            | Command::ForkDecide { key, .. } => Some(*key),
             _ => None,
         }
     }
@@ -244,15 +309,29 @@ impl<'a> Command<'a> {
         const { assert!(CONTENT_TYPE_BYTES_MAX <= 255 && PRODUCER_ID_BYTES_MAX <= 255 && WORD_BYTES_MAX <= 255) };
         sink.u8(self.kind());
         match *self {
-            Command::Create { key, incarnation, content_type, expiry, closed, only_new, bindings_epoch, records } => {
+            Command::Create {
+                key,
+                incarnation,
+                content_type,
+                expiry,
+                closed,
+                only_new,
+                bindings_epoch,
+                fork,
+                records,
+            } => {
                 sink.long(key.as_str());
                 sink.u64(incarnation.0);
                 sink.u8(flag(closed, FLAG_CLOSE)
                     | flag(bindings_epoch != 0, FLAG_BINDINGS)
-                    | flag(only_new, FLAG_ONLY_NEW));
+                    | flag(only_new, FLAG_ONLY_NEW)
+                    | flag(fork.is_some(), FLAG_FORK));
                 put_epoch(sink, bindings_epoch);
                 put_expiry(sink, expiry);
                 sink.short(content_type);
+                if let Some(fork) = fork {
+                    sink.blob(fork.bytes());
+                }
                 sink.records(&records);
             }
             Command::Append { key, incarnation, close, producer, seq, if_match, bindings_epoch, records } => {
@@ -289,6 +368,34 @@ impl<'a> Command<'a> {
                 sink.u64(incarnation.0);
                 sink.u64(before);
                 sink.u8(u8::from(force));
+            }
+            Command::Pin { key, incarnation, fork, fork_incarnation, upto, until_ms } => {
+                sink.long(key.as_str());
+                sink.u64(incarnation.0);
+                sink.long(fork.as_str());
+                sink.u64(fork_incarnation.0);
+                sink.u64(upto);
+                sink.u64(until_ms);
+            }
+            Command::PinSettle { key, incarnation, fork } => {
+                sink.long(key.as_str());
+                sink.u64(incarnation.0);
+                sink.u64(fork.0);
+            }
+            Command::Unpin { key, incarnation, fork, keeps_pin } => {
+                sink.long(key.as_str());
+                sink.u64(incarnation.0);
+                sink.u64(fork.0);
+                sink.u8(u8::from(keeps_pin));
+            }
+            Command::ForkDecide { key, incarnation, until_ms } => {
+                sink.long(key.as_str());
+                sink.u64(incarnation.0);
+                sink.u64(until_ms);
+            }
+            Command::ForkReleased { incarnation, keeps_pin } => {
+                sink.u64(incarnation.0);
+                sink.u8(u8::from(keeps_pin));
             }
             Command::Flush { chunk, bytes, crc, times, parts } => {
                 sink.u64(chunk.term);
@@ -361,6 +468,28 @@ impl<'a> Command<'a> {
                 let (key, incarnation) = (KeyRef::read(r)?, Incarnation(r.u64("incarnation")?));
                 Command::Trim { key, incarnation, before: r.u64("trim position")?, force: r.flag("trim force")? }
             }
+            KIND_PIN => {
+                let (key, incarnation) = (KeyRef::read(r)?, Incarnation(r.u64("incarnation")?));
+                let (fork, fork_incarnation) = (KeyRef::read(r)?, Incarnation(r.u64("incarnation")?));
+                let (upto, until_ms) = (r.u64("pin position")?, r.count("pin time")?);
+                Command::Pin { key, incarnation, fork, fork_incarnation, upto, until_ms }
+            }
+            KIND_PIN_SETTLE => {
+                let (key, incarnation) = (KeyRef::read(r)?, Incarnation(r.u64("incarnation")?));
+                Command::PinSettle { key, incarnation, fork: Incarnation(r.u64("incarnation")?) }
+            }
+            KIND_UNPIN => {
+                let (key, incarnation) = (KeyRef::read(r)?, Incarnation(r.u64("incarnation")?));
+                let (fork, keeps_pin) = (Incarnation(r.u64("incarnation")?), r.flag("pin")?);
+                Command::Unpin { key, incarnation, fork, keeps_pin }
+            }
+            KIND_FORK_DECIDE => {
+                let (key, incarnation) = (KeyRef::read(r)?, Incarnation(r.u64("incarnation")?));
+                Command::ForkDecide { key, incarnation, until_ms: r.count("pin time")? }
+            }
+            KIND_FORK_RELEASED => {
+                Command::ForkReleased { incarnation: Incarnation(r.u64("incarnation")?), keeps_pin: r.flag("pin")? }
+            }
             KIND_FLUSH => {
                 let chunk = ChunkId { term: r.u64("chunk")?, number: r.u32("chunk")?, nonce: r.u32("chunk")? };
                 let (bytes, crc, times) = (r.u64("chunk")?, r.u32("chunk")?, (r.u64("chunk")?, r.u64("chunk")?));
@@ -423,6 +552,11 @@ impl<'a> Command<'a> {
             Command::Delete { if_match: Some(_), .. } => KIND_DELETE_AT,
             Command::Expire { .. } => KIND_EXPIRE,
             Command::Trim { .. } => KIND_TRIM,
+            Command::Pin { .. } => KIND_PIN,
+            Command::PinSettle { .. } => KIND_PIN_SETTLE,
+            Command::Unpin { .. } => KIND_UNPIN,
+            Command::ForkDecide { .. } => KIND_FORK_DECIDE,
+            Command::ForkReleased { .. } => KIND_FORK_RELEASED,
             Command::Flush { .. } => KIND_FLUSH,
             Command::Bucket { .. } => KIND_BUCKET,
             Command::MetaForm { .. } => KIND_META_FORM,
@@ -442,15 +576,16 @@ fn read_create<'a>(r: &mut Reader<'a>) -> Result<Command<'a>, CodecError> {
     let key = KeyRef::read(r)?;
     let incarnation = Incarnation(r.u64("incarnation")?);
     let flags = r.u8("create flags")?;
-    if flags & !(FLAG_CLOSE | FLAG_BINDINGS | FLAG_ONLY_NEW) != 0 {
+    if flags & !(FLAG_CLOSE | FLAG_BINDINGS | FLAG_ONLY_NEW | FLAG_FORK) != 0 {
         return Err(CodecError::Field("create flags"));
     }
     let bindings_epoch = read_epoch(r, flags)?;
     let expiry = read_expiry(r)?;
     let content_type = r.short("content type")?;
+    let fork = if flags & FLAG_FORK != 0 { Some(EncodedFork::read(r)?) } else { None };
     let records = Records::read(r)?;
     let (closed, only_new) = (flags & FLAG_CLOSE != 0, flags & FLAG_ONLY_NEW != 0);
-    Ok(Command::Create { key, incarnation, content_type, expiry, closed, only_new, bindings_epoch, records })
+    Ok(Command::Create { key, incarnation, content_type, expiry, closed, only_new, bindings_epoch, fork, records })
 }
 
 fn read_append<'a>(r: &mut Reader<'a>) -> Result<Command<'a>, CodecError> {

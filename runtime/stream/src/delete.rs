@@ -1,4 +1,5 @@
-//! Deleting a stream: its name is free at once. Its bytes go when the log is purged, or when nothing else is in their chunks.
+//! Deleting a stream: its name is free at once. Its bytes go when the log is purged, or when nothing else is in their chunks. One that
+//! has forks is only *gone* until the last of them is.
 
 use weir_types::{Incarnation, Offset};
 
@@ -14,11 +15,35 @@ impl Group {
     /// Deletes one life of a name, at the tail that is expected. If it has ended meanwhile, another one is not what was meant.
     pub(crate) fn delete(&mut self, key: KeyRef<'_>, incarnation: Incarnation, if_match: Option<Offset>) -> Outcome {
         let meant = self.slots.get(key).filter(|stream| stream.incarnation() == incarnation);
-        let checked = meant.ok_or(Refusal::NotFound).and_then(|stream| stream.check_tail(if_match));
+        let checked = meant.ok_or(Refusal::NotFound).and_then(|stream| match stream.is_gone() {
+            true => Err(Refusal::SoftDeleted),
+            false => stream.check_tail(if_match),
+        });
         match checked {
-            Ok(()) => self.remove(key).expect("it was just there"),
+            Ok(()) => self.end(key).expect("it was just there"),
             Err(refusal) => Outcome::refused(refusal),
         }
+    }
+
+    /// Ends a stream that is not gone: removes it, or keeps it for its forks alone. `None` when there is none.
+    pub(crate) fn end(&mut self, key: KeyRef<'_>) -> Option<Outcome> {
+        if self.slots.get(key)?.forks() == 0 {
+            return self.remove(key);
+        }
+        let stream = self.slots.get_mut(key).expect("it was just there");
+        let (before_bytes, before) = (stream.memory_bytes(), stream.needed());
+        let pins = stream.origin_mut().pins.as_mut().expect("it has forks");
+        assert!(!pins.is_gone, "a stream ends once");
+        pins.is_gone = true;
+        // Nobody writes to it any more.
+        let rare = stream.rare_mut();
+        (rare.seq, rare.producers) = Default::default();
+        assert!(self.index_bytes >= before_bytes, "what a stream takes was counted");
+        self.index_bytes = self.index_bytes - before_bytes + stream.memory_bytes();
+        let (incarnation, expiry) = (stream.incarnation(), stream.expiry());
+        self.count_out(expiry);
+        self.give_up(key, before);
+        Some(Outcome { reply: Reply::Done, change: Change::Removed { incarnation } })
     }
 
     /// Takes the stream out of everything that counts or names it; `None` when there is none.
@@ -31,16 +56,49 @@ impl Group {
         self.index_bytes -= stream.memory_bytes();
         self.content_types.release(&stream.content_type);
         self.release_bytes(&mut stream);
-        if stream.expiry() != Expiry::Never {
+        let incarnation = stream.incarnation();
+        if let Some(fork) = stream.fork() {
+            self.release_source(incarnation, fork, false);
+        }
+        if stream.is_gone() {
+            return Some(Outcome::unchanged(Reply::Done));
+        }
+        self.count_out(stream.expiry());
+        Some(Outcome { reply: Reply::Done, change: Change::Removed { incarnation } })
+    }
+
+    /// A stream that would end by itself has ended.
+    fn count_out(&mut self, expiry: Expiry) {
+        if expiry != Expiry::Never {
             assert!(self.expirable > 0, "streams that end by themselves are counted");
             self.expirable -= 1;
         }
-        Some(Outcome { reply: Reply::Done, change: Change::Removed { incarnation: stream.incarnation() } })
+    }
+
+    /// Gives up what a stream holds that nobody reads any more. Before, what lay behind the position `before` was read.
+    pub(crate) fn give_up(&mut self, key: KeyRef<'_>, before: u64) {
+        let stream = self.slots.get_mut(key).expect("it was just there");
+        let (begin, now, incarnation) = (stream.begin(), stream.needed(), stream.incarnation());
+        assert!(before <= now, "what was given up does not come back");
+        if before < begin && begin <= now {
+            let fork = stream.fork().expect("only a fork begins elsewhere").clone();
+            self.release_source(incarnation, &fork, true);
+        }
+        let stream = self.slots.get_mut(key).expect("it was just there");
+        let held = before.max(begin)..now.max(begin);
+        if !held.is_empty() {
+            let before_bytes = stream.memory_bytes();
+            let (runs, hot) = stream.extents.trim(&held, stream.tail);
+            assert!(self.index_bytes >= before_bytes, "what a stream takes was counted");
+            self.index_bytes = self.index_bytes - before_bytes + stream.memory_bytes();
+            self.release_runs(runs);
+            self.release_hot(hot);
+        }
     }
 
     /// Gives back what a stream names that is gone.
     fn release_bytes(&mut self, stream: &mut Stream) {
-        self.release_runs(stream.extents.chunks(stream.base(), stream.tail).collect());
+        self.release_runs(stream.extents.chunks(stream.held(), stream.tail).collect());
         self.release_hot(std::mem::take(&mut stream.extents.hot));
     }
 
@@ -105,6 +163,7 @@ mod tests {
             closed: false,
             only_new: false,
             bindings_epoch: 0,
+            fork: None,
             records: Records::NONE,
         };
         group.create(&at, key, new);

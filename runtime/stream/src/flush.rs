@@ -28,7 +28,7 @@ impl Group {
             return false;
         };
         let before_bytes = stream.memory_bytes();
-        let (chunks, hotlog, base) = (&mut self.chunks, &mut self.hotlog, stream.base());
+        let (chunks, hotlog, base) = (&mut self.chunks, &mut self.hotlog, stream.held());
         let retained = (base, stream.tail);
         let moved = stream.extents.move_to_chunk(&part.range, retained, number, part.at, |freed| match freed {
             Freed::Entry(index, bytes) => hotlog.release(index, bytes),

@@ -9,6 +9,8 @@ use crate::bucket::Bucket;
 use crate::chunks::{Chunk, ChunkId, ChunkTotals, Chunks};
 use crate::content_type::ContentTypes;
 use crate::extents::buried::Buried;
+use crate::fork::Releases;
+use crate::fork::pins::UnsettledPins;
 use crate::freeze::Freeze;
 use crate::hotlog::HotLog;
 use crate::meta::Meta;
@@ -37,6 +39,10 @@ pub struct Group {
     pub(crate) chunks: Chunks,
     /// What deleted and trimmed streams named of the log and of chunks, and has not been given back yet.
     pub(crate) buried: Buried,
+    /// Pins that forks of this group need no longer, of which their sources do not know yet.
+    pub(crate) releases: Releases,
+    /// Pins whose forks may not have come to be.
+    pub(crate) unsettled: UnsettledPins,
     /// The last log index applied.
     pub(crate) applied: Option<u64>,
     pub(crate) time_ms: u64,
@@ -126,14 +132,30 @@ impl Group {
             hotlog: HotLog::default(),
             chunks: Chunks::default(),
             buried: Buried::default(),
+            releases: Releases::default(),
+            unsettled: UnsettledPins::default(),
             applied: None,
             time_ms: 0,
         }
     }
 
-    /// The stream at `key`.
+    /// The stream at `key`, unless it is gone.
     pub fn stream(&self, key: &StreamKey) -> Option<&Stream> {
-        self.slots.get(key.into())
+        self.find(key).ok()
+    }
+
+    /// The stream at `key`.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`]; [`Refusal::SoftDeleted`] for one that is gone and kept for its forks.
+    pub fn find(&self, key: &StreamKey) -> Result<&Stream, Refusal> {
+        let stream = self.slots.get(key.into()).ok_or(Refusal::NotFound)?;
+        if stream.is_gone() { Err(Refusal::SoftDeleted) } else { Ok(stream) }
+    }
+
+    /// The life of the stream at `key`, gone or not: whoever moves its bytes or reads them for a fork.
+    pub fn life(&self, key: &StreamKey, incarnation: Incarnation) -> Option<&Stream> {
+        self.slots.get(key.into()).filter(|stream| stream.incarnation() == incarnation)
     }
 
     /// Group time: the latest time of any applied batch, in milliseconds since 1970. Never goes backwards.
@@ -146,7 +168,8 @@ impl Group {
     pub fn index_bytes(&self) -> usize {
         let named_bytes = self.hotlog.memory_bytes() + self.chunks.memory_bytes() + self.buried.memory_bytes();
         let frozen_bytes = self.slots.freeze.as_ref().map_or(0, Freeze::memory_bytes);
-        self.index_bytes + self.content_types.bytes() + named_bytes + frozen_bytes
+        let forks_bytes = self.unsettled.memory_bytes() + self.releases.memory_bytes();
+        self.index_bytes + self.content_types.bytes() + named_bytes + frozen_bytes + forks_bytes
     }
 
     /// The last log index applied.

@@ -8,12 +8,15 @@ use crate::binding::{Binding, EncodedBindings, role_code, role_of};
 use crate::bucket::{Bucket, Retention};
 use crate::chunks::Chunks;
 use crate::codec::{CodecError, Reader};
+use crate::fork::Releases;
 use crate::group::Group;
 use crate::meta::{BucketState, Meta, MetaBucket};
 use crate::module::{Module, Revision};
 use crate::sink::Sink;
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
+/// There were no forks.
+const VERSION_BEFORE_FORKS: u8 = 2;
 const WHAT: &str = "snapshot head";
 
 /// What the head says of the pages behind it.
@@ -49,13 +52,14 @@ pub(crate) fn put<S: Sink>(group: &Group, sink: &mut S) {
         put_bindings(sink, bindings.iter());
     }
     put_meta(sink, &group.meta);
+    group.releases.put(sink);
 }
 
 /// Reads what [`put`] wrote into a group that is still empty.
 pub(crate) fn read(group: &mut Group, reader: &mut Reader<'_>) -> Result<Told, CodecError> {
-    match reader.u8(WHAT)? {
-        VERSION => {}
-        version => return Err(CodecError::Version(version)),
+    let version = reader.u8(WHAT)?;
+    if !matches!(version, VERSION | VERSION_BEFORE_FORKS) {
+        return Err(CodecError::Version(version));
     }
     group.applied = Some(reader.count(WHAT)?);
     group.time_ms = reader.count(WHAT)?;
@@ -73,6 +77,9 @@ pub(crate) fn read(group: &mut Group, reader: &mut Reader<'_>) -> Result<Told, C
         group.buckets.insert(name, Bucket { epoch, created_ms, streams: 0, fenced, retention, bindings });
     }
     group.meta = read_meta(reader)?;
+    if version != VERSION_BEFORE_FORKS {
+        group.releases = Releases::read(reader)?;
+    }
     Ok(Told { streams, chunks_live_bytes })
 }
 

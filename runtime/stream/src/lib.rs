@@ -6,8 +6,9 @@
 //! A command's road, one file per stop:
 //! - [`command`], [`records`], [`pack`], [`codec`], [`batch`]: how commands are written into a log entry and read back.
 //! - [`look`]: what the leader checks before it proposes; `json` splits a body into records.
-//! - `apply`: applies a batch to a [`group`], one file per verb: `create`, `append`, `close`, `trim`, `delete`, `expire`, `told`
-//!   (of buckets); and of group 0's tables, [`meta`]: `bind`, `upload`.
+//! - `apply`: applies a batch to a [`group`], one file per verb: `create`, `append`, `close`, `trim`, `delete`, `expire`; of forks,
+//!   `fork/pin` and `fork/release`; of buckets, `bucket/told`; of group 0's tables, [`meta`]: `meta/bind`, `meta/upload`.
+//! - [`fork`]: streams that begin with what others hold, `fork/inherit`, and what these keep for them, `fork/pins`.
 //! - [`bucket`], [`module`], [`binding`], [`pattern`]: what was uploaded, and to which streams it is attached. No module runs
 //!   here.
 //! - [`stream`], `slots`, `content_type`, [`producer`]: the state; `list` goes through it.
@@ -19,7 +20,6 @@
 mod append;
 mod apply;
 pub mod batch;
-mod bind;
 pub mod binding;
 pub mod bucket;
 mod chunks;
@@ -33,6 +33,7 @@ mod expire;
 mod extents;
 mod fields;
 mod flush;
+pub mod fork;
 mod freeze;
 pub mod group;
 mod head;
@@ -53,9 +54,7 @@ mod sink;
 mod slots;
 mod snapshot;
 pub mod stream;
-mod told;
 mod trim;
-mod upload;
 
 pub use batch::{Batch, BatchBuilder, Frame, Limits, frame_bytes_max};
 pub use binding::{BUILTIN_PREFIX, Binding, EPOCH_UNJUDGED, EncodedBindings};
@@ -64,6 +63,7 @@ pub use chunks::{Chunk, ChunkId, ChunkTotals};
 pub use codec::CodecError;
 pub use command::Command;
 pub use extents::{Extent, Piece};
+pub use fork::{ANCESTORS_MAX, Ancestor, EncodedFork, Fork, ForkPoint, NewFork, Release, Unsettled};
 pub use group::{Change, Group, Outcome};
 pub use key::KeyRef;
 pub use look::Look;
@@ -75,5 +75,5 @@ pub use pattern::{Pattern, PatternError};
 pub use producer::ProducerRef;
 pub use records::{Records, Split};
 pub use reply::{Appended, Expiry, Facts, ProducerState, Refusal, Reply};
-pub use snapshot::{Remainder, Thaw, join_buckets};
+pub use snapshot::{ForkLeft, Remainder, Thaw, join_buckets, join_forks};
 pub use stream::Stream;

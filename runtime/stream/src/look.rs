@@ -44,7 +44,7 @@ impl Group {
         body: &[u8],
         cut: Option<Result<Split, Refusal>>,
     ) -> Result<Look, Refusal> {
-        let stream = self.stream(key).ok_or(Refusal::NotFound)?;
+        let stream = self.find(key)?;
         let incarnation = stream.incarnation();
         if stream.is_closed() {
             if let Some(duplicate) = producer.and_then(|producer| stream.closing_duplicate(producer)) {
@@ -78,6 +78,11 @@ impl Group {
             Split::Json(messages) if messages.is_empty() => Err(Refusal::Empty),
             _ => Ok(Look::Propose { incarnation, split }),
         }
+    }
+
+    /// Whether two content types are the same to a stream: case and parameters do not count.
+    pub fn is_same_type(a: &str, b: &str) -> bool {
+        content_type::same(a, b)
     }
 
     /// Whether a stream of this type would be in JSON mode: then its bodies are parsed, and must be in one piece.

@@ -8,6 +8,9 @@
 //! create or delete of that bucket begins, and a new leader finds here what its predecessor left unfinished. A deletion
 //! that is not decided is taken back; one that is decided is finished.
 
+mod bind;
+mod upload;
+
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;

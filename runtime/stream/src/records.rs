@@ -54,9 +54,22 @@ pub struct Records<'a>(Form<'a>);
 
 #[derive(Clone, Copy)]
 enum Form<'a> {
-    Body { body: &'a [u8], split: &'a Split },
+    Body {
+        body: &'a [u8],
+        split: &'a Split,
+    },
     Pieces(&'a [Bytes]),
-    Stored { packs: &'a [u8], pack_count: usize, count: usize, payload_bytes: usize },
+    /// One record before that of the pieces.
+    Prefixed {
+        first: &'a [u8],
+        pieces: &'a [Bytes],
+    },
+    Stored {
+        packs: &'a [u8],
+        pack_count: usize,
+        count: usize,
+        payload_bytes: usize,
+    },
 }
 
 impl<'a> Records<'a> {
@@ -74,6 +87,12 @@ impl<'a> Records<'a> {
         Records(Form::Pieces(pieces))
     }
 
+    /// As [`Records::pieces`], behind another record, which is not empty.
+    pub fn prefixed(first: &'a [u8], pieces: &'a [Bytes]) -> Records<'a> {
+        assert!(!first.is_empty() && pieces.iter().all(|piece| !piece.is_empty()), "nothing is no record");
+        Records(Form::Prefixed { first, pieces })
+    }
+
     /// `body` as one record, verbatim; none when it is empty.
     pub fn whole(body: &'a [u8]) -> Records<'a> {
         Records(Form::Body { body, split: &Split::Whole })
@@ -84,6 +103,7 @@ impl<'a> Records<'a> {
         match self.0 {
             Form::Body { body, split: Split::Whole } => usize::from(!body.is_empty()),
             Form::Pieces(pieces) => usize::from(!pieces.is_empty()),
+            Form::Prefixed { pieces, .. } => 1 + usize::from(!pieces.is_empty()),
             Form::Body { split: Split::Json(messages), .. } => messages.len(),
             Form::Stored { count, .. } => count,
         }
@@ -93,7 +113,8 @@ impl<'a> Records<'a> {
     pub fn payload_bytes(&self) -> usize {
         match self.0 {
             Form::Body { body, split: Split::Whole } => body.len(),
-            Form::Pieces(pieces) => pieces.iter().map(Bytes::len).sum(),
+            Form::Pieces(pieces) => bytes_of(pieces),
+            Form::Prefixed { first, pieces } => first.len() + bytes_of(pieces),
             Form::Body { split: Split::Json(messages), .. } => stored_bytes(messages),
             Form::Stored { payload_bytes, .. } => payload_bytes,
         }
@@ -106,6 +127,7 @@ impl<'a> Records<'a> {
             Form::Body { split: Split::Json(messages), .. } => {
                 fills(messages).map(|(fill, bytes)| pack_bytes(fill.len(), bytes)).sum()
             }
+            Form::Prefixed { first, pieces } => pack_bytes(1, first.len()) + Records::pieces(pieces).encoded_bytes(),
             Form::Body { .. } | Form::Pieces(_) => match self.payload_bytes() {
                 0 => 0,
                 bytes => pack_bytes(1, bytes),
@@ -123,6 +145,10 @@ impl<'a> Records<'a> {
             Form::Pieces(pieces) => put_pack(buf, [self.payload_bytes() as u32].into_iter(), |buf| {
                 pieces.iter().for_each(|piece| buf.put_slice(piece));
             }),
+            Form::Prefixed { first, pieces } => {
+                Records::whole(first).put(buf);
+                Records::pieces(pieces).put(buf);
+            }
             Form::Body { body, split: Split::Json(messages) } => {
                 for (fill, _) in fills(messages) {
                     let mut end = 0;
@@ -172,12 +198,16 @@ impl<'a> Records<'a> {
     pub fn packs(&self) -> &'a [u8] {
         match self.0 {
             Form::Stored { packs, .. } => packs,
-            Form::Body { .. } | Form::Pieces(_) => {
+            Form::Body { .. } | Form::Pieces(_) | Form::Prefixed { .. } => {
                 assert!(self.count() == 0, "records are in packs once they are stored");
                 &[]
             }
         }
     }
+}
+
+fn bytes_of(pieces: &[Bytes]) -> usize {
+    pieces.iter().map(Bytes::len).sum()
 }
 
 /// Bytes of messages as they are stored, each with its comma.

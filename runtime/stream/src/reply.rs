@@ -48,6 +48,13 @@ pub enum Reply {
         /// The others no longer fitted.
         parts: u32,
     },
+    /// The stream keeps what a fork inherits.
+    Pinned(Facts),
+    /// It is decided whether a fork will ever be there.
+    ForkDecided {
+        /// Whether it is.
+        is_there: bool,
+    },
     /// Nothing changed.
     Refused(Refusal),
 }
@@ -149,6 +156,24 @@ pub enum Refusal {
     /// No stream has this name.
     #[error("no such stream")]
     NotFound,
+    /// The stream was deleted, or has ended, and is kept only for its forks.
+    #[error("the stream was deleted, but has forks")]
+    SoftDeleted,
+    /// The stream was deleted and is kept for its forks: it cannot be made anew, nor forked.
+    #[error("a stream that was deleted, but has forks, has this name")]
+    NameHeld,
+    /// The source keeps nothing for the fork any more: the create has come too late. Never leaves the shard.
+    #[error("the fork was not created in time")]
+    ForkLate,
+    /// Too many streams hold a part of what a fork would inherit.
+    #[error("a fork has records of at most {max} streams")]
+    ForkAncestors {
+        /// So many may.
+        max: usize,
+    },
+    /// The sub-offset is beyond the record at the fork's offset, or beyond the tail.
+    #[error("the sub-offset is beyond the next record of the source, or beyond its tail")]
+    ForkSubOffset,
     /// No bucket has this name.
     #[error("no such bucket")]
     BucketNotFound,

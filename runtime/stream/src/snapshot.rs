@@ -15,12 +15,14 @@
 //! it is later than the head, no number is near where it would overflow, what one part says of another is so, and nothing takes
 //! memory that its bytes do not account for.
 
+mod forks;
 mod recover;
 
 use std::collections::BTreeSet;
 
 use bytes::{Bytes, BytesMut};
-pub use recover::{Remainder, join_buckets};
+pub use forks::join_forks;
+pub use recover::{ForkLeft, Remainder, join_buckets};
 
 use crate::chunks::Chunk;
 use crate::codec::{CodecError, Reader};
@@ -132,13 +134,14 @@ impl Thaw {
             {
                 return Err(CodecError::Field(WHAT));
             }
-            for ChunkBytes { chunk, bytes } in stream.extents.chunks(stream.base(), stream.tail) {
+            for ChunkBytes { chunk, bytes } in stream.extents.chunks(stream.held(), stream.tail) {
                 if !group.chunks.try_take(chunk, bytes) {
                     return Err(CodecError::Field(WHAT));
                 }
             }
             type_before = Some(stream.content_type.clone());
             group.count_in(&stream);
+            group.note_unsettled(&stream);
             group.slots.insert(key, stream);
         }
         Ok(())

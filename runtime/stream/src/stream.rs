@@ -11,6 +11,8 @@ use crate::codec::{CodecError, Reader, counted};
 use crate::extents::hot::Place;
 use crate::extents::{Extents, Piece};
 use crate::fields::{flag, put_expiry, read_expiry};
+use crate::fork::pins::Pins;
+use crate::fork::{Fork, NewFork};
 use crate::producer::Producers;
 use crate::reply::{Expiry, Facts, Refusal, position_of};
 use crate::sink::Sink;
@@ -23,6 +25,8 @@ const FLAG_CLOSED: u8 = 1;
 /// It has a content type of its own, and not that of the stream before it.
 const FLAG_TYPE: u8 = 2;
 const FLAG_RARE: u8 = 4;
+const FLAG_FORK: u8 = 8;
+const FLAG_PINS: u8 = 16;
 
 /// One stream of a group.
 #[derive(Debug)]
@@ -53,13 +57,17 @@ pub(crate) struct Rare {
     pub(crate) origin: Option<Box<Origin>>,
 }
 
-/// Where a stream begins that does not have all its records any more.
+/// Where a stream begins that does not have all its records any more, or shares them.
 #[derive(Debug)]
 pub(crate) struct Origin {
     /// Where the first record begins that has not been trimmed, or the tail.
     pub(crate) base: u64,
-    /// What its offsets carry. It is not what its life says, since a recovery.
+    /// What its offsets carry: that of its source for a fork, and not what its life says since a recovery.
     pub(crate) lineage: Lineage,
+    /// What makes it a fork.
+    pub(crate) fork: Option<Box<Fork>>,
+    /// Its own forks.
+    pub(crate) pins: Option<Box<Pins>>,
 }
 
 impl Stream {
@@ -89,6 +97,14 @@ impl Stream {
             stream.rare_mut().expiry = expiry;
         }
         stream
+    }
+
+    /// Makes a stream that is still empty a fork.
+    pub(crate) fn begin_as(&mut self, NewFork { fork, base, lineage, .. }: NewFork) {
+        assert!(self.tail == 0, "a fork begins with what it inherits");
+        self.tail = fork.begin;
+        let origin = Origin { base, lineage, fork: Some(Box::new(fork)), pins: None };
+        self.rare_mut().origin = Some(Box::new(origin));
     }
 
     /// Which life of the name this is.
@@ -151,6 +167,44 @@ impl Stream {
         self.last_write_ms
     }
 
+    /// What makes it a fork, if it is one.
+    pub fn fork(&self) -> Option<&Fork> {
+        self.origin()?.fork.as_deref()
+    }
+
+    /// Where its own bytes begin, and end what it has of its ancestors: 0, but for a fork.
+    pub fn begin(&self) -> u64 {
+        self.fork().map_or(0, |fork| fork.begin)
+    }
+
+    pub(crate) fn pins(&self) -> Option<&Pins> {
+        self.origin()?.pins.as_deref()
+    }
+
+    /// Whether it was deleted, or has ended, and is kept for its forks alone.
+    pub fn is_gone(&self) -> bool {
+        self.pins().is_some_and(|pins| pins.is_gone)
+    }
+
+    /// How many forks pin it.
+    pub fn forks(&self) -> usize {
+        self.pins().map_or(0, |pins| pins.len())
+    }
+
+    /// The position from which on anybody reads it: who asks for it, or its forks.
+    pub(crate) fn needed(&self) -> u64 {
+        match self.pins() {
+            None => self.base(),
+            Some(pins) if pins.is_gone => pins.floor().min(self.tail),
+            Some(pins) => pins.floor().min(self.base()),
+        }
+    }
+
+    /// The position from which on it holds bytes of its own.
+    pub fn held(&self) -> u64 {
+        self.needed().max(self.begin())
+    }
+
     /// Configuration and state, as `HEAD` shows it.
     pub fn facts(&self) -> Facts {
         Facts {
@@ -211,7 +265,7 @@ impl Stream {
     /// Where it begins, made on first use.
     pub(crate) fn origin_mut(&mut self) -> &mut Origin {
         let (base, lineage) = (self.base(), self.lineage());
-        self.rare_mut().origin.get_or_insert_with(|| Box::new(Origin { base, lineage }))
+        self.rare_mut().origin.get_or_insert_with(|| Box::new(Origin { base, lineage, fork: None, pins: None }))
     }
 
     /// Adds `bytes` at the tail, stored at the end of that pack of log entry `index`.
@@ -227,7 +281,12 @@ impl Stream {
     pub(crate) fn put<S: Sink>(&self, sink: &mut S, type_before: Option<&str>) {
         sink.long(&self.key);
         let has_type = type_before != Some(&self.content_type);
-        sink.u8(flag(self.closed, FLAG_CLOSED) | flag(has_type, FLAG_TYPE) | flag(self.rare.is_some(), FLAG_RARE));
+        let (fork, pins) = (self.fork(), self.pins());
+        sink.u8(flag(self.closed, FLAG_CLOSED)
+            | flag(has_type, FLAG_TYPE)
+            | flag(self.rare.is_some(), FLAG_RARE)
+            | flag(fork.is_some(), FLAG_FORK)
+            | flag(pins.is_some(), FLAG_PINS));
         if has_type {
             sink.short(&self.content_type);
         }
@@ -247,6 +306,8 @@ impl Stream {
                 sink.varint(origin.base);
                 sink.u64(origin.lineage.bits());
             }
+            fork.inspect(|fork| fork.put(sink));
+            pins.inspect(|pins| pins.put(sink));
         }
         self.extents.put(sink);
     }
@@ -264,7 +325,7 @@ impl Stream {
         let key = reader.long(WHAT)?;
         StreamKey::check(key).map_err(|_| CodecError::Field(WHAT))?;
         let flags = reader.u8(WHAT)?;
-        if flags & !(FLAG_CLOSED | FLAG_TYPE | FLAG_RARE) != 0 {
+        if flags & !(FLAG_CLOSED | FLAG_TYPE | FLAG_RARE | FLAG_FORK | FLAG_PINS) != 0 {
             return Err(CodecError::Field(WHAT));
         }
         let content_type =
@@ -285,7 +346,9 @@ impl Stream {
             }
             let origin = if reader.flag(WHAT)? {
                 let (base, lineage) = (reader.varint(WHAT)?, Lineage::from_bits(reader.u64(WHAT)?));
-                Some(Box::new(Origin { base, lineage }))
+                let fork = if flags & FLAG_FORK != 0 { Some(Box::new(Fork::read(reader)?)) } else { None };
+                let pins = if flags & FLAG_PINS != 0 { Some(Box::new(Pins::read(reader, tail)?)) } else { None };
+                Some(Box::new(Origin { base, lineage, fork, pins }))
             } else {
                 None
             };
@@ -293,36 +356,48 @@ impl Stream {
         } else {
             None
         };
-        let base = rare.as_ref().and_then(|rare| rare.origin.as_ref()).map_or(0, |origin| origin.base);
-        let extents = Extents::read(reader, base, tail, taken_in)?;
-        if last_write_ms > time_ms {
+        let has_origin = rare.as_ref().is_some_and(|rare| rare.origin.is_some());
+        if flags & (FLAG_FORK | FLAG_PINS) != 0 && !has_origin {
             return Err(CodecError::Field(WHAT));
         }
         let json = crate::content_type::is_json(content_type);
-        let content_type = intern(content_type);
-        Ok(Stream {
+        let mut stream = Stream {
             key: key.into(),
-            content_type,
+            content_type: intern(content_type),
             incarnation,
             tail,
             created_ms,
             last_write_ms,
-            extents,
+            extents: Extents::default(),
             rare,
             json,
             closed,
             frozen: 0,
-        })
+        };
+        let has_ancestors = stream.fork().is_none_or(|fork| fork.begin <= stream.base() || !fork.ancestors.is_empty());
+        if last_write_ms > time_ms || stream.base() > tail || stream.begin() > tail || !has_ancestors {
+            return Err(CodecError::Field(WHAT));
+        }
+        stream.extents = Extents::read(reader, stream.held(), tail, taken_in)?;
+        let begins = stream.pieces_from(0).next().map_or(tail, |first| first.start());
+        if begins < stream.begin() { Err(CodecError::Field(WHAT)) } else { Ok(stream) }
     }
 
     /// Memory that the stream holds, but for its shared content type.
     pub(crate) fn memory_bytes(&self) -> usize {
         let rare = self.rare.as_ref().map_or(0, |rare| {
             let seq = rare.seq.as_ref().map_or(0, |seq| seq.len());
-            let origin = rare.origin.as_ref().map_or(0, |_| size_of::<Origin>());
-            size_of::<Rare>() + seq + rare.producers.heap_bytes() + origin
+            size_of::<Rare>() + seq + rare.producers.heap_bytes() + rare.origin.as_ref().map_or(0, |o| o.memory_bytes())
         });
         size_of::<Stream>() + self.key.len() + OVERHEAD_BYTES + self.extents.heap_bytes() + rare
+    }
+}
+
+impl Origin {
+    fn memory_bytes(&self) -> usize {
+        let fork = self.fork.as_ref().map_or(0, |fork| size_of::<Fork>() + fork.heap_bytes());
+        let pins = self.pins.as_ref().map_or(0, |pins| size_of::<Pins>() + pins.heap_bytes());
+        size_of::<Origin>() + fork + pins
     }
 }
 

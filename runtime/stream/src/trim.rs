@@ -15,6 +15,9 @@ impl Group {
         let Some(stream) = self.slots.get(key).filter(|stream| stream.incarnation() == incarnation) else {
             return Outcome::refused(Refusal::NotFound);
         };
+        if stream.is_gone() {
+            return Outcome::refused(Refusal::SoftDeleted);
+        }
         if before > stream.tail {
             return Outcome::refused(Refusal::OffsetInvalid);
         }
@@ -25,15 +28,13 @@ impl Group {
             return Outcome::refused(Refusal::TrimSummarized);
         }
         let stream = self.slots.get_mut(key).expect("it was just there");
-        let before_bytes = stream.memory_bytes();
-        let bases = stream.base()..before;
+        let (before_bytes, needed) = (stream.memory_bytes(), stream.needed());
         stream.origin_mut().base = before;
-        let (runs, hot) = stream.extents.trim(&bases, stream.tail);
         assert!(self.index_bytes >= before_bytes, "what a stream takes was counted");
         self.index_bytes = self.index_bytes - before_bytes + stream.memory_bytes();
         let facts = stream.facts();
-        self.release_runs(runs);
-        self.release_hot(hot);
+        // What its forks read stays.
+        self.give_up(key, needed);
         Outcome::unchanged(Reply::Trimmed(facts))
     }
 }

@@ -6,9 +6,9 @@ use bytes::{Bytes, BytesMut};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use weir_stream::{
-    Batch, BatchBuilder, Binding, BucketStep, BucketTold, ChunkId, CodecError, Command, EncodedBindings, EncodedParts,
-    Expiry, Group, Limits, Outcome, Pack, Part, Pattern, ProducerRef, Records, Retention, Split, Upload,
-    frame_bytes_max, packs,
+    Ancestor, Batch, BatchBuilder, Binding, BucketStep, BucketTold, ChunkId, CodecError, Command, EncodedBindings,
+    EncodedFork, EncodedParts, Expiry, Fork, ForkPoint, Group, Limits, NewFork, Outcome, Pack, Part, Pattern,
+    ProducerRef, Records, Retention, Split, Upload, frame_bytes_max, packs,
 };
 use weir_types::{Digest, Incarnation, Lineage, Offset, Role, StreamKey};
 
@@ -24,6 +24,7 @@ struct Fields {
     epoch: u64,
     bindings: Vec<u8>,
     parts: Vec<u8>,
+    fork: Vec<u8>,
     flag: bool,
     expiry: Expiry,
     producer: Option<(String, u64, u64)>,
@@ -49,6 +50,7 @@ impl Fields {
                 closed: self.flag,
                 only_new: self.number % 2 == 1,
                 bindings_epoch: self.epoch,
+                fork: (self.epoch % 2 == 1).then_some(EncodedFork::of(&self.fork)),
                 records,
             },
             1..=3 => Command::Append {
@@ -100,6 +102,18 @@ impl Fields {
                 parts: EncodedParts::of(&self.parts),
             },
             22 => Command::Trim { key, incarnation, before: self.epoch, force: self.flag },
+            24 => Command::Pin {
+                key,
+                incarnation,
+                fork: key,
+                fork_incarnation: Incarnation(self.epoch),
+                upto: self.epoch,
+                until_ms: self.number >> 1,
+            },
+            25 => Command::PinSettle { key, incarnation, fork: Incarnation(self.epoch) },
+            26 => Command::Unpin { key, incarnation, fork: Incarnation(self.epoch), keeps_pin: self.flag },
+            27 => Command::ForkDecide { key, incarnation, until_ms: self.epoch >> 1 },
+            28 => Command::ForkReleased { incarnation, keeps_pin: self.flag },
             23 => Command::MetaRetention { bucket: name, retention: self.retention() },
             _ => Command::MetaBindingDelete { bucket: name, name: word },
         }
@@ -152,7 +166,7 @@ fn fields() -> impl Strategy<Value = Fields> {
     let rest = (expiry, proptest::option::of(("\\PC{1,60}", any::<u64>(), any::<u64>())));
     let more = (proptest::option::of("\\PC{0,60}"), proptest::option::of(offset), body);
     let numbers = (any::<u64>(), prop_oneof![Just(0), any::<u64>()]);
-    (0..25u8, key, "[ -~]{0,255}", numbers, any::<bool>(), rest, more).prop_map(
+    (0..30u8, key, "[ -~]{0,255}", numbers, any::<bool>(), rest, more).prop_map(
         |(kind, key, text, (number, epoch), flag, (expiry, producer), (seq, if_match, (body, json, mut cuts)))| {
             cuts.sort_unstable();
             let split =
@@ -165,6 +179,7 @@ fn fields() -> impl Strategy<Value = Fields> {
                 at: epoch as u32,
             };
             let parts = Part::encode(&(0..number % 3).map(part).collect::<Vec<_>>());
+            let fork = fork(&key, number, epoch).encode();
             Fields {
                 kind,
                 key,
@@ -173,6 +188,7 @@ fn fields() -> impl Strategy<Value = Fields> {
                 epoch,
                 bindings,
                 parts,
+                fork,
                 flag,
                 expiry,
                 producer,
@@ -183,6 +199,24 @@ fn fields() -> impl Strategy<Value = Fields> {
             }
         },
     )
+}
+
+/// A fork of a stream of that name.
+fn fork(key: &StreamKey, number: u64, epoch: u64) -> NewFork {
+    let ancestor =
+        |n: u64| Ancestor { key: key.as_str().into(), incarnation: Incarnation(n), upto: (n + 1) * (1 + (epoch >> 3)) };
+    let ancestors: Vec<Ancestor> = (0..number % 4).map(ancestor).collect();
+    let fork = Fork {
+        source: key.as_str().into(),
+        source_incarnation: Incarnation(number),
+        point: [ForkPoint::Tail, ForkPoint::Start, ForkPoint::At][(number % 3) as usize],
+        anchor: epoch,
+        sub_offset: number,
+        inherits_expiry: number.is_multiple_of(2),
+        begin: ancestors.last().map_or(0, |last| last.upto),
+        ancestors,
+    };
+    NewFork { fork, base: 0, lineage: Lineage::from_bits(number), until_ms: epoch >> 1 }
 }
 
 /// So many bindings, encoded.

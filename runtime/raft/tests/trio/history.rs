@@ -109,6 +109,7 @@ impl History {
             closed: false,
             only_new: false,
             bindings_epoch: 0,
+            fork: None,
             records: Records::whole(&[]),
         });
         // Those of before go, also when a batch of theirs has come late.

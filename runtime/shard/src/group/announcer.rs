@@ -25,7 +25,7 @@ pub(crate) struct Announcer {
 impl Observer for Announcer {
     fn restored(&mut self, group: &Group) {
         if group.has_expirable() {
-            let streams = (0..SLOTS).flat_map(|slot| group.slot(slot));
+            let streams = (0..SLOTS).flat_map(|slot| group.slot(slot)).filter(|stream| !stream.is_gone());
             streams.for_each(|stream| self.agenda.add(self.group, stream.key(), &stream.facts()));
         }
     }

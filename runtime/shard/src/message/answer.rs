@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use weir_stream::{Appended, Binding, BucketView, Expiry, Facts, Retention, Revision};
+use weir_stream::{Ancestor, Appended, Binding, BucketView, Expiry, Facts, Retention, Revision};
 use weir_types::{Incarnation, Offset};
+use weir_wasm::GuestBatch;
 
 use crate::message::error::ShardError;
 use crate::message::request::ListCursor;
@@ -136,6 +137,32 @@ pub struct SummaryView {
     pub failed: Option<Arc<str>>,
 }
 
+/// Records of a stream from one offset to another, as a guest takes them.
+#[derive(Debug)]
+pub(crate) struct RecordBatch {
+    /// The records; none at the tail.
+    pub(crate) records: Option<GuestBatch>,
+    /// The position after the last of them.
+    pub(crate) end: u64,
+    /// Stored bytes behind each record that are none of it.
+    pub(crate) separator_bytes: usize,
+}
+
+/// What a fork begins with, kept by its source.
+#[derive(Clone, Debug)]
+pub(crate) struct Pinned {
+    /// The source, when it was pinned. The fork inherits its records from the earliest on.
+    pub(crate) source: Facts,
+    /// The position that the request has named.
+    pub(crate) anchor: u64,
+    /// The position of the fork's first own byte.
+    pub(crate) begin: u64,
+    /// Who holds what it inherits.
+    pub(crate) ancestors: Vec<Ancestor>,
+    /// Its first own record, a part of the source's next one; empty for none.
+    pub(crate) prefix: Bytes,
+}
+
 /// What a request is answered with.
 pub(crate) type Response = Result<Answer, ShardError>;
 
@@ -152,6 +179,11 @@ pub(crate) enum Answer {
         number: u64,
     },
     Page(Box<Page>),
+    Records(Box<RecordBatch>),
+    Pinned(Box<Pinned>),
+    ForkDecided {
+        is_there: bool,
+    },
     Listed(Listing),
     Bucket(BucketView),
     /// Names, and when each was created, in milliseconds since 1970.

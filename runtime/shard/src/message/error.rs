@@ -45,6 +45,9 @@ pub enum ShardError {
         /// For people.
         message: Box<str>,
     },
+    /// A validator of the fork's path has not judged what the fork would inherit; nothing changed.
+    #[error("{0}")]
+    ForkNotJudged(Box<str>),
     /// A module that was needed for the answer ended instead of giving it; nothing changed.
     #[error("{0}")]
     ModuleTrapped(Arc<str>),

@@ -10,7 +10,7 @@ mod mail;
 mod request;
 mod stats;
 
-pub(crate) use answer::{Answer, Response};
+pub(crate) use answer::{Answer, Pinned, RecordBatch, Response};
 pub use answer::{
     BucketSummary, ListedStream, Listing, LongPoll, ModuleState, ModuleSummary, Page, SummaryView, SummaryWait,
 };
@@ -21,8 +21,8 @@ pub use error::ShardError;
 pub use limit::Limit;
 pub(crate) use mail::{Advance, CallId, Mail};
 pub use request::{
-    AppendRequest, BindingRequest, CreateCondition, CreateRequest, IfMatch, ListCursor, Producer, SummaryQuery,
-    TrimRequest,
+    AppendRequest, BindingRequest, CreateCondition, CreateRequest, ForkRequest, IfMatch, ListCursor, Producer,
+    SummaryQuery, TrimRequest,
 };
-pub(crate) use request::{BucketNews, ListQuery, Request};
+pub(crate) use request::{BucketNews, InheritedRequest, ListQuery, PinRequest, Request};
 pub use stats::ShardStats;

@@ -1,10 +1,11 @@
 //! What a shard is asked.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use weir_stream::{BucketTold, EncodedBindings, Expiry, Pattern, Retention};
-use weir_types::{BucketName, GroupId, ModuleName, Offset, ReadFrom, Role, StreamKey};
+use weir_types::{BucketName, GroupId, Incarnation, ModuleName, Offset, ReadFrom, Role, StreamKey};
 
 use crate::message::body::Body;
 
@@ -45,6 +46,49 @@ pub struct CreateRequest {
     pub body: Body,
     /// Whether it must be there already, or must not.
     pub condition: Option<CreateCondition>,
+}
+
+/// Create a stream that begins with what another one holds.
+#[derive(Debug)]
+pub struct ForkRequest {
+    /// The stream that it is a fork of.
+    pub source: StreamKey,
+    /// Where it leaves the source; `Now` is the source's tail.
+    pub from: ReadFrom,
+    /// How many messages of what follows there it has besides or, in a stream of bytes, how many bytes of the next record.
+    pub sub_offset: u64,
+    /// Its content type, which must be the source's, and is that if nothing is said.
+    pub content_type: Option<Box<str>>,
+    /// When it ends by itself: as the source does, if nothing is said.
+    pub expiry: Option<Expiry>,
+    /// Whether it is closed from the start.
+    pub closed: bool,
+    /// Its first own records; empty for none.
+    pub body: Body,
+    /// Whether it must be there already, or must not.
+    pub condition: Option<CreateCondition>,
+}
+
+/// Keep what a fork is going to inherit.
+#[derive(Debug)]
+pub(crate) struct PinRequest {
+    pub(crate) fork: StreamKey,
+    pub(crate) fork_incarnation: Incarnation,
+    pub(crate) from: ReadFrom,
+    pub(crate) sub_offset: u64,
+    pub(crate) content_type: Option<Box<str>>,
+    /// Until when the fork may come to be, in milliseconds since 1970.
+    pub(crate) until_ms: u64,
+}
+
+/// Read what a stream holds of a fork's records.
+#[derive(Clone, Debug)]
+pub(crate) struct InheritedRequest {
+    pub(crate) key: StreamKey,
+    pub(crate) incarnation: Incarnation,
+    /// From where a record begins to where one ends.
+    pub(crate) range: Range<u64>,
+    pub(crate) bytes_max: usize,
 }
 
 /// What must be true before a stream is created or found.
@@ -123,6 +167,26 @@ pub struct SummaryQuery {
 pub(crate) enum Request {
     Append(StreamKey, AppendRequest),
     Create(StreamKey, CreateRequest),
+    Fork(StreamKey, Box<ForkRequest>),
+    /// To the source of a fork that is going to be.
+    Pin(StreamKey, Box<PinRequest>),
+    /// To the source of a fork that is gone, will never be, or needs no bytes of it any more.
+    Unpin {
+        key: StreamKey,
+        incarnation: Incarnation,
+        fork: Incarnation,
+        keeps_pin: bool,
+    },
+    /// To the fork, of which its source does not know whether it is there; its time is over.
+    ForkDecide {
+        key: StreamKey,
+        incarnation: Incarnation,
+        until_ms: u64,
+    },
+    /// A page of what a stream holds of a fork's records.
+    ReadInherited(InheritedRequest, bool),
+    /// As many of these records, for a module.
+    InheritedRecords(InheritedRequest, usize),
     Delete(StreamKey, Option<IfMatch>),
     Trim(StreamKey, TrimRequest),
     Head(StreamKey),
@@ -187,6 +251,7 @@ impl Request {
     pub(crate) fn ends_with_client(&self) -> bool {
         match self {
             Request::List { .. } | Request::Summary { .. } | Request::Read { .. } => true,
+            Request::ReadInherited(..) | Request::InheritedRecords(..) => true,
             // Of a bucket that is listed or looked at: one for each group.
             Request::BucketDescribe { .. } => true,
             _ => false,
@@ -201,18 +266,24 @@ impl Request {
         }
     }
 
-    /// The stream that it is about, if it is about one.
+    /// The stream that it is about as clients see it, if it is about one.
     pub(crate) fn key(&self) -> Option<&StreamKey> {
         match self {
             Request::Append(key, _)
             | Request::Create(key, _)
+            | Request::Fork(key, _)
+            | Request::Pin(key, _)
             | Request::Delete(key, _)
             | Request::Trim(key, _)
             | Request::Head(key)
             | Request::Read { key, .. }
             | Request::Watch { key, .. }
             | Request::Summary { key, .. } => Some(key),
-            Request::List { .. }
+            Request::Unpin { .. }
+            | Request::ForkDecide { .. }
+            | Request::ReadInherited(..)
+            | Request::InheritedRecords(..)
+            | Request::List { .. }
             | Request::Buckets { .. }
             | Request::BucketCreate(..)
             | Request::BucketDelete(_)

@@ -19,9 +19,8 @@ use weir_types::StreamKey;
 use weir_wasm::{Caller, FoldId, GuestBatch, GuestError, InstanceKey, Snapshot, TrapReason};
 
 use crate::core::Core;
-use crate::message::ShardError;
+use crate::message::{RecordBatch, ShardError};
 use crate::modules::folds::{Fold, Held, Kept, SLICE_RECORDS_MAX, State, Stop, is_lost};
-use crate::read::records::RecordBatch;
 
 /// Stored bytes that a fold takes at once.
 const SLICE_BYTES: usize = 1 << 20;

@@ -79,7 +79,7 @@ impl Core {
             for stream in state.slot(slot) {
                 there += 1;
                 let name = stream.name_in(&query.bucket).filter(|name| name.starts_with(&*query.prefix));
-                if let Some(name) = name.filter(|_| !self.is_expired(&group, stream)) {
+                if let Some(name) = name.filter(|_| !stream.is_gone() && !self.is_expired(&group, stream)) {
                     found.push((StreamKey::hash_of(stream.key()), name, stream));
                 }
             }

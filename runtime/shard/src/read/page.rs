@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use weir_cold::{ChunkName, Cold, ColdError, PartRef, ReadMax, StoreError};
 use weir_storage::{EntryBody, EntryPlace, FRAME_HEADER_BYTES, WalReader};
 use weir_stream::batch::BATCH_HEAD_BYTES;
-use weir_stream::{Batch, Extent, Facts, Pack, Piece, Refusal, Stream};
+use weir_stream::{Ancestor, Batch, Extent, Facts, Group as State, Pack, Piece, Refusal, Stream};
 use weir_types::{Lineage, Offset, ReadFrom, ShardId, StreamKey};
 
 use crate::budget::{self, PageClaim};
@@ -43,7 +43,9 @@ const SHARED_PART_MIN: usize = 4;
 
 /// A page, decided but not yet read.
 pub(crate) struct Plan {
-    stream: Facts,
+    pub(crate) stream: Facts,
+    /// Who holds what comes first, if the stream itself does not: then nothing else is planned.
+    pub(crate) inherited: Vec<Ancestor>,
     pub(crate) is_json: bool,
     pub(crate) start: u64,
     pub(crate) bytes_max: usize,
@@ -141,8 +143,8 @@ impl Core {
         state: &'a Leading<'_>,
         key: &StreamKey,
     ) -> Result<&'a Stream, ShardError> {
-        let found = state.stream(key).filter(|stream| !self.is_expired(group, stream));
-        found.ok_or(ShardError::Refused(Refusal::NotFound))
+        let found = state.find(key)?;
+        if self.is_expired(group, found) { Err(ShardError::Refused(Refusal::NotFound)) } else { Ok(found) }
     }
 
     /// Reads a page: at once when it is in memory, in a task of its own otherwise.
@@ -161,35 +163,55 @@ impl Core {
             Ok(plan) => plan,
             Err(error) => return self.respond(origin, call, Err(error)),
         };
-        let (claimed_bytes, claim) = match self.claim_page(&plan, is_live) {
+        let is_inherited = !plan.inherited.is_empty();
+        let claimed = match self.claim_page(&plan, is_live) {
             Ok(claimed) => claimed,
             Err(error) => return self.respond(origin, call, Err(error)),
         };
-        if plan.cold.is_empty() && plan.stretches.iter().all(|stretch| matches!(stretch.source, Source::Memory(_))) {
-            return self.respond(origin, call, self.count_page(arrived, plan.into_page(claim)));
+        if !is_inherited && plan.is_in_memory() {
+            return self.respond(origin, call, self.count_page(arrived, plan.into_page(claimed.1)));
         }
         let counted = match self.count_in_flight(0) {
             Ok(counted) => counted,
             Err(error) => return self.respond(origin, call, Err(error)),
         };
-        let (reader, core) = (group.wal.reader(), self.clone());
+        let core = self.clone();
         self.work(origin, call, async move {
             let _counted = counted;
-            let again = || core.plan(&group, &key, from, bytes_max);
-            let plan = core.with_cold(&group, plan, again).await?;
-            let mut claim = (claimed_bytes, claim);
-            if plan.claimed_bytes(is_live) > claim.0 {
-                drop(claim);
-                claim = core.claim_page(&plan, is_live)?;
-            }
-            let read = tokio::task::spawn_blocking(move || plan.load(&reader)?.into_page(claim.1));
-            let page = read.await.unwrap_or(Err(ShardError::Unavailable));
-            core.count_page(arrived, core.note_damage(page).await)
+            let page = if is_inherited {
+                core.read_inherited(&group, &key, plan, is_live).await
+            } else {
+                let again = || core.plan(&group, &key, from, bytes_max);
+                core.load_page(&group, plan, again, is_live, claimed).await
+            };
+            core.count_page(arrived, page)
         });
     }
 
+    /// Reads what is planned, for which memory is claimed.
+    pub(crate) async fn load_page(
+        &self,
+        group: &LocalGroup,
+        plan: Plan,
+        again: impl Fn() -> Result<Plan, ShardError>,
+        is_live: bool,
+        mut claimed: (usize, PageClaim),
+    ) -> Result<Page, ShardError> {
+        if plan.is_in_memory() {
+            return plan.into_page(claimed.1);
+        }
+        let plan = self.with_cold(group, plan, again).await?;
+        if plan.claimed_bytes(is_live) > claimed.0 {
+            drop(claimed);
+            claimed = self.claim_page(&plan, is_live)?;
+        }
+        let reader = group.wal.reader();
+        let read = tokio::task::spawn_blocking(move || plan.load(&reader)?.into_page(claimed.1));
+        self.note_damage(read.await.unwrap_or(Err(ShardError::Unavailable))).await
+    }
+
     /// Claims the memory of a page; says how much that is.
-    fn claim_page(&self, plan: &Plan, is_live: bool) -> Result<(usize, PageClaim), ShardError> {
+    pub(crate) fn claim_page(&self, plan: &Plan, is_live: bool) -> Result<(usize, PageClaim), ShardError> {
         let bytes = plan.claimed_bytes(is_live);
         let claim = self.config.pages.claim(bytes).ok_or(ShardError::Limit(Limit::Reads))?;
         Ok((bytes, claim))
@@ -258,17 +280,18 @@ impl Core {
     /// # Errors
     /// As for a read.
     pub(crate) async fn check_boundary(
-        &self,
+        self: &Rc<Self>,
         group: &LocalGroup,
         key: &StreamKey,
         offset: Offset,
     ) -> Result<(), ShardError> {
         let again = || self.plan_unused(group, key, ReadFrom::At(offset), 1);
-        let plan = self.with_cold(group, again()?, again).await?;
-        let (_, claim) = self.claim_page(&plan, false)?;
-        let reader = group.wal.reader();
-        let read = tokio::task::spawn_blocking(move || plan.load(&reader)?.into_page(claim));
-        self.note_damage(read.await.unwrap_or(Err(ShardError::Unavailable))).await.map(|_| ())
+        let plan = again()?;
+        if !plan.inherited.is_empty() {
+            return self.read_inherited(group, key, plan, false).await.map(|_| ());
+        }
+        let claimed = self.claim_page(&plan, false)?;
+        self.load_page(group, plan, again, false, claimed).await.map(|_| ())
     }
 
     /// Decides a page, which is a use of the stream.
@@ -294,9 +317,18 @@ impl Core {
         let state = group.leading()?;
         let stream = self.live_stream(group, &state, key)?;
         let start = stream.check_offset(from)?;
+        Ok(Plan::of(group, &state, stream, start, bytes_max))
+    }
+}
+
+impl Plan {
+    /// A page of a stream from `start` on: where its bytes are or, if it does not hold them itself, who does.
+    pub(crate) fn of(group: &LocalGroup, state: &State, stream: &Stream, start: u64, bytes_max: usize) -> Plan {
+        let inherited = stream.inherited_from(start).to_vec();
         let (mut stretches, mut cold): (Vec<Stretch>, Vec<PartRef>) = Default::default();
         let (mut pieces, mut bytes) = (0, 0);
-        for piece in stream.pieces_from(start) {
+        let own = if inherited.is_empty() { Some(stream.pieces_from(start)) } else { None };
+        for piece in own.into_iter().flatten() {
             let extent = match piece {
                 Piece::Hot(extent) => extent,
                 Piece::Cold { .. } if pieces == PIECES_MAX || bytes >= bytes_max => break,
@@ -325,7 +357,8 @@ impl Core {
             };
             stretches.push(Stretch { extents: [extent].into(), source });
         }
-        Ok(Plan { stream: stream.facts(), is_json: stream.is_json(), start, bytes_max, cold, stretches, pieces })
+        let (stream, is_json) = (stream.facts(), stream.is_json());
+        Plan { stream, inherited, is_json, start, bytes_max, cold, stretches, pieces }
     }
 }
 
@@ -397,6 +430,11 @@ impl Plan {
             }
         }
         Ok(self)
+    }
+
+    /// Whether nothing has to be read from anywhere.
+    fn is_in_memory(&self) -> bool {
+        self.cold.is_empty() && self.stretches.iter().all(|stretch| matches!(stretch.source, Source::Memory(_)))
     }
 
     /// Bytes that the page will have, or more where it begins or ends inside a pack.

@@ -9,18 +9,8 @@ use weir_types::{Offset, ReadFrom, StreamKey};
 use weir_wasm::GuestBatch;
 
 use crate::core::Core;
-use crate::message::ShardError;
+use crate::message::{RecordBatch, ShardError};
 use crate::read::page::{Plan, corrupt};
-
-/// Records of a stream from one offset to another.
-pub(crate) struct RecordBatch {
-    /// The records; none at the tail.
-    pub(crate) records: Option<GuestBatch>,
-    /// The position after the last of them.
-    pub(crate) end: u64,
-    /// Stored bytes behind each record that are none of it.
-    pub(crate) separator_bytes: usize,
-}
 
 impl Core {
     /// Reads the records after `from` and not beyond `until`: at most `records_max` of them, of at most `bytes_max` stored
@@ -38,8 +28,12 @@ impl Core {
     ) -> Result<RecordBatch, ShardError> {
         assert!(records_max > 0, "one record is read in any case");
         let group = self.local_group(key);
-        let plan = || self.plan(&group, key, ReadFrom::At(from), bytes_max);
-        let plan = self.with_cold(&group, plan()?, plan).await?;
+        let again = || self.plan(&group, key, ReadFrom::At(from), bytes_max);
+        let plan = again()?;
+        if let Some(held) = plan.inherited(until) {
+            return self.read_inherited_records(held, records_max).await;
+        }
+        let plan = self.with_cold(&group, plan, again).await?;
         let reader = group.wal.reader();
         let read = move || plan.load(&reader)?.into_records(&reader, until, records_max);
         // Off this thread even where all of it is in memory: packing takes longer than an append may wait.
@@ -50,7 +44,12 @@ impl Core {
 
 impl Plan {
     /// The plan's records, once they are in memory. Blocks for the times of those that were not.
-    fn into_records(self, reader: &WalReader, until: u64, records_max: usize) -> Result<RecordBatch, ShardError> {
+    pub(crate) fn into_records(
+        self,
+        reader: &WalReader,
+        until: u64,
+        records_max: usize,
+    ) -> Result<RecordBatch, ShardError> {
         let separator_bytes = usize::from(self.is_json);
         let mut batch = Packing { data: BytesMut::new(), ends: Vec::new(), times: Vec::new() };
         let mut position = self.start;

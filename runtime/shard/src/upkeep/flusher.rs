@@ -204,8 +204,9 @@ async fn pieces(group: &LocalGroup, load: &Load, upto: u64) -> Vec<Piece> {
     let mut left = PACKS_PER_TURN;
     for (key, incarnation) in &load.streams {
         let key = StreamKey::parse(key).expect("keys were checked when their request came");
-        let start = group.applied().stream(&key).map_or(0, Stream::hot_begin);
-        let mut piece = Piece { key, incarnation: Incarnation(*incarnation), start, end: start, packs: Vec::new() };
+        let incarnation = Incarnation(*incarnation);
+        let start = group.applied().life(&key, incarnation).map_or(0, Stream::hot_begin);
+        let mut piece = Piece { key, incarnation, start, end: start, packs: Vec::new() };
         left = left.saturating_sub(STREAM_PACKS);
         while piece.add_packs(&group.applied(), load, upto, &mut left) {
             tokio::task::yield_now().await;
@@ -221,8 +222,7 @@ async fn pieces(group: &LocalGroup, load: &Load, upto: u64) -> Vec<Piece> {
 impl Piece {
     /// Adds the packs that follow, as many as are `left` in this turn; false when these were all.
     fn add_packs(&mut self, state: &weir_stream::Group, load: &Load, upto: u64, left: &mut usize) -> bool {
-        let alive = state.stream(&self.key).filter(|stream| stream.incarnation() == self.incarnation);
-        let Some(stream) = alive else { return false };
+        let Some(stream) = state.life(&self.key, self.incarnation) else { return false };
         let mut entry: Option<(u64, &Entry)> = None;
         for found in stream.pieces_from(self.end) {
             // A command of earlier has been applied meanwhile, and apply will refuse this one's part.
@@ -290,6 +290,7 @@ mod tests {
             closed: false,
             only_new: true,
             bindings_epoch: 0,
+            fork: None,
             records: Records::NONE,
         };
         apply(&mut group, &mut load, &create);

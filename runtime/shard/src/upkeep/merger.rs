@@ -278,7 +278,7 @@ impl Look<'_> {
         let mut runs = Vec::with_capacity(stream.runs());
         for piece in stream.pieces_from(0).take(stream.runs()) {
             let Found::Cold { start, end, chunk, at } = piece else { break };
-            let start = start.max(stream.base());
+            let start = start.max(stream.held());
             let Chunk { bytes, named_bytes, .. } = *self.state.chunk(chunk).expect("a chunk that is named is known");
             // As much of the object as of what is named of it.
             let bytes = (bytes.saturating_mul(end - start) / named_bytes).max(1);
@@ -345,7 +345,7 @@ impl Load {
         self.bytes += bytes;
         self.parts_bytes += part_bytes;
         self.runs += parts.len();
-        self.moves.push(Move { key, parts, base: stream.base() });
+        self.moves.push(Move { key, parts, base: stream.held() });
     }
 }
 
@@ -455,6 +455,7 @@ mod tests {
             closed: false,
             only_new: true,
             bindings_epoch: 0,
+            fork: None,
             records: Records::NONE,
         };
         apply(&mut group, &(1..).zip(&keys).map(create).collect::<Vec<_>>());

@@ -240,8 +240,7 @@ impl Past {
     }
 
     fn extents_of(&self, piece: &Piece) -> Result<Vec<Extent>, Unbuilt> {
-        let alive = self.group.stream(&piece.key).filter(|stream| stream.incarnation() == piece.incarnation);
-        let stream = alive.ok_or(Unbuilt::NoCopy(CHANGED))?;
+        let stream = self.group.life(&piece.key, piece.incarnation).ok_or(Unbuilt::NoCopy(CHANGED))?;
         let (mut extents, mut end) = (Vec::new(), piece.start);
         for found in stream.pieces_from(piece.start) {
             if end == piece.end {

@@ -136,7 +136,7 @@ impl Trimmer {
             seen += 1;
             let (bucket, _) = cut_at_slash(stream.key()).expect("a stream's key has a bucket");
             let retention = state.bucket(bucket).map_or(Retention::default(), |bucket| bucket.retention);
-            if retention.is_unlimited() || stream.base() == stream.tail().position {
+            if retention.is_unlimited() || stream.is_gone() || stream.base() == stream.tail().position {
                 continue;
             }
             let (found, looked) = self.look(&state, stream, retention, now_ms);
@@ -178,6 +178,13 @@ impl Trimmer {
         let (base, late_ms) = (stream.base(), cut_ms.saturating_sub(LATE_MIN_MS.max(age_ms / LATE_PART)));
         let (last_old, last_late) = (self.last_before(cut_ms), self.last_before(late_ms));
         let (mut before, mut looked) = (base, 0);
+        if base < stream.begin() {
+            // When what it inherits was appended, its ancestors know: before there was this one.
+            if stream.created_ms() >= cut_ms {
+                return (base, None, 0);
+            }
+            before = stream.begin();
+        }
         for piece in stream.pieces_from(base).take(PIECES_MAX) {
             looked += 1;
             match piece {
@@ -229,7 +236,8 @@ impl Trimmer {
 /// Where the piece begins that has the first of a stream's last `bytes` bytes, or its base.
 fn before_last(stream: &Stream, bytes: NonZeroU64) -> u64 {
     let kept = stream.tail().position.saturating_sub(bytes.get());
-    let first = (kept > stream.base()).then(|| stream.pieces_from(kept).next()).flatten();
+    // What a fork inherits goes as a whole, once none of it is to be kept.
+    let first = (kept > stream.base() && kept >= stream.begin()).then(|| stream.pieces_from(kept).next()).flatten();
     first.map_or(stream.base(), |piece| piece.start()).max(stream.base())
 }
 

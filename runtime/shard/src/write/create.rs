@@ -63,6 +63,7 @@ impl Core {
                 closed: request.closed,
                 only_new: request.condition == Some(CreateCondition::Absent),
                 bindings_epoch: judged.bindings_epoch,
+                fork: None,
                 records: records(judged.replaced.as_ref().unwrap_or(&request.body), &judged.split),
             };
             match self.propose_create(&group, &key, &create, deadline).await? {
@@ -130,7 +131,7 @@ impl Core {
     }
 
     /// Proposes a create, once more when its bucket had to be made first.
-    async fn propose_create(
+    pub(crate) async fn propose_create(
         self: &Rc<Self>,
         group: &LocalGroup,
         key: &StreamKey,
@@ -148,7 +149,7 @@ impl Core {
         group.command_until(create, deadline).await
     }
 
-    fn draw_incarnation(&self) -> Incarnation {
+    pub(crate) fn draw_incarnation(&self) -> Incarnation {
         loop {
             // 0 stands for none.
             match self.entropy.u64() {

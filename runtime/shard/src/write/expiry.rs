@@ -128,7 +128,8 @@ impl Core {
                 if !state.has_expirable() {
                     break;
                 }
-                state.slot(slot).for_each(|stream| self.agenda.add(group.id, stream.key(), &stream.facts()));
+                let streams = state.slot(slot).filter(|stream| !stream.is_gone());
+                streams.for_each(|stream| self.agenda.add(group.id, stream.key(), &stream.facts()));
             }
         }
     }

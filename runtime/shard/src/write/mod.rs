@@ -1,4 +1,5 @@
-//! What changes a stream: [`append`] (and close), [`create`], [`trim`], [`delete`], and the end by time ([`expiry`]).
+//! What changes a stream: [`append`] (and close), [`create`], [`fork`] (and [`pin`], at its source), [`trim`], [`delete`], and the end
+//! by time ([`expiry`]).
 //!
 //! [`validate`] takes appends through their validators, where they wait as [`validations`]; [`rounds`] takes what is to be
 //! proposed to the log and brings the answers back; [`job`] is an append on that way.
@@ -7,7 +8,9 @@ mod append;
 mod create;
 mod delete;
 pub(crate) mod expiry;
+mod fork;
 pub(crate) mod job;
+mod pin;
 pub(crate) mod role;
 pub(crate) mod rounds;
 mod trim;

@@ -65,6 +65,20 @@ impl Core {
         })
     }
 
+    /// Asks the validators of `key` about records that are stored already.
+    pub(crate) async fn judge_records(
+        self: &Rc<Self>,
+        key: &StreamKey,
+        content_type: &Arc<str>,
+        validators: &Validators,
+        records: GuestBatch,
+    ) -> Result<Option<(Body, Split)>, ShardError> {
+        let (content_type, next_offset) = (content_type.clone(), records.first_offset);
+        let is_json = Group::is_json(&content_type);
+        let context = AppendContext { content_type, next_offset, timestamp_ms: self.clock.now_ms() };
+        self.ask(key, is_json, validators.clone(), context, records).await
+    }
+
     /// Asks the validators about `records`, the first of them at once.
     fn ask(
         self: &Rc<Self>,

@@ -32,9 +32,27 @@ pub struct Remainder<'a> {
     pub is_final: bool,
 }
 
+/// A fork that has lost its log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForkLeft {
+    /// `bucket/name`.
+    pub(crate) key: Box<str>,
+    pub(crate) lost_bytes: u64,
+    pub(crate) is_final: bool,
+}
+
 impl Group {
-    /// Gives up all that was in the log only. `random` gives numbers that nobody has seen; `told` is told of each stream.
-    pub fn forget_log(&mut self, mut random: impl FnMut() -> u64, mut told: impl FnMut(Remainder<'_>)) {
+    /// Gives up all that was in the log only. `random` gives numbers that nobody has seen; `told` is told of each stream that is
+    /// not gone, but not of forks: what is left of them is known when all groups have done this, and [`join_forks`] says it.
+    ///
+    /// [`join_forks`]: crate::join_forks
+    #[must_use = "forks have to be joined"]
+    pub fn forget_log(
+        &mut self,
+        mut random: impl FnMut() -> u64,
+        mut told: impl FnMut(Remainder<'_>),
+    ) -> Vec<ForkLeft> {
+        let mut forks = Vec::new();
         let (index_bytes, hotlog) = (&mut self.index_bytes, &mut self.hotlog);
         self.slots.for_each_mut(|stream| {
             let before_bytes = stream.memory_bytes();
@@ -50,14 +68,19 @@ impl Group {
             }
             assert!(*index_bytes >= before_bytes, "what a stream takes was counted");
             *index_bytes = *index_bytes - before_bytes + stream.memory_bytes();
-            told(Remainder { key: stream.key(), bytes, lost_bytes, is_final });
+            if stream.fork().is_some() {
+                forks.push(ForkLeft { key: stream.key().into(), lost_bytes, is_final });
+            } else if !stream.is_gone() {
+                told(Remainder { key: stream.key(), bytes, lost_bytes, is_final });
+            }
         });
+        forks
     }
 }
 
 impl Stream {
     /// Ends it at `tail`, and forgets who has written what lay behind.
-    fn cut(&mut self, tail: u64) {
+    pub(crate) fn cut(&mut self, tail: u64) {
         self.tail = tail;
         self.closed = false;
         if let Some(rare) = &mut self.rare {

@@ -4,12 +4,12 @@
 use bytes::{Bytes, BytesMut};
 use weir_stream::{
     BatchBuilder, BucketStep, BucketTold, ChunkId, Command, EncodedBindings, EncodedParts, Expiry, Group, Limits, Part,
-    ProducerRef, Records, Split, Thaw, Upload, join_buckets,
+    ProducerRef, Records, Split, Thaw, Upload, join_buckets, join_forks,
 };
 use weir_types::limits::SLOTS;
 use weir_types::{Digest, GroupId, Incarnation, Role, StreamKey};
 
-use crate::snapshot::{append_many, frozen, populated};
+use crate::snapshot::{append_many, frozen, populated, populated_with_forks};
 use crate::world::{TERM, view};
 
 /// How many are tried, if `WEIR_TEST_SNAPSHOTS` does not say: that many of all, evenly spread.
@@ -87,8 +87,9 @@ fn go_on(mut group: Group) {
     let again = thaw(&frozen(&mut group).concat()).expect("what can be read once can be read again");
     assert_eq!(view(&again), before);
     let mut lost = thaw(&frozen(&mut group).concat()).expect("it can be read");
-    lost.forget_log(|| 7, |_| ());
+    let forks = lost.forget_log(|| 7, |_| ());
     let mut groups = [(GroupId(0), lost)].into();
+    join_forks(&mut groups, forks, || 7, |_| ());
     join_buckets(&mut groups, 2);
 
     let bindings_epoch = group.bindings_epoch();
@@ -155,6 +156,7 @@ fn go_on(mut group: Group) {
         closed: false,
         only_new: false,
         bindings_epoch: rest.group.bindings_epoch(),
+        fork: None,
         records: Records::new(b"more", &split),
     });
     for (n, (key, incarnation, base, tail)) in streams.iter().enumerate() {
@@ -162,6 +164,12 @@ fn go_on(mut group: Group) {
         rest.apply(&Command::Trim { key, incarnation, before: base + (tail - base) / 2, force: true });
         rest.apply(&Command::Expire { key, incarnation });
         rest.apply(&Command::Trim { key, incarnation, before: *tail, force: true });
+        let fork = Incarnation(103);
+        rest.apply(&Command::PinSettle { key, incarnation, fork });
+        for keeps_pin in [true, false] {
+            rest.apply(&Command::Unpin { key, incarnation, fork, keeps_pin });
+        }
+        rest.apply(&Command::Unpin { key, incarnation, fork: Incarnation(101), keeps_pin: false });
         if n % 2 == 0 {
             rest.apply(&Command::Delete { key, incarnation, if_match: None });
         }
@@ -175,17 +183,26 @@ fn go_on(mut group: Group) {
 
 #[test]
 fn a_made_up_snapshot_is_refused_or_can_be_gone_on_with() {
-    let tries = std::env::var("WEIR_TEST_SNAPSHOTS").map_or(TRIES, |tries| tries.parse().expect("a number"));
     let mut world = populated();
     append_many(&mut world, 150);
-    let bytes = frozen(&mut world.group).concat();
-    go_on(thaw(&bytes).expect("it is as it was written"));
+    try_all(&frozen(&mut world.group).concat());
+}
+
+#[test]
+fn a_made_up_snapshot_of_forks_is_refused_or_can_be_gone_on_with() {
+    try_all(&frozen(&mut populated_with_forks().group).concat());
+}
+
+/// Tries what comes of a snapshot, changed in as many ways as are to be tried.
+fn try_all(bytes: &[u8]) {
+    let tries = std::env::var("WEIR_TEST_SNAPSHOTS").map_or(TRIES, |tries| tries.parse().expect("a number"));
+    go_on(thaw(bytes).expect("it is as it was written"));
     let all = bytes.len() * NUMBERS.len() * WAYS;
     let tries = tries.min(all);
     let (mut refused, mut taken) = (0, 0);
     for case in (0..tries).map(|n| (n as u64 * all as u64 / tries as u64) as usize) {
         let (number, way) = (NUMBERS[case / WAYS % NUMBERS.len()], case % WAYS);
-        let Some(changed) = changed(&bytes, case / WAYS / NUMBERS.len(), number, way) else { continue };
+        let Some(changed) = changed(bytes, case / WAYS / NUMBERS.len(), number, way) else { continue };
         match thaw(&changed) {
             None => refused += 1,
             Some(group) => {

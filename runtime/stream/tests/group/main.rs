@@ -1,5 +1,6 @@
 //! A group from outside: its answers, its state, and its snapshots.
 
+mod forks;
 mod hostile;
 mod model;
 mod recover;

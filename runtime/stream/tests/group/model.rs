@@ -260,6 +260,7 @@ impl Answer {
             Reply::Flushed { parts } => Answer::Flushed(*parts),
             Reply::Bucket { streams } => Answer::Bucket(*streams),
             Reply::MetaBucket { .. } => panic!("no meta commands here"),
+            Reply::Pinned(_) | Reply::ForkDecided { .. } => unreachable!("the model has no forks"),
             Reply::Module { .. } | Reply::Binding { .. } => unreachable!("the model has no modules"),
             Reply::Refused(refusal) => Answer::Refused(refusal.clone()),
         }
@@ -434,6 +435,7 @@ fn take(step: &Step, model: &mut Model, world: &mut World) -> (Answer, Outcome) 
                 closed,
                 only_new: false,
                 bindings_epoch: 0,
+                fork: None,
                 records: Records::new(bytes, &split),
             };
             (expected, world.apply(model.time_ms, &command))

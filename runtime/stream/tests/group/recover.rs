@@ -56,6 +56,7 @@ fn populated() -> World {
             closed: false,
             only_new: true,
             bindings_epoch: 0,
+            fork: None,
             records: Records::NONE,
         };
         world.apply(2, &create);
@@ -77,9 +78,10 @@ fn forget(group: &mut Group) -> BTreeMap<String, (u64, u64, bool)> {
         number += 1;
         number
     };
-    group.forget_log(random, |Remainder { key, bytes, lost_bytes, is_final }| {
+    let forks = group.forget_log(random, |Remainder { key, bytes, lost_bytes, is_final }| {
         left.insert(key.to_string(), (bytes, lost_bytes, is_final));
     });
+    assert!(forks.is_empty(), "there are none");
     left
 }
 

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use weir_stream::{
-    Binding, BucketStep, BucketTold, Command, EncodedBindings, Expiry, Group, Pattern, ProducerRef, Records, Retention,
-    Split, Thaw, Upload,
+    Binding, BucketStep, BucketTold, Command, EncodedBindings, EncodedFork, Expiry, Fork, ForkPoint, Group, NewFork,
+    Pattern, ProducerRef, Records, Reply, Retention, Split, Thaw, Upload,
 };
 use weir_types::{Digest, Incarnation, Role, StreamKey};
 
@@ -74,6 +74,7 @@ pub(crate) fn populated() -> World {
                 closed: n % 5 == 0,
                 only_new: false,
                 bindings_epoch,
+                fork: None,
                 records,
             };
             world.apply(10 * n, &command);
@@ -97,6 +98,63 @@ pub(crate) fn populated() -> World {
     world
 }
 
+/// [`populated`], and forks: one that has bytes of two others, a source that is gone, a pin for a fork that has not come, and one
+/// that is to be released.
+pub(crate) fn populated_with_forks() -> World {
+    let mut world = populated();
+    let source = key("orders/1");
+    for n in 1..4u64 {
+        let (fork, incarnation) = (key(&format!("forks/{n}")), Incarnation(100 + n));
+        let upto = world.group.stream(&source).expect("it is there").tail().position;
+        let pin = Command::Pin {
+            key: (&source).into(),
+            incarnation: Incarnation(1),
+            fork: (&fork).into(),
+            fork_incarnation: incarnation,
+            upto,
+            until_ms: 5000,
+        };
+        assert!(matches!(world.apply(600, &pin).reply, Reply::Pinned(_)));
+        if n == 3 {
+            continue;
+        }
+        let stream = world.group.stream(&source).expect("it is there");
+        let new = NewFork {
+            fork: Fork {
+                source: source.as_str().into(),
+                source_incarnation: Incarnation(1),
+                point: ForkPoint::Tail,
+                anchor: upto,
+                sub_offset: 0,
+                inherits_expiry: true,
+                begin: upto,
+                ancestors: stream.ancestors_upto(0, upto),
+            },
+            base: 0,
+            lineage: stream.lineage(),
+            until_ms: 5000,
+        };
+        let (encoded, split) = (new.encode(), Split::Whole);
+        let create = Command::Create {
+            key: (&fork).into(),
+            incarnation,
+            content_type: "application/json",
+            expiry: Expiry::Never,
+            closed: false,
+            only_new: false,
+            bindings_epoch: world.group.bindings_epoch(),
+            fork: Some(EncodedFork::of(&encoded)),
+            records: Records::new(b"own", &split),
+        };
+        assert!(matches!(world.apply(600, &create).reply, Reply::Created(_)));
+    }
+    for (name, life) in [("orders/1", 1), ("forks/2", 102)] {
+        let key = key(name);
+        world.apply(700, &Command::Delete { key: (&key).into(), incarnation: Incarnation(life), if_match: None });
+    }
+    world
+}
+
 /// The one that is made first goes last.
 fn delete_all(world: &mut World) {
     for n in (1..20).rev() {
@@ -112,9 +170,26 @@ fn all_of_a_group_comes_back() {
     assert!(world.group.chunks().count() == 1 && world.group.meta().buckets().count() == 2, "it is populated");
     let other = thawed(&frozen(&mut world.group));
     assert_eq!(view(&other), view(&world.group));
+    let mut forks = populated_with_forks();
+    let other_forks = thawed(&frozen(&mut forks.group));
+    assert_eq!(view(&other_forks), view(&forks.group));
     let orders = key("orders/1");
     let bindings = |group: &Group| group.bindings(&orders, Role::Summary).cloned().collect::<Vec<_>>();
     assert_eq!((bindings(&other).len(), bindings(&other)), (1, bindings(&world.group)));
+}
+
+/// [`populated`], as it was written before there were forks.
+const BEFORE_FORKS: &[u8] = include_bytes!("before_forks.snapshot");
+
+#[test]
+fn a_snapshot_from_before_there_were_forks_is_read() {
+    let mut world = populated();
+    let pages = frozen(&mut world.group);
+    assert!(pages.concat() != BEFORE_FORKS, "it is another version");
+    let old = thawed(&[Bytes::from_static(BEFORE_FORKS)]);
+    assert_eq!(view(&old), view(&world.group));
+    let mut group = old;
+    assert_eq!(frozen(&mut group).concat().len(), pages.concat().len(), "it is written as any other");
 }
 
 #[test]
@@ -241,7 +316,7 @@ proptest! {
         cut in any::<prop::sample::Index>(),
         whole in any::<bool>(),
     ) {
-        let mut bytes = frozen(&mut populated().group).concat();
+        let mut bytes = frozen(&mut populated_with_forks().group).concat();
         let undamaged = bytes.clone();
         let read = |bytes: &[u8]| {
             let mut thaw = Thaw::default();

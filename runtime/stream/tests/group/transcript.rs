@@ -152,6 +152,7 @@ impl Run {
             closed: words.has("close"),
             only_new: words.has("new"),
             bindings_epoch: words.number("epoch").unwrap_or(0),
+            fork: None,
             records: Records::new(body, &split),
         })
     }
@@ -340,6 +341,8 @@ fn render(reply: &Reply) -> String {
         Reply::Binding { epoch, existed } => format!("binding epoch={epoch} existed={existed}"),
         Reply::Trimmed(s) => facts(&format!("trimmed earliest={}", s.earliest.position), s),
         Reply::Flushed { parts } => format!("flushed {parts}"),
+        Reply::Pinned(s) => facts(&format!("pinned earliest={}", s.earliest.position), s),
+        Reply::ForkDecided { is_there } => format!("decided there={is_there}"),
         Reply::Refused(refusal) => refused(refusal),
     }
 }
@@ -602,6 +605,7 @@ fn a_create_of_a_name_in_an_unknown_bucket_is_refused() {
             closed: false,
             only_new: false,
             bindings_epoch: 0,
+            fork: None,
             records: Records::new(b"x", &Split::Whole),
         },
     );

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 use weir_stream::{
-    BatchBuilder, Chunk, ChunkId, Command, EncodedParts, Group, Limits, Outcome, Pack, Part, Piece, Thaw,
+    BatchBuilder, Chunk, ChunkId, Command, EncodedParts, Group, Limits, Outcome, Pack, Part, Piece, Stream, Thaw,
 };
 use weir_types::limits::SLOTS;
 use weir_types::{Incarnation, StreamKey};
@@ -64,8 +64,8 @@ impl World {
     /// Puts the records of some streams into chunk `id`.
     pub(crate) fn put_chunk(&mut self, id: ChunkId, picked: &[(&StreamKey, Incarnation, Range<u64>)]) {
         let parts = picked.iter().map(|(key, _, range)| {
-            let alive = self.group.stream(key).is_some_and(|stream| range.end <= stream.tail().position);
-            (range.start, if alive { self.records_in(key, range.clone()) } else { Vec::new() })
+            let alive = self.find(key).filter(|stream| range.end <= stream.tail().position);
+            (range.start, alive.map_or(Vec::new(), |stream| self.records_of(stream, range.clone())))
         });
         let parts: Vec<_> = parts.collect();
         self.chunks.entry(id).or_insert(parts);
@@ -100,11 +100,16 @@ impl World {
     /// The records of a stream from `position` on, read back through its pieces.
     pub(crate) fn records(&self, key: &StreamKey, position: u64) -> Vec<Vec<u8>> {
         let stream = self.group.stream(key).expect("the stream is there");
-        self.records_in(key, position..stream.tail().position)
+        self.records_of(stream, position..stream.tail().position)
     }
 
-    fn records_in(&self, key: &StreamKey, wanted: Range<u64>) -> Vec<Vec<u8>> {
-        let stream = self.group.stream(key).expect("the stream is there");
+    /// A stream, gone or not.
+    pub(crate) fn find(&self, key: &StreamKey) -> Option<&Stream> {
+        self.group.slot(key.slot().index()).find(|stream| stream.key() == key.as_str())
+    }
+
+    /// The records of its own that a stream has in a range.
+    pub(crate) fn records_of(&self, stream: &Stream, wanted: Range<u64>) -> Vec<Vec<u8>> {
         let mut records = Vec::new();
         let mut at = None;
         for piece in stream.pieces_from(wanted.start) {
@@ -193,12 +198,16 @@ pub(crate) fn view(group: &Group) -> String {
         .map(|stream| {
             let pieces: Vec<Piece> = stream.pieces_from(0).collect();
             let written = (stream.last_write_ms(), stream.expires_ms(), stream.hot_begin());
-            format!("{} {:?} {written:?} {pieces:?}", stream.key(), stream.facts())
+            let shared = (stream.fork(), stream.forks(), stream.is_gone(), stream.held());
+            format!("{} {:?} {written:?} {shared:?} {pieces:?}", stream.key(), stream.facts())
         })
         .collect();
     let chunks: Vec<&Chunk> = group.chunks().collect();
     let of_log = (group.applied(), group.hot_floor(), group.hot_bytes(), group.time_ms());
+    let releases: Vec<_> = group.releases().collect();
+    let unsettled: Vec<_> = group.unsettled_pins(u64::MAX).collect();
     let of_chunks = (group.chunk_number_last(), chunks);
     let of_all = (group.streams(), group.has_expirable(), group.bindings_epoch(), group.bucket("b"), group.meta());
-    format!("{streams:#?} {of_log:?} {of_chunks:?} {of_all:?}")
+    let of_forks = (releases, unsettled);
+    format!("{streams:#?} {of_log:?} {of_chunks:?} {of_all:?} {of_forks:?}")
 }
