@@ -163,7 +163,7 @@ async fn back_up(State(admin): State<Admin>, Json(request): Json<BackupRequest>)
         Err(refused) => return refused.into_response(),
     };
     let cold = &admin.config.cold;
-    if !cold.is_on() || admin.data_dir.is_none() {
+    if admin.cold.is_none() {
         return (StatusCode::CONFLICT, "there is no cold tier, so there is nothing to copy\n").into_response();
     }
     let node_id = admin.shard_config.node_id;

@@ -3,24 +3,28 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use weir_stream::{Appended, Binding, BucketView, Expiry, Facts, Retention, Revision};
 use weir_types::{Incarnation, Offset};
 
+use crate::message::apart;
 use crate::message::error::ShardError;
 use crate::message::request::ListCursor;
 
 /// A range of a stream that begins and ends at record boundaries.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Page {
     /// Which life of the name it was read from.
     pub incarnation: Incarnation,
     /// The stream's content type.
+    #[serde(with = "weir_types::shared")]
     pub content_type: Arc<str>,
     /// Where the range begins.
     pub start: Offset,
     /// Where it ends: where to read on.
     pub next: Offset,
     /// The stored bytes, in order; in JSON mode `message,message,`. Empty when `start` is the tail.
+    #[serde(with = "apart::several")]
     pub chunks: Vec<Bytes>,
     /// Whether `next` was the tail.
     pub up_to_date: bool,
@@ -63,7 +67,7 @@ pub enum SummaryWait {
 }
 
 /// A page of a bucket's listing.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Listing {
     /// Streams, in no order that means anything.
     pub streams: Vec<ListedStream>,
@@ -72,7 +76,7 @@ pub struct Listing {
 }
 
 /// One row of a bucket's listing.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ListedStream {
     /// The name within the bucket.
     pub name: Box<str>,
@@ -92,7 +96,7 @@ pub struct BucketSummary {
 }
 
 /// A module as a client sees it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ModuleSummary {
     /// Its name.
     pub name: Box<str>,
@@ -105,7 +109,7 @@ pub struct ModuleSummary {
 }
 
 /// What has become of an upload.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ModuleState {
     /// It is being compiled.
     Compiling,
@@ -116,7 +120,7 @@ pub enum ModuleState {
 }
 
 /// What a fold has said, and of which part of the stream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SummaryView {
     /// Which life of the stream.
     pub incarnation: Incarnation,
@@ -127,19 +131,34 @@ pub struct SummaryView {
     /// And before this offset.
     pub next: Offset,
     /// The view's media type, fit to be a header.
+    #[serde(with = "weir_types::shared")]
     pub content_type: Arc<str>,
     /// The view.
+    #[serde(with = "apart::one")]
     pub body: Bytes,
     /// Whether the stream is closed there: the view is the last.
     pub closed: bool,
     /// Why the fold does not go on beyond `next`: the record there ends the module.
+    #[serde(with = "weir_types::shared::option")]
     pub failed: Option<Arc<str>>,
 }
 
 /// What a request is answered with.
 pub(crate) type Response = Result<Answer, ShardError>;
 
+impl Answer {
+    /// Has `visit` take what is large out, or put it in.
+    pub(crate) fn exchange(&mut self, visit: &mut dyn FnMut(&mut Bytes)) {
+        match self {
+            Answer::Page(page) => page.chunks.iter_mut().for_each(visit),
+            Answer::View(view) => visit(&mut view.body),
+            _ => {}
+        }
+    }
+}
+
 /// A request's result, by its kind.
+#[derive(Serialize, Deserialize)]
 pub(crate) enum Answer {
     Appended(Appended),
     Created {
@@ -167,10 +186,11 @@ pub(crate) enum Answer {
     },
     Modules(Vec<ModuleSummary>),
     Binding {
+        #[serde(with = "weir_types::shared")]
         binding: Arc<Binding>,
         existed: bool,
     },
-    Bindings(Vec<Arc<Binding>>),
+    Bindings(#[serde(with = "weir_types::shared::list")] Vec<Arc<Binding>>),
     View(Box<SummaryView>),
     Done,
 }

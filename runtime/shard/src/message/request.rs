@@ -3,13 +3,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use weir_stream::{BucketTold, EncodedBindings, Expiry, Pattern, Retention};
 use weir_types::{BucketName, GroupId, ModuleName, Offset, ReadFrom, Role, StreamKey};
 
+use crate::config::Topology;
+use crate::message::apart;
 use crate::message::body::Body;
 
 /// What must be true of a stream that is there for a request to change it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum IfMatch {
     /// It is there.
     Exists,
@@ -33,7 +36,7 @@ impl IfMatch {
 }
 
 /// Create a stream.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CreateRequest {
     /// The stream's content type, as sent; `application/octet-stream` when the request has none.
     pub content_type: Box<str>,
@@ -48,7 +51,7 @@ pub struct CreateRequest {
 }
 
 /// What must be true before a stream is created or found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CreateCondition {
     /// There is none of this name.
     Absent,
@@ -57,7 +60,7 @@ pub enum CreateCondition {
 }
 
 /// Append records, close, or both.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct AppendRequest {
     /// The body's content type, as sent.
     pub content_type: Option<Box<str>>,
@@ -74,7 +77,7 @@ pub struct AppendRequest {
 }
 
 /// Give up a stream's oldest records.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct TrimRequest {
     /// Where the first record begins that stays, or the tail.
     pub before: ReadFrom,
@@ -83,7 +86,7 @@ pub struct TrimRequest {
 }
 
 /// An idempotent producer's headers.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Producer {
     /// `Producer-Id`, 1 to [`weir_types::limits::PRODUCER_ID_BYTES_MAX`] bytes.
     pub id: Box<str>,
@@ -94,7 +97,7 @@ pub struct Producer {
 }
 
 /// A binding that is asked for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BindingRequest {
     /// Its name.
     pub name: ModuleName,
@@ -105,11 +108,12 @@ pub struct BindingRequest {
     /// As what the module is used.
     pub role: Role,
     /// The module's configuration as JSON text; `null` for none.
+    #[serde(with = "weir_types::shared")]
     pub config: Arc<str>,
 }
 
 /// What is asked of a summary.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SummaryQuery {
     /// The binding.
     pub binding: ModuleName,
@@ -120,6 +124,7 @@ pub struct SummaryQuery {
 }
 
 /// What one shard asks another.
+#[derive(Clone, Serialize, Deserialize)]
 pub(crate) enum Request {
     Append(StreamKey, AppendRequest),
     Create(StreamKey, CreateRequest),
@@ -140,6 +145,7 @@ pub(crate) enum Request {
     },
     List {
         group: GroupId,
+        #[serde(with = "weir_types::shared")]
         query: Arc<ListQuery>,
     },
     /// Up to so many buckets behind a name, in the order of names.
@@ -157,12 +163,14 @@ pub(crate) enum Request {
     /// Replace the group's copy of a bucket, if it is an older one.
     BucketTell {
         group: GroupId,
+        #[serde(with = "weir_types::shared")]
         news: Arc<BucketNews>,
     },
     ModulePut {
         bucket: BucketName,
         name: ModuleName,
         roles: Vec<Role>,
+        #[serde(with = "apart::one")]
         wasm: Bytes,
     },
     ModuleDelete {
@@ -183,6 +191,82 @@ pub(crate) enum Request {
 }
 
 impl Request {
+    /// The group that carries it out.
+    pub(crate) fn group(&self, topology: Topology) -> GroupId {
+        match self {
+            Request::List { group, .. } | Request::BucketDescribe { group, .. } | Request::BucketTell { group, .. } => {
+                *group
+            }
+            request => request.key().map_or(GroupId::META, |key| topology.group_of(key.slot())),
+        }
+    }
+
+    /// Whether it is answered from group 0's tables of buckets, modules and bindings.
+    pub(crate) fn is_of_meta(&self) -> bool {
+        match self {
+            Request::Buckets { .. }
+            | Request::BucketCreate(..)
+            | Request::BucketDelete(_)
+            | Request::ModulePut { .. }
+            | Request::ModuleDelete { .. }
+            | Request::Modules(_)
+            | Request::BindingPut(..)
+            | Request::BindingDelete { .. }
+            | Request::Bindings(_) => true,
+            Request::List { .. }
+            | Request::BucketDescribe { .. }
+            | Request::BucketTell { .. }
+            | Request::Append(..)
+            | Request::Create(..)
+            | Request::Delete(..)
+            | Request::Trim(..)
+            | Request::Head(_)
+            | Request::Read { .. }
+            | Request::Watch { .. }
+            | Request::Summary { .. } => false,
+        }
+    }
+
+    /// Has `visit` take what is large out, or put it in.
+    pub(crate) fn exchange(&mut self, visit: &mut dyn FnMut(&mut Bytes)) {
+        match self {
+            Request::Append(_, request) => request.body.exchange(visit),
+            Request::Create(_, request) => request.body.exchange(visit),
+            Request::ModulePut { wasm, .. } => visit(wasm),
+            Request::BucketTell { news, .. } => {
+                // Who else has it keeps it as it is.
+                Arc::make_mut(news).bindings.iter_mut().for_each(visit);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether it changes nothing, so that it may be asked any number of times.
+    pub(crate) fn is_read(&self) -> bool {
+        match self {
+            Request::Head(_)
+            | Request::Read { .. }
+            | Request::Watch { .. }
+            | Request::List { .. }
+            | Request::Buckets { .. }
+            | Request::BucketDescribe { .. }
+            | Request::Modules(_)
+            | Request::Bindings(_)
+            | Request::Summary { .. } => true,
+            Request::Append(..)
+            | Request::Create(..)
+            | Request::Delete(..)
+            | Request::Trim(..)
+            | Request::BucketCreate(..)
+            | Request::BucketDelete(_)
+            | Request::BucketTell { .. }
+            | Request::ModulePut { .. }
+            | Request::ModuleDelete { .. }
+            | Request::BindingPut(..)
+            | Request::BindingDelete { .. } => false,
+        }
+    }
+
     /// Whether it changes nothing, takes long and so ends with its client.
     pub(crate) fn ends_with_client(&self) -> bool {
         match self {
@@ -229,6 +313,7 @@ impl Request {
 }
 
 /// A bucket as group 0 has it.
+#[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct BucketNews {
     pub(crate) name: Box<str>,
     /// The last change that is in it.
@@ -237,6 +322,7 @@ pub(crate) struct BucketNews {
     pub(crate) fenced: bool,
     pub(crate) retention: Retention,
     /// All its bindings, encoded; `None` when the bucket is gone.
+    #[serde(with = "apart::maybe")]
     pub(crate) bindings: Option<Bytes>,
 }
 
@@ -255,10 +341,11 @@ impl BucketNews {
 }
 
 /// A place in a bucket's listing: behind the streams whose address has this hash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListCursor(pub u64);
 
 /// Which streams of a bucket to list: `limit` of those with `prefix`, behind `after`.
+#[derive(Serialize, Deserialize)]
 pub(crate) struct ListQuery {
     pub(crate) bucket: Box<str>,
     pub(crate) prefix: Box<str>,
