@@ -13,12 +13,11 @@ use weir_cluster::tls::{Pem, TlsError};
 use weir_cluster::{
     Acceptor, ClusterId, DiskId, Endpoint, Hello, Identity, LinkConfig, NodeId, Secret, Security, Tcp, Tls,
 };
-use weir_shard::{Entropy as _, Nodes, Shard, Topology};
+use weir_shard::{Entropy, Nodes, Shard, Topology};
 
 use crate::cluster_config::{ClusterConfig, ClusterConfigError};
 use crate::config::SECRET_VARIABLE;
 use crate::node::Node;
-use crate::seams::SystemEntropy;
 use crate::shard_thread::Request;
 
 /// Why this node cannot meet others.
@@ -46,12 +45,17 @@ pub(crate) enum ClusterError {
     Tls(#[from] TlsError),
 }
 
-/// The other nodes, and how this one meets them.
+/// The other nodes, and how this one meets them. `random` draws what nobody is to guess.
 ///
 /// # Errors
 /// [`ClusterError`].
-pub(crate) fn nodes(config: &ClusterConfig, id: NodeId, node: &Node) -> Result<Nodes, ClusterError> {
-    let addresses = config.peers()?;
+pub(crate) fn nodes(
+    config: &ClusterConfig,
+    id: NodeId,
+    node: &Node,
+    random: impl Entropy,
+) -> Result<Nodes, ClusterError> {
+    let (addresses, life) = (config.peers()?, random.u64());
     let identity = Identity {
         cluster: cluster_id(&config.id),
         node: id,
@@ -62,11 +66,11 @@ pub(crate) fn nodes(config: &ClusterConfig, id: NodeId, node: &Node) -> Result<N
         identity,
         security: security(config)?,
         network: Arc::new(Tcp),
-        entropy: Arc::new(|| SystemEntropy.u64()),
+        entropy: Arc::new(move || random.u64()),
         admission: admission(addresses.keys().copied().collect()),
         config: LinkConfig::default(),
     };
-    Ok(Nodes { endpoint, addresses, life: SystemEntropy.u64() })
+    Ok(Nodes { endpoint, addresses, life })
 }
 
 /// What a cluster's name stands for between nodes.

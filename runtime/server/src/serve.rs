@@ -86,7 +86,7 @@ async fn run(config: &Config, demo: bool) -> Result<(), Exit> {
         opened = cold::open(data_dir.as_deref().filter(|_| number.is_none()), node.id, &config.cold, cold_runtime.handle()) => opened?,
         () = signals.asked() => return Ok(()),
     };
-    let nodes = number.map(|number| cluster::nodes(&config.cluster, number, &node)).transpose()?;
+    let nodes = number.map(|number| cluster::nodes(&config.cluster, number, &node, SystemEntropy)).transpose()?;
     let endpoint = nodes.as_ref().map(|nodes| nodes.endpoint.clone());
     let seams = seams(data_dir.as_deref(), &node, sizes, cold.clone(), &config.modules, topology.shards, nodes)?;
     let modules = seams.modules.clone();
