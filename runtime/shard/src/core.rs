@@ -302,6 +302,7 @@ impl Core {
             guest_back_times: guests.back_times,
             groups_serving: (local - failed) as u16,
             groups_failed: failed as u16,
+            roles: self.groups.iter().flatten().map(|group| (group.id, group.role())).collect(),
             groups: self.groups.iter().flatten().map(|group| (group.id, group.replica.standing())).collect(),
             wals: self.wals.iter().map(Wal::stats).collect(),
         }

@@ -49,4 +49,4 @@ pub use message::{
 };
 pub use modules::summary::SummaryFollower;
 pub use seams::{Builtin, Clock, Entropy, Nodes, Seams, in_turns};
-pub use weir_raft::Standing;
+pub use weir_raft::{Role, Standing};
