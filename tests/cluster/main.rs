@@ -5,6 +5,7 @@ mod nodes;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use weir_testkit::{Events, Request, Setup, ports};
 
 use crate::nodes::{Cluster, again, append};
@@ -150,6 +151,45 @@ fn a_tail_through_a_follower_goes_on_when_its_leader_dies() {
 
 fn record(number: usize) -> String {
     format!("<{number}>")
+}
+
+/// A leader that hangs does not know that it is none any more. Who reads a stream through it must not miss what others have written.
+#[test]
+fn a_leader_that_hangs_is_replaced_and_its_readers_miss_nothing() {
+    let cluster = Cluster::form([0, 1, 2], &[]);
+    let stream = "/b/hung";
+    let _ = again(&mut cluster.client(0), || Request::put(stream).header("Content-Type", "text/plain")).expect(201);
+    let leader = cluster.leader_of(stream);
+    let start = cluster.client(leader).send(Request::head(stream)).expect(200).next_offset().to_string();
+    let tail = Request::get(&format!("{stream}?offset={start}&live=sse"));
+    let (mut events, _) = Events::open(cluster.server(leader).address(), &tail).expect("events");
+    let mut client = cluster.client((leader + 1) % 3);
+    let (mut expected, mut unknown) = (String::new(), None);
+    for number in 0..30 {
+        match number {
+            10 => cluster.server(leader).signal(Signal::STOP),
+            20 => cluster.server(leader).signal(Signal::CONT),
+            _ => {}
+        }
+        let response = append(&mut client, stream, &record(number));
+        match response.status {
+            204 => expected.push_str(&record(number)),
+            // The leader was asked when it stopped, and may have done it.
+            504 if unknown.is_none() && (10..20).contains(&number) => unknown = Some(record(number)),
+            _ => panic!("{number}: {response:?}"),
+        }
+    }
+    let mut text = String::new();
+    while !text.ends_with(&record(29)) {
+        let event = events.next_event().expect("the response goes on").expect("it has not ended");
+        if event.kind == "data" {
+            text.push_str(&event.data);
+        }
+    }
+    let acknowledged = unknown.map_or_else(|| text.clone(), |unknown| text.replacen(&unknown, "", 1));
+    assert_eq!(acknowledged, expected, "no gap, no duplicate");
+    let stored = cluster.client((leader + 2) % 3).read_all(stream);
+    assert!(String::from_utf8(stored).expect("text").ends_with(&text), "what was read is what is stored");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! This node in its cluster: how it meets the others, whom it lets in, and what becomes of their connections.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +17,7 @@ use weir_shard::{Entropy, Nodes, Shard, Topology};
 
 use crate::cluster_config::{ClusterConfig, ClusterConfigError};
 use crate::config::SECRET_VARIABLE;
-use crate::node::Node;
+use crate::node::{Node, Peers};
 use crate::shard_thread::Request;
 
 /// Why this node cannot meet others.
@@ -45,7 +45,8 @@ pub(crate) enum ClusterError {
     Tls(#[from] TlsError),
 }
 
-/// The other nodes, and how this one meets them. `random` draws what nobody is to guess.
+/// The other nodes, and how this one meets them. `random` draws what nobody is to guess, `met` are those that it knows, and `noted` is
+/// called with all of them when there is one more.
 ///
 /// # Errors
 /// [`ClusterError`].
@@ -54,6 +55,8 @@ pub(crate) fn nodes(
     id: NodeId,
     node: &Node,
     random: impl Entropy,
+    met: Peers,
+    noted: impl Fn(&Peers) + Send + Sync + 'static,
 ) -> Result<Nodes, ClusterError> {
     let (addresses, life) = (config.peers()?, random.u64());
     let identity = Identity {
@@ -67,7 +70,7 @@ pub(crate) fn nodes(
         security: security(config)?,
         network: Arc::new(Tcp),
         entropy: Arc::new(move || random.u64()),
-        admission: admission(addresses.keys().copied().collect()),
+        admission: admission(addresses.keys().copied().collect(), met, noted),
         config: LinkConfig::default(),
     };
     Ok(Nodes { endpoint, addresses, life })
@@ -102,15 +105,26 @@ fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, ClusterError> {
 }
 
 /// Lets in the nodes that are configured, each with the disk that it had when it came first.
-fn admission(known: BTreeSet<NodeId>) -> Arc<dyn weir_cluster::Admission> {
-    let disks = Mutex::new(BTreeMap::<NodeId, DiskId>::new());
+fn admission(
+    known: BTreeSet<NodeId>,
+    met: Peers,
+    noted: impl Fn(&Peers) + Send + Sync + 'static,
+) -> Arc<dyn weir_cluster::Admission> {
+    let disks = Mutex::new(met);
     Arc::new(move |hello: &Hello| {
         let Identity { node, disk, .. } = hello.identity;
         if !known.contains(&node) {
             return Err(format!("node {node} is not one of the cluster's nodes, as cluster.peers has them here"));
         }
         let mut disks = disks.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = *disks.entry(node).or_insert(disk);
+        let before = match disks.get(&node) {
+            Some(before) => *before,
+            None => {
+                disks.insert(node, disk);
+                noted(&disks);
+                disk
+            }
+        };
         match before == disk {
             true => Ok(()),
             false => Err(format!(
@@ -151,7 +165,9 @@ mod tests {
     #[test]
     fn who_is_not_named_or_has_another_disk_is_not_let_in() {
         let node = |number| NodeId::new(number).expect("not 0");
-        let admission = admission([node(2)].into());
+        let (noted, notes) = std::sync::mpsc::channel();
+        let noted = move |peers: &Peers| noted.send(peers.clone()).expect("somebody listens");
+        let admission = admission([node(2), node(4)].into(), [(node(4), DiskId(1))].into(), noted);
         let admit = |number, disk| {
             let identity = Identity { cluster: cluster_id("c1"), node: node(number), disk: DiskId(disk) };
             admission.admit(&Hello { identity, meant: node(1), lane: Lane::Mail(ShardId(0)) })
@@ -160,6 +176,9 @@ mod tests {
         admit(2, 7).expect("it is known");
         assert!(admit(2, 8).expect_err("another disk").contains("had disk"));
         admit(2, 7).expect("the one that it had");
+        admit(4, 2).expect_err("it was met in an earlier life");
+        let notes: Vec<Peers> = notes.try_iter().collect();
+        assert_eq!(notes, [[(node(2), DiskId(7)), (node(4), DiskId(1))].into()]);
         assert_ne!(cluster_id("c1"), cluster_id("c2"));
     }
 }

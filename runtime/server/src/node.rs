@@ -7,6 +7,7 @@
 //! <data_dir>/modules/    what was uploaded and its machine code, see weir-wasm
 //! <data_dir>/cold/       chunks of the cold tier, where it is a folder, see weir-cold
 //! <data_dir>/cold.url    where the cold tier is, once it is this node's
+//! <data_dir>/peers       the disks of the cluster's other nodes, as they were met first
 //! <data_dir>/restore     where the node is being restored from, until it is whole
 //! ```
 //!
@@ -15,14 +16,14 @@
 //! as it was written. The folder of modules comes to be when it is missed. The path is resolved
 //! once; everything below works on the open directory.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use cap_std::fs::{Dir, DirBuilder, DirBuilderExt as _, File, OpenOptions};
 use serde::{Deserialize, Serialize};
-use weir_cluster::NodeId;
+use weir_cluster::{DiskId, NodeId};
 use weir_storage::{RealDisk, Wal, WalError};
 
 /// Version of the data directory's layout, and of everything that no format of its own below it guards.
@@ -37,6 +38,7 @@ const MODULES_FOLDER: &str = "modules";
 const COLD_FOLDER: &str = "cold";
 const COLD_URL_FILE: &str = "cold.url";
 const RESTORE_FILE: &str = "restore";
+const PEERS_FILE: &str = "peers";
 
 /// Why the data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -120,6 +122,9 @@ pub(crate) enum NodeError {
         asked: u16,
     },
 }
+
+/// The other nodes of a cluster that were met, and the disk of each.
+pub(crate) type Peers = BTreeMap<NodeId, DiskId>;
 
 /// What is fixed when a node is formed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -331,6 +336,35 @@ impl DataDir {
     /// [`NodeError::Io`].
     pub(crate) fn cold_url(&self) -> Result<Option<String>, NodeError> {
         self.line_of(COLD_URL_FILE)
+    }
+
+    /// The disks of the cluster's other nodes, as far as they were met.
+    ///
+    /// # Errors
+    /// [`NodeError::Io`], or [`NodeError::Invalid`] for a file that this program did not write.
+    pub(crate) fn peers(&self) -> Result<Peers, NodeError> {
+        let text = match self.dir.read_to_string(PEERS_FILE) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Peers::new()),
+            Err(error) => return Err(self.failed(PEERS_FILE, error)),
+        };
+        let peer = |line: &str| {
+            let (node, disk) = line.split_once(' ')?;
+            Some((NodeId::new(node.parse().ok()?)?, DiskId(u128::from_str_radix(disk, 16).ok()?)))
+        };
+        text.lines().map(peer).collect::<Option<_>>().ok_or_else(|| {
+            let reason = format!("{PEERS_FILE} is not a list of nodes and their disks");
+            NodeError::Invalid { path: self.path.clone(), reason }
+        })
+    }
+
+    /// Notes them.
+    ///
+    /// # Errors
+    /// [`NodeError::Io`].
+    pub(crate) fn set_peers(&self, peers: &Peers) -> Result<(), NodeError> {
+        let lines: String = peers.iter().map(|(node, disk)| format!("{node} {disk}\n")).collect();
+        self.replace(PEERS_FILE, &lines).map_err(|error| self.failed(PEERS_FILE, error))
     }
 
     /// What a file of one line says, if it is there.
@@ -574,6 +608,19 @@ mod tests {
         dir.node(fresh(), 0).expect("formed");
         let refused = dir.node(member(1, "c1", &[1, 2, 3]), 0).expect_err("it is alone").to_string();
         assert!(refused.contains("belongs to a node that is alone"), "{refused}");
+    }
+
+    #[test]
+    fn the_disks_of_others_are_noted() {
+        let (_root, path) = temporary();
+        let dir = DataDir::open(&path).expect("a new directory");
+        assert!(dir.peers().expect("none yet").is_empty());
+        let peers: Peers =
+            [(NodeId::new(2).expect("not 0"), DiskId(u128::MAX)), (NodeId::new(3).expect("not 0"), DiskId(0))].into();
+        dir.set_peers(&peers).expect("they are written");
+        assert_eq!(dir.peers().expect("read"), peers);
+        std::fs::write(path.join(PEERS_FILE), "2 x\n").expect("the file is written");
+        assert!(dir.peers().expect_err("no disk").to_string().contains("peers is not a list"));
     }
 
     #[test]

@@ -32,7 +32,7 @@ use crate::config::{CacheConfig, Config, Sizes, size};
 use crate::connections::Connections;
 use crate::demo;
 use crate::exit::Exit;
-use crate::node::{DataDir, Membership, Node};
+use crate::node::{DataDir, Membership, Node, Peers};
 use crate::seams::{SystemEntropy, seams};
 use crate::shard_thread::{Opened, Request, ShardParts, ShardThread};
 use crate::signals::Signals;
@@ -86,7 +86,13 @@ async fn run(config: &Config, demo: bool) -> Result<(), Exit> {
         opened = cold::open(data_dir.as_deref().filter(|_| number.is_none()), node.id, &config.cold, cold_runtime.handle()) => opened?,
         () = signals.asked() => return Ok(()),
     };
-    let nodes = number.map(|number| cluster::nodes(&config.cluster, number, &node, SystemEntropy)).transpose()?;
+    let nodes = match (number, &data_dir) {
+        (Some(number), Some(data_dir)) => {
+            let (met, noted) = (data_dir.peers()?, note_peers(data_dir.clone()));
+            Some(cluster::nodes(&config.cluster, number, &node, SystemEntropy, met, noted)?)
+        }
+        _ => None,
+    };
     let endpoint = nodes.as_ref().map(|nodes| nodes.endpoint.clone());
     let seams = seams(data_dir.as_deref(), &node, sizes, cold.clone(), &config.modules, topology.shards, nodes)?;
     let modules = seams.modules.clone();
@@ -281,6 +287,23 @@ fn membership(config: &ClusterConfig, number: NodeId) -> Result<(NodeId, Members
     let peers = config.peers().map_err(ClusterError::from)?;
     let founders = peers.keys().copied().chain([number]).map(NodeId::get).collect();
     Ok((number, Membership { id: config.id.clone(), founders }))
+}
+
+/// Writes down whom this node has met, whenever it meets another one.
+fn note_peers(data_dir: Arc<DataDir>) -> impl Fn(&Peers) + Send + Sync + 'static {
+    let (sender, mut news) = mpsc::unbounded_channel::<Peers>();
+    tokio::spawn(async move {
+        while let Some(peers) = news.recv().await {
+            let data_dir = data_dir.clone();
+            // A panic there has ended the process.
+            let noted = tokio::task::spawn_blocking(move || data_dir.set_peers(&peers)).await;
+            if let Ok(Err(error)) = noted {
+                tracing::error!(%error, "another node's disk cannot be noted");
+            }
+        }
+    });
+    // Whoever ends has nothing to note any more.
+    move |peers: &Peers| drop(sender.send(peers.clone()))
 }
 
 /// Has the shards hand over what this node leads, so that nobody has to find out that it is gone.

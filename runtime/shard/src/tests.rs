@@ -2,6 +2,7 @@
 
 mod anchors;
 mod checks;
+mod cluster;
 mod cuts;
 mod trims;
 

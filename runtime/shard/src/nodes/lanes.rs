@@ -20,7 +20,7 @@ use crate::write::append::is_large;
 
 /// Why a connection is of no more use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-enum LaneError {
+pub(crate) enum LaneError {
     #[error("it has sent what is no mail of this version")]
     Malformed,
     #[error("it has {theirs} groups, and this node has {ours}")]
@@ -64,7 +64,11 @@ impl Shard {
 
 impl Core {
     /// Hands the letters of a message to those that they are for.
-    fn take_message(self: &Rc<Self>, lane: (NodeId, ShardId), message: Message) -> Result<Message, LaneError> {
+    pub(crate) fn take_message(
+        self: &Rc<Self>,
+        lane: (NodeId, ShardId),
+        message: Message,
+    ) -> Result<Message, LaneError> {
         if message.kind != MAIL {
             return Err(LaneError::Malformed);
         }

@@ -2,7 +2,7 @@
 
 pub(crate) mod ask;
 mod hand_over;
-mod lanes;
+pub(crate) mod lanes;
 pub(crate) mod leaders;
 pub(crate) mod losses;
 pub(crate) mod outgoing;
