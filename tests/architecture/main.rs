@@ -17,7 +17,10 @@ const ARROWS: [(&str, &[&str]); 9] = [
     ("weir-cluster", &["weir-types"]),
     ("weir-wasm", &["weir-types"]),
     ("weir-raft", &["weir-cluster", "weir-storage", "weir-stream", "weir-types"]),
-    ("weir-shard", &["weir-cold", "weir-raft", "weir-storage", "weir-stream", "weir-types", "weir-wasm"]),
+    (
+        "weir-shard",
+        &["weir-cluster", "weir-cold", "weir-raft", "weir-storage", "weir-stream", "weir-types", "weir-wasm"],
+    ),
     ("weir-http", &["weir-shard", "weir-stream", "weir-types"]),
 ];
 

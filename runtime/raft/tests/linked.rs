@@ -251,6 +251,7 @@ fn stream(number: u64, body: &[u8]) -> Bytes {
         closed: false,
         only_new: true,
         bindings_epoch: 0,
+        fork: None,
         records: Records::whole(body),
     });
     Arena::seal(builder.finish(number, Limits { producers_max: 1 }))

@@ -10,7 +10,7 @@
 //! There are few connections at a time, and none lasts but one check's or backup's (see [`weir_http::serve_router`]):
 //! whoever floods this listener takes neither memory nor open files from the public one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use weir_cold::Cold;
 use weir_http::{HttpStats, Unhurried};
-use weir_shard::{Address, ShardConfig, ShardStats, Topology};
+use weir_shard::{Address, Role, ShardConfig, ShardStats, Topology};
+use weir_types::GroupId;
 use weir_wasm::Host;
 
 use crate::backup::{self, BackupRequest};
@@ -112,9 +113,15 @@ async fn readyz(State(admin): State<Admin>) -> (StatusCode, String) {
         }
         Phase::Serving(_) => {
             let stats = stats(&admin.shards).await;
-            let missing = missing(&stats);
+            let mut missing = missing(&stats);
+            let is_member = admin.config.cluster.node().is_some();
+            if is_member {
+                missing.extend(leaderless(&stats));
+            }
             if missing.is_empty() {
-                return (StatusCode::OK, "ok\n".to_string() + &behind(&stats, admin.shard_config.flush_age));
+                let groups = if is_member { roles(&stats, admin.shard_config.node_id) } else { String::new() };
+                let behind = behind(&stats, admin.shard_config.flush_age);
+                return (StatusCode::OK, format!("ok\n{groups}{behind}"));
             }
             missing
         }
@@ -163,7 +170,7 @@ async fn back_up(State(admin): State<Admin>, Json(request): Json<BackupRequest>)
         Err(refused) => return refused.into_response(),
     };
     let cold = &admin.config.cold;
-    if !cold.is_on() || admin.data_dir.is_none() {
+    if admin.cold.is_none() {
         return (StatusCode::CONFLICT, "there is no cold tier, so there is nothing to copy\n").into_response();
     }
     let node_id = admin.shard_config.node_id;
@@ -231,6 +238,34 @@ fn missing(shards: &[Option<ShardStats>]) -> Vec<String> {
     shards.iter().enumerate().filter_map(of_shard).collect()
 }
 
+/// The groups whose leader this node does not know: it serves nothing of them.
+fn leaderless(shards: &[Option<ShardStats>]) -> Vec<String> {
+    let roles = shards.iter().flatten().flat_map(|stats| &stats.roles);
+    let leaderless = roles.filter(|(_, role)| matches!(role, Role::Following { leader: None } | Role::Stopped));
+    leaderless.map(|(group, _)| format!("group {group} has no leader that this node knows of")).collect()
+}
+
+/// Says who leads each group, in a line each.
+fn roles(shards: &[Option<ShardStats>], own: u64) -> String {
+    let stats = shards.iter().flatten();
+    let groups: BTreeMap<_, _> = stats
+        .flat_map(|stats| stats.roles.iter().zip(&stats.groups))
+        .map(|((group, role), (_, standing))| {
+            let leader = match role {
+                Role::Leading { .. } => Some(own),
+                Role::Following { leader } => *leader,
+                Role::Stopped => None,
+            };
+            (*group, (leader, standing.term))
+        })
+        .collect();
+    let line = |(group, (leader, term)): (&GroupId, &(Option<u64>, u64))| {
+        let leader = leader.map_or_else(|| "nobody".to_string(), |leader| format!("node {leader}"));
+        format!("group {group} is led by {leader} in term {term}\n")
+    };
+    groups.iter().map(line).collect()
+}
+
 /// Says so, in a line, when the cold tier does not keep up.
 fn behind(shards: &[Option<ShardStats>], flush_age: Duration) -> String {
     let shards = shards.iter().flatten();
@@ -248,6 +283,8 @@ fn behind(shards: &[Option<ShardStats>], flush_age: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use weir_shard::Standing;
+
     use super::*;
 
     #[test]
@@ -259,6 +296,22 @@ mod tests {
         assert_eq!(behind(&[of(0), None, of(1250)], age), "");
         let told = behind(&[of(0), None, of(1300)], age);
         assert!(told.contains("14 bytes") && told.contains("1300 s") && told.ends_with('\n'), "{told}");
+    }
+
+    #[test]
+    fn who_leads_is_said_and_who_is_not_known_is_missing() {
+        let following = Role::Following { leader: Some(3) };
+        let standing = |term| Standing { term, ..Standing::default() };
+        let stats = |leader| ShardStats {
+            roles: vec![(GroupId(1), leader), (GroupId(0), Role::Leading { term: 4 })],
+            groups: vec![(GroupId(1), standing(9)), (GroupId(0), standing(4))],
+            ..ShardStats::default()
+        };
+        let told = roles(&[Some(stats(following)), None], 1);
+        assert_eq!(told, "group 0 is led by node 1 in term 4\ngroup 1 is led by node 3 in term 9\n");
+        assert!(leaderless(&[Some(stats(following))]).is_empty());
+        let missing = leaderless(&[Some(stats(Role::Following { leader: None }))]);
+        assert_eq!(missing, ["group 1 has no leader that this node knows of"]);
     }
 
     #[test]

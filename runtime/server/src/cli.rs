@@ -169,6 +169,18 @@ pub(crate) struct ConfigArgs {
     /// Groups of a new node, final once it is formed [default: one per write-ahead log]
     #[arg(long, value_name = "N")]
     pub(crate) groups: Option<u16>,
+    /// This node's number in a cluster, from 1 on [default: the node is alone]
+    #[arg(long, value_name = "N")]
+    pub(crate) node_id: Option<u32>,
+    /// What the cluster is called: the same on all its nodes, final once it is formed
+    #[arg(long, value_name = "NAME")]
+    pub(crate) cluster_id: Option<String>,
+    /// Address where the other nodes connect [default: 127.0.0.1:4439]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) cluster_listen: Option<ListenAddress>,
+    /// Another node of the cluster, and where it is, as in 2=host:4439; once for each
+    #[arg(long = "peer", value_name = "N=ADDRESS")]
+    pub(crate) peers: Vec<String>,
     /// Allow listening beyond loopback although there is no authentication and no TLS
     #[arg(long)]
     pub(crate) insecure: bool,

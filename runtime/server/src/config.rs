@@ -14,9 +14,13 @@ use weir_http::{Origins, Proxies};
 use weir_types::limits::{BATCH_BYTES_MAX, BINDINGS_PER_BUCKET_MAX, BODY_BYTES_CEILING};
 
 use crate::address::ListenAddress;
+use crate::cluster_config::{ClusterConfig, ClusterConfigError};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
+
+/// The variable that may have the cluster's secret. It is no key, so that nothing shows it.
+pub(crate) const SECRET_VARIABLE: &str = "WEIR_CLUSTER_SECRET";
 
 /// Most shards, WALs and groups that can be asked for: far beyond any machine, so that a typing error is an error.
 const COUNT_MAX: u16 = 256;
@@ -83,6 +87,9 @@ pub(crate) enum ConfigError {
         /// What it may be.
         range: String,
     },
+    /// What is configured of the cluster.
+    #[error(transparent)]
+    Cluster(#[from] ClusterConfigError),
     /// A text that cannot be used.
     #[error("{key} = {value:?} cannot be used: {reason}")]
     TextInvalid {
@@ -107,6 +114,8 @@ pub(crate) struct Config {
     pub(crate) wal: WalConfig,
     /// `[cold]`
     pub(crate) cold: ColdConfig,
+    /// `[cluster]`
+    pub(crate) cluster: ClusterConfig,
     /// `[limits]`
     pub(crate) limits: LimitsConfig,
     /// `[buckets]`
@@ -525,6 +534,7 @@ impl Config {
         }
         check_range("wal.budget_bytes", self.wal.budget_bytes, 0, i64::MAX as u64)?;
         self.cold.check()?;
+        self.check_cluster()?;
         check_range("limits.producers_per_stream_max", self.limits.producers_per_stream_max.into(), 1, 1 << 20)?;
         let bindings_max = BINDINGS_PER_BUCKET_MAX as u64;
         check_range("limits.bindings_per_bucket_max", self.limits.bindings_per_bucket_max.into(), 1, bindings_max)?;
@@ -572,6 +582,25 @@ impl Config {
         check_text("http.trusted_proxies", &http.trusted_proxies, Proxies::parse(&http.trusted_proxies))?;
         check_text("http.public_url", &http.public_url, check_url(&http.public_url))?;
         self.log.filter().map(drop)
+    }
+
+    fn check_cluster(&self) -> Result<(), ConfigError> {
+        let has_secret = std::env::var_os(SECRET_VARIABLE).is_some();
+        self.cluster.check(has_secret, self.server.insecure)?;
+        if self.cluster.node().is_some() {
+            let unsupported = |sentence| Err(ClusterConfigError::Unsupported(sentence).into());
+            if self.server.in_memory {
+                return unsupported(
+                    "a node that keeps everything in memory forgets what it has promised the others: a cluster's nodes have data directories",
+                );
+            }
+            if self.cold.s3().is_some() {
+                return unsupported(
+                    "a cluster of several nodes has no cold tier yet: cold.url can be \"off\", and \"local\" is taken for that",
+                );
+            }
+        }
+        Ok(())
     }
 
     /// Shards to run: as configured, else one per core.

@@ -9,6 +9,7 @@ use weir_wasm::HostError;
 
 use crate::address::ListenAddress;
 use crate::admin_client::AdminError;
+use crate::cluster::ClusterError;
 use crate::cold::ColdError;
 use crate::config::ConfigError;
 use crate::node::NodeError;
@@ -36,7 +37,7 @@ pub(crate) enum Exit {
     /// A listener cannot be opened.
     #[error("cannot listen on {address}, the {listener} listener")]
     Listen {
-        /// `public` or `admin`.
+        /// `public`, `admin` or `cluster`.
         listener: &'static str,
         /// Where.
         address: ListenAddress,
@@ -47,6 +48,9 @@ pub(crate) enum Exit {
     /// The data directory is refused.
     #[error(transparent)]
     Node(#[from] NodeError),
+    /// The node cannot meet the others of its cluster.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// The cold tier is refused.
     #[error(transparent)]
     Cold(#[from] ColdError),
@@ -110,7 +114,7 @@ impl Exit {
     /// The process's exit code, one of [`CODES`].
     pub(crate) fn code(&self) -> u8 {
         match self {
-            Exit::Config(_) | Exit::CommandUnknown(_) | Exit::Admin(AdminError::Address(_)) => 2,
+            Exit::Config(_) | Exit::Cluster(_) | Exit::CommandUnknown(_) | Exit::Admin(AdminError::Address(_)) => 2,
             Exit::Listen { .. } => 3,
             Exit::Node(error) | Exit::Cold(ColdError::Node(error)) => node_code(error),
             Exit::ShardOpen { source, .. } => shard_open_code(source),
@@ -159,7 +163,7 @@ fn node_code(error: &NodeError) -> u8 {
     match error {
         NodeError::Locked { .. } => 4,
         // What is asked for is at fault here, not the directory.
-        NodeError::GroupsDiffer { .. } => 2,
+        NodeError::GroupsDiffer { .. } | NodeError::ClusterDiffers { .. } => 2,
         NodeError::Io { .. }
         | NodeError::Invalid { .. }
         | NodeError::OtherFormat { .. }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use crate::cli::ConfigArgs;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, SECRET_VARIABLE};
 
 /// The prefix of all our environment variables.
 const PREFIX: &str = "WEIR_";
@@ -44,7 +44,7 @@ pub(crate) fn load(
         }
         match with_variable(&config, &name, &value)? {
             Some(with_variable) => config = with_variable,
-            None if is_of_a_service(&name) => {}
+            None if is_of_a_service(&name) || name == SECRET_VARIABLE => {}
             None => unknown.push(name.into_owned()),
         }
     }
@@ -102,6 +102,18 @@ fn with_flags(mut config: Config, args: &ConfigArgs) -> Config {
     if let Some(dir) = &args.data_dir {
         server.data_dir = dir.into();
     }
+    let cluster = &mut config.cluster;
+    cluster.node_id = args.node_id.unwrap_or(cluster.node_id);
+    if let Some(id) = &args.cluster_id {
+        cluster.id = id.clone();
+    }
+    if let Some(listen) = &args.cluster_listen {
+        cluster.listen = listen.clone();
+    }
+    if !args.peers.is_empty() {
+        cluster.peers = args.peers.join(",");
+    }
+    let server = &mut config.server;
     server.shards = args.shards.unwrap_or(server.shards);
     server.groups = args.groups.unwrap_or(server.groups);
     server.in_memory |= args.in_memory;

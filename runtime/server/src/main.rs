@@ -1,6 +1,7 @@
 //! `weir`: command line, configuration, wiring and shutdown. No logic: what the server does is in the crates below.
 //!
 //! - [`cli`], [`config`], [`address`], [`layers`]: what was asked for, from flags, environment and file.
+//! - [`cluster_config`], [`cluster`]: the node among others of a cluster.
 //! - [`config_command`]: the configuration, shown and checked.
 //! - [`cold_command`], [`backup_command`], [`ask`], [`admin_client`]: commands that ask a running node.
 //! - [`recover_command`], [`recover_error`]: a new node out of what is in a store. [`output`]: how commands print.
@@ -25,6 +26,8 @@ mod backup_command;
 mod builtins;
 mod check;
 mod cli;
+mod cluster;
+mod cluster_config;
 mod cold;
 mod cold_command;
 mod config;

@@ -14,7 +14,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use weir_cold::{ColdStats, StoreError};
 use weir_http::HttpStats;
-use weir_shard::{Limit, ShardConfig, ShardStats, Standing, Topology};
+use weir_shard::{Limit, Role, ShardConfig, ShardStats, Standing, Topology};
 use weir_storage::WalStats;
 use weir_types::{Distribution, Histogram, ShardId};
 
@@ -251,6 +251,16 @@ const SHARD_HISTOGRAMS: &[HistogramFamily<ShardStats>] = &[
     ),
 ];
 
+/// What this node is to each group.
+const ROLE_FAMILIES: &[Family<Role>] = &[
+    ("weir_group_leading", "1 where this node leads the group, and 0 elsewhere.", |role| {
+        f64::from(matches!(role, Role::Leading { .. }))
+    }),
+    ("weir_group_led", "1 where this node knows who leads the group, and 0 while it does not.", |role| {
+        f64::from(matches!(role, Role::Leading { .. } | Role::Following { leader: Some(_) }))
+    }),
+];
+
 const GROUP_FAMILIES: &[Family<Standing>] = &[
     ("weir_group_term", "The Raft term of the group. It grows with every election.", |g| g.term as f64),
     ("weir_group_last_index", "Index of the last entry in the group's log.", |g| g.last_index as f64),
@@ -434,6 +444,11 @@ impl Collector for Snapshot {
         for (name, help, value_of) in WAL_FAMILIES {
             page.family(name, help, self.wals().map(|(labels, stats)| (labels, value_of(stats))))?;
         }
+        for (name, help, value_of) in ROLE_FAMILIES {
+            let roles = self.answered().flat_map(|(_, stats)| &stats.roles);
+            let samples = roles.map(|(group, role)| (vec![("group", group.0.to_string())], value_of(role)));
+            page.family(name, help, samples)?;
+        }
         for (name, help, value_of) in GROUP_FAMILIES {
             let groups = self.answered().flat_map(|(_, stats)| &stats.groups);
             let samples = groups.map(|(group, standing)| (vec![("group", group.0.to_string())], value_of(standing)));
@@ -583,6 +598,7 @@ mod tests {
             limits_met: Limit::ALL.map(|limit| if limit == Limit::Reads { 7 } else { 0 }),
             guest_busy: Duration::from_millis(250),
             wals: vec![wal(1), wal(2)],
+            roles: vec![(GroupId(0), Role::Leading { term: 3 })],
             groups: vec![(
                 GroupId(0),
                 Standing { term: 3, last_index: 9, applied_index: 7, snapshot_index: 5, snapshot_bytes: 100 },

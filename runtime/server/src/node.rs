@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! <data_dir>/lock        held with flock for the life of the process
-//! <data_dir>/node.toml   format, node id, number of groups, identity of each WAL, checksum
+//! <data_dir>/node.toml   format, node id, number of groups, identity of each WAL, the cluster and its nodes, checksum
 //! <data_dir>/wal-<k>/    one folder per WAL, see weir-storage
 //! <data_dir>/modules/    what was uploaded and its machine code, see weir-wasm
 //! <data_dir>/cold/       chunks of the cold tier, where it is a folder, see weir-cold
 //! <data_dir>/cold.url    where the cold tier is, once it is this node's
+//! <data_dir>/peers       the disks of the cluster's other nodes, as they were met first
 //! <data_dir>/restore     where the node is being restored from, until it is whole
 //! ```
 //!
@@ -15,15 +16,21 @@
 //! as it was written. The folder of modules comes to be when it is missed. The path is resolved
 //! once; everything below works on the open directory.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use cap_std::fs::{Dir, DirBuilder, DirBuilderExt as _, File, OpenOptions};
 use serde::{Deserialize, Serialize};
+use weir_cluster::{DiskId, NodeId};
 use weir_storage::{RealDisk, Wal, WalError};
 
 /// Version of the data directory's layout, and of everything that no format of its own below it guards.
 const FORMAT: u32 = 2;
+
+/// Groups of a new cluster.
+const CLUSTER_GROUPS: u16 = 3;
 
 pub(crate) const LOCK_FILE: &str = "lock";
 const NODE_FILE: &str = "node.toml";
@@ -31,6 +38,7 @@ const MODULES_FOLDER: &str = "modules";
 const COLD_FOLDER: &str = "cold";
 const COLD_URL_FILE: &str = "cold.url";
 const RESTORE_FILE: &str = "restore";
+const PEERS_FILE: &str = "peers";
 
 /// Why the data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +93,20 @@ pub(crate) enum NodeError {
         /// What is missing.
         reason: String,
     },
+    /// It is part of another cluster than is asked for, or of none.
+    #[error(
+        "the data directory {} belongs to {formed}, and cannot be used as {asked}: start it as what it is, or another with a \
+         new directory",
+        path.display()
+    )]
+    ClusterDiffers {
+        /// The directory.
+        path: PathBuf,
+        /// What it was formed as.
+        formed: String,
+        /// What was asked for.
+        asked: String,
+    },
     /// Another number of groups is asked for than the node was formed with.
     #[error(
         "the node in {} was formed with {formed} groups and cannot have {asked}: their number is final, \
@@ -101,6 +123,9 @@ pub(crate) enum NodeError {
     },
 }
 
+/// The other nodes of a cluster that were met, and the disk of each.
+pub(crate) type Peers = BTreeMap<NodeId, DiskId>;
+
 /// What is fixed when a node is formed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Node {
@@ -110,18 +135,56 @@ pub(crate) struct Node {
     pub(crate) groups: u16,
     /// The identity of each of its WALs, drawn at random.
     pub(crate) wal_ids: Vec<u64>,
+    /// The cluster that it is one of several nodes of.
+    pub(crate) cluster: Option<Membership>,
+}
+
+/// A cluster as it was when it was formed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Membership {
+    /// What it is called.
+    pub(crate) id: String,
+    /// The numbers of its nodes, this one's too.
+    pub(crate) founders: BTreeSet<u64>,
+}
+
+impl fmt::Display for Membership {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let founders: Vec<String> = self.founders.iter().map(u64::to_string).collect();
+        write!(f, "cluster {:?} of nodes {}", self.id, founders.join(", "))
+    }
 }
 
 impl Node {
-    /// A new node with these many shards; `groups` 0 means one per WAL. `random` draws its identities.
-    pub(crate) fn new(random: impl Fn() -> u64, shards: u16, groups: u16) -> Node {
+    /// A new node with these many shards; `groups` 0 means one per WAL, or three in a cluster. `random` draws its identities; the
+    /// number of a node of a cluster is given.
+    pub(crate) fn new(
+        random: impl Fn() -> u64,
+        shards: u16,
+        groups: u16,
+        cluster: Option<(NodeId, Membership)>,
+    ) -> Node {
         assert!(shards > 0, "a node has a shard");
         // One WAL per shard that there is now; it stays when the number of shards changes.
         let wals = shards;
+        let (id, cluster) = match cluster {
+            Some((id, membership)) => (id.get(), Some(membership)),
+            None => (random() | 1, None),
+        };
+        let groups_default = if cluster.is_some() { CLUSTER_GROUPS } else { wals };
         Node {
-            id: random() | 1,
-            groups: if groups == 0 { wals } else { groups },
+            id,
+            cluster,
+            groups: if groups == 0 { groups_default } else { groups },
             wal_ids: (0..wals).map(|_| random()).collect(),
+        }
+    }
+
+    /// What it is to others.
+    fn standing(&self) -> String {
+        match &self.cluster {
+            None => "a node that is alone".to_string(),
+            Some(cluster) => format!("node {} in {cluster}", self.id),
         }
     }
 
@@ -138,6 +201,8 @@ impl Node {
             node_id: hex(self.id),
             groups: self.groups,
             wal_ids: self.wal_ids.iter().copied().map(hex).collect(),
+            cluster: self.cluster.as_ref().map(|cluster| cluster.id.clone()),
+            founders: self.cluster.as_ref().map(|cluster| cluster.founders.iter().copied().collect()),
             checksum: None,
         };
         let text = toml::to_string(&file).expect("plain values can be written as TOML");
@@ -155,6 +220,11 @@ struct NodeFile {
     node_id: String,
     groups: u16,
     wal_ids: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster: Option<String>,
+    /// The cluster's nodes when it was formed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    founders: Option<Vec<u64>>,
     /// CRC-32C of the bytes before this line.
     #[serde(skip_serializing_if = "Option::is_none")]
     checksum: Option<String>,
@@ -207,10 +277,15 @@ impl DataDir {
             Ok(text) => self.parse(&text)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.form(&fresh)?;
-                fresh
+                fresh.clone()
             }
             Err(error) => return Err(self.failed(NODE_FILE, error)),
         };
+        let is_same = fresh.cluster.is_none() || fresh.id == node.id;
+        if node.cluster != fresh.cluster || !is_same {
+            let (formed, asked) = (node.standing(), fresh.standing());
+            return Err(NodeError::ClusterDiffers { path: self.path.clone(), formed, asked });
+        }
         if groups != 0 && groups != node.groups {
             return Err(NodeError::GroupsDiffer { path: self.path.clone(), formed: node.groups, asked: groups });
         }
@@ -261,6 +336,35 @@ impl DataDir {
     /// [`NodeError::Io`].
     pub(crate) fn cold_url(&self) -> Result<Option<String>, NodeError> {
         self.line_of(COLD_URL_FILE)
+    }
+
+    /// The disks of the cluster's other nodes, as far as they were met.
+    ///
+    /// # Errors
+    /// [`NodeError::Io`], or [`NodeError::Invalid`] for a file that this program did not write.
+    pub(crate) fn peers(&self) -> Result<Peers, NodeError> {
+        let text = match self.dir.read_to_string(PEERS_FILE) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Peers::new()),
+            Err(error) => return Err(self.failed(PEERS_FILE, error)),
+        };
+        let peer = |line: &str| {
+            let (node, disk) = line.split_once(' ')?;
+            Some((NodeId::new(node.parse().ok()?)?, DiskId(u128::from_str_radix(disk, 16).ok()?)))
+        };
+        text.lines().map(peer).collect::<Option<_>>().ok_or_else(|| {
+            let reason = format!("{PEERS_FILE} is not a list of nodes and their disks");
+            NodeError::Invalid { path: self.path.clone(), reason }
+        })
+    }
+
+    /// Notes them.
+    ///
+    /// # Errors
+    /// [`NodeError::Io`].
+    pub(crate) fn set_peers(&self, peers: &Peers) -> Result<(), NodeError> {
+        let lines: String = peers.iter().map(|(node, disk)| format!("{node} {disk}\n")).collect();
+        self.replace(PEERS_FILE, &lines).map_err(|error| self.failed(PEERS_FILE, error))
     }
 
     /// What a file of one line says, if it is there.
@@ -349,7 +453,11 @@ impl DataDir {
             u64::from_str_radix(id, 16).map_err(|_| invalid(format!("{what} {id:?} is not hexadecimal")))
         };
         let wal_ids = file.wal_ids.iter().map(|id| hex("the identity", id)).collect::<Result<_, _>>()?;
-        let node = Node { id: hex("node_id", &file.node_id)?, groups: file.groups, wal_ids };
+        let cluster = match (file.cluster, file.founders) {
+            (Some(id), Some(founders)) => Some(Membership { id, founders: founders.into_iter().collect() }),
+            _ => None,
+        };
+        let node = Node { id: hex("node_id", &file.node_id)?, groups: file.groups, wal_ids, cluster };
         if node.to_toml() != text {
             return Err(invalid("it was changed after the server wrote it: its checksum does not fit".to_string()));
         }
@@ -444,11 +552,11 @@ mod tests {
     use super::*;
 
     fn fresh() -> Node {
-        Node { id: 0xfeed, groups: 3, wal_ids: vec![0xa0, 0xa1] }
+        Node { id: 0xfeed, groups: 3, wal_ids: vec![0xa0, 0xa1], cluster: None }
     }
 
     fn other(groups: u16) -> Node {
-        Node::new(|| 7, 8, groups)
+        Node::new(|| 7, 8, groups, None)
     }
 
     fn temporary() -> (tempfile::TempDir, PathBuf) {
@@ -475,8 +583,44 @@ mod tests {
     fn a_new_node_has_a_wal_per_shard_and_a_group_per_wal() {
         let ids = std::cell::Cell::new(0);
         let random = || ids.replace(ids.get() + 1);
-        assert_eq!(Node::new(random, 3, 0), Node { id: 1, groups: 3, wal_ids: vec![1, 2, 3] });
-        assert_eq!(Node::new(random, 1, 9), Node { id: 5, groups: 9, wal_ids: vec![5] });
+        let node = |id, groups, wal_ids| Node { id, groups, wal_ids, cluster: None };
+        assert_eq!(Node::new(random, 3, 0, None), node(1, 3, vec![1, 2, 3]));
+        assert_eq!(Node::new(random, 1, 9, None), node(5, 9, vec![5]));
+    }
+
+    #[test]
+    fn a_node_of_a_cluster_stays_one_and_the_same() {
+        let (_root, path) = temporary();
+        let dir = DataDir::open(&path).expect("a new directory");
+        let member = |number, id: &str, founders: &[u64]| {
+            let membership = Membership { id: id.to_string(), founders: founders.iter().copied().collect() };
+            Node::new(|| 7, 2, 0, Some((NodeId::new(number).expect("not 0"), membership)))
+        };
+        let node = dir.node(member(1, "c1", &[1, 2, 3]), 0).expect("formed");
+        assert_eq!((node.id, node.groups), (1, CLUSTER_GROUPS));
+        assert_eq!(dir.node(member(1, "c1", &[3, 2, 1]), 0).expect("read"), node);
+        for asked in [member(2, "c1", &[1, 2, 3]), member(1, "c2", &[1, 2, 3]), member(1, "c1", &[1, 2]), other(0)] {
+            let refused = dir.node(asked, 0).expect_err("another").to_string();
+            assert!(refused.contains("belongs to node 1 in cluster \"c1\" of nodes 1, 2, 3, and cannot"), "{refused}");
+        }
+        let (_root, path) = temporary();
+        let dir = DataDir::open(&path).expect("a new directory");
+        dir.node(fresh(), 0).expect("formed");
+        let refused = dir.node(member(1, "c1", &[1, 2, 3]), 0).expect_err("it is alone").to_string();
+        assert!(refused.contains("belongs to a node that is alone"), "{refused}");
+    }
+
+    #[test]
+    fn the_disks_of_others_are_noted() {
+        let (_root, path) = temporary();
+        let dir = DataDir::open(&path).expect("a new directory");
+        assert!(dir.peers().expect("none yet").is_empty());
+        let peers: Peers =
+            [(NodeId::new(2).expect("not 0"), DiskId(u128::MAX)), (NodeId::new(3).expect("not 0"), DiskId(0))].into();
+        dir.set_peers(&peers).expect("they are written");
+        assert_eq!(dir.peers().expect("read"), peers);
+        std::fs::write(path.join(PEERS_FILE), "2 x\n").expect("the file is written");
+        assert!(dir.peers().expect_err("no disk").to_string().contains("peers is not a list"));
     }
 
     #[test]

@@ -107,7 +107,7 @@ async fn recover(config: &Config, order: &Order) -> Result<(), Exit> {
     forget_logs(&mut groups, order.output, &mut summary)?;
     join_buckets(&mut groups, count);
 
-    let fresh = Node::new(|| SystemEntropy.u64(), config.shards(), count);
+    let fresh = Node::new(|| SystemEntropy.u64(), config.shards(), count, None);
     let data_dir = DataDir::open(&order.data_dir)?;
     let lasts: BTreeMap<GroupId, EntryId> = chosen
         .iter()

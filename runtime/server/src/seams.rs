@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use weir_cold::Cold;
-use weir_shard::{Clock, Entropy, Seams};
+use weir_shard::{Clock, Entropy, Nodes, Seams};
 use weir_storage::{Disk, MARK_BYTES, MemoryDisk, Wal};
 use weir_wasm::{ChildProcess, FileStore, Host, HostConfig, HostError, MemoryStore, ModuleStore};
 
@@ -55,6 +55,7 @@ pub(crate) fn seams(
     cold: Option<Cold>,
     modules: &ModulesConfig,
     shards: u16,
+    nodes: Option<Nodes>,
 ) -> Result<Seams, Exit> {
     let disks: Vec<Arc<dyn Disk>> = match data_dir {
         Some(data_dir) => {
@@ -70,6 +71,7 @@ pub(crate) fn seams(
         cold,
         modules: host(data_dir, modules, shards.into())?,
         builtins: Arc::new(BUILTINS),
+        nodes,
         turn: turns::begin,
     })
 }

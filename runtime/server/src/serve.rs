@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use weir_cluster::NodeId;
 use weir_http::{CachePolicy, Hosts, Origins, Proxies};
 use weir_shard::{Address, Entropy as _, PageBudget, Seams, ShardConfig, Topology, mesh};
 use weir_storage::WriteMode;
@@ -24,12 +25,14 @@ use weir_types::{GroupId, ShardId};
 use crate::accept;
 use crate::address::ListenAddress;
 use crate::admin::{self, Admin, Phase};
+use crate::cluster::{self, ClusterError};
+use crate::cluster_config::ClusterConfig;
 use crate::cold::{self, ColdRuntime};
 use crate::config::{CacheConfig, Config, Sizes, size};
 use crate::connections::Connections;
 use crate::demo;
 use crate::exit::Exit;
-use crate::node::{DataDir, Node};
+use crate::node::{DataDir, Membership, Node, Peers};
 use crate::seams::{SystemEntropy, seams};
 use crate::shard_thread::{Opened, Request, ShardParts, ShardThread};
 use crate::signals::Signals;
@@ -63,7 +66,10 @@ async fn run(config: &Config, demo: bool) -> Result<(), Exit> {
     let data_dir = if server.in_memory { None } else { Some(Arc::new(DataDir::open(&server.data_dir)?)) };
     let listener = listen("public", &server.listen)?;
     let admin_listener = listen("admin", &server.admin_listen)?;
-    let fresh = Node::new(|| SystemEntropy.u64(), config.shards(), server.groups);
+    let number = config.cluster.node();
+    let cluster_listener = number.map(|_| listen("cluster", &config.cluster.listen)).transpose()?;
+    let cluster = number.map(|number| membership(&config.cluster, number)).transpose()?;
+    let fresh = Node::new(|| SystemEntropy.u64(), config.shards(), server.groups, cluster);
     let node = match &data_dir {
         Some(data_dir) => data_dir.node(fresh, server.groups)?,
         None => fresh,
@@ -77,10 +83,18 @@ async fn run(config: &Config, demo: bool) -> Result<(), Exit> {
     let cold_runtime =
         ColdRuntime::start().map_err(|source| Exit::System { doing: "start the cold tier's thread", source })?;
     let cold = tokio::select! {
-        opened = cold::open(data_dir.as_deref(), node.id, &config.cold, cold_runtime.handle()) => opened?,
+        opened = cold::open(data_dir.as_deref().filter(|_| number.is_none()), node.id, &config.cold, cold_runtime.handle()) => opened?,
         () = signals.asked() => return Ok(()),
     };
-    let seams = seams(data_dir.as_deref(), &node, sizes, cold.clone(), &config.modules, topology.shards)?;
+    let nodes = match (number, &data_dir) {
+        (Some(number), Some(data_dir)) => {
+            let (met, noted) = (data_dir.peers()?, note_peers(data_dir.clone()));
+            Some(cluster::nodes(&config.cluster, number, &node, SystemEntropy, met, noted)?)
+        }
+        _ => None,
+    };
+    let endpoint = nodes.as_ref().map(|nodes| nodes.endpoint.clone());
+    let seams = seams(data_dir.as_deref(), &node, sizes, cold.clone(), &config.modules, topology.shards, nodes)?;
     let modules = seams.modules.clone();
     let parts = shard_parts(config, node.id, topology, sizes, seams, &shutdown);
     let admin = Admin {
@@ -107,8 +121,17 @@ async fn run(config: &Config, demo: bool) -> Result<(), Exit> {
         let shard = ShardThread::start(parts, opened.clone());
         shards.push(shard.map_err(|source| Exit::System { doing: "start a shard's thread", source })?);
     }
+    let requests: Vec<_> = shards.iter().map(|shard| shard.requests.clone()).collect();
+    if let (Some(listener), Some(endpoint)) = (cluster_listener, endpoint) {
+        // Its connections wait for the shards that they are for.
+        tokio::spawn(cluster::accept(endpoint, listener, topology, requests.clone()));
+        if config.cold.is_on() {
+            tracing::info!("a cluster of several nodes has no cold tier yet: all bytes stay in the logs");
+        }
+    }
+    let is_alone = number.is_none();
     tokio::select! {
-        ready = ready(&mut openings, &shards, topology.owner_of(GroupId::META), &phase, demo) => ready?,
+        ready = ready(&mut openings, &shards, is_alone.then(|| topology.owner_of(GroupId::META)), &phase, demo) => ready?,
         // Nothing is acknowledged to anyone before that, so there is nothing to flush.
         () = signals.asked() => return Ok(()),
     }
@@ -116,7 +139,6 @@ async fn run(config: &Config, demo: bool) -> Result<(), Exit> {
     announce(&listener, demo);
     tell_manager(NotifyState::Ready);
 
-    let requests: Vec<_> = shards.iter().map(|shard| shard.requests.clone()).collect();
     let connections_max = size(config.http.connections_max);
     let accepting = accept::accept(listener, connections_max, Arc::clone(&connections), requests.clone(), shutdown);
     let accepting = tokio::spawn(accepting);
@@ -127,6 +149,12 @@ async fn run(config: &Config, demo: bool) -> Result<(), Exit> {
     tokio::select! {
         () = tokio::time::sleep(Duration::from_millis(server.drain_delay_ms)) => {}
         () = signals.asked_again() => return Err(Exit::SecondSignal),
+    }
+    if !is_alone {
+        tokio::select! {
+            () = hand_over(&requests) => {}
+            () = signals.asked_again() => return Err(Exit::SecondSignal),
+        }
     }
     stop.send_replace(true);
     // The listener is closed then. A panic there has ended the process.
@@ -227,21 +255,23 @@ fn http_config(config: &Config, sizes: Sizes) -> weir_http::HttpConfig {
     }
 }
 
-/// Waits until all shards are open, the node's tables are formed, and the demo is set up if there is to be one.
+/// Waits until all shards are open, the node's tables are formed (a cluster's are formed by whoever leads group 0), and the demo is set up if there is to be one.
 async fn ready(
     openings: &mut mpsc::UnboundedReceiver<Opened>,
     shards: &[ShardThread],
-    meta: ShardId,
+    meta: Option<ShardId>,
     phase: &watch::Sender<Phase>,
     demo: bool,
 ) -> Result<(), Exit> {
     all_opened(openings, phase).await?;
-    let (formed, forming) = oneshot::channel();
-    let failed = |source| Exit::ShardOpen { shard: meta.0, source };
-    // A shard that is gone has panicked, and that has ended the process.
-    let _ = shards[usize::from(meta.0)].requests.send(Request::Form(formed));
-    if let Ok(result) = forming.await {
-        result.map_err(failed)?;
+    if let Some(meta) = meta {
+        let (formed, forming) = oneshot::channel();
+        let failed = |source| Exit::ShardOpen { shard: meta.0, source };
+        // A shard that is gone has panicked, and that has ended the process.
+        let _ = shards[usize::from(meta.0)].requests.send(Request::Form(formed));
+        if let Ok(result) = forming.await {
+            result.map_err(failed)?;
+        }
     }
     if demo {
         let (ready, setting_up) = oneshot::channel();
@@ -251,6 +281,44 @@ async fn ready(
         }
     }
     Ok(())
+}
+
+/// The cluster that is configured, of which this node has the number.
+fn membership(config: &ClusterConfig, number: NodeId) -> Result<(NodeId, Membership), Exit> {
+    let peers = config.peers().map_err(ClusterError::from)?;
+    let founders = peers.keys().copied().chain([number]).map(NodeId::get).collect();
+    Ok((number, Membership { id: config.id.clone(), founders }))
+}
+
+/// Writes down whom this node has met, whenever it meets another one.
+fn note_peers(data_dir: Arc<DataDir>) -> impl Fn(&Peers) + Send + Sync + 'static {
+    let (sender, mut news) = mpsc::unbounded_channel::<Peers>();
+    tokio::spawn(async move {
+        while let Some(peers) = news.recv().await {
+            let data_dir = data_dir.clone();
+            // A panic there has ended the process.
+            let noted = tokio::task::spawn_blocking(move || data_dir.set_peers(&peers)).await;
+            if let Ok(Err(error)) = noted {
+                tracing::error!(%error, "another node's disk cannot be noted");
+            }
+        }
+    });
+    // Whoever ends has nothing to note any more.
+    move |peers: &Peers| drop(sender.send(peers.clone()))
+}
+
+/// Has the shards hand over what this node leads, so that nobody has to find out that it is gone.
+async fn hand_over(requests: &[mpsc::UnboundedSender<Request>]) {
+    let mut handing_over = Vec::new();
+    for request in requests {
+        let (done, handed_over) = oneshot::channel();
+        let _ = request.send(Request::HandOver(done));
+        handing_over.push(handed_over);
+    }
+    for handed_over in handing_over {
+        // A shard that is gone leads nothing.
+        let _ = handed_over.await;
+    }
 }
 
 /// Says where to come, and what to try there.

@@ -10,6 +10,7 @@ use std::thread::{self, JoinHandle};
 
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot, watch};
+use weir_cluster::Accepted;
 use weir_http::{HttpConfig, HttpStats, Service, serve_connection};
 use weir_shard::{Mailbox, Seams, Shard, ShardConfig, ShardError, ShardOpenError, Topology};
 use weir_types::ShardId;
@@ -34,6 +35,10 @@ pub(crate) enum Request {
     Form(oneshot::Sender<Result<(), ShardOpenError>>),
     /// Set up the demo, once the node's tables are formed. Any shard can.
     Demo(oneshot::Sender<Result<(), ShardError>>),
+    /// Take a connection of another node of the cluster.
+    Node(Box<Accepted>),
+    /// Hand over what it leads to other nodes, and say when that is done or was given up.
+    HandOver(oneshot::Sender<()>),
     /// Flush what is acknowledged and end. No request follows.
     Stop,
 }
@@ -123,6 +128,14 @@ async fn run(parts: ShardParts, opened: mpsc::UnboundedSender<Opened>) {
             Request::Demo(ready) => {
                 // As above.
                 let _ = ready.send(demo::set_up(&shard).await);
+            }
+            Request::Node(accepted) => shard.accept(*accepted),
+            Request::HandOver(done) => {
+                let shard = shard.clone();
+                tokio::task::spawn_local(async move {
+                    shard.hand_over().await;
+                    let _ = done.send(());
+                });
             }
             Request::Stop => break,
         }

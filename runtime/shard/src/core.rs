@@ -2,6 +2,7 @@
 //! dispatch by a function that [`crate::shard`] sets when the shard opens.
 
 use std::cell::{Cell, Ref, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,21 +10,25 @@ use std::time::Duration;
 use send_wrapper::SendWrapper;
 use tokio::sync::Mutex;
 use tokio::task::{AbortHandle, JoinHandle};
+use weir_cluster::NodeId;
 use weir_cold::Cold;
 use weir_storage::Wal;
 use weir_stream::Meta;
 use weir_types::{GroupId, ShardId, StreamKey};
 
 use crate::agenda::Agenda;
-use crate::calls::{Call, Calls};
+use crate::calls::{Asked, Call, Calls};
 use crate::config::{ShardConfig, Topology};
 use crate::in_flight::{InFlight, InFlightTotal};
 use crate::live::feeds::Feeds;
 use crate::mailbox::Post;
-use crate::message::{Body, CallId, Limit, Mail, Request, Response, ShardError, ShardStats};
+use crate::message::{Body, CallId, Lead, Limit, Mail, Peer, Request, Response, ShardError, ShardStats};
 use crate::meta::unsettled::Unsettled;
 use crate::modules::guests::Guests;
-use crate::seams::{Entropy, SteadyClock, in_turns};
+use crate::nodes::leaders::Leaders;
+use crate::nodes::losses::Losses;
+use crate::nodes::salute::Lane;
+use crate::seams::{Entropy, Nodes, SteadyClock, in_turns};
 use crate::stats::Counters;
 use crate::write::job::LocalGroup;
 
@@ -54,6 +59,14 @@ pub(crate) struct Core {
     pub(crate) in_flight: Rc<InFlightTotal>,
     pub(crate) stats: Rc<Counters>,
     pub(crate) post: Rc<Post>,
+    /// Where each group is led.
+    pub(crate) leaders: Leaders,
+    /// What was lost on the way to other nodes.
+    pub(crate) losses: Rc<Losses>,
+    /// The other nodes; none for a node that is alone.
+    pub(crate) nodes: Option<Nodes>,
+    /// What other nodes' shards have said to this one.
+    pub(crate) lanes: RefCell<HashMap<(NodeId, ShardId), Lane>>,
     /// None where everything stays in the log.
     pub(crate) cold: Option<Cold>,
     /// For who writes a group's state down or moves bytes in it from the log to a chunk: each makes the other's steps longer,
@@ -70,7 +83,7 @@ pub(crate) struct Core {
     /// See [`crate::Seams::turn`].
     pub(crate) turn: fn(),
     /// Carries out a request of this shard's own: the dispatch, which knows the verbs.
-    pub(crate) serve: fn(&Rc<Core>, ShardId, CallId, Request),
+    pub(crate) serve: fn(&Rc<Core>, Peer, CallId, Request),
 }
 
 impl Shard {
@@ -99,16 +112,9 @@ impl Shard {
         self.0.in_flight.share()
     }
 
-    /// Asks the shard that owns `request`'s stream or group, and waits for the answer.
-    ///
-    /// The call alone is kept while it waits: it may be, where what it asks may not leave this thread.
-    pub(crate) fn call(&self, owner: ShardId, request: Request) -> Call {
-        self.0.call(owner, request)
-    }
-
-    /// The shard that owns group 0.
-    pub(crate) fn meta_owner(&self) -> ShardId {
-        self.0.topology.owner_of(GroupId::META)
+    /// Whether this node leads the stream's group, as far as is known.
+    pub(crate) fn is_led_here(&self, key: &StreamKey) -> bool {
+        self.0.leaders.of(self.0.topology.group_of(key.slot())) == Lead::Here
     }
 
     /// Which shard this is.
@@ -123,6 +129,11 @@ impl Shard {
 }
 
 impl Core {
+    /// Whether the node is its whole cluster.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.nodes.is_none()
+    }
+
     /// Runs `task` until the shard shuts down.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         self.tasks.borrow_mut().push(tokio::task::spawn_local(in_turns(self.turn, task)));
@@ -134,7 +145,7 @@ impl Core {
     }
 
     /// Works for a call in a task of its own and answers with the result; the task ends with the call's client.
-    pub(crate) fn work(self: &Rc<Self>, origin: ShardId, call: CallId, work: impl Future<Output = Response> + 'static) {
+    pub(crate) fn work(self: &Rc<Self>, origin: Peer, call: CallId, work: impl Future<Output = Response> + 'static) {
         let core = self.clone();
         let task = self.spawn_request(async move {
             let response = work.await;
@@ -189,27 +200,27 @@ impl Core {
         streams + self.agenda.bytes() + self.wals.iter().map(Wal::index_bytes).sum::<usize>()
     }
 
-    /// As [`Shard::call`], for this shard's own tasks.
+    /// Asks a shard of this node.
     pub(crate) fn call(self: &Rc<Self>, owner: ShardId, request: Request) -> Call {
         assert!(owner.0 < self.topology.shards, "the owner is a shard of this node");
-        let call = self.calls.begin(request.ends_with_client().then_some(owner));
+        let call = self.calls.begin(request.ends_with_client().then_some(Asked::Here(owner)));
         if owner == self.id {
-            (self.serve)(self, self.id, call.id(), request);
+            (self.serve)(self, self.id.into(), call.id(), request);
         } else {
-            self.post.mail(owner, Mail::Request { origin: self.id, call: call.id(), request });
+            self.post.mail(owner, Mail::Request { origin: self.id.into(), call: call.id(), request });
         }
         call
     }
 
     /// Answers a call of this shard or of a peer.
-    pub(crate) fn respond(&self, origin: ShardId, call: CallId, response: Response) {
+    pub(crate) fn respond(&self, origin: Peer, call: CallId, response: Response) {
         if let Err(error) = &response {
             self.stats.limits_met.count_error(error);
         }
-        if origin == self.id {
+        if origin == Peer::Here(self.id) {
             self.calls.answer(call, response);
         } else {
-            self.post.mail(origin, Mail::Response { owner: self.id, call, response });
+            self.post.mail(origin, Mail::Response { owner: self.id.into(), call, response });
         }
     }
 
@@ -291,6 +302,7 @@ impl Core {
             guest_back_times: guests.back_times,
             groups_serving: (local - failed) as u16,
             groups_failed: failed as u16,
+            roles: self.groups.iter().flatten().map(|group| (group.id, group.role())).collect(),
             groups: self.groups.iter().flatten().map(|group| (group.id, group.replica.standing())).collect(),
             wals: self.wals.iter().map(Wal::stats).collect(),
         }

@@ -25,6 +25,7 @@ mod mailbox;
 mod message;
 mod meta;
 mod modules;
+mod nodes;
 mod read;
 mod seams;
 mod shard;
@@ -47,5 +48,5 @@ pub use message::{
     Page, Producer, ShardError, ShardStats, SummaryQuery, SummaryView, SummaryWait, TrimRequest,
 };
 pub use modules::summary::SummaryFollower;
-pub use seams::{Builtin, Clock, Entropy, Seams, in_turns};
-pub use weir_raft::Standing;
+pub use seams::{Builtin, Clock, Entropy, Nodes, Seams, in_turns};
+pub use weir_raft::{Role, Standing};

@@ -6,10 +6,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use weir_cluster::NodeId;
 use weir_cold::{ChunkName, Cold};
 use weir_types::{ShardId, Wakeup};
 
-use crate::message::{BackupNews, CheckNews, Mail, ShardStats};
+use crate::message::{BackupNews, CheckNews, Mail, Peer, ShardStats};
+use crate::nodes::outgoing::Outgoing;
 
 /// A shard's outgoing mail: what is put into it in one turn leaves together at the turn's end.
 pub(crate) struct Post {
@@ -17,13 +19,15 @@ pub(crate) struct Post {
     peers: Vec<Address>,
     outbox: Vec<RefCell<Vec<Mail>>>,
     filled: Wakeup,
+    /// Mail to other nodes.
+    nodes: BTreeMap<NodeId, Rc<Outgoing>>,
 }
 
 impl Post {
-    pub(crate) fn new(own: ShardId, peers: Vec<Address>) -> Post {
+    pub(crate) fn new(own: ShardId, peers: Vec<Address>, nodes: BTreeMap<NodeId, Rc<Outgoing>>) -> Post {
         assert!(usize::from(own.0) < peers.len(), "a shard is one of its peers");
         let outbox = peers.iter().map(|_| RefCell::default()).collect();
-        Post { own, peers, outbox, filled: Wakeup::default() }
+        Post { own, peers, outbox, filled: Wakeup::default(), nodes }
     }
 
     /// The shard that this is the post of.
@@ -31,11 +35,49 @@ impl Post {
         self.own
     }
 
+    /// Mail to another node; none where nobody knows it.
+    pub(crate) fn node(&self, node: NodeId) -> Option<&Rc<Outgoing>> {
+        self.nodes.get(&node)
+    }
+
+    /// Mail to all other nodes.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &Rc<Outgoing>> {
+        self.nodes.values()
+    }
+
+    /// Whether nothing large should be added to what waits for a peer.
+    pub(crate) fn is_full(&self, peer: Peer) -> bool {
+        peer.node().and_then(|node| self.node(node)).is_some_and(|node| node.is_full())
+    }
+
     /// Puts mail for a peer into this turn's message.
-    pub(crate) fn mail(&self, peer: ShardId, mail: Mail) {
-        assert!(peer != self.own, "a shard does not write to itself");
-        self.outbox[usize::from(peer.0)].borrow_mut().push(mail);
+    pub(crate) fn mail(&self, peer: impl Into<Peer>, mail: Mail) {
+        match peer.into() {
+            Peer::Here(peer) => {
+                assert!(peer != self.own, "a shard does not write to itself");
+                self.outbox[usize::from(peer.0)].borrow_mut().push(mail);
+                self.filled.ring();
+            }
+            Peer::Away(node, to) => {
+                if let Some(outgoing) = self.node(node) {
+                    outgoing.mail(to, mail);
+                }
+            }
+        }
+    }
+
+    /// Puts mail that has come from another node into this turn's message to the shard of this node that it is for, which may be this
+    /// one: all of it comes in the same way.
+    pub(crate) fn pass_on(&self, to: ShardId, mail: Mail) {
+        self.outbox[usize::from(to.0)].borrow_mut().push(mail);
         self.filled.ring();
+    }
+
+    /// Puts mail for all other shards of this node into this turn's messages.
+    pub(crate) fn mail_all(&self, mail: impl Fn() -> Mail) {
+        for peer in (0..self.peers.len()).map(|peer| ShardId(peer as u16)).filter(|peer| *peer != self.own) {
+            self.mail(peer, mail());
+        }
     }
 
     /// Takes what would be sent to a peer at the turn's end.

@@ -5,7 +5,9 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use weir_cluster::Endpoint;
 use weir_cold::Cold;
+use weir_raft::Addresses;
 use weir_storage::Disk;
 use weir_types::Role;
 use weir_wasm::Host;
@@ -36,6 +38,17 @@ pub struct Builtin {
     pub roles: &'static [Role],
 }
 
+/// The other nodes of a cluster, as this one knows them.
+#[derive(Clone)]
+pub struct Nodes {
+    /// This node, as it meets others.
+    pub endpoint: Endpoint,
+    /// Where they are.
+    pub addresses: Addresses,
+    /// Drawn anew whenever the process begins.
+    pub life: u64,
+}
+
 /// The seams of one node.
 #[derive(Clone)]
 pub struct Seams {
@@ -51,6 +64,8 @@ pub struct Seams {
     pub modules: Host,
     /// The modules that need no upload.
     pub builtins: Arc<[Builtin]>,
+    /// The other nodes of the cluster; none for a node that is alone.
+    pub nodes: Option<Nodes>,
     /// Called whenever a task of the shard is polled, on the shard's thread: whoever measures how long it is held begins
     /// anew.
     pub turn: fn(),

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use send_wrapper::SendWrapper;
 use tokio::sync::{Mutex, mpsc};
+use weir_cluster::{Accepted, Lane, NodeId};
+use weir_raft::{Links, ReplicaOptions, answer_peer};
 use weir_storage::Wal;
-use weir_types::ShardId;
+use weir_types::{GroupId, ShardId};
 
 use crate::agenda::Agenda;
 use crate::calls::Calls;
@@ -17,10 +19,14 @@ use crate::group::{self, ShardOpenError};
 use crate::in_flight::InFlightTotal;
 use crate::live::feeds::Feeds;
 use crate::mailbox::{Mailbox, Post};
-use crate::message::{Answer, CallId, Mail, Request};
+use crate::message::{Addressee, Answer, CallId, Lead, Mail, Peer, Request};
 use crate::meta::unsettled::Unsettled;
 use crate::modules::guests::Guests;
-use crate::seams::{Seams, SteadyClock};
+use crate::nodes::ask;
+use crate::nodes::leaders::Leaders;
+use crate::nodes::losses::Losses;
+use crate::nodes::outgoing::Outgoing;
+use crate::seams::{Nodes, Seams, SteadyClock, in_turns};
 use crate::stats::Counters;
 use crate::upkeep;
 use crate::write::{expiry, role, rounds};
@@ -46,20 +52,28 @@ impl Shard {
         config.assert_sound();
         let wals = group::open_wals(id, topology, &seams, &config)?;
         let lane = format!("guests-{id}");
-        let guests = Guests::start(seams.modules, seams.builtins, &lane, config.folds_max);
+        let guests = Guests::start(seams.modules.clone(), seams.builtins.clone(), &lane, config.folds_max);
         let guests = guests.map_err(ShardOpenError::Lane)?;
-        let clock = SteadyClock::new(seams.clock);
-        let post = Rc::new(Post::new(id, mailbox.peers));
+        let clock = SteadyClock::new(seams.clock.clone());
+        let losses = Rc::new(Losses::default());
+        let outgoing = seams.nodes.iter().flat_map(|nodes| outgoing(id, topology, nodes, &losses)).collect();
+        let post = Rc::new(Post::new(id, mailbox.peers, outgoing));
         let agenda = Agenda::default();
         let left = {
             let (agenda, clock) = (agenda.clone(), clock.clone());
             move |incarnation| agenda.touch(incarnation, clock.now_ms())
         };
         let feeds = Feeds::new(post.clone(), config.live_bytes_max, config.live_bytes_per_stream_max, left);
+        let peers =
+            seams.nodes.as_ref().map(|nodes| Rc::new(Links::new(nodes.endpoint.clone(), nodes.addresses.clone())));
+        let lead = if seams.nodes.is_none() { Lead::Here } else { Lead::Nowhere };
         let mut groups = Vec::new();
         for group in topology.groups() {
             groups.push(match wals.iter().find(|(wal, _)| *wal == topology.wal_of(group)) {
-                Some((_, wal)) => Some(Rc::new(group::start(group, wal, &config, &clock, &feeds, &agenda).await?)),
+                Some((_, wal)) => {
+                    let options = replica_options(group, &config, &seams, peers.as_ref());
+                    Some(Rc::new(group::start(options, wal, &config, &clock, &feeds, &agenda).await?))
+                }
                 None => None,
             });
         }
@@ -84,6 +98,10 @@ impl Shard {
             stats,
             guests: Rc::new(guests),
             post,
+            leaders: Leaders::new(topology.groups, lead),
+            losses,
+            nodes: seams.nodes,
+            lanes: RefCell::default(),
             cold: seams.cold,
             upkeep: Mutex::default(),
             copying: Mutex::default(),
@@ -102,9 +120,36 @@ impl Shard {
         }
         core.spawn(read_mail(core.clone(), mailbox.receiver));
         core.spawn(core.post.clone().run());
+        for outgoing in core.post.nodes() {
+            core.spawn(outgoing.clone().run());
+        }
+        core.spawn(ask::end_lost(core.clone()));
         core.spawn(expiry::sweep(core.clone()));
         core.spawn(core.guests.clone().send());
         Ok(Shard(SendWrapper::new(core)))
+    }
+
+    /// Takes a connection of another node, which is for one of this shard's groups, or mail.
+    pub fn accept(&self, accepted: Accepted) {
+        let Some(nodes) = &self.0.nodes else { return };
+        let group = match accepted.hello.lane {
+            Lane::Mail(_) => return self.take_mail(accepted),
+            Lane::Control(group) | Lane::Data(group) => group,
+        };
+        let Some(Some(group)) = self.0.groups.get(usize::from(group.0)) else {
+            let (node, lane) = (accepted.hello.identity.node.get(), accepted.hello.lane);
+            return tracing::warn!(node, %lane, "another node has groups that this one has not");
+        };
+        let answering = answer_peer(accepted, group.replica.clone(), nodes.endpoint.config);
+        tokio::task::spawn_local(in_turns(self.0.turn, answering));
+    }
+
+    /// The shard of this node that takes a connection on a lane of another node.
+    pub fn taker_of(topology: Topology, lane: Lane) -> Option<ShardId> {
+        match lane {
+            Lane::Control(group) | Lane::Data(group) => (group.0 < topology.groups).then(|| topology.owner_of(group)),
+            Lane::Mail(shard) => Some(ShardId(shard.0 % topology.shards)),
+        }
     }
 
     /// Stops the shard's groups and WALs. What was acknowledged is durable already.
@@ -128,7 +173,13 @@ impl Shard {
 impl Core {
     /// Carries out a request. If its stream's time is over, the stream is ended first: an answer that says so must hold
     /// after a crash too.
-    fn serve(self: &Rc<Self>, origin: ShardId, call: CallId, request: Request) {
+    fn serve(self: &Rc<Self>, origin: Peer, call: CallId, request: Request) {
+        // What is said of them must be what was decided last.
+        if request.is_of_meta()
+            && let Err(error) = self.group(GroupId::META).leading()
+        {
+            return self.respond(origin, call, Err(error));
+        }
         let expired = match &request {
             // An append looks for itself, whenever it is admitted.
             Request::Append(..) => None,
@@ -153,7 +204,7 @@ impl Core {
     }
 
     /// Carries out a request: at once where nothing has to be waited for, in a task of its own otherwise.
-    fn carry_out(self: &Rc<Self>, origin: ShardId, call: CallId, request: Request) {
+    fn carry_out(self: &Rc<Self>, origin: Peer, call: CallId, request: Request) {
         match request {
             Request::Append(key, request) => return self.begin_append(origin, call, key, request),
             Request::Read { key, from, bytes_max, is_live } => {
@@ -223,17 +274,47 @@ impl Core {
     }
 }
 
+/// Mail of a shard to each of the other nodes.
+fn outgoing(shard: ShardId, topology: Topology, nodes: &Nodes, losses: &Rc<Losses>) -> Vec<(NodeId, Rc<Outgoing>)> {
+    let own = Addressee { shard, life: nodes.life };
+    let to = |(node, address): (&NodeId, &String)| {
+        let endpoint = nodes.endpoint.clone();
+        (*node, Outgoing::new(endpoint, (*node, address.clone()), own, topology.groups, losses.clone()))
+    };
+    nodes.addresses.iter().map(to).collect()
+}
+
+/// What the replica of a group is started with.
+fn replica_options(group: GroupId, config: &ShardConfig, seams: &Seams, peers: Option<&Rc<Links>>) -> ReplicaOptions {
+    let (Some(peers), Some(nodes)) = (peers, &seams.nodes) else { return ReplicaOptions::alone(config.node_id, group) };
+    let others = nodes.addresses.keys().map(|node| node.get());
+    ReplicaOptions {
+        node_id: config.node_id,
+        group,
+        founders: others.chain([config.node_id]).collect(),
+        peers: Some(peers.clone()),
+        seed: seams.entropy.u64(),
+    }
+}
+
 async fn read_mail(shard: Rc<Core>, mut receiver: mpsc::UnboundedReceiver<Vec<Mail>>) {
     let mut messages = Vec::new();
     while receiver.recv_many(&mut messages, 64).await > 0 {
         for mail in messages.drain(..).flatten() {
             match mail {
-                Mail::Request { origin, call, request } => shard.serve(origin, call, request),
+                Mail::Request { origin: origin @ Peer::Here(_), call, request } => shard.serve(origin, call, request),
+                Mail::Request { origin, call, request } => shard.serve_away(origin, call, request),
                 Mail::Response { owner, call, response } => {
                     shard.join_mirror(owner, &response);
-                    shard.calls.answer(call, response);
+                    match owner.node() {
+                        None => shard.calls.answer(call, response),
+                        Some(node) => shard.calls.answer_from(node, call, response),
+                    }
                 }
-                Mail::Advanced(advance) => shard.feeds.mirror_advanced(&advance),
+                Mail::Advanced { owner, advance } => shard.feeds.mirror_advanced(owner, &advance),
+                Mail::Ended { owner, incarnation } => shard.feeds.mirror_ended(owner, incarnation),
+                Mail::Lost(node, peer) => shard.lose_peer(node, peer),
+                Mail::Led { group, lead } => shard.leaders.set(group, lead),
                 Mail::Unwatch { origin, incarnation, answered } => {
                     shard.feeds.forget_peer(incarnation, origin, answered);
                 }

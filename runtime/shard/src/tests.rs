@@ -2,6 +2,7 @@
 
 mod anchors;
 mod checks;
+mod cluster;
 mod cuts;
 mod forks;
 mod trims;
@@ -96,8 +97,16 @@ impl Node {
         let modules = Host::new(Arc::new(MemoryStore::default()), Arc::new(InProcess), HostConfig::default());
         let modules = modules.expect("the engine runs");
         let (builtins, turn) = (Arc::new([]), (|| {}) as fn());
-        let seams =
-            Seams { clock: clock.clone(), entropy, disks: disks.clone(), cold: cold.clone(), modules, builtins, turn };
+        let seams = Seams {
+            clock: clock.clone(),
+            entropy,
+            disks: disks.clone(),
+            cold: cold.clone(),
+            modules,
+            builtins,
+            nodes: None,
+            turn,
+        };
         let mut shards = Vec::new();
         for (id, mailbox) in mesh(TOPOLOGY.shards).0.into_iter().enumerate() {
             let id = ShardId(id as u16);
@@ -924,7 +933,7 @@ fn appends_leave_their_validators_in_the_order_in_which_they_came() {
             let job = AppendJob {
                 key: key.clone(),
                 request: append(body),
-                origin: core.id,
+                origin: core.id.into(),
                 call: core.calls.begin(None).id(),
                 arrival: place + arrival,
                 deadline,

@@ -10,6 +10,7 @@
 use std::sync::Arc;
 
 use bytes::BufMut;
+use serde::{Deserialize, Serialize};
 use weir_types::{Digest, Role};
 
 use crate::codec::{CodecError, Reader};
@@ -23,7 +24,7 @@ pub const EPOCH_UNJUDGED: u64 = u64::MAX;
 pub const BUILTIN_PREFIX: &str = "builtin:";
 
 /// A module attached to streams.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Binding {
     /// Its name within the bucket.
     pub name: Box<str>,
@@ -36,6 +37,7 @@ pub struct Binding {
     /// As what the module is used.
     pub role: Role,
     /// The module's configuration as JSON text; `null` for none.
+    #[serde(with = "weir_types::shared")]
     pub config: Arc<str>,
     /// The change of the node's buckets that made it what it is; assigned by group 0.
     pub epoch: u64,
@@ -103,6 +105,11 @@ impl<'a> EncodedBindings<'a> {
     /// What [`Binding::encode`] has written.
     pub fn of(encoded: &'a [u8]) -> EncodedBindings<'a> {
         EncodedBindings(encoded)
+    }
+
+    /// Whether these bytes are what [`Binding::encode`] writes: asked of what other nodes send.
+    pub fn is_sound(encoded: &[u8]) -> bool {
+        EncodedBindings(encoded).try_decode().is_ok()
     }
 
     pub(crate) fn bytes(self) -> &'a [u8] {

@@ -13,12 +13,14 @@ mod told;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::binding::{Binding, EncodedBindings};
 use crate::codec::{CodecError, Reader};
 use crate::sink::Sink;
 
 /// How much of its streams a bucket keeps: what is beyond one of the limits is trimmed some time later.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retention {
     /// Records that are older than so many seconds go.
     pub age_s: Option<NonZeroU64>,
@@ -76,7 +78,7 @@ pub enum BucketTold<'a> {
 }
 
 /// A bucket as one group sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BucketView {
     /// The last change of the bucket that this group has heard of.
     pub epoch: u64,

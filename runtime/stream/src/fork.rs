@@ -17,6 +17,7 @@ mod release;
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use weir_types::{Incarnation, Lineage, ReadFrom, StreamKey};
 
 pub use pins::Unsettled;
@@ -48,7 +49,7 @@ pub enum ForkPoint {
 }
 
 /// A stream that holds bytes of a fork: those up to `upto`, from where the ancestor before it ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ancestor {
     /// `bucket/name`.
     pub key: Box<str>,

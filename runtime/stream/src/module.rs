@@ -4,6 +4,7 @@
 //! that has ended: a module whose compilation failed leaves only the reason. Old revisions stay for going back; their
 //! bytes are on the node for as long as a revision or a binding names them ([`Meta::digests`](crate::Meta::digests)).
 
+use serde::{Deserialize, Serialize};
 use weir_types::{Digest, Role};
 
 /// A module of a bucket.
@@ -18,7 +19,7 @@ pub struct Module {
 }
 
 /// One upload of a module.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revision {
     /// Uploads of this module are numbered from 1 on.
     pub number: u32,

@@ -7,6 +7,7 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use weir_types::limits::PATTERN_BYTES_MAX;
 
@@ -19,8 +20,23 @@ use weir_types::limits::PATTERN_BYTES_MAX;
 pub struct PatternError;
 
 /// A pattern, checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Box<str>", into = "Box<str>")]
 pub struct Pattern(Box<str>);
+
+impl TryFrom<Box<str>> for Pattern {
+    type Error = PatternError;
+
+    fn try_from(text: Box<str>) -> Result<Pattern, PatternError> {
+        Pattern::new(&text)
+    }
+}
+
+impl From<Pattern> for Box<str> {
+    fn from(pattern: Pattern) -> Box<str> {
+        pattern.0
+    }
+}
 
 impl Pattern {
     /// Checks `text` and takes it as a pattern.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use weir_types::{Incarnation, Offset, ReadFrom};
 
 /// What became of one command.
@@ -60,7 +61,7 @@ pub enum Reply {
 }
 
 /// An append's effect.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Appended {
     /// The tail after the append; for a duplicate the tail that the first request was answered with, where still known.
     pub next: Offset,
@@ -73,7 +74,7 @@ pub struct Appended {
 }
 
 /// The highest epoch and, within it, sequence number accepted of one producer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProducerState {
     /// The producer's epoch.
     pub epoch: u64,
@@ -82,7 +83,7 @@ pub struct ProducerState {
 }
 
 /// A stream's configuration and state, as `HEAD` shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
     /// Which life of the name this is.
     pub incarnation: Incarnation,
@@ -91,6 +92,7 @@ pub struct Facts {
     /// The offset after the last record.
     pub next: Offset,
     /// As given when the stream was created.
+    #[serde(with = "weir_types::shared")]
     pub content_type: Arc<str>,
     /// Whether it takes no further records.
     pub closed: bool,
@@ -123,7 +125,7 @@ pub(crate) fn position_of(from: ReadFrom, earliest: Offset, next: Offset) -> Res
 }
 
 /// When a stream ends by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Expiry {
     /// Never.
     Never,
@@ -151,7 +153,7 @@ impl Expiry {
 }
 
 /// Why a command changed nothing. Decided by the state alone, so the same on every replica.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Refusal {
     /// No stream has this name.
     #[error("no such stream")]
@@ -204,6 +206,7 @@ pub enum Refusal {
         /// The body's.
         sent: Box<str>,
         /// The stream's.
+        #[serde(with = "weir_types::shared")]
         expected: Arc<str>,
     },
     /// A body without a content type.

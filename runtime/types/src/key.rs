@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::Slot;
 use crate::limits::{NAME_BYTES_MAX, WORD_BYTES_MAX};
 
@@ -20,7 +22,8 @@ pub enum KeyError {
 }
 
 /// A bucket's name, checked.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "Box<str>", into = "Box<str>")]
 pub struct BucketName(Box<str>);
 
 impl BucketName {
@@ -45,8 +48,23 @@ impl fmt::Display for BucketName {
     }
 }
 
+impl TryFrom<Box<str>> for BucketName {
+    type Error = KeyError;
+
+    fn try_from(text: Box<str>) -> Result<BucketName, KeyError> {
+        BucketName::new(&text)
+    }
+}
+
+impl From<BucketName> for Box<str> {
+    fn from(name: BucketName) -> Box<str> {
+        name.0
+    }
+}
+
 /// A stream's address with its hash: what requests carry and groups look up.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Box<str>", into = "Box<str>")]
 pub struct StreamKey {
     /// `bucket/name`.
     text: Box<str>,
@@ -117,6 +135,20 @@ impl StreamKey {
     /// The slot that the address falls into.
     pub fn slot(&self) -> Slot {
         Slot::of_hash(self.hash)
+    }
+}
+
+impl TryFrom<Box<str>> for StreamKey {
+    type Error = KeyError;
+
+    fn try_from(text: Box<str>) -> Result<StreamKey, KeyError> {
+        StreamKey::parse(&text)
+    }
+}
+
+impl From<StreamKey> for Box<str> {
+    fn from(key: StreamKey) -> Box<str> {
+        key.text
     }
 }
 

@@ -5,6 +5,7 @@
 //! - [`offset`]: positions in a stream and the tokens that clients see.
 //! - [`module`]: what modules and bindings are called, and what a module can be.
 //! - [`counts`]: what one thread counts and every thread may look at.
+//! - [`shared`]: what several share, as serde writes it.
 //! - [`wakeup`]: how one task of a thread tells another that there is work.
 //! - [`limits`]: sizes that are part of the protocol or of a format, and therefore constants.
 
@@ -14,6 +15,7 @@ pub mod key;
 pub mod limits;
 pub mod module;
 pub mod offset;
+pub mod shared;
 pub mod wakeup;
 
 pub use counts::{Counter, Distribution, Histogram};

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::key::is_word;
 
 /// Why a text is no module's or binding's name.
@@ -11,7 +13,8 @@ use crate::key::is_word;
 pub struct ModuleNameError;
 
 /// The name of a module or of a binding within its bucket: 1 to 64 of `a-z`, `0-9`, `_` and `-`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "Box<str>", into = "Box<str>")]
 pub struct ModuleName(Box<str>);
 
 impl ModuleName {
@@ -35,8 +38,22 @@ impl fmt::Display for ModuleName {
     }
 }
 
+impl TryFrom<Box<str>> for ModuleName {
+    type Error = ModuleNameError;
+
+    fn try_from(text: Box<str>) -> Result<ModuleName, ModuleNameError> {
+        ModuleName::new(&text)
+    }
+}
+
+impl From<ModuleName> for Box<str> {
+    fn from(name: ModuleName) -> Box<str> {
+        name.0
+    }
+}
+
 /// SHA-256 of a module's bytes as they were uploaded.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Digest(pub [u8; 32]);
 
 /// A text that is no digest.
@@ -76,7 +93,7 @@ impl FromStr for Digest {
 }
 
 /// What a module can be used as. One module may be both.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Role {
     /// Decides what may enter a stream.
     Validator,

@@ -8,6 +8,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::Incarnation;
 
 /// The alphabet of a lineage: Crockford's base 32 in lower case, in the order of its digits.
@@ -25,7 +27,8 @@ pub const TOKEN_BYTES: usize = POSITION_DIGITS + 1 + LINEAGE_CHARS;
 pub struct OffsetError;
 
 /// A short form of a root stream's incarnation, shared by its forks: 40 bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "u64", into = "u64")]
 pub struct Lineage(u64);
 
 impl Lineage {
@@ -45,8 +48,20 @@ impl Lineage {
     }
 }
 
+impl From<u64> for Lineage {
+    fn from(bits: u64) -> Lineage {
+        Lineage::from_bits(bits)
+    }
+}
+
+impl From<Lineage> for u64 {
+    fn from(lineage: Lineage) -> u64 {
+        lineage.bits()
+    }
+}
+
 /// A position in one lineage of streams: `position` bytes of stored data come before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Offset {
     /// Stored bytes before this offset.
     pub position: u64,
@@ -106,7 +121,7 @@ impl fmt::Display for Offset {
 }
 
 /// Where a read begins, as a client asks for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReadFrom {
     /// `-1`, or no offset at all: the first retained record.
     Start,

@@ -90,6 +90,7 @@ fn batch() -> Bytes {
         closed: false,
         only_new: true,
         bindings_epoch: 0,
+        fork: None,
         records: Records::whole(b"some bytes"),
     });
     builder.finish(1, Limits { producers_max: 1 }).freeze().slice(FRAME_HEADER_BYTES..)

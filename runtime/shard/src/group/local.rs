@@ -119,6 +119,14 @@ impl<J: Job> Group<J> {
         if leads { Ok(Leading(self.state.borrow())) } else { Err(ShardError::Unavailable) }
     }
 
+    /// What this replica is to its group. A leader that has lost the others follows nobody.
+    pub(crate) fn role(&self) -> Role {
+        match self.replica.role() {
+            Role::Leading { .. } if !self.replica.is_leading() => Role::Following { leader: None },
+            role => role,
+        }
+    }
+
     /// When this replica began to lead.
     pub(crate) fn leading_since_ms(&self) -> u64 {
         self.leading_since_ms.get()

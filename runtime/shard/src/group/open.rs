@@ -71,20 +71,23 @@ pub(crate) fn open_wals(
     .collect()
 }
 
-/// Starts a group's replica and waits until it serves: its log is applied.
+/// Starts a group's replica. The only one of its group is waited for until it serves: its log is applied.
 pub(crate) async fn start<J: Job>(
-    id: GroupId,
+    options: ReplicaOptions,
     wal: &Wal,
     config: &ShardConfig,
     clock: &SteadyClock,
     feeds: &Feeds,
     agenda: &Agenda,
 ) -> Result<Group<J>, ShardOpenError> {
+    let (id, is_alone) = (options.group, options.peers.is_none());
     let state = State::new(weir_stream::Group::new());
     let observer = Box::new(Announcer { group: id, feeds: feeds.clone(), agenda: agenda.clone() });
-    let options = ReplicaOptions::alone(config.node_id, id);
     let replica = Replica::start(options, wal.clone(), state.clone(), observer).await?;
-    replica.serving(STALL_MAX).await?;
+    // Among others it may take long until it leads, or never happen.
+    if is_alone {
+        replica.serving(STALL_MAX).await?;
+    }
     let ahead_ms = state.borrow().time_ms().saturating_sub(clock.now_ms());
     if ahead_ms > CLOCK_AHEAD_MAX_MS {
         // It never goes back, so this is not a matter of waiting for the next append.

@@ -15,11 +15,12 @@ use std::task::Waker;
 use bytes::Bytes;
 use slab::Slab;
 use tokio::time::Instant;
-use weir_types::{Incarnation, ShardId};
+use weir_types::{GroupId, Incarnation};
 
 use crate::budget::{ENCODED_BYTES_MAX, LINE_BREAK_BYTES};
 use crate::live::totals::Totals;
-use crate::message::Advance;
+use crate::message::{Advance, Peer};
+use crate::nodes::outgoing::Expectation;
 
 /// Events of one feed.
 const FEED_EVENTS_MAX: usize = 1024;
@@ -38,6 +39,8 @@ struct State {
     tail: u64,
     closed: bool,
     removed: bool,
+    /// Nothing is heard here any more, and not because the stream has ended.
+    lost: bool,
     events: VecDeque<Kept>,
     /// The number of the first event in `events`; events are numbered from 0 on.
     first: u64,
@@ -49,15 +52,19 @@ struct State {
 pub(crate) enum Kind {
     /// On the stream's own shard: hears from apply.
     Own {
+        /// The group that it is a stream of.
+        group: GroupId,
         /// Shards that want to be told, each with the number of its last watch.
-        peers: Vec<(ShardId, u64)>,
+        peers: Vec<(Peer, u64)>,
     },
-    /// On another shard: hears from the owner, by mail.
+    /// On another shard, or another node: hears from the owner, by mail.
     Mirror {
         /// The stream's own shard.
-        owner: ShardId,
+        owner: Peer,
         /// The number of the last watch of this stream that the owner has answered.
         answered: u64,
+        /// That there is something to be heard, if it is on another node.
+        expected: Option<Expectation>,
     },
 }
 
@@ -94,6 +101,8 @@ pub(crate) enum Found {
     Older,
     /// The reader was too slow and what it needed next is gone.
     CutOff,
+    /// Nothing is heard here any more: the stream is to be watched anew.
+    Lost,
     /// Nothing after the position.
     Nothing {
         /// Nothing will ever follow.
@@ -106,12 +115,12 @@ pub(crate) enum Found {
 impl Feed {
     pub(crate) fn new(totals: Rc<Totals>, incarnation: Incarnation, kind: Kind, tail: u64, closed: bool) -> Feed {
         let (events, readers) = (VecDeque::new(), Slab::new());
-        let state = State { kind, tail, closed, removed: false, events, first: 0, bytes: 0, readers };
+        let state = State { kind, tail, closed, removed: false, lost: false, events, first: 0, bytes: 0, readers };
         Feed { incarnation, totals, state: RefCell::new(state) }
     }
 
     /// Adds a shard that wants to be told, or notes its newer watch.
-    pub(crate) fn add_peer(&self, peer: ShardId, number: u64) {
+    pub(crate) fn add_peer(&self, peer: Peer, number: u64) {
         let mut state = self.state.borrow_mut();
         assert!(!state.closed, "nothing is ever told of a closed stream");
         let peers = state.peers();
@@ -120,12 +129,54 @@ impl Feed {
     }
 
     /// Forgets a shard that no longer wants to be told, unless it has watched again since.
-    pub(crate) fn forget_peer(&self, peer: ShardId, answered: u64) {
-        self.state.borrow_mut().peers().retain(|&(other, number)| other != peer || number > answered);
+    pub(crate) fn forget_peer(&self, peer: Peer, answered: u64) {
+        if let Kind::Own { peers, .. } = &mut self.state.borrow_mut().kind {
+            peers.retain(|&(other, number)| other != peer || number > answered);
+        }
+    }
+
+    /// Forgets all shards of which this is true.
+    pub(crate) fn forget_peers(&self, are_gone: &dyn Fn(Peer) -> bool) {
+        if let Kind::Own { peers, .. } = &mut self.state.borrow_mut().kind {
+            peers.retain(|&(peer, _)| !are_gone(peer));
+        }
+    }
+
+    /// The group of a stream of this shard's own.
+    pub(crate) fn own_group(&self) -> Option<GroupId> {
+        match self.state.borrow().kind {
+            Kind::Own { group, .. } => Some(group),
+            Kind::Mirror { .. } => None,
+        }
+    }
+
+    /// The owner of a mirror.
+    pub(crate) fn owner(&self) -> Option<Peer> {
+        match self.state.borrow().kind {
+            Kind::Own { .. } => None,
+            Kind::Mirror { owner, .. } => Some(owner),
+        }
+    }
+
+    /// Nothing is heard here any more. Its readers hear that.
+    pub(crate) fn lose(&self) {
+        let mut state = self.state.borrow_mut();
+        state.lost = true;
+        if let Kind::Mirror { expected, .. } = &mut state.kind {
+            *expected = None;
+        }
+        let wakers: Vec<Waker> = state.readers.iter_mut().filter_map(|(_, reader)| reader.waker.take()).collect();
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether nothing is heard here any more.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.state.borrow().lost
     }
 
     /// The shards to tell of an advance. Of a `last` one, after which there is nothing to tell, they are forgotten.
-    pub(crate) fn peers_to_tell(&self, is_last: bool) -> Vec<ShardId> {
+    pub(crate) fn peers_to_tell(&self, is_last: bool) -> Vec<Peer> {
         let mut state = self.state.borrow_mut();
         let told = state.peers().iter().map(|&(peer, _)| peer).collect();
         if is_last {
@@ -135,10 +186,9 @@ impl Feed {
     }
 
     /// The owner of a mirror has answered another watch.
-    pub(crate) fn note_answer(&self, from: ShardId, number: u64) {
+    pub(crate) fn note_answer(&self, number: u64) {
         match &mut self.state.borrow_mut().kind {
-            Kind::Mirror { owner, answered } => {
-                assert!(*owner == from, "a stream has one owner");
+            Kind::Mirror { answered, .. } => {
                 *answered = number.max(*answered);
             }
             Kind::Own { .. } => unreachable!("a shard does not mirror a stream of its own"),
@@ -148,19 +198,23 @@ impl Feed {
     /// Whether nobody follows the stream through this feed.
     pub(crate) fn is_unused(&self) -> bool {
         let state = self.state.borrow();
-        let has_peers = matches!(&state.kind, Kind::Own { peers } if !peers.is_empty());
+        let has_peers = matches!(&state.kind, Kind::Own { peers, .. } if !peers.is_empty());
         state.readers.is_empty() && !has_peers
     }
 
     /// Whom a mirror that is closed has to tell so, and the number of the watch that it takes back. The owner of a stream
     /// that has ended has forgotten its peers by itself.
-    pub(crate) fn to_unwatch(&self) -> Option<(ShardId, u64)> {
+    pub(crate) fn to_unwatch(&self) -> Option<(Peer, u64)> {
         let state = self.state.borrow();
-        assert!(state.events.is_empty() && state.bytes == 0, "events are kept for readers");
         match state.kind {
-            Kind::Mirror { owner, answered } if !state.closed && !state.removed => Some((owner, answered)),
+            Kind::Mirror { owner, answered, .. } if !state.closed && !state.removed => Some((owner, answered)),
             _ => None,
         }
+    }
+
+    /// Whether an advance follows what is known.
+    pub(crate) fn is_next(&self, advance: &Advance) -> bool {
+        advance.start <= self.state.borrow().tail
     }
 
     /// Takes an advance in and wakes every reader.
@@ -231,6 +285,7 @@ impl Feed {
             Some(kept) if kept.event.start <= position => Found::Event(kept.event.clone()),
             Some(_) => Found::Older,
             None if state.tail > position => Found::Older,
+            None if state.lost && !state.closed && !state.removed => Found::Lost,
             None => {
                 state.readers[reader].waker = Some(waker.clone());
                 Found::Nothing { closed: state.closed, removed: state.removed }
@@ -246,9 +301,9 @@ impl Feed {
 }
 
 impl State {
-    fn peers(&mut self) -> &mut Vec<(ShardId, u64)> {
+    fn peers(&mut self) -> &mut Vec<(Peer, u64)> {
         match &mut self.kind {
-            Kind::Own { peers } => peers,
+            Kind::Own { peers, .. } => peers,
             Kind::Mirror { .. } => unreachable!("only a stream's own shard tells others"),
         }
     }
@@ -326,7 +381,7 @@ mod tests {
 
     fn feed(bytes_max: usize) -> Feed {
         let totals = Rc::new(Totals::new(bytes_max, bytes_max));
-        Feed::new(totals, Incarnation(1), Kind::Own { peers: Vec::new() }, 0, false)
+        Feed::new(totals, Incarnation(1), Kind::Own { group: GroupId(0), peers: Vec::new() }, 0, false)
     }
 
     fn found(feed: &Feed, reader: usize, position: u64) -> String {
@@ -334,6 +389,7 @@ mod tests {
             Found::Event(event) => format!("event {}-{}", event.start, event.end),
             Found::Older => "older".to_string(),
             Found::CutOff => "cut off".to_string(),
+            Found::Lost => "lost".to_string(),
             Found::Nothing { closed, .. } => format!("nothing closed={closed}"),
         }
     }

@@ -8,18 +8,21 @@
 //! - Its last reader's leaving closes it, and tells the owner so. Watches are numbered by the shard that asks: an *unwatch*
 //!   names the last one that was answered, so it never takes back a newer one, whose answer is still on its way.
 //! - Of the end of a stream, a close or a removal, peers are told and then forgotten: nothing follows.
+//! - A shard of another node is a peer like others. When its mail is lost, or leadership moves, feeds are *lost*: nothing is heard
+//!   in them any more, and their readers watch the stream anew, from where they are.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::task::Waker;
 
-use weir_types::{Distribution, Incarnation, ShardId};
+use weir_cluster::NodeId;
+use weir_types::{Distribution, GroupId, Incarnation, ShardId};
 
 use crate::live::feed::{Feed, Found, Kind};
 use crate::live::totals::Totals;
 use crate::mailbox::Post;
-use crate::message::{Advance, Mail};
+use crate::message::{Advance, Mail, Peer};
 
 /// The feeds of one shard. Cheap to clone: apply and the shard share it.
 #[derive(Clone)]
@@ -104,21 +107,28 @@ impl Feeds {
     }
 
     /// Watch `number`, of a stream of this shard's own, is answered with this tail.
-    pub(crate) fn join_own(&self, number: u64, incarnation: Incarnation, tail: u64, closed: bool) {
-        let feed = self.open(incarnation, Kind::Own { peers: Vec::new() }, tail, closed);
+    pub(crate) fn join_own(&self, group: GroupId, number: u64, incarnation: Incarnation, tail: u64, closed: bool) {
+        let feed = self.open_own(group, incarnation, tail, closed);
         self.join(number, feed);
     }
 
     /// Another shard wants to be told of a stream of this shard's own, which is at this tail. Of one that is closed there
     /// is nothing to tell.
-    pub(crate) fn add_peer(&self, incarnation: Incarnation, tail: u64, closed: bool, peer: ShardId, number: u64) {
+    pub(crate) fn add_peer(
+        &self,
+        group: GroupId,
+        incarnation: Incarnation,
+        tail: u64,
+        closed: bool,
+        (peer, number): (Peer, u64),
+    ) {
         if !closed {
-            self.open(incarnation, Kind::Own { peers: Vec::new() }, tail, closed).add_peer(peer, number);
+            self.open_own(group, incarnation, tail, closed).add_peer(peer, number);
         }
     }
 
     /// Another shard no longer wants to be told. It may have watched again before it said so.
-    pub(crate) fn forget_peer(&self, incarnation: Incarnation, peer: ShardId, answered: u64) {
+    pub(crate) fn forget_peer(&self, incarnation: Incarnation, peer: Peer, answered: u64) {
         if let Some(feed) = self.get(incarnation) {
             feed.forget_peer(peer, answered);
             self.close_if_unused(&feed);
@@ -126,9 +136,9 @@ impl Feeds {
     }
 
     /// Watch `number`, of a stream of another shard, is answered with this tail.
-    pub(crate) fn join_mirror(&self, owner: ShardId, number: u64, incarnation: Incarnation, tail: u64, closed: bool) {
-        let feed = self.open(incarnation, Kind::Mirror { owner, answered: number }, tail, closed);
-        feed.note_answer(owner, number);
+    pub(crate) fn join_mirror(&self, owner: Peer, number: u64, incarnation: Incarnation, tail: u64, closed: bool) {
+        let feed = self.open_mirror(owner, number, incarnation, tail, closed);
+        feed.note_answer(number);
         self.join(number, feed);
     }
 
@@ -143,37 +153,96 @@ impl Feeds {
         drop(unwanted);
     }
 
-    /// A stream of this shard's own has advanced: tells all who follow it, here and elsewhere.
+    /// A stream of this shard's own has advanced: tells all who follow it, here and elsewhere. Of a stream that is led elsewhere,
+    /// they hear from there.
     pub(crate) fn announce(&self, advance: &Advance) {
-        let Some(feed) = self.get(advance.incarnation) else { return };
-        for peer in feed.peers_to_tell(advance.closed || advance.removed) {
-            self.0.post.mail(peer, Mail::Advanced(advance.clone()));
+        let Some(feed) = self.get(advance.incarnation).filter(|feed| feed.own_group().is_some()) else { return };
+        let (owner, is_last) = (Peer::Here(self.0.post.own()), advance.closed || advance.removed);
+        for peer in feed.peers_to_tell(is_last) {
+            if self.0.post.is_full(peer) {
+                feed.forget_peer(peer, u64::MAX);
+                self.0.post.mail(peer, Mail::Ended { owner, incarnation: advance.incarnation });
+            } else {
+                self.0.post.mail(peer, Mail::Advanced { owner, advance: advance.clone() });
+            }
         }
         feed.advance(advance);
         self.close_if_unused(&feed);
     }
 
     /// A stream of another shard has advanced. Every reader may have left since; then the owner has been told.
-    pub(crate) fn mirror_advanced(&self, advance: &Advance) {
-        if let Some(feed) = self.get(advance.incarnation) {
-            feed.advance(advance);
+    pub(crate) fn mirror_advanced(&self, owner: Peer, advance: &Advance) {
+        match self.get(advance.incarnation).filter(|feed| feed.owner() == Some(owner)) {
+            Some(feed) if feed.is_next(advance) => feed.advance(advance),
+            // Nobody has said what is between.
+            Some(feed) => self.lose(&feed),
+            None => {}
         }
+    }
+
+    /// The owner of a stream tells nothing more of it.
+    pub(crate) fn mirror_ended(&self, owner: Peer, incarnation: Incarnation) {
+        if let Some(feed) = self.get(incarnation).filter(|feed| feed.owner() == Some(owner)) {
+            self.lose(&feed);
+        }
+    }
+
+    /// This node does not lead a group any longer: who follows its streams here is to find out who does.
+    pub(crate) fn lose_group(&self, group: GroupId) {
+        self.lose_all(|feed| feed.own_group() == Some(group));
+    }
+
+    /// What a node tells of its streams is not heard any more.
+    pub(crate) fn lose_mirrors(&self, node: NodeId) {
+        self.lose_all(|feed| feed.owner().and_then(Peer::node) == Some(node));
+    }
+
+    /// Those shards of a node of which this is true want to be told of nothing any more.
+    pub(crate) fn forget_peers_of(&self, node: NodeId, shards: impl Fn(ShardId) -> bool) {
+        let are_gone = |peer: Peer| matches!(peer, Peer::Away(of, shard) if of == node && shards(shard.shard));
+        let feeds: Vec<_> = self.0.feeds.borrow().values().cloned().collect();
+        for feed in feeds {
+            feed.forget_peers(&are_gone);
+            self.close_if_unused(&feed);
+        }
+    }
+
+    fn lose_all(&self, are_lost: impl Fn(&Feed) -> bool) {
+        let feeds: Vec<_> = self.0.feeds.borrow().values().filter(|feed| are_lost(feed)).cloned().collect();
+        feeds.iter().for_each(|feed| self.lose(feed));
+    }
+
+    /// Nothing is heard in a feed any more: its readers and its peers are told. It is nobody's any longer.
+    fn lose(&self, feed: &Rc<Feed>) {
+        let incarnation = feed.incarnation;
+        self.0.feeds.borrow_mut().remove(&incarnation);
+        if feed.own_group().is_some() {
+            let owner = Peer::Here(self.0.post.own());
+            for peer in feed.peers_to_tell(true) {
+                self.0.post.mail(peer, Mail::Ended { owner, incarnation });
+            }
+        }
+        self.unwatch(feed);
+        feed.lose();
+    }
+
+    /// Tells the owner of a mirror that it is one no longer.
+    fn unwatch(&self, feed: &Feed) -> bool {
+        let Some((owner, answered)) = feed.to_unwatch() else { return false };
+        let origin = Peer::Here(self.0.post.own());
+        self.0.post.mail(owner, Mail::Unwatch { origin, incarnation: feed.incarnation, answered });
+        true
     }
 
     /// Closes a feed that nobody follows any longer.
     fn close_if_unused(&self, feed: &Feed) {
-        if !feed.is_unused() {
+        if !feed.is_unused() || feed.is_lost() {
             return;
         }
         let closed = self.0.feeds.borrow_mut().remove(&feed.incarnation);
         assert!(closed.is_some_and(|closed| std::ptr::eq(&*closed, feed)), "a feed is there while it is used");
-        let incarnation = feed.incarnation;
-        match feed.to_unwatch() {
-            Some((owner, answered)) => {
-                let origin = self.0.post.own();
-                self.0.post.mail(owner, Mail::Unwatch { origin, incarnation, answered });
-            }
-            None => (self.0.left)(incarnation),
+        if !self.unwatch(feed) {
+            (self.0.left)(feed.incarnation);
         }
     }
 
@@ -181,13 +250,34 @@ impl Feeds {
         self.0.feeds.borrow().get(&incarnation).cloned()
     }
 
-    /// The stream's feed; a new one begins at this tail. The caller gives it a reader or a peer at once.
+    /// The feed of a stream of this shard's own; a new one begins at this tail. The caller gives it a reader or a peer at once.
+    fn open_own(&self, group: GroupId, incarnation: Incarnation, tail: u64, closed: bool) -> Rc<Feed> {
+        match self.get(incarnation) {
+            Some(feed) if feed.own_group().is_some() => return feed,
+            // It was led elsewhere before.
+            Some(feed) => self.lose(&feed),
+            None => {}
+        }
+        self.open(incarnation, Kind::Own { group, peers: Vec::new() }, tail, closed)
+    }
+
+    /// The same for a stream of another shard.
+    fn open_mirror(&self, owner: Peer, answered: u64, incarnation: Incarnation, tail: u64, closed: bool) -> Rc<Feed> {
+        match self.get(incarnation) {
+            Some(feed) if feed.owner() == Some(owner) => return feed,
+            Some(feed) => self.lose(&feed),
+            None => {}
+        }
+        // Of a stream that is closed there is nothing to be heard.
+        let node = owner.node().filter(|_| !closed).and_then(|node| self.0.post.node(node));
+        let kind = Kind::Mirror { owner, answered, expected: node.map(|node| node.expect()) };
+        self.open(incarnation, kind, tail, closed)
+    }
+
     fn open(&self, incarnation: Incarnation, kind: Kind, tail: u64, closed: bool) -> Rc<Feed> {
-        let mut feeds = self.0.feeds.borrow_mut();
-        let feed = feeds
-            .entry(incarnation)
-            .or_insert_with(|| Rc::new(Feed::new(self.0.totals.clone(), incarnation, kind, tail, closed)));
-        feed.clone()
+        let feed = Rc::new(Feed::new(self.0.totals.clone(), incarnation, kind, tail, closed));
+        self.0.feeds.borrow_mut().insert(incarnation, feed.clone());
+        feed
     }
 }
 
@@ -244,7 +334,7 @@ mod tests {
     use crate::mailbox::mesh;
 
     const SHARDS: usize = 3;
-    const OWNER: ShardId = ShardId(0);
+    const OWNER: Peer = Peer::Here(ShardId(0));
     const STREAM: Incarnation = Incarnation(7);
 
     #[derive(Clone, Copy, Debug)]
@@ -311,7 +401,7 @@ mod tests {
         fn new() -> Net {
             let addresses = mesh(SHARDS as u16).1;
             let shard = |id: usize| {
-                let post = Rc::new(Post::new(ShardId(id as u16), addresses.clone()));
+                let post = Rc::new(Post::new(ShardId(id as u16), addresses.clone(), Default::default()));
                 (post.clone(), Feeds::new(post, 1 << 20, 1 << 20, |_| {}))
             };
             let way = || (0..SHARDS).map(|_| VecDeque::new()).collect();
@@ -336,7 +426,7 @@ mod tests {
             match step {
                 Step::Subscribe { shard: 0 } if !self.removed => {
                     let watch = self.owner().begin_watch();
-                    self.owner().join_own(watch.number, STREAM, self.tail, self.closed);
+                    self.owner().join_own(GroupId(0), watch.number, STREAM, self.tail, self.closed);
                     let place = Some(watch.into_follower());
                     self.readers.push(Reader { shard: 0, watch: None, place, position: self.tail });
                 }
@@ -387,7 +477,7 @@ mod tests {
                 }
                 Message::Watch { number } => {
                     let (tail, closed) = (self.tail, self.closed);
-                    self.owner().add_peer(STREAM, tail, closed, ShardId(from as u16), number);
+                    self.owner().add_peer(GroupId(0), STREAM, tail, closed, (ShardId(from as u16).into(), number));
                     self.ways[to][from].push_back(Message::Answer { number, tail, closed });
                 }
                 Message::Answer { number, tail, closed } => {
@@ -400,7 +490,7 @@ mod tests {
                 Message::Refusal { number } => {
                     self.readers.retain(|r| r.shard != to || r.watch.as_ref().is_none_or(|w| w.number != number));
                 }
-                Message::Mail(Mail::Advanced(advance)) => self.shards[to].1.mirror_advanced(&advance),
+                Message::Mail(Mail::Advanced { owner, advance }) => self.shards[to].1.mirror_advanced(owner, &advance),
                 Message::Mail(Mail::Unwatch { origin, incarnation, answered }) => {
                     self.shards[to].1.forget_peer(incarnation, origin, answered);
                 }
@@ -432,7 +522,7 @@ mod tests {
                             reader.position = event.end;
                         }
                         Found::Nothing { closed, removed } => break (closed, removed),
-                        Found::Older | Found::CutOff => panic!("nothing is missing"),
+                        Found::Older | Found::CutOff | Found::Lost => panic!("nothing is missing"),
                     }
                 };
                 assert_eq!(reader.position, self.tail);

@@ -10,13 +10,13 @@ use bytes::Bytes;
 use send_wrapper::SendWrapper;
 use weir_stream::{Facts, Refusal};
 use weir_types::limits::PAGE_BYTES_MAX;
-use weir_types::{Lineage, Offset, ReadFrom, ShardId, StreamKey};
+use weir_types::{Lineage, Offset, ReadFrom, StreamKey};
 
 use crate::budget::{self, PageClaim};
 use crate::core::{Core, Shard};
 use crate::live::feed::{Event, Found};
 use crate::live::feeds::Follower;
-use crate::message::{Answer, Limit, LongPoll, Page, Request, Response, ShardError};
+use crate::message::{Answer, Limit, LongPoll, Page, Peer, Request, Response, ShardError};
 
 /// Bytes of a page of history for a subscription: small, because very many of them may begin at once.
 const HISTORY_BYTES_MAX: usize = 256 << 10;
@@ -129,12 +129,7 @@ impl Shard {
             self.0.stats.limits_met.count(Limit::Subscribers);
             return Err(ShardError::Limit(Limit::Subscribers));
         }
-        let watch = SendWrapper::new(self.0.feeds.begin_watch());
-        let request = Request::Watch { key: key.clone(), number: watch.number };
-        let Answer::Watching { facts, .. } = self.call(self.owner_of(&key), request).await? else {
-            unreachable!("a watch is answered with the stream")
-        };
-        let feed = SendWrapper::new(watch.take().into_follower());
+        let (facts, feed) = self.begin_to_follow(&key).await?;
         let position = facts.check_offset(from)?;
         let first = match from {
             ReadFrom::At(_) if (1..facts.next.position).contains(&position) => {
@@ -143,6 +138,16 @@ impl Shard {
             _ => None,
         };
         Ok(Subscription { shard: self.clone(), key, facts, feed, position, first, caught_up: false })
+    }
+
+    /// The stream as it is now, and a place in its feed.
+    async fn begin_to_follow(&self, key: &StreamKey) -> Result<(Facts, SendWrapper<Follower>), ShardError> {
+        let watch = SendWrapper::new(self.0.feeds.begin_watch());
+        let request = Request::Watch { key: key.clone(), number: watch.number };
+        let Answer::Watching { facts, .. } = self.ask(request).await? else {
+            unreachable!("a watch is answered with the stream")
+        };
+        Ok((facts, SendWrapper::new(watch.take().into_follower())))
     }
 
     /// The first page of a subscription that begins within a stream, if there is memory for it: an offset at which no record
@@ -176,10 +181,17 @@ impl Shard {
             Ok(Change::Bytes) => {}
             Ok(Change::Closed) => return Ok(nothing(true)),
             Ok(Change::Removed) => return Err(Refusal::NotFound.into()),
-            Err(_) => return Ok(nothing(false)),
+            Ok(Change::Failed(error)) => return Err(error),
+            Err(_) if self.0.is_alone() => return Ok(nothing(false)),
+            // Whether there is nothing, only the leader knows.
+            Err(_) => {}
         }
         drop(subscription);
-        self.read(key, at, PAGE_BYTES_MAX).await.map(LongPoll::Page)
+        let page = self.read(key, at, PAGE_BYTES_MAX).await?;
+        match page.next == page.start {
+            true => Ok(LongPoll::Nothing { next: page.next, closed: page.closed, earliest: page.earliest }),
+            false => Ok(LongPoll::Page(page)),
+        }
     }
 }
 
@@ -188,6 +200,8 @@ pub(crate) enum Change {
     Bytes,
     Closed,
     Removed,
+    /// Nobody can be found who knows.
+    Failed(ShardError),
 }
 
 impl Subscription {
@@ -216,6 +230,11 @@ impl Subscription {
                 Next::Event(event) => return event,
                 Next::Page(from) => from,
                 Next::Again => continue,
+                Next::Anew => match self.watch_anew().await {
+                    Ok(true) => continue,
+                    Ok(false) => return LiveEvent::Removed,
+                    Err(error) => return LiveEvent::Failed(error),
+                },
                 Next::Later => {
                     tokio::time::sleep(HISTORY_RETRY).await;
                     continue;
@@ -255,6 +274,7 @@ impl Subscription {
                 self.feed.rejoin();
                 Next::Again
             }
+            Found::Lost => Next::Anew,
             Found::Nothing { removed: true, .. } => Next::Event(LiveEvent::Removed),
             Found::Nothing { closed: true, .. } => Next::Event(LiveEvent::Closed { next }),
             Found::Nothing { .. } => {
@@ -301,13 +321,35 @@ impl Subscription {
 
     /// Waits until there is something after what is known.
     pub(crate) async fn changed(&mut self) -> Change {
-        poll_fn(|context| match self.feed.find(self.position, context.waker()) {
-            Found::Event(_) | Found::Older | Found::CutOff => Poll::Ready(Change::Bytes),
-            Found::Nothing { removed: true, .. } => Poll::Ready(Change::Removed),
-            Found::Nothing { closed: true, .. } => Poll::Ready(Change::Closed),
-            Found::Nothing { .. } => Poll::Pending,
-        })
-        .await
+        loop {
+            let changed = poll_fn(|context| match self.feed.find(self.position, context.waker()) {
+                Found::Event(_) | Found::Older | Found::CutOff => Poll::Ready(Some(Change::Bytes)),
+                Found::Lost => Poll::Ready(None),
+                Found::Nothing { removed: true, .. } => Poll::Ready(Some(Change::Removed)),
+                Found::Nothing { closed: true, .. } => Poll::Ready(Some(Change::Closed)),
+                Found::Nothing { .. } => Poll::Pending,
+            });
+            match changed.await {
+                Some(change) => return change,
+                None => match self.watch_anew().await {
+                    Ok(true) => {}
+                    Ok(false) => return Change::Removed,
+                    Err(error) => return Change::Failed(error),
+                },
+            }
+        }
+    }
+
+    /// Follows the stream where it is led now, from where this reader is; says whether it is the same stream still.
+    async fn watch_anew(&mut self) -> Result<bool, ShardError> {
+        match self.shard.begin_to_follow(&self.key).await {
+            Ok((facts, feed)) => {
+                self.feed = feed;
+                Ok(facts.incarnation == self.facts.incarnation)
+            }
+            Err(ShardError::Refused(Refusal::NotFound)) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn offset(&self, position: u64) -> Offset {
@@ -323,28 +365,30 @@ enum Next {
     Event(LiveEvent),
     Page(Offset),
     Again,
+    /// The feed is lost.
+    Anew,
     Later,
 }
 
 impl Core {
     /// Puts this shard's reader, or a peer, into the stream's feed, and answers with the state that it begins at.
-    pub(crate) fn watch(&self, origin: ShardId, key: &StreamKey, number: u64) -> Response {
+    pub(crate) fn watch(&self, origin: Peer, key: &StreamKey, number: u64) -> Response {
         let group = self.local_group(key);
         let state = group.leading()?;
         let stream = self.live_stream(&group, &state, key)?;
         let facts = stream.facts();
         self.touch(facts.incarnation, facts.expiry);
         let (incarnation, tail) = (facts.incarnation, facts.next.position);
-        if origin == self.id {
-            self.feeds.join_own(number, incarnation, tail, facts.closed);
+        if origin == Peer::Here(self.id) {
+            self.feeds.join_own(group.id, number, incarnation, tail, facts.closed);
         } else {
-            self.feeds.add_peer(incarnation, tail, facts.closed, origin, number);
+            self.feeds.add_peer(group.id, incarnation, tail, facts.closed, (origin, number));
         }
         Ok(Answer::Watching { facts, number })
     }
 
     /// The owner's answer to a watch: what it tells from now on follows this tail, so whoever asked has a place from here on.
-    pub(crate) fn join_mirror(&self, owner: ShardId, response: &Response) {
+    pub(crate) fn join_mirror(&self, owner: Peer, response: &Response) {
         if let Ok(Answer::Watching { facts, number }) = response {
             let (incarnation, tail) = (facts.incarnation, facts.next.position);
             self.feeds.join_mirror(owner, *number, incarnation, tail, facts.closed);

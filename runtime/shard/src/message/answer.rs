@@ -3,25 +3,29 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use weir_stream::{Ancestor, Appended, Binding, BucketView, Expiry, Facts, Retention, Revision};
 use weir_types::{Incarnation, Offset};
 use weir_wasm::GuestBatch;
 
+use crate::message::apart;
 use crate::message::error::ShardError;
 use crate::message::request::ListCursor;
 
 /// A range of a stream that begins and ends at record boundaries.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Page {
     /// Which life of the name it was read from.
     pub incarnation: Incarnation,
     /// The stream's content type.
+    #[serde(with = "weir_types::shared")]
     pub content_type: Arc<str>,
     /// Where the range begins.
     pub start: Offset,
     /// Where it ends: where to read on.
     pub next: Offset,
     /// The stored bytes, in order; in JSON mode `message,message,`. Empty when `start` is the tail.
+    #[serde(with = "apart::several")]
     pub chunks: Vec<Bytes>,
     /// Whether `next` was the tail.
     pub up_to_date: bool,
@@ -64,7 +68,7 @@ pub enum SummaryWait {
 }
 
 /// A page of a bucket's listing.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Listing {
     /// Streams, in no order that means anything.
     pub streams: Vec<ListedStream>,
@@ -73,7 +77,7 @@ pub struct Listing {
 }
 
 /// One row of a bucket's listing.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ListedStream {
     /// The name within the bucket.
     pub name: Box<str>,
@@ -93,7 +97,7 @@ pub struct BucketSummary {
 }
 
 /// A module as a client sees it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ModuleSummary {
     /// Its name.
     pub name: Box<str>,
@@ -106,7 +110,7 @@ pub struct ModuleSummary {
 }
 
 /// What has become of an upload.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ModuleState {
     /// It is being compiled.
     Compiling,
@@ -117,7 +121,7 @@ pub enum ModuleState {
 }
 
 /// What a fold has said, and of which part of the stream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SummaryView {
     /// Which life of the stream.
     pub incarnation: Incarnation,
@@ -128,19 +132,23 @@ pub struct SummaryView {
     /// And before this offset.
     pub next: Offset,
     /// The view's media type, fit to be a header.
+    #[serde(with = "weir_types::shared")]
     pub content_type: Arc<str>,
     /// The view.
+    #[serde(with = "apart::one")]
     pub body: Bytes,
     /// Whether the stream is closed there: the view is the last.
     pub closed: bool,
     /// Why the fold does not go on beyond `next`: the record there ends the module.
+    #[serde(with = "weir_types::shared::option")]
     pub failed: Option<Arc<str>>,
 }
 
 /// Records of a stream from one offset to another, as a guest takes them.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct RecordBatch {
     /// The records; none at the tail.
+    #[serde(with = "packed")]
     pub(crate) records: Option<GuestBatch>,
     /// The position after the last of them.
     pub(crate) end: u64,
@@ -148,8 +156,29 @@ pub(crate) struct RecordBatch {
     pub(crate) separator_bytes: usize,
 }
 
+/// Records in a message: their bytes are apart.
+mod packed {
+    use serde::{Deserializer, Serializer};
+
+    use super::*;
+
+    type Heads = (u64, Vec<u32>, Vec<u64>);
+
+    pub(super) fn serialize<S: Serializer>(records: &Option<GuestBatch>, serializer: S) -> Result<S::Ok, S::Error> {
+        let heads = |GuestBatch { first_offset, ends, times, data: _ }: &GuestBatch| -> Heads {
+            (*first_offset, ends.clone(), times.clone())
+        };
+        records.as_ref().map(heads).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<GuestBatch>, D::Error> {
+        let batch = |(first_offset, ends, times): Heads| GuestBatch { first_offset, ends, times, data: Bytes::new() };
+        Ok(Option::<Heads>::deserialize(deserializer)?.map(batch))
+    }
+}
+
 /// What a fork begins with, kept by its source.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Pinned {
     /// The source, when it was pinned. The fork inherits its records from the earliest on.
     pub(crate) source: Facts,
@@ -160,13 +189,28 @@ pub(crate) struct Pinned {
     /// Who holds what it inherits.
     pub(crate) ancestors: Vec<Ancestor>,
     /// Its first own record, a part of the source's next one; empty for none.
+    #[serde(with = "apart::one")]
     pub(crate) prefix: Bytes,
 }
 
 /// What a request is answered with.
 pub(crate) type Response = Result<Answer, ShardError>;
 
+impl Answer {
+    /// Has `visit` take what is large out, or put it in.
+    pub(crate) fn exchange(&mut self, visit: &mut dyn FnMut(&mut Bytes)) {
+        match self {
+            Answer::Page(page) => page.chunks.iter_mut().for_each(visit),
+            Answer::View(view) => visit(&mut view.body),
+            Answer::Records(batch) => batch.records.iter_mut().for_each(|records| visit(&mut records.data)),
+            Answer::Pinned(pinned) => visit(&mut pinned.prefix),
+            _ => {}
+        }
+    }
+}
+
 /// A request's result, by its kind.
+#[derive(Serialize, Deserialize)]
 pub(crate) enum Answer {
     Appended(Appended),
     Created {
@@ -199,10 +243,11 @@ pub(crate) enum Answer {
     },
     Modules(Vec<ModuleSummary>),
     Binding {
+        #[serde(with = "weir_types::shared")]
         binding: Arc<Binding>,
         existed: bool,
     },
-    Bindings(Vec<Arc<Binding>>),
+    Bindings(#[serde(with = "weir_types::shared::list")] Vec<Arc<Binding>>),
     View(Box<SummaryView>),
     Done,
 }

@@ -1,18 +1,23 @@
 //! Bodies: bytes as they came in.
 
 use bytes::{Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use weir_stream::{Refusal, Split};
 
 use crate::in_flight::InFlight;
+use crate::message::apart;
 
 /// A request's body in the pieces in which it arrived; almost always one. The log is where they are put together.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Body {
     /// None of them is empty.
+    #[serde(with = "apart::several")]
     pieces: SmallVec<[Bytes; 1]>,
+    #[serde(skip)]
     bytes: usize,
     /// Of a large one.
+    #[serde(skip)]
     large: Option<Box<Large>>,
 }
 
@@ -80,10 +85,24 @@ impl Body {
         self.pieces.first().map_or(&[], |piece| piece)
     }
 
+    /// Has `visit` take the pieces out or put them in.
+    pub(crate) fn exchange(&mut self, visit: &mut dyn FnMut(&mut Bytes)) {
+        self.pieces.iter_mut().for_each(visit);
+        self.pieces.retain(|piece| !piece.is_empty());
+        self.bytes = self.pieces.iter().map(Bytes::len).sum();
+    }
+
     /// All of it in one piece, as a guest takes it; see [`Body::join`].
     pub(crate) fn whole(&mut self) -> Bytes {
         self.join();
         self.pieces.first().cloned().unwrap_or_default()
+    }
+
+    /// Puts the pieces together if there are more than `pieces_max`.
+    pub(crate) fn join_beyond(&mut self, pieces_max: usize) {
+        if self.pieces.len() > pieces_max {
+            self.join();
+        }
     }
 
     /// Puts the pieces together: only a body that has to be parsed needs that, and only one of several pieces is copied.
@@ -93,6 +112,13 @@ impl Body {
             self.pieces.drain(..).for_each(|piece| whole.extend_from_slice(&piece));
             self.pieces.push(whole.freeze());
         }
+    }
+}
+
+impl Clone for Body {
+    /// The same bytes. What is counted is counted once, and how they fall into messages may be found again.
+    fn clone(&self) -> Body {
+        Body { pieces: self.pieces.clone(), bytes: self.bytes, large: None }
     }
 }
 

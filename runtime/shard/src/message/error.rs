@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use weir_stream::Refusal;
 use weir_types::Offset;
 
 use crate::message::limit::Limit;
 
 /// Why a request was not carried out.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error, Serialize, Deserialize)]
 pub enum ShardError {
     /// The stream's state forbids it; nothing changed.
     #[error(transparent)]
@@ -50,13 +51,13 @@ pub enum ShardError {
     ForkNotJudged(Box<str>),
     /// A module that was needed for the answer ended instead of giving it; nothing changed.
     #[error("{0}")]
-    ModuleTrapped(Arc<str>),
+    ModuleTrapped(#[serde(with = "weir_types::shared")] Arc<str>),
     /// A module that was needed for the answer took more time than a call may have; nothing changed.
     #[error("{0}")]
-    ModuleTimedOut(Arc<str>),
+    ModuleTimedOut(#[serde(with = "weir_types::shared")] Arc<str>),
     /// A module that is needed for the answer has failed again and again and is not asked for a while; nothing changed.
     #[error("{0}")]
-    ModuleSuspended(Arc<str>),
+    ModuleSuspended(#[serde(with = "weir_types::shared")] Arc<str>),
     /// A module that is needed for the answer is not ready on this node yet; nothing changed.
     #[error("a module that the stream is bound to is not ready yet")]
     ModuleNotReady,
@@ -71,7 +72,7 @@ pub enum ShardError {
     },
     /// What was uploaded cannot be looked at or kept, for a reason of this node.
     #[error("the server could not store the module; its log says why")]
-    ModuleStore(Arc<str>),
+    ModuleStore(#[serde(with = "weir_types::shared")] Arc<str>),
     /// As many modules wait for being looked at or compiled as may; nothing changed.
     #[error("too many modules of this bucket are being inspected or compiled; try again when one is ready")]
     ModulesWaiting,
@@ -88,7 +89,7 @@ pub enum ShardError {
     },
     /// The node could not start an instance of the module, for want of something that its machine has to give.
     #[error("{0}")]
-    ModuleNotStarted(Arc<str>),
+    ModuleNotStarted(#[serde(with = "weir_types::shared")] Arc<str>),
     /// No binding of the bucket has this name; nothing changed.
     #[error("no such binding: `{0}`")]
     BindingUnknown(Box<str>),
@@ -101,20 +102,24 @@ pub enum ShardError {
         /// The offset of the record.
         at: Offset,
         /// Why.
+        #[serde(with = "weir_types::shared")]
         reason: Arc<str>,
     },
     /// The module refuses the question, in its own words.
     #[error("{0}")]
     SummaryRefused(Box<str>),
+    /// The node is one of several, and what is asked for works on one that is alone; nothing changed.
+    #[error("modules cannot be uploaded to or bound in a cluster of several nodes yet")]
+    ModulesAlone,
     /// What the cold tier holds is not what was written; it is not served.
     #[error("cold bytes of this stream are damaged")]
-    ColdDamaged(Arc<str>),
+    ColdDamaged(#[serde(with = "weir_types::shared")] Arc<str>),
     /// The cold tier does not answer.
     #[error("the cold tier cannot be read now")]
-    ColdUnavailable(Arc<str>),
+    ColdUnavailable(#[serde(with = "weir_types::shared")] Arc<str>),
     /// What the disk holds is not what was written.
     #[error("stored bytes are damaged: {0}")]
-    Corrupt(Arc<str>),
+    Corrupt(#[serde(with = "weir_types::shared")] Arc<str>),
 }
 
 impl From<weir_cold::ColdError> for ShardError {

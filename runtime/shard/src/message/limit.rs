@@ -1,7 +1,9 @@
 //! The limits that an operator has chosen, as a request meets them: which one, by the name it has in the configuration.
 
+use serde::{Deserialize, Serialize};
+
 /// A configured limit that was met.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Limit {
     /// The disk has no room for another WAL segment. Nobody has configured it, but it is met like the others.
     Disk,

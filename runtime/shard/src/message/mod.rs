@@ -1,13 +1,17 @@
 //! What is asked and answered, between connections and shards and between shards: plain values.
 
 mod answer;
+mod apart;
 mod backup;
 mod body;
 mod check;
 mod error;
+mod letter;
 mod limit;
 mod mail;
+mod peer;
 mod request;
+mod sound;
 mod stats;
 
 pub(crate) use answer::{Answer, Pinned, RecordBatch, Response};
@@ -18,8 +22,10 @@ pub use backup::BackupNews;
 pub use body::Body;
 pub use check::{CheckNews, DamagedChunk};
 pub use error::ShardError;
+pub(crate) use letter::{Letter, LetterError, Sent, decode, encode};
 pub use limit::Limit;
-pub(crate) use mail::{Advance, CallId, Mail};
+pub(crate) use mail::{Advance, CallId, Lead, Mail};
+pub(crate) use peer::{Addressee, Peer};
 pub use request::{
     AppendRequest, BindingRequest, CreateCondition, CreateRequest, ForkRequest, IfMatch, ListCursor, Producer,
     SummaryQuery, TrimRequest,

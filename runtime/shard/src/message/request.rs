@@ -4,13 +4,16 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use weir_stream::{BucketTold, EncodedBindings, Expiry, Pattern, Retention};
 use weir_types::{BucketName, GroupId, Incarnation, ModuleName, Offset, ReadFrom, Role, StreamKey};
 
+use crate::config::Topology;
+use crate::message::apart;
 use crate::message::body::Body;
 
 /// What must be true of a stream that is there for a request to change it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum IfMatch {
     /// It is there.
     Exists,
@@ -34,7 +37,7 @@ impl IfMatch {
 }
 
 /// Create a stream.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CreateRequest {
     /// The stream's content type, as sent; `application/octet-stream` when the request has none.
     pub content_type: Box<str>,
@@ -49,7 +52,7 @@ pub struct CreateRequest {
 }
 
 /// Create a stream that begins with what another one holds.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ForkRequest {
     /// The stream that it is a fork of.
     pub source: StreamKey,
@@ -70,7 +73,7 @@ pub struct ForkRequest {
 }
 
 /// Keep what a fork is going to inherit.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct PinRequest {
     pub(crate) fork: StreamKey,
     pub(crate) fork_incarnation: Incarnation,
@@ -82,7 +85,7 @@ pub(crate) struct PinRequest {
 }
 
 /// Read what a stream holds of a fork's records.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct InheritedRequest {
     pub(crate) key: StreamKey,
     pub(crate) incarnation: Incarnation,
@@ -92,7 +95,7 @@ pub(crate) struct InheritedRequest {
 }
 
 /// What must be true before a stream is created or found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CreateCondition {
     /// There is none of this name.
     Absent,
@@ -101,7 +104,7 @@ pub enum CreateCondition {
 }
 
 /// Append records, close, or both.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct AppendRequest {
     /// The body's content type, as sent.
     pub content_type: Option<Box<str>>,
@@ -118,7 +121,7 @@ pub struct AppendRequest {
 }
 
 /// Give up a stream's oldest records.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct TrimRequest {
     /// Where the first record begins that stays, or the tail.
     pub before: ReadFrom,
@@ -127,7 +130,7 @@ pub struct TrimRequest {
 }
 
 /// An idempotent producer's headers.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Producer {
     /// `Producer-Id`, 1 to [`weir_types::limits::PRODUCER_ID_BYTES_MAX`] bytes.
     pub id: Box<str>,
@@ -138,7 +141,7 @@ pub struct Producer {
 }
 
 /// A binding that is asked for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BindingRequest {
     /// Its name.
     pub name: ModuleName,
@@ -149,11 +152,12 @@ pub struct BindingRequest {
     /// As what the module is used.
     pub role: Role,
     /// The module's configuration as JSON text; `null` for none.
+    #[serde(with = "weir_types::shared")]
     pub config: Arc<str>,
 }
 
 /// What is asked of a summary.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SummaryQuery {
     /// The binding.
     pub binding: ModuleName,
@@ -164,6 +168,7 @@ pub struct SummaryQuery {
 }
 
 /// What one shard asks another.
+#[derive(Clone, Serialize, Deserialize)]
 pub(crate) enum Request {
     Append(StreamKey, AppendRequest),
     Create(StreamKey, CreateRequest),
@@ -204,6 +209,7 @@ pub(crate) enum Request {
     },
     List {
         group: GroupId,
+        #[serde(with = "weir_types::shared")]
         query: Arc<ListQuery>,
     },
     /// Up to so many buckets behind a name, in the order of names.
@@ -221,12 +227,14 @@ pub(crate) enum Request {
     /// Replace the group's copy of a bucket, if it is an older one.
     BucketTell {
         group: GroupId,
+        #[serde(with = "weir_types::shared")]
         news: Arc<BucketNews>,
     },
     ModulePut {
         bucket: BucketName,
         name: ModuleName,
         roles: Vec<Role>,
+        #[serde(with = "apart::one")]
         wasm: Bytes,
     },
     ModuleDelete {
@@ -247,6 +255,95 @@ pub(crate) enum Request {
 }
 
 impl Request {
+    /// The group that carries it out.
+    pub(crate) fn group(&self, topology: Topology) -> GroupId {
+        match self {
+            Request::List { group, .. } | Request::BucketDescribe { group, .. } | Request::BucketTell { group, .. } => {
+                *group
+            }
+            request => request.stream().map_or(GroupId::META, |key| topology.group_of(key.slot())),
+        }
+    }
+
+    /// Whether it is answered from group 0's tables of buckets, modules and bindings.
+    pub(crate) fn is_of_meta(&self) -> bool {
+        match self {
+            Request::Buckets { .. }
+            | Request::BucketCreate(..)
+            | Request::BucketDelete(_)
+            | Request::ModulePut { .. }
+            | Request::ModuleDelete { .. }
+            | Request::Modules(_)
+            | Request::BindingPut(..)
+            | Request::BindingDelete { .. }
+            | Request::Bindings(_) => true,
+            Request::List { .. }
+            | Request::BucketDescribe { .. }
+            | Request::BucketTell { .. }
+            | Request::Append(..)
+            | Request::Create(..)
+            | Request::Fork(..)
+            | Request::Pin(..)
+            | Request::Unpin { .. }
+            | Request::ForkDecide { .. }
+            | Request::ReadInherited(..)
+            | Request::InheritedRecords(..)
+            | Request::Delete(..)
+            | Request::Trim(..)
+            | Request::Head(_)
+            | Request::Read { .. }
+            | Request::Watch { .. }
+            | Request::Summary { .. } => false,
+        }
+    }
+
+    /// Has `visit` take what is large out, or put it in.
+    pub(crate) fn exchange(&mut self, visit: &mut dyn FnMut(&mut Bytes)) {
+        match self {
+            Request::Append(_, request) => request.body.exchange(visit),
+            Request::Create(_, request) => request.body.exchange(visit),
+            Request::Fork(_, request) => request.body.exchange(visit),
+            Request::ModulePut { wasm, .. } => visit(wasm),
+            Request::BucketTell { news, .. } => {
+                // Who else has it keeps it as it is.
+                Arc::make_mut(news).bindings.iter_mut().for_each(visit);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether it changes nothing, so that it may be asked any number of times.
+    pub(crate) fn is_read(&self) -> bool {
+        match self {
+            Request::Head(_)
+            | Request::Read { .. }
+            | Request::ReadInherited(..)
+            | Request::InheritedRecords(..)
+            | Request::Watch { .. }
+            | Request::List { .. }
+            | Request::Buckets { .. }
+            | Request::BucketDescribe { .. }
+            | Request::Modules(_)
+            | Request::Bindings(_)
+            | Request::Summary { .. } => true,
+            Request::Append(..)
+            | Request::Create(..)
+            | Request::Fork(..)
+            | Request::Pin(..)
+            | Request::Unpin { .. }
+            | Request::ForkDecide { .. }
+            | Request::Delete(..)
+            | Request::Trim(..)
+            | Request::BucketCreate(..)
+            | Request::BucketDelete(_)
+            | Request::BucketTell { .. }
+            | Request::ModulePut { .. }
+            | Request::ModuleDelete { .. }
+            | Request::BindingPut(..)
+            | Request::BindingDelete { .. } => false,
+        }
+    }
+
     /// Whether it changes nothing, takes long and so ends with its client.
     pub(crate) fn ends_with_client(&self) -> bool {
         match self {
@@ -263,6 +360,17 @@ impl Request {
         match self {
             Request::ModulePut { wasm, .. } => wasm.len(),
             _ => 0,
+        }
+    }
+
+    /// The stream that it is about, if it is about one.
+    fn stream(&self) -> Option<&StreamKey> {
+        match self {
+            Request::Unpin { key, .. }
+            | Request::ForkDecide { key, .. }
+            | Request::ReadInherited(InheritedRequest { key, .. }, _)
+            | Request::InheritedRecords(InheritedRequest { key, .. }, _) => Some(key),
+            request => request.key(),
         }
     }
 
@@ -300,6 +408,7 @@ impl Request {
 }
 
 /// A bucket as group 0 has it.
+#[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct BucketNews {
     pub(crate) name: Box<str>,
     /// The last change that is in it.
@@ -308,6 +417,7 @@ pub(crate) struct BucketNews {
     pub(crate) fenced: bool,
     pub(crate) retention: Retention,
     /// All its bindings, encoded; `None` when the bucket is gone.
+    #[serde(with = "apart::maybe")]
     pub(crate) bindings: Option<Bytes>,
 }
 
@@ -326,10 +436,11 @@ impl BucketNews {
 }
 
 /// A place in a bucket's listing: behind the streams whose address has this hash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListCursor(pub u64);
 
 /// Which streams of a bucket to list: `limit` of those with `prefix`, behind `after`.
+#[derive(Serialize, Deserialize)]
 pub(crate) struct ListQuery {
     pub(crate) bucket: Box<str>,
     pub(crate) prefix: Box<str>,

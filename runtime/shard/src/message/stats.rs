@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use weir_raft::Standing;
+use weir_raft::{Role, Standing};
 use weir_storage::WalStats;
 use weir_types::{Distribution, GroupId};
 
@@ -93,6 +93,8 @@ pub struct ShardStats {
     pub groups_serving: u16,
     /// Groups whose log has failed.
     pub groups_failed: u16,
+    /// What this node is to each of its groups.
+    pub roles: Vec<(GroupId, Role)>,
     /// How each of its groups stands.
     pub groups: Vec<(GroupId, Standing)>,
     /// From the arrival of an append on its stream's shard to its acknowledgement, in nanoseconds.

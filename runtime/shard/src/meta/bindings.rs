@@ -27,7 +27,8 @@ impl Shard {
         bucket: BucketName,
         request: BindingRequest,
     ) -> Result<(Arc<Binding>, bool), ShardError> {
-        match self.call(self.meta_owner(), Request::BindingPut(bucket, Box::new(request))).await? {
+        self.check_alone()?;
+        match self.ask(Request::BindingPut(bucket, Box::new(request))).await? {
             Answer::Binding { binding, existed } => Ok((binding, existed)),
             _ => unreachable!("a bind is answered with the binding"),
         }
@@ -38,7 +39,7 @@ impl Shard {
     /// # Errors
     /// [`Refusal::BucketNotFound`].
     pub async fn bindings(&self, bucket: BucketName) -> Result<Vec<Arc<Binding>>, ShardError> {
-        match self.call(self.meta_owner(), Request::Bindings(bucket)).await? {
+        match self.ask(Request::Bindings(bucket)).await? {
             Answer::Bindings(bindings) => Ok(bindings),
             _ => unreachable!("a list of bindings is asked for"),
         }
@@ -59,7 +60,7 @@ impl Shard {
     /// # Errors
     /// [`Refusal::BucketNotFound`], [`Refusal::BindingNotFound`].
     pub async fn binding_delete(&self, bucket: BucketName, name: ModuleName) -> Result<(), ShardError> {
-        self.call(self.meta_owner(), Request::BindingDelete { bucket, name }).await.map(|_| ())
+        self.ask(Request::BindingDelete { bucket, name }).await.map(|_| ())
     }
 }
 

@@ -24,7 +24,7 @@ impl Shard {
     /// # Errors
     /// [`Refusal::BucketBusy`] while it is being deleted.
     pub async fn bucket_create(&self, name: BucketName, retention: Option<Retention>) -> Result<bool, ShardError> {
-        match self.call(self.meta_owner(), Request::BucketCreate(name.as_str().into(), retention)).await? {
+        match self.ask(Request::BucketCreate(name.as_str().into(), retention)).await? {
             Answer::BucketCreated { existed } => Ok(existed),
             _ => unreachable!("a bucket's creation is answered with its age"),
         }
@@ -36,7 +36,7 @@ impl Shard {
     /// # Errors
     /// When the shard of group 0 cannot be asked.
     pub async fn buckets(&self, after: &str, limit: usize) -> Result<Vec<(Box<str>, u64)>, ShardError> {
-        match self.call(self.meta_owner(), Request::Buckets { after: after.into(), limit }).await? {
+        match self.ask(Request::Buckets { after: after.into(), limit }).await? {
             Answer::Buckets(buckets) => Ok(buckets),
             _ => unreachable!("a list of buckets is asked for"),
         }
@@ -49,8 +49,7 @@ impl Shard {
     pub async fn bucket(&self, name: BucketName) -> Result<BucketSummary, ShardError> {
         let mut summary = BucketSummary { created_ms: u64::MAX, streams: 0, retention: Retention::default() };
         for group in self.0.topology.groups() {
-            let owner = self.0.topology.owner_of(group);
-            match self.call(owner, Request::BucketDescribe { group, name: name.as_str().into() }).await? {
+            match self.ask(Request::BucketDescribe { group, name: name.as_str().into() }).await? {
                 Answer::Bucket(BucketView { streams, created_ms, retention, .. }) => {
                     summary.streams += streams;
                     summary.retention = retention;
@@ -67,7 +66,7 @@ impl Shard {
     /// # Errors
     /// [`Refusal::BucketNotFound`] when there is none, [`Refusal::BucketBusy`] when it has streams.
     pub async fn bucket_delete(&self, name: BucketName) -> Result<(), ShardError> {
-        self.call(self.meta_owner(), Request::BucketDelete(name.as_str().into())).await.map(|_| ())
+        self.ask(Request::BucketDelete(name.as_str().into())).await.map(|_| ())
     }
 }
 
@@ -156,7 +155,7 @@ impl Core {
         let mut streams = 0;
         for group in self.topology.groups() {
             let request = Request::BucketTell { group, news: news.clone() };
-            match self.call(self.topology.owner_of(group), request).await? {
+            match self.request(request).await? {
                 Answer::BucketStreams(own) => streams += own,
                 _ => unreachable!("a bucket's news is answered with its streams"),
             }

@@ -4,5 +4,5 @@
 mod bindings;
 mod buckets;
 mod modules;
-mod reconcile;
+pub(crate) mod reconcile;
 pub(crate) mod unsettled;

@@ -34,9 +34,10 @@ impl Shard {
         name: ModuleName,
         mut wasm: Body,
     ) -> Result<(ModuleSummary, bool), ShardError> {
+        self.check_alone()?;
         let _counted = self.0.count_body(&mut wasm)?;
         let (wasm, roles) = self.0.inspect(bucket.as_str(), wasm).await?;
-        match self.call(self.meta_owner(), Request::ModulePut { bucket, name, roles, wasm }).await? {
+        match self.ask(Request::ModulePut { bucket, name, roles, wasm }).await? {
             Answer::Module { module, existed } => Ok((*module, existed)),
             _ => unreachable!("an upload is answered with the module"),
         }
@@ -47,7 +48,7 @@ impl Shard {
     /// # Errors
     /// [`Refusal::BucketNotFound`].
     pub async fn modules(&self, bucket: BucketName) -> Result<Vec<ModuleSummary>, ShardError> {
-        match self.call(self.meta_owner(), Request::Modules(bucket)).await? {
+        match self.ask(Request::Modules(bucket)).await? {
             Answer::Modules(modules) => Ok(modules),
             _ => unreachable!("a list of modules is asked for"),
         }
@@ -68,7 +69,14 @@ impl Shard {
     /// # Errors
     /// [`Refusal::ModuleInUse`], [`Refusal::ModuleNotFound`], [`Refusal::BucketNotFound`].
     pub async fn module_delete(&self, bucket: BucketName, name: ModuleName) -> Result<(), ShardError> {
-        self.call(self.meta_owner(), Request::ModuleDelete { bucket, name }).await.map(|_| ())
+        self.ask(Request::ModuleDelete { bucket, name }).await.map(|_| ())
+    }
+}
+
+impl Shard {
+    /// What a module is, only the node knows that it was uploaded to.
+    pub(crate) fn check_alone(&self) -> Result<(), ShardError> {
+        if self.0.is_alone() { Ok(()) } else { Err(ShardError::ModulesAlone) }
     }
 }
 

@@ -6,6 +6,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use weir_raft::Role;
 use weir_stream::{BucketState, BucketView, Command};
 use weir_types::GroupId;
 
@@ -23,26 +24,38 @@ impl Shard {
     /// # Errors
     /// [`ShardOpenError::Form`] when the number is another one, or cannot be written.
     pub async fn form(&self) -> Result<(), ShardOpenError> {
-        let failed = |error: &dyn std::fmt::Display| ShardOpenError::Form(error.to_string());
         let core = &self.0;
-        assert!(core.id == self.meta_owner(), "only the shard of group 0 forms the node");
-        let formed = core.meta().groups().is_some();
-        if !formed {
-            let form = Command::MetaForm { groups: core.topology.groups };
-            core.group(GroupId::META).command(&form).await.map_err(|error| failed(&error))?;
-        }
-        let groups = core.meta().groups();
-        if groups != Some(core.topology.groups) {
-            return Err(ShardOpenError::Form(format!(
-                "it is for {groups:?} groups, the node has {}",
-                core.topology.groups
-            )));
-        }
-        core.settle_all().await.map_err(|error| failed(&error))?;
+        core.form().await?;
+        core.settle_all().await.map_err(|error| ShardOpenError::Form(error.to_string()))?;
         core.restore_modules().await;
         core.spawn(run(Rc::clone(core)));
         Ok(())
     }
+}
+
+/// Does what [`Shard::form`] does, and settles what was left, for as long as this node leads group 0 in this term.
+pub(crate) async fn lead(core: Rc<Core>, term: u64) {
+    let is_leading = || core.group(GroupId::META).replica.role() == Role::Leading { term };
+    while is_leading() {
+        match begin(&core).await {
+            Ok(()) => break,
+            Err(error) => tracing::warn!(%error, "what was left of changes of buckets is not settled yet"),
+        }
+        tokio::time::sleep(RETRY_INTERVAL).await;
+    }
+    tokio::select! {
+        () = run(core.clone()) => {}
+        () = async {
+            while is_leading() {
+                tokio::time::sleep(RETRY_INTERVAL).await;
+            }
+        } => {}
+    }
+}
+
+async fn begin(core: &Rc<Core>) -> Result<(), String> {
+    core.form().await.map_err(|error| error.to_string())?;
+    core.settle_all().await.map_err(|error| error.to_string())
 }
 
 /// Settles what was left. Runs for the shard's life.
@@ -59,6 +72,22 @@ async fn run(core: Rc<Core>) {
 }
 
 impl Core {
+    /// Notes how many groups there are, or checks that.
+    async fn form(self: &Rc<Self>) -> Result<(), ShardOpenError> {
+        let formed = self.meta().groups().is_some();
+        if !formed {
+            let form = Command::MetaForm { groups: self.topology.groups };
+            let noted = self.group(GroupId::META).command(&form).await;
+            noted.map_err(|error| ShardOpenError::Form(error.to_string()))?;
+        }
+        let groups = self.meta().groups();
+        if groups != Some(self.topology.groups) {
+            let ours = self.topology.groups;
+            return Err(ShardOpenError::Form(format!("it is for {groups:?} groups, the node has {ours}")));
+        }
+        Ok(())
+    }
+
     /// Settles every bucket of which some group has not heard the last.
     async fn settle_all(self: &Rc<Self>) -> Result<(), ShardError> {
         let buckets: Vec<_> = {
@@ -85,7 +114,7 @@ impl Core {
     async fn is_told(self: &Rc<Self>, name: &str, epoch: u64) -> Result<bool, ShardError> {
         for group in self.topology.groups() {
             let request = Request::BucketDescribe { group, name: name.into() };
-            match self.call(self.topology.owner_of(group), request).await {
+            match self.request(request).await {
                 Ok(Answer::Bucket(BucketView { epoch: told, .. })) if told == epoch => {}
                 Ok(_) | Err(ShardError::Refused(_)) => return Ok(false),
                 Err(error) => return Err(error),

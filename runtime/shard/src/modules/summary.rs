@@ -98,7 +98,7 @@ impl Shard {
 
     async fn view(&self, key: &StreamKey, query: &SummaryQuery) -> Result<SummaryView, ShardError> {
         let request = Request::Summary { key: key.clone(), query: Box::new(query.clone()) };
-        match self.call(self.owner_of(key), request).await? {
+        match self.ask(request).await? {
             Answer::View(view) => Ok(*view),
             _ => unreachable!("a summary is answered with a view"),
         }
@@ -118,9 +118,16 @@ impl SummaryFollower {
         let view = match self.first.take() {
             Some(view) => view,
             None => {
-                if matches!(self.subscription.changed().await, Change::Removed) {
-                    self.ended = true;
-                    return None;
+                match self.subscription.changed().await {
+                    Change::Bytes | Change::Closed => {}
+                    Change::Removed => {
+                        self.ended = true;
+                        return None;
+                    }
+                    Change::Failed(error) => {
+                        self.ended = true;
+                        return Some(Err(error));
+                    }
                 }
                 // What changes meanwhile is one change.
                 tokio::time::sleep_until(self.asked + VIEWS_INTERVAL).await;

@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use weir_stream::{Ancestor, Refusal};
-use weir_types::{Offset, ReadFrom, ShardId, StreamKey};
+use weir_types::{Offset, ReadFrom, StreamKey};
 
 use crate::core::Core;
 use crate::message::{Answer, InheritedRequest, Page, RecordBatch, Request, Response, ShardError};
@@ -56,8 +56,7 @@ impl Core {
                 }
                 let left = bytes_max.saturating_sub(taken);
                 let request = request(ancestor, position, ancestor.upto, left);
-                let owner = self.owner_of(&request.key);
-                let more = match self.call(owner, Request::ReadInherited(request, is_live)).await {
+                let more = match self.request(Request::ReadInherited(request, is_live)).await {
                     Ok(Answer::Page(more)) => more,
                     Ok(_) => unreachable!("a read is answered with a page"),
                     // Who reads on from here is told.
@@ -104,8 +103,7 @@ impl Core {
         request: InheritedRequest,
         records_max: usize,
     ) -> Result<RecordBatch, ShardError> {
-        let owner = self.owner_of(&request.key);
-        match self.call(owner, Request::InheritedRecords(request, records_max)).await? {
+        match self.request(Request::InheritedRecords(request, records_max)).await? {
             Answer::Records(batch) => Ok(*batch),
             _ => unreachable!("it is answered with records"),
         }
@@ -144,10 +142,5 @@ impl Core {
         }
         let bytes_max = self.config.pages.page_bytes_max(*bytes_max).min((range.end - range.start) as usize);
         Ok(Plan::of(group, &state, stream, range.start, bytes_max))
-    }
-
-    /// The shard of a stream.
-    pub(crate) fn owner_of(&self, key: &StreamKey) -> ShardId {
-        self.topology.owner_of(self.topology.group_of(key.slot()))
     }
 }

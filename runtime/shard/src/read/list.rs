@@ -43,7 +43,7 @@ impl Shard {
             }
             let after = after.filter(|_| group == first);
             let query = Arc::new(ListQuery { bucket: bucket.into(), prefix: prefix.into(), after, limit });
-            let answer = self.call(topology.owner_of(group), Request::List { group, query }).await?;
+            let answer = self.ask(Request::List { group, query }).await?;
             let Answer::Listed(part) = answer else { unreachable!("a listing is answered with streams") };
             listing.streams.extend(part.streams);
             if part.next.is_some() {

@@ -19,12 +19,12 @@ use weir_cold::{ChunkName, Cold, ColdError, PartRef, ReadMax, StoreError};
 use weir_storage::{EntryBody, EntryPlace, FRAME_HEADER_BYTES, WalReader};
 use weir_stream::batch::BATCH_HEAD_BYTES;
 use weir_stream::{Ancestor, Batch, Extent, Facts, Group as State, Pack, Piece, Refusal, Stream};
-use weir_types::{Lineage, Offset, ReadFrom, ShardId, StreamKey};
+use weir_types::{Lineage, Offset, ReadFrom, StreamKey};
 
 use crate::budget::{self, PageClaim};
 use crate::core::{Core, Shard};
 use crate::group::Leading;
-use crate::message::{Answer, CallId, Limit, Page, Request, Response, ShardError};
+use crate::message::{Answer, CallId, Limit, Page, Peer, Request, Response, ShardError};
 use crate::stats::add;
 use crate::write::job::LocalGroup;
 
@@ -80,7 +80,7 @@ impl Shard {
     /// # Errors
     /// [`Refusal::NotFound`] when there is none.
     pub async fn head(&self, key: StreamKey) -> Result<Facts, ShardError> {
-        match self.call(self.owner_of(&key), Request::Head(key)).await? {
+        match self.ask(Request::Head(key)).await? {
             Answer::Facts(facts) => Ok(facts),
             _ => unreachable!("a head is answered with the stream"),
         }
@@ -107,7 +107,7 @@ impl Shard {
         bytes_max: usize,
         is_live: bool,
     ) -> Result<Page, ShardError> {
-        match self.call(self.owner_of(&key), Request::Read { key, from, bytes_max, is_live }).await? {
+        match self.ask(Request::Read { key, from, bytes_max, is_live }).await? {
             Answer::Page(page) => Ok(*page),
             _ => unreachable!("a read is answered with a page"),
         }
@@ -150,7 +150,7 @@ impl Core {
     /// Reads a page: at once when it is in memory, in a task of its own otherwise.
     pub(crate) fn begin_read(
         self: &Rc<Self>,
-        origin: ShardId,
+        origin: Peer,
         call: CallId,
         (key, from): (StreamKey, ReadFrom),
         bytes_max: usize,

@@ -227,8 +227,7 @@ fn a_source_that_is_pinned_for_nobody_learns_that() {
             content_type: None,
             until_ms: node.near(&keys[0]).now_ms() + 1000,
         };
-        let owner = node.shards[0].owner_of(&keys[0]);
-        let pinned = node.far(&keys[0]).call(owner, Request::Pin(keys[0].clone(), Box::new(pin))).await;
+        let pinned = node.far(&keys[0]).ask(Request::Pin(keys[0].clone(), Box::new(pin))).await;
         assert!(matches!(pinned, Ok(Answer::Pinned(_))));
         node = node.restart().await;
         node.delete(&keys[0]).await.expect("deletes");

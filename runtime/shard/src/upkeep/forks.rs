@@ -68,8 +68,7 @@ async fn release(
     Release { source, source_incarnation, keeps_pin }: Release,
 ) -> Result<(), ShardError> {
     let key = StreamKey::parse(&source).expect("keys were checked when their request came");
-    let owner = core.topology.owner_of(core.topology.group_of(key.slot()));
-    core.call(owner, Request::Unpin { key, incarnation: source_incarnation, fork, keeps_pin }).await?;
+    core.request(Request::Unpin { key, incarnation: source_incarnation, fork, keeps_pin }).await?;
     group.command(&Command::ForkReleased { incarnation: fork, keeps_pin }).await.map(|_| ())
 }
 
@@ -83,10 +82,9 @@ async fn settle(
 ) -> Result<(), ShardError> {
     let parse = |key: &str| StreamKey::parse(key).expect("keys were checked when their request came");
     let (source, fork_key) = (parse(&pin.source), parse(&pin.fork));
-    let owner = core.topology.owner_of(core.topology.group_of(fork_key.slot()));
     let request = Request::ForkDecide { key: fork_key, incarnation: fork, until_ms };
     let (key, incarnation) = (KeyRef::from(&source), pin.source_incarnation);
-    let settled = match core.call(owner, request).await? {
+    let settled = match core.request(request).await? {
         Answer::ForkDecided { is_there: true } => Command::PinSettle { key, incarnation, fork },
         Answer::ForkDecided { is_there: false } => Command::Unpin { key, incarnation, fork, keeps_pin: false },
         _ => unreachable!("it is answered with what is decided"),

@@ -4,11 +4,11 @@ use std::rc::Rc;
 
 use tokio::time::Instant;
 use weir_stream::{Appended, Command, Group, KeyRef, Look, ProducerRef, Records, Refusal, Reply, Split, Stream};
-use weir_types::{ShardId, StreamKey};
+use weir_types::StreamKey;
 
 use crate::core::{Core, Shard};
 use crate::in_flight::InFlight;
-use crate::message::{Answer, AppendRequest, Body, CallId, Request, Response, ShardError};
+use crate::message::{Answer, AppendRequest, Body, CallId, Peer, Request, Response, ShardError};
 use crate::stats::add;
 use crate::write::job::{AppendJob, Judged, LocalGroup};
 use crate::write::validations::{Case, validators_of};
@@ -23,11 +23,12 @@ impl Shard {
     /// # Errors
     /// [`ShardError`] says what was met, and whether the outcome is known.
     pub async fn append(&self, key: StreamKey, mut request: AppendRequest) -> Result<Appended, ShardError> {
-        if let Some(content_type) = request.content_type.as_deref().filter(|_| is_large(&request.body)) {
+        let is_cut_here = is_large(&request.body) && self.is_led_here(&key);
+        if let Some(content_type) = request.content_type.as_deref().filter(|_| is_cut_here) {
             Box::pin(self.cut(content_type, &mut request.body)).await?;
         }
         let _counted = self.counted_here(&key, &mut request.body);
-        match self.call(self.owner_of(&key), Request::Append(key, request)).await? {
+        match self.ask(Request::Append(key, request)).await? {
             Answer::Appended(appended) => Ok(appended),
             _ => unreachable!("an append is answered with its effect"),
         }
@@ -81,7 +82,7 @@ impl Core {
     /// Takes an append in and puts it into its group's batch, or answers it at once.
     pub(crate) fn begin_append(
         self: &Rc<Self>,
-        origin: ShardId,
+        origin: Peer,
         call: CallId,
         key: StreamKey,
         mut request: AppendRequest,

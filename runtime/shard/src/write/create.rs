@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use tokio::time::Instant;
 use weir_stream::{Command, EPOCH_UNJUDGED, Facts, Group, KeyRef, Refusal, Reply, Split};
-use weir_types::{GroupId, Incarnation, StreamKey};
+use weir_types::{Incarnation, StreamKey};
 
 use crate::core::{Core, Shard};
 use crate::in_flight::InFlight;
@@ -20,11 +20,11 @@ impl Shard {
     /// [`Refusal::ConfigConflict`] when a stream with another configuration has the name, [`Refusal::JsonInvalid`] for
     /// a body that is none; what the request's condition says; [`ShardError::BucketUnknown`] when buckets are not created automatically.
     pub async fn create(&self, key: StreamKey, mut request: CreateRequest) -> Result<(Facts, bool), ShardError> {
-        if is_large(&request.body) {
+        if is_large(&request.body) && self.is_led_here(&key) {
             self.cut(&request.content_type, &mut request.body).await?;
         }
         let _counted = self.counted_here(&key, &mut request.body);
-        match self.call(self.owner_of(&key), Request::Create(key, request)).await? {
+        match self.ask(Request::Create(key, request)).await? {
             Answer::Created { facts, existed } => Ok((facts, existed)),
             _ => unreachable!("a create is answered with the stream"),
         }
@@ -145,7 +145,7 @@ impl Core {
         if !self.config.buckets_auto_create {
             return Err(ShardError::BucketUnknown);
         }
-        self.call(self.topology.owner_of(GroupId::META), Request::BucketCreate(key.bucket().into(), None)).await?;
+        self.request(Request::BucketCreate(key.bucket().into(), None)).await?;
         group.command_until(create, deadline).await
     }
 

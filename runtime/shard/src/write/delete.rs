@@ -14,7 +14,7 @@ impl Shard {
     /// # Errors
     /// [`Refusal::NotFound`] when there is none, [`Refusal::TailMoved`] when `if_match` is not true of it.
     pub async fn delete(&self, key: StreamKey, if_match: Option<IfMatch>) -> Result<(), ShardError> {
-        self.call(self.owner_of(&key), Request::Delete(key, if_match)).await.map(|_| ())
+        self.ask(Request::Delete(key, if_match)).await.map(|_| ())
     }
 }
 

@@ -39,7 +39,7 @@ impl Shard {
     /// [`ShardError::ForkNotJudged`].
     pub async fn fork(&self, key: StreamKey, mut request: ForkRequest) -> Result<(Facts, bool), ShardError> {
         let _counted = self.counted_here(&key, &mut request.body);
-        match self.call(self.owner_of(&key), Request::Fork(key, Box::new(request))).await? {
+        match self.ask(Request::Fork(key, Box::new(request))).await? {
             Answer::Created { facts, existed } => Ok((facts, existed)),
             _ => unreachable!("a fork is answered with the stream"),
         }
@@ -77,7 +77,7 @@ impl Core {
             content_type: request.content_type.clone(),
             until_ms,
         };
-        let pinned = match self.call(self.owner_of(&source), Request::Pin(source.clone(), Box::new(pin))).await {
+        let pinned = match self.request(Request::Pin(source.clone(), Box::new(pin))).await {
             Ok(Answer::Pinned(pinned)) => *pinned,
             Ok(_) => unreachable!("a pin is answered with what is pinned"),
             // Should it be pinned after all, the source finds that there is no fork.
@@ -92,7 +92,7 @@ impl Core {
         if !is_kept {
             let (key, fork) = (source, incarnation);
             let unpin = Request::Unpin { key, incarnation: source_incarnation, fork, keeps_pin: false };
-            if let Err(error) = self.call(self.owner_of(&request.source), unpin).await {
+            if let Err(error) = self.request(unpin).await {
                 tracing::debug!(%error, "what a fork did not need is released later");
             }
         }

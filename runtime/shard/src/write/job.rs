@@ -2,11 +2,11 @@
 
 use tokio::time::Instant;
 use weir_stream::Split;
-use weir_types::{Incarnation, ShardId, StreamKey};
+use weir_types::{Incarnation, StreamKey};
 
 use crate::group::{Group, Job};
 use crate::in_flight::InFlight;
-use crate::message::{AppendRequest, Body, CallId, ShardError};
+use crate::message::{AppendRequest, Body, CallId, Peer, ShardError};
 
 /// A group that this shard owns.
 pub(crate) type LocalGroup = Group<AppendJob>;
@@ -15,7 +15,7 @@ pub(crate) type LocalGroup = Group<AppendJob>;
 pub(crate) struct AppendJob {
     pub(crate) key: StreamKey,
     pub(crate) request: AppendRequest,
-    pub(crate) origin: ShardId,
+    pub(crate) origin: Peer,
     pub(crate) call: CallId,
     pub(crate) arrival: u64,
     /// When it is answered at the latest, wherever it waits.

@@ -4,7 +4,7 @@
 //! [`validate`] takes appends through their validators, where they wait as [`validations`]; [`rounds`] takes what is to be
 //! proposed to the log and brings the answers back; [`job`] is an append on that way.
 
-mod append;
+pub(crate) mod append;
 mod create;
 mod delete;
 pub(crate) mod expiry;

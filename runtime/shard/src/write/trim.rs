@@ -16,7 +16,7 @@ impl Shard {
     /// [`Refusal::NotFound`], [`Refusal::OffsetGone`], [`Refusal::OffsetInvalid`]; [`Refusal::TrimSummarized`] without `force`;
     /// what reading at the offset says.
     pub async fn trim(&self, key: StreamKey, request: TrimRequest) -> Result<Facts, ShardError> {
-        match self.call(self.owner_of(&key), Request::Trim(key, request)).await? {
+        match self.ask(Request::Trim(key, request)).await? {
             Answer::Facts(facts) => Ok(facts),
             _ => unreachable!("a trim is answered with the stream"),
         }

@@ -1,0 +1,168 @@
+//! What other nodes may send: only what this node would send itself. What is asked for is checked where it comes in, by `http`;
+//! from there on everybody counts on it, and so it is checked again where it comes from another process.
+
+use bytes::Bytes;
+use weir_stream::{EncodedBindings, Facts};
+use weir_types::limits::{CONTENT_TYPE_BYTES_MAX, PRODUCER_ID_BYTES_MAX, PRODUCER_NUMBER_MAX};
+use weir_types::{BucketName, Offset, StreamKey};
+use weir_wasm::GuestBatch;
+
+use crate::message::answer::{Answer, Page, Pinned};
+use crate::message::mail::Advance;
+use crate::message::request::{AppendRequest, BucketNews, Producer, Request};
+
+/// Whether a text may be a stream's content type: a header's value.
+fn is_content_type(text: &str) -> bool {
+    text.len() <= CONTENT_TYPE_BYTES_MAX && is_header(text)
+}
+
+fn is_header(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b'\t' | b' '..=b'~'))
+}
+
+fn is_producer(producer: &Producer) -> bool {
+    let Producer { id, epoch, seq } = producer;
+    (1..=PRODUCER_ID_BYTES_MAX).contains(&id.len()) && *epoch.max(seq) <= PRODUCER_NUMBER_MAX
+}
+
+fn is_append(request: &AppendRequest) -> bool {
+    let AppendRequest { content_type, close, producer, seq, if_match: _, body } = request;
+    content_type.as_deref().is_none_or(is_content_type)
+        && producer.as_ref().is_none_or(is_producer)
+        && seq.as_deref().is_none_or(|seq| seq.len() <= PRODUCER_ID_BYTES_MAX)
+        && (*close || !body.is_empty())
+}
+
+fn is_bucket(name: &str) -> bool {
+    BucketName::new(name).is_ok()
+}
+
+fn is_news(news: &BucketNews) -> bool {
+    is_bucket(&news.name) && news.bindings.as_deref().is_none_or(EncodedBindings::is_sound)
+}
+
+fn is_facts(facts: &Facts) -> bool {
+    is_content_type(&facts.content_type) && facts.earliest.position <= facts.next.position
+}
+
+/// Whether a source could have pinned this: ancestors lie one behind the other, up to where the fork begins.
+fn is_pinned(pinned: &Pinned) -> bool {
+    let Pinned { source, anchor, begin, ancestors, prefix: _ } = pinned;
+    is_facts(source)
+        && anchor <= begin
+        && ancestors.iter().all(|ancestor| StreamKey::parse(&ancestor.key).is_ok())
+        && ancestors.is_sorted_by_key(|ancestor| ancestor.upto)
+}
+
+/// Whether a guest can take them.
+fn are_records(batch: &GuestBatch) -> bool {
+    let GuestBatch { first_offset: _, ends, times, data } = batch;
+    ends.last().is_some_and(|&end| end as usize == data.len())
+        && ends.is_sorted()
+        && (times.len() == 1 || times.len() == ends.len())
+}
+
+/// Whether so many bytes lie between two offsets of one stream.
+fn lie_between(bytes: usize, start: Offset, next: Offset) -> bool {
+    start.lineage == next.lineage && next.position.checked_sub(start.position) == Some(bytes as u64)
+}
+
+fn total<'a>(parts: impl IntoIterator<Item = &'a Bytes>) -> usize {
+    parts.into_iter().map(Bytes::len).sum()
+}
+
+impl Request {
+    pub(crate) fn is_sound(&self) -> bool {
+        match self {
+            Request::Append(_, request) => is_append(request),
+            Request::Create(_, request) => is_content_type(&request.content_type),
+            Request::Fork(_, request) => request.content_type.as_deref().is_none_or(is_content_type),
+            Request::Pin(_, request) => request.content_type.as_deref().is_none_or(is_content_type),
+            Request::BucketTell { news, .. } => is_news(news),
+            Request::BucketCreate(name, _) | Request::BucketDelete(name) | Request::BucketDescribe { name, .. } => {
+                is_bucket(name)
+            }
+            Request::List { query, .. } => query.limit > 0,
+            Request::Unpin { .. }
+            | Request::ForkDecide { .. }
+            | Request::ReadInherited(..)
+            | Request::InheritedRecords(..)
+            | Request::Delete(..)
+            | Request::Trim(..)
+            | Request::Head(_)
+            | Request::Read { .. }
+            | Request::Watch { .. }
+            | Request::Buckets { .. }
+            | Request::ModulePut { .. }
+            | Request::ModuleDelete { .. }
+            | Request::Modules(_)
+            | Request::BindingPut(..)
+            | Request::BindingDelete { .. }
+            | Request::Bindings(_)
+            | Request::Summary { .. } => true,
+        }
+    }
+
+    /// Whether an answer is one to this request.
+    pub(crate) fn is_answered_by(&self, answer: &Answer) -> bool {
+        match self {
+            Request::Append(..) => matches!(answer, Answer::Appended(_)),
+            Request::Create(..) | Request::Fork(..) => matches!(answer, Answer::Created { .. }),
+            Request::Pin(..) => matches!(answer, Answer::Pinned(_)),
+            Request::ForkDecide { .. } => matches!(answer, Answer::ForkDecided { .. }),
+            Request::InheritedRecords(..) => matches!(answer, Answer::Records(_)),
+            Request::Trim(..) | Request::Head(_) => matches!(answer, Answer::Facts(_)),
+            Request::Read { .. } | Request::ReadInherited(..) => matches!(answer, Answer::Page(_)),
+            Request::Watch { number, .. } => matches!(answer, Answer::Watching { number: of, .. } if of == number),
+            Request::List { .. } => matches!(answer, Answer::Listed(_)),
+            Request::Buckets { .. } => matches!(answer, Answer::Buckets(_)),
+            Request::BucketCreate(..) => matches!(answer, Answer::BucketCreated { .. }),
+            Request::BucketDescribe { .. } => matches!(answer, Answer::Bucket(_)),
+            Request::BucketTell { .. } => matches!(answer, Answer::BucketStreams(_)),
+            Request::ModulePut { .. } => matches!(answer, Answer::Module { .. }),
+            Request::Modules(_) => matches!(answer, Answer::Modules(_)),
+            Request::BindingPut(..) => matches!(answer, Answer::Binding { .. }),
+            Request::Bindings(_) => matches!(answer, Answer::Bindings(_)),
+            Request::Summary { .. } => matches!(answer, Answer::View(_)),
+            Request::Delete(..)
+            | Request::Unpin { .. }
+            | Request::BucketDelete(_)
+            | Request::ModuleDelete { .. }
+            | Request::BindingDelete { .. } => matches!(answer, Answer::Done),
+        }
+    }
+}
+
+impl Answer {
+    pub(crate) fn is_sound(&self) -> bool {
+        match self {
+            Answer::Created { facts, .. } | Answer::Facts(facts) | Answer::Watching { facts, .. } => is_facts(facts),
+            Answer::Page(page) => {
+                let Page { content_type, start, next, chunks, .. } = &**page;
+                is_content_type(content_type) && lie_between(total(chunks), *start, *next)
+            }
+            Answer::Listed(listing) => listing.streams.iter().all(|stream| is_facts(&stream.facts)),
+            Answer::View(view) => is_header(&view.content_type),
+            Answer::Pinned(pinned) => is_pinned(pinned),
+            Answer::Records(batch) => batch.records.as_ref().is_none_or(are_records),
+            Answer::ForkDecided { .. }
+            | Answer::Appended(_)
+            | Answer::Bucket(_)
+            | Answer::Buckets(_)
+            | Answer::BucketStreams(_)
+            | Answer::BucketCreated { .. }
+            | Answer::Module { .. }
+            | Answer::Modules(_)
+            | Answer::Binding { .. }
+            | Answer::Bindings(_)
+            | Answer::Done => true,
+        }
+    }
+}
+
+impl Advance {
+    pub(crate) fn is_sound(&self) -> bool {
+        self.end.checked_sub(self.start) == Some(total(&self.payloads) as u64)
+            && self.payloads.iter().all(|payload| !payload.is_empty())
+    }
+}

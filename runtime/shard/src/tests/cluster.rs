@@ -1,0 +1,342 @@
+//! A node of a cluster, on one thread: what it says and hears, and what becomes of calls when others are gone.
+
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::task::{Context, Waker};
+
+use tokio::net::TcpListener;
+use weir_cluster::{
+    Acceptor, ClusterId, DiskId, Endpoint, Hello, Identity, LinkConfig, Message, NodeId, Security, Tcp,
+};
+use weir_types::GroupId;
+
+use super::*;
+use crate::Nodes;
+use crate::message::{Addressee, Answer, Lead, Letter, Request, encode};
+use crate::nodes::salute::{self, Hearer, MAIL, REFUSED, Salute, TAKEN};
+
+const LIFE: u64 = 77;
+/// How long anything may take, on a machine that is busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn node_id(number: u64) -> NodeId {
+    NodeId::new(number).expect("not 0")
+}
+
+/// A node of three with real links, whose own number is `number` and whose life is `LIFE + number`.
+struct Member {
+    shards: Vec<Shard>,
+}
+
+impl Member {
+    async fn start(
+        number: u64,
+        listener: TcpListener,
+        addresses: &BTreeMap<NodeId, String>,
+        config: ShardConfig,
+    ) -> Member {
+        let counter = AtomicU64::new(number << 40);
+        let endpoint = Endpoint {
+            identity: Identity { cluster: ClusterId(7), node: node_id(number), disk: DiskId(number.into()) },
+            security: Security::None,
+            network: Arc::new(Tcp),
+            entropy: Arc::new(move || counter.fetch_add(1, Ordering::Relaxed)),
+            admission: Arc::new(|_: &Hello| Ok(())),
+            config: LinkConfig::default(),
+        };
+        let mut addresses = addresses.clone();
+        addresses.remove(&node_id(number));
+        let nodes = Some(Nodes { endpoint: endpoint.clone(), addresses, life: LIFE + number });
+        let modules = Host::new(Arc::new(MemoryStore::default()), Arc::new(InProcess), HostConfig::default());
+        let seams = Seams {
+            clock: Arc::new(TestClock(AtomicU64::new(0))),
+            entropy: Arc::new(Counter(AtomicU64::new(number))),
+            disks: disks(),
+            cold: None,
+            modules: modules.expect("the engine runs"),
+            builtins: Arc::new([]),
+            nodes,
+            turn: || {},
+        };
+        let config = ShardConfig { node_id: number, ..config };
+        let mut shards = Vec::new();
+        for (id, mailbox) in mesh(TOPOLOGY.shards).0.into_iter().enumerate() {
+            let shard = Shard::open(ShardId(id as u16), TOPOLOGY, mailbox, seams.clone(), config.clone()).await;
+            shards.push(shard.expect("it opens"));
+        }
+        let takers = shards.clone();
+        tokio::task::spawn_local(async move {
+            let mut acceptor = Acceptor::new(endpoint, Box::new(listener));
+            loop {
+                let accepted = acceptor.next().await;
+                let taker = Shard::taker_of(TOPOLOGY, accepted.hello.lane).expect("a shard takes it");
+                takers[usize::from(taker.0)].accept(accepted);
+            }
+        });
+        Member { shards }
+    }
+
+    /// Ends it as a crash would, but for what is on its disk.
+    async fn stop(self) {
+        for shard in &self.shards {
+            shard.shutdown().await;
+        }
+    }
+}
+
+/// Three listeners and their addresses.
+async fn addresses() -> (Vec<TcpListener>, BTreeMap<NodeId, String>) {
+    let (mut listeners, mut addresses) = (Vec::new(), BTreeMap::new());
+    for number in 1..=3 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        addresses.insert(node_id(number), listener.local_addr().expect("an address").to_string());
+        listeners.push(listener);
+    }
+    (listeners, addresses)
+}
+
+/// The first node of three, the others of which are not there.
+async fn lone(config: ShardConfig) -> Member {
+    let (mut listeners, addresses) = addresses().await;
+    Member::start(1, listeners.remove(0), &addresses, config).await
+}
+
+async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what} did not happen"))
+}
+
+fn create() -> CreateRequest {
+    CreateRequest {
+        content_type: "text/plain".into(),
+        expiry: Expiry::Never,
+        closed: false,
+        body: Body::default(),
+        condition: None,
+    }
+}
+
+#[tokio::test(flavor = "local")]
+async fn without_a_leader_requests_are_refused_at_their_deadline_and_not_before() {
+    let deadline = Duration::from_millis(300);
+    let member = lone(ShardConfig { write_deadline: deadline, ..config() }).await;
+    let key = StreamKey::parse("b/s").expect("a key");
+    let begun = Instant::now();
+    let refused = member.shards[0].create(key.clone(), create()).await;
+    assert!(matches!(refused, Err(ShardError::Unavailable)), "{refused:?}");
+    assert!(begun.elapsed() >= deadline);
+    let refused = member.shards[1].head(key.clone()).await;
+    assert!(matches!(refused, Err(ShardError::Unavailable)), "{refused:?}");
+    let refused = member.shards[0].subscribe(key, ReadFrom::Start).await.map(drop);
+    assert!(matches!(refused, Err(ShardError::Unavailable)), "{refused:?}");
+    member.stop().await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn three_nodes_serve_and_follow_through_each_other() {
+    let (listeners, addresses) = addresses().await;
+    let mut members = Vec::new();
+    for (number, listener) in (1..).zip(listeners) {
+        members.push(Member::start(number, listener, &addresses, config()).await);
+    }
+    let keys: Vec<StreamKey> = (0..8).map(|number| StreamKey::parse(&format!("b/s{number}")).expect("a key")).collect();
+    for (at, key) in keys.iter().enumerate() {
+        let shard = &members[at % 3].shards[at % 2];
+        within("a create", shard.create(key.clone(), create())).await.expect("it is created");
+    }
+    let shards = || members.iter().flat_map(|member| &member.shards);
+    for key in &keys {
+        let mut followers = Vec::new();
+        for shard in shards() {
+            followers
+                .push(within("a watch", shard.subscribe(key.clone(), ReadFrom::Start)).await.expect("it is there"));
+        }
+        for shard in shards() {
+            within("an append", shard.append(key.clone(), append("12345"))).await.expect("it is appended");
+        }
+        for follower in &mut followers {
+            let mut bytes = 0;
+            while bytes < 5 * shards().count() {
+                if let LiveEvent::Data(data) = within("an event", follower.next()).await {
+                    bytes += data.len();
+                }
+            }
+        }
+        for shard in shards() {
+            let page =
+                within("a read", shard.read(key.clone(), ReadFrom::Start, PAGE_BYTES_MAX)).await.expect("it is read");
+            assert_eq!(page.next.position, 5 * shards().count() as u64);
+        }
+    }
+    // Nobody follows any more, and everybody is told.
+    let is_quiet = async {
+        while !shards().all(|shard| shard.0.feeds.is_empty()) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within("the last feed is closed", is_quiet).await;
+    for member in members {
+        member.stop().await;
+    }
+}
+
+/// What node 2's shard 0 says in a life and session, and what it is answered.
+struct Caller {
+    life: u64,
+    session: u64,
+}
+
+impl Caller {
+    fn say(&self, core: &Rc<crate::core::Core>, to: Option<Hearer>, letters: Vec<Letter>) -> (u8, Hearer) {
+        let (sent, bodies) = encode(&mut letters.into(), |_| panic!("none is too long"));
+        let (life, session, groups) = (self.life, self.session, TOPOLOGY.groups);
+        let salute = Salute { life, session, to, groups, letters: sent.len() as u16 };
+        let reply = core.take_message(lane(), salute::message(MAIL, &salute, bodies)).expect("it is mail");
+        (reply.kind, salute::head(&reply).expect("an answer"))
+    }
+}
+
+/// What node 2's first shard says.
+fn lane() -> (NodeId, ShardId) {
+    (node_id(2), ShardId(0))
+}
+
+/// A call to node 2 that node 1's first shard has begun.
+fn call(core: &Rc<crate::core::Core>) -> crate::calls::Call {
+    let outgoing = core.post.node(lane().0).expect("node 2 is known");
+    core.calls.begin_away(None, outgoing, lane().0)
+}
+
+fn is_pending(call: &mut crate::calls::Call) -> bool {
+    pin!(call).poll(&mut Context::from_waker(Waker::noop())).is_pending()
+}
+
+#[tokio::test(flavor = "local")]
+async fn an_answer_is_taken_in_the_life_that_asked_and_from_the_node_that_was_asked() {
+    let member = lone(config()).await;
+    let core = Rc::clone(&member.shards[0].0);
+    let caller = Caller { life: 5, session: 0 };
+    let mut waiting = call(&core);
+    let (kind, hearer) = caller.say(&core, None, Vec::new());
+    assert_eq!((kind, hearer.life), (TAKEN, LIFE + 1));
+    let done = |life| {
+        let (to, call) = (Addressee { shard: ShardId(0), life }, waiting.id());
+        vec![Letter::Response { to, call, response: Ok(Answer::Done) }]
+    };
+    // The same place and generation, asked by the process before this one.
+    assert_eq!(caller.say(&core, Some(hearer), done(LIFE)).0, TAKEN);
+    // And the same for another life's ears.
+    let before = Hearer { life: LIFE, ..hearer };
+    assert_eq!(caller.say(&core, Some(before), done(LIFE + 1)).0, REFUSED);
+    let before = Hearer { epoch: hearer.epoch - 1, ..hearer };
+    assert_eq!(caller.say(&core, Some(before), done(LIFE + 1)).0, REFUSED);
+    let letters = done(LIFE + 1);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(is_pending(&mut waiting), "none of these is an answer to this call");
+    assert_eq!(caller.say(&core, Some(hearer), letters).0, TAKEN);
+    assert!(matches!(within("the answer", waiting).await, Ok(Answer::Done)));
+    member.stop().await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_node_that_begins_anew_ends_what_waits_for_it_and_what_was_lost_is_not_taken_for_heard() {
+    let member = lone(config()).await;
+    let core = Rc::clone(&member.shards[0].0);
+    let (first, hearer) = {
+        let first = Caller { life: 5, session: 0 };
+        let (_, hearer) = first.say(&core, None, Vec::new());
+        (first, hearer)
+    };
+    // It has lost something that it had to say, or it is another process by now.
+    for next in [Caller { life: 5, session: 1 }, Caller { life: 6, session: 1 }] {
+        let waiting = call(&core);
+        let (kind, anew) = next.say(&core, None, Vec::new());
+        assert!(kind == TAKEN && anew.epoch > hearer.epoch);
+        let ended = within("the call's end", waiting).await.err();
+        assert!(matches!(ended, Some(ShardError::Unknown)), "{ended:?}");
+    }
+    assert_eq!(first.say(&core, Some(hearer), Vec::new()).0, REFUSED, "it is the one before");
+    member.stop().await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn what_was_never_sent_is_known_to_be_undone() {
+    let member = lone(config()).await;
+    let core = Rc::clone(&member.shards[0].0);
+    let outgoing = core.post.node(lane().0).expect("node 2 is known").clone();
+    let mut calls = Vec::new();
+    for _ in 0..3 {
+        let call = call(&core);
+        outgoing.ask(call.id(), Request::BucketDelete("b".into()));
+        calls.push(call);
+    }
+    // Nobody listens there, and that is all that happens.
+    for call in calls {
+        let ended = within("the call's end", call).await.err();
+        assert!(matches!(ended, Some(ShardError::Unavailable)), "{ended:?}");
+    }
+    member.stop().await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn what_waits_for_a_node_is_bounded() {
+    let member = lone(ShardConfig { body_bytes_max: 16 << 20, ..config() }).await;
+    let core = Rc::clone(&member.shards[0].0);
+    let outgoing = core.post.node(lane().0).expect("node 2 is known").clone();
+    let key = StreamKey::parse("b/s").expect("a key");
+    let mut calls = Vec::new();
+    for _ in 0..9 {
+        let call = call(&core);
+        let body = Body::from(Bytes::from(vec![b'x'; 8 << 20]));
+        outgoing.ask(call.id(), Request::Append(key.clone(), AppendRequest { body, ..AppendRequest::default() }));
+        calls.push(call);
+    }
+    let last = calls.pop().expect("there are nine");
+    let refused = within("its refusal", last).await.err();
+    assert!(matches!(refused, Some(ShardError::Limit(Limit::InFlight))), "{refused:?}");
+    member.stop().await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_node_that_does_not_lead_says_so_and_passes_nothing_on() {
+    let member = lone(config()).await;
+    let core = Rc::clone(&member.shards[0].0);
+    // It would know whom to ask.
+    (0..TOPOLOGY.groups).for_each(|group| core.leaders.set(GroupId(group), Lead::Away(node_id(3))));
+    let key = StreamKey::parse("b/s").expect("a key");
+    let requests = [
+        Request::Head(key.clone()),
+        Request::Append(key.clone(), append("x")),
+        Request::Create(key.clone(), create()),
+        Request::Delete(key.clone(), None),
+        Request::Watch { key: key.clone(), number: 1 },
+        Request::Read { key, from: ReadFrom::Start, bytes_max: 10, is_live: false },
+        Request::Buckets { after: "".into(), limit: 1 },
+        Request::BucketCreate("b".into(), None),
+        Request::BucketDescribe { group: GroupId(0), name: "b".into() },
+    ];
+    for request in requests {
+        let owner = TOPOLOGY.owner_of(request.group(TOPOLOGY));
+        let asking = Rc::clone(&member.shards[usize::from(owner.0)].0);
+        let refused = within("the answer", asking.call(owner, request)).await.err();
+        assert!(matches!(refused, Some(ShardError::Unavailable)), "{refused:?}");
+    }
+    member.stop().await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn what_is_no_mail_ends_the_connection_and_nothing_else() {
+    let member = lone(config()).await;
+    let core = Rc::clone(&member.shards[0].0);
+    let salute = Salute { life: 1, session: 0, to: None, groups: TOPOLOGY.groups, letters: 0 };
+    let messages = [
+        Message { kind: 9, ..salute::message(MAIL, &salute, Vec::new()) },
+        salute::message(MAIL, &(), Vec::new()),
+        salute::message(MAIL, &Salute { groups: 9, ..salute }, Vec::new()),
+        salute::message(MAIL, &Salute { letters: 1, ..salute }, Vec::new()),
+        salute::message(MAIL, &salute, vec![Bytes::from_static(b"more")]),
+    ];
+    for (at, message) in messages.into_iter().enumerate() {
+        assert!(core.take_message(lane(), message).is_err(), "number {at}");
+    }
+    member.stop().await;
+}

@@ -1,0 +1,114 @@
+//! Three nodes of one cluster, as processes.
+
+use std::net::SocketAddr;
+use std::thread;
+use std::time::Duration;
+
+use weir_testkit::{Client, Request, Response, Server, Setup, metric, ports, wait_until};
+
+/// How often a write is sent again that the server asks to be sent again.
+const TRIES: usize = 40;
+const TRY_EVERY: Duration = Duration::from_millis(50);
+
+/// How long anything may take, on a machine that is busy.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The nodes of a cluster, by number from 1 on; `None` for one that was killed or stopped.
+pub(crate) struct Cluster {
+    pub(crate) setups: Vec<Setup>,
+    pub(crate) servers: Vec<Option<Server>>,
+}
+
+impl Cluster {
+    /// Forms a cluster of three, its nodes started in the order `order`.
+    pub(crate) fn form(order: [usize; 3], args: &[&str]) -> Cluster {
+        let addresses: Vec<SocketAddr> = (0..3).map(|_| ports::free()).collect();
+        let setup = |node: usize| {
+            let number = (node + 1).to_string();
+            let own = addresses[node].to_string();
+            let mut setup = Setup::new(env!("CARGO_BIN_EXE_weir"))
+                .args(&["--node-id", &number, "--cluster-id", "test", "--cluster-listen", &own, "--shards", "2"])
+                .args(args);
+            for other in (0..3).filter(|other| *other != node) {
+                setup = setup.args(&["--peer", &format!("{}={}", other + 1, addresses[other])]);
+            }
+            setup
+        };
+        let mut cluster = Cluster { setups: (0..3).map(setup).collect(), servers: vec![None, None, None] };
+        let starting = order.map(|node| {
+            let mut setup = cluster.setups[node].clone();
+            let starting = thread::spawn(move || (setup.start(), setup));
+            thread::sleep(Duration::from_millis(100));
+            (node, starting)
+        });
+        for (node, starting) in starting {
+            let (server, setup) = starting.join().expect("it is ready");
+            (cluster.servers[node], cluster.setups[node]) = (Some(server), setup);
+        }
+        cluster
+    }
+
+    /// A client of a node.
+    pub(crate) fn client(&self, node: usize) -> Client {
+        self.server(node).client()
+    }
+
+    pub(crate) fn server(&self, node: usize) -> &Server {
+        self.servers[node].as_ref().expect("it runs")
+    }
+
+    pub(crate) fn kill(&mut self, node: usize) {
+        self.servers[node].take().expect("it runs").kill();
+    }
+
+    /// Starts a node again, where it was.
+    pub(crate) fn restart(&mut self, node: usize) {
+        self.servers[node] = Some(self.setups[node].start());
+    }
+
+    /// The node that leads a stream's group: the one that counts an append to it.
+    pub(crate) fn leader_of(&self, stream: &str) -> usize {
+        let counts = || {
+            let of =
+                |server: &Option<Server>| server.as_ref().map_or(0.0, |server| metric(server, "weir_appends_total"));
+            self.servers.iter().map(of).collect::<Vec<f64>>()
+        };
+        let mut client = self.client(self.servers.iter().position(Option::is_some).expect("a node runs"));
+        let before = counts();
+        let _ = append(&mut client, stream, "who leads? ").expect(204);
+        let mut leader = None;
+        wait_until("the append is counted", PATIENCE, || {
+            leader = counts().iter().zip(&before).position(|(now, before)| now > before);
+            leader.is_some()
+        });
+        leader.expect("somebody leads")
+    }
+
+    /// Waits until a node has applied as much of every group as another.
+    pub(crate) fn wait_caught_up(&self, node: usize, with: usize) {
+        let applied = |node: usize, group: usize| {
+            metric(self.server(node), &format!("weir_group_applied_index{{group=\"{group}\"}}"))
+        };
+        wait_until("the node has caught up", PATIENCE, || {
+            (0..3).all(|group| applied(node, group) >= applied(with, group))
+        });
+    }
+}
+
+/// Appends, as often as the server asks for it.
+pub(crate) fn append(client: &mut Client, stream: &str, text: &str) -> Response {
+    let request = || Request::post(stream).body("text/plain", text);
+    again(client, request)
+}
+
+/// Sends a request until it is answered with something else than 503.
+pub(crate) fn again(client: &mut Client, request: impl Fn() -> Request) -> Response {
+    for _ in 0..TRIES {
+        let response = client.send(request());
+        if response.status != 503 {
+            return response;
+        }
+        thread::sleep(TRY_EVERY);
+    }
+    client.send(request())
+}
