@@ -184,6 +184,8 @@ impl Core {
         let (content_type, body) = match &mut request {
             Request::Append(_, AppendRequest { content_type: Some(content_type), body, .. }) => (&**content_type, body),
             Request::Create(_, CreateRequest { content_type, body, .. }) => (&**content_type, body),
+            // Cuts it itself, once it knows what its source holds.
+            Request::Fork(_, request) => ("", &mut request.body),
             _ => return (self.serve)(self, origin, call, request),
         };
         if body.len() > self.config.body_bytes_max {

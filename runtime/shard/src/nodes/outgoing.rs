@@ -127,6 +127,7 @@ impl Outgoing {
         match &mut request {
             Request::Append(_, request) => request.body.join_beyond(PARTS_MAX),
             Request::Create(_, request) => request.body.join_beyond(PARTS_MAX),
+            Request::Fork(_, request) => request.body.join_beyond(PARTS_MAX),
             _ => {}
         }
         self.push(Letter::Request { call, request });
@@ -305,7 +306,7 @@ impl Outgoing {
 /// The refusal of what is too large to wait, if it is large.
 fn refusal(answer: &Answer) -> Option<ShardError> {
     match answer {
-        Answer::Page(_) | Answer::View(_) | Answer::Listed(_) => Some(ShardError::Limit(Limit::Reads)),
+        Answer::Page(_) | Answer::Records(_) | Answer::View(_) | Answer::Listed(_) => Some(ShardError::Limit(Limit::Reads)),
         _ => None,
     }
 }
