@@ -165,8 +165,7 @@ fn a_node_that_is_taken_in_begins_with_a_snapshot_and_then_votes() {
         }
         sleep(Duration::from_secs(1)).await;
         trio.node(leader).keep().await.expect("there is space");
-        trio.nodes.push(Node::new(4, 1, &BTreeSet::new(), &trio.links, &trio.history));
-        trio.node(4).start().await;
+        trio.add_stranger(1).await;
         sleep(Duration::from_secs(3)).await;
         assert_eq!(trio.node(4).applied_index(), 0, "nobody has taken it in");
         trio.node(leader).replica().add_learner(4).await.expect("it leads");
