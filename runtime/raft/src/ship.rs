@@ -2,7 +2,7 @@
 //!
 //! What goes first is what the log may give up soon: the entries whose bytes the snapshot names. Until they are sent, the log keeps
 //! them ([`Progress::held_from`]). If it has given up some already, the snapshot is of no use to another node, and a newer one is
-//! wanted. Parts go one parcel at a time, not faster than [`BYTES_PER_SECOND`]: neither the disk nor the links are to be felt by
+//! wanted; also if it is many bytes, for whoever takes the newer one may have moved them to the cold tier before. Parts go one parcel at a time, not faster than [`BYTES_PER_SECOND`]: neither the disk nor the links are to be felt by
 //! those who append.
 
 use std::io;
@@ -37,6 +37,8 @@ const AGAIN_AFTER: Duration = Duration::from_secs(1);
 pub(crate) enum ShipError {
     #[error("the log no longer has entry {index}, which the snapshot needs: a newer one is awaited")]
     Outdated { index: u64 },
+    #[error("much of the log goes with the snapshot: a newer one is awaited")]
+    Heavy,
     #[error("it did not arrive as it was sent, and is sent again")]
     Lost,
     #[error(transparent)]
@@ -89,7 +91,7 @@ impl Shipment {
             Err(error) => Err(error),
         };
         match &sent {
-            Err(ShipError::Outdated { .. }) => self.want_another(),
+            Err(ShipError::Outdated { .. } | ShipError::Heavy) => self.want_another(),
             // Its disk may be full.
             Err(ShipError::Lost) => sleep(AGAIN_AFTER).await,
             _ => {}
@@ -121,6 +123,9 @@ impl Shipment {
     where
         F: Future<Output = Result<Message, CallError>>,
     {
+        if !self.taken.is_light {
+            return Err(ShipError::Heavy);
+        }
         if let Some(index) = self.missing() {
             return Err(ShipError::Outdated { index });
         }

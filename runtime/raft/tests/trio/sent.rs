@@ -223,6 +223,34 @@ fn a_snapshot_of_which_the_log_has_given_up_a_part_is_not_sent_and_another_one_i
 }
 
 #[test]
+fn before_much_of_the_log_goes_with_a_snapshot_another_one_is_wanted_once() {
+    run(async {
+        let away = Away::begin(1).await;
+        let leader = away.trio.node(away.leader);
+        for _ in 0..16 {
+            let (number, frame) = away.trio.history.begin(2 << 20);
+            let proposed = leader.propose(frame).await;
+            away.trio.history.end(number, proposed);
+            assert_eq!(proposed, Ok(()));
+        }
+        leader.keep().await.expect("there is space");
+        away.node().start().await;
+        let begun = Instant::now();
+        while !leader.replica().wants_snapshot() {
+            assert!(begun.elapsed() < CAUGHT_UP_WITHIN, "nobody has asked for it");
+            sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(away.node().applied_index(), away.before);
+        // There is no cold tier, so it cannot be less.
+        leader.keep().await.expect("there is space");
+        sleep(Duration::from_secs(5)).await;
+        assert!(!leader.replica().wants_snapshot());
+        assert_eq!(away.trio.history.totals().sent, 1);
+        away.trio.settle().await;
+    });
+}
+
+#[test]
 fn a_snapshot_whose_sender_falls_silent_leaves_nothing_behind() {
     run(async {
         let away = Away::begin(1).await;
