@@ -442,7 +442,8 @@ impl Replica {
                 let metrics = self.raft.metrics();
                 let metrics = metrics.borrow_watched();
                 for (&node, matching) in metrics.replication.iter().flatten() {
-                    if matching.as_ref().map(|matching| matching.index) < Some(index) {
+                    let is_sent_snapshot = self.progress.borrow().sending_to.contains(&node);
+                    if !is_sent_snapshot && matching.as_ref().map(|matching| matching.index) < Some(index) {
                         self.network.fail(node, "it holds on to a log that is short of space");
                     }
                 }

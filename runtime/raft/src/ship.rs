@@ -67,23 +67,44 @@ struct Sending<A> {
     bytes: usize,
 }
 
+/// Notes that a node is being sent a snapshot, until this is dropped.
+struct Noted {
+    node: u64,
+    progress: Local<Progress>,
+}
+
+impl Noted {
+    fn new(node: u64, progress: Local<Progress>) -> Noted {
+        progress.borrow_mut().sending_to.insert(node);
+        Noted { node, progress }
+    }
+}
+
+impl Drop for Noted {
+    fn drop(&mut self) {
+        self.progress.borrow_mut().sending_to.remove(&self.node);
+    }
+}
+
 impl Shipment {
     pub(crate) fn new(group: GroupId, taken: Taken, wal: SendWrapper<Wal>, progress: Local<Progress>) -> Shipment {
         Shipment { group, taken, wal, progress }
     }
 
-    /// Sends it, by calls of `ask`; returns when it was taken over, or found not to be needed, with the vote of whoever says so.
+    /// Sends it to `node`, by calls of `ask`; returns when it was taken over, or found not to be needed, with the vote of whoever says so.
     ///
     /// # Errors
     /// [`ShipError`]; it may be sent again.
     pub(crate) async fn send<F>(
         &self,
+        node: u64,
         vote: VoteOf<TypeConfig>,
         ask: impl Fn(Message) -> F,
     ) -> Result<VoteOf<TypeConfig>, ShipError>
     where
         F: Future<Output = Result<Message, CallError>>,
     {
+        let _noted = Noted::new(node, self.progress.clone());
         let mut sending = Sending { vote, ask, sum: Sum::default(), parts: Vec::new(), bytes: 0 };
         let sent = match self.send_parts(&mut sending).await {
             Ok(Some(vote)) => Ok(vote),
