@@ -215,7 +215,7 @@ impl RaftNetworkV2<TypeConfig> for Client {
             unreachable!("what is sent is this replica's own")
         };
         let sending = SendWrapper::new(async {
-            shipment.send(vote, |message| self.network.call(self.node, self.lane, message)).await
+            shipment.send(self.node, vote, |message| self.network.call(self.node, self.lane, message)).await
         });
         tokio::select! {
             closed = cancel => Err(closed.into()),

@@ -1,5 +1,6 @@
 //! How far a replica is.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub(crate) struct Progress {
     pub(crate) is_installing: bool,
     /// Whether a peer waits for a snapshot, and the log no longer has what goes with the last one.
     pub(crate) is_wanted: bool,
+    /// The nodes that a snapshot is being sent to: they need nothing of the log.
+    pub(crate) sending_to: BTreeSet<u64>,
     /// Since when and until when the log keeps what goes with the last snapshot.
     pub(crate) held: Option<(Instant, Instant)>,
     /// Whether the replica has stopped for good.

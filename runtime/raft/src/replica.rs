@@ -369,7 +369,8 @@ impl Replica {
     }
 
     /// Whether a peer waits for a newer snapshot than the last: it lacks what the log has given up, and the log no longer has all
-    /// that goes with that one. It has then, until the next one is taken and sent.
+    /// that goes with that one, or that is much, and may be less when bytes are moved to the cold tier before. The log then keeps what
+    /// goes with the next one until it is sent.
     pub fn wants_snapshot(&self) -> bool {
         self.progress.borrow().is_wanted
     }
@@ -388,19 +389,20 @@ impl Replica {
         }
         let index = {
             let _turn = self.turn.lock().await;
-            let (meta, bytes) = {
+            let (meta, bytes, is_wanted) = {
                 let progress = self.progress.borrow();
                 let membership = progress.membership.clone();
                 let meta = SnapshotMetaOf::<TypeConfig> { last_log_id: progress.applied, last_membership: membership };
-                (meta, progress.bytes)
+                (meta, progress.bytes, progress.is_wanted)
             };
             let is_over = || self.progress.borrow().is_installing;
-            let taken = snapshot::write(&self.wal, self.group, &self.state, meta, is_over).await?;
+            let mut taken = snapshot::write(&self.wal, self.group, &self.state, meta, is_over).await?;
+            taken.is_light |= is_wanted;
             let index = taken.meta.last_log_id.map(|last| last.index);
             let mut progress = self.progress.borrow_mut();
             progress.bytes -= bytes;
             progress.snapshot = Some(taken);
-            progress.is_wanted = false;
+            progress.is_wanted &= !is_wanted;
             index
         };
         self.raft.trigger().snapshot().await.map_err(io::Error::other)?;
@@ -440,7 +442,8 @@ impl Replica {
                 let metrics = self.raft.metrics();
                 let metrics = metrics.borrow_watched();
                 for (&node, matching) in metrics.replication.iter().flatten() {
-                    if matching.as_ref().map(|matching| matching.index) < Some(index) {
+                    let is_sent_snapshot = self.progress.borrow().sending_to.contains(&node);
+                    if !is_sent_snapshot && matching.as_ref().map(|matching| matching.index) < Some(index) {
                         self.network.fail(node, "it holds on to a log that is short of space");
                     }
                 }
@@ -452,6 +455,7 @@ impl Replica {
 
     /// Stops the replica, or leaves it alone if it waits for room in its log. What was acknowledged is durable already.
     pub async fn shutdown(&self) {
+        *self.inbox.borrow_mut() = Inbox::Empty;
         let stopped = unless_blocked(&self.wal, self.raft.shutdown()).await;
         if let Err(error) = stopped.and_then(|stopped| stopped.map_err(|error| error.to_string())) {
             tracing::warn!(group = self.group.0, %error, "replica did not stop cleanly");

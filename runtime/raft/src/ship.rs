@@ -2,7 +2,7 @@
 //!
 //! What goes first is what the log may give up soon: the entries whose bytes the snapshot names. Until they are sent, the log keeps
 //! them ([`Progress::held_from`]). If it has given up some already, the snapshot is of no use to another node, and a newer one is
-//! wanted. Parts go one parcel at a time, not faster than [`BYTES_PER_SECOND`]: neither the disk nor the links are to be felt by
+//! wanted; also if it is many bytes, for whoever takes the newer one may have moved them to the cold tier before. Parts go one parcel at a time, not faster than [`BYTES_PER_SECOND`]: neither the disk nor the links are to be felt by
 //! those who append.
 
 use std::io;
@@ -37,6 +37,8 @@ const AGAIN_AFTER: Duration = Duration::from_secs(1);
 pub(crate) enum ShipError {
     #[error("the log no longer has entry {index}, which the snapshot needs: a newer one is awaited")]
     Outdated { index: u64 },
+    #[error("much of the log goes with the snapshot: a newer one is awaited")]
+    Heavy,
     #[error("it did not arrive as it was sent, and is sent again")]
     Lost,
     #[error(transparent)]
@@ -65,23 +67,44 @@ struct Sending<A> {
     bytes: usize,
 }
 
+/// Notes that a node is being sent a snapshot, until this is dropped.
+struct Noted {
+    node: u64,
+    progress: Local<Progress>,
+}
+
+impl Noted {
+    fn new(node: u64, progress: Local<Progress>) -> Noted {
+        progress.borrow_mut().sending_to.insert(node);
+        Noted { node, progress }
+    }
+}
+
+impl Drop for Noted {
+    fn drop(&mut self) {
+        self.progress.borrow_mut().sending_to.remove(&self.node);
+    }
+}
+
 impl Shipment {
     pub(crate) fn new(group: GroupId, taken: Taken, wal: SendWrapper<Wal>, progress: Local<Progress>) -> Shipment {
         Shipment { group, taken, wal, progress }
     }
 
-    /// Sends it, by calls of `ask`; returns when it was taken over, or found not to be needed, with the vote of whoever says so.
+    /// Sends it to `node`, by calls of `ask`; returns when it was taken over, or found not to be needed, with the vote of whoever says so.
     ///
     /// # Errors
     /// [`ShipError`]; it may be sent again.
     pub(crate) async fn send<F>(
         &self,
+        node: u64,
         vote: VoteOf<TypeConfig>,
         ask: impl Fn(Message) -> F,
     ) -> Result<VoteOf<TypeConfig>, ShipError>
     where
         F: Future<Output = Result<Message, CallError>>,
     {
+        let _noted = Noted::new(node, self.progress.clone());
         let mut sending = Sending { vote, ask, sum: Sum::default(), parts: Vec::new(), bytes: 0 };
         let sent = match self.send_parts(&mut sending).await {
             Ok(Some(vote)) => Ok(vote),
@@ -89,7 +112,7 @@ impl Shipment {
             Err(error) => Err(error),
         };
         match &sent {
-            Err(ShipError::Outdated { .. }) => self.want_another(),
+            Err(ShipError::Outdated { .. } | ShipError::Heavy) => self.want_another(),
             // Its disk may be full.
             Err(ShipError::Lost) => sleep(AGAIN_AFTER).await,
             _ => {}
@@ -121,6 +144,9 @@ impl Shipment {
     where
         F: Future<Output = Result<Message, CallError>>,
     {
+        if !self.taken.is_light {
+            return Err(ShipError::Heavy);
+        }
         if let Some(index) = self.missing() {
             return Err(ShipError::Outdated { index });
         }

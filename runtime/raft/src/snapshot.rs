@@ -28,6 +28,8 @@ use crate::local::State;
 
 /// The pieces that the state is written in: each keeps the shard's thread for less than a millisecond.
 const PIECE_BYTES: usize = 64 << 10;
+/// Bytes of the log that may go with a snapshot to another node without anybody trying to have fewer of them.
+const LIGHT_BYTES: u64 = 16 << 20;
 /// The highest term and index that a snapshot may be as of: nobody counts so far, and others follow.
 const COUNT_MAX: u64 = i64::MAX as u64;
 
@@ -39,12 +41,15 @@ pub(crate) struct Taken {
     pub(crate) file: Arc<SnapshotReader>,
     /// The entries whose bytes it names, in order; perhaps some more.
     pub(crate) hot: Arc<[u64]>,
+    /// Whether it can be sent as it is: what goes with it is little, or cannot be less.
+    pub(crate) is_light: bool,
 }
 
 impl Taken {
     /// The snapshot with the state `group`.
     pub(crate) fn new(meta: SnapshotMetaOf<TypeConfig>, file: SnapshotReader, group: &Group) -> Taken {
-        Taken { meta, file: Arc::new(file), hot: group.hot_indices().collect() }
+        let (hot, is_light) = (group.hot_indices().collect(), group.hot_bytes() <= LIGHT_BYTES);
+        Taken { meta, file: Arc::new(file), hot, is_light }
     }
 }
 
@@ -175,11 +180,11 @@ pub(crate) async fn write(
     let last = entry_id(meta.last_log_id.as_ref().expect("something was applied"));
     let first = encode_stored_membership(&meta.last_membership);
     let (snapshots, reader) = (wal.snapshots(), wal.reader());
-    let hot = {
+    let (hot, is_light) = {
         let mut state = state.borrow_mut();
         state.freeze(PIECE_BYTES);
         wal.leave_carried(group, state.hot_floor().unwrap_or(u64::MAX));
-        state.hot_indices().collect()
+        (state.hot_indices().collect(), state.hot_bytes() <= LIGHT_BYTES)
     };
     let carried = wal.carried(group);
     let begun = blocking(wal, move || begin(&snapshots, group, last, &first, carried.as_ref(), &reader)).await;
@@ -197,7 +202,7 @@ pub(crate) async fn write(
     if entry_id(meta.last_log_id.as_ref().expect("as above")) != file.last() {
         return Err(io::Error::other("another snapshot has taken its place"));
     }
-    Ok(Taken { meta, file: Arc::new(file), hot })
+    Ok(Taken { meta, file: Arc::new(file), hot, is_light })
 }
 
 /// Begins a snapshot with what comes before its pages.

@@ -1,6 +1,7 @@
 //! Faults at random, by seeds: `WEIR_TEST_SEEDS=first..last` chooses which.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ const TRACE_LINES: usize = 200;
 
 /// A sequence of numbers that looks like chance (SplitMix64).
 #[derive(Clone)]
-struct Dice(Rc<Cell<u64>>);
+pub(crate) struct Dice(Rc<Cell<u64>>);
 
 impl Dice {
     fn new(seed: u64) -> Dice {
@@ -26,7 +27,7 @@ impl Dice {
     }
 
     /// A number below `end`.
-    fn below(&self, end: u64) -> u64 {
+    pub(crate) fn below(&self, end: u64) -> u64 {
         let state = self.0.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
         self.0.set(state);
         let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -48,7 +49,7 @@ fn seeds() -> Range<u64> {
 /// A client that proposes to who leads, as far as it can see, and sometimes to who does not.
 async fn client(trio: Rc<Trio>, dice: Dice, is_over: Rc<Cell<bool>>) {
     while !is_over.get() {
-        let node = if dice.below(10) > 0 { trio.leader() } else { Some(1 + dice.below(3)) };
+        let node = if dice.below(10) > 0 { trio.leader() } else { Some(trio.any(&dice)) };
         if let Some(node) = node {
             // What becomes of it is in the history.
             let _ = trio.propose(node).await;
@@ -74,9 +75,8 @@ async fn keeper(trio: Rc<Trio>, dice: Dice, is_over: Rc<Cell<bool>>) {
 }
 
 async fn fault(trio: &Trio, dice: &Dice) {
-    let node = 1 + dice.below(3);
-    let other = 1 + (node + dice.below(2)) % 3;
-    let which = dice.below(9);
+    let (node, other) = (trio.any(dice), trio.any(dice));
+    let which = dice.below(11);
     trio.history.note(format_args!("fault {which} of {node} and {other}"));
     match which {
         0..=2 if trio.node(node).is_up() => trio.node(node).crash().await,
@@ -88,8 +88,25 @@ async fn fault(trio: &Trio, dice: &Dice) {
         }
         6 => trio.links.delay(dice.millis(0..120)),
         7 => trio.links.throttle(1 << (10 + dice.below(8))),
+        8 => change_members(trio, dice).await,
         _ => trio.links.heal(),
     }
+}
+
+/// Takes the fourth node in, or has it vote or not.
+async fn change_members(trio: &Trio, dice: &Dice) {
+    let Some(leader) = trio.leader() else { return };
+    let replica = trio.node(leader).replica();
+    let wanted = dice.below(3);
+    let change = async {
+        match wanted {
+            0 => replica.add_learner(4).await,
+            1 => replica.change_voters(BTreeSet::from([1, 2, 3, 4])).await,
+            _ => replica.change_voters(BTreeSet::from([1, 2, 3])).await,
+        }
+    };
+    let changed = timeout(Duration::from_secs(3), change).await;
+    trio.history.note(format_args!("members, change {wanted} by {leader}: {changed:?}"));
 }
 
 /// What becomes of a seed, from which all that is drawn by chance follows. It has a thread of its own, which nothing was drawn
@@ -119,7 +136,9 @@ impl Drop for LastWords {
 fn history_of(seed: u64) -> History {
     let runtime = runtime();
     runtime.block_on(async {
-        let trio = Rc::new(Trio::form(seed).await);
+        let mut trio = Trio::form(seed).await;
+        trio.add_stranger(seed).await;
+        let trio = Rc::new(trio);
         let _last_words = LastWords(trio.history.clone());
         let dice = Dice::new(seed);
         let is_over = Rc::new(Cell::new(false));
@@ -136,6 +155,7 @@ fn history_of(seed: u64) -> History {
         for client in clients {
             client.await.expect("a client ends");
         }
+        trio.take_in(4).await;
         trio.settle().await;
         trio.history.clone()
     })

@@ -18,6 +18,7 @@ use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::time::{Instant, sleep, timeout};
 use weir_raft::{ProposeError, Role};
 
+use crate::faults::Dice;
 use crate::history::History;
 use crate::links::Links;
 use crate::node::Node;
@@ -43,6 +44,42 @@ impl Trio {
             node.start().await;
         }
         Trio { links, history, nodes }
+    }
+
+    /// Starts a fourth node, which nobody has taken in.
+    async fn add_stranger(&mut self, seed: u64) {
+        self.nodes.push(Node::new(4, seed, &BTreeSet::new(), &self.links, &self.history));
+        self.node(4).start().await;
+    }
+
+    /// Waits until a node belongs to the group, when all is well.
+    async fn take_in(&self, node: u64) {
+        self.heal().await;
+        let begun = Instant::now();
+        loop {
+            let leader = self.node(self.elected(None).await).replica();
+            let (voters, learners) = leader.members();
+            if voters.contains(&node) || learners.contains(&node) {
+                return;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(30), "{node} is not taken in");
+            // It may lead no longer.
+            let _ = timeout(PROPOSED_WITHIN, leader.add_learner(node)).await;
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// All is well, and all are up.
+    async fn heal(&self) {
+        self.links.heal();
+        for node in self.nodes.iter().filter(|node| !node.is_up()) {
+            node.start().await;
+        }
+    }
+
+    /// Some node.
+    fn any(&self, dice: &Dice) -> u64 {
+        1 + dice.below(self.nodes.len() as u64)
     }
 
     fn node(&self, id: u64) -> &Node {
@@ -81,14 +118,14 @@ impl Trio {
 
     /// Waits until all that are up have applied the same, and checks what they and the clients have seen.
     async fn settle(&self) {
-        self.links.heal();
-        for node in self.nodes.iter().filter(|node| !node.is_up()) {
-            node.start().await;
-        }
+        self.heal().await;
         let begun = Instant::now();
         loop {
             let leader = self.elected(None).await;
             let is_done = self.propose(leader).await.is_ok();
+            if self.node(leader).replica().wants_snapshot() {
+                self.node(leader).keep().await.expect("there is space");
+            }
             sleep(Duration::from_secs(1)).await;
             let applied: BTreeSet<u64> = self.nodes.iter().map(Node::applied_index).collect();
             if is_done && applied.len() == 1 {

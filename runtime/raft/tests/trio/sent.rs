@@ -165,8 +165,7 @@ fn a_node_that_is_taken_in_begins_with_a_snapshot_and_then_votes() {
         }
         sleep(Duration::from_secs(1)).await;
         trio.node(leader).keep().await.expect("there is space");
-        trio.nodes.push(Node::new(4, 1, &BTreeSet::new(), &trio.links, &trio.history));
-        trio.node(4).start().await;
+        trio.add_stranger(1).await;
         sleep(Duration::from_secs(3)).await;
         assert_eq!(trio.node(4).applied_index(), 0, "nobody has taken it in");
         trio.node(leader).replica().add_learner(4).await.expect("it leads");
@@ -217,6 +216,34 @@ fn a_snapshot_of_which_the_log_has_given_up_a_part_is_not_sent_and_another_one_i
         }
         leader.purge().await;
         sleep(Duration::from_secs(2)).await;
+        assert!(!leader.replica().wants_snapshot());
+        assert_eq!(away.trio.history.totals().sent, 1);
+        away.trio.settle().await;
+    });
+}
+
+#[test]
+fn before_much_of_the_log_goes_with_a_snapshot_another_one_is_wanted_once() {
+    run(async {
+        let away = Away::begin(1).await;
+        let leader = away.trio.node(away.leader);
+        for _ in 0..16 {
+            let (number, frame) = away.trio.history.begin(2 << 20);
+            let proposed = leader.propose(frame).await;
+            away.trio.history.end(number, proposed);
+            assert_eq!(proposed, Ok(()));
+        }
+        leader.keep().await.expect("there is space");
+        away.node().start().await;
+        let begun = Instant::now();
+        while !leader.replica().wants_snapshot() {
+            assert!(begun.elapsed() < CAUGHT_UP_WITHIN, "nobody has asked for it");
+            sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(away.node().applied_index(), away.before);
+        // There is no cold tier, so it cannot be less.
+        leader.keep().await.expect("there is space");
+        sleep(Duration::from_secs(5)).await;
         assert!(!leader.replica().wants_snapshot());
         assert_eq!(away.trio.history.totals().sent, 1);
         away.trio.settle().await;

@@ -8,9 +8,12 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use weir_stream::{Batch, Command, KeyRef, Limits, Records, Reply, Split};
-use weir_types::{Incarnation, StreamKey};
+use weir_raft::{Observer, Replica, ReplicaOptions, Role, State};
+use weir_storage::{MemoryDisk, Wal, WalConfig, WriteMode};
+use weir_stream::{Batch, Command, KeyRef, Limits, Outcome, Records, Reply, Split};
+use weir_types::{GroupId, Incarnation, StreamKey};
 
+use crate::group::local::Group;
 use crate::group::proposer::{Failure, Job, Proposer, Task, Waiter};
 use crate::message::ShardError;
 
@@ -303,4 +306,40 @@ fn what_came_later_does_not_overtake_what_is_stale() {
     model.happen(&Event::Propose);
     model.happen(&Event::Committed);
     assert_eq!(model.committed, [1, 2]);
+}
+
+struct Nobody;
+
+impl Observer for Nobody {
+    fn restored(&mut self, _group: &weir_stream::Group) {}
+
+    fn applied(&mut self, _index: u64, _batch: &Bytes, _outcomes: &[Outcome]) {}
+}
+
+#[test]
+fn who_begins_to_lead_says_nothing_of_streams_before_it_has_noted_since_when() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build_local(Default::default());
+    runtime.expect("a runtime").block_on(async {
+        let config =
+            WalConfig { segment_bytes: 1 << 20, budget_bytes: 4 << 20, cache_bytes: 0, write: WriteMode::Inline };
+        let disk = MemoryDisk::new(16 << 20);
+        Wal::form(&disk, 1).expect("an empty disk");
+        let wal = Wal::open(std::sync::Arc::new(disk), config, Box::new(|| 7)).expect("a log");
+        tokio::task::spawn_local(wal.clone().run());
+        let state = State::new(weir_stream::Group::new());
+        let options = ReplicaOptions::alone(1, GroupId::META);
+        let replica = Replica::start(options, wal.clone(), state.clone(), Box::new(Nobody)).await.expect("it starts");
+        replica.serving(Duration::from_secs(10)).await.expect("it leads");
+        let Role::Leading { term } = replica.role() else { panic!("it serves") };
+        let group = Group::<TestJob>::new(GroupId::META, replica, state, wal, 1000, DEADLINE);
+        assert!(group.leading().is_ok());
+        // It has led before, and nobody has told the shard yet that it leads again: who was used meanwhile is not known, and
+        // by what was noted then a stream could be taken for idle.
+        group.begin_to_lead(term - 1, 1000);
+        assert!(group.replica.is_leading(), "the replica knows");
+        assert!(matches!(group.leading(), Err(ShardError::Unavailable)));
+        group.begin_to_lead(term, 5000);
+        assert!(group.leading().is_ok());
+        assert_eq!(group.leading_since_ms(), 5000);
+    });
 }

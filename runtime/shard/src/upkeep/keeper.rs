@@ -15,23 +15,49 @@ use crate::write::job::LocalGroup;
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How long it waits after a snapshot that the disk has refused.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
+/// How long a peer waits for bytes to leave the log before it is sent a snapshot.
+const FLUSHED_WITHIN: Duration = Duration::from_secs(10);
 /// Entries that are given up in one turn, at most: about a millisecond.
 const PURGED_PER_TURN: u64 = 65_536;
 
 /// Keeps a group. Runs for the shard's life.
 pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>, anchor: Rc<Anchor>) {
     let mut not_before = Instant::now();
+    let mut peer = Peer::default();
     while !group.has_failed() {
         tokio::time::sleep(LOOK_EVERY).await;
         group.replica.reap().await;
         let taken = group.replica.snapshot_index();
-        let is_wanted_by_peer = group.replica.wants_snapshot();
+        let is_wanted_by_peer = peer.is_ready(&core, &group);
         let is_wanted = anchor.wants_newer_than(taken) || group.snapshot_wanted.get() > taken || is_wanted_by_peer;
         let is_due = is_wanted || is_snapshot_due(&core, &group);
         if Instant::now() >= not_before && is_due && !snapshot(&core, &group).await {
             not_before = Instant::now() + AGAIN_AFTER;
         }
         purge(&group).await;
+    }
+}
+
+/// A peer that waits for a snapshot: what is in the log goes along with that, so it is moved to the cold tier before.
+#[derive(Default)]
+struct Peer {
+    /// Up to which entry, and since when it waits.
+    waits: Option<(Option<u64>, Instant)>,
+}
+
+impl Peer {
+    /// Whether one waits, and there is no longer anything to wait for.
+    fn is_ready(&mut self, core: &Core, group: &LocalGroup) -> bool {
+        if !group.replica.wants_snapshot() {
+            self.waits = None;
+            return false;
+        }
+        let (upto, since) = *self.waits.get_or_insert((group.applied().applied(), Instant::now()));
+        if core.cold.is_none() || since.elapsed() > FLUSHED_WITHIN {
+            return true;
+        }
+        group.flush_upto.set(group.flush_upto.get().max(upto));
+        group.applied().hot_floor().is_none_or(|floor| Some(floor) > upto)
     }
 }
 
