@@ -169,6 +169,24 @@ impl Extents {
         (freed, hot)
     }
 
+    /// Gives up the pieces that begin at `position` or behind it, of a stream that holds bytes from `base` to `tail`. Returns where it
+    /// ends then, which chunks held how much of that, and what was in the log.
+    pub(crate) fn cut_end(&mut self, position: u64, (base, tail): (u64, u64)) -> (u64, Vec<ChunkBytes>, Hot) {
+        let first = self.from(position, tail).map(|piece| piece.start()).find(|start| *start >= position);
+        let Some(end) = first else { return (tail, Vec::new(), Hot::default()) };
+        let first = self.runs.partition_point(|run| run.start < end);
+        let freed = |n: usize| {
+            let bytes = self.run_end(n, tail) - self.runs[n].start.max(base);
+            ChunkBytes { chunk: self.runs[n].chunk, bytes }
+        };
+        let freed = (first..self.runs.len()).map(freed).collect();
+        let left = self.hot.split_before(end);
+        let hot = std::mem::replace(&mut self.hot, left);
+        self.runs.truncate(first);
+        self.shrink_runs();
+        (end, freed, hot)
+    }
+
     fn shrink_runs(&mut self) {
         if self.runs.capacity() > 2 * self.runs.len() {
             self.runs.shrink_to_fit();

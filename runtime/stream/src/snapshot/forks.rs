@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use weir_types::{GroupId, Incarnation, Lineage};
 
 use crate::extents::{ChunkBytes, Extents};
-use crate::fork::pins::{NOTHING, Pin, Pins, UnsettledPins};
+use crate::fork::pins::{Pin, Pins, UnsettledPins};
 use crate::group::Group;
 use crate::key::KeyRef;
 use crate::snapshot::recover::{ForkLeft, Remainder};
@@ -136,9 +136,9 @@ impl Group {
         let mut pins = Pins::default();
         pins.is_gone = known.is_gone;
         for (fork, incarnation) in forks {
-            let from = known.get(*incarnation).map_or(before, |pin| pin.from);
-            let from = if from < tail { from } else { NOTHING };
-            pins.insert(*incarnation, Pin { fork: fork.clone(), from, until_ms: 0 });
+            let range = known.get(*incarnation).map_or(before..tail, |pin| pin.range.clone());
+            let range = range.start.min(tail)..range.end.min(tail);
+            pins.insert(*incarnation, Pin { fork: fork.clone(), range, until_ms: 0 });
         }
         let is_over = pins.is_empty() && pins.is_gone;
         stream.origin_mut().pins = (!pins.is_empty() || is_over).then(|| Box::new(pins));
