@@ -95,6 +95,20 @@ impl Group {
             self.release_hot(hot);
         }
         self.give_up_end(key);
+        self.give_up_gap(key);
+    }
+
+    /// Gives up chunks of which a stream holds only what lies between what its forks read and what its own readers do.
+    pub(crate) fn give_up_gap(&mut self, key: KeyRef<'_>) {
+        if self.slots.get(key).is_none_or(|stream| stream.unread().is_empty()) {
+            return;
+        }
+        let stream = self.slots.get_mut(key).expect("it was just there");
+        let (unread, before_bytes) = (stream.unread(), stream.memory_bytes());
+        let runs = stream.extents.punch(&unread, stream.tail);
+        assert!(self.index_bytes >= before_bytes, "what a stream takes was counted");
+        self.index_bytes = self.index_bytes - before_bytes + stream.memory_bytes();
+        self.release_runs(runs);
     }
 
     /// Gives up what a stream that is gone holds behind all that its forks read. It ends there.

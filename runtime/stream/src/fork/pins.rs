@@ -74,10 +74,6 @@ impl Pins {
         self.pins.len()
     }
 
-    pub(crate) fn get(&self, fork: Incarnation) -> Option<&Pin> {
-        self.pins.get(&fork)
-    }
-
     pub(crate) fn has(&self, fork: Incarnation) -> bool {
         self.pins.contains_key(&fork)
     }
