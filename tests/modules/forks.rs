@@ -25,7 +25,7 @@ fn what_a_fork_inherits_is_judged_by_the_validators_of_its_path() {
     bind_guest(&mut client, "rejects_bad", "validator");
     sources(&mut client);
     let refusal = client.send(fork("/demo/s", "/other/bad")).expect(422);
-    assert_eq!((refusal.code(), &rejection(&refusal)["index"]), ("record_rejected".to_owned(), &json!(2)));
+    assert_eq!((&*refusal.code(), &rejection(&refusal)["index"]), ("record_rejected", &json!(2)));
     let _ = client.send(Request::get("/demo/s")).expect(404);
     // What of it is inherited is good.
     let part =

@@ -94,6 +94,36 @@ impl Group {
             self.release_runs(runs);
             self.release_hot(hot);
         }
+        self.give_up_end(key);
+        self.give_up_gap(key);
+    }
+
+    /// Gives up chunks of which a stream holds only what lies between what its forks read and what its own readers do.
+    pub(crate) fn give_up_gap(&mut self, key: KeyRef<'_>) {
+        if self.slots.get(key).is_none_or(|stream| stream.unread().is_empty()) {
+            return;
+        }
+        let stream = self.slots.get_mut(key).expect("it was just there");
+        let (unread, before_bytes) = (stream.unread(), stream.memory_bytes());
+        let runs = stream.extents.punch(&unread, stream.tail);
+        assert!(self.index_bytes >= before_bytes, "what a stream takes was counted");
+        self.index_bytes = self.index_bytes - before_bytes + stream.memory_bytes();
+        self.release_runs(runs);
+    }
+
+    /// Gives up what a stream that is gone holds behind all that its forks read. It ends there.
+    fn give_up_end(&mut self, key: KeyRef<'_>) {
+        let stream = self.slots.get_mut(key).expect("it was just there");
+        let Some(pins) = stream.pins().filter(|pins| pins.is_gone) else { return };
+        let (position, held, before_bytes) = (pins.ceiling(), stream.held(), stream.memory_bytes());
+        let (end, runs, hot) = stream.extents.cut_end(position.max(held), (held, stream.tail));
+        stream.tail = end;
+        let origin = stream.origin_mut();
+        origin.base = origin.base.min(end);
+        assert!(self.index_bytes >= before_bytes, "what a stream takes was counted");
+        self.index_bytes = self.index_bytes - before_bytes + stream.memory_bytes();
+        self.release_runs(runs);
+        self.release_hot(hot);
     }
 
     /// Gives back what a stream names that is gone.

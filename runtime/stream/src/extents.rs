@@ -4,7 +4,8 @@
 //! positions, and means the same on a replica whose bytes are elsewhere.
 //!
 //! What lies before a stream's *base* was trimmed. A run or pack that has bytes on both sides of it stays as it is, but only
-//! what is behind counts.
+//! what is behind counts. Where forks still read what comes long before the base, there may be a *gap* between: a run that is in no
+//! chunk.
 
 pub(crate) mod buried;
 pub(crate) mod hot;
@@ -18,7 +19,10 @@ use smallvec::SmallVec;
 use crate::codec::{CodecError, Reader};
 use crate::sink::Sink;
 
-/// Bytes of a stream that are together in one chunk; up to the next run, or to what is in the log.
+/// The chunk of a gap. Chunks are numbered from 1.
+const GAP: u32 = 0;
+
+/// Bytes of a stream that are together in one chunk; up to the next run, or to what is in the log. Or a gap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Run {
     start: u64,
@@ -98,7 +102,7 @@ impl Extents {
         let runs = (first..self.runs.len()).filter_map(move |n| {
             let Run { start, chunk, at } = self.runs[n];
             let end = self.run_end(n, tail);
-            (end > position).then_some(Piece::Cold { start, end, chunk, at })
+            (end > position && chunk != GAP).then_some(Piece::Cold { start, end, chunk, at })
         });
         runs.chain(self.hot.from(position, tail).map(Piece::Hot))
     }
@@ -140,6 +144,9 @@ impl Extents {
         }
         let first = if is_first { 0 } else { self.runs.partition_point(|run| run.start < range.start) };
         let last = self.runs.partition_point(|run| run.start < range.end);
+        if self.runs[first..last].iter().any(|run| run.chunk == GAP) {
+            return false;
+        }
         for n in first..last {
             let bytes = self.run_end(n, tail) - self.runs[n].start.max(base);
             freed(Freed::Chunk(ChunkBytes { chunk: self.runs[n].chunk, bytes }));
@@ -160,13 +167,63 @@ impl Extents {
             let bytes = self.run_end(n, tail).min(bases.end) - self.runs[n].start.max(bases.start);
             ChunkBytes { chunk: self.runs[n].chunk, bytes }
         };
-        let freed = (0..touched).map(freed).collect();
+        let freed = (0..touched).map(freed).filter(|freed| freed.chunk != GAP).collect();
         let is_cut = touched > 0 && self.run_end(touched - 1, tail) > bases.end;
         let first_left = self.hot.from(bases.end, tail).next().map_or(tail, |extent| extent.start);
         let hot = self.hot.split_before(first_left);
         self.runs.drain(..touched - usize::from(is_cut));
         self.shrink_runs();
         (freed, hot)
+    }
+
+    /// Gives up the pieces that begin at `position` or behind it, of a stream that holds bytes from `base` to `tail`. Returns where it
+    /// ends then, which chunks held how much of that, and what was in the log.
+    pub(crate) fn cut_end(&mut self, position: u64, (base, tail): (u64, u64)) -> (u64, Vec<ChunkBytes>, Hot) {
+        let first = self.from(position, tail).map(|piece| piece.start()).find(|start| *start >= position);
+        let Some(end) = first else { return (tail, Vec::new(), Hot::default()) };
+        let first = self.runs.partition_point(|run| run.start < end);
+        let freed = |n: usize| {
+            let bytes = self.run_end(n, tail) - self.runs[n].start.max(base);
+            ChunkBytes { chunk: self.runs[n].chunk, bytes }
+        };
+        let freed = (first..self.runs.len()).map(freed).filter(|freed| freed.chunk != GAP).collect();
+        let left = self.hot.split_before(end);
+        let hot = std::mem::replace(&mut self.hot, left);
+        self.runs.truncate(first);
+        self.shrink_runs();
+        (end, freed, hot)
+    }
+
+    /// Makes a gap of the runs that lie within `range`, of a stream that ends at `tail`. Returns which chunks held how much of that.
+    pub(crate) fn punch(&mut self, range: &Range<u64>, tail: u64) -> Vec<ChunkBytes> {
+        let first = self.runs.partition_point(|run| run.start < range.start);
+        let within = (first..self.runs.len()).take_while(|n| self.run_end(*n, tail) <= range.end).count();
+        let freed = (first..first + within).map(|n| {
+            let bytes = self.run_end(n, tail) - self.runs[n].start;
+            ChunkBytes { chunk: self.runs[n].chunk, bytes }
+        });
+        let freed: Vec<ChunkBytes> = freed.filter(|freed| freed.chunk != GAP).collect();
+        if !freed.is_empty() {
+            (self.runs[first].chunk, self.runs[first].at) = (GAP, 0);
+            self.runs.drain(first + 1..first + within);
+            self.shrink_runs();
+        }
+        freed
+    }
+
+    /// Where the first gap in a range begins, of a stream that ends at `tail`.
+    pub(crate) fn gap_in(&self, range: &Range<u64>, tail: u64) -> Option<u64> {
+        let is_in = |n: &usize| self.runs[*n].start < range.end && self.run_end(*n, tail) > range.start;
+        (0..self.runs.len())
+            .filter(is_in)
+            .find(|n| self.runs[*n].chunk == GAP)
+            .map(|n| self.runs[n].start.max(range.start))
+    }
+
+    /// Whether every gap lies within `range`, in a stream that ends at `tail`.
+    pub(crate) fn has_gaps_only_in(&self, range: &Range<u64>, tail: u64) -> bool {
+        let is_within = |n: usize| range.start <= self.runs[n].start && self.run_end(n, tail) <= range.end;
+        (0..self.runs.len()).all(|n| self.runs[n].chunk != GAP || is_within(n))
     }
 
     fn shrink_runs(&mut self) {
@@ -177,10 +234,11 @@ impl Extents {
 
     /// Says which chunks hold how much.
     pub(crate) fn chunks(&self, base: u64, tail: u64) -> impl Iterator<Item = ChunkBytes> + '_ {
-        (0..self.runs.len()).map(move |n| {
+        let runs = (0..self.runs.len()).map(move |n| {
             let bytes = self.run_end(n, tail) - self.runs[n].start.max(base);
             ChunkBytes { chunk: self.runs[n].chunk, bytes }
-        })
+        });
+        runs.filter(|run| run.chunk != GAP)
     }
 
     /// Memory outside the struct itself.

@@ -6,6 +6,7 @@
 use crate::chunks::Chunk;
 use crate::extents::{ChunkBytes, Freed};
 use crate::group::{At, Group, Outcome};
+use crate::key::KeyRef;
 use crate::part::{EncodedParts, Part};
 use crate::reply::{Refusal, Reply};
 
@@ -15,14 +16,18 @@ impl Group {
         if chunk.id.term != at.term || !self.chunks.insert(chunk) {
             return Outcome::refused(Refusal::Stale);
         }
-        let moved = parts.decode().filter(|part| self.flush_part(number, part)).count();
+        let mut pinned = Vec::new();
+        let moved = parts.decode().filter(|part| self.flush_part(number, part, &mut pinned)).count();
         self.chunks.end_new(number);
         self.chunks.forget_if_dead(number);
+        for key in pinned {
+            self.give_up_gap(key);
+        }
         Outcome::unchanged(Reply::Flushed { parts: moved as u32 })
     }
 
-    /// Moves a part; false when it does not fit.
-    fn flush_part(&mut self, number: u32, part: &Part<'_>) -> bool {
+    /// Moves a part; false when it does not fit. Notes it if the stream has forks.
+    fn flush_part<'a>(&mut self, number: u32, part: &Part<'a>, pinned: &mut Vec<KeyRef<'a>>) -> bool {
         let Some(stream) = self.slots.get_mut(part.key).filter(|stream| stream.incarnation() == part.incarnation)
         else {
             return false;
@@ -45,6 +50,9 @@ impl Group {
         }
         assert!(self.index_bytes >= before_bytes, "what a stream takes was counted");
         self.index_bytes = self.index_bytes - before_bytes + stream.memory_bytes();
+        if moved && stream.forks() > 0 {
+            pinned.push(part.key);
+        }
         moved
     }
 }

@@ -3,6 +3,7 @@
 //! An idle stream must be small, because there may be millions: what most streams lack (an expiry, producers, a
 //! sequence) is boxed together and absent by default, and content types are shared.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use weir_types::{Incarnation, Lineage, Offset, ReadFrom, StreamKey};
@@ -200,6 +201,12 @@ impl Stream {
         }
     }
 
+    /// The positions that nobody reads between what its forks do and what who asks for it does.
+    pub(crate) fn unread(&self) -> Range<u64> {
+        let begin = self.pins().map_or(u64::MAX, Pins::ceiling).max(self.held());
+        begin..self.base().max(begin)
+    }
+
     /// The position from which on it holds bytes of its own.
     pub fn held(&self) -> u64 {
         self.needed().max(self.begin())
@@ -380,7 +387,8 @@ impl Stream {
         }
         stream.extents = Extents::read(reader, stream.held(), tail, taken_in)?;
         let begins = stream.pieces_from(0).next().map_or(tail, |first| first.start());
-        if begins < stream.begin() { Err(CodecError::Field(WHAT)) } else { Ok(stream) }
+        let fits = begins >= stream.begin() && stream.extents.has_gaps_only_in(&stream.unread(), tail);
+        if fits { Ok(stream) } else { Err(CodecError::Field(WHAT)) }
     }
 
     /// Memory that the stream holds, but for its shared content type.

@@ -78,6 +78,9 @@ impl Core {
         }
         let taken = (page.next.position - start) as usize;
         let (from, left) = (ReadFrom::At(page.next), bytes_max.saturating_sub(taken));
+        if left == 0 && page.next.position < stream.next.position {
+            return Ok(page);
+        }
         let again = || self.plan(group, key, from, left);
         let own = async {
             let plan = again()?;

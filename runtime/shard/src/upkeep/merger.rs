@@ -266,7 +266,9 @@ impl Look<'_> {
         }
         let runs = self.runs(stream);
         let is_stuck = |run: &Run| self.stuck.runs.contains(&(stream.incarnation(), run.range.start));
-        let between = || runs.split(is_stuck);
+        // Between what is read of a stream there may be a gap.
+        let between =
+            || runs.chunk_by(|run, next| run.range.end == next.range.start).flat_map(|runs| runs.split(is_stuck));
         let small = runs.iter().filter(|run| run.bytes < LARGE_RUN_BYTES).count();
         // Of several, the last: it has the fewest bytes.
         let alike =

@@ -25,6 +25,9 @@ impl Core {
     /// Finds where a fork leaves a stream of this shard, and keeps what comes before.
     pub(crate) async fn pin(self: &Rc<Self>, key: StreamKey, request: PinRequest) -> Response {
         let group = self.local_group(&key);
+        if let Some(refusal) = self.storage_refusal(&group, key.as_str().len()) {
+            return Err(refusal);
+        }
         let facts = self.head(&key).map_err(|error| match error {
             ShardError::Refused(Refusal::SoftDeleted) => ShardError::Refused(Refusal::NameHeld),
             other => other,

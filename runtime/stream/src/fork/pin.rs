@@ -2,7 +2,7 @@
 
 use weir_types::Incarnation;
 
-use crate::fork::pins::{NOTHING, Pin, Pins, Unsettled};
+use crate::fork::pins::{Pin, Pins, Unsettled};
 use crate::group::{Group, Outcome};
 use crate::key::KeyRef;
 use crate::reply::{Refusal, Reply};
@@ -35,8 +35,9 @@ impl Group {
         }
         let stream = self.slots.get_mut(key).expect("it was just there");
         let before_bytes = stream.memory_bytes();
-        let from = if stream.base() < upto { stream.base() } else { NOTHING };
-        let pin = Pin { fork: fork.as_str().into(), from, until_ms };
+        // What ends behind all that is read may be given up, and with it the position of nothing.
+        let range = if stream.base() < upto { stream.base()..upto } else { 0..0 };
+        let pin = Pin { fork: fork.as_str().into(), range, until_ms };
         self.unsettled.insert((&stream.key, incarnation), fork_incarnation, &pin);
         stream.origin_mut().pins.get_or_insert_default().insert(fork_incarnation, pin);
         self.index_bytes = self.index_bytes - before_bytes + stream.memory_bytes();

@@ -2,9 +2,10 @@
 //!
 //! A pinned stream keeps its records from where its forks begin to read, also when they are trimmed: its own readers no longer see
 //! them, its forks do. If it is deleted, or its time is over, it is *gone*: its name is taken and nobody reaches it, but its bytes
-//! stay until the last fork has released it. Source: Durable Streams Protocol, section 4.2.
+//! stay, those that forks read, until the last fork has released it. Source: Durable Streams Protocol, section 4.2.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use weir_types::{Incarnation, StreamKey};
 
@@ -13,10 +14,12 @@ use crate::sink::Sink;
 
 /// What a pin takes besides its name, about: a place in a tree that is three quarters full.
 const PIN_BYTES: usize = (size_of::<Incarnation>() + size_of::<Pin>()) * 4 / 3;
+/// What a position takes at which some begin or end to read.
+const COUNT_BYTES: usize = size_of::<(u64, usize)>() * 4 / 3;
 /// What an unsettled pin takes besides.
 const UNSETTLED_BYTES: usize = (size_of::<(u64, Incarnation)>() + size_of::<Unsettled>()) * 4 / 3;
-/// Where a fork holds the source that needs no byte of it.
-pub(crate) const NOTHING: u64 = u64::MAX;
+/// Where those begin to read that read nothing.
+const NOTHING: u64 = u64::MAX;
 
 const WHAT: &str = "pin";
 
@@ -25,19 +28,20 @@ const WHAT: &str = "pin";
 pub(crate) struct Pin {
     /// `bucket/name` of the fork.
     pub(crate) fork: Box<str>,
-    /// The position from which on it reads, or [`NOTHING`].
-    pub(crate) from: u64,
+    /// The positions that it reads, from the first one to the one behind the last.
+    pub(crate) range: Range<u64>,
     /// Until when the fork may come to be, in milliseconds since 1970; 0 once it is known to be there.
     pub(crate) until_ms: u64,
 }
 
 /// All forks of one stream.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Pins {
     /// By the life of the fork.
     pins: BTreeMap<Incarnation, Pin>,
-    /// The lowest position that one of them reads.
-    floor: u64,
+    /// How many read from each position on, and up to each.
+    begins: BTreeMap<u64, usize>,
+    ends: BTreeMap<u64, usize>,
     names_bytes: usize,
     /// Whether only they keep the stream.
     pub(crate) is_gone: bool,
@@ -61,12 +65,6 @@ pub(crate) struct UnsettledPins {
     names_bytes: usize,
 }
 
-impl Default for Pins {
-    fn default() -> Pins {
-        Pins { pins: BTreeMap::new(), floor: NOTHING, names_bytes: 0, is_gone: false }
-    }
-}
-
 impl Pins {
     pub(crate) fn is_empty(&self) -> bool {
         self.pins.is_empty()
@@ -74,10 +72,6 @@ impl Pins {
 
     pub(crate) fn len(&self) -> usize {
         self.pins.len()
-    }
-
-    pub(crate) fn get(&self, fork: Incarnation) -> Option<&Pin> {
-        self.pins.get(&fork)
     }
 
     pub(crate) fn has(&self, fork: Incarnation) -> bool {
@@ -91,7 +85,12 @@ impl Pins {
 
     /// The lowest position that a fork reads; beyond every stream when none reads anything.
     pub(crate) fn floor(&self) -> u64 {
-        self.floor
+        self.begins.keys().next().copied().unwrap_or(NOTHING)
+    }
+
+    /// The position behind the last one that a fork reads.
+    pub(crate) fn ceiling(&self) -> u64 {
+        self.ends.keys().next_back().copied().unwrap_or(0)
     }
 
     /// Notes that a fork is there; says until when it may have come to be.
@@ -102,13 +101,16 @@ impl Pins {
     /// Notes that a fork needs no bytes.
     pub(crate) fn empty(&mut self, fork: Incarnation) {
         if let Some(pin) = self.pins.get_mut(&fork) {
-            let from = std::mem::replace(&mut pin.from, NOTHING);
-            self.find_floor(from);
+            let range = std::mem::take(&mut pin.range);
+            self.forget(&range);
         }
     }
 
     pub(crate) fn insert(&mut self, fork: Incarnation, pin: Pin) {
-        self.floor = self.floor.min(pin.from);
+        if !pin.range.is_empty() {
+            *self.begins.entry(pin.range.start).or_default() += 1;
+            *self.ends.entry(pin.range.end).or_default() += 1;
+        }
         self.names_bytes += pin.fork.len();
         let before = self.pins.insert(fork, pin);
         assert!(before.is_none(), "a fork pins once");
@@ -117,29 +119,37 @@ impl Pins {
     pub(crate) fn remove(&mut self, fork: Incarnation) -> Option<Pin> {
         let pin = self.pins.remove(&fork)?;
         self.names_bytes -= pin.fork.len();
-        self.find_floor(pin.from);
+        self.forget(&pin.range);
         Some(pin)
     }
 
-    /// Finds the floor again when what held at `from` no longer does.
-    fn find_floor(&mut self, from: u64) {
-        if from == self.floor {
-            self.floor = self.pins.values().map(|pin| pin.from).min().unwrap_or(NOTHING);
+    /// One fork less reads that.
+    fn forget(&mut self, range: &Range<u64>) {
+        if range.is_empty() {
+            return;
+        }
+        for (counts, position) in [(&mut self.begins, range.start), (&mut self.ends, range.end)] {
+            let count = counts.get_mut(&position).expect("every pin is counted");
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&position);
+            }
         }
     }
 
     /// Memory outside the struct itself.
     pub(crate) fn heap_bytes(&self) -> usize {
-        self.pins.len() * PIN_BYTES + self.names_bytes
+        self.pins.len() * PIN_BYTES + (self.begins.len() + self.ends.len()) * COUNT_BYTES + self.names_bytes
     }
 
     pub(crate) fn put<S: Sink>(&self, sink: &mut S) {
         sink.u8(u8::from(self.is_gone));
         sink.varint(self.pins.len() as u64);
-        for (incarnation, Pin { fork, from, until_ms }) in &self.pins {
+        for (incarnation, Pin { fork, range, until_ms }) in &self.pins {
             sink.u64(incarnation.0);
             sink.long(fork);
-            sink.varint(*from);
+            sink.varint(range.start);
+            sink.varint(range.end - range.start);
             sink.varint(*until_ms);
         }
     }
@@ -149,12 +159,13 @@ impl Pins {
         let mut pins = Pins { is_gone: reader.flag(WHAT)?, ..Pins::default() };
         for _ in 0..reader.varint(WHAT)? {
             let (incarnation, fork) = (Incarnation(reader.u64(WHAT)?), reader.long(WHAT)?);
-            let (from, until_ms) = (reader.varint(WHAT)?, reader.varint(WHAT)?);
-            let fits = (from < tail || from == NOTHING) && until_ms <= i64::MAX as u64;
+            let (start, bytes, until_ms) = (reader.varint(WHAT)?, reader.varint(WHAT)?, reader.varint(WHAT)?);
+            let end = start.checked_add(bytes).ok_or(CodecError::Field(WHAT))?;
+            let fits = end <= tail && until_ms <= i64::MAX as u64;
             if !fits || StreamKey::check(fork).is_err() || pins.pins.contains_key(&incarnation) {
                 return Err(CodecError::Field(WHAT));
             }
-            pins.insert(incarnation, Pin { fork: fork.into(), from, until_ms });
+            pins.insert(incarnation, Pin { fork: fork.into(), range: start..end, until_ms });
         }
         if pins.is_empty() { Err(CodecError::Field(WHAT)) } else { Ok(pins) }
     }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use weir_types::{GroupId, Incarnation, Lineage};
 
 use crate::extents::{ChunkBytes, Extents};
-use crate::fork::pins::{NOTHING, Pin, Pins, UnsettledPins};
+use crate::fork::pins::{Pin, Pins, UnsettledPins};
 use crate::group::Group;
 use crate::key::KeyRef;
 use crate::snapshot::recover::{ForkLeft, Remainder};
@@ -27,28 +27,28 @@ pub fn join_forks(
     mut random: impl FnMut() -> u64,
     mut told: impl FnMut(Remainder<'_>),
 ) {
+    let depths: Vec<usize> = forks.iter().map(|left| depth(groups, &left.key, forks.len())).collect();
+    let deepest = depths.iter().copied().max().unwrap_or(0);
     let mut is_done = false;
     while !is_done {
         is_done = true;
-        for fork in &mut forks {
-            let stream = find(groups, &fork.key).expect("it was just there");
-            let (tail, whole_upto) = (stream.tail, whole_upto(groups, stream));
-            if whole_upto < stream.begin() {
-                let lineage = Lineage::from_bits(random());
-                groups.values_mut().for_each(|group| group.cut_fork(&fork.key, whole_upto, lineage));
-                fork.lost_bytes += tail - whole_upto;
-                // What others inherit of it may be lost, too.
-                is_done = false;
+        // Forks of forks first: what they cannot have any more, nobody has to keep for them.
+        for level in (1..=deepest).rev() {
+            let needed = needed(groups, &forks);
+            for (fork, _) in forks.iter_mut().zip(&depths).filter(|(_, depth)| **depth == level) {
+                let stream = find(groups, &fork.key).expect("it was just there");
+                let (tail, whole_upto) = (stream.tail, whole_upto(groups, stream, &needed));
+                if whole_upto < stream.begin() {
+                    let lineage = Lineage::from_bits(random());
+                    groups.values_mut().for_each(|group| group.cut_fork(&fork.key, whole_upto, lineage));
+                    fork.lost_bytes += tail - whole_upto;
+                    // What others inherit of it may be lost, too.
+                    is_done = false;
+                }
             }
         }
     }
-    let mut pins: BTreeMap<Life, Vec<Life>> = BTreeMap::new();
-    for left in &forks {
-        let stream = find(groups, &left.key).expect("it was just there");
-        let fork = stream.fork().expect("it is one");
-        let source = (fork.source.clone(), fork.source_incarnation);
-        pins.entry(source).or_default().push((left.key.clone(), stream.incarnation()));
-    }
+    let pins = pins_of(groups, &forks);
     for group in groups.values_mut() {
         group.unsettled = UnsettledPins::default();
         let mut sources: Vec<Life> = Vec::new();
@@ -68,6 +68,58 @@ pub fn join_forks(
             told(Remainder { key: &key, bytes: stream.tail, lost_bytes, is_final });
         }
     }
+}
+
+/// How many streams a fork has above it; if they are a circle, as nobody but a forger makes it, `depth_max`.
+fn depth(groups: &BTreeMap<GroupId, Group>, key: &str, depth_max: usize) -> usize {
+    let source = |stream: &Stream| stream.fork().map(|fork| (fork.source.clone(), fork.source_incarnation));
+    let mut depth = 0;
+    let mut next = find(groups, key).and_then(source);
+    while let Some((key, incarnation)) = next.filter(|_| depth < depth_max) {
+        depth += 1;
+        next = find(groups, &key).filter(|found| found.incarnation() == incarnation).and_then(source);
+    }
+    depth
+}
+
+fn life_of(stream: &Stream) -> Life {
+    (stream.key.clone(), stream.incarnation())
+}
+
+fn source_of(stream: &Stream) -> Life {
+    let fork = stream.fork().expect("it is one");
+    (fork.source.clone(), fork.source_incarnation)
+}
+
+/// From which position on each fork is read, also by those that inherit of it.
+fn needed(groups: &BTreeMap<GroupId, Group>, forks: &[ForkLeft]) -> BTreeMap<Life, u64> {
+    let streams = || forks.iter().map(|left| find(groups, &left.key).expect("it was just there"));
+    let mut needed: BTreeMap<Life, u64> = streams().map(|stream| (life_of(stream), stream.needed())).collect();
+    let mut is_done = false;
+    while !is_done {
+        is_done = true;
+        for stream in streams() {
+            let own = needed[&life_of(stream)];
+            let of_source = needed.get_mut(&source_of(stream));
+            if let Some(of_source) = of_source.filter(|of_source| own < stream.begin() && **of_source > own) {
+                (*of_source, is_done) = (own, false);
+            }
+        }
+    }
+    needed
+}
+
+/// What each source is to keep for its forks.
+fn pins_of(groups: &BTreeMap<GroupId, Group>, forks: &[ForkLeft]) -> BTreeMap<Life, Vec<(Incarnation, Pin)>> {
+    let needed = needed(groups, forks);
+    let mut pins: BTreeMap<Life, Vec<(Incarnation, Pin)>> = BTreeMap::new();
+    for stream in forks.iter().map(|left| find(groups, &left.key).expect("it was just there")) {
+        let (own, begin) = (needed[&life_of(stream)], stream.begin());
+        let range = if own < begin { own..begin } else { 0..0 };
+        let pin = Pin { fork: stream.key.clone(), range, until_ms: 0 };
+        pins.entry(source_of(stream)).or_default().push((stream.incarnation(), pin));
+    }
+    pins
 }
 
 /// Releases all that is to be released.
@@ -90,18 +142,28 @@ fn find<'a>(groups: &'a BTreeMap<GroupId, Group>, key: &str) -> Option<&'a Strea
     groups.values().find_map(|group| group.slots.get(key))
 }
 
-/// Up to where all is there that somebody reads of what a stream inherits; its begin, if that is all.
-fn whole_upto(groups: &BTreeMap<GroupId, Group>, stream: &Stream) -> u64 {
-    let mut position = stream.needed().min(stream.begin());
+/// Up to where all is there that somebody reads of what a fork inherits; its begin, if that is all. What its source has lost counts
+/// as lost, whoever holds it: nobody else keeps it for the fork.
+fn whole_upto(groups: &BTreeMap<GroupId, Group>, stream: &Stream, needed: &BTreeMap<Life, u64>) -> u64 {
+    let fork = stream.fork().expect("it is one");
+    let life = |key: &str, incarnation| find(groups, key).filter(|found| found.incarnation() == incarnation);
+    let mut position = needed[&life_of(stream)].min(fork.begin);
+    let source_tail = life(&fork.source, fork.source_incarnation).map_or(0, |source| source.tail);
+    let upto = source_tail.clamp(position, fork.begin);
     for ancestor in stream.inherited_from(position) {
-        let holder = find(groups, &ancestor.key).filter(|holder| holder.incarnation() == ancestor.incarnation);
-        let Some(holder) = holder.filter(|holder| holder.held() <= position) else { return position };
-        if holder.tail < ancestor.upto {
-            return holder.tail.max(position);
+        let holder = life(&ancestor.key, ancestor.incarnation).filter(|holder| holder.held() <= position);
+        let Some(holder) = holder else { return position };
+        let wanted = ancestor.upto.min(upto);
+        let there = position..wanted.min(holder.tail).max(position);
+        if let Some(gap) = holder.extents.gap_in(&there, holder.tail) {
+            return gap;
         }
-        position = ancestor.upto;
+        position = there.end;
+        if position < ancestor.upto {
+            return position;
+        }
     }
-    stream.begin()
+    upto
 }
 
 impl Group {
@@ -128,22 +190,21 @@ impl Group {
     }
 
     /// Makes a stream's pins those of these forks. One that is gone and has none ends.
-    fn pin_anew(&mut self, key: &str, forks: &[Life]) {
+    fn pin_anew(&mut self, key: &str, forks: &[(Incarnation, Pin)]) {
         let key = KeyRef::parse(key).expect("keys were checked when they were read");
         let stream = self.slots.get_mut(key).expect("it was just there");
-        let (before_bytes, before, tail) = (stream.memory_bytes(), stream.needed(), stream.tail);
+        let (before_bytes, before) = (stream.memory_bytes(), stream.needed());
         let known = stream.origin_mut().pins.take().unwrap_or_default();
         let mut pins = Pins::default();
         pins.is_gone = known.is_gone;
-        for (fork, incarnation) in forks {
-            let from = known.get(*incarnation).map_or(before, |pin| pin.from);
-            let from = if from < tail { from } else { NOTHING };
-            pins.insert(*incarnation, Pin { fork: fork.clone(), from, until_ms: 0 });
+        for (incarnation, pin) in forks {
+            pins.insert(*incarnation, pin.clone());
         }
         let is_over = pins.is_empty() && pins.is_gone;
         stream.origin_mut().pins = (!pins.is_empty() || is_over).then(|| Box::new(pins));
         self.index_bytes = self.index_bytes - before_bytes + stream.memory_bytes();
-        self.give_up(key, before);
+        let now = stream.needed();
+        self.give_up(key, before.min(now));
         if is_over {
             self.remove(key);
         }

@@ -754,6 +754,84 @@ fn what_is_trimmed_stays_for_a_fork_until_it_is_trimmed_or_gone_itself() {
 }
 
 #[test]
+fn of_a_source_that_is_gone_only_that_is_kept_which_forks_read() {
+    let mut net = forked();
+    let upto = |net: &Net, bytes: u64| {
+        let source = net.groups[0].find(&key(0)).expect("it is there");
+        assert_eq!((source.pieces_from(0).last().map(|piece| piece.end()), source.held()), (Some(bytes), 0));
+    };
+    let pinned = net.pin(0, 3, 6).expect("it is there");
+    net.create_pinned(pinned, false, 0);
+    let incarnation = Incarnation(net.seen[&0].life);
+    let source = key(0);
+    net.apply(0, &Command::Trim { key: (&source).into(), incarnation, before: 10, force: false });
+    net.seen.get_mut(&0).expect("it is there").trimmed = 3;
+    let pinned = net.pin(0, 5, 10).expect("it is there");
+    net.create_pinned(pinned, false, 1);
+    upto(&net, 10);
+    net.take(&Step::Delete { name: 0 });
+    upto(&net, 7);
+    net.take(&Step::Freeze { group: 0 });
+    net.take(&Step::Thaw { group: 0 });
+    net.take(&Step::Delete { name: 1 });
+    net.come_to_rest();
+    upto(&net, 6);
+    assert_eq!(
+        net.groups[0].group.hot_bytes(),
+        net.groups[0]
+            .find(&key(0))
+            .expect("it is there")
+            .pieces_from(0)
+            .map(|piece| match piece {
+                Piece::Hot(extent) => u64::from(extent.len),
+                Piece::Cold { .. } => 0,
+            })
+            .sum::<u64>()
+    );
+    net.agree();
+}
+
+#[test]
+fn what_nobody_reads_between_a_fork_and_a_trimmed_sources_own_readers_goes_once_it_is_cold() {
+    for trims_first in [true, false] {
+        let mut net = forked();
+        let pinned = net.pin(0, 3, 6).expect("it is there");
+        net.create_pinned(pinned, false, 0);
+        net.take(&Step::Delete { name: 1 });
+        net.come_to_rest();
+        let incarnation = Incarnation(net.seen[&0].life);
+        let source = key(0);
+        let trimmed = |net: &mut Net| {
+            let command = Command::Trim { key: (&source).into(), incarnation, before: 10, force: false };
+            net.apply(0, &command);
+            net.seen.get_mut(&0).expect("it is there").trimmed = 3;
+        };
+        if trims_first {
+            trimmed(&mut net);
+        }
+        // Each pack goes to a chunk of its own.
+        for _ in 0..3 {
+            net.flush(0, |hot| hot.first().copied());
+        }
+        if !trims_first {
+            trimmed(&mut net);
+        }
+        let group = &net.groups[0].group;
+        assert_eq!((group.chunks_totals().live_bytes, group.chunks().count(), group.hot_bytes()), (6, 1, 0));
+        net.take(&Step::Append { name: 0, body: 2 });
+        net.agree();
+        net.take(&Step::Freeze { group: 0 });
+        net.take(&Step::Thaw { group: 0 });
+        net.take(&Step::Delete { name: 3 });
+        net.come_to_rest();
+        net.agree();
+        net.take(&Step::Delete { name: 0 });
+        net.come_to_rest();
+        net.check_empty();
+    }
+}
+
+#[test]
 fn a_fork_that_comes_too_late_is_refused_and_what_is_decided_stays_so() {
     let mut net = forked();
     let pinned = net.pin(0, 3, 6).expect("it is there");
