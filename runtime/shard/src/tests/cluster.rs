@@ -169,7 +169,7 @@ async fn three_nodes_serve_and_follow_through_each_other() {
     }
     // Nobody follows any more, and everybody is told.
     let is_quiet = async {
-        while !shards().all(|shard| shard.0.feeds.len() == 0) {
+        while !shards().all(|shard| shard.0.feeds.is_empty()) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
