@@ -9,6 +9,8 @@
 //! - When a message has no answer, or is refused, everything that rests on mail to this node is lost: the shard ends what it
 //!   waits for ([`Loss`]), forgets who watches its streams there, and begins anew, in another *session*. The other side sees that
 //!   by the session's number and ends what it waits for and works for, too (`nodes/lanes.rs`).
+//! - A process that has just begun has heard nothing yet and may wait for something already. So the first message after a loss
+//!   says which lives of the other process were owed something of it.
 //! - While something is waited for, or a loss was not told yet, a message goes out now and then, for a process that is
 //!   gone says nothing by itself.
 //!
@@ -35,6 +37,8 @@ const WORD_EVERY: Duration = Duration::from_millis(500);
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// Bytes that may wait for the node besides those that the link's window has taken.
 const QUEUED_BYTES_MAX: usize = 32 << 20;
+/// Lives of the other process that are known to be owed something.
+const LIVES_MAX: usize = 8;
 /// Parts of one body or page: more are put together.
 const PARTS_MAX: usize = 256;
 
@@ -53,6 +57,8 @@ pub(crate) struct Outgoing {
     hearer: Cell<Option<Hearer>>,
     /// Whether the node does not know of the last loss yet.
     is_loss_untold: Cell<bool>,
+    /// The lives of its process that were owed something of what was lost since it was told last.
+    lost: RefCell<Vec<u64>>,
     /// Calls without an answer, and streams that the node tells of.
     expected: Cell<usize>,
     losses: Rc<Losses>,
@@ -85,6 +91,7 @@ impl Outgoing {
         let link = Link::new(endpoint, node, address, Lane::Mail(own.shard), BytesMut::with_capacity);
         let (queue, queued_bytes, filled) = Default::default();
         let (session, era, hearer, is_loss_untold, expected) = Default::default();
+        let lost = RefCell::default();
         Rc::new(Outgoing {
             node,
             own,
@@ -97,6 +104,7 @@ impl Outgoing {
             era,
             hearer,
             is_loss_untold,
+            lost,
             expected,
             losses,
         })
@@ -186,9 +194,9 @@ impl Outgoing {
     fn take_requests(&self, all: bool) -> Vec<CallId> {
         let (mut calls, mut kept, mut bytes) = (Vec::new(), VecDeque::new(), 0);
         for mut letter in self.queue.take() {
-            match letter {
-                Letter::Request { call, .. } => calls.push(call),
-                _ if all => {}
+            match letter.trace() {
+                Sent::Request(call) => calls.push(call),
+                trace if all => self.note_lost(trace),
                 _ => {
                     bytes += letter.bytes();
                     kept.push_back(letter);
@@ -217,7 +225,7 @@ impl Outgoing {
             }
             is_due = false;
             if self.hearer.get().is_none() && !self.meet().await {
-                self.lose(self.era.get(), Vec::new());
+                self.lose(self.era.get(), Vec::new(), true);
                 tokio::time::sleep(AGAIN_AFTER).await;
                 continue;
             }
@@ -238,13 +246,15 @@ impl Outgoing {
         if hearer.is_some() && session == self.session.get() {
             self.hearer.set(hearer);
             self.is_loss_untold.set(false);
+            self.lost.borrow_mut().clear();
         }
         self.hearer.get().is_some()
     }
 
     fn message(&self, to: Option<Hearer>, letters: u16, bodies: Vec<Bytes>) -> Message {
         let (life, session, groups) = (self.own.life, self.session.get(), self.groups);
-        salute::message(MAIL, &Salute { life, session, to, groups, letters }, bodies)
+        let lost = self.lost.borrow().clone();
+        salute::message(MAIL, &Salute { life, session, lost, to, groups, letters }, bodies)
     }
 
     /// As much of what waits as a message takes; it may be nothing.
@@ -272,20 +282,32 @@ impl Outgoing {
         match reply {
             Ok(reply) if reply.kind == TAKEN => {}
             // Nobody has looked at it.
-            Ok(_) | Err(CallError::NotSent { .. }) => self.lose(era, sent),
-            Err(CallError::Broken { .. } | CallError::Unanswered { .. }) => self.lose(era, Vec::new()),
+            Ok(_) | Err(CallError::NotSent { .. }) => self.lose(era, sent, true),
+            Err(CallError::Broken { .. } | CallError::Unanswered { .. }) => self.lose(era, sent, false),
         }
     }
 
-    /// Mail of an era is lost; none of what is in `unsent` was read.
-    fn lose(&self, era: u64, unsent: Vec<Sent>) {
-        let mut calls: Vec<CallId> = unsent
-            .into_iter()
-            .filter_map(|sent| match sent {
-                Sent::Request(call) => Some(call),
-                Sent::Other => None,
-            })
-            .collect();
+    fn note_lost(&self, trace: Sent) {
+        let Sent::Owed(life) = trace else { return };
+        let mut lost = self.lost.borrow_mut();
+        if !lost.contains(&life) {
+            // Of those before, nobody is there any more.
+            if lost.len() == LIVES_MAX {
+                lost.remove(0);
+            }
+            lost.push(life);
+        }
+    }
+
+    /// Mail of an era is lost, and this is some of it; nobody has read it if it `is_unsent`.
+    fn lose(&self, era: u64, sent: Vec<Sent>, is_unsent: bool) {
+        let mut calls = Vec::new();
+        for trace in sent {
+            match trace {
+                Sent::Request(call) if is_unsent => calls.push(call),
+                trace => self.note_lost(trace),
+            }
+        }
         let is_first = era == self.era.get();
         if is_first {
             calls.extend(self.take_requests(true));

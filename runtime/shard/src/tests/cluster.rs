@@ -183,13 +183,14 @@ async fn three_nodes_serve_and_follow_through_each_other() {
 struct Caller {
     life: u64,
     session: u64,
+    lost: Vec<u64>,
 }
 
 impl Caller {
     fn say(&self, core: &Rc<crate::core::Core>, to: Option<Hearer>, letters: Vec<Letter>) -> (u8, Hearer) {
         let (sent, bodies) = encode(&mut letters.into(), |_| panic!("none is too long"));
         let (life, session, groups) = (self.life, self.session, TOPOLOGY.groups);
-        let salute = Salute { life, session, to, groups, letters: sent.len() as u16 };
+        let salute = Salute { life, session, lost: self.lost.clone(), to, groups, letters: sent.len() as u16 };
         let reply = core.take_message(lane(), salute::message(MAIL, &salute, bodies)).expect("it is mail");
         (reply.kind, salute::head(&reply).expect("an answer"))
     }
@@ -214,7 +215,7 @@ fn is_pending(call: &mut crate::calls::Call) -> bool {
 async fn an_answer_is_taken_in_the_life_that_asked_and_from_the_node_that_was_asked() {
     let member = lone(config()).await;
     let core = Rc::clone(&member.shards[0].0);
-    let caller = Caller { life: 5, session: 0 };
+    let caller = Caller { life: 5, session: 0, lost: Vec::new() };
     let mut waiting = call(&core);
     let (kind, hearer) = caller.say(&core, None, Vec::new());
     assert_eq!((kind, hearer.life), (TAKEN, LIFE + 1));
@@ -242,12 +243,12 @@ async fn a_node_that_begins_anew_ends_what_waits_for_it_and_what_was_lost_is_not
     let member = lone(config()).await;
     let core = Rc::clone(&member.shards[0].0);
     let (first, hearer) = {
-        let first = Caller { life: 5, session: 0 };
+        let first = Caller { life: 5, session: 0, lost: Vec::new() };
         let (_, hearer) = first.say(&core, None, Vec::new());
         (first, hearer)
     };
     // It has lost something that it had to say, or it is another process by now.
-    for next in [Caller { life: 5, session: 1 }, Caller { life: 6, session: 1 }] {
+    for next in [Caller { life: 5, session: 1, lost: Vec::new() }, Caller { life: 6, session: 1, lost: Vec::new() }] {
         let waiting = call(&core);
         let (kind, anew) = next.say(&core, None, Vec::new());
         assert!(kind == TAKEN && anew.epoch > hearer.epoch);
@@ -255,6 +256,24 @@ async fn a_node_that_begins_anew_ends_what_waits_for_it_and_what_was_lost_is_not
         assert!(matches!(ended, Some(ShardError::Unknown)), "{ended:?}");
     }
     assert_eq!(first.say(&core, Some(hearer), Vec::new()).0, REFUSED, "it is the one before");
+    member.stop().await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn what_was_lost_before_a_node_was_heard_first_is_not_waited_for() {
+    let member = lone(config()).await;
+    let core = Rc::clone(&member.shards[0].0);
+    let mut waiting = call(&core);
+    let of_another = Caller { life: 5, session: 3, lost: vec![LIFE] };
+    assert_eq!(of_another.say(&core, None, Vec::new()).0, TAKEN);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(is_pending(&mut waiting), "what was lost was owed to an earlier life");
+    // Its connection has ended meanwhile, and nothing was heard on this one.
+    core.lanes.borrow_mut().clear();
+    let of_ours = Caller { life: 5, session: 4, lost: vec![LIFE, LIFE + 1] };
+    assert_eq!(of_ours.say(&core, None, Vec::new()).0, TAKEN);
+    let ended = within("the call's end", waiting).await.err();
+    assert!(matches!(ended, Some(ShardError::Unknown)), "{ended:?}");
     member.stop().await;
 }
 
@@ -327,13 +346,13 @@ async fn a_node_that_does_not_lead_says_so_and_passes_nothing_on() {
 async fn what_is_no_mail_ends_the_connection_and_nothing_else() {
     let member = lone(config()).await;
     let core = Rc::clone(&member.shards[0].0);
-    let salute = Salute { life: 1, session: 0, to: None, groups: TOPOLOGY.groups, letters: 0 };
+    let salute = || Salute { life: 1, session: 0, lost: Vec::new(), to: None, groups: TOPOLOGY.groups, letters: 0 };
     let messages = [
-        Message { kind: 9, ..salute::message(MAIL, &salute, Vec::new()) },
+        Message { kind: 9, ..salute::message(MAIL, &salute(), Vec::new()) },
         salute::message(MAIL, &(), Vec::new()),
-        salute::message(MAIL, &Salute { groups: 9, ..salute }, Vec::new()),
-        salute::message(MAIL, &Salute { letters: 1, ..salute }, Vec::new()),
-        salute::message(MAIL, &salute, vec![Bytes::from_static(b"more")]),
+        salute::message(MAIL, &Salute { groups: 9, ..salute() }, Vec::new()),
+        salute::message(MAIL, &Salute { letters: 1, ..salute() }, Vec::new()),
+        salute::message(MAIL, &salute(), vec![Bytes::from_static(b"more")]),
     ];
     for (at, message) in messages.into_iter().enumerate() {
         assert!(core.take_message(lane(), message).is_err(), "number {at}");
