@@ -75,7 +75,7 @@ impl Drop for Expectation {
 
 /// What became of a message.
 struct Outcome {
-    era: u64,
+    session: u64,
     sent: Vec<Sent>,
     reply: Result<Message, CallError>,
 }
@@ -224,31 +224,35 @@ impl Outgoing {
                 continue;
             }
             is_due = false;
-            if self.hearer.get().is_none() && !self.meet().await {
-                self.lose(self.era.get(), Vec::new(), true);
-                tokio::time::sleep(AGAIN_AFTER).await;
-                continue;
+            if self.hearer.get().is_none() {
+                // Before anything else is said, it is known what was lost.
+                while let Some(outcome) = replies.next().await {
+                    self.settle(outcome);
+                }
+                if !self.meet().await {
+                    self.lose(self.session.get(), Vec::new(), true);
+                    tokio::time::sleep(AGAIN_AFTER).await;
+                    continue;
+                }
             }
-            let (era, (sent, message)) = (self.era.get(), self.next_message());
+            let (session, (sent, message)) = (self.session.get(), self.next_message());
             match self.link.begin(message).await {
-                Ok(answer) => replies.push(async move { Outcome { era, sent, reply: answer.await } }),
-                Err(error) => self.settle(Outcome { era, sent, reply: Err(error) }),
+                Ok(answer) => replies.push(async move { Outcome { session, sent, reply: answer.await } }),
+                Err(error) => self.settle(Outcome { session, sent, reply: Err(error) }),
             }
         }
     }
 
-    /// Finds out who hears this shard's mail.
+    /// Finds out who hears this shard's mail. Nothing else is under way.
     async fn meet(&self) -> bool {
-        let session = self.session.get();
         let reply = self.link.call(self.message(None, 0, Vec::new())).await;
         let hearer = reply.ok().filter(|reply| reply.kind == TAKEN).and_then(|reply| salute::head::<Hearer>(&reply));
-        // Something else may have been lost meanwhile.
-        if hearer.is_some() && session == self.session.get() {
+        if hearer.is_some() {
             self.hearer.set(hearer);
             self.is_loss_untold.set(false);
             self.lost.borrow_mut().clear();
         }
-        self.hearer.get().is_some()
+        hearer.is_some()
     }
 
     fn message(&self, to: Option<Hearer>, letters: u16, bodies: Vec<Bytes>) -> Message {
@@ -278,12 +282,12 @@ impl Outgoing {
         (sent, message)
     }
 
-    fn settle(&self, Outcome { era, sent, reply }: Outcome) {
+    fn settle(&self, Outcome { session, sent, reply }: Outcome) {
         match reply {
             Ok(reply) if reply.kind == TAKEN => {}
             // Nobody has looked at it.
-            Ok(_) | Err(CallError::NotSent { .. }) => self.lose(era, sent, true),
-            Err(CallError::Broken { .. } | CallError::Unanswered { .. }) => self.lose(era, sent, false),
+            Ok(_) | Err(CallError::NotSent { .. }) => self.lose(session, sent, true),
+            Err(CallError::Broken { .. } | CallError::Unanswered { .. }) => self.lose(session, sent, false),
         }
     }
 
@@ -299,8 +303,8 @@ impl Outgoing {
         }
     }
 
-    /// Mail of an era is lost, and this is some of it; nobody has read it if it `is_unsent`.
-    fn lose(&self, era: u64, sent: Vec<Sent>, is_unsent: bool) {
+    /// Mail of a session is lost, and this is some of it; nobody has read it if it `is_unsent`.
+    fn lose(&self, session: u64, sent: Vec<Sent>, is_unsent: bool) {
         let mut calls = Vec::new();
         for trace in sent {
             match trace {
@@ -308,16 +312,16 @@ impl Outgoing {
                 trace => self.note_lost(trace),
             }
         }
-        let is_first = era == self.era.get();
+        let is_first = session == self.session.get();
         if is_first {
             calls.extend(self.take_requests(true));
         }
         self.losses.push(Loss::Unsent(self.node, calls));
         if is_first {
-            self.losses.push(Loss::Calls(self.node, era));
+            self.losses.push(Loss::Calls(self.node, self.era.get()));
             self.losses.push(Loss::Node(self.node));
-            self.era.set(era + 1);
-            self.session.set(self.session.get() + 1);
+            self.era.set(self.era.get() + 1);
+            self.session.set(session + 1);
             self.hearer.set(None);
             self.is_loss_untold.set(true);
         }
