@@ -17,7 +17,7 @@ const OUTAGE_MAX: Duration = Duration::from_secs(15);
 
 #[test]
 fn every_node_serves_every_request() {
-    let cluster = Cluster::form([2, 0, 1], &[]);
+    let cluster = Cluster::form([2, 0, 1], &[("WEIR_CLUSTER_SECRET", "what only its nodes know")]);
     for node in 0..3 {
         let mut client = cluster.client(node);
         for name in 0..4 {

@@ -20,15 +20,25 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Forms a cluster of three, its nodes started in the order `order`.
-    pub(crate) fn form(order: [usize; 3], args: &[&str]) -> Cluster {
+    /// Forms a cluster of three, its nodes started in the order `order` with these variables.
+    pub(crate) fn form(order: [usize; 3], variables: &[(&str, &str)]) -> Cluster {
         let addresses: Vec<SocketAddr> = (0..3).map(|_| ports::free()).collect();
         let setup = |node: usize| {
             let number = (node + 1).to_string();
             let own = addresses[node].to_string();
-            let mut setup = Setup::new(env!("CARGO_BIN_EXE_weir"))
-                .args(&["--node-id", &number, "--cluster-id", "test", "--cluster-listen", &own, "--shards", "2"])
-                .args(args);
+            let mut setup = Setup::new(env!("CARGO_BIN_EXE_weir")).args(&[
+                "--node-id",
+                &number,
+                "--cluster-id",
+                "test",
+                "--cluster-listen",
+                &own,
+                "--shards",
+                "2",
+            ]);
+            for (name, value) in variables {
+                setup = setup.env(name, value);
+            }
             for other in (0..3).filter(|other| *other != node) {
                 setup = setup.args(&["--peer", &format!("{}={}", other + 1, addresses[other])]);
             }

@@ -3,11 +3,17 @@
 //! It is a vitest suite from npm, pinned by the `package-lock.json` beside this file. Its packages are installed below
 //! `target/`, once per lock file.
 
+#[path = "../cluster/nodes.rs"]
+#[expect(dead_code, reason = "the suite of clusters uses the rest")]
+mod nodes;
+
 use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
-use weir_testkit::{Setup, npm};
+use weir_testkit::{Setup, metric, npm};
+
+use crate::nodes::Cluster;
 
 /// Tests of suite 0.3.6 without the reserved subscription APIs (6).
 const TESTS: u64 = 332;
@@ -23,11 +29,25 @@ const FILES: [(&str, &str); 3] = [
 
 #[test]
 fn the_official_suite_passes() {
-    let folder = npm::install(Path::new(env!("CARGO_TARGET_TMPDIR")).join("conformance"), &FILES);
     let server = Setup::new(env!("CARGO_BIN_EXE_weir"))
         .env("WEIR_HTTP_LONG_POLL_TIMEOUT_MS", LONG_POLL_TIMEOUT_MS)
         .args(&["--in-memory"])
         .start();
+    run("conformance", &server.url());
+}
+
+#[test]
+fn the_official_suite_passes_through_a_node_that_leads_little() {
+    let cluster = Cluster::form([0, 1, 2], &[("WEIR_HTTP_LONG_POLL_TIMEOUT_MS", &LONG_POLL_TIMEOUT_MS.to_string())]);
+    let led = |node: &usize| metric(cluster.server(*node), "weir_group_leading") as u64;
+    let node = (0..3).min_by_key(led).expect("there are three");
+    assert!(led(&node) < 2, "three nodes lead three groups");
+    run("conformance-cluster", &cluster.server(node).url());
+}
+
+/// Runs the suite against `url`, in a folder of this name.
+fn run(folder: &str, url: &str) {
+    let folder = npm::install(Path::new(env!("CARGO_TARGET_TMPDIR")).join(folder), &FILES);
     let report_path = folder.join("report.json");
     let run = npm::run(
         npm::node(&folder, "node_modules/vitest/vitest.mjs")
@@ -35,7 +55,7 @@ fn the_official_suite_passes() {
             .arg(format!("--outputFile={}", report_path.display()))
             // The suite's own limits are left alone; vitest's default of 5 s only tells how busy this machine is.
             .arg("--testTimeout=60000")
-            .env("WEIR_URL", server.url())
+            .env("WEIR_URL", url)
             .env("WEIR_SUITE_LONG_POLL_MS", LONG_POLL_TIMEOUT_MS.to_string()),
         "node is needed to run the official suite",
     );

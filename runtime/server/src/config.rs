@@ -460,9 +460,10 @@ impl LogConfig {
         let invalid = |reason| ConfigError::TextInvalid { key: "log.level", value: self.level.clone(), reason };
         let directives: Vec<String> =
             self.level.split(',').map(checked_directive).collect::<Result<_, _>>().map_err(invalid)?;
-        // openraft tells each step of each group as `info`, object_store each try. Whoever wants that says so: a later directive
+        // openraft tells each step of each group as `info`, and as `warn` each heartbeat that a node has not answered, five in a
+        // second; links say once that they are down. object_store tells each try. Whoever wants that says so: a later directive
         // wins.
-        EnvFilter::try_new(format!("openraft=warn,object_store=warn,{}", directives.join(",")))
+        EnvFilter::try_new(format!("openraft=error,object_store=warn,{}", directives.join(",")))
             .map_err(|error| invalid(error.to_string()))
     }
 }
@@ -766,7 +767,7 @@ mod tests {
             let config = LogConfig { level: level.to_string(), ..LogConfig::default() };
             config.filter().expect("a valid level").to_string()
         };
-        assert_eq!(filter("info"), "object_store=warn,openraft=warn,info");
+        assert_eq!(filter("info"), "object_store=warn,openraft=error,info");
         assert_eq!(filter("openraft=debug,object_store=info,warn"), "object_store=info,openraft=debug,warn");
     }
 

@@ -105,6 +105,11 @@ pub(crate) enum Exit {
     /// There is no new node.
     #[error(transparent)]
     Recover(#[from] RecoverError),
+    /// A log has failed, or what drives a group. In a cluster others go on with it.
+    #[error(
+        "a group of this node takes nothing any more, and the cluster's other nodes go on without it: start it again, or replace it"
+    )]
+    GroupFailed,
     /// It was asked to end a second time before it had ended.
     #[error("stopped at once, because it was asked to a second time")]
     SecondSignal,
@@ -127,6 +132,7 @@ impl Exit {
             | Exit::Output(_)
             | Exit::Admin(_)
             | Exit::BackupFailed(_)
+            | Exit::GroupFailed
             | Exit::SecondSignal => 1,
         }
     }

@@ -40,6 +40,9 @@ use crate::signals::Signals;
 /// How long connections may take to end after they were told to.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
+/// How often a node of a cluster looks whether one of its groups has failed.
+const FAILED_EVERY: Duration = Duration::from_secs(1);
+
 /// How long a write may wait for its outcome before it is answered with "unknown".
 const WRITE_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -97,11 +100,12 @@ async fn run(config: &Config, demo: bool) -> Result<(), Exit> {
     let seams = seams(data_dir.as_deref(), &node, sizes, cold.clone(), &config.modules, topology.shards, nodes)?;
     let modules = seams.modules.clone();
     let parts = shard_parts(config, node.id, topology, sizes, seams, &shutdown);
+    let addresses: Vec<Address> = parts.iter().map(|(_, address)| address.clone()).collect();
     let admin = Admin {
         started,
         phase: phases,
         topology,
-        shards: parts.iter().map(|(_, address)| address.clone()).collect(),
+        shards: addresses.clone(),
         connections: Arc::clone(&connections),
         turns: parts.iter().map(|(parts, _)| Arc::clone(&parts.turns)).collect(),
         http: parts.iter().map(|(parts, _)| Arc::clone(&parts.stats)).collect(),
@@ -142,7 +146,11 @@ async fn run(config: &Config, demo: bool) -> Result<(), Exit> {
     let connections_max = size(config.http.connections_max);
     let accepting = accept::accept(listener, connections_max, Arc::clone(&connections), requests.clone(), shutdown);
     let accepting = tokio::spawn(accepting);
-    signals.asked().await;
+    tokio::select! {
+        () = signals.asked() => {}
+        // A node that is alone still has what can be read.
+        () = failed(&addresses), if !is_alone => return Err(Exit::GroupFailed),
+    }
     phase.send_replace(Phase::Stopping);
     tell_manager(NotifyState::Stopping);
     tracing::info!(server.drain_delay_ms, "asked to stop");
@@ -288,6 +296,18 @@ fn membership(config: &ClusterConfig, number: NodeId) -> Result<(NodeId, Members
     let peers = config.peers().map_err(ClusterError::from)?;
     let founders = peers.keys().copied().chain([number]).map(NodeId::get).collect();
     Ok((number, Membership { id: config.id.clone(), founders }))
+}
+
+/// Resolves when a group of some shard has failed.
+async fn failed(shards: &[Address]) {
+    loop {
+        for shard in shards {
+            if shard.stats().await.is_some_and(|stats| stats.groups_failed > 0) {
+                return;
+            }
+        }
+        tokio::time::sleep(FAILED_EVERY).await;
+    }
 }
 
 /// Writes down whom this node has met, whenever it meets another one.

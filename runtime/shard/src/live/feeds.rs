@@ -533,6 +533,76 @@ mod tests {
         }
     }
 
+    /// Feeds of the first of two shards, with its post.
+    fn feeds() -> (Rc<Post>, Feeds) {
+        let post = Rc::new(Post::new(ShardId(0), mesh(2).1, Default::default()));
+        (post.clone(), Feeds::new(post, 1 << 20, 1 << 20, |_| {}))
+    }
+
+    fn watch(feeds: &Feeds, join: impl FnOnce(u64)) -> Follower {
+        let watch = feeds.begin_watch();
+        join(watch.number);
+        watch.into_follower()
+    }
+
+    fn advance(start: u64, end: u64) -> Advance {
+        let payloads = [Bytes::from(vec![b'x'; (end - start) as usize])].into();
+        Advance { incarnation: STREAM, at: Instant::now(), start, end, payloads, closed: false, removed: false }
+    }
+
+    fn is_lost(reader: &Follower, position: u64) -> bool {
+        matches!(reader.find(position, Waker::noop()), Found::Lost)
+    }
+
+    #[test]
+    fn who_follows_a_group_that_is_led_elsewhere_is_told() {
+        let (post, feeds) = feeds();
+        let reader = watch(&feeds, |number| feeds.join_own(GroupId(0), number, STREAM, 5, false));
+        feeds.add_peer(GroupId(0), STREAM, 5, false, (ShardId(1).into(), 9));
+        feeds.announce(&advance(5, 7));
+        feeds.lose_group(GroupId(1));
+        assert!(matches!(reader.find(5, Waker::noop()), Found::Event(_)) && post.take(ShardId(1)).len() == 1);
+        feeds.lose_group(GroupId(0));
+        assert!(matches!(reader.find(5, Waker::noop()), Found::Event(_)), "what was told is not taken back");
+        assert!(is_lost(&reader, 7));
+        assert!(matches!(&post.take(ShardId(1))[..], [Mail::Ended { incarnation: STREAM, .. }]));
+        // Whoever comes now has another feed, and leaving the lost one does not touch that.
+        let anew = watch(&feeds, |number| feeds.join_own(GroupId(0), number, STREAM, 7, false));
+        drop(reader);
+        feeds.announce(&advance(7, 8));
+        assert!(matches!(anew.find(7, Waker::noop()), Found::Event(_)));
+        drop(anew);
+        assert_eq!((feeds.len(), feeds.subscribers(), feeds.bytes()), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_mirror_is_lost_with_its_owner_and_with_a_gap() {
+        let (post, feeds) = feeds();
+        let (owner, other) = (Peer::Here(ShardId(1)), Peer::Here(ShardId(2)));
+        let first = watch(&feeds, |number| feeds.join_mirror(owner, number, STREAM, 5, false));
+        feeds.mirror_advanced(other, &advance(5, 6));
+        // Its own replica has applied it, too; the leader tells of it.
+        feeds.announce(&advance(5, 6));
+        assert!(matches!(first.find(5, Waker::noop()), Found::Nothing { .. }), "nobody but the owner is heard");
+        feeds.mirror_advanced(owner, &advance(5, 6));
+        assert!(matches!(first.find(5, Waker::noop()), Found::Event(_)));
+        feeds.mirror_advanced(owner, &advance(7, 8));
+        assert!(is_lost(&first, 6) && feeds.is_empty());
+        assert!(matches!(&post.take(ShardId(1))[..], [Mail::Unwatch { answered: 1, .. }]));
+
+        let second = watch(&feeds, |number| feeds.join_mirror(owner, number, STREAM, 8, false));
+        feeds.mirror_ended(other, STREAM);
+        assert!(!is_lost(&second, 8));
+        let third = watch(&feeds, |number| feeds.join_own(GroupId(0), number, STREAM, 8, false));
+        assert!(is_lost(&second, 8) && !is_lost(&third, 8), "it is led here now");
+        let fourth = watch(&feeds, |number| feeds.join_mirror(owner, number, STREAM, 8, false));
+        assert!(is_lost(&third, 8) && !is_lost(&fourth, 8), "and then there again");
+        feeds.mirror_ended(owner, STREAM);
+        assert!(is_lost(&fourth, 8));
+        drop((first, second, third, fourth));
+        assert_eq!((feeds.len(), feeds.subscribers(), feeds.bytes()), (0, 0, 0));
+    }
+
     proptest! {
         #[test]
         fn feeds_end_with_their_readers_however_messages_cross(steps in vec(step(), 0..80)) {

@@ -72,6 +72,15 @@ impl Letter {
         }
     }
 
+    /// What is to be known of it when it is lost.
+    pub(crate) fn trace(&self) -> Sent {
+        match self {
+            Letter::Request { call, .. } => Sent::Request(*call),
+            Letter::Response { to, .. } | Letter::Advanced { to, .. } | Letter::Ended { to, .. } => Sent::Owed(to.life),
+            Letter::Cancel { .. } | Letter::Unwatch { .. } => Sent::Other,
+        }
+    }
+
     /// Bytes of what is large in it, and about those of the rest.
     pub(crate) fn bytes(&mut self) -> usize {
         let mut bytes = size_of::<Letter>();
@@ -112,10 +121,7 @@ pub(crate) fn encode(
             parts_bytes += part.len();
             parts.push(std::mem::take(part));
         });
-        sent.push(match letter {
-            Letter::Request { call, .. } => Sent::Request(call),
-            _ => Sent::Other,
-        });
+        sent.push(letter.trace());
     }
     let bodies = match sent.is_empty() {
         true => Vec::new(),
@@ -129,7 +135,9 @@ pub(crate) fn encode(
 pub(crate) enum Sent {
     /// A call.
     Request(CallId),
-    /// Anything else.
+    /// Something that this life of the other process waits for.
+    Owed(u64),
+    /// What may be lost without anybody's waiting for it.
     Other,
 }
 

@@ -312,6 +312,14 @@ impl Request {
         }
     }
 
+    /// Whether it is answered within the time that a write or a page may take, whatever it finds.
+    pub(crate) fn is_prompt(&self) -> bool {
+        !matches!(
+            self,
+            Request::Summary { .. } | Request::List { .. } | Request::ModulePut { .. } | Request::BindingPut(..)
+        )
+    }
+
     /// Whether it changes nothing, so that it may be asked any number of times.
     pub(crate) fn is_read(&self) -> bool {
         match self {

@@ -52,7 +52,14 @@ impl Core {
             let lead = self.lead_of(group, deadline).await?;
             let request = next.take().unwrap_or_else(|| kept.clone());
             let response = match lead {
-                Lead::Away(node) => self.call_away(node, group, request)?.await,
+                Lead::Away(node) => {
+                    let call = self.call_away(node, group, request)?;
+                    match kept.is_prompt() {
+                        // It is answered there by its own deadline.
+                        true => timeout(2 * self.config.write_deadline, call).await.unwrap_or(Err(ShardError::Unknown)),
+                        false => call.await,
+                    }
+                }
                 Lead::Here | Lead::Nowhere => self.call(self.topology.owner_of(group), request).await,
             };
             match &response {

@@ -72,16 +72,19 @@ impl Core {
         if message.kind != MAIL {
             return Err(LaneError::Malformed);
         }
-        let Salute { life, session, to, groups, letters } = salute::head(&message).ok_or(LaneError::Malformed)?;
+        let Salute { life, session, lost, to, groups, letters } = salute::head(&message).ok_or(LaneError::Malformed)?;
         if groups != self.topology.groups {
             return Err(LaneError::Groups { ours: self.topology.groups, theirs: groups });
         }
-        let heard = Some((life, session));
-        if self.lanes.borrow_mut().entry(lane).or_default().heard != heard {
+        let own_life = self.nodes.as_ref().map_or(0, |nodes| nodes.life);
+        let (heard, before) = (Some((life, session)), self.lanes.borrow_mut().entry(lane).or_default().heard);
+        if heard != before {
+            if before.is_none() && lost.contains(&own_life) {
+                self.tell_lost(lane);
+            }
             self.lose_lane(lane);
             self.lanes.borrow_mut().entry(lane).or_default().heard = heard;
         }
-        let own_life = self.nodes.as_ref().map_or(0, |nodes| nodes.life);
         let hearer = Hearer { life: own_life, epoch: self.lanes.borrow()[&lane].epoch };
         match to {
             Some(to) if to != hearer => return Ok(salute::message(REFUSED, &hearer, Vec::new())),
@@ -163,9 +166,13 @@ impl Core {
             lane.heard.take().is_some()
         };
         if was_heard {
-            self.post.mail_all(|| Mail::Lost(node, shard));
-            self.post.pass_on(self.id, Mail::Lost(node, shard));
+            self.tell_lost((node, shard));
         }
+    }
+
+    fn tell_lost(&self, (node, shard): (NodeId, ShardId)) {
+        self.post.mail_all(|| Mail::Lost(node, shard));
+        self.post.pass_on(self.id, Mail::Lost(node, shard));
     }
 
     /// Ends what rests on what a shard of another node has said: it has lost that, too, or is about to.

@@ -9,6 +9,8 @@
 //! - When a message has no answer, or is refused, everything that rests on mail to this node is lost: the shard ends what it
 //!   waits for ([`Loss`]), forgets who watches its streams there, and begins anew, in another *session*. The other side sees that
 //!   by the session's number and ends what it waits for and works for, too (`nodes/lanes.rs`).
+//! - A process that has just begun has heard nothing yet and may wait for something already. So the first message after a loss
+//!   says which lives of the other process were owed something of it.
 //! - While something is waited for, or a loss was not told yet, a message goes out now and then, for a process that is
 //!   gone says nothing by itself.
 //!
@@ -35,6 +37,8 @@ const WORD_EVERY: Duration = Duration::from_millis(500);
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// Bytes that may wait for the node besides those that the link's window has taken.
 const QUEUED_BYTES_MAX: usize = 32 << 20;
+/// Lives of the other process that are known to be owed something.
+const LIVES_MAX: usize = 8;
 /// Parts of one body or page: more are put together.
 const PARTS_MAX: usize = 256;
 
@@ -53,6 +57,8 @@ pub(crate) struct Outgoing {
     hearer: Cell<Option<Hearer>>,
     /// Whether the node does not know of the last loss yet.
     is_loss_untold: Cell<bool>,
+    /// The lives of its process that were owed something of what was lost since it was told last.
+    lost: RefCell<Vec<u64>>,
     /// Calls without an answer, and streams that the node tells of.
     expected: Cell<usize>,
     losses: Rc<Losses>,
@@ -69,7 +75,7 @@ impl Drop for Expectation {
 
 /// What became of a message.
 struct Outcome {
-    era: u64,
+    session: u64,
     sent: Vec<Sent>,
     reply: Result<Message, CallError>,
 }
@@ -85,6 +91,7 @@ impl Outgoing {
         let link = Link::new(endpoint, node, address, Lane::Mail(own.shard), BytesMut::with_capacity);
         let (queue, queued_bytes, filled) = Default::default();
         let (session, era, hearer, is_loss_untold, expected) = Default::default();
+        let lost = RefCell::default();
         Rc::new(Outgoing {
             node,
             own,
@@ -97,6 +104,7 @@ impl Outgoing {
             era,
             hearer,
             is_loss_untold,
+            lost,
             expected,
             losses,
         })
@@ -187,9 +195,9 @@ impl Outgoing {
     fn take_requests(&self, all: bool) -> Vec<CallId> {
         let (mut calls, mut kept, mut bytes) = (Vec::new(), VecDeque::new(), 0);
         for mut letter in self.queue.take() {
-            match letter {
-                Letter::Request { call, .. } => calls.push(call),
-                _ if all => {}
+            match letter.trace() {
+                Sent::Request(call) => calls.push(call),
+                trace if all => self.note_lost(trace),
                 _ => {
                     bytes += letter.bytes();
                     kept.push_back(letter);
@@ -217,35 +225,41 @@ impl Outgoing {
                 continue;
             }
             is_due = false;
-            if self.hearer.get().is_none() && !self.meet().await {
-                self.lose(self.era.get(), Vec::new());
-                tokio::time::sleep(AGAIN_AFTER).await;
-                continue;
+            if self.hearer.get().is_none() {
+                // Before anything else is said, it is known what was lost.
+                while let Some(outcome) = replies.next().await {
+                    self.settle(outcome);
+                }
+                if !self.meet().await {
+                    self.lose(self.session.get(), Vec::new(), true);
+                    tokio::time::sleep(AGAIN_AFTER).await;
+                    continue;
+                }
             }
-            let (era, (sent, message)) = (self.era.get(), self.next_message());
+            let (session, (sent, message)) = (self.session.get(), self.next_message());
             match self.link.begin(message).await {
-                Ok(answer) => replies.push(async move { Outcome { era, sent, reply: answer.await } }),
-                Err(error) => self.settle(Outcome { era, sent, reply: Err(error) }),
+                Ok(answer) => replies.push(async move { Outcome { session, sent, reply: answer.await } }),
+                Err(error) => self.settle(Outcome { session, sent, reply: Err(error) }),
             }
         }
     }
 
-    /// Finds out who hears this shard's mail.
+    /// Finds out who hears this shard's mail. Nothing else is under way.
     async fn meet(&self) -> bool {
-        let session = self.session.get();
         let reply = self.link.call(self.message(None, 0, Vec::new())).await;
         let hearer = reply.ok().filter(|reply| reply.kind == TAKEN).and_then(|reply| salute::head::<Hearer>(&reply));
-        // Something else may have been lost meanwhile.
-        if hearer.is_some() && session == self.session.get() {
+        if hearer.is_some() {
             self.hearer.set(hearer);
             self.is_loss_untold.set(false);
+            self.lost.borrow_mut().clear();
         }
-        self.hearer.get().is_some()
+        hearer.is_some()
     }
 
     fn message(&self, to: Option<Hearer>, letters: u16, bodies: Vec<Bytes>) -> Message {
         let (life, session, groups) = (self.own.life, self.session.get(), self.groups);
-        salute::message(MAIL, &Salute { life, session, to, groups, letters }, bodies)
+        let lost = self.lost.borrow().clone();
+        salute::message(MAIL, &Salute { life, session, lost, to, groups, letters }, bodies)
     }
 
     /// As much of what waits as a message takes; it may be nothing.
@@ -269,34 +283,46 @@ impl Outgoing {
         (sent, message)
     }
 
-    fn settle(&self, Outcome { era, sent, reply }: Outcome) {
+    fn settle(&self, Outcome { session, sent, reply }: Outcome) {
         match reply {
             Ok(reply) if reply.kind == TAKEN => {}
             // Nobody has looked at it.
-            Ok(_) | Err(CallError::NotSent { .. }) => self.lose(era, sent),
-            Err(CallError::Broken { .. } | CallError::Unanswered { .. }) => self.lose(era, Vec::new()),
+            Ok(_) | Err(CallError::NotSent { .. }) => self.lose(session, sent, true),
+            Err(CallError::Broken { .. } | CallError::Unanswered { .. }) => self.lose(session, sent, false),
         }
     }
 
-    /// Mail of an era is lost; none of what is in `unsent` was read.
-    fn lose(&self, era: u64, unsent: Vec<Sent>) {
-        let mut calls: Vec<CallId> = unsent
-            .into_iter()
-            .filter_map(|sent| match sent {
-                Sent::Request(call) => Some(call),
-                Sent::Other => None,
-            })
-            .collect();
-        let is_first = era == self.era.get();
+    fn note_lost(&self, trace: Sent) {
+        let Sent::Owed(life) = trace else { return };
+        let mut lost = self.lost.borrow_mut();
+        if !lost.contains(&life) {
+            // Of those before, nobody is there any more.
+            if lost.len() == LIVES_MAX {
+                lost.remove(0);
+            }
+            lost.push(life);
+        }
+    }
+
+    /// Mail of a session is lost, and this is some of it; nobody has read it if it `is_unsent`.
+    fn lose(&self, session: u64, sent: Vec<Sent>, is_unsent: bool) {
+        let mut calls = Vec::new();
+        for trace in sent {
+            match trace {
+                Sent::Request(call) if is_unsent => calls.push(call),
+                trace => self.note_lost(trace),
+            }
+        }
+        let is_first = session == self.session.get();
         if is_first {
             calls.extend(self.take_requests(true));
         }
         self.losses.push(Loss::Unsent(self.node, calls));
         if is_first {
-            self.losses.push(Loss::Calls(self.node, era));
+            self.losses.push(Loss::Calls(self.node, self.era.get()));
             self.losses.push(Loss::Node(self.node));
-            self.era.set(era + 1);
-            self.session.set(self.session.get() + 1);
+            self.era.set(self.era.get() + 1);
+            self.session.set(session + 1);
             self.hearer.set(None);
             self.is_loss_untold.set(true);
         }

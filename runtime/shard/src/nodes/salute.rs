@@ -16,12 +16,14 @@ pub(crate) const TAKEN: u8 = 2;
 pub(crate) const REFUSED: u8 = 3;
 
 /// What stands before the letters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Salute {
     /// The life of the process that speaks.
     pub(crate) life: u64,
     /// How often the shard has lost something that it had to say to this node.
     pub(crate) session: u64,
+    /// The lives of the other process that were owed something of that.
+    pub(crate) lost: Vec<u64>,
     /// Whom it is meant for; none for whoever there is, and then there are no letters.
     pub(crate) to: Option<Hearer>,
     /// The cluster's groups: a request is about one of them.

@@ -1,19 +1,22 @@
 //! A node of a cluster, on one thread: what it says and hears, and what becomes of calls when others are gone.
 
 use std::collections::BTreeMap;
-use std::pin::pin;
-use std::task::{Context, Waker};
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
 
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpListener;
 use weir_cluster::{
-    Acceptor, ClusterId, DiskId, Endpoint, Hello, Identity, LinkConfig, Message, NodeId, Security, Tcp,
+    Acceptor, ClusterId, Connecting, Connection, DiskId, Endpoint, Hello, Identity, LinkConfig, Message, Network,
+    NodeId, Security, Stream, Tcp,
 };
 use weir_types::GroupId;
 
 use super::*;
-use crate::Nodes;
 use crate::message::{Addressee, Answer, Lead, Letter, Request, encode};
 use crate::nodes::salute::{self, Hearer, MAIL, REFUSED, Salute, TAKEN};
+use crate::{Nodes, Producer};
 
 const LIFE: u64 = 77;
 /// How long anything may take, on a machine that is busy.
@@ -21,6 +24,66 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 fn node_id(number: u64) -> NodeId {
     NodeId::new(number).expect("not 0")
+}
+
+/// Connections that break when a test says so, wherever they are.
+struct Brittle(Arc<AtomicU64>);
+
+/// One of them: broken when there were more breaks than before.
+struct BrittleStream {
+    stream: Stream,
+    breaks: Arc<AtomicU64>,
+    before: u64,
+}
+
+impl BrittleStream {
+    fn check(&self) -> io::Result<()> {
+        let is_whole = self.breaks.load(Ordering::Relaxed) == self.before;
+        if is_whole { Ok(()) } else { Err(io::ErrorKind::ConnectionReset.into()) }
+    }
+}
+
+impl Network for Brittle {
+    fn connect<'a>(&'a self, address: &'a str) -> Connecting<'a> {
+        Box::pin(async move {
+            let (breaks, stream) = (self.0.clone(), Tcp.connect(address).await?);
+            let before = breaks.load(Ordering::Relaxed);
+            Ok(Box::new(BrittleStream { stream, breaks, before }) as Stream)
+        })
+    }
+}
+
+impl Connection for BrittleStream {
+    fn moved_here(self: Box<Self>) -> io::Result<Stream> {
+        let BrittleStream { stream, breaks, before } = *self;
+        Ok(Box::new(BrittleStream { stream: stream.moved_here()?, breaks, before }))
+    }
+}
+
+impl AsyncRead for BrittleStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.check()?;
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for BrittleStream {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.check()?;
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
 }
 
 /// A node of three with real links, whose own number is `number` and whose life is `LIFE + number`.
@@ -34,12 +97,13 @@ impl Member {
         listener: TcpListener,
         addresses: &BTreeMap<NodeId, String>,
         config: ShardConfig,
+        breaks: Arc<AtomicU64>,
     ) -> Member {
         let counter = AtomicU64::new(number << 40);
         let endpoint = Endpoint {
             identity: Identity { cluster: ClusterId(7), node: node_id(number), disk: DiskId(number.into()) },
             security: Security::None,
-            network: Arc::new(Tcp),
+            network: Arc::new(Brittle(breaks)),
             entropy: Arc::new(move || counter.fetch_add(1, Ordering::Relaxed)),
             admission: Arc::new(|_: &Hello| Ok(())),
             config: LinkConfig::default(),
@@ -98,7 +162,7 @@ async fn addresses() -> (Vec<TcpListener>, BTreeMap<NodeId, String>) {
 /// The first node of three, the others of which are not there.
 async fn lone(config: ShardConfig) -> Member {
     let (mut listeners, addresses) = addresses().await;
-    Member::start(1, listeners.remove(0), &addresses, config).await
+    Member::start(1, listeners.remove(0), &addresses, config, Arc::default()).await
 }
 
 async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
@@ -136,7 +200,7 @@ async fn three_nodes_serve_and_follow_through_each_other() {
     let (listeners, addresses) = addresses().await;
     let mut members = Vec::new();
     for (number, listener) in (1..).zip(listeners) {
-        members.push(Member::start(number, listener, &addresses, config()).await);
+        members.push(Member::start(number, listener, &addresses, config(), Arc::default()).await);
     }
     let keys: Vec<StreamKey> = (0..8).map(|number| StreamKey::parse(&format!("b/s{number}")).expect("a key")).collect();
     for (at, key) in keys.iter().enumerate() {
@@ -183,15 +247,86 @@ async fn three_nodes_serve_and_follow_through_each_other() {
 struct Caller {
     life: u64,
     session: u64,
+    lost: Vec<u64>,
 }
 
 impl Caller {
     fn say(&self, core: &Rc<crate::core::Core>, to: Option<Hearer>, letters: Vec<Letter>) -> (u8, Hearer) {
         let (sent, bodies) = encode(&mut letters.into(), |_| panic!("none is too long"));
         let (life, session, groups) = (self.life, self.session, TOPOLOGY.groups);
-        let salute = Salute { life, session, to, groups, letters: sent.len() as u16 };
+        let salute = Salute { life, session, lost: self.lost.clone(), to, groups, letters: sent.len() as u16 };
         let reply = core.take_message(lane(), salute::message(MAIL, &salute, bodies)).expect("it is mail");
         (reply.kind, salute::head(&reply).expect("an answer"))
+    }
+}
+
+/// Whatever is lost on the way, when links break all the time: nothing that was acknowledged is, nothing is there twice, and who
+/// follows a stream sees all of it in order.
+#[tokio::test(flavor = "local")]
+async fn links_that_break_lose_nothing() {
+    const RECORDS: u64 = 150;
+    let breaks = Arc::new(AtomicU64::new(0));
+    let (listeners, addresses) = addresses().await;
+    let mut members = Vec::new();
+    for (number, listener) in (1..).zip(listeners) {
+        members.push(Member::start(number, listener, &addresses, config(), breaks.clone()).await);
+    }
+    let shards: Vec<Shard> = members.iter().flat_map(|member| member.shards.clone()).collect();
+    let key = StreamKey::parse("b/s").expect("a key");
+    within("a create", shards[0].create(key.clone(), create())).await.expect("it is created");
+    let follow = |shard: Shard| {
+        let key = key.clone();
+        async move {
+            let (mut from, mut bytes) = (ReadFrom::Start, Vec::new());
+            'anew: loop {
+                let Ok(mut subscription) = shard.subscribe(key.clone(), from).await else { continue };
+                while bytes.len() < 4 * RECORDS as usize {
+                    match subscription.next().await {
+                        LiveEvent::Data(data) => {
+                            from = ReadFrom::At(data.next);
+                            data.chunks.iter().for_each(|chunk| bytes.extend_from_slice(chunk));
+                        }
+                        LiveEvent::CaughtUp { .. } => {}
+                        LiveEvent::Failed(_) => continue 'anew,
+                        LiveEvent::Lagged | LiveEvent::Removed | LiveEvent::Closed { .. } => panic!("it goes on"),
+                    }
+                }
+                return bytes;
+            }
+        }
+    };
+    let following: Vec<_> = shards.iter().map(|shard| tokio::task::spawn_local(follow(shard.clone()))).collect();
+    let breaking = tokio::task::spawn_local(async move {
+        loop {
+            tokio::time::sleep(Duration::from_millis(40)).await;
+            breaks.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    for number in 0..RECORDS {
+        let shard = &shards[number as usize % shards.len()];
+        let write = async {
+            loop {
+                let producer = Some(Producer { id: "p".into(), epoch: 0, seq: number });
+                let request = AppendRequest { producer, ..append(&format!("{number:03}.")) };
+                match shard.append(key.clone(), request).await {
+                    Ok(_) => return,
+                    Err(ShardError::Unknown | ShardError::Unavailable) => {}
+                    Err(error) => panic!("{number}: {error}"),
+                }
+            }
+        };
+        within("a write", write).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    breaking.abort();
+    let expected: String = (0..RECORDS).map(|number| format!("{number:03}.")).collect();
+    for followed in following {
+        let bytes = within("the last record", followed).await.expect("it has followed");
+        assert_eq!(String::from_utf8(bytes).expect("text"), expected);
+    }
+    drop(shards);
+    for member in members {
+        member.stop().await;
     }
 }
 
@@ -214,7 +349,7 @@ fn is_pending(call: &mut crate::calls::Call) -> bool {
 async fn an_answer_is_taken_in_the_life_that_asked_and_from_the_node_that_was_asked() {
     let member = lone(config()).await;
     let core = Rc::clone(&member.shards[0].0);
-    let caller = Caller { life: 5, session: 0 };
+    let caller = Caller { life: 5, session: 0, lost: Vec::new() };
     let mut waiting = call(&core);
     let (kind, hearer) = caller.say(&core, None, Vec::new());
     assert_eq!((kind, hearer.life), (TAKEN, LIFE + 1));
@@ -242,12 +377,12 @@ async fn a_node_that_begins_anew_ends_what_waits_for_it_and_what_was_lost_is_not
     let member = lone(config()).await;
     let core = Rc::clone(&member.shards[0].0);
     let (first, hearer) = {
-        let first = Caller { life: 5, session: 0 };
+        let first = Caller { life: 5, session: 0, lost: Vec::new() };
         let (_, hearer) = first.say(&core, None, Vec::new());
         (first, hearer)
     };
     // It has lost something that it had to say, or it is another process by now.
-    for next in [Caller { life: 5, session: 1 }, Caller { life: 6, session: 1 }] {
+    for next in [Caller { life: 5, session: 1, lost: Vec::new() }, Caller { life: 6, session: 1, lost: Vec::new() }] {
         let waiting = call(&core);
         let (kind, anew) = next.say(&core, None, Vec::new());
         assert!(kind == TAKEN && anew.epoch > hearer.epoch);
@@ -255,6 +390,24 @@ async fn a_node_that_begins_anew_ends_what_waits_for_it_and_what_was_lost_is_not
         assert!(matches!(ended, Some(ShardError::Unknown)), "{ended:?}");
     }
     assert_eq!(first.say(&core, Some(hearer), Vec::new()).0, REFUSED, "it is the one before");
+    member.stop().await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn what_was_lost_before_a_node_was_heard_first_is_not_waited_for() {
+    let member = lone(config()).await;
+    let core = Rc::clone(&member.shards[0].0);
+    let mut waiting = call(&core);
+    let of_another = Caller { life: 5, session: 3, lost: vec![LIFE] };
+    assert_eq!(of_another.say(&core, None, Vec::new()).0, TAKEN);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(is_pending(&mut waiting), "what was lost was owed to an earlier life");
+    // Its connection has ended meanwhile, and nothing was heard on this one.
+    core.lanes.borrow_mut().clear();
+    let of_ours = Caller { life: 5, session: 4, lost: vec![LIFE, LIFE + 1] };
+    assert_eq!(of_ours.say(&core, None, Vec::new()).0, TAKEN);
+    let ended = within("the call's end", waiting).await.err();
+    assert!(matches!(ended, Some(ShardError::Unknown)), "{ended:?}");
     member.stop().await;
 }
 
@@ -327,13 +480,13 @@ async fn a_node_that_does_not_lead_says_so_and_passes_nothing_on() {
 async fn what_is_no_mail_ends_the_connection_and_nothing_else() {
     let member = lone(config()).await;
     let core = Rc::clone(&member.shards[0].0);
-    let salute = Salute { life: 1, session: 0, to: None, groups: TOPOLOGY.groups, letters: 0 };
+    let salute = || Salute { life: 1, session: 0, lost: Vec::new(), to: None, groups: TOPOLOGY.groups, letters: 0 };
     let messages = [
-        Message { kind: 9, ..salute::message(MAIL, &salute, Vec::new()) },
+        Message { kind: 9, ..salute::message(MAIL, &salute(), Vec::new()) },
         salute::message(MAIL, &(), Vec::new()),
-        salute::message(MAIL, &Salute { groups: 9, ..salute }, Vec::new()),
-        salute::message(MAIL, &Salute { letters: 1, ..salute }, Vec::new()),
-        salute::message(MAIL, &salute, vec![Bytes::from_static(b"more")]),
+        salute::message(MAIL, &Salute { groups: 9, ..salute() }, Vec::new()),
+        salute::message(MAIL, &Salute { letters: 1, ..salute() }, Vec::new()),
+        salute::message(MAIL, &salute(), vec![Bytes::from_static(b"more")]),
     ];
     for (at, message) in messages.into_iter().enumerate() {
         assert!(core.take_message(lane(), message).is_err(), "number {at}");

@@ -109,6 +109,11 @@ pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>, cold: Cold, ancho
             copier.anchor.index.set(copier.group.replica.snapshot_index());
             continue;
         }
+        if copier.group.leading().is_err() {
+            // Whoever leads puts snapshots there, and takes away older ones.
+            has_begun = false;
+            continue;
+        }
         if let Err(error) = copier.step(&mut has_begun).await {
             copier.note_failure(&error);
             tokio::time::sleep(AGAIN_AFTER).await;
@@ -117,7 +122,7 @@ pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>, cold: Cold, ancho
 }
 
 impl Copier {
-    /// Does what there is to do.
+    /// Does what there is to do, where this node leads.
     async fn step(&mut self, has_begun: &mut bool) -> Result<(), ShardError> {
         if !*has_begun {
             let survey = self.cold.snapshots(self.group.id).await?;

@@ -3,7 +3,8 @@
 //! A chunk is garbage when the last stream that named it names it no longer, or when it never became part of the state: the
 //! process ended before, or the log refused its command. The first kind the state tells, the second the flusher, and what earlier
 //! lives have left is found by looking at what is there. With one voter nobody else puts chunks, and no life uses another's
-//! names, so whatever is of another life and is not named is garbage.
+//! names, so whatever is of another life and is not named is garbage. With several, only the leader deletes, and what it finds only of
+//! terms before its own: of those nothing can be committed any more.
 //!
 //! What the state has named once stays until the group's [`Anchor`] names it no longer: who has nothing but that begins with
 //! it.
@@ -16,6 +17,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::iter;
 use weir_cold::{ChunkName, Cold, ColdError};
+use weir_raft::Role;
 
 use crate::core::Core;
 use crate::stats::add;
@@ -84,6 +86,9 @@ pub(crate) async fn run(
 async fn delete(group: &LocalGroup, cold: &Cold, garbage: &Garbage, anchor: &Anchor) {
     while !group.has_failed() {
         tokio::time::sleep(LOOK_EVERY).await;
+        if group.leading().is_err() {
+            continue;
+        }
         let gone = group.take_gone_chunks();
         let gone = gone.into_iter().map(|(id, entry)| Gone { chunk: group.chunk_name(id), entry: Some(entry) });
         garbage.borrow_mut().extend(gone);
@@ -105,8 +110,16 @@ async fn delete(group: &LocalGroup, cold: &Cold, garbage: &Garbage, anchor: &Anc
 
 /// Finds what earlier lives have left in the store and nothing names, and says what is named and not whole in the store.
 async fn find(core: &Core, group: &LocalGroup, cold: &Cold, nonce: u32, garbage: &Garbage) -> Result<(), ColdError> {
-    let mut found: BTreeMap<ChunkName, u64> = cold.chunks(group.id).await?.into_iter().collect();
-    let state = group.applied();
+    let (mut found, term, state) = loop {
+        let found: BTreeMap<ChunkName, u64> = cold.chunks(group.id).await?.into_iter().collect();
+        if let (Role::Leading { term }, Ok(state)) = (group.replica.role(), group.leading()) {
+            break (found, term, state);
+        }
+        if group.has_failed() {
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    };
     let mut missing = 0u64;
     for chunk in state.chunks().filter(|chunk| chunk.id.nonce != nonce) {
         let name = group.chunk_name(chunk.id);
@@ -117,7 +130,7 @@ async fn find(core: &Core, group: &LocalGroup, cold: &Cold, nonce: u32, garbage:
     }
     // A stored snapshot of before may name it.
     let entry = state.applied();
-    let found = found.into_keys().filter(|chunk| chunk.nonce != nonce);
+    let found = found.into_keys().filter(|chunk| chunk.nonce != nonce && (core.is_alone() || chunk.term < term));
     garbage.borrow_mut().extend(found.map(|chunk| Gone { chunk, entry }));
     if missing > 0 {
         add(&core.stats.cold_damaged, missing);
