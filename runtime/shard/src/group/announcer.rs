@@ -24,6 +24,8 @@ pub(crate) struct Announcer {
 
 impl Observer for Announcer {
     fn restored(&mut self, group: &Group) {
+        // A leader has sent all of it, and what lies between is told to nobody: who follows streams here is to ask that leader.
+        self.feeds.lose_group(self.group);
         if group.has_expirable() {
             let streams = (0..SLOTS).flat_map(|slot| group.slot(slot)).filter(|stream| !stream.is_gone());
             streams.for_each(|stream| self.agenda.add(self.group, stream.key(), &stream.facts()));
@@ -95,4 +97,33 @@ fn payloads(batch: &Bytes, range: Range<usize>, bytes: usize) -> SmallVec<[Bytes
         if is_copied { Bytes::copy_from_slice(&payload) } else { payload }
     };
     packs(&batch[range]).map(|pack| pack.expect("apply has read the command")).map(payload).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+    use std::task::Waker;
+
+    use weir_types::{Incarnation, ShardId};
+
+    use super::*;
+    use crate::live::feed::Found;
+    use crate::mailbox::{Post, mesh};
+
+    #[test]
+    fn who_follows_a_stream_of_a_state_that_another_node_has_sent_is_told() {
+        let post = Rc::new(Post::new(ShardId(0), mesh(1).1, Default::default()));
+        let feeds = Feeds::new(post, 1 << 20, 1 << 20, |_| {});
+        let follower = |group, incarnation| {
+            let watch = feeds.begin_watch();
+            feeds.join_own(GroupId(group), watch.number, Incarnation(incarnation), 5, false);
+            watch.into_follower()
+        };
+        let (sent, other) = (follower(1, 7), follower(2, 8));
+        let mut announcer = Announcer { group: GroupId(1), feeds: feeds.clone(), agenda: Agenda::default() };
+        announcer.restored(&Group::new());
+        assert!(matches!(sent.find(5, Waker::noop()), Found::Lost));
+        assert!(matches!(other.find(5, Waker::noop()), Found::Nothing { .. }));
+        assert!(!feeds.is_followed(Incarnation(7)) && feeds.is_followed(Incarnation(8)));
+    }
 }
