@@ -57,7 +57,12 @@ impl Core {
                 let left = bytes_max.saturating_sub(taken);
                 let request = request(ancestor, position, ancestor.upto, left);
                 let owner = self.owner_of(&request.key);
-                let more = match self.call(owner, Request::ReadInherited(request, is_live)).await {
+                let answer = match owner == self.id {
+                    // Without the way through the dispatch, which is long for a short part of a page.
+                    true => self.read_held(request, is_live).await,
+                    false => self.call(owner, Request::ReadInherited(request, is_live)).await,
+                };
+                let more = match answer {
                     Ok(Answer::Page(more)) => more,
                     Ok(_) => unreachable!("a read is answered with a page"),
                     // Who reads on from here is told.
