@@ -9,7 +9,7 @@ use weir_stream::{Ancestor, Refusal};
 use weir_types::{Offset, ReadFrom, StreamKey};
 
 use crate::core::Core;
-use crate::message::{Answer, InheritedRequest, Page, RecordBatch, Request, Response, ShardError};
+use crate::message::{Answer, InheritedRequest, Lead, Page, RecordBatch, Request, Response, ShardError};
 use crate::read::page::Plan;
 use crate::write::job::LocalGroup;
 
@@ -56,7 +56,14 @@ impl Core {
                 }
                 let left = bytes_max.saturating_sub(taken);
                 let request = request(ancestor, position, ancestor.upto, left);
-                let more = match self.request(Request::ReadInherited(request, is_live)).await {
+                let holder = self.topology.group_of(request.key.slot());
+                let is_here = self.topology.owner_of(holder) == self.id && self.leaders.of(holder) == Lead::Here;
+                let answer = match is_here {
+                    // Without the way through the dispatch, which is long for a short part of a page.
+                    true => self.read_held(request, is_live).await,
+                    false => self.request(Request::ReadInherited(request, is_live)).await,
+                };
+                let more = match answer {
                     Ok(Answer::Page(more)) => more,
                     Ok(_) => unreachable!("a read is answered with a page"),
                     // Who reads on from here is told.
