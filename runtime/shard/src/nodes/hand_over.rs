@@ -2,47 +2,59 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use send_wrapper::SendWrapper;
 use tokio::time::{Instant, sleep, timeout_at};
 use weir_raft::Role;
 
-use crate::core::Shard;
+use crate::core::{Core, Shard};
 use crate::message::Lead;
 use crate::write::job::LocalGroup;
 
-/// How long it may take until others lead all of the groups. An election would take about as long.
-const HAND_OVER_MAX: Duration = Duration::from_secs(2);
-/// How often a node is looked for that has all of a group's log.
+/// How long it may take until others lead all of the groups, and whoever waits for this node has its answer.
+const HAND_OVER_MAX: Duration = Duration::from_secs(5);
+/// How often a node is looked for that has all of a group's log, and whether anybody waits.
 const AGAIN_EVERY: Duration = Duration::from_millis(10);
 
 impl Shard {
     /// Hands over what this shard leads, each group to a node that has all of its log and has answered lately. Returns when others
-    /// lead, or when that has taken too long: then they find out by themselves.
+    /// lead and have what this shard had to say to them, or when that has taken too long: then they find out by themselves.
     pub async fn hand_over(&self) {
         let core = SendWrapper::new((*self.0).clone());
-        let Some(nodes) = &core.nodes else { return };
         let deadline = Instant::now() + HAND_OVER_MAX;
-        let leads = |group: &LocalGroup| matches!(group.replica.role(), Role::Leading { .. });
-        for group in core.local_groups().into_iter().filter(|group| leads(group)) {
-            let hand_over = async {
-                'offered: loop {
-                    for node in nodes.addresses.keys() {
-                        if group.replica.transfer(node.get()).await.is_ok() {
-                            break 'offered;
-                        }
-                    }
-                    sleep(AGAIN_EVERY).await;
+        let groups = core.local_groups();
+        let handing_over = join_all(groups.iter().map(|group| core.hand_over_group(group)));
+        if timeout_at(deadline, handing_over).await.is_err() {
+            tracing::warn!("not every group was handed over: the others will find out that it has no leader");
+        }
+        // What was proposed before has an outcome soon, and who has asked from another node hears of it by mail.
+        let is_quiet = || {
+            let waits = groups.iter().any(|group| group.next_deadline().is_some());
+            !waits && core.post.nodes().all(|node| node.is_quiet())
+        };
+        while !is_quiet() && Instant::now() < deadline {
+            sleep(AGAIN_EVERY).await;
+        }
+    }
+}
+
+impl Core {
+    async fn hand_over_group(&self, group: &LocalGroup) {
+        let Some(nodes) = &self.nodes else { return };
+        if !matches!(group.replica.role(), Role::Leading { .. }) {
+            return;
+        }
+        // Without its lease it has nobody to hand over to.
+        'offered: while group.replica.is_leading() {
+            for node in nodes.addresses.keys() {
+                if group.replica.transfer(node.get()).await.is_ok() {
+                    break 'offered;
                 }
-                while !matches!(core.leaders.of(group.id), Lead::Away(_)) {
-                    core.leaders.changed().await;
-                }
-            };
-            if timeout_at(deadline, hand_over).await.is_err() {
-                tracing::warn!(
-                    group = group.id.0,
-                    "nobody has taken the group over: the others will find out that it has no leader"
-                );
             }
+            sleep(AGAIN_EVERY).await;
+        }
+        while !matches!(self.leaders.of(group.id), Lead::Away(_)) {
+            self.leaders.changed().await;
         }
     }
 }

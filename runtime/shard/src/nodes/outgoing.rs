@@ -127,6 +127,11 @@ impl Outgoing {
         self.queued_bytes.get() > QUEUED_BYTES_MAX
     }
 
+    /// Whether nothing waits to be sent, and all that was sent has arrived.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.queue.borrow().is_empty() && self.link.unanswered_bytes() == 0
+    }
+
     /// Has the node carry a request out.
     pub(crate) fn ask(&self, call: CallId, mut request: Request) {
         if self.is_full() {
