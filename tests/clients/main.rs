@@ -11,10 +11,11 @@ use std::process::Stdio;
 use serde_json::Value;
 use weir_testkit::{Request, Setup, npm};
 
-const FILES: [(&str, &str); 6] = [
+const FILES: [(&str, &str); 7] = [
     ("package.json", include_str!("package.json")),
     ("package-lock.json", include_str!("package-lock.json")),
     ("client.mjs", include_str!("client.mjs")),
+    ("state.mjs", include_str!("state.mjs")),
     ("wait.mjs", include_str!("wait.mjs")),
     ("weir.mjs", include_str!("weir.mjs")),
     ("yjs.mjs", include_str!("yjs.mjs")),
@@ -30,6 +31,11 @@ fn installed() -> PathBuf {
 #[test]
 fn the_client_writes_and_reads_on_across_a_kill() {
     killed::check(&mut npm::node(&installed(), "client.mjs"));
+}
+
+#[test]
+fn the_state_of_a_stream_goes_on_across_a_kill() {
+    killed::check(&mut npm::node(&installed(), "state.mjs"));
 }
 
 /// The Yjs server does arithmetic on offsets that look like a number behind a `_`; Weir's must not look so.
