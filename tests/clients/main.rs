@@ -11,9 +11,11 @@ use std::process::Stdio;
 use serde_json::Value;
 use weir_testkit::{Request, Setup, npm};
 
-const FILES: [(&str, &str); 7] = [
+const FILES: [(&str, &str); 9] = [
     ("package.json", include_str!("package.json")),
     ("package-lock.json", include_str!("package-lock.json")),
+    ("aisdk.mjs", include_str!("aisdk.mjs")),
+    ("answers.mjs", include_str!("answers.mjs")),
     ("client.mjs", include_str!("client.mjs")),
     ("state.mjs", include_str!("state.mjs")),
     ("wait.mjs", include_str!("wait.mjs")),
@@ -36,6 +38,11 @@ fn the_client_writes_and_reads_on_across_a_kill() {
 #[test]
 fn the_state_of_a_stream_goes_on_across_a_kill() {
     killed::check(&mut npm::node(&installed(), "state.mjs"));
+}
+
+#[test]
+fn an_answer_by_the_ai_sdk_outlives_the_server() {
+    killed::check(&mut npm::node(&installed(), "aisdk.mjs"));
 }
 
 /// The Yjs server does arithmetic on offsets that look like a number behind a `_`; Weir's must not look so.
