@@ -11,13 +11,14 @@ use std::process::Stdio;
 use serde_json::Value;
 use weir_testkit::{Request, Setup, npm};
 
-const FILES: [(&str, &str); 9] = [
+const FILES: [(&str, &str); 10] = [
     ("package.json", include_str!("package.json")),
     ("package-lock.json", include_str!("package-lock.json")),
     ("aisdk.mjs", include_str!("aisdk.mjs")),
     ("answers.mjs", include_str!("answers.mjs")),
     ("client.mjs", include_str!("client.mjs")),
     ("state.mjs", include_str!("state.mjs")),
+    ("tanstack.mjs", include_str!("tanstack.mjs")),
     ("wait.mjs", include_str!("wait.mjs")),
     ("weir.mjs", include_str!("weir.mjs")),
     ("yjs.mjs", include_str!("yjs.mjs")),
@@ -43,6 +44,11 @@ fn the_state_of_a_stream_goes_on_across_a_kill() {
 #[test]
 fn an_answer_by_the_ai_sdk_outlives_the_server() {
     killed::check(&mut npm::node(&installed(), "aisdk.mjs"));
+}
+
+#[test]
+fn a_chat_by_tanstack_goes_on_across_a_kill() {
+    killed::check(&mut npm::node(&installed(), "tanstack.mjs"));
 }
 
 /// The Yjs server does arithmetic on offsets that look like a number behind a `_`; Weir's must not look so.
