@@ -8,20 +8,22 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use weir_testkit::{Request, Setup, npm};
 
-const FILES: [(&str, &str); 10] = [
+const FILES: [(&str, &str); 12] = [
     ("package.json", include_str!("package.json")),
     ("package-lock.json", include_str!("package-lock.json")),
     ("aisdk.mjs", include_str!("aisdk.mjs")),
     ("answers.mjs", include_str!("answers.mjs")),
     ("client.mjs", include_str!("client.mjs")),
+    ("editors.mjs", include_str!("editors.mjs")),
     ("state.mjs", include_str!("state.mjs")),
     ("tanstack.mjs", include_str!("tanstack.mjs")),
     ("wait.mjs", include_str!("wait.mjs")),
     ("weir.mjs", include_str!("weir.mjs")),
     ("yjs.mjs", include_str!("yjs.mjs")),
+    ("yjs_killed.mjs", include_str!("yjs_killed.mjs")),
 ];
 
 /// As many as the script edits: a token that the Yjs server changes breaks some documents and not others.
@@ -49,6 +51,17 @@ fn an_answer_by_the_ai_sdk_outlives_the_server() {
 #[test]
 fn a_chat_by_tanstack_goes_on_across_a_kill() {
     killed::check(&mut npm::node(&installed(), "tanstack.mjs"));
+}
+
+#[test]
+fn documents_of_the_official_yjs_server_outlive_weir() {
+    let (_server, report) = killed::run(&mut npm::node(&installed(), "yjs_killed.mjs"));
+    let documents = report["documents"].as_array().expect("the documents");
+    assert_eq!(documents.len(), 3, "two who wrote, and one who came late");
+    for document in documents {
+        assert_eq!(document, &report["expected"]);
+    }
+    assert_eq!(report["complaints"], json!([]));
 }
 
 /// The Yjs server does arithmetic on offsets that look like a number behind a `_`; Weir's must not look so.
