@@ -1,4 +1,4 @@
-//! Official clients and what is built on them, as published on npm: what the conformance suite does not ask for
+//! Official clients and what is built on them, as published on npm and PyPI: what the conformance suite does not ask for
 //! and they rely on all the same. Each writes, resumes, follows and closes, with the server killed in the middle.
 
 mod killed;
@@ -6,10 +6,10 @@ mod killed;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
-use weir_testkit::{Request, Setup, npm};
+use weir_testkit::{Request, Setup, npm, tools};
 
 const FILES: [(&str, &str); 12] = [
     ("package.json", include_str!("package.json")),
@@ -25,6 +25,9 @@ const FILES: [(&str, &str); 12] = [
     ("yjs.mjs", include_str!("yjs.mjs")),
     ("yjs_killed.mjs", include_str!("yjs_killed.mjs")),
 ];
+
+/// What pip is asked for, and what says that it is installed.
+const PYTHON: &str = "durable-streams==0.1.0";
 
 /// As many as the script edits: a token that the Yjs server changes breaks some documents and not others.
 const DOCUMENTS: usize = 10;
@@ -51,6 +54,13 @@ fn an_answer_by_the_ai_sdk_outlives_the_server() {
 #[test]
 fn a_chat_by_tanstack_goes_on_across_a_kill() {
     killed::check(&mut npm::node(&installed(), "tanstack.mjs"));
+}
+
+#[test]
+fn the_client_for_python_writes_and_reads_on_across_a_kill() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("durable-streams");
+    let folder = tools::install_python(folder, PYTHON);
+    killed::check(Command::new(folder.join("bin/python")).args(["-c", include_str!("client.py")]));
 }
 
 #[test]
