@@ -2,15 +2,14 @@
 //
 // Prints one line of JSON: how often each document was compacted and what did not come about in it, and what the Yjs
 // server and its clients complained about.
-import { YjsProvider } from "@durable-streams/y-durable-streams"
 import { YjsServer } from "@durable-streams/y-durable-streams/server"
-import * as Y from "yjs"
+import { Editor } from "./editors.mjs"
+import { until } from "./wait.mjs"
 
 const DOCUMENTS = 10
 // The Yjs server's own threshold is 1 MiB; with this one a few lines are enough.
 const COMPACTION_BYTES = 2000
 const COMPACTIONS = 2
-const WITHIN_MS = 30_000
 
 const complaints = []
 console.log = () => {}
@@ -20,28 +19,7 @@ const server = new YjsServer({ port: 0, dsServerUrl: process.env.WEIR_URL, compa
 await server.start()
 const baseUrl = `${server.url}/v1/yjs/clients`
 
-/** Waits until `condition` holds; throws `what` when it does not in time. */
-async function until(what, condition) {
-  const deadline = Date.now() + WITHIN_MS
-  while (!(await condition())) {
-    if (Date.now() > deadline) throw new Error(what)
-    await new Promise((resolve) => setTimeout(resolve, 5))
-  }
-}
-
-/** Somebody who has the document open. */
-class Editor {
-  constructor(docId) {
-    const doc = new Y.Doc()
-    this.text = doc.getText("text")
-    this.provider = new YjsProvider({ doc, baseUrl, docId })
-    this.provider.on("error", (error) => complaints.push(`${docId}: ${error}`))
-  }
-
-  write(line) {
-    this.text.insert(this.text.length, line)
-  }
-}
+const open = (docId) => new Editor(baseUrl, docId, (complaint) => complaints.push(complaint))
 
 /** Where the document's latest snapshot is, `-1` before the first. */
 async function snapshot(docId) {
@@ -50,11 +28,11 @@ async function snapshot(docId) {
 }
 
 async function edit(docId) {
-  const editors = [new Editor(docId)]
+  const editors = [open(docId)]
   const snapshots = new Set()
   let expected = ""
   const join = async (what) => {
-    const editor = new Editor(docId)
+    const editor = open(docId)
     editors.push(editor)
     await until(what, () => editor.provider.synced && editor.text.toString() === expected)
   }
