@@ -65,6 +65,8 @@ pub(crate) struct Core {
     pub(crate) losses: Rc<Losses>,
     /// The other nodes; none for a node that is alone.
     pub(crate) nodes: Option<Nodes>,
+    /// Whether mail of other nodes is refused, because this one ends.
+    pub(crate) is_leaving: Cell<bool>,
     /// What other nodes' shards have said to this one.
     pub(crate) lanes: RefCell<HashMap<(NodeId, ShardId), Lane>>,
     /// None where everything stays in the log.

@@ -101,6 +101,7 @@ impl Shard {
             leaders: Leaders::new(topology.groups, lead),
             losses,
             nodes: seams.nodes,
+            is_leaving: Cell::new(false),
             lanes: RefCell::default(),
             cold: seams.cold,
             upkeep: Mutex::default(),
@@ -152,8 +153,9 @@ impl Shard {
         }
     }
 
-    /// Stops the shard's groups and WALs. What was acknowledged is durable already.
+    /// Stops the shard's groups and WALs, once other nodes have what it had to say to them. What was acknowledged is durable already.
     pub async fn shutdown(&self) {
+        SendWrapper::new(self.0.leave()).await;
         let groups = self.0.local_groups();
         for group in groups {
             let replica = group.replica.clone();

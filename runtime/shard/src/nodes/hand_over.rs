@@ -13,6 +13,10 @@ use crate::write::job::LocalGroup;
 
 /// How long it may take until others lead all of the groups, and whoever waits for this node has its answer.
 const HAND_OVER_MAX: Duration = Duration::from_secs(5);
+/// How long answers may take to be sent at the end.
+const QUIET_WITHIN: Duration = Duration::from_secs(1);
+/// How long mail is refused at the end: longer than it takes until all nodes know who leads instead.
+const REFUSES_FOR: Duration = Duration::from_millis(500);
 /// How often a node is looked for that has all of a group's log, and whether anybody waits.
 const AGAIN_EVERY: Duration = Duration::from_millis(10);
 
@@ -27,18 +31,32 @@ impl Shard {
         if timeout_at(deadline, handing_over).await.is_err() {
             tracing::warn!("not every group was handed over: the others will find out that it has no leader");
         }
-        // What was proposed before has an outcome soon, and who has asked from another node hears of it by mail.
+        core.wait_quiet(deadline).await;
+    }
+}
+
+impl Core {
+    /// Takes no mail any more, once others have what this shard had to say to them. Who has not heard yet that others lead now and
+    /// asks this node is refused for a while, and so knows that nothing was done.
+    pub(crate) async fn leave(&self) {
+        if !self.is_alone() {
+            self.wait_quiet(Instant::now() + QUIET_WITHIN).await;
+            self.is_leaving.set(true);
+            sleep(REFUSES_FOR).await;
+        }
+    }
+
+    /// Waits until what was proposed has an outcome, and who has asked from another node has it.
+    async fn wait_quiet(&self, deadline: Instant) {
         let is_quiet = || {
-            let waits = groups.iter().any(|group| group.next_deadline().is_some());
-            !waits && core.post.nodes().all(|node| node.is_quiet())
+            let waits = self.groups.iter().flatten().any(|group| group.next_deadline().is_some());
+            !waits && self.post.nodes().all(|node| node.is_quiet())
         };
         while !is_quiet() && Instant::now() < deadline {
             sleep(AGAIN_EVERY).await;
         }
     }
-}
 
-impl Core {
     async fn hand_over_group(&self, group: &LocalGroup) {
         let Some(nodes) = &self.nodes else { return };
         if !matches!(group.replica.role(), Role::Leading { .. }) {

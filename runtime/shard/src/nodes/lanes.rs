@@ -87,7 +87,9 @@ impl Core {
         }
         let hearer = Hearer { life: own_life, epoch: self.lanes.borrow()[&lane].epoch };
         match to {
-            Some(to) if to != hearer => return Ok(salute::message(REFUSED, &hearer, Vec::new())),
+            Some(to) if to != hearer || (self.is_leaving.get() && letters > 0) => {
+                return Ok(salute::message(REFUSED, &hearer, Vec::new()));
+            }
             None if letters > 0 => return Err(LaneError::Malformed),
             _ => {}
         }
