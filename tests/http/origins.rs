@@ -1,5 +1,8 @@
 //! What pages of other origins may do, and what stored bytes may do in this one.
 
+use std::collections::BTreeSet;
+
+use serde_json::Value;
 use weir_testkit::{Request, Response};
 
 use crate::{append, create, in_memory};
@@ -24,6 +27,20 @@ fn pages_may_use_streams_and_not_what_operators_do() {
         assert_eq!(allowed(&client.send(preflight(target)).expect(204)), None, "{target}");
         assert_eq!(allowed(&client.send(from_a_page(Request::get(target)))), None, "{target}");
     }
+}
+
+#[test]
+fn pages_may_read_every_field_that_the_description_has() {
+    // Any page may read the first; what the others say is not for it.
+    let others = ["Cache-Control", "Accept-Encoding", "Allow", "X-Accel-Buffering"];
+    let description: Value = serde_json::from_str(include_str!("../../docs/openapi.json")).expect("JSON");
+    let described = description["components"]["headers"].as_object().expect("fields").keys();
+    let described = described.map(|name| name.split('.').next().unwrap_or(name));
+    let described: BTreeSet<&str> = described.filter(|name| !others.contains(name)).collect();
+    let server = in_memory().start();
+    let answer = server.client().send(Request::get("/demo/s").header("Origin", "https://page.example")).expect(404);
+    let exposed = answer.header("access-control-expose-headers").expect("a list");
+    assert_eq!(exposed.split(", ").collect::<BTreeSet<_>>(), described);
 }
 
 #[test]
