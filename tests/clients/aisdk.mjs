@@ -59,7 +59,7 @@ goOn()
 await start()
 const again = (await transport.reconnectToStream({ chatId: "chat" })).getReader()
 const reads = { again: await take(again, Infinity) }
-// The reader from before has broken, unless it was between two requests.
+// The reader from before has broken, or has found the server again.
 const whole = [...before, ...(await take(answer, Infinity))]
 assert.deepEqual(whole, written.slice(0, Math.max(HALF, whole.length)))
 report(NAME, written, reads)

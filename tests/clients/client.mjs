@@ -37,7 +37,7 @@ async function follow(live, offset) {
       })
       response.closed.catch((error) => {
         isBroken = true
-        // What `fetch` throws when a connection breaks.
+        // What `fetch` throws when a connection breaks, if it says so.
         if (error instanceof TypeError) resolve()
         else reject(error)
       })

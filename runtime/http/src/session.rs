@@ -74,6 +74,9 @@ impl LiveSession {
         let events = Events::new(outbox, self.run(source));
         if version == Version::HTTP_11 {
             // hyper does not get the connection back.
+            // Clients rely on it, too: to the `fetch` of Node, the end of such a connection is the end of the body and no
+            // error, even within a chunk. So they come again by themselves when the server dies (`tests/clients`). The
+            // price is that they do not see that the last event is torn.
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         let mut response = Response::new(Payload::events(events));
