@@ -11,6 +11,7 @@ use std::time::Duration;
 use openraft::alias::VoteOf;
 use send_wrapper::SendWrapper;
 use tokio::time::sleep;
+use weir_cluster::frame::FRAME_BYTES_MAX;
 use weir_cluster::{CallError, Message};
 use weir_storage::{SnapshotReader, Wal, WalError};
 use weir_types::GroupId;
@@ -25,6 +26,8 @@ use crate::snapshot::{Taken, read_body};
 /// A parcel is full when it has so many bytes, or so many parts.
 const PARCEL_BYTES: usize = 512 << 10;
 const PARCEL_PARTS: usize = 256;
+/// Bytes of one part, at most, so that it fits a message behind others. A section is one slot's streams, which may be large.
+const PART_BYTES_MAX: usize = FRAME_BYTES_MAX - PARCEL_BYTES - (2 << 20);
 /// How fast snapshots go to one node.
 const BYTES_PER_SECOND: u64 = 32 << 20;
 /// How often it is asked whether a snapshot was taken over.
@@ -39,6 +42,8 @@ pub(crate) enum ShipError {
     Outdated { index: u64 },
     #[error("much of the log goes with the snapshot: a newer one is awaited")]
     Heavy,
+    #[error("a part of it has {bytes} bytes, more than a message: trim the stream with the most records, or delete it")]
+    Large { bytes: usize },
     #[error("it did not arrive as it was sent, and is sent again")]
     Lost,
     #[error(transparent)]
@@ -195,6 +200,11 @@ impl Shipment {
         F: Future<Output = Result<Message, CallError>>,
     {
         let (Part::Section(bytes) | Part::Entry(_, _, bytes)) = &part;
+        if bytes.len() > PART_BYTES_MAX {
+            let error = ShipError::Large { bytes: bytes.len() };
+            tracing::error!(group = self.group.0, %error, "a snapshot cannot be sent");
+            return Err(error);
+        }
         sending.bytes += bytes.len();
         sending.parts.push(part);
         if sending.bytes < PARCEL_BYTES && sending.parts.len() < PARCEL_PARTS {

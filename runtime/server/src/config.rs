@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
+use weir_cluster::frame::{BODIES_MAX, FRAME_BYTES_MAX, HEAD_BYTES_MAX};
 use weir_cold::S3Location;
 use weir_http::{Origins, Proxies};
 use weir_types::limits::{BATCH_BYTES_MAX, BINDINGS_PER_BUCKET_MAX, BODY_BYTES_CEILING};
@@ -37,6 +38,13 @@ const SEGMENT_OVERHEAD_BYTES: u64 = 256 << 10;
 /// Most bytes of a command per byte of a request body. The worst case is a JSON array of one-digit numbers: of every two
 /// bytes (`1,`) one record is made, stored with two bytes and an end of four.
 const COMMAND_BYTES_PER_BODY_BYTE: u64 = 3;
+
+/// Bytes of a request body in a cluster, at most: the command goes to the other nodes in one message.
+const CLUSTER_BODY_BYTES_MAX: u64 = 20 * MIB;
+const _: () = {
+    let entry = CLUSTER_BODY_BYTES_MAX * COMMAND_BYTES_PER_BODY_BYTE + SEGMENT_OVERHEAD_BYTES;
+    assert!(entry + HEAD_BYTES_MAX as u64 + 4 * BODIES_MAX as u64 <= FRAME_BYTES_MAX as u64);
+};
 
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
@@ -589,6 +597,7 @@ impl Config {
         let has_secret = std::env::var_os(SECRET_VARIABLE).is_some();
         self.cluster.check(has_secret, self.server.insecure)?;
         if self.cluster.node().is_some() {
+            check_range("http.body_bytes_max", self.http.body_bytes_max, 0, CLUSTER_BODY_BYTES_MAX)?;
             let unsupported = |sentence| Err(ClusterConfigError::Unsupported(sentence).into());
             if self.server.in_memory {
                 return unsupported(
@@ -705,6 +714,17 @@ mod tests {
                 config.sizes(wals).expect("the default sizes fit any machine");
             }
         }
+    }
+
+    #[test]
+    fn a_body_fits_a_message_between_nodes() {
+        let sentence = refusal(|config| {
+            config.cluster.node_id = 1;
+            config.cluster.id = "c1".into();
+            config.cluster.peers = "2=127.0.0.1:4440,3=127.0.0.1:4441".into();
+            config.http.body_bytes_max = CLUSTER_BODY_BYTES_MAX + 1;
+        });
+        assert!(sentence.contains("http.body_bytes_max") && sentence.contains("20971520"), "{sentence}");
     }
 
     #[test]

@@ -917,6 +917,36 @@ fn who_comes_with_little_time_left_is_answered_in_it() {
 }
 
 #[test]
+fn who_comes_with_no_time_left_takes_nobody_elses() {
+    run(async {
+        let key = key("s");
+        let wal = WalConfig { write: WriteMode::Thread, ..config().wal };
+        let (node, disk) = start_with_stream_on_faulty_disk(&key, ShardConfig { wal, ..config() }).await;
+        disk.set_write_delay(Duration::from_millis(500));
+        let begin = |body| {
+            let (shard, key) = (node.near(&key).clone(), key.clone());
+            tokio::task::spawn_local(async move { shard.append(key, append(body)).await })
+        };
+        let group = node.near(&key).0.local_group(&key);
+        let first = begin("proposed ");
+        while group.next_deadline().is_none() || group.ready().is_some() {
+            tokio::task::yield_now().await;
+        }
+        let second = begin("waiting");
+        while group.open_commands() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let command = Command::Expire { key: KeyRef::from(&key), incarnation: Incarnation(0) };
+        let late = group.command_until(&command, Instant::now()).await;
+        assert!(matches!(late, Err(ShardError::Unavailable)), "{late:?}");
+        for written in [first, second] {
+            written.await.expect("runs").expect("is written in its time");
+        }
+        assert_eq!(node.content(&key).await.expect("reads"), "proposed waiting");
+    });
+}
+
+#[test]
 fn appends_leave_their_validators_in_the_order_in_which_they_came() {
     run(async {
         let node = Node::start().await;

@@ -220,10 +220,10 @@ impl Extents {
             .map(|n| self.runs[n].start.max(range.start))
     }
 
-    /// Whether every gap lies within `range`, in a stream that ends at `tail`.
-    pub(crate) fn has_gaps_only_in(&self, range: &Range<u64>, tail: u64) -> bool {
-        let is_within = |n: usize| range.start <= self.runs[n].start && self.run_end(n, tail) <= range.end;
-        (0..self.runs.len()).all(|n| self.runs[n].chunk != GAP || is_within(n))
+    /// The gaps of a stream that ends at `tail`.
+    pub(crate) fn gaps(&self, tail: u64) -> impl Iterator<Item = Range<u64>> + '_ {
+        let gaps = (0..self.runs.len()).filter(|n| self.runs[*n].chunk == GAP);
+        gaps.map(move |n| self.runs[n].start..self.run_end(n, tail))
     }
 
     fn shrink_runs(&mut self) {

@@ -12,7 +12,7 @@ use crate::codec::{CodecError, Reader, counted};
 use crate::extents::hot::Place;
 use crate::extents::{Extents, Piece};
 use crate::fields::{flag, put_expiry, read_expiry};
-use crate::fork::pins::Pins;
+use crate::fork::pins::{Pin, Pins};
 use crate::fork::{Fork, NewFork};
 use crate::producer::Producers;
 use crate::reply::{Expiry, Facts, Refusal, position_of};
@@ -207,6 +207,14 @@ impl Stream {
         begin..self.base().max(begin)
     }
 
+    /// Whether nobody reads any of these positions. Forks may have come since nobody did, which read others.
+    fn is_unread(&self, gap: &Range<u64>) -> bool {
+        let is_read = |pin: &Pin| pin.range.start < gap.end && gap.start < pin.range.end;
+        gap.start >= self.held()
+            && gap.end <= self.base()
+            && !self.pins().is_some_and(|pins| pins.iter().any(|(_, pin)| is_read(pin)))
+    }
+
     /// The position from which on it holds bytes of its own.
     pub fn held(&self) -> u64 {
         self.needed().max(self.begin())
@@ -387,7 +395,7 @@ impl Stream {
         }
         stream.extents = Extents::read(reader, stream.held(), tail, taken_in)?;
         let begins = stream.pieces_from(0).next().map_or(tail, |first| first.start());
-        let fits = begins >= stream.begin() && stream.extents.has_gaps_only_in(&stream.unread(), tail);
+        let fits = begins >= stream.begin() && stream.extents.gaps(tail).all(|gap| stream.is_unread(&gap));
         if fits { Ok(stream) } else { Err(CodecError::Field(WHAT)) }
     }
 

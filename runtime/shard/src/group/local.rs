@@ -28,6 +28,8 @@ impl Deref for Leading<'_> {
     }
 }
 
+/// What a round is given at least: who has less time left is not taken into one.
+pub(crate) const ROUND_MIN: Duration = Duration::from_millis(100);
 /// Damaged chunks that are noted: others are met again.
 const DAMAGED_MAX: usize = 1024;
 
@@ -180,6 +182,10 @@ impl<J: Job> Group<J> {
 
     /// As [`Group::command`], for a task that is answered by `deadline`.
     pub(crate) async fn command_until(&self, command: &Command<'_>, deadline: Instant) -> Result<Reply, ShardError> {
+        // In the open batch it would end the waiting of all others there.
+        if deadline < Instant::now() + ROUND_MIN {
+            return Err(ShardError::Unavailable);
+        }
         while !self.proposer.borrow_mut().encode(command) {
             let taken = tokio::time::timeout_at(deadline, self.batch_taken.notified()).await;
             taken.map_err(|_| ShardError::Unavailable)?;

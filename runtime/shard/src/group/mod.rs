@@ -11,7 +11,7 @@ mod proposer;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use local::{Group, Leading};
+pub(crate) use local::{Group, Leading, ROUND_MIN};
 pub use open::ShardOpenError;
 pub(crate) use open::{open_wals, start};
 pub(crate) use proposer::{Failure, Job, Waiter};

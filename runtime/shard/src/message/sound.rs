@@ -2,14 +2,14 @@
 //! from there on everybody counts on it, and so it is checked again where it comes from another process.
 
 use bytes::Bytes;
-use weir_stream::{EncodedBindings, Facts};
+use weir_stream::{ANCESTORS_MAX, EncodedBindings, Facts};
 use weir_types::limits::{CONTENT_TYPE_BYTES_MAX, PRODUCER_ID_BYTES_MAX, PRODUCER_NUMBER_MAX};
 use weir_types::{BucketName, Offset, StreamKey};
 use weir_wasm::GuestBatch;
 
-use crate::message::answer::{Answer, Page, Pinned};
+use crate::message::answer::{Answer, Page, Pinned, RecordBatch};
 use crate::message::mail::Advance;
-use crate::message::request::{AppendRequest, BucketNews, Producer, Request};
+use crate::message::request::{AppendRequest, BucketNews, InheritedRequest, Producer, Request};
 
 /// Whether a text may be a stream's content type: a header's value.
 fn is_content_type(text: &str) -> bool {
@@ -48,10 +48,26 @@ fn is_facts(facts: &Facts) -> bool {
 /// Whether a source could have pinned this: ancestors lie one behind the other, up to where the fork begins.
 fn is_pinned(pinned: &Pinned) -> bool {
     let Pinned { source, anchor, begin, ancestors, prefix: _ } = pinned;
+    let (earliest, last) = (source.earliest.position, ancestors.last().map(|last| last.upto));
     is_facts(source)
+        && earliest <= *begin
         && anchor <= begin
+        && ancestors.len() <= ANCESTORS_MAX
         && ancestors.iter().all(|ancestor| StreamKey::parse(&ancestor.key).is_ok())
-        && ancestors.is_sorted_by_key(|ancestor| ancestor.upto)
+        && ancestors.is_sorted_by(|before, after| before.upto < after.upto)
+        // Nothing is inherited, or all up to where it begins.
+        && last == (earliest < *begin).then_some(*begin)
+}
+
+/// Whether a command may have this time, in milliseconds since 1970.
+fn is_time(time_ms: u64) -> bool {
+    (1..=i64::MAX as u64).contains(&time_ms)
+}
+
+/// Whether these are records of what was asked for, some and not too many.
+fn is_part(batch: &RecordBatch, request: &InheritedRequest, records_max: usize) -> bool {
+    let records = batch.records.as_ref().map_or(0, |records| records.ends.len());
+    (1..=records_max).contains(&records) && request.range.start < batch.end && batch.end <= request.range.end
 }
 
 /// Whether a guest can take them.
@@ -77,14 +93,16 @@ impl Request {
             Request::Append(_, request) => is_append(request),
             Request::Create(_, request) => is_content_type(&request.content_type),
             Request::Fork(_, request) => request.content_type.as_deref().is_none_or(is_content_type),
-            Request::Pin(_, request) => request.content_type.as_deref().is_none_or(is_content_type),
+            Request::Pin(_, request) => {
+                is_time(request.until_ms) && request.content_type.as_deref().is_none_or(is_content_type)
+            }
+            Request::ForkDecide { until_ms, .. } => is_time(*until_ms),
             Request::BucketTell { news, .. } => is_news(news),
             Request::BucketCreate(name, _) | Request::BucketDelete(name) | Request::BucketDescribe { name, .. } => {
                 is_bucket(name)
             }
             Request::List { query, .. } => query.limit > 0,
             Request::Unpin { .. }
-            | Request::ForkDecide { .. }
             | Request::ReadInherited(..)
             | Request::InheritedRecords(..)
             | Request::Delete(..)
@@ -110,7 +128,9 @@ impl Request {
             Request::Create(..) | Request::Fork(..) => matches!(answer, Answer::Created { .. }),
             Request::Pin(..) => matches!(answer, Answer::Pinned(_)),
             Request::ForkDecide { .. } => matches!(answer, Answer::ForkDecided { .. }),
-            Request::InheritedRecords(..) => matches!(answer, Answer::Records(_)),
+            Request::InheritedRecords(request, records_max) => {
+                matches!(answer, Answer::Records(batch) if is_part(batch, request, *records_max))
+            }
             Request::Trim(..) | Request::Head(_) => matches!(answer, Answer::Facts(_)),
             Request::Read { .. } | Request::ReadInherited(..) => matches!(answer, Answer::Page(_)),
             Request::Watch { number, .. } => matches!(answer, Answer::Watching { number: of, .. } if of == number),

@@ -70,6 +70,14 @@ impl Shard {
     }
 }
 
+/// An error of what follows a change that is committed: the whole has not ended, and it is not known to have done nothing.
+fn decided(error: ShardError) -> ShardError {
+    match error {
+        ShardError::Unavailable => ShardError::Unknown,
+        error => error,
+    }
+}
+
 impl Core {
     pub(crate) fn buckets(&self, after: &str, limit: usize) -> Answer {
         let meta = self.meta();
@@ -81,7 +89,8 @@ impl Core {
         match self.meta_step(name, BucketStep::Create).await? {
             Reply::MetaBucket { existed, .. } => {
                 if let Some(retention) = retention {
-                    self.meta_change(&Command::MetaRetention { bucket: name, retention }).await?;
+                    let change = Command::MetaRetention { bucket: name, retention };
+                    self.meta_change(&change).await.map_err(decided)?;
                 }
                 self.settle_or_leave(name).await?;
                 Ok(Answer::BucketCreated { existed })
@@ -95,7 +104,8 @@ impl Core {
         let fenced = self.settle(name).await;
         let finished = match fenced {
             Ok(0) => match self.meta_step(name, BucketStep::Drop).await {
-                Ok(_) => self.finish(name).await.map(|()| Answer::Done),
+                // It is decided: whoever is told that nothing was done asks again, and finds it gone.
+                Ok(_) => self.finish(name).await.map(|()| Answer::Done).map_err(decided),
                 Err(error) => Err(error),
             },
             Ok(_) => self.finish(name).await.and(Err(Refusal::BucketBusy.into())),

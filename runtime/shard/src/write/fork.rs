@@ -67,7 +67,8 @@ impl Core {
         }
         let incarnation = self.draw_incarnation();
         // Two rounds, at the source and here, may each take as long as a write may.
-        let until_ms = self.clock.now_ms() + 3 * self.config.write_deadline.as_millis() as u64;
+        let now_ms = self.clock.now_ms().max(group.applied().time_ms());
+        let until_ms = now_ms + 3 * self.config.write_deadline.as_millis() as u64;
         let source = request.source.clone();
         let pin = PinRequest {
             fork: key.clone(),

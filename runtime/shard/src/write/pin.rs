@@ -25,6 +25,7 @@ impl Core {
     /// Finds where a fork leaves a stream of this shard, and keeps what comes before.
     pub(crate) async fn pin(self: &Rc<Self>, key: StreamKey, request: PinRequest) -> Response {
         let group = self.local_group(&key);
+        let deadline = group.deadline();
         if let Some(refusal) = self.storage_refusal(&group, key.as_str().len()) {
             return Err(refusal);
         }
@@ -39,7 +40,10 @@ impl Core {
         if anchor > facts.earliest.position && anchor < facts.next.position {
             self.check_boundary(&group, &key, Offset { position: anchor, ..facts.next }).await?;
         }
-        let Parting { begin, prefix } = self.part(&key, &facts, anchor, request.sub_offset).await?;
+        // Counting goes through the stream, up to its tail if need be.
+        let part = self.part(&key, &facts, anchor, request.sub_offset);
+        let part = tokio::time::timeout_at(deadline, part).await;
+        let Parting { begin, prefix } = part.unwrap_or(Err(ShardError::Unavailable))?;
         let incarnation = facts.incarnation;
         {
             let state = group.leading()?;

@@ -12,13 +12,11 @@ use weir_stream::{Limits, Outcome};
 use weir_types::limits::BATCH_COMMANDS_MAX;
 
 use crate::core::Core;
-use crate::group::{Failure, Waiter};
+use crate::group::{Failure, ROUND_MIN, Waiter};
 use crate::message::ShardError;
 use crate::stats::add;
 use crate::write::job::{AppendJob, LocalGroup};
 
-/// What a round is given at least: who has less time left is not taken into one.
-const ROUND_MIN: Duration = Duration::from_millis(100);
 /// Looks at the network for a larger batch, at most: some tens of microseconds when nothing else is to be done.
 const LOOKS_MAX: usize = 8;
 /// A durable write that takes less than the looks is done twice sooner than looked for.

@@ -819,9 +819,15 @@ fn what_nobody_reads_between_a_fork_and_a_trimmed_sources_own_readers_goes_once_
         let group = &net.groups[0].group;
         assert_eq!((group.chunks_totals().live_bytes, group.chunks().count(), group.hot_bytes()), (6, 1, 0));
         net.take(&Step::Append { name: 0, body: 2 });
+        // Another fork, of what lies behind the gap.
+        let tail = net.groups[0].find(&key(0)).expect("it is there").tail().position;
+        let pinned = net.pin(0, 4, tail).expect("it is there");
+        net.create_pinned(pinned, false, 0);
         net.agree();
         net.take(&Step::Freeze { group: 0 });
         net.take(&Step::Thaw { group: 0 });
+        net.agree();
+        net.take(&Step::Delete { name: 4 });
         net.take(&Step::Delete { name: 3 });
         net.come_to_rest();
         net.agree();
