@@ -13,7 +13,7 @@ use send_wrapper::SendWrapper;
 use tokio::time::sleep;
 use weir_cluster::frame::FRAME_BYTES_MAX;
 use weir_cluster::{CallError, Message};
-use weir_storage::{SnapshotReader, Wal, WalError};
+use weir_storage::{SnapshotReader, Wal};
 use weir_types::GroupId;
 
 use crate::blocking::blocking;
@@ -21,7 +21,7 @@ use crate::config::{TypeConfig, entry_id};
 use crate::local::Local;
 use crate::parcel::{Parcel, Part, Receipt, Sum, decode_receipt, encode_parcel};
 use crate::progress::Progress;
-use crate::snapshot::{Taken, read_body};
+use crate::snapshot::Taken;
 
 /// A parcel is full when it has so many bytes, or so many parts.
 const PARCEL_BYTES: usize = 512 << 10;
@@ -170,7 +170,7 @@ impl Shipment {
                 for &index in self.taken.hot.iter() {
                     let entry = self.wal.entry(self.group, index).ok_or(ShipError::Outdated { index })?;
                     let (id, kind, reader) = (entry.id, entry.kind, self.wal.reader());
-                    let body = blocking(&self.wal, move || read_body(&entry, &reader)).await?;
+                    let body = blocking(&self.wal, move || Ok(reader.body(&entry)?)).await?;
                     self.progress.borrow_mut().hold();
                     if let Some(vote) = self.add(sending, Part::Entry(id, kind, body)).await? {
                         return Ok(Some(vote));
@@ -185,9 +185,9 @@ impl Shipment {
     async fn section(&self, mut file: SnapshotReader) -> Result<(SnapshotReader, Option<bytes::Bytes>), ShipError> {
         let read = move || {
             let section = file.section()?;
-            Ok::<_, WalError>((file, section))
+            Ok((file, section))
         };
-        Ok(blocking(&self.wal, move || Ok(read()?)).await?)
+        Ok(blocking(&self.wal, read).await?)
     }
 
     /// Adds a part, and sends a parcel if it is full. A vote is the end of it.

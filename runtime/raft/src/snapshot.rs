@@ -12,10 +12,7 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use openraft::StoredMembership;
 use openraft::alias::{SnapshotMetaOf, StoredMembershipOf};
-use weir_storage::{
-    Carried, EntryBody, EntryId, EntryRef, FRAME_HEADER_BYTES, SnapshotReader, SnapshotWriter, Snapshots, Wal,
-    WalError, WalReader,
-};
+use weir_storage::{Carried, EntryId, SnapshotReader, SnapshotWriter, Snapshots, Wal, WalError, WalReader};
 use weir_stream::{Chunk, Group, Piece, Thaw};
 use weir_types::GroupId;
 use weir_types::limits::SLOTS;
@@ -92,10 +89,7 @@ impl Snapshot {
             for piece in stream.pieces_from(0) {
                 let Piece::Hot(extent) = piece else { continue };
                 let entry = file.carried().entry(extent.index).filter(|entry| entry.kind == KIND_BATCH);
-                let body_bytes = entry.map(|entry| match entry.body {
-                    EntryBody::Stored(place) => place.body_bytes() as u64,
-                    EntryBody::Cached(_, body_bytes) => body_bytes as u64,
-                });
+                let body_bytes = entry.map(|entry| entry.body_bytes() as u64);
                 let end = u64::from(extent.pos) + u64::from(extent.len);
                 if body_bytes.is_none_or(|body_bytes| end > body_bytes) || extent.end - extent.start > extent.len.into()
                 {
@@ -223,7 +217,7 @@ fn begin(
     writer.section(first)?;
     for index in carried.indices() {
         let entry = carried.entry(index).expect("it is listed");
-        let body = read_body(&entry, reader)?;
+        let body = reader.body(&entry)?;
         writer.entry(entry.id, entry.kind, &body)?;
     }
     Ok(writer)
@@ -247,18 +241,6 @@ async fn write_pages(
         writer = blocking(wal, write).await?;
         tokio::task::yield_now().await;
     }
-}
-
-/// The body of an entry. Blocks where it is on disk.
-///
-/// # Errors
-/// Whatever the disk says, and damage.
-pub(crate) fn read_body(entry: &EntryRef, reader: &WalReader) -> io::Result<Bytes> {
-    let (frame, body_bytes) = match &entry.body {
-        EntryBody::Cached(frame, body_bytes) => (frame.clone(), *body_bytes),
-        EntryBody::Stored(place) => (reader.read_frame(place)?, place.body_bytes()),
-    };
-    Ok(frame.slice(FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + body_bytes))
 }
 
 /// A membership behind the entry that it came with, if it came with one.

@@ -102,6 +102,10 @@ fn with_flags(mut config: Config, args: &ConfigArgs) -> Config {
     if let Some(dir) = &args.data_dir {
         server.data_dir = dir.into();
     }
+    server.shards = args.shards.unwrap_or(server.shards);
+    server.groups = args.groups.unwrap_or(server.groups);
+    server.in_memory |= args.in_memory;
+    server.insecure |= args.insecure;
     let cluster = &mut config.cluster;
     cluster.node_id = args.node_id.unwrap_or(cluster.node_id);
     if let Some(id) = &args.cluster_id {
@@ -113,11 +117,6 @@ fn with_flags(mut config: Config, args: &ConfigArgs) -> Config {
     if !args.peers.is_empty() {
         cluster.peers = args.peers.join(",");
     }
-    let server = &mut config.server;
-    server.shards = args.shards.unwrap_or(server.shards);
-    server.groups = args.groups.unwrap_or(server.groups);
-    server.in_memory |= args.in_memory;
-    server.insecure |= args.insecure;
     config
 }
 

@@ -32,6 +32,16 @@ pub struct EntryRef {
     pub body: EntryBody,
 }
 
+impl EntryRef {
+    /// Length of its body.
+    pub fn body_bytes(&self) -> usize {
+        match &self.body {
+            EntryBody::Cached(_, body_bytes) => *body_bytes,
+            EntryBody::Stored(place) => place.body_bytes(),
+        }
+    }
+}
+
 /// Where an entry's bytes are.
 #[derive(Clone, Debug)]
 pub enum EntryBody {

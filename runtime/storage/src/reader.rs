@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
 
-use crate::entry::{EntryId, EntryPlace};
+use crate::entry::{EntryBody, EntryId, EntryPlace, EntryRef};
 use crate::error::WalError;
 use crate::frame::{FRAME_HEADER_BYTES, FrameHeader, FrameKind};
 
@@ -27,6 +27,18 @@ impl WalReader {
         assert!(range.start <= range.end && range.end <= place.body_bytes(), "a range of the body");
         let position = place.position + (FRAME_HEADER_BYTES + range.start) as u64;
         self.read_at(place, position, range.len())
+    }
+
+    /// The entry's body. Blocks where it is on disk.
+    ///
+    /// # Errors
+    /// As [`WalReader::read_frame`].
+    pub fn body(&self, entry: &EntryRef) -> Result<Bytes, WalError> {
+        let frame = match &entry.body {
+            EntryBody::Cached(frame, _) => frame.clone(),
+            EntryBody::Stored(place) => self.read_frame(place)?,
+        };
+        Ok(frame.slice(FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + entry.body_bytes()))
     }
 
     /// Reads the entry's frame, header space included, without padding, and checks that it is the entry's and whole.

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use weir_types::{Incarnation, Offset};
 
-use crate::group::{At, Change, Group, Outcome};
+use crate::group::{At, Change, Group, Outcome, recount};
 use crate::hotlog::HotLog;
 use crate::key::KeyRef;
 use crate::pack::{Pack, packs};
@@ -51,9 +51,8 @@ impl Group {
             return Outcome::refused(Refusal::SoftDeleted);
         }
         let before_bytes = stream.memory_bytes();
-        assert!(self.index_bytes >= before_bytes, "what a stream takes was counted");
         let result = stream.append(at, &write, &mut self.hotlog);
-        self.index_bytes = self.index_bytes - before_bytes + stream.memory_bytes();
+        recount(&mut self.index_bytes, before_bytes, stream.memory_bytes());
         match result {
             Ok((appended, change)) => Outcome { reply: Reply::Appended(appended), change },
             Err(refusal) => Outcome::refused(refusal),

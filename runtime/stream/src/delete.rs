@@ -6,7 +6,7 @@ use weir_types::{Incarnation, Offset};
 use crate::extents::ChunkBytes;
 use crate::extents::buried::RUNS_PER_STEP;
 use crate::extents::hot::Hot;
-use crate::group::{Change, Group, Outcome};
+use crate::group::{Change, Group, Outcome, recount};
 use crate::key::KeyRef;
 use crate::reply::{Expiry, Refusal, Reply};
 use crate::stream::Stream;
@@ -14,7 +14,7 @@ use crate::stream::Stream;
 impl Group {
     /// Deletes one life of a name, at the tail that is expected. If it has ended meanwhile, another one is not what was meant.
     pub(crate) fn delete(&mut self, key: KeyRef<'_>, incarnation: Incarnation, if_match: Option<Offset>) -> Outcome {
-        let meant = self.slots.get(key).filter(|stream| stream.incarnation() == incarnation);
+        let meant = self.life_at(key, incarnation);
         let checked = meant.ok_or(Refusal::NotFound).and_then(|stream| match stream.is_gone() {
             true => Err(Refusal::SoftDeleted),
             false => stream.check_tail(if_match),
@@ -38,8 +38,7 @@ impl Group {
         // Nobody writes to it any more.
         let rare = stream.rare_mut();
         (rare.seq, rare.producers) = Default::default();
-        assert!(self.index_bytes >= before_bytes, "what a stream takes was counted");
-        self.index_bytes = self.index_bytes - before_bytes + stream.memory_bytes();
+        recount(&mut self.index_bytes, before_bytes, stream.memory_bytes());
         let (incarnation, expiry) = (stream.incarnation(), stream.expiry());
         self.count_out(expiry);
         self.give_up(key, before);
@@ -89,8 +88,7 @@ impl Group {
         if !held.is_empty() {
             let before_bytes = stream.memory_bytes();
             let (runs, hot) = stream.extents.trim(&held, stream.tail);
-            assert!(self.index_bytes >= before_bytes, "what a stream takes was counted");
-            self.index_bytes = self.index_bytes - before_bytes + stream.memory_bytes();
+            recount(&mut self.index_bytes, before_bytes, stream.memory_bytes());
             self.release_runs(runs);
             self.release_hot(hot);
         }
@@ -106,8 +104,7 @@ impl Group {
         let stream = self.slots.get_mut(key).expect("it was just there");
         let (unread, before_bytes) = (stream.unread(), stream.memory_bytes());
         let runs = stream.extents.punch(&unread, stream.tail);
-        assert!(self.index_bytes >= before_bytes, "what a stream takes was counted");
-        self.index_bytes = self.index_bytes - before_bytes + stream.memory_bytes();
+        recount(&mut self.index_bytes, before_bytes, stream.memory_bytes());
         self.release_runs(runs);
     }
 
@@ -120,8 +117,7 @@ impl Group {
         stream.tail = end;
         let origin = stream.origin_mut();
         origin.base = origin.base.min(end);
-        assert!(self.index_bytes >= before_bytes, "what a stream takes was counted");
-        self.index_bytes = self.index_bytes - before_bytes + stream.memory_bytes();
+        recount(&mut self.index_bytes, before_bytes, stream.memory_bytes());
         self.release_runs(runs);
         self.release_hot(hot);
     }

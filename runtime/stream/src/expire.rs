@@ -12,11 +12,9 @@ use crate::stream::Stream;
 
 impl Group {
     pub(crate) fn expire(&mut self, at: &At, key: KeyRef<'_>, incarnation: Incarnation) -> Outcome {
-        let due = self.slots.get(key).is_some_and(|stream| {
-            stream.incarnation() == incarnation
-                && !stream.is_gone()
-                && stream.expires_ms().is_some_and(|end_ms| at.time_ms >= end_ms)
-        });
+        let due = self
+            .life_at(key, incarnation)
+            .is_some_and(|stream| !stream.is_gone() && stream.expires_ms().is_some_and(|end_ms| at.time_ms >= end_ms));
         assert!(!due || self.expirable > 0, "streams that end by themselves are counted");
         let removed = if due { self.end(key) } else { None };
         removed.unwrap_or_else(|| Outcome::unchanged(Reply::Done))

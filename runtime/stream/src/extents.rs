@@ -147,10 +147,7 @@ impl Extents {
         if self.runs[first..last].iter().any(|run| run.chunk == GAP) {
             return false;
         }
-        for n in first..last {
-            let bytes = self.run_end(n, tail) - self.runs[n].start.max(base);
-            freed(Freed::Chunk(ChunkBytes { chunk: self.runs[n].chunk, bytes }));
-        }
+        (first..last).for_each(|n| freed(Freed::Chunk(self.run_bytes(n, base, tail))));
         self.hot.take_before(range.end, |index, bytes| freed(Freed::Entry(index, bytes)));
         self.runs.drain(first..last);
         self.runs.insert(first, Run { start: range.start, chunk, at });
@@ -182,11 +179,8 @@ impl Extents {
         let first = self.from(position, tail).map(|piece| piece.start()).find(|start| *start >= position);
         let Some(end) = first else { return (tail, Vec::new(), Hot::default()) };
         let first = self.runs.partition_point(|run| run.start < end);
-        let freed = |n: usize| {
-            let bytes = self.run_end(n, tail) - self.runs[n].start.max(base);
-            ChunkBytes { chunk: self.runs[n].chunk, bytes }
-        };
-        let freed = (first..self.runs.len()).map(freed).filter(|freed| freed.chunk != GAP).collect();
+        let freed = (first..self.runs.len()).map(|n| self.run_bytes(n, base, tail));
+        let freed = freed.filter(|freed| freed.chunk != GAP).collect();
         let left = self.hot.split_before(end);
         let hot = std::mem::replace(&mut self.hot, left);
         self.runs.truncate(first);
@@ -198,10 +192,7 @@ impl Extents {
     pub(crate) fn punch(&mut self, range: &Range<u64>, tail: u64) -> Vec<ChunkBytes> {
         let first = self.runs.partition_point(|run| run.start < range.start);
         let within = (first..self.runs.len()).take_while(|n| self.run_end(*n, tail) <= range.end).count();
-        let freed = (first..first + within).map(|n| {
-            let bytes = self.run_end(n, tail) - self.runs[n].start;
-            ChunkBytes { chunk: self.runs[n].chunk, bytes }
-        });
+        let freed = (first..first + within).map(|n| self.run_bytes(n, range.start, tail));
         let freed: Vec<ChunkBytes> = freed.filter(|freed| freed.chunk != GAP).collect();
         if !freed.is_empty() {
             (self.runs[first].chunk, self.runs[first].at) = (GAP, 0);
@@ -213,17 +204,20 @@ impl Extents {
 
     /// Where the first gap in a range begins, of a stream that ends at `tail`.
     pub(crate) fn gap_in(&self, range: &Range<u64>, tail: u64) -> Option<u64> {
-        let is_in = |n: &usize| self.runs[*n].start < range.end && self.run_end(*n, tail) > range.start;
-        (0..self.runs.len())
-            .filter(is_in)
-            .find(|n| self.runs[*n].chunk == GAP)
-            .map(|n| self.runs[n].start.max(range.start))
+        let gap = self.gaps(tail).find(|gap| gap.start < range.end && gap.end > range.start);
+        gap.map(|gap| gap.start.max(range.start))
     }
 
     /// The gaps of a stream that ends at `tail`.
     pub(crate) fn gaps(&self, tail: u64) -> impl Iterator<Item = Range<u64>> + '_ {
         let gaps = (0..self.runs.len()).filter(|n| self.runs[*n].chunk == GAP);
         gaps.map(move |n| self.runs[n].start..self.run_end(n, tail))
+    }
+
+    /// What run `n` has behind `base`, of a stream that ends at `tail`.
+    fn run_bytes(&self, n: usize, base: u64, tail: u64) -> ChunkBytes {
+        let bytes = self.run_end(n, tail) - self.runs[n].start.max(base);
+        ChunkBytes { chunk: self.runs[n].chunk, bytes }
     }
 
     fn shrink_runs(&mut self) {
@@ -234,10 +228,7 @@ impl Extents {
 
     /// Says which chunks hold how much.
     pub(crate) fn chunks(&self, base: u64, tail: u64) -> impl Iterator<Item = ChunkBytes> + '_ {
-        let runs = (0..self.runs.len()).map(move |n| {
-            let bytes = self.run_end(n, tail) - self.runs[n].start.max(base);
-            ChunkBytes { chunk: self.runs[n].chunk, bytes }
-        });
+        let runs = (0..self.runs.len()).map(move |n| self.run_bytes(n, base, tail));
         runs.filter(|run| run.chunk != GAP)
     }
 

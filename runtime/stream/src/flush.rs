@@ -5,7 +5,7 @@
 
 use crate::chunks::Chunk;
 use crate::extents::{ChunkBytes, Freed};
-use crate::group::{At, Group, Outcome};
+use crate::group::{At, Group, Outcome, recount};
 use crate::key::KeyRef;
 use crate::part::{EncodedParts, Part};
 use crate::reply::{Refusal, Reply};
@@ -48,8 +48,7 @@ impl Group {
         if moved {
             chunks.take(number, part.range.end - part.range.start.max(base));
         }
-        assert!(self.index_bytes >= before_bytes, "what a stream takes was counted");
-        self.index_bytes = self.index_bytes - before_bytes + stream.memory_bytes();
+        recount(&mut self.index_bytes, before_bytes, stream.memory_bytes());
         if moved && stream.forks() > 0 {
             pinned.push(part.key);
         }

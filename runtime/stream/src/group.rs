@@ -13,6 +13,7 @@ use crate::fork::Releases;
 use crate::fork::pins::UnsettledPins;
 use crate::freeze::Freeze;
 use crate::hotlog::HotLog;
+use crate::key::KeyRef;
 use crate::meta::Meta;
 use crate::reply::{Refusal, Reply};
 use crate::slots::Slots;
@@ -116,6 +117,12 @@ impl Default for Group {
     }
 }
 
+/// Counts a stream anew, of which `before_bytes` were counted.
+pub(crate) fn recount(index_bytes: &mut usize, before_bytes: usize, bytes: usize) {
+    assert!(*index_bytes >= before_bytes, "what a stream takes was counted");
+    *index_bytes = *index_bytes - before_bytes + bytes;
+}
+
 impl Group {
     /// A group without streams or buckets.
     pub fn new() -> Group {
@@ -155,7 +162,11 @@ impl Group {
 
     /// The life of the stream at `key`, gone or not: whoever moves its bytes or reads them for a fork.
     pub fn life(&self, key: &StreamKey, incarnation: Incarnation) -> Option<&Stream> {
-        self.slots.get(key.into()).filter(|stream| stream.incarnation() == incarnation)
+        self.life_at(key.into(), incarnation)
+    }
+
+    pub(crate) fn life_at(&self, key: KeyRef<'_>, incarnation: Incarnation) -> Option<&Stream> {
+        self.slots.get(key).filter(|stream| stream.incarnation() == incarnation)
     }
 
     /// Group time: the latest time of any applied batch, in milliseconds since 1970. Never goes backwards.

@@ -4,7 +4,7 @@
 
 use weir_types::{Incarnation, Role};
 
-use crate::group::{Group, Outcome};
+use crate::group::{Group, Outcome, recount};
 use crate::key::KeyRef;
 use crate::reply::{Refusal, Reply};
 
@@ -12,7 +12,7 @@ impl Group {
     /// Gives up the records before the position `before` in one life of a name. What was given up already is a success.
     pub(crate) fn trim(&mut self, key: KeyRef<'_>, incarnation: Incarnation, before: u64, force: bool) -> Outcome {
         let is_summarized = self.bindings_of(key.bucket(), key.name(), Role::Summary).next().is_some();
-        let Some(stream) = self.slots.get(key).filter(|stream| stream.incarnation() == incarnation) else {
+        let Some(stream) = self.life_at(key, incarnation) else {
             return Outcome::refused(Refusal::NotFound);
         };
         if stream.is_gone() {
@@ -30,8 +30,7 @@ impl Group {
         let stream = self.slots.get_mut(key).expect("it was just there");
         let (before_bytes, needed) = (stream.memory_bytes(), stream.needed());
         stream.origin_mut().base = before;
-        assert!(self.index_bytes >= before_bytes, "what a stream takes was counted");
-        self.index_bytes = self.index_bytes - before_bytes + stream.memory_bytes();
+        recount(&mut self.index_bytes, before_bytes, stream.memory_bytes());
         let facts = stream.facts();
         // What its forks read stays.
         self.give_up(key, needed);

@@ -194,7 +194,7 @@ fn what_is_not_a_snapshot_is_refused_and_leaves_nothing_and_what_is_one_is_taken
         assert_eq!((replica.standing().applied_index, replica.snapshot_index()), (7, Some(7)));
         assert_eq!(replica.members(), (BTreeSet::from([9]), BTreeSet::from([4])));
         let entry = replica.wal.entry(GroupId::META, HOT.index).expect("it came along");
-        assert_eq!(crate::snapshot::read_body(&entry, &replica.wal.reader()).expect("no damage"), batch());
+        assert_eq!(replica.wal.reader().body(&entry).expect("no damage"), batch());
         // Again, and an older one.
         let operations = disk.operations();
         for last in [LAST, EntryId { index: 6, term: 2 }] {

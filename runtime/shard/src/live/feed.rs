@@ -7,7 +7,7 @@
 //! together grow past their limit, the oldest events go, and readers that still needed them are cut off. They resume
 //! with an offset.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{OnceCell, RefCell, RefMut};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::Waker;
@@ -165,9 +165,7 @@ impl Feed {
         if let Kind::Mirror { expected, .. } = &mut state.kind {
             *expected = None;
         }
-        let wakers: Vec<Waker> = state.readers.iter_mut().filter_map(|(_, reader)| reader.waker.take()).collect();
-        drop(state);
-        wakers.into_iter().for_each(Waker::wake);
+        wake_all(state);
     }
 
     /// Whether nothing is heard here any more.
@@ -237,9 +235,7 @@ impl Feed {
             }
         }
         state.shed(advance.payloads.len().max(1), &self.totals);
-        let wakers: Vec<Waker> = state.readers.iter_mut().filter_map(|(_, reader)| reader.waker.take()).collect();
-        drop(state);
-        wakers.into_iter().for_each(Waker::wake);
+        wake_all(state);
     }
 
     /// Adds a reader, who will find every event from now on.
@@ -298,6 +294,13 @@ impl Feed {
         let state = self.state.borrow();
         (state.tail, state.closed)
     }
+}
+
+/// Wakes every reader, once the state is free.
+fn wake_all(mut state: RefMut<'_, State>) {
+    let wakers: Vec<Waker> = state.readers.iter_mut().filter_map(|(_, reader)| reader.waker.take()).collect();
+    drop(state);
+    wakers.into_iter().for_each(Waker::wake);
 }
 
 impl State {

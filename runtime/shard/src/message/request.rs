@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use weir_stream::{BucketTold, EncodedBindings, Expiry, Pattern, Retention};
+use weir_stream::{Ancestor, BucketTold, EncodedBindings, Expiry, Pattern, Retention};
 use weir_types::{BucketName, GroupId, Incarnation, ModuleName, Offset, ReadFrom, Role, StreamKey};
 
 use crate::config::Topology;
@@ -92,6 +92,14 @@ pub(crate) struct InheritedRequest {
     /// From where a record begins to where one ends.
     pub(crate) range: Range<u64>,
     pub(crate) bytes_max: usize,
+}
+
+impl InheritedRequest {
+    /// What an ancestor holds of this range.
+    pub(crate) fn of(ancestor: &Ancestor, range: Range<u64>, bytes_max: usize) -> InheritedRequest {
+        let key = StreamKey::parse(&ancestor.key).expect("keys were checked when their request came");
+        InheritedRequest { key, incarnation: ancestor.incarnation, range, bytes_max }
+    }
 }
 
 /// What must be true before a stream is created or found.
@@ -257,58 +265,48 @@ pub(crate) enum Request {
 impl Request {
     /// The group that carries it out.
     pub(crate) fn group(&self, topology: Topology) -> GroupId {
+        let of_stream = || self.stream().map(|key| topology.group_of(key.slot()));
+        self.named_group().or_else(of_stream).unwrap_or(GroupId::META)
+    }
+
+    /// The group that it names, if it names one.
+    fn named_group(&self) -> Option<GroupId> {
         match self {
             Request::List { group, .. } | Request::BucketDescribe { group, .. } | Request::BucketTell { group, .. } => {
-                *group
+                Some(*group)
             }
-            request => request.stream().map_or(GroupId::META, |key| topology.group_of(key.slot())),
+            _ => None,
+        }
+    }
+
+    /// Its body, if it may have one.
+    pub(crate) fn body_mut(&mut self) -> Option<&mut Body> {
+        match self {
+            Request::Append(_, request) => Some(&mut request.body),
+            Request::Create(_, request) => Some(&mut request.body),
+            Request::Fork(_, request) => Some(&mut request.body),
+            _ => None,
         }
     }
 
     /// Whether it is answered from group 0's tables of buckets, modules and bindings.
     pub(crate) fn is_of_meta(&self) -> bool {
-        match self {
-            Request::Buckets { .. }
-            | Request::BucketCreate(..)
-            | Request::BucketDelete(_)
-            | Request::ModulePut { .. }
-            | Request::ModuleDelete { .. }
-            | Request::Modules(_)
-            | Request::BindingPut(..)
-            | Request::BindingDelete { .. }
-            | Request::Bindings(_) => true,
-            Request::List { .. }
-            | Request::BucketDescribe { .. }
-            | Request::BucketTell { .. }
-            | Request::Append(..)
-            | Request::Create(..)
-            | Request::Fork(..)
-            | Request::Pin(..)
-            | Request::Unpin { .. }
-            | Request::ForkDecide { .. }
-            | Request::ReadInherited(..)
-            | Request::InheritedRecords(..)
-            | Request::Delete(..)
-            | Request::Trim(..)
-            | Request::Head(_)
-            | Request::Read { .. }
-            | Request::Watch { .. }
-            | Request::Summary { .. } => false,
-        }
+        self.named_group().is_none() && self.stream().is_none()
     }
 
     /// Has `visit` take what is large out, or put it in.
     pub(crate) fn exchange(&mut self, visit: &mut dyn FnMut(&mut Bytes)) {
         match self {
-            Request::Append(_, request) => request.body.exchange(visit),
-            Request::Create(_, request) => request.body.exchange(visit),
-            Request::Fork(_, request) => request.body.exchange(visit),
             Request::ModulePut { wasm, .. } => visit(wasm),
             Request::BucketTell { news, .. } => {
                 // Who else has it keeps it as it is.
                 Arc::make_mut(news).bindings.iter_mut().for_each(visit);
             }
-            _ => {}
+            request => {
+                if let Some(body) = request.body_mut() {
+                    body.exchange(visit);
+                }
+            }
         }
     }
 

@@ -210,11 +210,7 @@ impl Core {
             if let Err(error) = shard.cut(&content_type, &mut body).await {
                 return core.respond(origin, call, Err(error));
             }
-            match &mut request {
-                Request::Append(_, AppendRequest { body: place, .. })
-                | Request::Create(_, CreateRequest { body: place, .. }) => *place = body,
-                _ => unreachable!("it has a body"),
-            }
+            *request.body_mut().expect("it had one") = body;
             (core.serve)(&core, origin, call, request);
         });
     }

@@ -137,11 +137,8 @@ impl Outgoing {
         if self.is_full() {
             return self.losses.push(Loss::Crowded(self.node, call));
         }
-        match &mut request {
-            Request::Append(_, request) => request.body.join_beyond(PARTS_MAX),
-            Request::Create(_, request) => request.body.join_beyond(PARTS_MAX),
-            Request::Fork(_, request) => request.body.join_beyond(PARTS_MAX),
-            _ => {}
+        if let Some(body) = request.body_mut() {
+            body.join_beyond(PARTS_MAX);
         }
         self.push(Letter::Request { call, request });
     }

@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 
-use weir_stream::{Ancestor, Refusal};
+use weir_stream::Refusal;
 use weir_types::{Offset, ReadFrom, StreamKey};
 
 use crate::core::Core;
@@ -17,13 +17,8 @@ impl Plan {
     /// The first of what an ancestor holds of what is planned, and not beyond `until`, if an ancestor does.
     pub(crate) fn inherited(&self, until: u64) -> Option<InheritedRequest> {
         let first = self.inherited.first()?;
-        Some(request(first, self.start, first.upto.min(until), self.bytes_max))
+        Some(InheritedRequest::of(first, self.start..first.upto.min(until), self.bytes_max))
     }
-}
-
-fn request(ancestor: &Ancestor, start: u64, end: u64, bytes_max: usize) -> InheritedRequest {
-    let key = StreamKey::parse(&ancestor.key).expect("keys were checked when their request came");
-    InheritedRequest { key, incarnation: ancestor.incarnation, range: start..end, bytes_max }
 }
 
 impl Core {
@@ -55,7 +50,7 @@ impl Core {
                     return Ok(page);
                 }
                 let left = bytes_max.saturating_sub(taken);
-                let request = request(ancestor, position, ancestor.upto, left);
+                let request = InheritedRequest::of(ancestor, position..ancestor.upto, left);
                 let holder = self.topology.group_of(request.key.slot());
                 let is_here = self.topology.owner_of(holder) == self.id && self.leaders.of(holder) == Lead::Here;
                 let answer = match is_here {
@@ -132,10 +127,7 @@ impl Core {
     pub(crate) async fn read_held_records(self: &Rc<Self>, request: InheritedRequest, records_max: usize) -> Response {
         let group = self.local_group(&request.key);
         let again = || self.plan_held(&group, &request);
-        let plan = self.with_cold(&group, again()?, again).await?;
-        let (reader, until) = (group.wal.reader(), request.range.end);
-        let read = tokio::task::spawn_blocking(move || plan.load(&reader)?.into_records(&reader, until, records_max));
-        let batch = self.note_damage(read.await.unwrap_or(Err(ShardError::Unavailable))).await?;
+        let batch = self.load_records(&group, again()?, again, request.range.end, records_max).await?;
         Ok(Answer::Records(Box::new(batch)))
     }
 

@@ -11,6 +11,7 @@ use weir_wasm::GuestBatch;
 use crate::core::Core;
 use crate::message::{RecordBatch, ShardError};
 use crate::read::page::{Plan, corrupt};
+use crate::write::job::LocalGroup;
 
 impl Core {
     /// Reads the records after `from` and not beyond `until`: at most `records_max` of them, of at most `bytes_max` stored
@@ -33,7 +34,19 @@ impl Core {
         if let Some(held) = plan.inherited(until) {
             return self.read_inherited_records(held, records_max).await;
         }
-        let plan = self.with_cold(&group, plan, again).await?;
+        self.load_records(&group, plan, again, until, records_max).await
+    }
+
+    /// Reads the records that are planned, not beyond `until`.
+    pub(crate) async fn load_records(
+        &self,
+        group: &LocalGroup,
+        plan: Plan,
+        again: impl Fn() -> Result<Plan, ShardError>,
+        until: u64,
+        records_max: usize,
+    ) -> Result<RecordBatch, ShardError> {
+        let plan = self.with_cold(group, plan, again).await?;
         let reader = group.wal.reader();
         let read = move || plan.load(&reader)?.into_records(&reader, until, records_max);
         // Off this thread even where all of it is in memory: packing takes longer than an append may wait.
@@ -44,12 +57,7 @@ impl Core {
 
 impl Plan {
     /// The plan's records, once they are in memory. Blocks for the times of those that were not.
-    pub(crate) fn into_records(
-        self,
-        reader: &WalReader,
-        until: u64,
-        records_max: usize,
-    ) -> Result<RecordBatch, ShardError> {
+    fn into_records(self, reader: &WalReader, until: u64, records_max: usize) -> Result<RecordBatch, ShardError> {
         let separator_bytes = usize::from(self.is_json);
         let mut batch = Packing { data: BytesMut::new(), ends: Vec::new(), times: Vec::new() };
         let mut position = self.start;

@@ -19,7 +19,7 @@ use weir_types::{Incarnation, StreamKey};
 use crate::core::Core;
 use crate::message::ShardError;
 use crate::stats::add;
-use crate::upkeep::entries::{body, body_bytes, damaged};
+use crate::upkeep::entries::{body, damaged};
 use crate::upkeep::maker::{CHUNK_BYTES, Maker, PART_BYTES, PARTS_BYTES_MAX, Piece};
 use crate::write::job::LocalGroup;
 
@@ -146,7 +146,7 @@ async fn load(group: &LocalGroup, bytes_max: u64) -> Result<Load, ShardError> {
         while next <= last && bytes < READ_BYTES {
             if group.applied().is_hot(next) {
                 let entry = group.wal.entry(group.id, next).expect("what a stream names is not purged");
-                bytes += body_bytes(&entry);
+                bytes += entry.body_bytes();
                 entries.push(entry);
             }
             next += 1;

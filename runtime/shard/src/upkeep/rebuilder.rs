@@ -23,7 +23,7 @@ use crate::core::Core;
 use crate::message::ShardError;
 use crate::stats::add;
 use crate::upkeep::copier::{blocking, current};
-use crate::upkeep::entries::{body, body_bytes, damaged};
+use crate::upkeep::entries::{body, damaged};
 use crate::upkeep::maker::{Piece, build};
 use crate::upkeep::sweeper::Hold;
 use crate::write::job::LocalGroup;
@@ -183,7 +183,7 @@ async fn scan<T: Send + 'static>(
         let (mut entries, mut bytes) = (Vec::new(), 0);
         for index in indices.by_ref().take(ENTRIES_PER_TURN) {
             let entry = group.wal.entry(group.id, index).ok_or(Unbuilt::NoCopy(GIVEN_UP))?;
-            bytes += body_bytes(&entry);
+            bytes += entry.body_bytes();
             entries.push(entry);
             if bytes >= READ_BYTES {
                 break;

@@ -6,13 +6,12 @@
 //! If the second step is refused, the pin is released at once. If its outcome is unknown, or this process ends between the two, the
 //! source's leader asks the fork's group when the pin's time is over ([`crate::upkeep`]).
 
-use std::ops::Range;
 use std::rc::Rc;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 use weir_stream::{
-    Ancestor, Command, EncodedFork, Facts, Fork, ForkPoint, Group, KeyRef, NewFork, Records, Refusal, Reply, Split,
+    Command, EncodedFork, Facts, Fork, ForkPoint, Group, KeyRef, NewFork, Records, Refusal, Reply, Split,
 };
 use weir_types::{Incarnation, Offset, ReadFrom, Role, StreamKey};
 
@@ -248,8 +247,8 @@ impl Core {
         let mut seen = 0;
         for ancestor in ancestors {
             while position < ancestor.upto {
-                let batch =
-                    self.read_inherited_records(held(ancestor, position..ancestor.upto), JUDGED_RECORDS).await?;
+                let rest = InheritedRequest::of(ancestor, position..ancestor.upto, JUDGED_BYTES);
+                let batch = self.read_inherited_records(rest, JUDGED_RECORDS).await?;
                 let (Some(records), end) = (batch.records, batch.end) else {
                     return Err(ShardError::Unavailable);
                 };
@@ -277,11 +276,6 @@ impl Core {
             false => Ok(()),
         }
     }
-}
-
-fn held(ancestor: &Ancestor, range: Range<u64>) -> InheritedRequest {
-    let key = StreamKey::parse(&ancestor.key).expect("keys were checked when their request came");
-    InheritedRequest { key, incarnation: ancestor.incarnation, range, bytes_max: JUDGED_BYTES }
 }
 
 fn new_fork(request: &ForkRequest, pinned: &Pinned, until_ms: u64) -> NewFork {

@@ -3,7 +3,7 @@
 use weir_types::Incarnation;
 
 use crate::fork::pins::{Pin, Pins, Unsettled};
-use crate::group::{Group, Outcome};
+use crate::group::{Group, Outcome, recount};
 use crate::key::KeyRef;
 use crate::reply::{Refusal, Reply};
 use crate::stream::Stream;
@@ -18,7 +18,7 @@ impl Group {
         upto: u64,
         until_ms: u64,
     ) -> Outcome {
-        let Some(stream) = self.slots.get(key).filter(|stream| stream.incarnation() == incarnation) else {
+        let Some(stream) = self.life_at(key, incarnation) else {
             return Outcome::refused(Refusal::NotFound);
         };
         if stream.is_gone() {
@@ -40,7 +40,7 @@ impl Group {
         let pin = Pin { fork: fork.as_str().into(), range, until_ms };
         self.unsettled.insert((&stream.key, incarnation), fork_incarnation, &pin);
         stream.origin_mut().pins.get_or_insert_default().insert(fork_incarnation, pin);
-        self.index_bytes = self.index_bytes - before_bytes + stream.memory_bytes();
+        recount(&mut self.index_bytes, before_bytes, stream.memory_bytes());
         Outcome::unchanged(Reply::Pinned(stream.facts()))
     }
 
@@ -79,7 +79,7 @@ impl Group {
             }
         }
         let is_over = stream.pins().is_some_and(Pins::is_empty);
-        self.index_bytes = self.index_bytes - before_bytes + stream.memory_bytes();
+        recount(&mut self.index_bytes, before_bytes, stream.memory_bytes());
         self.give_up(key, before);
         if is_over {
             self.remove(key);
@@ -101,7 +101,7 @@ impl Group {
     }
 
     fn has_pin(&self, key: KeyRef<'_>, incarnation: Incarnation, fork: Incarnation) -> bool {
-        let stream = self.slots.get(key).filter(|stream| stream.incarnation() == incarnation);
+        let stream = self.life_at(key, incarnation);
         stream.and_then(Stream::pins).is_some_and(|pins| pins.has(fork))
     }
 }

@@ -15,7 +15,7 @@ impl Group {
 
     /// Decides whether a fork will ever be there, and moves group time so that this stays true.
     pub(crate) fn decide_fork(&mut self, key: KeyRef<'_>, incarnation: Incarnation, until_ms: u64) -> Outcome {
-        let is_there = self.slots.get(key).is_some_and(|stream| stream.incarnation() == incarnation);
+        let is_there = self.life_at(key, incarnation).is_some();
         self.time_ms = self.time_ms.max(until_ms + 1);
         Outcome::unchanged(Reply::ForkDecided { is_there })
     }

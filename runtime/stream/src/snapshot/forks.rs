@@ -11,7 +11,7 @@ use weir_types::{GroupId, Incarnation, Lineage};
 
 use crate::extents::{ChunkBytes, Extents};
 use crate::fork::pins::{Pin, Pins, UnsettledPins};
-use crate::group::Group;
+use crate::group::{Group, recount};
 use crate::key::KeyRef;
 use crate::snapshot::recover::{ForkLeft, Remainder};
 use crate::stream::Stream;
@@ -72,12 +72,11 @@ pub fn join_forks(
 
 /// How many streams a fork has above it; if they are a circle, as nobody but a forger makes it, `depth_max`.
 fn depth(groups: &BTreeMap<GroupId, Group>, key: &str, depth_max: usize) -> usize {
-    let source = |stream: &Stream| stream.fork().map(|fork| (fork.source.clone(), fork.source_incarnation));
     let mut depth = 0;
-    let mut next = find(groups, key).and_then(source);
-    while let Some((key, incarnation)) = next.filter(|_| depth < depth_max) {
+    let mut next = find(groups, key).and_then(Stream::fork);
+    while let Some(fork) = next.filter(|_| depth < depth_max) {
         depth += 1;
-        next = find(groups, &key).filter(|found| found.incarnation() == incarnation).and_then(source);
+        next = find_life(groups, &fork.source, fork.source_incarnation).and_then(Stream::fork);
     }
     depth
 }
@@ -142,16 +141,19 @@ fn find<'a>(groups: &'a BTreeMap<GroupId, Group>, key: &str) -> Option<&'a Strea
     groups.values().find_map(|group| group.slots.get(key))
 }
 
+fn find_life<'a>(groups: &'a BTreeMap<GroupId, Group>, key: &str, incarnation: Incarnation) -> Option<&'a Stream> {
+    find(groups, key).filter(|found| found.incarnation() == incarnation)
+}
+
 /// Up to where all is there that somebody reads of what a fork inherits; its begin, if that is all. What its source has lost counts
 /// as lost, whoever holds it: nobody else keeps it for the fork.
 fn whole_upto(groups: &BTreeMap<GroupId, Group>, stream: &Stream, needed: &BTreeMap<Life, u64>) -> u64 {
     let fork = stream.fork().expect("it is one");
-    let life = |key: &str, incarnation| find(groups, key).filter(|found| found.incarnation() == incarnation);
     let mut position = needed[&life_of(stream)].min(fork.begin);
-    let source_tail = life(&fork.source, fork.source_incarnation).map_or(0, |source| source.tail);
+    let source_tail = find_life(groups, &fork.source, fork.source_incarnation).map_or(0, |source| source.tail);
     let upto = source_tail.clamp(position, fork.begin);
     for ancestor in stream.inherited_from(position) {
-        let holder = life(&ancestor.key, ancestor.incarnation).filter(|holder| holder.held() <= position);
+        let holder = find_life(groups, &ancestor.key, ancestor.incarnation).filter(|holder| holder.held() <= position);
         let Some(holder) = holder else { return position };
         let wanted = ancestor.upto.min(upto);
         let there = position..wanted.min(holder.tail).max(position);
@@ -185,7 +187,7 @@ impl Group {
             Some(last) if origin.base < tail => last.upto = tail,
             _ => fork.ancestors.clear(),
         }
-        self.index_bytes = self.index_bytes - before_bytes + stream.memory_bytes();
+        recount(&mut self.index_bytes, before_bytes, stream.memory_bytes());
         self.release_runs(runs);
     }
 
@@ -202,7 +204,7 @@ impl Group {
         }
         let is_over = pins.is_empty() && pins.is_gone;
         stream.origin_mut().pins = (!pins.is_empty() || is_over).then(|| Box::new(pins));
-        self.index_bytes = self.index_bytes - before_bytes + stream.memory_bytes();
+        recount(&mut self.index_bytes, before_bytes, stream.memory_bytes());
         let now = stream.needed();
         self.give_up(key, before.min(now));
         if is_over {

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 use weir_types::{GroupId, Lineage};
 
-use crate::group::Group;
+use crate::group::{Group, recount};
 use crate::meta::{BucketState, MetaBucket};
 use crate::stream::Stream;
 
@@ -66,8 +66,7 @@ impl Group {
             if lost_bytes > 0 || !is_final {
                 stream.origin_mut().lineage = Lineage::from_bits(random());
             }
-            assert!(*index_bytes >= before_bytes, "what a stream takes was counted");
-            *index_bytes = *index_bytes - before_bytes + stream.memory_bytes();
+            recount(index_bytes, before_bytes, stream.memory_bytes());
             if stream.fork().is_some() {
                 forks.push(ForkLeft { key: stream.key().into(), lost_bytes, is_final });
             } else if !stream.is_gone() {
