@@ -306,7 +306,6 @@ impl From<ShardError> for Problem {
                 return Problem::new(ErrorCode::SummaryFailed, detail).with(&STREAM_SUMMARY_FAILED, offset(at));
             }
             ShardError::SummaryRefused(_) => ErrorCode::SummaryRefused,
-            ShardError::ModulesAlone => ErrorCode::NotSupported,
             ShardError::ColdDamaged(_) => ErrorCode::ColdDamaged,
             ShardError::ColdUnavailable(_) => ErrorCode::ColdUnavailable,
             ShardError::Corrupt(_) => {

@@ -46,6 +46,10 @@ const _: () = {
     assert!(entry + HEAD_BYTES_MAX as u64 + 4 * BODIES_MAX as u64 <= FRAME_BYTES_MAX as u64);
 };
 
+/// Bytes of a module in a cluster, at most: it goes to the other nodes in one message, with other mail beside it.
+const CLUSTER_MODULE_BYTES_MAX: u64 = 48 * MIB;
+const _: () = assert!(CLUSTER_MODULE_BYTES_MAX + 12 * MIB <= FRAME_BYTES_MAX as u64);
+
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
@@ -598,6 +602,7 @@ impl Config {
         self.cluster.check(has_secret, self.server.insecure)?;
         if self.cluster.node().is_some() {
             check_range("http.body_bytes_max", self.http.body_bytes_max, 0, CLUSTER_BODY_BYTES_MAX)?;
+            check_range("modules.module_bytes_max", self.modules.module_bytes_max, 1, CLUSTER_MODULE_BYTES_MAX)?;
             let unsupported = |sentence| Err(ClusterConfigError::Unsupported(sentence).into());
             if self.server.in_memory {
                 return unsupported(
@@ -717,7 +722,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_fits_a_message_between_nodes() {
+    fn bodies_and_modules_fit_a_message_between_nodes() {
         let sentence = refusal(|config| {
             config.cluster.node_id = 1;
             config.cluster.id = "c1".into();
@@ -725,6 +730,13 @@ mod tests {
             config.http.body_bytes_max = CLUSTER_BODY_BYTES_MAX + 1;
         });
         assert!(sentence.contains("http.body_bytes_max") && sentence.contains("20971520"), "{sentence}");
+        let sentence = refusal(|config| {
+            config.cluster.node_id = 1;
+            config.cluster.id = "c1".into();
+            config.cluster.peers = "2=127.0.0.1:4440,3=127.0.0.1:4441".into();
+            config.modules.module_bytes_max = CLUSTER_MODULE_BYTES_MAX + 1;
+        });
+        assert!(sentence.contains("modules.module_bytes_max") && sentence.contains("50331648"), "{sentence}");
     }
 
     #[test]

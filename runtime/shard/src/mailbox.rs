@@ -45,6 +45,11 @@ impl Post {
         self.nodes.values()
     }
 
+    /// The other nodes.
+    pub(crate) fn node_ids(&self) -> Vec<NodeId> {
+        self.nodes.keys().copied().collect()
+    }
+
     /// Whether nothing large should be added to what waits for a peer.
     pub(crate) fn is_full(&self, peer: Peer) -> bool {
         peer.node().and_then(|node| self.node(node)).is_some_and(|node| node.is_full())

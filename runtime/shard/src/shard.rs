@@ -21,6 +21,7 @@ use crate::live::feeds::Feeds;
 use crate::mailbox::{Mailbox, Post};
 use crate::message::{Addressee, Answer, CallId, Lead, Mail, Peer, Request};
 use crate::meta::unsettled::Unsettled;
+use crate::modules::copies;
 use crate::modules::guests::Guests;
 use crate::nodes::ask;
 use crate::nodes::leaders::Leaders;
@@ -127,6 +128,9 @@ impl Shard {
         core.spawn(ask::end_lost(core.clone()));
         core.spawn(expiry::sweep(core.clone()));
         core.spawn(core.guests.clone().send());
+        if !core.is_alone() {
+            core.spawn(copies::keep_ready(core.clone()));
+        }
         Ok(Shard(SendWrapper::new(core)))
     }
 
@@ -256,6 +260,9 @@ impl Core {
                 }
                 Request::ModuleDelete { bucket, name } => shard.module_delete(bucket.as_str(), name.as_str()).await,
                 Request::Modules(bucket) => shard.modules(bucket.as_str()),
+                Request::ModuleKeep { digest, wasm } => shard.module_keep(digest, wasm).await,
+                Request::ModuleBytes(digest) => shard.module_bytes(digest).await,
+                Request::ModuleLoad { bucket, digest } => shard.module_load(&bucket, digest).await,
                 Request::BindingPut(bucket, request) => shard.binding_put(bucket.as_str(), *request).await,
                 Request::BindingDelete { bucket, name } => shard.binding_delete(bucket.as_str(), name.as_str()).await,
                 Request::Bindings(bucket) => shard.bindings(bucket.as_str()),

@@ -204,6 +204,7 @@ impl Answer {
             Answer::View(view) => visit(&mut view.body),
             Answer::Records(batch) => batch.records.iter_mut().for_each(|records| visit(&mut records.data)),
             Answer::Pinned(pinned) => visit(&mut pinned.prefix),
+            Answer::ModuleBytes(wasm) => visit(wasm),
             _ => {}
         }
     }
@@ -242,6 +243,7 @@ pub(crate) enum Answer {
         existed: bool,
     },
     Modules(Vec<ModuleSummary>),
+    ModuleBytes(#[serde(with = "apart::one")] Bytes),
     Binding {
         #[serde(with = "weir_types::shared")]
         binding: Arc<Binding>,

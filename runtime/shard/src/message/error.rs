@@ -108,9 +108,6 @@ pub enum ShardError {
     /// The module refuses the question, in its own words.
     #[error("{0}")]
     SummaryRefused(Box<str>),
-    /// The node is one of several, and what is asked for works on one that is alone; nothing changed.
-    #[error("modules cannot be uploaded to or bound in a cluster of several nodes yet")]
-    ModulesAlone,
     /// What the cold tier holds is not what was written; it is not served.
     #[error("cold bytes of this stream are damaged")]
     ColdDamaged(#[serde(with = "weir_types::shared")] Arc<str>),

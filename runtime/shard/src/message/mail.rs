@@ -69,6 +69,16 @@ pub(crate) enum Lead {
     Nowhere,
 }
 
+impl Lead {
+    /// The other node that leads, if one does.
+    pub(crate) fn away(self) -> Option<NodeId> {
+        match self {
+            Lead::Away(node) => Some(node),
+            Lead::Here | Lead::Nowhere => None,
+        }
+    }
+}
+
 /// New bytes of a stream, or its close or removal, for those who watch.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Advance {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use weir_stream::{Ancestor, BucketTold, EncodedBindings, Expiry, Pattern, Retention};
-use weir_types::{BucketName, GroupId, Incarnation, ModuleName, Offset, ReadFrom, Role, StreamKey};
+use weir_types::{BucketName, Digest, GroupId, Incarnation, ModuleName, Offset, ReadFrom, Role, StreamKey};
 
 use crate::config::Topology;
 use crate::message::apart;
@@ -250,6 +250,19 @@ pub(crate) enum Request {
         name: ModuleName,
     },
     Modules(BucketName),
+    /// As the next two, of the node that is asked, whoever leads: keep a module's bytes.
+    ModuleKeep {
+        digest: Digest,
+        #[serde(with = "apart::one")]
+        wasm: Bytes,
+    },
+    /// Hand a module's bytes over.
+    ModuleBytes(Digest),
+    /// Have a module ready.
+    ModuleLoad {
+        bucket: Box<str>,
+        digest: Digest,
+    },
     BindingPut(BucketName, Box<BindingRequest>),
     BindingDelete {
         bucket: BucketName,
@@ -291,13 +304,18 @@ impl Request {
 
     /// Whether it is answered from group 0's tables of buckets, modules and bindings.
     pub(crate) fn is_of_meta(&self) -> bool {
-        self.named_group().is_none() && self.stream().is_none()
+        self.named_group().is_none() && self.stream().is_none() && !self.is_of_node()
+    }
+
+    /// Whether it is answered by the node that is asked, which need not lead.
+    fn is_of_node(&self) -> bool {
+        matches!(self, Request::ModuleKeep { .. } | Request::ModuleBytes(_) | Request::ModuleLoad { .. })
     }
 
     /// Has `visit` take what is large out, or put it in.
     pub(crate) fn exchange(&mut self, visit: &mut dyn FnMut(&mut Bytes)) {
         match self {
-            Request::ModulePut { wasm, .. } => visit(wasm),
+            Request::ModulePut { wasm, .. } | Request::ModuleKeep { wasm, .. } => visit(wasm),
             Request::BucketTell { news, .. } => {
                 // Who else has it keeps it as it is.
                 Arc::make_mut(news).bindings.iter_mut().for_each(visit);
@@ -330,6 +348,7 @@ impl Request {
             | Request::Buckets { .. }
             | Request::BucketDescribe { .. }
             | Request::Modules(_)
+            | Request::ModuleBytes(_)
             | Request::Bindings(_)
             | Request::Summary { .. } => true,
             Request::Append(..)
@@ -345,6 +364,8 @@ impl Request {
             | Request::BucketTell { .. }
             | Request::ModulePut { .. }
             | Request::ModuleDelete { .. }
+            | Request::ModuleKeep { .. }
+            | Request::ModuleLoad { .. }
             | Request::BindingPut(..)
             | Request::BindingDelete { .. } => false,
         }
@@ -364,7 +385,7 @@ impl Request {
     /// Bytes that it holds besides itself until its task ends.
     pub(crate) fn body_bytes(&self) -> usize {
         match self {
-            Request::ModulePut { wasm, .. } => wasm.len(),
+            Request::ModulePut { wasm, .. } | Request::ModuleKeep { wasm, .. } => wasm.len(),
             _ => 0,
         }
     }
@@ -406,6 +427,9 @@ impl Request {
             | Request::ModulePut { .. }
             | Request::ModuleDelete { .. }
             | Request::Modules(_)
+            | Request::ModuleKeep { .. }
+            | Request::ModuleBytes(_)
+            | Request::ModuleLoad { .. }
             | Request::BindingPut(..)
             | Request::BindingDelete { .. }
             | Request::Bindings(_) => None,

@@ -114,6 +114,9 @@ impl Request {
             | Request::ModulePut { .. }
             | Request::ModuleDelete { .. }
             | Request::Modules(_)
+            | Request::ModuleKeep { .. }
+            | Request::ModuleBytes(_)
+            | Request::ModuleLoad { .. }
             | Request::BindingPut(..)
             | Request::BindingDelete { .. }
             | Request::Bindings(_)
@@ -141,6 +144,7 @@ impl Request {
             Request::BucketTell { .. } => matches!(answer, Answer::BucketStreams(_)),
             Request::ModulePut { .. } => matches!(answer, Answer::Module { .. }),
             Request::Modules(_) => matches!(answer, Answer::Modules(_)),
+            Request::ModuleBytes(_) => matches!(answer, Answer::ModuleBytes(_)),
             Request::BindingPut(..) => matches!(answer, Answer::Binding { .. }),
             Request::Bindings(_) => matches!(answer, Answer::Bindings(_)),
             Request::Summary { .. } => matches!(answer, Answer::View(_)),
@@ -148,6 +152,8 @@ impl Request {
             | Request::Unpin { .. }
             | Request::BucketDelete(_)
             | Request::ModuleDelete { .. }
+            | Request::ModuleKeep { .. }
+            | Request::ModuleLoad { .. }
             | Request::BindingDelete { .. } => matches!(answer, Answer::Done),
         }
     }
@@ -173,6 +179,7 @@ impl Answer {
             | Answer::BucketCreated { .. }
             | Answer::Module { .. }
             | Answer::Modules(_)
+            | Answer::ModuleBytes(_)
             | Answer::Binding { .. }
             | Answer::Bindings(_)
             | Answer::Done => true,

@@ -27,7 +27,6 @@ impl Shard {
         bucket: BucketName,
         request: BindingRequest,
     ) -> Result<(Arc<Binding>, bool), ShardError> {
-        self.check_alone()?;
         match self.ask(Request::BindingPut(bucket, Box::new(request))).await? {
             Answer::Binding { binding, existed } => Ok((binding, existed)),
             _ => unreachable!("a bind is answered with the binding"),
@@ -72,6 +71,7 @@ impl Core {
             let digest = self.resolve(bucket, &module, role)?;
             let _wanted = self.guests.want(digest);
             self.check_binding(bucket, &module, digest, role, &config).await?;
+            self.ready_where_led(bucket, digest).await?;
             self.ensure_bucket(bucket).await?;
             let _changes = self.guests.changes.lock().await;
             if self.resolve(bucket, &module, role)? != digest {
@@ -90,7 +90,7 @@ impl Core {
 
     /// Whether the module takes the configuration in this role. It is loaded for that.
     async fn check_binding(
-        &self,
+        self: &Rc<Self>,
         bucket: &str,
         module: &str,
         digest: Digest,

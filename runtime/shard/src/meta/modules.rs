@@ -1,7 +1,7 @@
 //! Modules: what is uploaded on any shard is kept, announced and compiled by the shard of group 0.
 //!
-//! An upload is inspected on the shard that it came to, and for as long as its client waits. Its bytes are durable before it is
-//! announced, and it is announced before it is compiled. So a crash leaves an orphan file, which the next start removes; or an
+//! An upload is inspected on the shard that it came to, and for as long as its client waits. Its bytes are durable, on most of the
+//! nodes that have group 0, before it is announced, and it is announced before it is compiled. So a crash leaves an orphan file, which the next start removes; or an
 //! announced upload, which the next start compiles.
 //!
 //! What is bound is loaded; all else is only on disk, and loaded when it is bound.
@@ -34,7 +34,6 @@ impl Shard {
         name: ModuleName,
         mut wasm: Body,
     ) -> Result<(ModuleSummary, bool), ShardError> {
-        self.check_alone()?;
         let _counted = self.0.count_body(&mut wasm)?;
         let (wasm, roles) = self.0.inspect(bucket.as_str(), wasm).await?;
         match self.ask(Request::ModulePut { bucket, name, roles, wasm }).await? {
@@ -73,13 +72,6 @@ impl Shard {
     }
 }
 
-impl Shard {
-    /// What a module is, only the node knows that it was uploaded to.
-    pub(crate) fn check_alone(&self) -> Result<(), ShardError> {
-        if self.0.is_alone() { Ok(()) } else { Err(ShardError::ModulesAlone) }
-    }
-}
-
 impl Core {
     /// What an upload can be used as. A child process finds out, and ends when nobody waits for it any more.
     async fn inspect(&self, bucket: &str, mut wasm: Body) -> Result<(Bytes, Vec<Role>), ShardError> {
@@ -100,12 +92,19 @@ impl Core {
         let place = self.guests.compilations.enter(bucket)?;
         let bytes = wasm.len() as u64;
         self.ensure_bucket(bucket).await?;
-        let (existed, digest) = {
+        let (digest, wanted) = {
             let _changes = self.guests.changes.lock().await;
-            let digest = self.guests.store(wasm).await?;
+            let digest = self.guests.store(wasm.clone()).await?;
+            (digest, self.guests.want(digest))
+        };
+        self.spread(digest, &wasm).await?;
+        let existed = {
+            let _changes = self.guests.changes.lock().await;
             let upload = Upload { digest, bytes, roles };
-            match self.group(GroupId::META).command(&Command::MetaModulePut { bucket, name, upload }).await? {
-                Reply::Module { existed, .. } => (existed, digest),
+            let announced = self.group(GroupId::META).command(&Command::MetaModulePut { bucket, name, upload }).await;
+            drop(wanted);
+            match announced? {
+                Reply::Module { existed, .. } => existed,
                 Reply::Refused(refusal) => {
                     self.sweep_modules().await;
                     return Err(refusal.into());
@@ -166,7 +165,7 @@ impl Core {
     /// kept its code from being kept, if one has.
     async fn compile(self: &Rc<Self>, bucket: &str, name: &str, digest: Digest, place: &Place) -> Option<Limit> {
         let _turn = place.turn().await;
-        let compiled = match self.guests.blocking(move |host| host.compile(digest)).await {
+        let compiled = match self.with_bytes(digest, move |host| host.compile(digest)).await {
             // The process ends; the next start goes on.
             Err(_) | Ok(Err(CompileError::Stopped)) => return None,
             Ok(compiled) => compiled,
@@ -193,13 +192,13 @@ impl Core {
     }
 
     /// Makes sure that a module is loaded: from its code on disk, or, when it is its turn, compiled.
-    pub(crate) async fn load(&self, bucket: &str, digest: Digest) -> Result<(), ShardError> {
+    pub(crate) async fn load(self: &Rc<Self>, bucket: &str, digest: Digest) -> Result<(), ShardError> {
         if self.guests.blocking(move |host| host.load(digest)).await? {
             return Ok(());
         }
         let place = self.guests.compilations.enter(bucket)?;
         let _turn = place.turn().await;
-        self.guests.blocking(move |host| host.prepare(digest)).await?.map_err(node_error)
+        self.with_bytes(digest, move |host| host.prepare(digest)).await?.map_err(node_error)
     }
 
     /// Removes what neither a revision nor a binding names, and unloads what no binding does. The caller holds the changes.
@@ -231,12 +230,28 @@ impl Core {
                     tracing::error!(%digest, %error, "a module that is bound cannot be made ready again");
                 }
             }
-            for Pending { bucket, name, digest } in pending {
-                let place = shard.guests.compilations.place(&bucket);
-                let shard = shard.clone();
-                tokio::task::spawn_local(async move { shard.compile(&bucket, &name, digest, &place).await });
-            }
+            shard.compile_all(pending);
         });
+    }
+
+    /// Compiles what was announced, and not compiled by whoever led group 0 before.
+    pub(crate) fn compile_pending(self: &Rc<Self>) {
+        let (_, pending) = self.known_modules();
+        self.compile_all(pending);
+    }
+
+    fn compile_all(self: &Rc<Self>, pending: Vec<Pending>) {
+        for Pending { bucket, name, digest } in pending {
+            let place = self.guests.compilations.place(&bucket);
+            let shard = self.clone();
+            tokio::task::spawn_local(async move { shard.compile(&bucket, &name, digest, &place).await });
+        }
+    }
+
+    /// As [`Core::sweep_modules`], of what was not wanted for long.
+    pub(crate) async fn sweep_copies(&self) {
+        let _changes = self.guests.changes.lock().await;
+        self.sweep_modules().await;
     }
 
     /// What is bound, with its bucket, and the uploads that were being compiled.

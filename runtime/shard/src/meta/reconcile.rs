@@ -38,7 +38,10 @@ pub(crate) async fn lead(core: Rc<Core>, term: u64) {
     let is_leading = || core.group(GroupId::META).replica.role() == Role::Leading { term };
     while is_leading() {
         match begin(&core).await {
-            Ok(()) => break,
+            Ok(()) => {
+                core.compile_pending();
+                break;
+            }
             Err(error) => tracing::warn!(%error, "what was left of changes of buckets is not settled yet"),
         }
         tokio::time::sleep(RETRY_INTERVAL).await;

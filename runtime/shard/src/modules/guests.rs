@@ -17,6 +17,7 @@ use weir_wasm::{
 use crate::message::{Limit, ShardError};
 use crate::modules::compile_queue::CompileQueue;
 use crate::modules::folds::Folds;
+use crate::modules::last_wanted::LastWanted;
 use crate::seams::Builtin;
 use crate::write::validations::Validations;
 
@@ -42,6 +43,8 @@ pub(crate) struct Guests {
     pub(crate) compilations: CompileQueue,
     /// How many times a module is wanted that is not bound yet.
     wanted: RefCell<HashMap<Digest, usize>>,
+    /// In a cluster, on group 0's shard: what this node has had a use for lately.
+    pub(crate) last_wanted: LastWanted,
     pub(crate) validations: Validations,
     pub(crate) folds: Folds,
     /// Permits to have a page of records in memory.
@@ -66,6 +69,7 @@ impl Guests {
             inspections: CompileQueue::new(),
             compilations: CompileQueue::new(),
             wanted: RefCell::default(),
+            last_wanted: LastWanted::default(),
             validations: Validations::default(),
             pages: Semaphore::new(PAGES_MAX),
         })
@@ -129,6 +133,8 @@ impl Guests {
         named.extend(self.builtins.iter().map(|(_, digest)| digest));
         named.extend(self.wanted.borrow().keys());
         bound.extend(self.wanted.borrow().keys());
+        named.extend(self.last_wanted.bytes());
+        bound.extend(self.last_wanted.code());
         let retained = self.blocking(move |host| {
             host.unload(&bound);
             host.retain(&named)

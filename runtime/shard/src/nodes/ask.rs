@@ -78,6 +78,16 @@ impl Core {
         }
     }
 
+    /// Asks another node what any node answers, led or not, and waits no longer than `within`.
+    pub(crate) async fn ask_node(&self, node: NodeId, request: Request, within: Duration) -> Response {
+        let asked = request.clone();
+        let call = self.call_away(node, GroupId::META, request)?;
+        match timeout(within, call).await.unwrap_or(Err(ShardError::Unknown)) {
+            Ok(answer) if !asked.is_answered_by(&answer) => Err(ShardError::Unknown),
+            response => response,
+        }
+    }
+
     /// Where a group is led, once that is known.
     async fn lead_of(&self, group: GroupId, deadline: Instant) -> Result<Lead, ShardError> {
         loop {

@@ -334,7 +334,7 @@ impl Outgoing {
 /// The refusal of what is too large to wait, if it is large.
 fn refusal(answer: &Answer) -> Option<ShardError> {
     match answer {
-        Answer::Page(_) | Answer::Records(_) | Answer::View(_) | Answer::Listed(_) => {
+        Answer::Page(_) | Answer::Records(_) | Answer::View(_) | Answer::Listed(_) | Answer::ModuleBytes(_) => {
             Some(ShardError::Limit(Limit::Reads))
         }
         _ => None,

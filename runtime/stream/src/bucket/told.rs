@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::binding::Binding;
 use crate::bucket::{Bucket, BucketTold, BucketView};
 use crate::group::{Group, Outcome};
 use crate::reply::{Refusal, Reply};
@@ -11,6 +12,12 @@ impl Group {
     pub fn bucket(&self, name: &str) -> Option<BucketView> {
         let &Bucket { epoch, created_ms, streams, fenced, retention, .. } = self.buckets.get(name)?;
         Some(BucketView { epoch, created_ms, streams, fenced, retention })
+    }
+
+    /// All bindings, each with its bucket.
+    pub fn bound(&self) -> impl Iterator<Item = (&str, &Binding)> {
+        let buckets = self.buckets.iter().filter(|(_, bucket)| !bucket.bindings.is_empty());
+        buckets.flat_map(|(name, bucket)| bucket.bindings.iter().map(|binding| (&**name, &**binding)))
     }
 
     /// Whether any bucket keeps less than everything.

@@ -167,6 +167,9 @@ fn requests() -> Vec<Request> {
         },
         Request::ModuleDelete { bucket: bucket(), name: name() },
         Request::Modules(bucket()),
+        Request::ModuleKeep { digest: Digest([7; 32]), wasm: Bytes::from_static(b"\0asm") },
+        Request::ModuleBytes(Digest([7; 32])),
+        Request::ModuleLoad { bucket: "bucket".into(), digest: Digest([7; 32]) },
         Request::BindingPut(
             bucket(),
             Box::new(BindingRequest {
@@ -239,6 +242,7 @@ fn answers() -> Vec<Answer> {
         Answer::BucketCreated { existed: true },
         Answer::Module { module: Box::new(module()), existed: false },
         Answer::Modules(vec![module()]),
+        Answer::ModuleBytes(Bytes::from_static(b"\0asm")),
         Answer::Binding { binding: Arc::new(binding()), existed: true },
         Answer::Bindings(vec![Arc::new(binding())]),
         Answer::View(Box::new(SummaryView {
