@@ -4,7 +4,7 @@
 //! look-up, and a sweep what is due and no more. Ordered maps: none of them ever has to be rebuilt in one go.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use weir_stream::Facts;
@@ -23,6 +23,8 @@ struct Inner {
     /// By the time when to look, in milliseconds since 1970.
     due: BTreeMap<(u64, Incarnation), Due>,
     names_bytes: usize,
+    /// Groups whose streams are not all here.
+    unfilled: BTreeSet<GroupId>,
 }
 
 struct Timer {
@@ -48,6 +50,16 @@ impl Agenda {
     pub(crate) fn bytes(&self) -> usize {
         let inner = self.0.borrow();
         inner.timers.len() * STREAM_BYTES + inner.names_bytes
+    }
+
+    /// A group has streams that nobody has added.
+    pub(crate) fn note_unfilled(&self, group: GroupId) {
+        self.0.borrow_mut().unfilled.insert(group);
+    }
+
+    /// A group whose streams are to be looked through and added.
+    pub(crate) fn take_unfilled(&self) -> Option<GroupId> {
+        self.0.borrow_mut().unfilled.pop_first()
     }
 
     /// Arms a stream, if it ends by itself and is not armed yet.

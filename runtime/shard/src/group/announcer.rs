@@ -9,7 +9,6 @@ use tokio::time::Instant;
 use weir_raft::Observer;
 use weir_stream::{Batch, Change, Command, Expiry, Group, Outcome, Pack, Reply, packs};
 use weir_types::GroupId;
-use weir_types::limits::SLOTS;
 
 use crate::agenda::Agenda;
 use crate::live::feeds::Feeds;
@@ -27,8 +26,7 @@ impl Observer for Announcer {
         // A leader has sent all of it, and what lies between is told to nobody: who follows streams here is to ask that leader.
         self.feeds.lose_group(self.group);
         if group.has_expirable() {
-            let streams = (0..SLOTS).flat_map(|slot| group.slot(slot)).filter(|stream| !stream.is_gone());
-            streams.for_each(|stream| self.agenda.add(self.group, stream.key(), &stream.facts()));
+            self.agenda.note_unfilled(self.group);
         }
     }
 

@@ -238,6 +238,32 @@ fn a_source_that_is_pinned_for_nobody_learns_that() {
 }
 
 #[test]
+fn a_source_that_cannot_be_told_holds_up_no_other() {
+    run(async {
+        let (node, disks) = start_on_faulty_disks(config()).await;
+        let keys = keys(TOPOLOGY.groups);
+        let [deaf, told] = [&keys[0], &keys[3]];
+        let mut forks = Vec::new();
+        for number in 0..100 {
+            // The last one has its source in a log that goes on.
+            let source = if number < 99 { deaf } else { told };
+            let fork = key_in(GroupId(1), &format!("fork-{number}-"));
+            if number % 99 == 0 {
+                node.create(source, Expiry::Never).await;
+            }
+            node.fork(source, &fork, ReadFrom::Now).await.expect("forks");
+            forks.push(fork);
+        }
+        disks[0].refuse_write_at(disks[0].operations() + 1);
+        let _ = node.append(deaf, "never").await.expect_err("the log has failed");
+        join_all(forks.iter().map(|fork| node.delete(fork))).await.into_iter().for_each(|gone| gone.expect("deletes"));
+        let releases = || node.sum_groups(|group| group.releases().count());
+        until("the one that can be told is", || releases() < forks.len()).await;
+        assert_eq!(releases(), 99);
+    });
+}
+
+#[test]
 fn cold_bytes_of_a_source_stay_for_its_forks_and_go_with_the_last() {
     run(async {
         let config = ShardConfig { flush_age: Duration::from_millis(50), ..config() };

@@ -23,41 +23,47 @@ const AT_A_TIME: usize = 64;
 pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>) {
     loop {
         tokio::time::sleep(LOOK_INTERVAL).await;
-        while group.leading().is_ok() {
-            let (done, refused) = look(&core, &group).await;
-            if let Some(error) = refused {
-                if !group.has_failed() {
-                    tracing::debug!(group = group.id.0, %error, "forks and their sources wait for each other");
-                }
-                tokio::time::sleep(RETRY_INTERVAL).await;
+        let (mut behind, mut refused) = (Behind::default(), None);
+        while group.leading().is_ok() && look(&core, &group, &mut behind, &mut refused).await {}
+        if let Some(error) = refused {
+            if !group.has_failed() {
+                tracing::debug!(group = group.id.0, %error, "forks and their sources wait for each other");
             }
-            if done == 0 {
-                break;
-            }
+            tokio::time::sleep(RETRY_INTERVAL).await;
         }
     }
 }
 
-/// Does some of what is to be done: how many were done, and what stood in the way.
-async fn look(core: &Rc<Core>, group: &LocalGroup) -> (usize, Option<ShardError>) {
+/// What was tried already: what cannot be done must not hold up the rest.
+#[derive(Default)]
+struct Behind {
+    release: Option<Incarnation>,
+    pin: Option<(u64, Incarnation)>,
+}
+
+/// Tries some of what is to be done and was not tried yet, and says whether there was any; what stands in the way is `refused`.
+async fn look(core: &Rc<Core>, group: &LocalGroup, behind: &mut Behind, refused: &mut Option<ShardError>) -> bool {
     let (releases, pins): (Vec<_>, Vec<_>) = {
         let state = group.applied();
         let now_ms = core.clock.now_ms();
-        let releases = state.releases().take(AT_A_TIME).map(|(fork, release)| (fork, release.clone()));
-        let pins = state.unsettled_pins(now_ms).take(AT_A_TIME);
-        (releases.collect(), pins.map(|(fork, until_ms, pin)| (fork, until_ms, pin.clone())).collect())
+        let releases = state.releases().skip_while(|(fork, _)| Some(*fork) <= behind.release);
+        let pins =
+            state.unsettled_pins(now_ms).skip_while(|(fork, until_ms, _)| Some((*until_ms, *fork)) <= behind.pin);
+        (
+            releases.take(AT_A_TIME).map(|(fork, release)| (fork, release.clone())).collect(),
+            pins.take(AT_A_TIME).map(|(fork, until_ms, pin)| (fork, until_ms, pin.clone())).collect(),
+        )
     };
+    behind.release = releases.last().map(|(fork, _)| *fork).or(behind.release);
+    behind.pin = pins.last().map(|(fork, until_ms, _)| (*until_ms, *fork)).or(behind.pin);
+    let is_some = !releases.is_empty() || !pins.is_empty();
     let releases = releases.into_iter().map(|(fork, of)| release(core, group, fork, of));
     let pins = pins.into_iter().map(|(fork, until_ms, pin)| settle(core, group, fork, until_ms, pin));
     let (released, settled) = tokio::join!(join_all(releases), join_all(pins));
-    let (mut done, mut refused) = (0, None);
-    for result in released.into_iter().chain(settled) {
-        match result {
-            Ok(()) => done += 1,
-            Err(error) => refused = Some(error),
-        }
+    if let Some(error) = released.into_iter().chain(settled).find_map(Result::err) {
+        *refused = Some(error);
     }
-    (done, refused)
+    is_some
 }
 
 /// Tells a source that a fork of this group needs it no longer, or no bytes of it.

@@ -117,9 +117,11 @@ impl Core {
         join_all(ends.collect::<Vec<_>>()).await;
     }
 
-    /// Puts all streams that end by themselves on the agenda. Apply does so with those that are created.
+    /// Puts the streams on the agenda that end by themselves, of groups that were restored. Apply does so with those that are
+    /// created.
     async fn fill_agenda(&self) {
-        for group in self.local_groups() {
+        while let Some(group) = self.agenda.take_unfilled() {
+            let group = self.group(group);
             for slot in 0..SLOTS {
                 if slot % SLOTS_PER_TURN == 0 {
                     tokio::task::yield_now().await;
@@ -137,8 +139,9 @@ impl Core {
 
 /// Ends streams whose time is over, without being asked. Runs for the shard's life.
 pub(crate) async fn sweep(shard: Rc<Core>) {
-    shard.fill_agenda().await;
+    shard.local_groups().iter().for_each(|group| shard.agenda.note_unfilled(group.id));
     loop {
+        shard.fill_agenda().await;
         tokio::time::sleep(SWEEP_INTERVAL).await;
         loop {
             let now_ms = shard.clock.now_ms();
