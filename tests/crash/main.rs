@@ -6,19 +6,17 @@
 //! weir-storage's to show, with its faulty disk.
 
 mod damage;
-mod history;
 mod mixups;
-mod streams;
 mod trims;
 mod writers;
 
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
+use weir_testkit::history::{History, Outcome, Read};
+use weir_testkit::streams::{Kind, Stream};
 use weir_testkit::{Request, Server, Setup};
 
-use crate::history::{History, Outcome, Read};
-use crate::streams::{Kind, Stream};
 use crate::trims::{Reborn, Trimmer};
 use crate::writers::{Closer, Random, Writer};
 

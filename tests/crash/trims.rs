@@ -4,9 +4,8 @@
 use std::io;
 use std::net::SocketAddr;
 
+use weir_testkit::streams::position;
 use weir_testkit::{Connection, Request, Response};
-
-use crate::streams::position;
 
 const TRIMMED: &str = "/crash/trimmed";
 const REBORN: &str = "/crash/reborn";

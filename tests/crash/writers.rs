@@ -5,10 +5,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use weir_testkit::history::{Attempt, Outcome};
+use weir_testkit::streams::{Kind, Stream, position};
 use weir_testkit::{Connection, Request, Response};
-
-use crate::history::{Attempt, Outcome};
-use crate::streams::{Kind, Stream, position};
 
 /// Restarts after which a producer begins a new epoch.
 const ROUNDS_PER_EPOCH: u32 = 4;

@@ -144,10 +144,18 @@ impl Connection {
     /// # Errors
     /// What `connect` says, in particular that nothing listens there.
     pub fn open(address: SocketAddr) -> io::Result<Connection> {
-        let socket = TcpStream::connect_timeout(&address, TIMEOUT)?;
+        Connection::open_within(address, TIMEOUT)
+    }
+
+    /// Connects to `address`; the peer may take as long as `timeout` for that, and for each step of an answer.
+    ///
+    /// # Errors
+    /// As [`Connection::open`].
+    pub fn open_within(address: SocketAddr, timeout: Duration) -> io::Result<Connection> {
+        let socket = TcpStream::connect_timeout(&address, timeout)?;
         socket.set_nodelay(true)?;
-        socket.set_read_timeout(Some(TIMEOUT))?;
-        socket.set_write_timeout(Some(TIMEOUT))?;
+        socket.set_read_timeout(Some(timeout))?;
+        socket.set_write_timeout(Some(timeout))?;
         Ok(Connection { socket, host: address.to_string(), buffer: Vec::new() })
     }
 

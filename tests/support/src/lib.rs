@@ -7,6 +7,7 @@
 //! - [`guests`]: modules to upload, good and bad.
 //! - [`npm`]: scripts for node, and the packages that they are pinned to.
 //! - [`tools`]: other programs, pinned and installed below `target/`.
+//! - [`history`]: what clients saw of a stream, and whether what is stored can explain it; [`streams`] are what it is about.
 //! - [`watch`]: its metrics, and waiting for something.
 //! - [`ports`]: loopback ports that nothing else is about to take.
 //! - [`s3`]: an S3 server that does what it is told, also wrong.
@@ -15,12 +16,14 @@
 //! part of a server's behaviour (a refused connection, a reset, a status) comes back as a value.
 
 pub mod guests;
+pub mod history;
 pub mod http;
 pub mod npm;
 pub mod ports;
 pub mod s3;
 pub mod server;
 pub mod sse;
+pub mod streams;
 pub mod tools;
 pub mod watch;
 

@@ -24,6 +24,8 @@ const EXIT_PORT_TAKEN: i32 = 3;
 #[derive(Clone, Debug)]
 pub struct Setup {
     program: PathBuf,
+    /// What runs the program, if something does.
+    runner: Vec<String>,
     args: Vec<String>,
     env: Vec<(String, String)>,
     /// Holds `data/` and the server's `log`; removed with the last clone.
@@ -42,6 +44,7 @@ impl Setup {
         let data_dir = home.path().join("data");
         Setup {
             program: program.into(),
+            runner: Vec::new(),
             args: Vec::new(),
             env: Vec::new(),
             home: Arc::new(home),
@@ -78,6 +81,20 @@ impl Setup {
     pub fn on_other_ports(mut self) -> Setup {
         self.listen = ports::free();
         self.admin = ports::free();
+        self
+    }
+
+    /// Has `runner` run the program: a command that becomes it.
+    #[must_use]
+    pub fn run_by(mut self, runner: &[&str]) -> Setup {
+        self.runner = runner.iter().map(|&part| part.to_owned()).collect();
+        self
+    }
+
+    /// Listens on `address` for operators instead of a free port.
+    #[must_use]
+    pub fn admin_listen(mut self, address: SocketAddr) -> Setup {
+        self.admin = address;
         self
     }
 
@@ -155,10 +172,21 @@ impl Setup {
         server.wait_exit()
     }
 
-    fn spawn(&self) -> Server {
+    /// Starts the server and does not wait for it.
+    ///
+    /// # Panics
+    /// When the program cannot be run.
+    pub fn spawn(&self) -> Server {
         let log_before = self.log().len();
         let log = File::options().create(true).append(true).open(self.log_path()).expect("a log file");
-        let mut command = Command::new(&self.program);
+        let mut command = match self.runner.split_first() {
+            None => Command::new(&self.program),
+            Some((runner, args)) => {
+                let mut command = Command::new(runner);
+                command.args(args).arg(&self.program);
+                command
+            }
+        };
         let flag = |address: SocketAddr| match &self.host {
             Some(host) => format!("{host}:{}", address.port()),
             None => address.to_string(),

@@ -8,6 +8,7 @@
 //! 4. Real time: an append that was answered before another one began is stored before it. It is enough to walk the
 //!    stored order and compare each answer with the latest beginning seen so far, because every append's place is given.
 //! 5. Every read is a piece of what is stored, at the offsets that it was read at.
+//! 6. Whoever asks for the tail learns of every append that was acknowledged before it asked.
 //!
 //! Offsets are positions in stored bytes; in text and in JSON streams alike a record takes its own bytes and one more
 //! (a line feed, a comma). That offsets are unique and dense follows from (3) and (5).
@@ -17,11 +18,17 @@ use std::time::Duration;
 
 /// What became of an append, as far as its client knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub enum Outcome {
     /// Acknowledged, with this offset as the tail behind it.
-    Acked { end: u64 },
+    Acked {
+        /// An offset.
+        end: u64,
+    },
     /// Acknowledged as a duplicate of an earlier try whose answer was lost; the tail given was this one.
-    AckedAgain { tail: u64 },
+    AckedAgain {
+        /// An offset.
+        tail: u64,
+    },
     /// Refused, and without effect.
     Refused,
     /// The connection broke: stored or not.
@@ -30,28 +37,46 @@ pub(crate) enum Outcome {
 
 /// One append; with retries by a producer, all tries of it together.
 #[derive(Clone, Debug)]
-pub(crate) struct Attempt {
-    pub(crate) records: Vec<String>,
+pub struct Attempt {
+    /// What was appended, each record unique.
+    pub records: Vec<String>,
     /// When the first try was sent, on the test's clock.
-    pub(crate) invoked: Duration,
+    pub invoked: Duration,
     /// When it was answered; nothing is known of that for [`Outcome::Unknown`].
-    pub(crate) answered: Duration,
-    pub(crate) outcome: Outcome,
+    pub answered: Duration,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// A tail that a client was told.
+#[derive(Clone, Copy, Debug)]
+pub struct Tail {
+    /// When it was asked for, on the test's clock.
+    pub invoked: Duration,
+    /// The offset.
+    pub end: u64,
 }
 
 /// One read, or what a live read delivered from one offset to another.
 #[derive(Clone, Debug)]
-pub(crate) struct Read {
-    pub(crate) start: u64,
-    pub(crate) end: u64,
-    pub(crate) records: Vec<String>,
+pub struct Read {
+    /// The offset that it began at.
+    pub start: u64,
+    /// The offset behind it.
+    pub end: u64,
+    /// What was read.
+    pub records: Vec<String>,
 }
 
 /// All that happened to one stream.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct History {
-    pub(crate) attempts: Vec<Attempt>,
-    pub(crate) reads: Vec<Read>,
+pub struct History {
+    /// In no order.
+    pub attempts: Vec<Attempt>,
+    /// In no order.
+    pub reads: Vec<Read>,
+    /// In no order.
+    pub tails: Vec<Tail>,
 }
 
 impl History {
@@ -59,7 +84,7 @@ impl History {
     ///
     /// # Errors
     /// A sentence that names the first violation.
-    pub(crate) fn check(&self, stored: &[String]) -> Result<(), String> {
+    pub fn check(&self, stored: &[String]) -> Result<(), String> {
         let mut ends = Vec::with_capacity(stored.len());
         let mut places = HashMap::with_capacity(stored.len());
         let mut end = 0;
@@ -82,7 +107,33 @@ impl History {
         }
         placed.sort_by_key(|(place, _)| *place);
         check_real_time(&placed)?;
+        self.check_tails(ends.last().copied().unwrap_or(0))?;
         self.reads.iter().try_for_each(|read| check_read(read, stored, &ends))
+    }
+
+    /// Appends in the order of their answers and tails in the order in which they were asked for meet once.
+    fn check_tails(&self, stored_end: u64) -> Result<(), String> {
+        let acked = |attempt: &Attempt| match attempt.outcome {
+            Outcome::Acked { end } => Some((attempt.answered, end)),
+            _ => None,
+        };
+        let mut acked: Vec<(Duration, u64)> = self.attempts.iter().filter_map(acked).collect();
+        acked.sort_unstable();
+        let mut tails = self.tails.clone();
+        tails.sort_by_key(|tail| tail.invoked);
+        let (mut acked, mut known) = (acked.into_iter().peekable(), 0);
+        for tail in tails {
+            while let Some((_, end)) = acked.next_if(|(answered, _)| *answered < tail.invoked) {
+                known = known.max(end);
+            }
+            if tail.end < known {
+                return Err(format!("the tail was said to be {} when {known} was acknowledged already", tail.end));
+            }
+            if tail.end > stored_end {
+                return Err(format!("the tail was said to be {}, and {stored_end} are stored", tail.end));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -175,7 +226,11 @@ mod tests {
         let mut stored: Vec<String> = ["a", "b", "c", "d"].map(str::to_owned).to_vec();
         let read = Read { start: 2, end: 6, records: stored[1..3].to_vec() };
         let attempts = vec![acked("a", 1, 2, 2), acked("b", 3, 5, 4), unknown(&["c", "d"], 4), unknown(&["gone"], 6)];
-        let mut history = History { attempts, reads: vec![read] };
+        let tails = vec![
+            Tail { invoked: Duration::from_millis(4), end: 2 },
+            Tail { invoked: Duration::from_millis(9), end: 8 },
+        ];
+        let mut history = History { attempts, reads: vec![read], tails };
         change(&mut history, &mut stored);
         history.check(&stored).err().unwrap_or_default()
     }
@@ -196,6 +251,8 @@ mod tests {
         assert_eq!(check(|h, _| h.attempts[1].outcome = Outcome::Refused), "b was refused and is stored");
         let stale = check(|h, _| h.attempts[0].invoked = Duration::from_millis(6));
         assert_eq!(stale, "b is stored behind a, which began only after it was answered");
+        assert_eq!(check(|h, _| h.tails[1].end = 2), "the tail was said to be 2 when 4 was acknowledged already");
+        assert_eq!(check(|h, _| h.tails[0].end = 10), "the tail was said to be 10, and 8 are stored");
         let torn = check(|h, _| h.reads[0].end = 5);
         assert_eq!(torn, "a read had the offset 5, where no record ends");
         let other = check(|h, _| h.reads[0].records[0] = "B".to_owned());

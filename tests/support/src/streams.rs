@@ -3,14 +3,14 @@
 use std::io;
 use std::net::SocketAddr;
 
-use serde_json::value::RawValue;
-use weir_testkit::{Connection, Events, Request};
-
 use crate::history::Read;
+use crate::http::{Connection, Request};
+use crate::sse::Events;
+use serde_json::value::RawValue;
 
 /// How a stream's records are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// A line each.
     Text,
     /// A JSON message each.
@@ -19,14 +19,16 @@ pub(crate) enum Kind {
 
 /// One stream.
 #[derive(Debug)]
-pub(crate) struct Stream {
-    pub(crate) target: String,
-    pub(crate) kind: Kind,
+pub struct Stream {
+    /// Its address.
+    pub target: String,
+    /// How its records are written.
+    pub kind: Kind,
 }
 
 impl Stream {
     /// The request that appends `records`, all or none.
-    pub(crate) fn append(&self, records: &[String]) -> Request {
+    pub fn append(&self, records: &[String]) -> Request {
         let body = match self.kind {
             Kind::Text => records.join("\n") + "\n",
             Kind::Json => format!("[{}]", records.join(",")),
@@ -35,12 +37,12 @@ impl Stream {
     }
 
     /// The request that creates the stream.
-    pub(crate) fn create(&self) -> Request {
+    pub fn create(&self) -> Request {
         Request::put(&self.target).header("Content-Type", self.content_type())
     }
 
     /// Reads one page from `offset`; also gives the offset to read on from, and whether that was the tail.
-    pub(crate) fn page(&self, connection: &mut Connection, offset: &str) -> io::Result<(Read, String, bool)> {
+    pub fn page(&self, connection: &mut Connection, offset: &str) -> io::Result<(Read, String, bool)> {
         let response = connection.send(&Request::get(&format!("{}?offset={offset}", self.target)))?;
         assert_eq!(response.status, 200, "a read from {offset} of {}: {response:?}", self.target);
         let next = response.next_offset().to_owned();
@@ -49,7 +51,7 @@ impl Stream {
     }
 
     /// Reads everything.
-    pub(crate) fn all(&self, connection: &mut Connection) -> Vec<String> {
+    pub fn all(&self, connection: &mut Connection) -> Vec<String> {
         let (mut records, mut offset) = (Vec::new(), "-1".to_owned());
         loop {
             let (read, next, is_tail) = self.page(connection, &offset).expect("the server is running");
@@ -62,7 +64,7 @@ impl Stream {
     }
 
     /// Follows the stream from `offset` until the connection breaks; gives back what was delivered and the last `id:`.
-    pub(crate) fn follow(&self, address: SocketAddr, offset: &str) -> (Read, String) {
+    pub fn follow(&self, address: SocketAddr, offset: &str) -> (Read, String) {
         let mut read = Read { start: position(offset), end: position(offset), records: Vec::new() };
         let mut last = offset.to_owned();
         let request = Request::get(&format!("{}?offset={offset}&live=sse", self.target));
@@ -81,7 +83,8 @@ impl Stream {
         (read, last)
     }
 
-    fn records(&self, text: &str) -> Vec<String> {
+    /// The records of a body or an event.
+    pub fn records(&self, text: &str) -> Vec<String> {
         match self.kind {
             Kind::Text => text.split_terminator('\n').map(str::to_owned).collect(),
             Kind::Json => {
@@ -101,7 +104,7 @@ impl Stream {
 }
 
 /// The position that an offset's token begins with; `-1` is the beginning.
-pub(crate) fn position(token: &str) -> u64 {
+pub fn position(token: &str) -> u64 {
     match token {
         "-1" => 0,
         _ => token.get(..20).and_then(|digits| digits.parse().ok()).unwrap_or_else(|| panic!("no token: {token}")),
