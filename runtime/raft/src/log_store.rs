@@ -18,6 +18,7 @@ use openraft::{EntryPayload, OptionalSend};
 use tokio::sync::oneshot;
 use weir_storage::{Claim, Done, EntryBody, EntryPlace, EntryRef, Wal, WalReader};
 use weir_types::GroupId;
+use weir_types::bugs::{self, Bug};
 
 use crate::blocking::blocking;
 use crate::codec::{decode_vote, encode_vote};
@@ -199,6 +200,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &VoteOf<TypeConfig>) -> Result<(), io::Error> {
+        if bugs::has(Bug::ForgottenVote) {
+            return Ok(());
+        }
         let (done, written) = durable();
         self.wal.save_vote(self.group, &encode_vote(vote), done);
         written.await
@@ -233,6 +237,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn truncate_after(&mut self, last_kept: Option<LogIdOf<TypeConfig>>) -> Result<(), io::Error> {
+        if bugs::has(Bug::LostTruncate) {
+            return Ok(());
+        }
         let (done, written) = durable();
         self.wal.truncate_after(self.group, last_kept.as_ref().map(entry_id), done);
         written.await

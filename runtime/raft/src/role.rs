@@ -6,6 +6,7 @@ use std::time::Duration;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::metrics::RaftServerMetrics;
 use openraft::{Instant as _, Raft, TokioInstant};
+use weir_types::bugs::{self, Bug};
 use weir_types::{GroupId, Wakeup};
 
 use crate::config::TypeConfig;
@@ -53,7 +54,8 @@ impl Seen {
     /// Whether it leads, and nobody else can. The only replica of a group has all that there is, also when it has stopped.
     pub(crate) fn is_leading(&self) -> bool {
         match self.role {
-            Role::Leading { term } if self.given_up == Some(term) => false,
+            Role::Leading { term } if self.given_up == Some(term) => bugs::has(Bug::StaleAfterTransfer),
+            Role::Leading { .. } if bugs::has(Bug::UncheckedLease) => true,
             Role::Leading { .. } if self.has_peers => self.quorum_acked.is_some_and(|acked| acked.elapsed() < LEASE),
             Role::Leading { .. } => true,
             Role::Following { .. } => false,

@@ -115,7 +115,7 @@ impl Node {
 fn batch(number: u64, body_bytes: usize) -> Bytes {
     let mut builder = BatchBuilder::new(Arena::new(body_bytes + 256).into_buf());
     let body = vec![b'x'; body_bytes];
-    push_append(&mut builder, "s", &body);
+    push_append(&mut builder, "s", 0, &body);
     Arena::seal(builder.finish(number, Limits { producers_max: 1 }))
 }
 

@@ -144,7 +144,7 @@ fn a_log_may_take_longer_to_apply_than_one_entry_may() {
     let large = || {
         let mut builder = BatchBuilder::new(Arena::new(900 << 10).into_buf());
         let body = vec![b'x'; 800 << 10];
-        push_append(&mut builder, "s", &body);
+        push_append(&mut builder, "s", 0, &body);
         Arena::seal(builder.finish(1, Limits { producers_max: 1 }))
     };
     let open = |disk: &FaultyDisk| {

@@ -702,6 +702,21 @@ fn a_large_body_is_cut_elsewhere_and_what_that_takes_is_counted() {
 }
 
 #[test]
+fn a_name_that_is_created_again_is_another_stream() {
+    run(async {
+        let node = Node::start().await;
+        let key = key("s");
+        node.create(&key, Expiry::Never).await;
+        let before = node.append(&key, "first life").await.expect("appends").next;
+        node.far(&key).delete(key.clone(), None).await.expect("deletes");
+        node.create(&key, Expiry::Never).await;
+        node.append(&key, "another life").await.expect("appends");
+        let read = node.far(&key).read(key.clone(), ReadFrom::At(before), PAGE_BYTES_MAX).await;
+        assert!(matches!(read, Err(ShardError::Refused(Refusal::OffsetGone))), "{read:?}");
+    });
+}
+
+#[test]
 fn a_bucket_is_listed_page_by_page_and_deleted_only_when_empty() {
     run(async {
         let node = Node::start().await;

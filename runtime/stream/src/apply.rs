@@ -6,6 +6,8 @@
 
 use std::collections::BTreeSet;
 
+use weir_types::bugs::{self, Bug};
+
 use crate::append::Write;
 use crate::batch::Batch;
 use crate::chunks::Chunk;
@@ -37,7 +39,9 @@ impl Group {
         self.chunks.begin_entry(index);
         // A new leader's clock may be behind its predecessor's.
         self.time_ms = self.time_ms.max(batch.time_ms);
-        for command in batch.commands() {
+        let mut commands = batch.commands();
+        let late = if bugs::has(Bug::ApplyOutOfOrder) { commands.next() } else { None };
+        for command in commands.chain(late) {
             let (frame, command) = command?;
             let at = At { term, index, frame, time_ms: self.time_ms, limits: batch.limits };
             outcomes.push(self.apply_command(&at, command));

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use weir_types::bugs::{self, Bug};
 use weir_types::{BucketName, ModuleName, Role};
 
 use crate::binding::{Binding, EncodedBindings, role_code, role_of};
@@ -37,7 +38,7 @@ pub(crate) fn put<S: Sink>(group: &Group, sink: &mut S) {
     sink.u8(VERSION);
     sink.u64(group.applied.expect("what is frozen has been applied"));
     sink.u64(group.time_ms);
-    sink.u64(group.bindings_epoch);
+    sink.u64(if bugs::has(Bug::SnapshotWithoutBindingsEpoch) { 0 } else { group.bindings_epoch });
     sink.u64(group.buckets_gone_epoch);
     sink.u64(group.slots.len() as u64);
     group.chunks.put(sink);

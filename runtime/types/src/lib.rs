@@ -7,8 +7,10 @@
 //! - [`counts`]: what one thread counts and every thread may look at.
 //! - [`shared`]: what several share, as serde writes it.
 //! - [`wakeup`]: how one task of a thread tells another that there is work.
+//! - [`bugs`]: what a build for tests has on purpose, and no other.
 //! - [`limits`]: sizes that are part of the protocol or of a format, and therefore constants.
 
+pub mod bugs;
 pub mod counts;
 pub mod ids;
 pub mod key;

@@ -3,8 +3,8 @@
 use weir_stream::{BatchBuilder, Command, KeyRef, Records};
 use weir_types::{Incarnation, StreamKey};
 
-/// Adds an append of `body` to the first life of a stream.
-pub(crate) fn push_append(builder: &mut BatchBuilder, name: &str, body: &[u8]) {
+/// Adds an append of `body` to the first life of a stream, checked under the bindings as of `bindings_epoch`.
+pub(crate) fn push_append(builder: &mut BatchBuilder, name: &str, bindings_epoch: u64, body: &[u8]) {
     builder.push(&Command::Append {
         key: KeyRef::from(&StreamKey::new("b", name).expect("a valid key")),
         incarnation: Incarnation(1),
@@ -12,7 +12,7 @@ pub(crate) fn push_append(builder: &mut BatchBuilder, name: &str, body: &[u8]) {
         producer: None,
         seq: None,
         if_match: None,
-        bindings_epoch: 0,
+        bindings_epoch,
         records: Records::whole(body),
     });
 }

@@ -40,10 +40,15 @@ impl Dice {
     }
 }
 
-fn seeds() -> Range<u64> {
-    let Ok(given) = std::env::var("WEIR_TEST_SEEDS") else { return 0..12 };
+/// Those that are asked for, or some and all that have failed once.
+fn seeds() -> Vec<u64> {
+    let number = |text: &str| text.parse().unwrap_or_else(|_| panic!("{text} is no number"));
+    let Ok(given) = std::env::var("WEIR_TEST_SEEDS") else {
+        let lines = include_str!("../../../../tests/sim/regressions.txt").lines();
+        return (0..12).chain(lines.filter(|line| !line.starts_with('#')).map(number)).collect();
+    };
     let (first, last) = given.split_once("..").expect("WEIR_TEST_SEEDS=first..last");
-    first.parse().expect("a number")..last.parse().expect("a number")
+    (number(first)..number(last)).collect()
 }
 
 /// A client that proposes to who leads, as far as it can see, and sometimes to who does not.
@@ -52,9 +57,27 @@ async fn client(trio: Rc<Trio>, dice: Dice, is_over: Rc<Cell<bool>>) {
         let node = if dice.below(10) > 0 { trio.leader() } else { Some(trio.any(&dice)) };
         if let Some(node) = node {
             // What becomes of it is in the history.
-            let _ = trio.propose(node).await;
+            let _ = trio.propose_within(dice.millis(500..4000), node).await;
         }
         sleep(dice.millis(5..60)).await;
+    }
+}
+
+/// A client that reads from who leads, or from somebody who asks who leads, and must find what was acknowledged before.
+async fn reader(trio: Rc<Trio>, dice: Dice, is_over: Rc<Cell<bool>>) {
+    while !is_over.get() {
+        sleep(dice.millis(5..60)).await;
+        let node = trio.node(trio.any(&dice));
+        if !node.is_up() {
+            continue;
+        }
+        let (replica, acknowledged) = (node.replica(), trio.history.acknowledged());
+        let is_current = replica.is_leading()
+            || (dice.below(4) == 0 && matches!(timeout(Duration::from_secs(5), replica.catch_up()).await, Ok(Ok(()))));
+        if is_current {
+            let applied = replica.standing().applied_index;
+            assert!(applied >= acknowledged, "node {} reads {applied}, and {acknowledged} was acknowledged", node.id);
+        }
     }
 }
 
@@ -74,9 +97,17 @@ async fn keeper(trio: Rc<Trio>, dice: Dice, is_over: Rc<Cell<bool>>) {
     }
 }
 
+/// Cuts a node off from all others.
+fn isolate(trio: &Trio, node: u64) {
+    for other in trio.nodes.iter().map(|other| other.id).filter(|other| *other != node) {
+        trio.links.cut(node, other);
+        trio.links.cut(other, node);
+    }
+}
+
 async fn fault(trio: &Trio, dice: &Dice) {
     let (node, other) = (trio.any(dice), trio.any(dice));
-    let which = dice.below(11);
+    let which = dice.below(18);
     trio.history.note(format_args!("fault {which} of {node} and {other}"));
     match which {
         0..=2 if trio.node(node).is_up() => trio.node(node).crash().await,
@@ -89,6 +120,28 @@ async fn fault(trio: &Trio, dice: &Dice) {
         6 => trio.links.delay(dice.millis(0..120)),
         7 => trio.links.throttle(1 << (10 + dice.below(8))),
         8 => change_members(trio, dice).await,
+        9 => {
+            for node in trio.nodes.iter().filter(|node| node.is_up()) {
+                node.crash().await;
+            }
+            for node in &trio.nodes {
+                node.start().await;
+            }
+        }
+        11 | 12 => isolate(trio, trio.leader().unwrap_or(node)),
+        10 | 13 => {
+            let Some(leader) = trio.leader() else { return };
+            if which == 13 {
+                trio.links.delay(Duration::from_millis(30));
+            }
+            let handed_over = timeout(Duration::from_secs(3), trio.node(leader).replica().transfer(other)).await;
+            trio.history.note(format_args!("{leader} hands over to {other}: {handed_over:?}"));
+            if which == 13 {
+                // The other one has heard that it is to lead, and nobody has heard from it yet.
+                sleep(dice.millis(31..60)).await;
+                isolate(trio, leader);
+            }
+        }
         _ => trio.links.heal(),
     }
 }
@@ -145,6 +198,7 @@ fn history_of(seed: u64) -> History {
         let mut clients: Vec<_> = (0..CLIENTS)
             .map(|_| tokio::task::spawn_local(client(trio.clone(), dice.clone(), is_over.clone())))
             .collect();
+        clients.push(tokio::task::spawn_local(reader(trio.clone(), dice.clone(), is_over.clone())));
         clients.push(tokio::task::spawn_local(keeper(trio.clone(), dice.clone(), is_over.clone())));
         for _ in 0..FAULTS {
             sleep(dice.millis(0..1500)).await;

@@ -9,13 +9,15 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use weir_raft::ProposeError;
 use weir_storage::Arena;
-use weir_stream::{BatchBuilder, Command, KeyRef, Limits, Records};
-use weir_types::{Incarnation, StreamKey};
+use weir_stream::{BatchBuilder, Binding, Command, KeyRef, Limits, Outcome, Pattern, Records, Reply};
+use weir_types::{Digest, Incarnation, Role, StreamKey};
 
 use crate::support::push_append;
 
 /// So many batches append to one stream.
 const STREAM_BATCHES: u64 = 8;
+/// After so many batches, bindings change.
+const BINDINGS_BATCHES: u64 = 24;
 
 /// Shared by all who add to it.
 #[derive(Clone, Default)]
@@ -27,8 +29,12 @@ struct Events {
     clock: u64,
     /// By number.
     proposals: Vec<Proposal>,
-    /// What is at each index of the log: the number of a proposal.
-    entries: BTreeMap<u64, u64>,
+    /// What is at each index of the log: the number of a proposal, and whether its bytes were appended.
+    entries: BTreeMap<u64, (u64, bool)>,
+    /// The index of each proposal that was applied somewhere.
+    indices: BTreeMap<u64, u64>,
+    /// The last entry that was acknowledged.
+    acknowledged: u64,
     /// By node: the indices that it has applied since it began.
     applied: BTreeMap<u64, Vec<u64>>,
     begun: Option<Instant>,
@@ -73,17 +79,18 @@ impl Events {
 }
 
 impl History {
-    /// A batch of about so many bytes that nobody has proposed before, and its number. After a few, another stream follows.
-    pub(crate) fn begin(&self, body_bytes: usize) -> (u64, Bytes) {
-        self.begin_in(None, body_bytes)
+    /// A batch of about so many bytes that nobody has proposed before, checked under the bindings as of `bindings_epoch`, and its
+    /// number. After a few, another stream follows.
+    pub(crate) fn begin(&self, bindings_epoch: u64, body_bytes: usize) -> (u64, Bytes) {
+        self.begin_in(None, bindings_epoch, body_bytes)
     }
 
     /// As [`History::begin`]; apply finds that its stream is not there, so nothing needs its entry any more.
     pub(crate) fn begin_refused(&self, body_bytes: usize) -> (u64, Bytes) {
-        self.begin_in(Some("absent"), body_bytes)
+        self.begin_in(Some("absent"), 0, body_bytes)
     }
 
-    fn begin_in(&self, name: Option<&str>, body_bytes: usize) -> (u64, Bytes) {
+    fn begin_in(&self, name: Option<&str>, bindings_epoch: u64, body_bytes: usize) -> (u64, Bytes) {
         let mut events = self.0.borrow_mut();
         let number = events.proposals.len() as u64;
         let begun = events.tick();
@@ -91,16 +98,18 @@ impl History {
         events.proposals.push(Proposal { begun, ended: None });
         let mut body = vec![b'x'; body_bytes];
         body[..8].copy_from_slice(&number.to_le_bytes());
+        body[8..16].copy_from_slice(&(body_bytes as u64).to_le_bytes());
         let mut builder = BatchBuilder::new(Arena::new(body_bytes + 256).into_buf());
         let nth = number / STREAM_BATCHES;
         let key = |nth| StreamKey::new("b", &format!("s{nth}")).expect("a valid key");
+        let bindings = bindings_of(number / BINDINGS_BATCHES);
         let told = weir_stream::BucketTold::There {
             created_ms: 0,
             fenced: false,
             retention: weir_stream::Retention::default(),
-            bindings: weir_stream::EncodedBindings::of(&[0, 0]),
+            bindings: weir_stream::EncodedBindings::of(&bindings),
         };
-        builder.push(&Command::Bucket { name: "b", epoch: 1, told });
+        builder.push(&Command::Bucket { name: "b", epoch: 1 + number / BINDINGS_BATCHES, told });
         builder.push(&Command::Create {
             key: KeyRef::from(&key(nth)),
             incarnation: Incarnation(1),
@@ -117,7 +126,7 @@ impl History {
             let (key, incarnation) = (key(nth), Incarnation(1));
             builder.push(&Command::Delete { key: KeyRef::from(&key), incarnation, if_match: None });
         }
-        push_append(&mut builder, name.unwrap_or(&format!("s{nth}")), &body);
+        push_append(&mut builder, name.unwrap_or(&format!("s{nth}")), bindings_epoch, &body);
         // The time of a batch is its number: so it is told by whoever applies it.
         (number, Arena::seal(builder.finish(number, Limits { producers_max: 1 })))
     }
@@ -129,6 +138,14 @@ impl History {
         let proposal = &mut events.proposals[number as usize];
         assert!(proposal.ended.is_none(), "a proposal ends once");
         proposal.ended = Some((now, result));
+        if result.is_ok() {
+            let index = events
+                .indices
+                .get(&number)
+                .copied()
+                .unwrap_or_else(|| panic!("{number} was acknowledged by nobody who has applied it"));
+            events.acknowledged = events.acknowledged.max(index);
+        }
     }
 
     /// Notes something that happens beside proposals.
@@ -153,20 +170,35 @@ impl History {
     }
 
     /// A node has applied the batch that is entry `index`.
-    pub(crate) fn apply(&self, node: u64, index: u64, batch: &[u8]) {
+    pub(crate) fn apply(&self, node: u64, index: u64, batch: &[u8], outcomes: &[Outcome]) {
         let mut events = self.0.borrow_mut();
         let number = weir_stream::batch::Batch::read(batch).expect("a batch").time_ms;
         events.note(format_args!("node {node} applies {number} at {index}"));
-        let known = *events.entries.entry(index).or_insert(number);
-        assert_eq!(known, number, "node {node} has another entry {index} than a node before it");
+        let is_appended = matches!(outcomes.last(), Some(Outcome { reply: Reply::Appended(_), .. }));
+        let known = *events.entries.entry(index).or_insert((number, is_appended));
+        assert_eq!(known, (number, is_appended), "node {node} has another entry {index} than a node before it");
+        events.indices.insert(number, index);
         let applied = events.applied.get_mut(&node).expect("it has begun");
         assert!(applied.last().is_none_or(|&last| last < index), "indices rise");
         applied.push(index);
     }
 
+    /// The last entry that was acknowledged.
+    pub(crate) fn acknowledged(&self) -> u64 {
+        self.0.borrow().acknowledged
+    }
+
+    /// What the streams must hold that are there: the numbers that were appended to each, in the order of the log.
+    pub(crate) fn numbers(&self, stream: &str) -> Vec<u64> {
+        let events = self.0.borrow();
+        let of_stream = |number: u64| stream == format!("b/s{}", number / STREAM_BATCHES);
+        let appended = events.entries.values().filter(|(number, is_appended)| *is_appended && of_stream(*number));
+        appended.map(|(number, _)| *number).collect()
+    }
+
     pub(crate) fn has_applied(&self, node: u64, number: u64) -> bool {
         let events = self.0.borrow();
-        events.applied[&node].iter().any(|index| events.entries[index] == number)
+        events.applied[&node].iter().any(|index| events.entries[index].0 == number)
     }
 
     /// What became of all that was proposed.
@@ -191,7 +223,7 @@ impl History {
             assert!(applied.iter().eq(events.entries.keys()), "node {node} has applied all that any node has");
         }
         let mut index_of = BTreeMap::new();
-        for (&index, &number) in &events.entries {
+        for (&index, &(number, _)) in &events.entries {
             assert_eq!(index_of.insert(number, index), None, "proposal {number} is in the log twice");
         }
         let mut acknowledged = Vec::new();
@@ -219,4 +251,18 @@ impl History {
             assert!(index > last, "entry {index} was proposed after {last} was acknowledged");
         }
     }
+}
+
+/// What is bound after so many changes.
+fn bindings_of(changes: u64) -> Vec<u8> {
+    let binding = Binding {
+        name: "v".into(),
+        streams: Pattern::new("elsewhere-*").expect("a pattern"),
+        module: "m".into(),
+        digest: Digest([7; 32]),
+        role: Role::Validator,
+        config: changes.to_string().into(),
+        epoch: changes,
+    };
+    Binding::encode([&binding].into_iter().take(changes.min(1) as usize).collect::<Vec<_>>().into_iter())
 }

@@ -109,9 +109,13 @@ impl Trio {
 
     /// Proposes to `node` something that nobody has proposed before.
     async fn propose(&self, node: u64) -> Result<u64, ProposeError> {
+        self.propose_within(PROPOSED_WITHIN, node).await
+    }
+
+    async fn propose_within(&self, within: Duration, node: u64) -> Result<u64, ProposeError> {
         let node = self.node(node);
-        let (number, frame) = self.history.begin(100);
-        let result = timeout(PROPOSED_WITHIN, node.propose(frame)).await.unwrap_or(Err(ProposeError::Unknown));
+        let (number, frame) = self.history.begin(node.bindings_epoch(), 100);
+        let result = timeout(within, node.propose(frame)).await.unwrap_or(Err(ProposeError::Unknown));
         self.history.end(number, result);
         result.map(|()| number)
     }
@@ -134,10 +138,27 @@ impl Trio {
             assert!(begun.elapsed() < Duration::from_secs(30), "they have applied {applied:?}");
         }
         self.history.check();
-        let states: Vec<Vec<u8>> = self.nodes.iter().map(Node::state_bytes).collect();
+        let mut states: Vec<Vec<u8>> = self.nodes.iter().map(Node::state_bytes).collect();
+        // Streams of one slot are in no particular order.
+        states.iter_mut().for_each(|state| state.sort_unstable());
         assert!(states.iter().all(|state| *state == states[0]), "the states of all replicas are the same bytes");
         let streams = self.nodes[0].streams();
         assert!(self.nodes.iter().all(|node| node.streams() == streams), "and so are those of all streams");
+        for (stream, bytes) in &streams {
+            self.check_stream(stream, bytes);
+        }
+    }
+
+    /// Whether a stream holds what was appended to it: bodies begin with their number and their length.
+    fn check_stream(&self, stream: &str, bytes: &[u8]) {
+        let numbers = self.history.numbers(stream);
+        let mut rest = bytes;
+        for number in &numbers {
+            assert!(rest.starts_with(&number.to_le_bytes()), "{stream} holds {numbers:?}");
+            let length = u64::from_le_bytes(rest[8..16].try_into().expect("8 bytes"));
+            rest = &rest[length as usize..];
+        }
+        assert!(rest.is_empty(), "{stream} holds no more than {numbers:?}");
     }
 }
 
@@ -348,7 +369,7 @@ fn a_large_batch_does_not_delay_a_heartbeat() {
         let leader = trio.elected(None).await;
         // 4 MiB in 8 s: several election timeouts.
         trio.links.throttle(512 << 10);
-        let (number, frame) = trio.history.begin(4 << 20);
+        let (number, frame) = trio.history.begin(trio.node(leader).bindings_epoch(), 4 << 20);
         let term = trio.node(leader).role();
         let written = trio.node(leader).propose(frame).await;
         trio.history.end(number, written);

@@ -50,8 +50,8 @@ impl Observer for Witness {
         self.history.restore(self.node, group.applied(), self.has_begun.get());
     }
 
-    fn applied(&mut self, index: u64, batch: &Bytes, _outcomes: &[Outcome]) {
-        self.history.apply(self.node, index, batch);
+    fn applied(&mut self, index: u64, batch: &Bytes, outcomes: &[Outcome]) {
+        self.history.apply(self.node, index, batch, outcomes);
     }
 }
 
@@ -146,6 +146,11 @@ impl Node {
         if let Some(upto) = upto {
             replica.purge(upto).await;
         }
+    }
+
+    /// How often bindings have changed, as far as it has applied that.
+    pub(crate) fn bindings_epoch(&self) -> u64 {
+        self.up.borrow().as_ref().map_or(0, |up| up.state.borrow().bindings_epoch())
     }
 
     pub(crate) fn disk(&self) -> FaultyDisk {

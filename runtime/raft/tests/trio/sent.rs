@@ -228,7 +228,7 @@ fn before_much_of_the_log_goes_with_a_snapshot_another_one_is_wanted_once() {
         let away = Away::begin(1).await;
         let leader = away.trio.node(away.leader);
         for _ in 0..16 {
-            let (number, frame) = away.trio.history.begin(2 << 20);
+            let (number, frame) = away.trio.history.begin(away.trio.node(away.leader).bindings_epoch(), 2 << 20);
             let proposed = leader.propose(frame).await;
             away.trio.history.end(number, proposed);
             assert_eq!(proposed, Ok(()));
