@@ -5,16 +5,17 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
+use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpListener;
 use weir_cluster::{
-    Acceptor, ClusterId, Connecting, Connection, DiskId, Endpoint, Hello, Identity, LinkConfig, Message, Network,
-    NodeId, Security, Stream, Tcp,
+    Acceptor, ClusterId, Connecting, Connection, DiskId, Endpoint, Hello, Identity, Incoming, LinkConfig, Message,
+    Network, NodeId, Security, Stream, Tcp,
 };
 use weir_types::GroupId;
 
 use super::*;
-use crate::message::{Addressee, Answer, Lead, Letter, Request, encode};
+use crate::message::{Addressee, Answer, CallId, Lead, Letter, Peer, Request, encode};
 use crate::nodes::salute::{self, Hearer, MAIL, REFUSED, Salute, TAKEN};
 use crate::{Nodes, Producer};
 
@@ -86,6 +87,19 @@ impl AsyncWrite for BrittleStream {
     }
 }
 
+/// How node `number` meets others.
+fn endpoint(number: u64, breaks: Arc<AtomicU64>) -> Endpoint {
+    let counter = AtomicU64::new(number << 40);
+    Endpoint {
+        identity: Identity { cluster: ClusterId(7), node: node_id(number), disk: DiskId(number.into()) },
+        security: Security::None,
+        network: Arc::new(Brittle(breaks)),
+        entropy: Arc::new(move || counter.fetch_add(1, Ordering::Relaxed)),
+        admission: Arc::new(|_: &Hello| Ok(())),
+        config: LinkConfig::default(),
+    }
+}
+
 /// A node of three with real links, whose own number is `number` and whose life is `LIFE + number`.
 struct Member {
     shards: Vec<Shard>,
@@ -99,15 +113,7 @@ impl Member {
         config: ShardConfig,
         breaks: Arc<AtomicU64>,
     ) -> Member {
-        let counter = AtomicU64::new(number << 40);
-        let endpoint = Endpoint {
-            identity: Identity { cluster: ClusterId(7), node: node_id(number), disk: DiskId(number.into()) },
-            security: Security::None,
-            network: Arc::new(Brittle(breaks)),
-            entropy: Arc::new(move || counter.fetch_add(1, Ordering::Relaxed)),
-            admission: Arc::new(|_: &Hello| Ok(())),
-            config: LinkConfig::default(),
-        };
+        let endpoint = endpoint(number, breaks);
         let mut addresses = addresses.clone();
         addresses.remove(&node_id(number));
         let nodes = Some(Nodes { endpoint: endpoint.clone(), addresses, life: LIFE + number });
@@ -408,6 +414,43 @@ async fn what_was_lost_before_a_node_was_heard_first_is_not_waited_for() {
     assert_eq!(of_ours.say(&core, None, Vec::new()).0, TAKEN);
     let ended = within("the call's end", waiting).await.err();
     assert!(matches!(ended, Some(ShardError::Unknown)), "{ended:?}");
+    member.stop().await;
+}
+
+/// Work that ends with a loss owes an answer, also when none was on its way.
+#[tokio::test(flavor = "local")]
+async fn whose_work_has_ended_is_told_so() {
+    let (mut listeners, addresses) = addresses().await;
+    let mut acceptor = Acceptor::new(endpoint(2, Arc::default()), Box::new(listeners.remove(1)));
+    let member = Member::start(1, listeners.remove(0), &addresses, config(), Arc::default()).await;
+    let core = Rc::clone(&member.shards[0].0);
+    let outgoing = core.post.node(lane().0).expect("node 2 is known").clone();
+    let asked = CallId { place: 0, generation: 0 };
+    let origin = Peer::Away(lane().0, Addressee { shard: ShardId(0), life: 5 });
+    // Node 1 has something to say all the time, and works for node 2, which has heard nothing of it on this connection.
+    let _expected = outgoing.expect();
+    core.work(origin, asked, std::future::pending());
+    let told = async {
+        let mut lost = Vec::new();
+        while !lost.contains(&5) {
+            let accepted = acceptor.next().await;
+            if accepted.hello.lane != weir_cluster::Lane::Mail(ShardId(0)) {
+                continue;
+            }
+            let mut incoming = Incoming::new(accepted, BytesMut::with_capacity, &LinkConfig::default());
+            // The first word is heard, and the one behind it is not.
+            let hearer = Hearer { life: 5, epoch: 1 };
+            while let Some((message, responder)) = incoming.next().await {
+                let salute = salute::head::<Salute>(&message).expect("it is mail");
+                lost.extend(salute.lost);
+                if salute.to.is_some() {
+                    break;
+                }
+                responder.send(salute::message(TAKEN, &hearer, Vec::new()));
+            }
+        }
+    };
+    within("the end of the work is told", told).await;
     member.stop().await;
 }
 
