@@ -23,7 +23,7 @@ const LIFE: u64 = 77;
 /// How long anything may take, on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn node_id(number: u64) -> NodeId {
+pub(super) fn node_id(number: u64) -> NodeId {
     NodeId::new(number).expect("not 0")
 }
 
@@ -88,7 +88,7 @@ impl AsyncWrite for BrittleStream {
 }
 
 /// How node `number` meets others.
-fn endpoint(number: u64, breaks: Arc<AtomicU64>) -> Endpoint {
+pub(super) fn endpoint(number: u64, breaks: Arc<AtomicU64>) -> Endpoint {
     let counter = AtomicU64::new(number << 40);
     Endpoint {
         identity: Identity { cluster: ClusterId(7), node: node_id(number), disk: DiskId(number.into()) },
@@ -101,8 +101,9 @@ fn endpoint(number: u64, breaks: Arc<AtomicU64>) -> Endpoint {
 }
 
 /// A node of three with real links, whose own number is `number` and whose life is `LIFE + number`.
-struct Member {
-    shards: Vec<Shard>,
+pub(super) struct Member {
+    pub(super) shards: Vec<Shard>,
+    accepting: tokio::task::JoinHandle<()>,
 }
 
 impl Member {
@@ -114,15 +115,27 @@ impl Member {
         breaks: Arc<AtomicU64>,
     ) -> Member {
         let endpoint = endpoint(number, breaks);
+        Member::start_on((LIFE + number, disks(), None), endpoint, listener, addresses, config).await
+    }
+
+    /// A member in a life of its own, on these disks and with this cold tier.
+    pub(super) async fn start_on(
+        (life, disks, cold): (u64, Vec<Arc<dyn Disk>>, Option<Cold>),
+        endpoint: Endpoint,
+        listener: TcpListener,
+        addresses: &BTreeMap<NodeId, String>,
+        config: ShardConfig,
+    ) -> Member {
+        let number = endpoint.identity.node.get();
         let mut addresses = addresses.clone();
         addresses.remove(&node_id(number));
-        let nodes = Some(Nodes { endpoint: endpoint.clone(), addresses, life: LIFE + number });
+        let nodes = Some(Nodes { endpoint: endpoint.clone(), addresses, life });
         let modules = Host::new(Arc::new(MemoryStore::default()), Arc::new(InProcess), HostConfig::default());
         let seams = Seams {
             clock: Arc::new(TestClock(AtomicU64::new(0))),
-            entropy: Arc::new(Counter(AtomicU64::new(number))),
-            disks: disks(),
-            cold: None,
+            entropy: Arc::new(Counter(AtomicU64::new(life))),
+            disks,
+            cold,
             modules: modules.expect("the engine runs"),
             builtins: Arc::new([]),
             nodes,
@@ -135,7 +148,7 @@ impl Member {
             shards.push(shard.expect("it opens"));
         }
         let takers = shards.clone();
-        tokio::task::spawn_local(async move {
+        let accepting = tokio::task::spawn_local(async move {
             let mut acceptor = Acceptor::new(endpoint, Box::new(listener));
             loop {
                 let accepted = acceptor.next().await;
@@ -143,11 +156,12 @@ impl Member {
                 takers[usize::from(taker.0)].accept(accepted);
             }
         });
-        Member { shards }
+        Member { shards, accepting }
     }
 
     /// Ends it as a crash would, but for what is on its disk.
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
+        self.accepting.abort();
         for shard in &self.shards {
             shard.shutdown().await;
         }
@@ -155,7 +169,7 @@ impl Member {
 }
 
 /// Three listeners and their addresses.
-async fn addresses() -> (Vec<TcpListener>, BTreeMap<NodeId, String>) {
+pub(super) async fn addresses() -> (Vec<TcpListener>, BTreeMap<NodeId, String>) {
     let (mut listeners, mut addresses) = (Vec::new(), BTreeMap::new());
     for number in 1..=3 {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -171,11 +185,11 @@ async fn lone(config: ShardConfig) -> Member {
     Member::start(1, listeners.remove(0), &addresses, config, Arc::default()).await
 }
 
-async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+pub(super) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what} did not happen"))
 }
 
-fn create() -> CreateRequest {
+pub(super) fn create() -> CreateRequest {
     CreateRequest {
         content_type: "text/plain".into(),
         expiry: Expiry::Never,
