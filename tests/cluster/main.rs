@@ -2,6 +2,7 @@
 
 mod modules;
 mod nodes;
+mod tier;
 
 use std::thread;
 use std::time::{Duration, Instant};

@@ -22,6 +22,13 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Forms a cluster of three, its nodes started in the order `order` with these variables.
     pub(crate) fn form(order: [usize; 3], variables: &[(&str, &str)]) -> Cluster {
+        let mut cluster = Cluster::new(variables);
+        cluster.start(&order);
+        cluster
+    }
+
+    /// The nodes of a cluster of three, none of which runs yet.
+    pub(crate) fn new(variables: &[(&str, &str)]) -> Cluster {
         let addresses: Vec<SocketAddr> = (0..3).map(|_| ports::free()).collect();
         let setup = |node: usize| {
             let number = (node + 1).to_string();
@@ -44,18 +51,21 @@ impl Cluster {
             }
             setup
         };
-        let mut cluster = Cluster { setups: (0..3).map(setup).collect(), servers: vec![None, None, None] };
-        let starting = order.map(|node| {
-            let mut setup = cluster.setups[node].clone();
+        Cluster { setups: (0..3).map(setup).collect(), servers: vec![None, None, None] }
+    }
+
+    /// Starts these nodes, one soon after the other, and waits until they are ready.
+    pub(crate) fn start(&mut self, order: &[usize]) {
+        let starting = |node: &usize| {
+            let mut setup = self.setups[*node].clone();
             let starting = thread::spawn(move || (setup.start(), setup));
             thread::sleep(Duration::from_millis(100));
-            (node, starting)
-        });
-        for (node, starting) in starting {
+            (*node, starting)
+        };
+        for (node, starting) in order.iter().map(starting).collect::<Vec<_>>() {
             let (server, setup) = starting.join().expect("it is ready");
-            (cluster.servers[node], cluster.setups[node]) = (Some(server), setup);
+            (self.servers[node], self.setups[node]) = (Some(server), setup);
         }
-        cluster
     }
 
     /// A client of a node.

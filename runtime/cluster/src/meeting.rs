@@ -31,7 +31,9 @@ pub(crate) enum MeetingError {
     Tls { ours: NodeId },
     #[error("node {ours} speaks version {VERSION} of what nodes say to each other, and the other end version {theirs}")]
     Version { ours: NodeId, theirs: u8 },
-    #[error("node {ours} belongs to cluster {our_cluster}, and node {theirs} to cluster {their_cluster}")]
+    #[error(
+        "node {ours} belongs to cluster {our_cluster}, and node {theirs} to cluster {their_cluster}: the clusters have other names, or other cold tiers"
+    )]
     Cluster { ours: NodeId, our_cluster: ClusterId, theirs: NodeId, their_cluster: ClusterId },
     #[error("node {ours} met a node that says it is node {ours}, too")]
     Twin { ours: NodeId },

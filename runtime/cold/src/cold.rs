@@ -32,6 +32,7 @@ pub struct Cold {
     inner: Arc<Inner>,
     runtime: Handle,
     keeps_snapshots: bool,
+    owner: Option<u64>,
 }
 
 pub(crate) struct Inner {
@@ -114,7 +115,19 @@ impl Cold {
             }),
             runtime,
             keeps_snapshots: false,
+            owner: None,
         }
+    }
+
+    /// The same, which belongs to a cluster of several nodes: the number that they have claimed the store with.
+    #[must_use]
+    pub fn owned_by(self, cluster: u64) -> Cold {
+        Cold { owner: Some(cluster), ..self }
+    }
+
+    /// The number that a cluster of several nodes has claimed the store with; none where the store is one node's.
+    pub fn owner(&self) -> Option<u64> {
+        self.owner
     }
 
     /// The same, on a store that outlives the node: snapshots go there, too.

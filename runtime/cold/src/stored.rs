@@ -108,6 +108,11 @@ impl SnapshotName {
         (name.piece(piece.parse().ok()?) == object).then_some(name)
     }
 
+    /// The snapshot that an object is the manifest or a piece of.
+    pub fn of_object(object: &str) -> Option<SnapshotName> {
+        SnapshotName::of_manifest(object).or_else(|| SnapshotName::of_piece(object))
+    }
+
     /// Whether an object is the manifest of some snapshot.
     pub fn is_manifest(object: &str) -> bool {
         SnapshotName::of_manifest(object).is_some()

@@ -13,7 +13,7 @@ use futures_util::future::BoxFuture;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tokio::runtime::{Builder, Handle};
-use weir_cold::claim::{ClaimError, claim};
+use weir_cold::claim::{ClaimError, Member, claim, claim_for_cluster, owner, take_over};
 use weir_cold::{
     ChunkBuilder, ChunkName, ChunkStore, ClaimedStore, Cold, ColdError, LocalStore, MemoryStore, MovedStore, PackIn,
     PartRef, ReadMax, StoreError,
@@ -371,5 +371,51 @@ fn a_store_that_did_not_answer_is_asked_whose_it_is_before_anything_else() {
             assert!(matches!(other.put("b", Bytes::new()).await, Err(StoreError::Denied(_))));
         }
         assert_eq!(store.objects().len(), 2, "nothing was changed");
+    });
+}
+
+#[test]
+fn nodes_of_a_cluster_find_the_same_number_and_nobody_else_is_let_in() {
+    const RACE: Duration = Duration::from_secs(1);
+    let member = |node, disk| Member { cluster: "cluster \"c1\" of nodes 1, 2", node, disk };
+    run(async {
+        let store = MemoryStore::default();
+        let enter = |member, known, drawn| claim_for_cluster(&store, member, known, drawn, RACE);
+        // Both begin at the same time, and one of them has put last.
+        let (first, second) = tokio::join!(enter(member(1, 11), None, 5), enter(member(2, 12), None, 6));
+        let number = first.expect("it is nobody's");
+        assert_eq!(second, Ok(number));
+        assert_eq!(enter(member(1, 11), None, 7).await, Ok(number), "it comes again before it has noted anything");
+        assert_eq!(enter(member(1, 11), Some(number), 7).await, Ok(number));
+        // One that was told another number has another store.
+        let says = owner(&store).await.expect("it answers").expect("it is claimed");
+        assert_eq!(enter(member(1, 11), Some(4), 7).await, Err(ClaimError::Taken(says.clone())));
+        let seated = |node, disk: u128| Err(ClaimError::Seated { node, disk: format!("{disk:032x}") });
+        assert_eq!(enter(member(2, 99), None, 7).await, seated(2, 12), "a cluster that is called the same");
+        let other = Member { cluster: "cluster \"c2\" of nodes 1, 2", ..member(1, 11) };
+        assert_eq!(enter(other, None, 7).await, Err(ClaimError::Taken(says.clone())));
+        assert_eq!(claim(&store, number, false, RACE).await, Err(ClaimError::Taken(says)), "a node that is alone");
+        // One of a store that did not answer at the start.
+        let ours = ClaimedStore::of_cluster(Arc::new(store.clone()), number, member(1, 11).cluster);
+        ours.put("a", Bytes::from_static(b"x")).await.expect("it is ours");
+        let not = ClaimedStore::of_cluster(Arc::new(store.clone()), number + 1, member(1, 11).cluster);
+        not.put("a", Bytes::new()).await.expect_err("it is another one's");
+        take_over(&store, 3).await.expect("it answers");
+        claim(&store, 3, true, RACE).await.expect("it is the node's now");
+        enter(member(1, 11), Some(number), 7).await.expect_err("and the cluster's no longer");
+        assert!(!store.objects().keys().any(|object| object.starts_with("weir-node")));
+        store.objects().clear();
+        assert_eq!(enter(member(1, 11), Some(number), 7).await, Err(ClaimError::Lost));
+        // Two clusters that are called the same, at the same time.
+        let (first, second) = tokio::join!(enter(member(1, 11), None, 5), enter(member(1, 12), None, 6));
+        assert!(first.is_ok() != second.is_ok(), "{first:?} {second:?}");
+        let left = MemoryStore::default();
+        left.objects().insert(NAME.object(), Bytes::new());
+        assert_eq!(claim_for_cluster(&left, member(1, 1), None, 1, RACE).await, Err(ClaimError::Unmarked));
+        // A node's own store is no cluster's.
+        let alone = MemoryStore::default();
+        claim(&alone, 7, false, RACE).await.expect("it is nobody's");
+        let taken = claim_for_cluster(&alone, member(1, 1), None, 1, RACE).await;
+        assert_eq!(taken, Err(ClaimError::Taken("0000000000000007".to_string())));
     });
 }

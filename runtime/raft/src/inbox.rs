@@ -2,9 +2,10 @@
 
 use std::io;
 
+use bytes::BytesMut;
 use openraft::alias::VoteOf;
 use tokio::time::Instant;
-use weir_storage::{EntryId, SnapshotWriter};
+use weir_storage::{EntryId, SECTION_BYTES_MAX, SnapshotWriter};
 
 use crate::config::TypeConfig;
 use crate::parcel::{Part, Receipt, Sum};
@@ -33,6 +34,8 @@ pub(crate) struct Open {
     pub(crate) which: Which,
     pub(crate) writer: SnapshotWriter,
     pub(crate) sum: Sum,
+    /// Pieces of a section that goes on.
+    pub(crate) begun: BytesMut,
     /// When something has come last.
     pub(crate) touched: Instant,
 }
@@ -83,15 +86,30 @@ impl Open {
     /// Adds parts. Blocks.
     ///
     /// # Errors
-    /// Whatever the disk says: it cannot be gone on with.
+    /// Whatever the disk says, and pieces that make no section: it cannot be gone on with.
     pub(crate) fn add(&mut self, parts: &[Part]) -> io::Result<()> {
         for part in parts {
             match part {
-                Part::Section(bytes) => self.writer.section(bytes)?,
-                Part::Entry(id, kind, body) => self.writer.entry(*id, *kind, body)?,
+                Part::Section(bytes) if self.begun.is_empty() => self.writer.section(bytes)?,
+                Part::Section(bytes) => {
+                    self.begin(bytes)?;
+                    self.writer.section(&std::mem::take(&mut self.begun))?;
+                }
+                Part::Piece(bytes) => self.begin(bytes)?,
+                Part::Entry(id, kind, body) if self.begun.is_empty() => self.writer.entry(*id, *kind, body)?,
+                Part::Entry(..) => return Err(io::Error::other("an entry came within a section")),
             }
             self.sum.add(part);
         }
+        Ok(())
+    }
+
+    /// Adds a piece to the section that goes on.
+    fn begin(&mut self, piece: &[u8]) -> io::Result<()> {
+        if self.begun.len() + piece.len() > SECTION_BYTES_MAX {
+            return Err(io::Error::other("a section is longer than any is written"));
+        }
+        self.begun.extend_from_slice(piece);
         Ok(())
     }
 }

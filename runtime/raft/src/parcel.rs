@@ -4,7 +4,8 @@
 //! parcel   vote, last entry, parts before, whether it is the last and what all are together, its parts
 //!            -> go on, wait, begin again, or a vote
 //! ```
-//! A part is a section of the snapshot or an entry that goes with it; its bytes are a body of the message. A vote says that
+//! A part is a section of the snapshot, a piece of one that is too long for a message, or an entry that goes with it; its bytes are a
+//! body of the message. A vote says that
 //! the snapshot was taken over, or is not needed; or that it is that of a later leader.
 
 use std::io;
@@ -45,11 +46,18 @@ pub(crate) struct Sum {
 /// A part of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
-    /// A section, which is not empty.
+    /// A section, or the last piece of one. It is not empty.
     Section(Bytes),
+    /// A piece of a section, which the next part goes on with. It is not empty.
+    Piece(Bytes),
     /// An entry: which, of what kind, and its body.
     Entry(EntryId, u8, Bytes),
 }
+
+/// What a part is called on the way.
+const SECTION: u8 = 0;
+const ENTRY: u8 = 1;
+const PIECE: u8 = 2;
 
 /// What is answered to a parcel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +75,7 @@ pub(crate) enum Receipt {
 impl Sum {
     /// Adds a part.
     pub(crate) fn add(&mut self, part: &Part) {
-        let (Part::Section(bytes) | Part::Entry(_, _, bytes)) = part;
+        let (Part::Section(bytes) | Part::Piece(bytes) | Part::Entry(_, _, bytes)) = part;
         self.parts += 1;
         self.bytes += bytes.len() as u64;
         self.crc = crc32c::crc32c_append(self.crc, bytes);
@@ -88,12 +96,14 @@ pub(crate) fn encode_parcel(parcel: Parcel) -> Message {
     head.put_u32_le(crc);
     let mut bodies = Vec::with_capacity(parts.len());
     for part in parts {
-        let (kind, id, body) = match part {
-            Part::Section(bytes) => (None, EntryId { index: 0, term: 0 }, bytes),
-            Part::Entry(id, kind, body) => (Some(kind), id, body),
+        let none = EntryId { index: 0, term: 0 };
+        let (what, kind, id, body) = match part {
+            Part::Section(bytes) => (SECTION, 0, none, bytes),
+            Part::Piece(bytes) => (PIECE, 0, none, bytes),
+            Part::Entry(id, kind, body) => (ENTRY, kind, id, body),
         };
-        head.put_u8(u8::from(kind.is_some()));
-        head.put_u8(kind.unwrap_or(0));
+        head.put_u8(what);
+        head.put_u8(kind);
         head.put_u64_le(id.term);
         head.put_u64_le(id.index);
         bodies.push(body);
@@ -115,17 +125,18 @@ pub(crate) fn decode_parcel(mut head: Bytes, bodies: Vec<Bytes>) -> io::Result<P
     let crc = head.try_get_u32_le().map_err(|_| malformed())?;
     let mut parts = Vec::with_capacity(bodies.len());
     for body in bodies {
-        let is_entry = get_bool(&mut head)?;
+        let what = head.try_get_u8().map_err(|_| malformed())?;
         let kind = head.try_get_u8().map_err(|_| malformed())?;
         let id = EntryId { term: get_u64(&mut head)?, index: get_u64(&mut head)? };
         if body.len() < FRAME_HEADER_BYTES {
             return Err(malformed());
         }
         let body = body.slice(FRAME_HEADER_BYTES..);
-        parts.push(match is_entry {
-            true => Part::Entry(id, kind, body),
-            false if body.is_empty() => return Err(malformed()),
-            false => Part::Section(body),
+        parts.push(match what {
+            ENTRY => Part::Entry(id, kind, body),
+            SECTION if !body.is_empty() => Part::Section(body),
+            PIECE if !body.is_empty() => Part::Piece(body),
+            _ => return Err(malformed()),
         });
     }
     let sum = is_last.then_some(Sum { parts: sum_parts, bytes, crc });
@@ -170,7 +181,11 @@ mod tests {
 
     fn parcel() -> Parcel {
         let id = EntryId { index: 30, term: 4 };
-        let parts = vec![Part::Section(Bytes::from("pages")), Part::Entry(id, 1, Bytes::from("batch"))];
+        let parts = vec![
+            Part::Piece(Bytes::from("more ")),
+            Part::Section(Bytes::from("pages")),
+            Part::Entry(id, 1, Bytes::from("batch")),
+        ];
         let mut sum = Sum::default();
         parts.iter().for_each(|part| sum.add(part));
         Parcel { vote: vote(true), last: EntryId { index: 41, term: 6 }, before: 3, sum: Some(sum), parts }
@@ -209,11 +224,12 @@ mod tests {
             Parcel { vote: vote(false), ..parcel() },
             Parcel { last: EntryId { index: 41, term: 8 }, ..parcel() },
             Parcel { parts: vec![Part::Section(Bytes::new())], ..parcel() },
+            Parcel { parts: vec![Part::Piece(Bytes::new())], ..parcel() },
         ] {
             let (head, bodies) = arrived(encode_parcel(wrong));
             assert!(decode_parcel(head, bodies).is_err());
         }
         let (head, _) = arrived(encode_parcel(parcel()));
-        assert!(decode_parcel(head, vec![Bytes::from("short"); 2]).is_err());
+        assert!(decode_parcel(head, vec![Bytes::from("short"); 3]).is_err());
     }
 }

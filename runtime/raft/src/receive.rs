@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 use crate::blocking::blocking;
 use crate::config::TypeConfig;
 use crate::inbox::{Inbox, Open, Task, Which};
-use crate::parcel::{Parcel, Receipt, Sum};
+use crate::parcel::{Parcel, Receipt};
 use crate::replica::Replica;
 use crate::snapshot::Snapshot;
 use crate::state_machine::SnapshotData;
@@ -55,7 +55,7 @@ impl Replica {
                 *self.inbox.borrow_mut() = Inbox::Open(open);
                 Receipt::GoOn
             }
-            Ok(open) if sum == Some(open.sum) => {
+            Ok(open) if sum == Some(open.sum) && open.begun.is_empty() => {
                 *self.inbox.borrow_mut() = Inbox::Whole(which);
                 tokio::task::spawn_local(self.take_over(which, open));
                 Receipt::Wait
@@ -82,7 +82,8 @@ impl Replica {
                 Task::GoOn(open) => open,
                 Task::Begin | Task::Answer(_) => {
                     let writer = snapshots.begin_received(group, which.1)?;
-                    Open { which, writer, sum: Sum::default(), touched: Instant::now() }
+                    let (sum, begun) = Default::default();
+                    Open { which, writer, sum, begun, touched: Instant::now() }
                 }
             };
             open.add(&parcel.parts)?;

@@ -8,6 +8,7 @@
 use std::io;
 use std::time::Duration;
 
+use bytes::Bytes;
 use openraft::alias::VoteOf;
 use send_wrapper::SendWrapper;
 use tokio::time::sleep;
@@ -26,7 +27,8 @@ use crate::snapshot::Taken;
 /// A parcel is full when it has so many bytes, or so many parts.
 const PARCEL_BYTES: usize = 512 << 10;
 const PARCEL_PARTS: usize = 256;
-/// Bytes of one part, at most, so that it fits a message behind others. A section is one slot's streams, which may be large.
+/// Bytes of one part, at most, so that it fits a message behind others. An entry has less. A section is one slot's streams, which may
+/// be large: it is cut.
 const PART_BYTES_MAX: usize = FRAME_BYTES_MAX - PARCEL_BYTES - (2 << 20);
 /// How fast snapshots go to one node.
 const BYTES_PER_SECOND: u64 = 32 << 20;
@@ -42,8 +44,6 @@ pub(crate) enum ShipError {
     Outdated { index: u64 },
     #[error("much of the log goes with the snapshot: a newer one is awaited")]
     Heavy,
-    #[error("a part of it has {bytes} bytes, more than a message: trim the stream with the most records, or delete it")]
-    Large { bytes: usize },
     #[error("it did not arrive as it was sent, and is sent again")]
     Lost,
     #[error(transparent)]
@@ -162,8 +162,10 @@ impl Shipment {
             let section;
             (file, section) = self.section(file).await?;
             let Some(section) = section else { break };
-            if let Some(vote) = self.add(sending, Part::Section(section)).await? {
-                return Ok(Some(vote));
+            for part in cut(section, PART_BYTES_MAX) {
+                if let Some(vote) = self.add(sending, part).await? {
+                    return Ok(Some(vote));
+                }
             }
             // The first section says which membership there was. Entries come behind it.
             if std::mem::take(&mut is_first) {
@@ -182,7 +184,7 @@ impl Shipment {
         self.flush(sending).await
     }
 
-    async fn section(&self, mut file: SnapshotReader) -> Result<(SnapshotReader, Option<bytes::Bytes>), ShipError> {
+    async fn section(&self, mut file: SnapshotReader) -> Result<(SnapshotReader, Option<Bytes>), ShipError> {
         let read = move || {
             let section = file.section()?;
             Ok((file, section))
@@ -199,12 +201,8 @@ impl Shipment {
     where
         F: Future<Output = Result<Message, CallError>>,
     {
-        let (Part::Section(bytes) | Part::Entry(_, _, bytes)) = &part;
-        if bytes.len() > PART_BYTES_MAX {
-            let error = ShipError::Large { bytes: bytes.len() };
-            tracing::error!(group = self.group.0, %error, "a snapshot cannot be sent");
-            return Err(error);
-        }
+        let (Part::Section(bytes) | Part::Piece(bytes) | Part::Entry(_, _, bytes)) = &part;
+        assert!(bytes.len() <= PART_BYTES_MAX, "sections are cut, and an entry was a message once");
         sending.bytes += bytes.len();
         sending.parts.push(part);
         if sending.bytes < PARCEL_BYTES && sending.parts.len() < PARCEL_PARTS {
@@ -265,5 +263,37 @@ impl Shipment {
         let parcel = Parcel { vote: sending.vote, last, before, sum, parts };
         let answer = (sending.ask)(encode_parcel(parcel)).await?;
         decode_receipt(answer.head).map_err(ShipError::Answer)
+    }
+}
+
+/// A section in parts of at most `bytes_max`.
+fn cut(mut section: Bytes, bytes_max: usize) -> impl Iterator<Item = Part> {
+    let mut is_over = false;
+    std::iter::from_fn(move || {
+        if is_over {
+            return None;
+        }
+        is_over = section.len() <= bytes_max;
+        Some(if is_over {
+            Part::Section(std::mem::take(&mut section))
+        } else {
+            Part::Piece(section.split_to(bytes_max))
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_section_is_cut_where_it_is_longer_than_a_part() {
+        let piece = |text: &'static str| Part::Piece(Bytes::from(text));
+        let section = |text: &'static str| Part::Section(Bytes::from(text));
+        let parts = |text: &'static str| cut(Bytes::from(text), 4).collect::<Vec<_>>();
+        assert_eq!(parts("abc"), [section("abc")]);
+        assert_eq!(parts("abcd"), [section("abcd")]);
+        assert_eq!(parts("abcdefghij"), [piece("abcd"), piece("efgh"), section("ij")]);
+        assert_eq!(parts("abcdefgh"), [piece("abcd"), section("efgh")]);
     }
 }

@@ -170,11 +170,12 @@ async fn back_up(State(admin): State<Admin>, Json(request): Json<BackupRequest>)
         Err(refused) => return refused.into_response(),
     };
     let cold = &admin.config.cold;
-    if admin.cold.is_none() {
+    let Some(tier) = &admin.cold else {
         return (StatusCode::CONFLICT, "there is no cold tier, so there is nothing to copy\n").into_response();
-    }
-    let node_id = admin.shard_config.node_id;
-    lasting(backup::lines(request, cold, node_id, &admin.shards, &admin.cold_runtime, turn))
+    };
+    // A node that is alone is its cluster.
+    let number = tier.owner().unwrap_or(admin.shard_config.node_id);
+    lasting(backup::lines(request, cold, number, &admin.shards, &admin.cold_runtime, turn))
 }
 
 /// An answer that takes as long as it needs.

@@ -38,6 +38,13 @@ pub(crate) struct BackupRequest {
 pub(crate) enum Line {
     /// How far it is.
     Progress(Totals),
+    /// A group is led by another node, which is to be asked for its backup.
+    Elsewhere {
+        /// Which.
+        group: u16,
+        /// Whether an earlier backup of it is in the same place.
+        is_there: bool,
+    },
     /// It cannot be made: the last line.
     Failed {
         /// Why.
@@ -62,12 +69,12 @@ pub(crate) struct Totals {
     pub(crate) copied_bytes: u64,
 }
 
-/// Opens the place that a backup of the node `node_id` is to go to, which a folder must be able to become, and makes it on all
+/// Opens the place that a backup of the cluster that has this number is to go to, which a folder must be able to become, and makes it on all
 /// `shards`; gives its lines. It ends early when nobody reads them. `turn` is given back when nothing more is done in that place.
 pub(crate) fn lines(
     request: BackupRequest,
     config: &ColdConfig,
-    node_id: u64,
+    cluster: u64,
     shards: &[Address],
     runtime: &Handle,
     turn: OwnedSemaphorePermit,
@@ -77,7 +84,7 @@ pub(crate) fn lines(
     let (config, shards, on, turn) = (config.clone(), shards.to_vec(), runtime.clone(), Arc::new(turn));
     // To list a large place takes its time.
     runtime.spawn(async move {
-        match open(&request.to, &config, node_id).await {
+        match open(&request.to, &config, cluster).await {
             Ok((store, there)) => {
                 let (to, there) = (Cold::new(store, 0, on, BTreeSet::new()), Arc::new(there));
                 shards.iter().for_each(|shard| shard.backup(to.clone(), there.clone(), sender.clone(), turn.clone()));
@@ -93,10 +100,10 @@ pub(crate) fn lines(
 async fn open(
     url: &str,
     config: &ColdConfig,
-    node_id: u64,
+    cluster: u64,
 ) -> Result<(Arc<dyn ChunkStore>, BTreeMap<ChunkName, u64>), String> {
     let store = place(url, config).map_err(|error| told(&error))?;
-    let there = begin_backup(&*store, node_id).await.map_err(|error| match error {
+    let there = begin_backup(&*store, cluster).await.map_err(|error| match error {
         BackupError::Store(StoreError::Failed(reason) | StoreError::Denied(reason)) => reason,
         error => error.to_string(),
     })?;
@@ -132,7 +139,7 @@ fn body(report: Report) -> Body {
     Body::from_stream(stream::unfold(Some(report), |report| async {
         let mut report = report?;
         let line = report.next().await?;
-        let is_last = !matches!(line, Line::Progress(_));
+        let is_last = matches!(line, Line::Failed { .. } | Line::End(_));
         let mut text = serde_json::to_string(&line).expect("plain values can be written");
         text.push('\n');
         Some((Ok::<_, Infallible>(text), (!is_last).then_some(report)))
@@ -149,6 +156,9 @@ impl Report {
                 Err(_) => return Some(Line::Progress(self.totals)),
                 Ok(None) => return None,
                 Ok(Some(BackupNews::Failed(reason))) => return Some(Line::Failed { reason }),
+                Ok(Some(BackupNews::Elsewhere { group, is_there })) => {
+                    return Some(Line::Elsewhere { group: group.0, is_there });
+                }
                 Ok(Some(news)) => self.take(&news),
             }
         }
@@ -167,7 +177,7 @@ impl Report {
                 totals.bytes += bytes;
                 totals.copied_bytes += if *was_there { 0 } else { *bytes };
             }
-            BackupNews::Failed(_) => {}
+            BackupNews::Failed(_) | BackupNews::Elsewhere { .. } => {}
             BackupNews::Ended => self.shards -= 1,
         }
     }

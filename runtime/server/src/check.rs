@@ -66,6 +66,11 @@ pub(crate) enum Line {
         /// What the store has said.
         reason: String,
     },
+    /// A group is led by another node: nothing of it was looked at, or not all.
+    Elsewhere {
+        /// Which.
+        group: u16,
+    },
     /// How far the check is.
     Progress(Totals),
     /// It is at its end: the last line. Without it, the check did not come to its end.
@@ -157,6 +162,7 @@ impl Report {
                 self.shards -= 1;
                 return None;
             }
+            CheckNews::Elsewhere(group) => return Some(Line::Elsewhere { group: group.0 }),
             CheckNews::Whole { bytes } => (bytes, None),
             CheckNews::Damaged(DamagedChunk { group, chunk, bytes, reason, streams, stream_bytes, unrepaired }) => {
                 self.totals.damaged += 1;

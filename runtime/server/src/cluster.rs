@@ -45,26 +45,22 @@ pub(crate) enum ClusterError {
     Tls(#[from] TlsError),
 }
 
-/// The other nodes, and how this one meets them. `random` draws what nobody is to guess, `met` are those that it knows, and `noted` is
+/// The other nodes, and how this one meets them. This one has a number, and its cluster another in the cold tier, if it has one: who
+/// has another bucket belongs to another cluster. `random` draws what nobody is to guess, `met` are those that it knows, and `noted` is
 /// called with all of them when there is one more.
 ///
 /// # Errors
 /// [`ClusterError`].
 pub(crate) fn nodes(
     config: &ClusterConfig,
-    id: NodeId,
+    (id, store): (NodeId, Option<u64>),
     node: &Node,
     random: impl Entropy,
     met: Peers,
     noted: impl Fn(&Peers) + Send + Sync + 'static,
 ) -> Result<Nodes, ClusterError> {
     let (addresses, life) = (config.peers()?, random.u64());
-    let identity = Identity {
-        cluster: cluster_id(&config.id),
-        node: id,
-        // Drawn when the logs were formed, and in each of them.
-        disk: DiskId(node.wal_ids.first().copied().map_or(0, u128::from)),
-    };
+    let identity = Identity { cluster: cluster_id(&config.id, store), node: id, disk: DiskId(node.disk()) };
     let endpoint = Endpoint {
         identity,
         security: security(config)?,
@@ -76,9 +72,13 @@ pub(crate) fn nodes(
     Ok(Nodes { endpoint, addresses, life })
 }
 
-/// What a cluster's name stands for between nodes.
-fn cluster_id(name: &str) -> ClusterId {
-    let digest = Sha256::digest(name.as_bytes());
+/// What a cluster's name, and its number in the cold tier, stand for between nodes.
+fn cluster_id(name: &str, store: Option<u64>) -> ClusterId {
+    let digest = match store {
+        None => Sha256::digest(name.as_bytes()),
+        // No name has a line break.
+        Some(number) => Sha256::digest(format!("{name}\n{number:016x}").as_bytes()),
+    };
     ClusterId(u128::from_le_bytes(*digest.first_chunk().expect("a digest has 32 bytes")))
 }
 
@@ -169,7 +169,7 @@ mod tests {
         let noted = move |peers: &Peers| noted.send(peers.clone()).expect("somebody listens");
         let admission = admission([node(2), node(4)].into(), [(node(4), DiskId(1))].into(), noted);
         let admit = |number, disk| {
-            let identity = Identity { cluster: cluster_id("c1"), node: node(number), disk: DiskId(disk) };
+            let identity = Identity { cluster: cluster_id("c1", None), node: node(number), disk: DiskId(disk) };
             admission.admit(&Hello { identity, meant: node(1), lane: Lane::Mail(ShardId(0)) })
         };
         assert!(admit(3, 1).expect_err("nobody knows it").contains("node 3 is not one"));
@@ -179,6 +179,8 @@ mod tests {
         admit(4, 2).expect_err("it was met in an earlier life");
         let notes: Vec<Peers> = notes.try_iter().collect();
         assert_eq!(notes, [[(node(2), DiskId(7)), (node(4), DiskId(1))].into()]);
-        assert_ne!(cluster_id("c1"), cluster_id("c2"));
+        assert_ne!(cluster_id("c1", None), cluster_id("c2", None));
+        assert_ne!(cluster_id("c1", None), cluster_id("c1", Some(0)));
+        assert_ne!(cluster_id("c1", Some(1)), cluster_id("c1", Some(0)));
     }
 }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::{Handle, Runtime};
-use weir_cold::claim::{ClaimError, claim};
+use weir_cold::claim::{ClaimError, Member, claim, claim_for_cluster};
 use weir_cold::{ChunkName, ChunkStore, ClaimedStore, Cold, LocalStore, MovedStore, S3Store, StoreError};
 
 use crate::config::ColdConfig;
-use crate::node::{DataDir, NodeError};
+use crate::node::{DataDir, Node, NodeError};
 
 /// Files that are read or written at a time.
 const THREADS_MAX: usize = 4;
@@ -73,15 +73,17 @@ impl Drop for ColdRuntime {
     }
 }
 
-/// The cold tier of the node `node_id`, if it has one.
+/// The cold tier of the node, if it has one. In a cluster of several that is a bucket, which is claimed for all of its nodes; `drawn` is
+/// the number that the cluster gets there if this node is the first.
 ///
 /// # Errors
 /// [`ColdError`] when it cannot be this node's.
 pub(crate) async fn open(
     data_dir: Option<&DataDir>,
-    node_id: u64,
+    node: &Node,
     config: &ColdConfig,
     runtime: &Handle,
+    drawn: u64,
 ) -> Result<Option<Cold>, ColdError> {
     let Some(data_dir) = data_dir else { return Ok(None) };
     // A slash at the end makes no other bucket or prefix of it.
@@ -91,8 +93,18 @@ pub(crate) async fn open(
     if let Some(known) = known.filter(|known| ColdConfig::is_s3(known) && known != url) {
         return Err(ColdError::Moved { configured: config.url.clone(), known });
     }
-    if !config.is_on() {
-        return Ok(None);
+    let location = config.s3();
+    match (&node.cluster, &location) {
+        _ if !config.is_on() => return Ok(None),
+        (Some(_), None) => {
+            tracing::warn!(
+                config.url,
+                "a folder is no cold tier for several nodes: all bytes stay in the logs, and when these are full, writes are \
+                 refused; set cold.url to a bucket that all nodes reach, or to \"off\""
+            );
+            return Ok(None);
+        }
+        (Some(_), Some(_)) | (None, _) => {}
     }
     let local = LocalStore::new(data_dir.cold_dir()?).map_err(|error| data_dir.cold_failed(error))?;
     let failed = |source| {
@@ -102,30 +114,54 @@ pub(crate) async fn open(
         };
         ColdError::Claim { url: config.url.clone(), endpoint, source }
     };
-    let location = config.s3();
-    let (mut store, race): (Arc<dyn ChunkStore>, _) = match &location {
+    let (store, race): (Arc<dyn ChunkStore>, _) = match &location {
         // Nobody else is in the data directory. It may be another one by now, where a file system is not mounted.
         None => (Arc::new(local.clone()), Duration::ZERO),
         Some(location) => (Arc::new(S3Store::new(location).map_err(|error| failed(error.into()))?), RACE),
     };
+    let number = data_dir.cold_number()?.filter(|_| was_ours);
+    let cluster = node.cluster.as_ref().map(ToString::to_string);
     let claimed = {
-        let store = store.clone();
-        runtime.spawn(async move { claim(&*store, node_id, was_ours, race).await }).await
+        let (store, cluster, node_id, disk) = (store.clone(), cluster.clone(), node.id, node.disk());
+        let claiming = async move {
+            match cluster {
+                None => claim(&*store, node_id, was_ours, race).await.map(|()| None),
+                Some(cluster) => {
+                    let member = Member { cluster: &cluster, node: node_id, disk };
+                    claim_for_cluster(&*store, member, number, drawn, race).await.map(Some)
+                }
+            }
+        };
+        runtime.spawn(claiming).await
     };
-    match claimed.unwrap_or_else(|_| Err(StoreError::Failed("it has ended".to_string()).into())) {
-        Ok(()) if was_ours => {}
-        Ok(()) => data_dir.set_cold_url(url)?,
-        // It goes away now and then. What is in the log is there all the same.
-        Err(ClaimError::Store(StoreError::Failed(reason))) if was_ours && location.is_some() => {
-            tracing::error!(
-                config.url,
-                reason,
-                "the cold tier does not answer: old bytes cannot be read until it does"
-            );
-            store = Arc::new(ClaimedStore::new(store, node_id));
-        }
-        Err(error) => return Err(failed(error)),
-    }
+    let (mut store, number) =
+        match claimed.unwrap_or_else(|_| Err(StoreError::Failed("it has ended".to_string()).into())) {
+            Ok(found) => {
+                if let Some(found) = found.filter(|_| number.is_none()) {
+                    data_dir.set_cold_number(found)?;
+                }
+                if !was_ours {
+                    data_dir.set_cold_url(url)?;
+                }
+                (store, found)
+            }
+            // It goes away now and then. What is in the log is there all the same.
+            Err(ClaimError::Store(StoreError::Failed(reason)))
+                if was_ours && location.is_some() && cluster.is_some() == number.is_some() =>
+            {
+                tracing::error!(
+                    config.url,
+                    reason,
+                    "the cold tier does not answer: old bytes cannot be read until it does"
+                );
+                let claimed = match number.zip(cluster.as_ref()) {
+                    None => ClaimedStore::new(store, node.id),
+                    Some((number, cluster)) => ClaimedStore::of_cluster(store, number, cluster),
+                };
+                (Arc::new(claimed) as Arc<dyn ChunkStore>, number)
+            }
+            Err(error) => return Err(failed(error)),
+        };
     let mut left_behind = BTreeSet::new();
     if location.is_some() {
         let old = local.list().await.map_err(|error| data_dir.cold_failed(io::Error::other(error)))?;
@@ -135,5 +171,9 @@ pub(crate) async fn open(
         store = Arc::new(MovedStore { old: local, new: store });
     }
     let cold = Cold::new(store, config.cache_bytes, runtime.clone(), left_behind);
-    Ok(Some(if location.is_some() { cold.keeping_snapshots() } else { cold }))
+    let cold = if location.is_some() { cold.keeping_snapshots() } else { cold };
+    Ok(Some(match number {
+        None => cold,
+        Some(number) => cold.owned_by(number),
+    }))
 }

@@ -36,6 +36,7 @@ pub(crate) fn check(admin: &AdminClient, request: CheckRequest, output: Output) 
                 print(format!("repaired: {chunk}: {reason}; it was built again from the log"))?;
             }
             Line::Unread { chunk, reason } => print(format!("not checked: {chunk}: {reason}"))?,
+            Line::Elsewhere { group } => print(format!("not checked: group {group}, which another node leads"))?,
             Line::End(totals) => return Ok(Some(totals)),
         }
         Ok(None)

@@ -609,11 +609,6 @@ impl Config {
                     "a node that keeps everything in memory forgets what it has promised the others: a cluster's nodes have data directories",
                 );
             }
-            if self.cold.s3().is_some() {
-                return unsupported(
-                    "a cluster of several nodes has no cold tier yet: cold.url can be \"off\", and \"local\" is taken for that",
-                );
-            }
         }
         Ok(())
     }

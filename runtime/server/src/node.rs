@@ -7,6 +7,7 @@
 //! <data_dir>/modules/    what was uploaded and its machine code, see weir-wasm
 //! <data_dir>/cold/       chunks of the cold tier, where it is a folder, see weir-cold
 //! <data_dir>/cold.url    where the cold tier is, once it is this node's
+//! <data_dir>/cold.number the number that the cluster has there, where it has several nodes
 //! <data_dir>/peers       the disks of the cluster's other nodes, as they were met first
 //! <data_dir>/restore     where the node is being restored from, until it is whole
 //! ```
@@ -37,6 +38,7 @@ const NODE_FILE: &str = "node.toml";
 const MODULES_FOLDER: &str = "modules";
 const COLD_FOLDER: &str = "cold";
 const COLD_URL_FILE: &str = "cold.url";
+const COLD_NUMBER_FILE: &str = "cold.number";
 const RESTORE_FILE: &str = "restore";
 const PEERS_FILE: &str = "peers";
 
@@ -178,6 +180,11 @@ impl Node {
             groups: if groups == 0 { groups_default } else { groups },
             wal_ids: (0..wals).map(|_| random()).collect(),
         }
+    }
+
+    /// What its disk is known by: drawn when the logs were formed, and in each of them.
+    pub(crate) fn disk(&self) -> u128 {
+        self.wal_ids.first().copied().map_or(0, u128::from)
     }
 
     /// What it is to others.
@@ -374,6 +381,29 @@ impl DataDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(self.failed(file, error)),
         }
+    }
+
+    /// The number that the node's cluster has in the cold tier, as [`DataDir::set_cold_number`] was told.
+    ///
+    /// # Errors
+    /// [`NodeError::Io`], or [`NodeError::Invalid`] for a file that this program did not write.
+    pub(crate) fn cold_number(&self) -> Result<Option<u64>, NodeError> {
+        let number = |line: String| {
+            u64::from_str_radix(&line, 16).map_err(|_| {
+                let reason = format!("{COLD_NUMBER_FILE} is not a number");
+                NodeError::Invalid { path: self.path.clone(), reason }
+            })
+        };
+        self.line_of(COLD_NUMBER_FILE)?.map(number).transpose()
+    }
+
+    /// Notes the number that the node's cluster has in the cold tier.
+    ///
+    /// # Errors
+    /// [`NodeError::Io`].
+    pub(crate) fn set_cold_number(&self, number: u64) -> Result<(), NodeError> {
+        let line = format!("{number:016x}\n");
+        self.replace(COLD_NUMBER_FILE, &line).map_err(|error| self.failed(COLD_NUMBER_FILE, error))
     }
 
     /// Notes where the node's cold tier is from now on.

@@ -17,6 +17,7 @@ use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use weir_cluster::NodeId;
+use weir_cold::Cold;
 use weir_http::{CachePolicy, Hosts, Origins, Proxies};
 use weir_shard::{Address, Entropy as _, PageBudget, Seams, ShardConfig, Topology, mesh};
 use weir_storage::WriteMode;
@@ -86,13 +87,14 @@ async fn run(config: &Config, demo: bool) -> Result<(), Exit> {
     let cold_runtime =
         ColdRuntime::start().map_err(|source| Exit::System { doing: "start the cold tier's thread", source })?;
     let cold = tokio::select! {
-        opened = cold::open(data_dir.as_deref().filter(|_| number.is_none()), node.id, &config.cold, cold_runtime.handle()) => opened?,
+        opened = cold::open(data_dir.as_deref(), &node, &config.cold, cold_runtime.handle(), SystemEntropy.u64()) => opened?,
         () = signals.asked() => return Ok(()),
     };
     let nodes = match (number, &data_dir) {
         (Some(number), Some(data_dir)) => {
             let (met, noted) = (data_dir.peers()?, note_peers(data_dir.clone()));
-            Some(cluster::nodes(&config.cluster, number, &node, SystemEntropy, met, noted)?)
+            let store = cold.as_ref().and_then(Cold::owner);
+            Some(cluster::nodes(&config.cluster, (number, store), &node, SystemEntropy, met, noted)?)
         }
         _ => None,
     };
@@ -129,9 +131,6 @@ async fn run(config: &Config, demo: bool) -> Result<(), Exit> {
     if let (Some(listener), Some(endpoint)) = (cluster_listener, endpoint) {
         // Its connections wait for the shards that they are for.
         tokio::spawn(cluster::accept(endpoint, listener, topology, requests.clone()));
-        if config.cold.is_on() {
-            tracing::info!("a cluster of several nodes has no cold tier yet: all bytes stay in the logs");
-        }
     }
     let is_alone = number.is_none();
     tokio::select! {

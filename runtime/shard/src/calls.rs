@@ -5,7 +5,7 @@
 //! that only its client has a use for ends with it: whoever does it is told.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -100,15 +100,19 @@ impl Calls {
         }
     }
 
-    /// Nobody on a node, or no shard of it that is one of `shards`, waits for what it has asked.
-    pub(crate) fn cancel_of(&self, node: NodeId, shards: impl Fn(ShardId) -> bool) {
-        self.0.running.borrow_mut().retain(|(origin, _), task| {
-            let is_lost = matches!(origin, Peer::Away(of, shard) if *of == node && shards(shard.shard));
-            if is_lost {
+    /// Nobody on a node, or no shard of it that is one of `shards`, gets what it has asked for. Says which lives of its process
+    /// something was worked for.
+    pub(crate) fn cancel_of(&self, node: NodeId, shards: impl Fn(ShardId) -> bool) -> BTreeSet<u64> {
+        let mut lives = BTreeSet::new();
+        self.0.running.borrow_mut().retain(|(origin, _), task| match origin {
+            Peer::Away(of, shard) if *of == node && shards(shard.shard) => {
                 task.abort();
+                lives.insert(shard.life);
+                false
             }
-            !is_lost
+            _ => true,
         });
+        lives
     }
 
     /// Answers a call; nothing happens if its client has left.

@@ -5,6 +5,7 @@ mod checks;
 mod cluster;
 mod cuts;
 mod forks;
+mod reigns;
 mod trims;
 
 use std::collections::BTreeSet;

@@ -56,6 +56,6 @@ pub use frame::FRAME_HEADER_BYTES;
 pub use mark::MARK_BYTES;
 pub use reader::WalReader;
 pub use room::Ticket;
-pub use snapshot::{SnapshotReader, SnapshotWriter, Snapshots};
+pub use snapshot::{SECTION_BYTES_MAX, SnapshotReader, SnapshotWriter, Snapshots};
 pub use stats::WalStats;
 pub use wal::Wal;

@@ -35,7 +35,7 @@ const MAGIC_CARRYING: [u8; 8] = *b"WEIRSNP\x02";
 const HEADER_BYTES: usize = 8 + 8 + 2 + 8 + 8 + 4;
 const SECTION_HEAD_BYTES: usize = 8;
 /// The longest section: more is read as damage before there is memory for it.
-const SECTION_BYTES_MAX: usize = 1 << 30;
+pub const SECTION_BYTES_MAX: usize = 1 << 30;
 /// In the length of a section that is an entry.
 const ENTRY_BIT: u32 = 1 << 31;
 

@@ -77,7 +77,8 @@ async fn who_is_refused_hears_why() {
         (
             endpoint(1),
             foreign,
-            "<node 2 belongs to cluster 000000000000000000000000000000c2, and node 1 to cluster 000000000000000000000000000000c1",
+            "<node 2 belongs to cluster 000000000000000000000000000000c2, and node 1 to cluster 000000000000000000000000000000c1: \
+             the clusters have other names, or other cold tiers",
         ),
         (endpoint(1), endpoint(3), "<node 2 was meant, and this is node 3"),
         (endpoint(2), endpoint(2), "<node 2 met a node that says it is node 2, too"),

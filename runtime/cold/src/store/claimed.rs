@@ -3,32 +3,37 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::{ChunkStore, StoreError};
-use crate::claim::{ClaimError, claim};
+use crate::claim::{ClaimError, confirm, mark_of, mark_of_cluster};
 
 /// A store that a cluster has claimed before, and that is perhaps another one by now.
 pub struct ClaimedStore {
     store: Arc<dyn ChunkStore>,
-    cluster: u64,
+    /// What its object is to say.
+    mark: String,
     is_known: AtomicBool,
 }
 
 impl ClaimedStore {
-    /// The `cluster`'s store, which nobody has asked yet whether it still is.
-    pub fn new(store: Arc<dyn ChunkStore>, cluster: u64) -> ClaimedStore {
-        ClaimedStore { store, cluster, is_known: AtomicBool::new(false) }
+    /// The store of a node that is alone, which nobody has asked yet whether it still is.
+    pub fn new(store: Arc<dyn ChunkStore>, node: u64) -> ClaimedStore {
+        ClaimedStore { store, mark: mark_of(node), is_known: AtomicBool::new(false) }
+    }
+
+    /// The same of a `cluster` that has this number there.
+    pub fn of_cluster(store: Arc<dyn ChunkStore>, number: u64, cluster: &str) -> ClaimedStore {
+        ClaimedStore { store, mark: mark_of_cluster(number, cluster), is_known: AtomicBool::new(false) }
     }
 
     /// The store, once it has said that it is the cluster's.
     async fn ours(&self) -> Result<&dyn ChunkStore, StoreError> {
         if !self.is_known.load(Ordering::Relaxed) {
-            claim(&*self.store, self.cluster, true, Duration::ZERO).await.map_err(|error| match error {
+            confirm(&*self.store, &self.mark).await.map_err(|error| match error {
                 ClaimError::Store(error) => error,
                 refused => StoreError::Denied(refused.to_string()),
             })?;

@@ -21,7 +21,7 @@ use super::*;
 use crate::config::log_id;
 use crate::entry::{KIND_BATCH, KIND_BLANK};
 use crate::local::State;
-use crate::parcel::Part;
+use crate::parcel::{Part, Sum};
 use crate::peers::Peers;
 use crate::replica::ReplicaOptions;
 use crate::snapshot::encode_stored_membership;
@@ -114,6 +114,12 @@ fn pages() -> Part {
     Part::Section(pages)
 }
 
+/// A section in two pieces.
+fn pieces(part: Part) -> [Part; 2] {
+    let Part::Section(mut bytes) = part else { panic!("only sections are cut") };
+    [Part::Piece(bytes.split_to(bytes.len() / 2)), Part::Section(bytes)]
+}
+
 fn hot() -> Part {
     Part::Entry(HOT, KIND_BATCH, batch())
 }
@@ -167,6 +173,11 @@ fn what_is_not_a_snapshot_is_refused_and_leaves_nothing_and_what_is_one_is_taken
             ("an entry of another kind", vec![membership(), Part::Entry(HOT, KIND_BLANK, batch()), pages()]),
             ("a part of an entry", vec![membership(), Part::Entry(HOT, KIND_BATCH, short), pages()]),
             ("an entry twice", vec![membership(), hot(), hot(), pages()]),
+            ("a section without its end", vec![membership(), hot(), pages(), pieces(pages())[0].clone()]),
+            (
+                "an entry within a section",
+                [&pieces(membership())[..1], &[hot()], &pieces(membership())[1..], &[pages()]].concat(),
+            ),
             (
                 "a later entry",
                 vec![membership(), hot(), Part::Entry(EntryId { index: 8, term: 2 }, KIND_BATCH, batch()), pages()],
@@ -189,7 +200,9 @@ fn what_is_not_a_snapshot_is_refused_and_leaves_nothing_and_what_is_one_is_taken
         assert_eq!(replica.receive(parcel(2, None, vec![pages()])).await, Receipt::BeginAgain);
         assert_eq!(snapshots_in(&disk), Vec::<String>::new(), "what does not go on is given up");
 
-        assert_eq!(send(&replica, parts(), |_| ()).await, Receipt::Vote(vote()));
+        // In pieces it is the same.
+        let cut = [&pieces(membership())[..], &[hot()], &pieces(pages())[..]].concat();
+        assert_eq!(send(&replica, cut, |_| ()).await, Receipt::Vote(vote()));
         assert_eq!(snapshots_in(&disk), ["group-00000.snapshot"]);
         assert_eq!((replica.standing().applied_index, replica.snapshot_index()), (7, Some(7)));
         assert_eq!(replica.members(), (BTreeSet::from([9]), BTreeSet::from([4])));

@@ -121,6 +121,15 @@ impl<J: Job> Group<J> {
         if leads { Ok(Leading(self.state.borrow())) } else { Err(ShardError::Unavailable) }
     }
 
+    /// The term that this replica leads in, or did and does not know better. Others may lead in a later one by now, but none in
+    /// this one: so what it has done in it, and what was committed before, stays as it is.
+    pub(crate) fn reign(&self) -> Option<u64> {
+        match self.replica.role() {
+            Role::Leading { term } => self.leading_term.get().filter(|begun| *begun == term),
+            Role::Following { .. } | Role::Stopped => None,
+        }
+    }
+
     /// What this replica is to its group. A leader that has lost the others follows nobody.
     pub(crate) fn role(&self) -> Role {
         match self.replica.role() {

@@ -262,9 +262,23 @@ impl Feeds {
     }
 
     /// The same for a stream of another shard.
-    fn open_mirror(&self, owner: Peer, answered: u64, incarnation: Incarnation, tail: u64, closed: bool) -> Rc<Feed> {
+    fn open_mirror(
+        &self,
+        owner: Peer,
+        mut answered: u64,
+        incarnation: Incarnation,
+        tail: u64,
+        closed: bool,
+    ) -> Rc<Feed> {
         match self.get(incarnation) {
-            Some(feed) if feed.owner() == Some(owner) => return feed,
+            Some(feed) if feed.owner() == Some(owner) && feed.tail() == (tail, closed) => return feed,
+            // Mail was lost between the two answers: one of them is that to a watch from before. The owner goes on telling this
+            // shard, so it is not told to stop, and the last watch that is taken back is the later one of both.
+            Some(feed) if feed.owner() == Some(owner) => {
+                answered = feed.to_unwatch().map_or(answered, |(_, before)| before.max(answered));
+                self.0.feeds.borrow_mut().remove(&incarnation);
+                feed.lose();
+            }
             Some(feed) => self.lose(&feed),
             None => {}
         }
@@ -600,6 +614,30 @@ mod tests {
         feeds.mirror_ended(owner, STREAM);
         assert!(is_lost(&fourth, 8));
         drop((first, second, third, fourth));
+        assert_eq!((feeds.len(), feeds.subscribers(), feeds.bytes()), (0, 0, 0));
+    }
+
+    #[test]
+    fn an_answer_that_comes_late_brings_nobody_to_a_feed_that_misses_something() {
+        let (post, feeds) = feeds();
+        let owner = Peer::Here(ShardId(1));
+        let at = |tail, closed| watch(&feeds, |number| feeds.join_mirror(owner, number, STREAM, tail, closed));
+        // What came between the two was lost.
+        let (early, late) = (at(5, false), at(9, false));
+        assert!(is_lost(&early, 5) && !is_lost(&late, 9));
+        assert!(matches!(early.find(4, Waker::noop()), Found::Older), "what is missing is read");
+        feeds.mirror_advanced(owner, &advance(9, 10));
+        assert!(matches!(late.find(9, Waker::noop()), Found::Event(_)));
+        // The owner tells whoever has watched, and would stop if it were told to.
+        assert!(post.take(ShardId(1)).is_empty());
+        // The other way round, and then nobody is left: the owner hears of the later watch.
+        feeds.join_mirror(owner, 1, STREAM, 5, false);
+        assert!(is_lost(&late, 10));
+        assert!(matches!(&post.take(ShardId(1))[..], [Mail::Unwatch { answered: 2, .. }]));
+        drop((early, late));
+        let (open, closed) = (at(10, false), at(10, true));
+        assert!(is_lost(&open, 10) && matches!(closed.find(10, Waker::noop()), Found::Nothing { closed: true, .. }));
+        drop((open, closed));
         assert_eq!((feeds.len(), feeds.subscribers(), feeds.bytes()), (0, 0, 0));
     }
 

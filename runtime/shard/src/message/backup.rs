@@ -1,5 +1,7 @@
 //! What a shard tells of a backup that it makes.
 
+use weir_types::GroupId;
+
 /// One thing to tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BackupNews {
@@ -17,8 +19,15 @@ pub enum BackupNews {
         /// Whether it was there before.
         was_there: bool,
     },
+    /// A group is led by another node, and is not in this backup.
+    Elsewhere {
+        /// The group.
+        group: GroupId,
+        /// Whether an earlier backup of it is in the same place.
+        is_there: bool,
+    },
     /// The backup cannot be made, for this reason.
     Failed(String),
-    /// All groups of the shard are in the backup.
+    /// All groups that the shard leads are in the backup.
     Ended,
 }

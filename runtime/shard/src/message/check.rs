@@ -30,6 +30,8 @@ pub enum CheckNews {
         /// What the store has said.
         reason: String,
     },
+    /// A group is led by another node, and nothing of it was looked at, or not all.
+    Elsewhere(GroupId),
     /// The shard has looked at all.
     Ended,
 }

@@ -125,7 +125,8 @@ pub(crate) async fn end_lost(core: Rc<Core>) {
                 Loss::Node(node) => {
                     core.feeds.lose_mirrors(node);
                     core.feeds.forget_peers_of(node, |_| true);
-                    core.calls.cancel_of(node, |_| true);
+                    let lives = core.calls.cancel_of(node, |_| true);
+                    core.post.node(node).expect("it was mail to this node").note_ended(lives);
                 }
             }
         }

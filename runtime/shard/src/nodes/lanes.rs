@@ -184,7 +184,8 @@ impl Core {
         }
         self.feeds.lose_mirrors(node);
         self.feeds.forget_peers_of(node, |of| of == shard);
-        self.calls.cancel_of(node, |of| of == shard);
+        // Who has lost what it had to say waits for nothing any more.
+        drop(self.calls.cancel_of(node, |of| of == shard));
     }
 
     /// Carries out a request of another node. A large body is cut into messages first, on another thread: what the other node has

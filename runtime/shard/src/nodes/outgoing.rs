@@ -10,7 +10,8 @@
 //!   waits for ([`Loss`]), forgets who watches its streams there, and begins anew, in another *session*. The other side sees that
 //!   by the session's number and ends what it waits for and works for, too (`nodes/lanes.rs`).
 //! - A process that has just begun has heard nothing yet and may wait for something already. So the first message after a loss
-//!   says which lives of the other process were owed something of it.
+//!   says which lives of the other process were owed something of it: what was on its way to them, or was worked for. That is known
+//!   only when the work has ended, so nothing is said before.
 //! - While something is waited for, or a loss was not told yet, a message goes out now and then, for a process that is
 //!   gone says nothing by itself.
 //!
@@ -59,6 +60,9 @@ pub(crate) struct Outgoing {
     is_loss_untold: Cell<bool>,
     /// The lives of its process that were owed something of what was lost since it was told last.
     lost: RefCell<Vec<u64>>,
+    /// Losses of which it is not known yet whose work has ended with them; and rung when it is.
+    unsettled: Cell<usize>,
+    settled: Wakeup,
     /// Calls without an answer, and streams that the node tells of.
     expected: Cell<usize>,
     losses: Rc<Losses>,
@@ -91,7 +95,7 @@ impl Outgoing {
         let link = Link::new(endpoint, node, address, Lane::Mail(own.shard), BytesMut::with_capacity);
         let (queue, queued_bytes, filled) = Default::default();
         let (session, era, hearer, is_loss_untold, expected) = Default::default();
-        let lost = RefCell::default();
+        let (lost, unsettled, settled) = Default::default();
         Rc::new(Outgoing {
             node,
             own,
@@ -105,6 +109,8 @@ impl Outgoing {
             hearer,
             is_loss_untold,
             lost,
+            unsettled,
+            settled,
             expected,
             losses,
         })
@@ -232,6 +238,9 @@ impl Outgoing {
                 while let Some(outcome) = replies.next().await {
                     self.settle(outcome);
                 }
+                while self.unsettled.get() > 0 {
+                    self.settled.rung().await;
+                }
                 if !self.meet().await {
                     self.lose(self.session.get(), Vec::new(), true);
                     tokio::time::sleep(AGAIN_AFTER).await;
@@ -295,7 +304,19 @@ impl Outgoing {
     }
 
     fn note_lost(&self, trace: Sent) {
-        let Sent::Owed(life) = trace else { return };
+        if let Sent::Owed(life) = trace {
+            self.note_owed(life);
+        }
+    }
+
+    /// What rested on mail to the node has ended with a loss, work for these lives of its process too: there will be no answer.
+    pub(crate) fn note_ended(&self, lives: impl IntoIterator<Item = u64>) {
+        lives.into_iter().for_each(|life| self.note_owed(life));
+        self.unsettled.set(self.unsettled.get() - 1);
+        self.settled.ring();
+    }
+
+    fn note_owed(&self, life: u64) {
         let mut lost = self.lost.borrow_mut();
         if !lost.contains(&life) {
             // Of those before, nobody is there any more.
@@ -323,6 +344,7 @@ impl Outgoing {
         if is_first {
             self.losses.push(Loss::Calls(self.node, self.era.get()));
             self.losses.push(Loss::Node(self.node));
+            self.unsettled.set(self.unsettled.get() + 1);
             self.era.set(self.era.get() + 1);
             self.session.set(session + 1);
             self.hearer.set(None);

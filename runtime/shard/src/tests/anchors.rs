@@ -80,7 +80,7 @@ impl ChunkStore for Watched {
 }
 
 /// The newest snapshot of every group, of which all is there: the pieces, and every chunk that is named.
-fn recovered(objects: &ChunkMemory) -> Vec<(Manifest, weir_stream::Group)> {
+pub(super) fn recovered(objects: &ChunkMemory) -> Vec<(Manifest, weir_stream::Group)> {
     let surveys = survey(objects).now_or_never().expect("it is memory").expect("it answers");
     let newest = surveys.into_values().filter_map(|survey| survey.snapshots.into_iter().next());
     let recover = |manifest: Manifest| {

@@ -35,6 +35,7 @@ impl Node {
                 CheckNews::Damaged(chunk) => damaged.push(chunk),
                 CheckNews::Repaired(chunk) => repaired.push(chunk),
                 CheckNews::Unread { chunk, reason, .. } => panic!("{chunk} is not read: {reason}"),
+                CheckNews::Elsewhere(group) => panic!("group {group} is led here"),
                 CheckNews::Ended => ended += 1,
             }
         }

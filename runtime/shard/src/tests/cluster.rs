@@ -5,16 +5,17 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
+use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpListener;
 use weir_cluster::{
-    Acceptor, ClusterId, Connecting, Connection, DiskId, Endpoint, Hello, Identity, LinkConfig, Message, Network,
-    NodeId, Security, Stream, Tcp,
+    Acceptor, ClusterId, Connecting, Connection, DiskId, Endpoint, Hello, Identity, Incoming, LinkConfig, Message,
+    Network, NodeId, Security, Stream, Tcp,
 };
 use weir_types::GroupId;
 
 use super::*;
-use crate::message::{Addressee, Answer, Lead, Letter, Request, encode};
+use crate::message::{Addressee, Answer, CallId, Lead, Letter, Peer, Request, encode};
 use crate::nodes::salute::{self, Hearer, MAIL, REFUSED, Salute, TAKEN};
 use crate::{Nodes, Producer};
 
@@ -22,7 +23,7 @@ const LIFE: u64 = 77;
 /// How long anything may take, on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn node_id(number: u64) -> NodeId {
+pub(super) fn node_id(number: u64) -> NodeId {
     NodeId::new(number).expect("not 0")
 }
 
@@ -86,9 +87,23 @@ impl AsyncWrite for BrittleStream {
     }
 }
 
+/// How node `number` meets others.
+pub(super) fn endpoint(number: u64, breaks: Arc<AtomicU64>) -> Endpoint {
+    let counter = AtomicU64::new(number << 40);
+    Endpoint {
+        identity: Identity { cluster: ClusterId(7), node: node_id(number), disk: DiskId(number.into()) },
+        security: Security::None,
+        network: Arc::new(Brittle(breaks)),
+        entropy: Arc::new(move || counter.fetch_add(1, Ordering::Relaxed)),
+        admission: Arc::new(|_: &Hello| Ok(())),
+        config: LinkConfig::default(),
+    }
+}
+
 /// A node of three with real links, whose own number is `number` and whose life is `LIFE + number`.
-struct Member {
-    shards: Vec<Shard>,
+pub(super) struct Member {
+    pub(super) shards: Vec<Shard>,
+    accepting: tokio::task::JoinHandle<()>,
 }
 
 impl Member {
@@ -99,24 +114,28 @@ impl Member {
         config: ShardConfig,
         breaks: Arc<AtomicU64>,
     ) -> Member {
-        let counter = AtomicU64::new(number << 40);
-        let endpoint = Endpoint {
-            identity: Identity { cluster: ClusterId(7), node: node_id(number), disk: DiskId(number.into()) },
-            security: Security::None,
-            network: Arc::new(Brittle(breaks)),
-            entropy: Arc::new(move || counter.fetch_add(1, Ordering::Relaxed)),
-            admission: Arc::new(|_: &Hello| Ok(())),
-            config: LinkConfig::default(),
-        };
+        let endpoint = endpoint(number, breaks);
+        Member::start_on((LIFE + number, disks(), None), endpoint, listener, addresses, config).await
+    }
+
+    /// A member in a life of its own, on these disks and with this cold tier.
+    pub(super) async fn start_on(
+        (life, disks, cold): (u64, Vec<Arc<dyn Disk>>, Option<Cold>),
+        endpoint: Endpoint,
+        listener: TcpListener,
+        addresses: &BTreeMap<NodeId, String>,
+        config: ShardConfig,
+    ) -> Member {
+        let number = endpoint.identity.node.get();
         let mut addresses = addresses.clone();
         addresses.remove(&node_id(number));
-        let nodes = Some(Nodes { endpoint: endpoint.clone(), addresses, life: LIFE + number });
+        let nodes = Some(Nodes { endpoint: endpoint.clone(), addresses, life });
         let modules = Host::new(Arc::new(MemoryStore::default()), Arc::new(InProcess), HostConfig::default());
         let seams = Seams {
             clock: Arc::new(TestClock(AtomicU64::new(0))),
-            entropy: Arc::new(Counter(AtomicU64::new(number))),
-            disks: disks(),
-            cold: None,
+            entropy: Arc::new(Counter(AtomicU64::new(life))),
+            disks,
+            cold,
             modules: modules.expect("the engine runs"),
             builtins: Arc::new([]),
             nodes,
@@ -129,7 +148,7 @@ impl Member {
             shards.push(shard.expect("it opens"));
         }
         let takers = shards.clone();
-        tokio::task::spawn_local(async move {
+        let accepting = tokio::task::spawn_local(async move {
             let mut acceptor = Acceptor::new(endpoint, Box::new(listener));
             loop {
                 let accepted = acceptor.next().await;
@@ -137,11 +156,12 @@ impl Member {
                 takers[usize::from(taker.0)].accept(accepted);
             }
         });
-        Member { shards }
+        Member { shards, accepting }
     }
 
     /// Ends it as a crash would, but for what is on its disk.
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
+        self.accepting.abort();
         for shard in &self.shards {
             shard.shutdown().await;
         }
@@ -149,7 +169,7 @@ impl Member {
 }
 
 /// Three listeners and their addresses.
-async fn addresses() -> (Vec<TcpListener>, BTreeMap<NodeId, String>) {
+pub(super) async fn addresses() -> (Vec<TcpListener>, BTreeMap<NodeId, String>) {
     let (mut listeners, mut addresses) = (Vec::new(), BTreeMap::new());
     for number in 1..=3 {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -165,11 +185,11 @@ async fn lone(config: ShardConfig) -> Member {
     Member::start(1, listeners.remove(0), &addresses, config, Arc::default()).await
 }
 
-async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+pub(super) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what} did not happen"))
 }
 
-fn create() -> CreateRequest {
+pub(super) fn create() -> CreateRequest {
     CreateRequest {
         content_type: "text/plain".into(),
         expiry: Expiry::Never,
@@ -408,6 +428,43 @@ async fn what_was_lost_before_a_node_was_heard_first_is_not_waited_for() {
     assert_eq!(of_ours.say(&core, None, Vec::new()).0, TAKEN);
     let ended = within("the call's end", waiting).await.err();
     assert!(matches!(ended, Some(ShardError::Unknown)), "{ended:?}");
+    member.stop().await;
+}
+
+/// Work that ends with a loss owes an answer, also when none was on its way.
+#[tokio::test(flavor = "local")]
+async fn whose_work_has_ended_is_told_so() {
+    let (mut listeners, addresses) = addresses().await;
+    let mut acceptor = Acceptor::new(endpoint(2, Arc::default()), Box::new(listeners.remove(1)));
+    let member = Member::start(1, listeners.remove(0), &addresses, config(), Arc::default()).await;
+    let core = Rc::clone(&member.shards[0].0);
+    let outgoing = core.post.node(lane().0).expect("node 2 is known").clone();
+    let asked = CallId { place: 0, generation: 0 };
+    let origin = Peer::Away(lane().0, Addressee { shard: ShardId(0), life: 5 });
+    // Node 1 has something to say all the time, and works for node 2, which has heard nothing of it on this connection.
+    let _expected = outgoing.expect();
+    core.work(origin, asked, std::future::pending());
+    let told = async {
+        let mut lost = Vec::new();
+        while !lost.contains(&5) {
+            let accepted = acceptor.next().await;
+            if accepted.hello.lane != weir_cluster::Lane::Mail(ShardId(0)) {
+                continue;
+            }
+            let mut incoming = Incoming::new(accepted, BytesMut::with_capacity, &LinkConfig::default());
+            // The first word is heard, and the one behind it is not.
+            let hearer = Hearer { life: 5, epoch: 1 };
+            while let Some((message, responder)) = incoming.next().await {
+                let salute = salute::head::<Salute>(&message).expect("it is mail");
+                lost.extend(salute.lost);
+                if salute.to.is_some() {
+                    break;
+                }
+                responder.send(salute::message(TAKEN, &hearer, Vec::new()));
+            }
+        }
+    };
+    within("the end of the work is told", told).await;
     member.stop().await;
 }
 

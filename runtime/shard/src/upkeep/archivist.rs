@@ -1,6 +1,6 @@
 //! A backup of a shard's groups: all that they have now, in another store.
 //!
-//! Each group in turn moves its bytes from the log to chunks, takes a snapshot, and copies the chunks that this names, and
+//! Of several nodes, each makes that of the groups that it leads. Each group in turn moves its bytes from the log to chunks, takes a snapshot, and copies the chunks that this names, and
 //! then the snapshot. No chunk is deleted meanwhile. What is appended while that goes on may be in the backup, or be cut
 //! off.
 
@@ -33,6 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 enum End {
     /// Nobody wants it any more.
     Left,
+    /// Another node leads the group now, and may have deleted what is to be copied.
+    Moved,
     Failed(ShardError),
 }
 
@@ -53,6 +55,11 @@ pub(crate) async fn run(
         match back_up(&core, &group, &to, &there, &news).await {
             Ok(()) => {}
             Err(End::Left) => return,
+            Err(End::Moved) => {
+                let reason = format!("group {} is led by another node since it was begun: make it again", group.id);
+                let _ = tell(&news, BackupNews::Failed(reason)).await;
+                return;
+            }
             Err(End::Failed(error)) => {
                 tracing::warn!(group = group.id.0, ?error, "a backup could not be made");
                 let _ = tell(&news, BackupNews::Failed(format!("group {}: {error:?}", group.id))).await;
@@ -71,18 +78,25 @@ async fn back_up(
     news: &mpsc::Sender<BackupNews>,
 ) -> Result<(), End> {
     let Some(applied) = group.applied().applied() else { return Ok(()) };
+    let Some(term) = group.reign() else {
+        let is_there = !to.snapshots(group.id).await?.snapshots.is_empty();
+        return tell(news, BackupNews::Elsewhere { group: group.id, is_there }).await;
+    };
     // Where there is no cold tier, bytes cannot leave the log, and are not in the backup.
     let cold = core.cold.as_ref().ok_or(ShardError::Unavailable)?;
     group.flush_upto.set(group.flush_upto.get().max(Some(applied)));
-    wait(group, news, || group.applied().hot_floor().is_none_or(|floor| floor > applied)).await?;
+    wait(group, term, news, || group.applied().hot_floor().is_none_or(|floor| floor > applied)).await?;
     let _hold = Hold::new(group);
     let wanted = group.applied().applied();
     group.snapshot_wanted.set(group.snapshot_wanted.get().max(wanted));
-    wait(group, news, || group.replica.snapshot_index() >= wanted).await?;
+    wait(group, term, news, || group.replica.snapshot_index() >= wanted).await?;
     let file = current(group).await?.ok_or(ShardError::Unavailable)?;
     let name = name(core, group.id, &file);
     let (file, chunks) = blocking(move || snapshot_chunks(file)).await?;
-    copy_chunks(cold, group, to, there, news, &chunks).await?;
+    match copy_chunks(cold, group, to, there, news, &chunks).await {
+        Err(End::Failed(_)) if group.reign() != Some(term) => return Err(End::Moved),
+        copied => copied?,
+    }
     let manifest = put_pieces(core, to, name, file).await?;
     to.put_manifest(&manifest).await?;
     // What earlier backups have left: first the snapshots, and then the chunks that only they named.
@@ -123,11 +137,19 @@ async fn copy_chunks(
     Ok(())
 }
 
-/// Waits until something is so.
-async fn wait(group: &LocalGroup, news: &mpsc::Sender<BackupNews>, is_so: impl Fn() -> bool) -> Result<(), End> {
+/// Waits until something is so, while this node leads the group in this term.
+async fn wait(
+    group: &LocalGroup,
+    term: u64,
+    news: &mpsc::Sender<BackupNews>,
+    is_so: impl Fn() -> bool,
+) -> Result<(), End> {
     while !is_so() {
         if group.has_failed() {
             return Err(ShardError::LogFailed.into());
+        }
+        if group.reign() != Some(term) {
+            return Err(End::Moved);
         }
         if news.is_closed() {
             return Err(End::Left);

@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) async fn run(core: Rc<Core>, repairs: bool, news: mpsc::Sender<CheckNews>) {
     let groups = core.local_groups();
     let (mut chunks, mut bytes) = (0, 0);
-    for group in &groups {
+    for group in groups.iter().filter(|group| group.reign().is_some()) {
         let totals = group.applied().chunks_totals();
         chunks += totals.chunks;
         bytes += totals.bytes;
@@ -49,7 +49,8 @@ pub(crate) async fn run(core: Rc<Core>, repairs: bool, news: mpsc::Sender<CheckN
     tell(&news, CheckNews::Ended).await;
 }
 
-/// Verifies the chunks of a group; false when nobody wants to know.
+/// Verifies the chunks of a group, if this node leads it: others may delete those that it still knows. False when nobody wants to
+/// know.
 async fn check_group(
     core: &Core,
     group: &LocalGroup,
@@ -57,6 +58,11 @@ async fn check_group(
     repairs: bool,
     news: &mpsc::Sender<CheckNews>,
 ) -> bool {
+    let term = group.reign();
+    let has_gone = || term.is_none() || group.reign() != term;
+    if has_gone() {
+        return tell(news, CheckNews::Elsewhere(group.id)).await;
+    }
     let chunks: Vec<Chunk> = group.applied().chunks().copied().collect();
     let verify = |chunk: Chunk| async move {
         let name = group.chunk_name(chunk.id);
@@ -67,6 +73,9 @@ async fn check_group(
     let mut verified = iter(chunks).map(verify).buffer_unordered(AT_ONCE);
     let mut streams = None;
     while let Some((chunk, found)) = verified.next().await {
+        if has_gone() {
+            return tell(news, CheckNews::Elsewhere(group.id)).await;
+        }
         let told = match found {
             Ok(Some(flaw)) if group.has_chunk(group.chunk_name(chunk.id)) => {
                 if streams.is_none() {

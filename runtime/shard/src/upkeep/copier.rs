@@ -5,6 +5,14 @@
 //! there that names it no longer, and no older one is: that snapshot is the group's [`Anchor`]. Where chunks are in the data
 //! directory, their anchor is the snapshot there.
 //!
+//! With several voters, the leader does this, and a leader that was replaced and does not know it may do it at the same time. They
+//! know nothing of each other but what is in the store, and agree by one rule: *an object of a snapshot is deleted only by who
+//! knows of a whole one that is of a later entry.* All snapshots of a group are of one history, so the one of the latest entry of
+//! all that were ever whole is never deleted: what a leader has once seen whole, or put, is there, or a later one is. A chunk that
+//! has gone from the state with an entry is deleted only by who knows of a whole snapshot that is of that entry or a later one. So no
+//! chunk is missing that the latest whole snapshot names, and whoever begins with the store begins with that one. What a leader
+//! has put of a snapshot of which it did not put the manifest, no other can take for whole: it deletes that at once.
+//!
 //! All this waits for the store alone: snapshots are taken and the log is purged whatever becomes of it.
 
 use std::cell::Cell;
@@ -71,6 +79,10 @@ struct Copier {
     current: Vec<String>,
     /// Objects in the store that are not part of it, manifests first.
     old: Vec<String>,
+    /// Pieces of one that has no manifest and gets none.
+    scraps: Vec<String>,
+    /// The term in which the store was looked at: others change it in other terms.
+    surveyed: Option<u64>,
     /// Whether, when somebody looked last, the state named chunks that are not in the store that new ones go to; and the
     /// entry that a snapshot must have to name none.
     has_left_behind: bool,
@@ -86,7 +98,7 @@ struct Copier {
 /// Keeps the group's anchor. Runs for the shard's life.
 pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>, cold: Cold, anchor: Rc<Anchor>) {
     let keeps_snapshots = cold.keeps_snapshots();
-    let (current, old) = (Vec::new(), Vec::new());
+    let (current, old, scraps) = Default::default();
     let mut copier = Copier {
         core,
         group,
@@ -95,26 +107,28 @@ pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>, cold: Cold, ancho
         stored: None,
         current,
         old,
+        scraps,
+        surveyed: None,
         has_left_behind: true,
         not_before: None,
         withheld_since: None,
         is_due: false,
         changed_since: None,
     };
-    let mut has_begun = !keeps_snapshots;
     while !copier.group.has_failed() {
         tokio::time::sleep(LOOK_EVERY).await;
-        copier.want();
         if !keeps_snapshots {
+            copier.want();
             copier.anchor.index.set(copier.group.replica.snapshot_index());
             continue;
         }
-        if copier.group.leading().is_err() {
+        let Some(term) = copier.group.reign().filter(|_| copier.group.leading().is_ok()) else {
             // Whoever leads puts snapshots there, and takes away older ones.
-            has_begun = false;
+            copier.changed_since = None;
             continue;
-        }
-        if let Err(error) = copier.step(&mut has_begun).await {
+        };
+        copier.want();
+        if let Err(error) = copier.step(term).await {
             copier.note_failure(&error);
             tokio::time::sleep(AGAIN_AFTER).await;
         }
@@ -122,18 +136,19 @@ pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>, cold: Cold, ancho
 }
 
 impl Copier {
-    /// Does what there is to do, where this node leads.
-    async fn step(&mut self, has_begun: &mut bool) -> Result<(), ShardError> {
-        if !*has_begun {
+    /// Does what there is to do, where this node leads in this term.
+    async fn step(&mut self, term: u64) -> Result<(), ShardError> {
+        if self.surveyed != Some(term) {
+            self.anchor.index.set(None);
             let survey = self.cold.snapshots(self.group.id).await?;
             self.old = survey.others();
-            if let Some(newest) = survey.snapshots.first() {
-                (self.stored, self.current) = (Some(newest.name.index), newest.objects());
-            }
-            *has_begun = true;
+            let newest = survey.snapshots.first();
+            self.stored = newest.map(|newest| newest.name.index);
+            self.current = newest.map_or_else(Vec::new, Manifest::objects);
+            self.surveyed = Some(term);
         }
         let taken = self.group.replica.snapshot_index();
-        if self.stored.is_none() {
+        if self.stored.is_none() && self.core.is_alone() {
             // Nobody can begin with what is not there, so only this node's own snapshot needs what is gone.
             self.anchor.index.set(taken);
         }
@@ -172,10 +187,11 @@ impl Copier {
         let bytes = file.bytes();
         let name = name(&self.core, group, &file);
         // They are of no use unless the manifest comes to be there.
-        self.old.extend((0..bytes.div_ceil(PIECE_BYTES_MAX as u64)).map(|piece| name.piece(piece as usize)));
+        self.scraps.extend((0..bytes.div_ceil(PIECE_BYTES_MAX as u64)).map(|piece| name.piece(piece as usize)));
         let manifest = put_pieces(&self.core, &self.cold, name, file).await?;
         // It may be there even if the store says that it is not.
         self.old.insert(0, name.manifest());
+        self.old.append(&mut self.scraps);
         self.cold.put_manifest(&manifest).await?;
         let objects = manifest.objects();
         self.old.retain(|object| !objects.contains(object));
@@ -188,19 +204,35 @@ impl Copier {
         Ok(())
     }
 
-    /// Deletes what is not part of the newest snapshot. When that is the only one that has a manifest, it is the anchor.
+    /// Deletes what is not part of the newest snapshot, as far as it may go. When that is the only one that has a manifest, it is
+    /// the anchor.
     async fn tidy(&mut self) -> Result<(), ShardError> {
-        while let Some(object) = self.old.first() {
+        while let Some(object) = self.scraps.last() {
+            self.cold.delete_snapshot_object(object).await?;
+            self.scraps.pop();
+        }
+        let mut kept = 0;
+        while let Some(object) = self.old.get(kept) {
+            if !self.may_go(object) {
+                kept += 1;
+                continue;
+            }
             if !SnapshotName::is_manifest(object) {
                 self.anchor.index.set(self.stored);
             }
             self.cold.delete_snapshot_object(object).await?;
-            self.old.remove(0);
+            self.old.remove(kept);
         }
         if self.stored.is_some() {
             self.anchor.index.set(self.stored);
         }
         Ok(())
+    }
+
+    /// Whether nobody can rely on an object that is not part of the newest snapshot: where others may put some, it must be of an
+    /// earlier entry.
+    fn may_go(&self, object: &str) -> bool {
+        self.core.is_alone() || SnapshotName::of_object(object).map(|name| name.index) < self.stored
     }
 
     /// Wants a snapshot when there is something that the anchor does not know of, and has been for so long that it is time:
@@ -268,7 +300,8 @@ pub(crate) async fn put_pieces(
         pieces.push(SnapshotPiece { bytes: piece.len() as u64, crc });
         cold.put_piece(name, pieces.len() - 1, piece).await?;
     }
-    Ok(Manifest { name, cluster: core.config.node_id, groups: core.topology.groups, pieces })
+    let cluster = core.cold.as_ref().and_then(Cold::owner).unwrap_or(core.config.node_id);
+    Ok(Manifest { name, cluster, groups: core.topology.groups, pieces })
 }
 
 /// The piece of a snapshot's file that begins at `position`, and its CRC32C. Blocks.

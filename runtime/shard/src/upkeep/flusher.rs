@@ -80,6 +80,8 @@ pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>, maker: Rc<Maker>)
             Ok(true) => {}
             Ok(false) => tokio::time::sleep(LOOK_EVERY).await,
             Err(_) if flusher.group.has_failed() => {}
+            // Whoever leads now goes on.
+            Err(_) if flusher.group.reign().is_none() => {}
             Err(error) => {
                 add(&flusher.core.stats.flushes_failed, 1);
                 let group = flusher.group.id.0;

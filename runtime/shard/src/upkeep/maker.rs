@@ -30,7 +30,7 @@ pub(crate) struct Maker {
     core: Rc<Core>,
     group: Rc<LocalGroup>,
     cold: Cold,
-    /// What the names of this life's chunks have in common.
+    /// What the names of this life's chunks have in common. Those of two nodes differ in their term, too.
     nonce: u32,
     /// Chunks that will never be part of the state.
     garbage: Garbage,
@@ -71,10 +71,10 @@ impl Maker {
         let group = &self.group;
         // Only the leader's chunks become part of the state.
         drop(group.leading()?);
+        let term = group.reign().ok_or(ShardError::Unavailable)?;
         let mut last_number = self.last_number.lock().await;
         // A log that cannot even be told of the chunk is not given one again and again.
         drop(group.reserve(PARTS_BYTES_MAX, claim)?);
-        let term = group.replica.standing().term;
         *last_number = (*last_number).max(group.applied().chunk_number_last()) + 1;
         let id = ChunkId { term, number: *last_number, nonce: self.nonce };
         let name = group.chunk_name(id);

@@ -122,9 +122,14 @@ pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>, cold: Cold, maker
     let mut merger = Merger { core, group, cold, maker, stuck: Stuck::default() };
     while !merger.group.has_failed() {
         tokio::time::sleep(rest).await;
+        if merger.group.leading().is_err() {
+            continue;
+        }
         match merger.pass().await {
             Ok(()) => {}
             Err(_) if merger.group.has_failed() => {}
+            // Whoever leads now goes on.
+            Err(_) if merger.group.reign().is_none() => {}
             Err(error) => {
                 let group = merger.group.id.0;
                 tracing::warn!(group, ?error, "chunks cannot be merged: they are tried again");
@@ -193,6 +198,8 @@ impl Merger {
         if load.moves.is_empty() {
             return Ok(());
         }
+        // What is read in vain costs the store's time.
+        drop(self.group.leading()?);
         // In the order in which they lie in the first chunk, so each of its blocks is read once.
         load.moves.sort_by_key(|of| (of.parts[0].chunk, of.parts[0].at));
         let _turn = self.cold.merging().await;

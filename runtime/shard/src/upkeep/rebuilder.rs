@@ -74,7 +74,12 @@ pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>, cold: Cold) {
     while !group.has_failed() {
         tokio::time::sleep(LOOK_EVERY).await;
         lost.retain(|chunk| group.has_chunk(*chunk));
-        for name in group.damaged.take() {
+        let damaged = group.damaged.take();
+        // Whoever leads now may have deleted them. Those that are read there are met there.
+        if group.leading().is_err() {
+            continue;
+        }
+        for name in damaged {
             if lost.contains(&name) {
                 continue;
             }

@@ -3,8 +3,13 @@
 //! A chunk is garbage when the last stream that named it names it no longer, or when it never became part of the state: the
 //! process ended before, or the log refused its command. The first kind the state tells, the second the flusher, and what earlier
 //! lives have left is found by looking at what is there. With one voter nobody else puts chunks, and no life uses another's
-//! names, so whatever is of another life and is not named is garbage. With several, only the leader deletes, and what it finds only of
-//! terms before its own: of those nothing can be committed any more.
+//! names, so whatever is of another life and is not named is garbage. With several, the leader looks when it begins to lead, and
+//! takes for garbage what is of a term before its own: it has applied an entry of its own term, and apply refuses a chunk in an
+//! entry of another term than the chunk's, so of those none can be committed any more. What a replica notes of chunks that went while
+//! it did not lead, it forgets: whoever begins to lead finds them.
+//!
+//! A leader that was replaced and does not know it deletes only what is garbage for ever: what was let go by a committed entry,
+//! or can never be committed.
 //!
 //! What the state has named once stays until the group's [`Anchor`] names it no longer: who has nothing but that begins with
 //! it.
@@ -17,7 +22,6 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::iter;
 use weir_cold::{ChunkName, Cold, ColdError};
-use weir_raft::Role;
 
 use crate::core::Core;
 use crate::stats::add;
@@ -73,18 +77,34 @@ pub(crate) async fn run(
     garbage: Garbage,
     anchor: Rc<Anchor>,
 ) {
-    let find = async {
-        while let Err(error) = find(&core, &group, &cold, nonce, &garbage).await {
-            tracing::warn!(group = group.id.0, %error, "the cold tier's chunks cannot be listed: what is garbage stays");
-            tokio::time::sleep(AGAIN_AFTER).await;
-        }
-    };
-    tokio::join!(find, delete(&group, &cold, &garbage, &anchor));
+    while !group.has_failed() {
+        let Some(term) = group.reign() else {
+            if !core.is_alone() {
+                drop(group.take_gone_chunks());
+                garbage.borrow_mut().clear();
+                anchor.set_waiting(0, None);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+            continue;
+        };
+        let reigns = || group.reign() == Some(term) && !group.has_failed();
+        let is_earlier = |chunk: ChunkName| if core.is_alone() { chunk.nonce != nonce } else { chunk.term < term };
+        let find = async {
+            while let Err(error) = find(&core, &group, &cold, is_earlier, &garbage).await {
+                tracing::warn!(group = group.id.0, %error, "the cold tier's chunks cannot be listed: what is garbage stays");
+                tokio::time::sleep(AGAIN_AFTER).await;
+                if !reigns() {
+                    return;
+                }
+            }
+        };
+        tokio::join!(find, delete(&group, &cold, &garbage, &anchor, reigns));
+    }
 }
 
-/// Deletes what is garbage, as it becomes so.
-async fn delete(group: &LocalGroup, cold: &Cold, garbage: &Garbage, anchor: &Anchor) {
-    while !group.has_failed() {
+/// Deletes what is garbage, as it becomes so, while this replica `reigns`.
+async fn delete(group: &LocalGroup, cold: &Cold, garbage: &Garbage, anchor: &Anchor, reigns: impl Fn() -> bool) {
+    while reigns() {
         tokio::time::sleep(LOOK_EVERY).await;
         if group.leading().is_err() {
             continue;
@@ -108,29 +128,29 @@ async fn delete(group: &LocalGroup, cold: &Cold, garbage: &Garbage, anchor: &Anc
     }
 }
 
-/// Finds what earlier lives have left in the store and nothing names, and says what is named and not whole in the store.
-async fn find(core: &Core, group: &LocalGroup, cold: &Cold, nonce: u32, garbage: &Garbage) -> Result<(), ColdError> {
-    let (mut found, term, state) = loop {
-        let found: BTreeMap<ChunkName, u64> = cold.chunks(group.id).await?.into_iter().collect();
-        if let (Role::Leading { term }, Ok(state)) = (group.replica.role(), group.leading()) {
-            break (found, term, state);
-        }
-        if group.has_failed() {
-            return Ok(());
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    };
+/// Finds what `is_earlier` and nothing names, and says what is named and not whole in the store. This replica leads in a term that it
+/// has applied an entry of: what is earlier was put before, or is garbage.
+async fn find(
+    core: &Core,
+    group: &LocalGroup,
+    cold: &Cold,
+    is_earlier: impl Fn(ChunkName) -> bool,
+    garbage: &Garbage,
+) -> Result<(), ColdError> {
+    let mut found: BTreeMap<ChunkName, u64> = cold.chunks(group.id).await?.into_iter().collect();
+    let state = group.applied();
     let mut missing = 0u64;
-    for chunk in state.chunks().filter(|chunk| chunk.id.nonce != nonce) {
+    for chunk in state.chunks() {
         let name = group.chunk_name(chunk.id);
-        if found.remove(&name) != Some(chunk.bytes) {
+        // Others may have been put since it was looked.
+        if is_earlier(name) && found.remove(&name) != Some(chunk.bytes) {
             missing += 1;
             group.note_damaged(name);
         }
     }
     // A stored snapshot of before may name it.
     let entry = state.applied();
-    let found = found.into_keys().filter(|chunk| chunk.nonce != nonce && (core.is_alone() || chunk.term < term));
+    let found = found.into_keys().filter(|chunk| is_earlier(*chunk));
     garbage.borrow_mut().extend(found.map(|chunk| Gone { chunk, entry }));
     if missing > 0 {
         add(&core.stats.cold_damaged, missing);
