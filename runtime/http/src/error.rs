@@ -374,6 +374,11 @@ impl From<Refusal> for Problem {
             Refusal::NameHeld => of(ErrorCode::StreamNameHeld),
             Refusal::ForkAncestors { .. } => of(ErrorCode::ForkAncestors),
             Refusal::ForkSubOffset => of(ErrorCode::ForkSubOffsetInvalid),
+            // Nobody asks for a subscription yet.
+            Refusal::SubscriptionNotFound
+            | Refusal::SubscriptionConflict
+            | Refusal::SubscriptionLimit
+            | Refusal::WakeFenced => of(ErrorCode::NotSupported),
             // They never leave the shard; if they did, trying again would be right.
             Refusal::Stale | Refusal::ForkLate => of(ErrorCode::Unavailable),
         }

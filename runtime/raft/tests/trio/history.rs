@@ -99,6 +99,7 @@ impl History {
             fenced: false,
             retention: weir_stream::Retention::default(),
             bindings: weir_stream::EncodedBindings::of(&[0, 0]),
+            watches: weir_stream::subscription::EncodedWatches::NONE,
         };
         builder.push(&Command::Bucket { name: "b", epoch: 1, told });
         builder.push(&Command::Create {

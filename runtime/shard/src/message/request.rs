@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use weir_stream::subscription::EncodedWatches;
 use weir_stream::{Ancestor, BucketTold, EncodedBindings, Expiry, Pattern, Retention};
 use weir_types::{BucketName, GroupId, Incarnation, ModuleName, Offset, ReadFrom, Role, StreamKey};
 
@@ -425,6 +426,8 @@ pub(crate) struct BucketNews {
     /// All its bindings, encoded; `None` when the bucket is gone.
     #[serde(with = "apart::maybe")]
     pub(crate) bindings: Option<Bytes>,
+    /// Which of its streams subscriptions are for, encoded.
+    pub(crate) watches: Vec<u8>,
 }
 
 impl BucketNews {
@@ -436,6 +439,7 @@ impl BucketNews {
                 fenced: self.fenced,
                 retention: self.retention,
                 bindings: EncodedBindings::of(bindings),
+                watches: EncodedWatches::of(&self.watches),
             },
         }
     }

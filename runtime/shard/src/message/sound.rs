@@ -2,6 +2,7 @@
 //! from there on everybody counts on it, and so it is checked again where it comes from another process.
 
 use bytes::Bytes;
+use weir_stream::subscription::EncodedWatches;
 use weir_stream::{ANCESTORS_MAX, EncodedBindings, Facts};
 use weir_types::limits::{CONTENT_TYPE_BYTES_MAX, PRODUCER_ID_BYTES_MAX, PRODUCER_NUMBER_MAX};
 use weir_types::{BucketName, Offset, StreamKey};
@@ -38,7 +39,9 @@ fn is_bucket(name: &str) -> bool {
 }
 
 fn is_news(news: &BucketNews) -> bool {
-    is_bucket(&news.name) && news.bindings.as_deref().is_none_or(EncodedBindings::is_sound)
+    is_bucket(&news.name)
+        && news.bindings.as_deref().is_none_or(EncodedBindings::is_sound)
+        && EncodedWatches::is_sound(&news.watches)
 }
 
 fn is_facts(facts: &Facts) -> bool {

@@ -86,7 +86,7 @@ fn requests() -> Vec<Request> {
     let name = || ModuleName::new("stats").expect("a name");
     let news = |bindings| {
         let (name, retention) = ("bucket".into(), Retention::default());
-        Arc::new(BucketNews { name, epoch: 3, created_ms: 4, fenced: false, retention, bindings })
+        Arc::new(BucketNews { name, epoch: 3, created_ms: 4, fenced: false, retention, bindings, watches: vec![0] })
     };
     let encoded = Bytes::from(Binding::encode([&binding()].into_iter()));
     vec![
