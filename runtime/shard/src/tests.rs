@@ -102,6 +102,7 @@ impl Node {
             entropy,
             disks: disks.clone(),
             cold: cold.clone(),
+            hooks: None,
             modules,
             builtins,
             nodes: None,
@@ -191,6 +192,7 @@ fn config() -> ShardConfig {
         folds_max: 16,
         compile_wait: Duration::from_secs(10),
         write_deadline: Duration::from_secs(5),
+        hook_key_age: Duration::MAX,
     }
 }
 

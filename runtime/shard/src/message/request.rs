@@ -12,6 +12,7 @@ use weir_types::{BucketName, GroupId, Incarnation, ModuleName, Offset, ReadFrom,
 use crate::config::Topology;
 use crate::message::apart;
 use crate::message::body::Body;
+use crate::message::subscription::{LinksAsk, LinksRequest, SubscriptionAsk};
 
 /// What must be true of a stream that is there for a request to change it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -261,6 +262,14 @@ pub(crate) enum Request {
         key: StreamKey,
         query: Box<SummaryQuery>,
     },
+    /// Of a bucket, by its id.
+    Subscription(BucketName, Box<str>, Box<SubscriptionAsk>),
+    /// What wakes are signed with.
+    HookKeys,
+    /// These subscriptions have something new: a bucket, and a number.
+    PendingNews(Vec<(Box<str>, u64)>),
+    /// Of a group's streams that are linked to a subscription.
+    Links(GroupId, Box<LinksRequest>),
 }
 
 impl Request {
@@ -276,6 +285,7 @@ impl Request {
             Request::List { group, .. } | Request::BucketDescribe { group, .. } | Request::BucketTell { group, .. } => {
                 Some(*group)
             }
+            Request::Links(group, _) => Some(*group),
             _ => None,
         }
     }
@@ -315,7 +325,12 @@ impl Request {
     pub(crate) fn is_prompt(&self) -> bool {
         !matches!(
             self,
-            Request::Summary { .. } | Request::List { .. } | Request::ModulePut { .. } | Request::BindingPut(..)
+            Request::Summary { .. }
+                | Request::List { .. }
+                | Request::ModulePut { .. }
+                | Request::BindingPut(..)
+                | Request::Subscription(..)
+                | Request::Links(..)
         )
     }
 
@@ -332,7 +347,15 @@ impl Request {
             | Request::BucketDescribe { .. }
             | Request::Modules(_)
             | Request::Bindings(_)
-            | Request::Summary { .. } => true,
+            | Request::Summary { .. }
+            | Request::HookKeys
+            | Request::PendingNews(_) => true,
+            Request::Subscription(_, _, ask) => matches!(**ask, SubscriptionAsk::Get),
+            Request::Links(_, request) => match request.ask {
+                LinksAsk::Pending(_) | LinksAsk::All(_) => true,
+                // What is acknowledged again is acknowledged already.
+                LinksAsk::Ack { .. } => true,
+            },
             Request::Append(..)
             | Request::Create(..)
             | Request::Fork(..)
@@ -358,6 +381,7 @@ impl Request {
             Request::ReadInherited(..) | Request::InheritedRecords(..) => true,
             // Of a bucket that is listed or looked at: one for each group.
             Request::BucketDescribe { .. } => true,
+            Request::Links(_, request) => matches!(request.ask, LinksAsk::All(_)),
             _ => false,
         }
     }
@@ -409,7 +433,11 @@ impl Request {
             | Request::Modules(_)
             | Request::BindingPut(..)
             | Request::BindingDelete { .. }
-            | Request::Bindings(_) => None,
+            | Request::Bindings(_)
+            | Request::Subscription(..)
+            | Request::HookKeys
+            | Request::PendingNews(_)
+            | Request::Links(..) => None,
         }
     }
 }

@@ -117,6 +117,7 @@ impl Member {
             entropy: Arc::new(Counter(AtomicU64::new(number))),
             disks: disks(),
             cold: None,
+            hooks: None,
             modules: modules.expect("the engine runs"),
             builtins: Arc::new([]),
             nodes,
