@@ -5,6 +5,7 @@ mod checks;
 mod cluster;
 mod cuts;
 mod forks;
+mod subscriptions;
 mod trims;
 
 use std::collections::BTreeSet;
