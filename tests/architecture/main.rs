@@ -9,17 +9,27 @@ use std::path::{Path, PathBuf};
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
 
 /// Every crate of `runtime/` and the crates of `runtime/` that it uses. The binary may use them all.
-const ARROWS: [(&str, &[&str]); 9] = [
+const ARROWS: [(&str, &[&str]); 10] = [
     ("weir-types", &[]),
     ("weir-stream", &["weir-types"]),
     ("weir-storage", &["weir-types"]),
     ("weir-cold", &["weir-types"]),
     ("weir-cluster", &["weir-types"]),
+    ("weir-hooks", &[]),
     ("weir-wasm", &["weir-types"]),
     ("weir-raft", &["weir-cluster", "weir-storage", "weir-stream", "weir-types"]),
     (
         "weir-shard",
-        &["weir-cluster", "weir-cold", "weir-raft", "weir-storage", "weir-stream", "weir-types", "weir-wasm"],
+        &[
+            "weir-cluster",
+            "weir-cold",
+            "weir-hooks",
+            "weir-raft",
+            "weir-storage",
+            "weir-stream",
+            "weir-types",
+            "weir-wasm",
+        ],
     ),
     ("weir-http", &["weir-shard", "weir-stream", "weir-types"]),
 ];
@@ -27,11 +37,12 @@ const ARROWS: [(&str, &[&str]); 9] = [
 const BINARY: &str = "weir";
 
 /// A crate from elsewhere, and the only crates of `runtime/` that may name it.
-const KNOWN_BY: [(&str, &[&str]); 6] = [
+const KNOWN_BY: [(&str, &[&str]); 7] = [
     ("openraft", &["weir-raft"]),
     ("moka", &["weir-cold"]),
     ("hyper", &["weir-http"]),
     ("hyper-util", &["weir-http"]),
+    ("reqwest", &["weir-hooks"]),
     // The admin listener is the binary's own.
     ("axum", &["weir-http", "weir"]),
     ("wasmtime", &["weir-wasm"]),

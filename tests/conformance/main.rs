@@ -1,4 +1,4 @@
-//! The official conformance suite of the Durable Streams Protocol, whole but for subscriptions, which Weir does not have yet.
+//! The official conformance suite of the Durable Streams Protocol, whole.
 //!
 //! It is a vitest suite from npm, pinned by the `package-lock.json` beside this file. Its packages are installed below
 //! `target/`, once per lock file.
@@ -15,11 +15,14 @@ use weir_testkit::{Setup, metric, npm};
 
 use crate::nodes::Cluster;
 
-/// Tests of suite 0.3.6 without the reserved subscription APIs (6).
-const TESTS: u64 = 332;
+/// Tests of suite 0.3.6.
+const TESTS: u64 = 338;
 
 /// Short, because the suite waits for many a long-poll to end.
 const LONG_POLL_TIMEOUT_MS: u32 = 500;
+
+/// Where the suite's webhooks are.
+const RECEIVERS: &str = "127.0.0.1";
 
 const FILES: [(&str, &str); 3] = [
     ("package.json", include_str!("package.json")),
@@ -31,6 +34,7 @@ const FILES: [(&str, &str); 3] = [
 fn the_official_suite_passes() {
     let server = Setup::new(env!("CARGO_BIN_EXE_weir"))
         .env("WEIR_HTTP_LONG_POLL_TIMEOUT_MS", LONG_POLL_TIMEOUT_MS)
+        .env("WEIR_HOOKS_ALLOW", RECEIVERS)
         .args(&["--in-memory"])
         .start();
     run("conformance", &server.url());
@@ -38,7 +42,9 @@ fn the_official_suite_passes() {
 
 #[test]
 fn the_official_suite_passes_through_a_node_that_leads_little() {
-    let cluster = Cluster::form([0, 1, 2], &[("WEIR_HTTP_LONG_POLL_TIMEOUT_MS", &LONG_POLL_TIMEOUT_MS.to_string())]);
+    let long_poll_ms = LONG_POLL_TIMEOUT_MS.to_string();
+    let variables = [("WEIR_HTTP_LONG_POLL_TIMEOUT_MS", &*long_poll_ms), ("WEIR_HOOKS_ALLOW", RECEIVERS)];
+    let cluster = Cluster::form([0, 1, 2], &variables);
     let led = |node: &usize| metric(cluster.server(*node), "weir_group_leading") as u64;
     let node = (0..3).min_by_key(led).expect("there are three");
     assert!(led(&node) < 2, "three nodes lead three groups");

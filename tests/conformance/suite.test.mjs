@@ -3,6 +3,6 @@ import { runConformanceTests } from "@durable-streams/server-conformance-tests"
 
 runConformanceTests({
   baseUrl: process.env.WEIR_URL,
-  subscriptions: false,
+  subscriptions: true,
   longPollTimeoutMs: Number(process.env.WEIR_SUITE_LONG_POLL_MS),
 })

@@ -75,7 +75,7 @@ fn an_address_has_the_methods_that_are_described_and_no_other() {
         if described.contains("GET") {
             described.insert("HEAD".to_owned());
         }
-        let target = path.replace("{bucket}", "demo").replace("{name}", "orders");
+        let target = path.replace("{bucket}", "demo").replace("{name}", "orders").replace("{subscription}", "worker");
         let refused = client.send(Request::new("PATCH", &target)).expect(405);
         let allowed =
             refused.header("allow").expect("a field of methods").split(',').map(|method| method.trim().to_owned());
@@ -150,6 +150,9 @@ fn fill(client: &mut Client) -> Vec<String> {
             let target = format!("/{bucket}/-/bindings/{name}");
             let _ = client.send(Request::put(&target).body("application/json", binding)).expect(201);
         }
+        let subscription = r#"{"type":"pull-wake","pattern":"**","wake_stream":"wakes"}"#;
+        let target = format!("/{bucket}/__ds/subscriptions/worker");
+        let _ = client.send(Request::put(&target).body("application/json", subscription)).expect(201);
     }
     tails
 }
@@ -165,6 +168,7 @@ fn at_what_is_there(mut document: Value, tails: &[String]) -> Value {
         ("bucket", json!(["demo"])),
         ("name", json!(["orders", "checked", "text", "none"])),
         ("binding", json!(["totals", "schema", "none"])),
+        ("subscription", json!(["worker", "none"])),
         ("summary", json!(["totals"])),
         ("offset", json!(places)),
         ("before", json!(places)),

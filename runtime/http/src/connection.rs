@@ -182,7 +182,7 @@ fn written_by(first: &[u8]) -> Option<StreamKey> {
     let end = target.iter().position(|byte| matches!(byte, b' ' | b'?'))?;
     match path::parse(str::from_utf8(&target[..end]).ok()?) {
         Ok(Target::Stream(key)) => Some(key),
-        Ok(Target::Other) | Err(_) => None,
+        Ok(Target::Ds(..) | Target::Other) | Err(_) => None,
     }
 }
 

@@ -61,12 +61,16 @@ codes! {
     ForkSubOffsetInvalid = 400, "fork_sub_offset_invalid", "The source has nothing at this sub-offset.";
     ProducerEpochStart = 400, "producer_epoch_start", "A new epoch begins at sequence 0.";
     SummaryRefused = 400, "summary_refused", "The module refuses the question.";
+    SubscriptionInvalid = 400, "subscription_invalid", "The subscription, or what is asked of it, cannot be like this.";
+    WebhookUrlRejected = 400, "webhook_url_rejected", "The server does not call this address.";
+    TokenInvalid = 401, "token_invalid", "The token is missing or is none of this subscription.";
     ProducerFenced = 403, "producer_fenced", "A newer epoch of this producer has written.";
     RouteNotFound = 404, "route_not_found", "There is nothing at this address.";
     StreamNotFound = 404, "stream_not_found", "There is no such stream.";
     BucketNotFound = 404, "bucket_not_found", "There is no such bucket.";
     ModuleNotFound = 404, "module_not_found", "There is no such module.";
     BindingNotFound = 404, "binding_not_found", "There is no such binding.";
+    SubscriptionNotFound = 404, "subscription_not_found", "There is no such subscription.";
     MethodNotAllowed = 405, "method_not_allowed", "This address has no such method.";
     BodyTimeout = 408, "body_timeout", "The body did not arrive in time.";
     StreamClosed = 409, "stream_closed", "The stream is closed.";
@@ -80,6 +84,10 @@ codes! {
     ModuleInUse = 409, "module_in_use", "A binding uses the module.";
     ModuleCompiling = 409, "module_compiling", "The module cannot be bound yet.";
     ModuleFailed = 409, "module_failed", "The module could not be compiled.";
+    SubscriptionConflict = 409, "subscription_conflict", "The subscription exists with another configuration.";
+    Fenced = 409, "fenced", "The wake is over, or another one has begun.";
+    AlreadyClaimed = 409, "already_claimed", "Somebody else has claimed the wake.";
+    NothingPending = 409, "nothing_pending", "The subscription has nothing to be processed.";
     StreamGone = 410, "stream_gone", "The stream was deleted, but has forks.";
     OffsetGone = 410, "offset_gone", "What was at this offset is gone.";
     OffsetTrimmed = 410, "offset_trimmed", "What was at this offset has been trimmed.";
@@ -99,6 +107,7 @@ codes! {
     ProducerLimit = 429, "producer_limit", "The stream has too many active producers.";
     ModuleLimit = 429, "module_limit", "The bucket has as many modules as it may.";
     BindingLimit = 429, "binding_limit", "The bucket has as many bindings as it may.";
+    SubscriptionLimit = 429, "subscription_limit", "The bucket has as many subscriptions as it may.";
     Internal = 500, "internal", "The server has made a mistake.";
     StorageCorrupt = 500, "storage_corrupt", "Stored bytes are damaged.";
     ModuleTrapped = 500, "module_trapped", "A module has failed.";
@@ -145,7 +154,7 @@ impl ErrorCode {
         // 408 too: the body came too slowly, not wrongly. 500 not: it would fail again. A bucket's limits not: nothing
         // but a deletion changes what they are about.
         matches!(self.row().0, 408 | 429 | 503 | 504 | 507)
-            && !matches!(self, ErrorCode::ModuleLimit | ErrorCode::BindingLimit)
+            && !matches!(self, ErrorCode::ModuleLimit | ErrorCode::BindingLimit | ErrorCode::SubscriptionLimit)
     }
 
     /// Whether it is certain that the request changed nothing, so that a retry needs no producer headers.
@@ -161,6 +170,19 @@ pub(crate) struct Problem {
     detail: Cow<'static, str>,
     facts: Vec<(HeaderName, HeaderValue)>,
     rejection: Option<Box<Rejection>>,
+    error: Option<Box<ProtocolError>>,
+}
+
+/// What the protocol itself says of a refusal about a subscription: a member of the document.
+#[derive(Debug, Default, Serialize)]
+struct ProtocolError {
+    code: String,
+    message: String,
+    /// Who has claimed the wake.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    current_holder: Option<Box<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    generation: Option<u64>,
 }
 
 /// What a validator has against a record: a member of the document.
@@ -184,12 +206,14 @@ struct Document<'a> {
     code: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     rejection: Option<&'a Rejection>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a ProtocolError>,
 }
 
 impl Problem {
     /// A refusal; `detail` is a sentence without a capital and a full stop.
     pub(crate) fn new(code: ErrorCode, detail: impl Into<Cow<'static, str>>) -> Problem {
-        Problem { code, detail: detail.into(), facts: Vec::new(), rejection: None }
+        Problem { code, detail: detail.into(), facts: Vec::new(), rejection: None, error: None }
     }
 
     /// A method that a stream's address does not have.
@@ -200,6 +224,15 @@ impl Problem {
     /// Adds a fact.
     pub(crate) fn with(mut self, name: &HeaderName, value: HeaderValue) -> Problem {
         self.facts.push((name.clone(), value));
+        self
+    }
+
+    /// With the member that the protocol asks for where a subscription is refused something.
+    pub(crate) fn in_protocols_form(mut self) -> Problem {
+        let mut error = self.error.take().unwrap_or_default();
+        error.code = self.code.as_str().to_ascii_uppercase();
+        error.message = self.detail.to_string();
+        self.error = Some(error);
         self
     }
 
@@ -221,8 +254,15 @@ impl Problem {
     pub(crate) fn document(&self) -> Bytes {
         let (status, code, title) = self.code.row();
         let r#type = format!("urn:weir:error:{code}");
-        let document =
-            Document { r#type, title, status, detail: &self.detail, code, rejection: self.rejection.as_deref() };
+        let document = Document {
+            r#type,
+            title,
+            status,
+            detail: &self.detail,
+            code,
+            rejection: self.rejection.as_deref(),
+            error: self.error.as_deref(),
+        };
         Bytes::from(serde_json::to_vec(&document).expect("strings and numbers are JSON"))
     }
 
@@ -296,6 +336,15 @@ impl From<ShardError> for Problem {
             ShardError::ModuleUnknown(_) => ErrorCode::ModuleNotFound,
             ShardError::ModuleFailed { .. } => ErrorCode::ModuleFailed,
             ShardError::BindingUnknown(_) => ErrorCode::BindingNotFound,
+            ShardError::SubscriptionInvalid(_) => ErrorCode::SubscriptionInvalid,
+            ShardError::WebhookRejected(_) => ErrorCode::WebhookUrlRejected,
+            ShardError::TokenInvalid => ErrorCode::TokenInvalid,
+            ShardError::NothingPending => ErrorCode::NothingPending,
+            ShardError::Claimed { holder, generation } => {
+                let (current_holder, generation) = (Some(holder), Some(generation));
+                let error = Some(Box::new(ProtocolError { current_holder, generation, ..ProtocolError::default() }));
+                return Problem { error, ..Problem::new(ErrorCode::AlreadyClaimed, detail) };
+            }
             ShardError::ModuleTooLarge { .. } => ErrorCode::ModuleTooLarge,
             ShardError::ModuleStore(reason) => {
                 tracing::error!(%reason, "{detail}");
@@ -369,6 +418,10 @@ impl From<Refusal> for Problem {
             Refusal::ModuleLimit => of(ErrorCode::ModuleLimit),
             Refusal::BindingNotFound => of(ErrorCode::BindingNotFound),
             Refusal::BindingLimit => of(ErrorCode::BindingLimit),
+            Refusal::SubscriptionNotFound => of(ErrorCode::SubscriptionNotFound),
+            Refusal::SubscriptionConflict => of(ErrorCode::SubscriptionConflict),
+            Refusal::SubscriptionLimit => of(ErrorCode::SubscriptionLimit),
+            Refusal::WakeFenced => of(ErrorCode::Fenced),
             Refusal::SoftDeleted => of(ErrorCode::StreamGone),
             Refusal::NameHeld => of(ErrorCode::StreamNameHeld),
             Refusal::ForkAncestors { .. } => of(ErrorCode::ForkAncestors),

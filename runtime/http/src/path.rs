@@ -2,7 +2,7 @@
 //!
 //! `/{bucket}/{name...}` is a stream; `/v1/stream/{name...}` and `/v1/streams/{name...}` are the same streams of the
 //! bucket `default`. What is left is the router's: buckets, and what is reserved (`/{bucket}/-/...`, `/-/...`,
-//! `/v1/...`, a first name segment `__ds`).
+//! `/v1/...`). What is below a first name segment `__ds` is found before anything is decoded, and has its own rules.
 //!
 //! A path is percent-decoded once, before it is split. An encoded slash is refused, so that a name is cut into
 //! segments in one way only.
@@ -12,7 +12,7 @@ use http::HeaderValue;
 use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
-use weir_types::{StreamKey, cut_at_slash};
+use weir_types::{BucketName, StreamKey, cut_at_slash};
 
 use crate::error::{ErrorCode, Problem};
 
@@ -24,12 +24,42 @@ const DEFAULT_BUCKET: &str = "default";
 pub(crate) enum Target {
     /// A stream.
     Stream(StreamKey),
+    /// What is below `__ds`, as it was sent.
+    Ds(Root, String),
     /// Something else, or nothing.
     Other,
 }
 
+/// A bucket, as a client has called it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Root {
+    /// The bucket.
+    pub(crate) bucket: BucketName,
+    /// `/demo`, `/v1/stream` or `/v1/streams`.
+    pub(crate) path: String,
+}
+
+/// Reads a path below `__ds`. Nothing is decoded: what follows may have slashes in its names.
+fn ds(path: &str) -> Option<Target> {
+    let rest = path.strip_prefix('/')?;
+    let (first, below) = cut_at_slash(rest)?;
+    let (bucket, root, below) = match first {
+        "v1" => {
+            let (form @ ("stream" | "streams"), below) = cut_at_slash(below)? else { return None };
+            (DEFAULT_BUCKET, format!("/v1/{form}"), below)
+        }
+        _ => (first, format!("/{first}"), below),
+    };
+    let rest = below.strip_prefix("__ds/")?;
+    let bucket = BucketName::new(bucket).ok()?;
+    Some(Target::Ds(Root { bucket, path: root }, rest.to_string()))
+}
+
 /// Reads a request's path, as sent.
 pub(crate) fn parse(path: &str) -> Result<Target, Problem> {
+    if let Some(target) = ds(path) {
+        return Ok(target);
+    }
     let path = decode(path)?;
     let Some(rest) = path.strip_prefix('/') else { return Ok(Target::Other) };
     let Some((bucket, name)) = cut_at_slash(rest) else { return Ok(Target::Other) };
@@ -63,9 +93,12 @@ fn decode(path: &str) -> Result<Cow<'_, str>, Problem> {
     percent_decode_str(path).decode_utf8().map_err(|_| malformed("the path is not UTF-8"))
 }
 
-/// Whether what is at `path` is an operator's business: buckets, modules, bindings, lists.
+/// Whether what is at `path` is an operator's business: buckets, modules, bindings, subscriptions, lists.
 pub(crate) fn is_operators(path: &str) -> bool {
     let below_root = path.strip_prefix('/').unwrap_or(path);
+    if ds(path).is_some() {
+        return true;
+    }
     match cut_at_slash(below_root) {
         Some((first, below)) => first == "-" || below.starts_with("-/"),
         None => !below_root.is_empty(),
@@ -85,6 +118,7 @@ mod tests {
     fn check(path: &str) -> String {
         match parse(path) {
             Ok(Target::Stream(key)) => key.to_string(),
+            Ok(Target::Ds(root, rest)) => format!("{} {} {rest}", root.bucket, root.path),
             Ok(Target::Other) => "other".to_string(),
             Err(problem) => problem.code().as_str().to_string(),
         }
@@ -100,10 +134,13 @@ mod tests {
 
     #[test]
     fn buckets_and_reserved_addresses_are_the_routers() {
-        for path in ["/", "/demo", "/demo/-/streams", "/-/x", "/v1/other", "/v1/stream", "/demo/__ds/x", "*", ""] {
+        for path in ["/", "/demo", "/demo/-/streams", "/-/x", "/v1/other", "/v1/stream", "/demo/__ds", "*", ""] {
             assert_eq!(check(path), "other", "{path}");
         }
-        assert_eq!(check("/v1/stream/__ds/subscriptions/x"), "other");
+        assert_eq!(check("/v1/stream/__ds/subscriptions/x"), "default /v1/stream subscriptions/x");
+        assert_eq!(check("/v1/streams/__ds/jwks.json"), "default /v1/streams jwks.json");
+        assert_eq!(check("/demo/__ds/subscriptions/s/streams/a%2Fb"), "demo /demo subscriptions/s/streams/a%2Fb");
+        assert_eq!(check("/demo/a/__ds/x"), "demo/a/__ds/x");
         assert_eq!(check("/v1/stream/-/x"), "other");
     }
 

@@ -110,6 +110,9 @@ impl Service {
             Err(problem) => Err(problem),
             Ok(_) if head.method == Method::OPTIONS => return Ok(cors::preflight(&head.headers)),
             Ok(Target::Other) => return self.route(context, Request::from_parts(head, body)).await,
+            Ok(Target::Ds(root, rest)) => {
+                Box::pin(routes::subscriptions::serve(context, root, &rest, &head, &mut body)).await
+            }
             Ok(Target::Stream(key)) => match head.method {
                 Method::POST => {
                     *route = Route::Append;

@@ -18,6 +18,7 @@ use weir_cluster::{
 };
 use weir_raft::{Links, Observer, Peers, Replica, ReplicaOptions, Role, State, answer_peer};
 use weir_storage::{Arena, Claim, EntryBody, FRAME_HEADER_BYTES, FaultyDisk, Wal, WalConfig, WriteMode};
+use weir_stream::subscription::EncodedWatches;
 use weir_stream::{
     BatchBuilder, BucketTold, Command, EncodedBindings, Expiry, Group, KeyRef, Limits, Outcome, Records, Retention,
 };
@@ -240,6 +241,7 @@ fn stream(number: u64, body: &[u8]) -> Bytes {
         fenced: false,
         retention: Retention::default(),
         bindings: EncodedBindings::of(&[0, 0]),
+        watches: EncodedWatches::NONE,
     };
     let mut builder = BatchBuilder::new(Arena::new(body.len() + 1000).into_buf());
     builder.push(&Command::Bucket { name: "b", epoch: 1, told });

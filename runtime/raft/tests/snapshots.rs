@@ -11,6 +11,7 @@ use weir_storage::{
     Arena, BLOCK_BYTES, Claim, Disk, EntryBody, EntryId, FRAME_HEADER_BYTES, FaultyDisk, Room, SnapshotReader, Wal,
     WalConfig, WalError, WriteMode,
 };
+use weir_stream::subscription::EncodedWatches;
 use weir_stream::{
     BatchBuilder, BucketTold, Command, EncodedBindings, Expiry, Group, KeyRef, Limits, Outcome, Pack, Piece, Records,
     Retention,
@@ -135,6 +136,7 @@ fn frame(step: u64) -> Bytes {
         fenced: false,
         retention: Retention::default(),
         bindings: EncodedBindings::of(&[0, 0]),
+        watches: EncodedWatches::NONE,
     };
     let create = Command::Create {
         key: KeyRef::from(&new),

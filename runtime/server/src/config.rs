@@ -16,6 +16,7 @@ use weir_types::limits::{BATCH_BYTES_MAX, BINDINGS_PER_BUCKET_MAX, BODY_BYTES_CE
 
 use crate::address::ListenAddress;
 use crate::cluster_config::{ClusterConfig, ClusterConfigError};
+use crate::hooks_config::{HooksConfig, HooksConfigError};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -102,6 +103,9 @@ pub(crate) enum ConfigError {
     /// What is configured of the cluster.
     #[error(transparent)]
     Cluster(#[from] ClusterConfigError),
+    /// What is configured of webhooks.
+    #[error(transparent)]
+    Hooks(#[from] HooksConfigError),
     /// A text that cannot be used.
     #[error("{key} = {value:?} cannot be used: {reason}")]
     TextInvalid {
@@ -128,6 +132,8 @@ pub(crate) struct Config {
     pub(crate) cold: ColdConfig,
     /// `[cluster]`
     pub(crate) cluster: ClusterConfig,
+    /// `[hooks]`
+    pub(crate) hooks: HooksConfig,
     /// `[limits]`
     pub(crate) limits: LimitsConfig,
     /// `[buckets]`
@@ -547,6 +553,7 @@ impl Config {
         }
         check_range("wal.budget_bytes", self.wal.budget_bytes, 0, i64::MAX as u64)?;
         self.cold.check()?;
+        self.hooks.check()?;
         self.check_cluster()?;
         check_range("limits.producers_per_stream_max", self.limits.producers_per_stream_max.into(), 1, 1 << 20)?;
         let bindings_max = BINDINGS_PER_BUCKET_MAX as u64;

@@ -35,6 +35,8 @@ mod config_command;
 mod connections;
 mod demo;
 mod exit;
+mod hooks;
+mod hooks_config;
 mod layers;
 mod manual;
 mod metrics;

@@ -69,6 +69,7 @@ pub(crate) fn seams(
         entropy: Arc::new(SystemEntropy),
         disks,
         cold,
+        hooks: None,
         modules: host(data_dir, modules, shards.into())?,
         builtins: Arc::new(BUILTINS),
         nodes,

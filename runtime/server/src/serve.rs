@@ -33,6 +33,7 @@ use crate::config::{CacheConfig, Config, Sizes, size};
 use crate::connections::Connections;
 use crate::demo;
 use crate::exit::Exit;
+use crate::hooks::{self, HooksRuntime};
 use crate::node::{DataDir, Membership, Node, Peers};
 use crate::seams::{SystemEntropy, seams};
 use crate::shard_thread::{Opened, Request, ShardParts, ShardThread};
@@ -99,7 +100,10 @@ async fn run(config: &Config, demo: bool) -> Result<(), Exit> {
         _ => None,
     };
     let endpoint = nodes.as_ref().map(|nodes| nodes.endpoint.clone());
-    let seams = seams(data_dir.as_deref(), &node, sizes, cold.clone(), &config.modules, topology.shards, nodes)?;
+    let hooks_runtime =
+        HooksRuntime::start().map_err(|source| Exit::System { doing: "start the thread of webhooks", source })?;
+    let mut seams = seams(data_dir.as_deref(), &node, sizes, cold.clone(), &config.modules, topology.shards, nodes)?;
+    seams.hooks = Some(hooks::open(&config.hooks, &hooks_runtime)?);
     let modules = seams.modules.clone();
     let parts = shard_parts(config, node.id, topology, sizes, seams, &shutdown);
     let addresses: Vec<Address> = parts.iter().map(|(_, address)| address.clone()).collect();
@@ -201,6 +205,7 @@ pub(crate) fn shard_config(config: &Config, node_id: u64, topology: Topology, si
         folds_max: share(config.modules.folds_max).max(1),
         compile_wait: Duration::from_millis(config.modules.upload_wait_ms),
         write_deadline: WRITE_DEADLINE,
+        hook_key_age: config.hooks.key_age(),
         flush_bytes: config.cold.flush_bytes,
         flush_age: Duration::from_millis(config.cold.flush_age_ms),
     }

@@ -89,6 +89,8 @@ pub struct ShardConfig {
     pub compile_wait: Duration,
     /// How long a write may wait for its outcome.
     pub write_deadline: Duration,
+    /// How old the key that webhooks are signed with may become.
+    pub hook_key_age: Duration,
 }
 
 impl ShardConfig {

@@ -12,6 +12,7 @@ use tokio::sync::Mutex;
 use tokio::task::{AbortHandle, JoinHandle};
 use weir_cluster::NodeId;
 use weir_cold::Cold;
+use weir_hooks::Hooks;
 use weir_storage::Wal;
 use weir_stream::Meta;
 use weir_types::{GroupId, ShardId, StreamKey};
@@ -30,6 +31,7 @@ use crate::nodes::losses::Losses;
 use crate::nodes::salute::Lane;
 use crate::seams::{Entropy, Nodes, SteadyClock, in_turns};
 use crate::stats::Counters;
+use crate::subscriptions::desk::Desk;
 use crate::write::job::LocalGroup;
 
 /// What a write under way takes besides its body, in bytes: a bound for how many there are.
@@ -77,6 +79,10 @@ pub(crate) struct Core {
     /// For who puts a snapshot into the store: its pieces take memory.
     pub(crate) copying: Mutex<()>,
     pub(crate) guests: Rc<Guests>,
+    /// On the shard of group 0: what is to be done for subscriptions.
+    pub(crate) desk: Rc<Desk>,
+    /// Calls webhooks; none where nobody does.
+    pub(crate) hooks: Option<Hooks>,
     /// On the shard of group 0: buckets whose last change may not have reached every group.
     pub(crate) unsettled: Unsettled,
     /// Bytes of the index of hot bytes, as of the last round: every write asks.

@@ -8,6 +8,7 @@
 //! - [`group`]: the open batch and the proposer, opening WALs and replicas.
 //! - [`core`]: [`Shard`], the handle that connections hold, and the state behind it; knows no verb.
 //! - [`upkeep`]: snapshots, giving up what of the log nothing needs, old bytes to the cold tier and from chunk to chunk.
+//! - [`subscriptions`]: who is woken when streams have something new.
 //! - The verbs: [`read`], [`write`], [`live`], [`meta`] (buckets, modules, bindings), [`modules`] (guests at work).
 //! - [`shard`]: opening, and the dispatch from requests to verbs.
 //!
@@ -30,6 +31,7 @@ mod read;
 mod seams;
 mod shard;
 mod stats;
+mod subscriptions;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -43,10 +45,12 @@ pub use in_flight::InFlight;
 pub use live::subscription::{LiveData, LiveEvent, Subscription};
 pub use mailbox::{Address, Mailbox, mesh};
 pub use message::{
-    AppendRequest, BackupNews, BindingRequest, Body, BucketSummary, CheckNews, CreateCondition, CreateRequest,
-    DamagedChunk, ForkRequest, IfMatch, Limit, ListCursor, ListedStream, Listing, LongPoll, ModuleState, ModuleSummary,
-    Page, Producer, ShardError, ShardStats, SummaryQuery, SummaryView, SummaryWait, TrimRequest,
+    AckRequest, AppendRequest, BackupNews, BindingRequest, Body, BucketSummary, CheckNews, ClaimedWake,
+    CreateCondition, CreateRequest, DamagedChunk, ForkRequest, IfMatch, Limit, LinkedStream, ListCursor, ListedStream,
+    Listing, LongPoll, ModuleState, ModuleSummary, Page, Producer, ShardError, ShardStats, SubscriptionView,
+    SummaryQuery, SummaryView, SummaryWait, TrimRequest,
 };
 pub use modules::summary::SummaryFollower;
 pub use seams::{Builtin, Clock, Entropy, Nodes, Seams, in_turns};
+pub use weir_hooks::PublicKey;
 pub use weir_raft::{Role, Standing};

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use weir_cluster::Endpoint;
 use weir_cold::Cold;
+use weir_hooks::Hooks;
 use weir_raft::Addresses;
 use weir_storage::Disk;
 use weir_types::Role;
@@ -60,6 +61,8 @@ pub struct Seams {
     pub disks: Vec<Arc<dyn Disk>>,
     /// Where old bytes go; none where all stays in the log.
     pub cold: Option<Cold>,
+    /// Calls webhooks; none where nobody does.
+    pub hooks: Option<Hooks>,
     /// The node's modules: where they are kept, how they are compiled, what they may take.
     pub modules: Host,
     /// The modules that need no upload.

@@ -29,6 +29,7 @@ use crate::nodes::losses::Losses;
 use crate::nodes::outgoing::Outgoing;
 use crate::seams::{Nodes, Seams, SteadyClock, in_turns};
 use crate::stats::Counters;
+use crate::subscriptions::{report, wakes};
 use crate::upkeep;
 use crate::write::{expiry, role, rounds};
 
@@ -108,6 +109,8 @@ impl Shard {
             upkeep: Mutex::default(),
             copying: Mutex::default(),
             unsettled: Unsettled::default(),
+            desk: Rc::default(),
+            hooks: seams.hooks,
             hot_index: Cell::new(0),
             tasks: RefCell::default(),
             turn: seams.turn,
@@ -119,6 +122,10 @@ impl Shard {
             core.spawn(rounds::run(core.clone(), group.clone()));
             core.spawn(role::follow(core.clone(), group.clone()));
             upkeep::begin(&core, &group);
+            core.spawn(report::run(core.clone(), group.clone()));
+            if group.id == GroupId::META {
+                core.spawn(wakes::run(core.clone()));
+            }
         }
         core.spawn(read_mail(core.clone(), mailbox.receiver));
         core.spawn(core.post.clone().run());
@@ -266,6 +273,13 @@ impl Core {
                 Request::BindingPut(bucket, request) => shard.binding_put(bucket.as_str(), *request).await,
                 Request::BindingDelete { bucket, name } => shard.binding_delete(bucket.as_str(), name.as_str()).await,
                 Request::Bindings(bucket) => shard.bindings(bucket.as_str()),
+                Request::Subscription(bucket, id, ask) => shard.serve_subscription(bucket, &id, *ask).await,
+                Request::HookKeys => shard.hook_keys(),
+                Request::PendingNews(places) => {
+                    places.into_iter().for_each(|place| shard.desk.add(place));
+                    Ok(Answer::Done)
+                }
+                Request::Links(group, request) => shard.links(group, *request).await,
                 Request::Append(..)
                 | Request::Read { .. }
                 | Request::Buckets { .. }

@@ -6,6 +6,7 @@ mod cluster;
 mod cuts;
 mod forks;
 mod reigns;
+mod subscriptions;
 mod trims;
 
 use std::collections::BTreeSet;
@@ -103,6 +104,7 @@ impl Node {
             entropy,
             disks: disks.clone(),
             cold: cold.clone(),
+            hooks: None,
             modules,
             builtins,
             nodes: None,
@@ -192,6 +194,7 @@ fn config() -> ShardConfig {
         folds_max: 16,
         compile_wait: Duration::from_secs(10),
         write_deadline: Duration::from_secs(5),
+        hook_key_age: Duration::MAX,
     }
 }
 

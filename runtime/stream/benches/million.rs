@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use weir_stream::subscription::EncodedWatches;
 use weir_stream::{
     BatchBuilder, BucketTold, ChunkId, Command, EncodedBindings, EncodedParts, Expiry, Group, Limits, PARTS_MAX, Part,
     Records, Retention, Split, Thaw,
@@ -71,6 +72,7 @@ fn main() {
         fenced: false,
         retention: Retention::default(),
         bindings: EncodedBindings::of(&[0, 0]),
+        watches: EncodedWatches::NONE,
     };
     let mut created = Steps::default();
     apply(&mut group, &mut created, &[Command::Bucket { name: "b", epoch: 1, told }]);

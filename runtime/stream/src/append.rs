@@ -52,6 +52,15 @@ impl Group {
         }
         let before_bytes = stream.memory_bytes();
         let result = stream.append(at, &write, &mut self.hotlog);
+        if let Ok((_, Change::Advanced { start, .. })) = result
+            && self.watched_buckets > 0
+        {
+            if stream.watched() != self.watch_epoch {
+                let watches = self.buckets.get(key.bucket()).map_or(&[][..], |bucket| &bucket.watches);
+                stream.follow(watches, self.watch_epoch, start);
+            }
+            stream.note_pending(start, &mut self.pending);
+        }
         recount(&mut self.index_bytes, before_bytes, stream.memory_bytes());
         match result {
             Ok((appended, change)) => Outcome { reply: Reply::Appended(appended), change },

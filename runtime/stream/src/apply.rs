@@ -112,6 +112,11 @@ impl Group {
                 self.flush(at, Chunk { id: chunk, bytes, crc, times, named_bytes: 0, live_bytes: 0 }, parts)
             }
             Command::Bucket { name, epoch, told } => self.bucket_told(name, epoch, told),
+            Command::Ack { bucket, number, acks } => self.ack(bucket, number, acks),
+            Command::MetaSubscription { bucket, id, step } => {
+                decided(self.meta.subscription_step(bucket, id, step, at.time_ms))
+            }
+            Command::MetaHookKey { seed } => Outcome::unchanged(self.meta.hook_key_put(seed, at.time_ms)),
             Command::MetaForm { groups } => decided(self.meta.form(groups)),
             Command::MetaBucket { name, step } => decided(self.meta.bucket_step(name, step, at.time_ms)),
             Command::MetaRetention { bucket, retention } => decided(self.meta.retention_put(bucket, retention)),

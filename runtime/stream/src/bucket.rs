@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::binding::{Binding, EncodedBindings};
 use crate::codec::{CodecError, Reader};
 use crate::sink::Sink;
+use crate::subscription::watch::{EncodedWatches, Watch};
 
 /// How much of its streams a bucket keeps: what is beyond one of the limits is trimmed some time later.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +58,7 @@ pub(crate) struct Bucket {
     pub(crate) fenced: bool,
     pub(crate) retention: Retention,
     pub(crate) bindings: Vec<Arc<Binding>>,
+    pub(crate) watches: Vec<Watch>,
 }
 
 /// What a group is told of a bucket.
@@ -72,6 +74,8 @@ pub enum BucketTold<'a> {
         retention: Retention,
         /// All bindings of the bucket.
         bindings: EncodedBindings<'a>,
+        /// Which of its streams subscriptions are for.
+        watches: EncodedWatches<'a>,
     },
     /// It was deleted.
     Gone,

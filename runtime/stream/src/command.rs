@@ -20,6 +20,8 @@ use crate::producer::ProducerRef;
 use crate::records::Records;
 use crate::reply::Expiry;
 use crate::sink::{Count, Sink};
+use crate::subscription::kept::{SubscriptionStep, is_subscription_id, read_seed};
+use crate::subscription::watch::{EncodedAcks, EncodedWatches};
 
 const KIND_CREATE: u8 = 1;
 const KIND_APPEND: u8 = 2;
@@ -45,6 +47,12 @@ const KIND_PIN_SETTLE: u8 = 50;
 const KIND_UNPIN: u8 = 51;
 const KIND_FORK_DECIDE: u8 = 52;
 const KIND_FORK_RELEASED: u8 = 53;
+
+/// [`KIND_BUCKET`] with the streams that subscriptions are for.
+const KIND_BUCKET_WATCHED: u8 = 64;
+const KIND_META_SUBSCRIPTION: u8 = 65;
+const KIND_META_HOOK_KEY: u8 = 66;
+const KIND_ACK: u8 = 67;
 
 const FLAG_CLOSE: u8 = 1;
 const FLAG_PRODUCER: u8 = 2;
@@ -208,6 +216,29 @@ pub enum Command<'a> {
         epoch: u64,
         /// The bucket.
         told: BucketTold<'a>,
+    },
+    /// Moves cursors of a subscription, as somebody says who has processed these streams.
+    Ack {
+        /// The bucket.
+        bucket: &'a str,
+        /// The subscription's number.
+        number: u64,
+        /// Which streams of this group, and up to where.
+        acks: EncodedAcks<'a>,
+    },
+    /// Group 0 only: a subscription or a wake of it comes, changes or goes.
+    MetaSubscription {
+        /// The bucket.
+        bucket: &'a str,
+        /// The subscription's id.
+        id: &'a str,
+        /// What happens to it.
+        step: SubscriptionStep<'a>,
+    },
+    /// Group 0 only: wakes are signed with another key some time from now on.
+    MetaHookKey {
+        /// What it is made of, drawn at random by the leader.
+        seed: [u8; 32],
     },
     /// Group 0 only: fixes how many groups the slots are spread over.
     MetaForm {
@@ -412,6 +443,16 @@ impl<'a> Command<'a> {
                 sink.u64(epoch);
                 put_told(sink, told);
             }
+            Command::Ack { bucket, number, acks } => {
+                sink.short(bucket);
+                sink.u64(number);
+                sink.bytes(acks.bytes());
+            }
+            Command::MetaSubscription { bucket, id, step } => {
+                put_words(sink, bucket, id);
+                step.put(sink);
+            }
+            Command::MetaHookKey { seed } => sink.bytes(&seed),
             Command::MetaForm { groups } => sink.u16(groups),
             Command::MetaBucket { name, step } => {
                 sink.short(name);
@@ -497,8 +538,24 @@ impl<'a> Command<'a> {
             }
             KIND_BUCKET => {
                 let (name, epoch) = (read_bucket(r)?, r.u64("bucket epoch")?);
-                Command::Bucket { name, epoch, told: read_told(r)? }
+                Command::Bucket { name, epoch, told: read_told(r, false)? }
             }
+            KIND_BUCKET_WATCHED => {
+                let (name, epoch) = (read_bucket(r)?, r.u64("bucket epoch")?);
+                Command::Bucket { name, epoch, told: read_told(r, true)? }
+            }
+            KIND_ACK => {
+                let (bucket, number) = (read_bucket(r)?, r.u64("subscription number")?);
+                Command::Ack { bucket, number, acks: EncodedAcks::read(r)? }
+            }
+            KIND_META_SUBSCRIPTION => {
+                let (bucket, id) = (read_bucket(r)?, r.short("subscription id")?);
+                if !is_subscription_id(id) {
+                    return Err(CodecError::Field("subscription id"));
+                }
+                Command::MetaSubscription { bucket, id, step: SubscriptionStep::read(r)? }
+            }
+            KIND_META_HOOK_KEY => Command::MetaHookKey { seed: read_seed(r)? },
             KIND_META_FORM => match r.u16("groups")? {
                 0 => return Err(CodecError::Field("groups")),
                 groups => Command::MetaForm { groups },
@@ -558,7 +615,13 @@ impl<'a> Command<'a> {
             Command::ForkDecide { .. } => KIND_FORK_DECIDE,
             Command::ForkReleased { .. } => KIND_FORK_RELEASED,
             Command::Flush { .. } => KIND_FLUSH,
+            Command::Bucket { told: BucketTold::There { watches, .. }, .. } if !watches.is_empty() => {
+                KIND_BUCKET_WATCHED
+            }
             Command::Bucket { .. } => KIND_BUCKET,
+            Command::Ack { .. } => KIND_ACK,
+            Command::MetaSubscription { .. } => KIND_META_SUBSCRIPTION,
+            Command::MetaHookKey { .. } => KIND_META_HOOK_KEY,
             Command::MetaForm { .. } => KIND_META_FORM,
             Command::MetaBucket { .. } => KIND_META_BUCKET,
             Command::MetaRetention { .. } => KIND_META_RETENTION,
@@ -649,16 +712,19 @@ fn read_words<'a>(r: &mut Reader<'a>) -> Result<(&'a str, &'a str), CodecError> 
 fn put_told<S: Sink>(sink: &mut S, told: BucketTold<'_>) {
     match told {
         BucketTold::Gone => sink.u8(TOLD_GONE),
-        BucketTold::There { created_ms, fenced, retention, bindings } => {
+        BucketTold::There { created_ms, fenced, retention, bindings, watches } => {
             sink.u8(if fenced { TOLD_FENCED } else { TOLD_OPEN });
             sink.u64(created_ms);
             retention.put(sink);
+            if !watches.is_empty() {
+                sink.blob(watches.bytes());
+            }
             sink.bytes(bindings.bytes());
         }
     }
 }
 
-fn read_told<'a>(r: &mut Reader<'a>) -> Result<BucketTold<'a>, CodecError> {
+fn read_told<'a>(r: &mut Reader<'a>, is_watched: bool) -> Result<BucketTold<'a>, CodecError> {
     let fenced = match r.u8("bucket told")? {
         TOLD_GONE => return Ok(BucketTold::Gone),
         TOLD_OPEN => false,
@@ -667,7 +733,11 @@ fn read_told<'a>(r: &mut Reader<'a>) -> Result<BucketTold<'a>, CodecError> {
     };
     let created_ms = r.u64("bucket creation time")?;
     let retention = Retention::read(r)?;
-    Ok(BucketTold::There { created_ms, fenced, retention, bindings: EncodedBindings::read(r)? })
+    let watches = match is_watched {
+        true => EncodedWatches::read(r)?,
+        false => EncodedWatches::NONE,
+    };
+    Ok(BucketTold::There { created_ms, fenced, retention, bindings: EncodedBindings::read(r)?, watches })
 }
 
 fn read_upload<'a>(r: &mut Reader<'a>) -> Result<Upload<'a>, CodecError> {

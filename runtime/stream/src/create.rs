@@ -67,6 +67,11 @@ impl Group {
         let own_bytes = stream.tail - stream.begin();
         assert!(own_bytes == new.records.payload_bytes() as u64, "the tail is what is stored");
         stream.closed = new.closed;
+        if self.watched_buckets > 0 && own_bytes > 0 {
+            let begin = stream.begin();
+            stream.follow(&bucket.watches, self.watch_epoch, begin);
+            stream.note_pending(begin, &mut self.pending);
+        }
         let reply = Reply::Created(stream.facts());
         self.count_in(&stream);
         self.slots.insert(key, stream);

@@ -38,6 +38,8 @@ impl Group {
         // Nobody writes to it any more.
         let rare = stream.rare_mut();
         (rare.seq, rare.producers) = Default::default();
+        let cursors = std::mem::take(&mut stream.origin_mut().cursors);
+        self.pending.forget_stream(&cursors, &stream.key);
         recount(&mut self.index_bytes, before_bytes, stream.memory_bytes());
         let (incarnation, expiry) = (stream.incarnation(), stream.expiry());
         self.count_out(expiry);
@@ -55,6 +57,9 @@ impl Group {
         self.index_bytes -= stream.memory_bytes();
         self.content_types.release(&stream.content_type);
         self.release_bytes(&mut stream);
+        if let Some(cursors) = stream.cursors() {
+            self.pending.forget_stream(cursors, &stream.key);
+        }
         let incarnation = stream.incarnation();
         if let Some(fork) = stream.fork() {
             self.release_source(incarnation, fork, false);
@@ -172,13 +177,14 @@ mod tests {
     use crate::create::NewStream;
     use crate::group::At;
     use crate::records::Records;
+    use crate::subscription::watch::EncodedWatches;
 
     #[test]
     fn a_deleted_stream_gives_its_type_back() {
         let mut group = Group::new();
-        let bindings = EncodedBindings::of(&[0, 0]);
+        let (bindings, watches) = (EncodedBindings::of(&[0, 0]), EncodedWatches::NONE);
         let retention = Retention::default();
-        group.bucket_told("b", 1, BucketTold::There { created_ms: 0, fenced: false, retention, bindings });
+        group.bucket_told("b", 1, BucketTold::There { created_ms: 0, fenced: false, retention, bindings, watches });
         let key = KeyRef::parse("b/s").expect("a key");
         let frame = Frame { pos: 0, len: 0 };
         let at = At { term: 1, index: 1, frame, time_ms: 0, limits: Limits { producers_max: 1 } };

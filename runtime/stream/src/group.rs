@@ -19,6 +19,7 @@ use crate::meta::Meta;
 use crate::reply::{Refusal, Reply};
 use crate::slots::Slots;
 use crate::stream::Stream;
+use crate::subscription::cursors::Pending;
 
 /// One group's state.
 #[derive(Debug)]
@@ -34,6 +35,12 @@ pub struct Group {
     pub(crate) bindings_epoch: u64,
     /// Buckets that have a binding.
     pub(crate) bound_buckets: usize,
+    /// Buckets that a subscription watches.
+    pub(crate) watched_buckets: usize,
+    /// Which watches these are: a stream that has seen others is linked anew. Counted from 1 in each process.
+    pub(crate) watch_epoch: u32,
+    /// Streams that have more than some subscription has processed.
+    pub(crate) pending: Pending,
     /// The last change that this group has heard of of a bucket that is gone: what is older may be of its life.
     pub(crate) buckets_gone_epoch: u64,
     /// What of the log is still named.
@@ -136,6 +143,9 @@ impl Group {
             index_bytes: 0,
             bindings_epoch: 0,
             bound_buckets: 0,
+            watched_buckets: 0,
+            watch_epoch: 1,
+            pending: Pending::default(),
             buckets_gone_epoch: 0,
             hotlog: HotLog::default(),
             chunks: Chunks::default(),
@@ -181,7 +191,8 @@ impl Group {
         let named_bytes = self.hotlog.memory_bytes() + self.chunks.memory_bytes() + self.buried.memory_bytes();
         let frozen_bytes = self.slots.freeze.as_ref().map_or(0, Freeze::memory_bytes);
         let forks_bytes = self.unsettled.memory_bytes() + self.releases.memory_bytes();
-        self.index_bytes + self.content_types.bytes() + named_bytes + frozen_bytes + forks_bytes
+        let pending_bytes = self.pending.memory_bytes();
+        self.index_bytes + self.content_types.bytes() + named_bytes + frozen_bytes + forks_bytes + pending_bytes
     }
 
     /// The last log index applied.

@@ -14,8 +14,12 @@ use crate::group::Group;
 use crate::meta::{BucketState, Meta, MetaBucket};
 use crate::module::{Module, Revision};
 use crate::sink::Sink;
+use crate::subscription::kept::{HookKey, Subscription, is_subscription_id};
+use crate::subscription::watch::{EncodedWatches, Watch};
 
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
+/// There were no subscriptions.
+const VERSION_BEFORE_SUBSCRIPTIONS: u8 = 3;
 /// There were no forks.
 const VERSION_BEFORE_FORKS: u8 = 2;
 const WHAT: &str = "snapshot head";
@@ -44,7 +48,7 @@ pub(crate) fn put<S: Sink>(group: &Group, sink: &mut S) {
     group.chunks.put(sink);
     sink.varint(group.buckets.len() as u64);
     for (name, bucket) in &group.buckets {
-        let Bucket { epoch, created_ms, streams: _, fenced, retention, bindings } = bucket;
+        let Bucket { epoch, created_ms, streams: _, fenced, retention, bindings, watches: _ } = bucket;
         sink.short(name);
         sink.u64(*epoch);
         sink.u64(*created_ms);
@@ -54,12 +58,13 @@ pub(crate) fn put<S: Sink>(group: &Group, sink: &mut S) {
     }
     put_meta(sink, &group.meta);
     group.releases.put(sink);
+    put_subscriptions(group, sink);
 }
 
 /// Reads what [`put`] wrote into a group that is still empty.
 pub(crate) fn read(group: &mut Group, reader: &mut Reader<'_>) -> Result<Told, CodecError> {
     let version = reader.u8(WHAT)?;
-    if !matches!(version, VERSION | VERSION_BEFORE_FORKS) {
+    if !matches!(version, VERSION | VERSION_BEFORE_SUBSCRIPTIONS | VERSION_BEFORE_FORKS) {
         return Err(CodecError::Version(version));
     }
     group.applied = Some(reader.count(WHAT)?);
@@ -75,13 +80,55 @@ pub(crate) fn read(group: &mut Group, reader: &mut Reader<'_>) -> Result<Told, C
         let retention = Retention::read(reader)?;
         let bindings: Vec<_> = read_bindings(reader)?.into_iter().map(Arc::new).collect();
         group.bound_buckets += usize::from(!bindings.is_empty());
-        group.buckets.insert(name, Bucket { epoch, created_ms, streams: 0, fenced, retention, bindings });
+        let watches = Vec::new();
+        group.buckets.insert(name, Bucket { epoch, created_ms, streams: 0, fenced, retention, bindings, watches });
     }
     group.meta = read_meta(reader)?;
     if version != VERSION_BEFORE_FORKS {
         group.releases = Releases::read(reader)?;
     }
+    if version == VERSION {
+        read_subscriptions(group, reader)?;
+    }
     Ok(Told { streams, chunks_live_bytes })
+}
+
+/// Of each bucket, in their order, what this group knows of its subscriptions; then group 0's tables.
+fn put_subscriptions<S: Sink>(group: &Group, sink: &mut S) {
+    for bucket in group.buckets.values() {
+        sink.blob(&Watch::encode(&bucket.watches));
+    }
+    for bucket in group.meta.buckets.values() {
+        sink.varint(bucket.subscriptions.len() as u64);
+        for (id, subscription) in &bucket.subscriptions {
+            sink.short(id);
+            subscription.put(sink);
+        }
+    }
+    sink.varint(group.meta.hook_keys.len() as u64);
+    group.meta.hook_keys.iter().for_each(|key| key.put(sink));
+}
+
+fn read_subscriptions(group: &mut Group, reader: &mut Reader<'_>) -> Result<(), CodecError> {
+    for bucket in group.buckets.values_mut() {
+        bucket.watches = EncodedWatches::of(reader.blob(WHAT)?).try_decode()?;
+        group.watched_buckets += usize::from(!bucket.watches.is_empty());
+    }
+    let changes = group.meta.changes;
+    for bucket in group.meta.buckets.values_mut() {
+        for _ in 0..reader.varint(WHAT)? {
+            let id = next_name(reader, is_subscription_id, bucket.subscriptions.keys().next_back())?;
+            let subscription = Subscription::read(reader)?;
+            if subscription.number > changes {
+                return Err(CodecError::Field(WHAT));
+            }
+            bucket.subscriptions.insert(id, subscription);
+        }
+    }
+    for _ in 0..reader.varint(WHAT)? {
+        group.meta.hook_keys.push(HookKey::read(reader)?);
+    }
+    if group.meta.hook_keys.len() > HookKey::KEPT { Err(CodecError::Field(WHAT)) } else { Ok(()) }
 }
 
 fn put_bindings<'a, S: Sink>(sink: &mut S, bindings: impl ExactSizeIterator<Item = &'a Arc<Binding>>) {
@@ -93,12 +140,12 @@ fn read_bindings(reader: &mut Reader<'_>) -> Result<Vec<Binding>, CodecError> {
 }
 
 fn put_meta<S: Sink>(sink: &mut S, meta: &Meta) {
-    let Meta { groups, buckets, changes } = meta;
+    let Meta { groups, buckets, changes, hook_keys: _ } = meta;
     sink.u16(groups.unwrap_or(0));
     sink.u64(*changes);
     sink.varint(buckets.len() as u64);
     for (name, bucket) in buckets {
-        let MetaBucket { state, created_ms, retention, modules, bindings, epoch } = bucket;
+        let MetaBucket { state, created_ms, retention, modules, bindings, subscriptions: _, epoch } = bucket;
         sink.short(name);
         sink.u8(state_code(*state));
         sink.u64(*created_ms);
@@ -131,8 +178,8 @@ fn read_meta(reader: &mut Reader<'_>) -> Result<Meta, CodecError> {
             return Err(CodecError::Field(WHAT));
         }
         let bindings = read_bindings(reader)?.into_iter().map(|binding| (binding.name.clone(), Arc::new(binding)));
-        let (modules, bindings) = (Default::default(), bindings.collect());
-        let mut bucket = MetaBucket { state, created_ms, retention, modules, bindings, epoch };
+        let (modules, bindings, subscriptions) = (Default::default(), bindings.collect(), Default::default());
+        let mut bucket = MetaBucket { state, created_ms, retention, modules, bindings, subscriptions, epoch };
         for _ in 0..reader.varint(WHAT)? {
             let name = next_name(reader, is_module, bucket.modules.keys().next_back())?;
             let mut module = Module { numbers: reader.u32(WHAT)?, ..Module::default() };

@@ -9,6 +9,7 @@
 //! - `apply`: applies a batch to a [`group`], one file per verb: `create`, `append`, `close`, `trim`, `delete`, `expire`; of forks,
 //!   `fork/pin` and `fork/release`; of buckets, `bucket/told`; of group 0's tables, [`meta`]: `meta/bind`, `meta/upload`.
 //! - [`fork`]: streams that begin with what others hold, `fork/inherit`, and what these keep for them, `fork/pins`.
+//! - [`subscription`]: who is woken for which streams; of group 0's tables, `meta/subscribe`.
 //! - [`bucket`], [`module`], [`binding`], [`pattern`]: what was uploaded, and to which streams it is attached. No module runs
 //!   here.
 //! - [`stream`], `slots`, `content_type`, [`producer`]: the state; `list` goes through it.
@@ -54,6 +55,7 @@ mod sink;
 mod slots;
 mod snapshot;
 pub mod stream;
+pub mod subscription;
 mod trim;
 
 pub use batch::{Batch, BatchBuilder, Frame, Limits, frame_bytes_max};

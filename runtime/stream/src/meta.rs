@@ -1,5 +1,5 @@
-//! What group 0 keeps for all groups: over how many groups the slots are spread, which buckets there are, and the modules and
-//! bindings in them ([`crate::module`], [`crate::binding`]).
+//! What group 0 keeps for all groups: over how many groups the slots are spread, which buckets there are, and the modules,
+//! bindings and subscriptions in them ([`crate::module`], [`crate::binding`], [`crate::subscription`]).
 //!
 //! Every change of a bucket has a number, the bucket's *epoch*, and the whole bucket travels to every group under it
 //! ([`crate::bucket`]); so nothing depends on the order in which two changes arrive there.
@@ -9,6 +9,7 @@
 //! that is not decided is taken back; one that is decided is finished.
 
 mod bind;
+mod subscribe;
 mod upload;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use crate::binding::Binding;
 use crate::bucket::Retention;
 use crate::module::Module;
 use crate::reply::{Refusal, Reply};
+use crate::subscription::kept::{HookKey, Subscription};
 
 /// Group 0's tables.
 #[derive(Debug, Default)]
@@ -28,6 +30,8 @@ pub struct Meta {
     pub(crate) buckets: BTreeMap<Box<str>, MetaBucket>,
     /// The number of the last change of any bucket.
     pub(crate) changes: u64,
+    /// What wakes are signed with, the newest last.
+    pub(crate) hook_keys: Vec<HookKey>,
 }
 
 /// A bucket, wherever its streams are.
@@ -43,6 +47,8 @@ pub struct MetaBucket {
     pub modules: BTreeMap<Box<str>, Module>,
     /// What is attached to its streams, by name.
     pub bindings: BTreeMap<Box<str>, Arc<Binding>>,
+    /// Who is woken for its streams, by id.
+    pub subscriptions: BTreeMap<Box<str>, Subscription>,
     /// The number of its last change.
     pub epoch: u64,
 }
@@ -77,8 +83,8 @@ pub enum BucketStep {
 
 impl MetaBucket {
     pub(crate) fn new(created_ms: u64, epoch: u64) -> MetaBucket {
-        let (retention, modules, bindings) = Default::default();
-        MetaBucket { state: BucketState::Active, created_ms, retention, modules, bindings, epoch }
+        let (retention, modules, bindings, subscriptions) = Default::default();
+        MetaBucket { state: BucketState::Active, created_ms, retention, modules, bindings, subscriptions, epoch }
     }
 }
 

@@ -44,6 +44,13 @@ pub enum Reply {
         /// Whether there was one of this name before.
         existed: bool,
     },
+    /// Group 0 has the subscription now, or has it no longer.
+    Subscription {
+        /// How many wakes of it there have been.
+        generation: u64,
+        /// Whether it was there before.
+        existed: bool,
+    },
     /// Bytes of so many of a flush's parts are read from its chunk now.
     Flushed {
         /// The others no longer fitted.
@@ -285,6 +292,18 @@ pub enum Refusal {
     /// The bucket has as many bindings, or as many bytes of their configurations, as it may.
     #[error("the bucket has too many bindings, or their configurations are too large")]
     BindingLimit,
+    /// No subscription of the bucket has this id.
+    #[error("no such subscription")]
+    SubscriptionNotFound,
+    /// A subscription with another configuration has this id.
+    #[error("the subscription exists with another configuration")]
+    SubscriptionConflict,
+    /// The bucket has as many subscriptions, or as many names of streams in them, as it may.
+    #[error("the bucket has too many subscriptions, or they name too many streams")]
+    SubscriptionLimit,
+    /// The wake is over, or another one is under way.
+    #[error("the wake is over, or another one has begun")]
+    WakeFenced,
     /// The stream, or the bindings of the group, changed between the leader's check and apply; the leader checks again.
     /// Never leaves the shard.
     #[error("the stream or its bindings have changed since the command was checked")]

@@ -77,6 +77,11 @@ impl Slots {
         self.tables.iter_mut().flat_map(|table| table.iter_mut()).for_each(|stream| change(stream));
     }
 
+    /// No stream has been linked to any watches. That is in no snapshot, so none is written down for it.
+    pub(crate) fn forget_watched(&mut self) {
+        self.tables.iter_mut().flat_map(|table| table.iter_mut()).for_each(|stream| stream.set_watched(0));
+    }
+
     /// Begins a freeze with this `head`; ends another one that is under way.
     pub(crate) fn begin_freeze(&mut self, head: BytesMut, piece_bytes: usize) {
         self.freezes = self.freezes.wrapping_add(1);

@@ -142,6 +142,7 @@ impl Thaw {
             type_before = Some(stream.content_type.clone());
             group.count_in(&stream);
             group.note_unsettled(&stream);
+            group.find_pending(&stream);
             group.slots.insert(key, stream);
         }
         Ok(())

@@ -17,6 +17,8 @@ use crate::fork::{Fork, NewFork};
 use crate::producer::Producers;
 use crate::reply::{Expiry, Facts, Refusal, position_of};
 use crate::sink::Sink;
+use crate::subscription::cursors::Cursors;
+use crate::subscription::watch::WATCH_EPOCH_MAX;
 
 /// What the allocator and the slot's table add to a stream: headers of its box and its name, and a table place.
 const OVERHEAD_BYTES: usize = 48;
@@ -28,6 +30,7 @@ const FLAG_TYPE: u8 = 2;
 const FLAG_RARE: u8 = 4;
 const FLAG_FORK: u8 = 8;
 const FLAG_PINS: u8 = 16;
+const FLAG_CURSORS: u8 = 32;
 
 /// One stream of a group.
 #[derive(Debug)]
@@ -41,10 +44,36 @@ pub struct Stream {
     pub(crate) extents: Extents,
     /// `None` while every part has its default.
     pub(crate) rare: Option<Box<Rare>>,
-    json: bool,
+    marks: Marks,
     pub(crate) closed: bool,
     /// The freeze that has it written down already, or that it is too young for.
     pub(crate) frozen: u32,
+}
+
+/// Whether records are JSON, and which [watches](crate::subscription) the stream was linked to last, in what is left of a word: every stream
+/// has this.
+#[derive(Clone, Copy, Debug)]
+struct Marks([u8; 3]);
+
+impl Marks {
+    fn new(is_json: bool) -> Marks {
+        Marks([u8::from(is_json), 0, 0])
+    }
+
+    fn is_json(self) -> bool {
+        self.0[0] & 1 != 0
+    }
+
+    fn watched(self) -> u32 {
+        let [low, middle, high] = self.0;
+        u32::from_le_bytes([low, middle, high, 0]) >> 1
+    }
+
+    fn set_watched(&mut self, epoch: u32) {
+        assert!(epoch <= WATCH_EPOCH_MAX, "the group begins anew");
+        let [low, middle, high, _] = (epoch << 1 | u32::from(self.is_json())).to_le_bytes();
+        self.0 = [low, middle, high];
+    }
 }
 
 /// What few streams have.
@@ -54,11 +83,11 @@ pub(crate) struct Rare {
     /// The last `Stream-Seq`.
     pub(crate) seq: Option<Box<str>>,
     pub(crate) producers: Producers,
-    /// `None` while it has all that was ever appended.
+    /// `None` while it has all that was ever appended, and is linked to no subscription.
     pub(crate) origin: Option<Box<Origin>>,
 }
 
-/// Where a stream begins that does not have all its records any more, or shares them.
+/// Where a stream begins that does not have all its records any more, or shares them; and how far those are who follow it.
 #[derive(Debug)]
 pub(crate) struct Origin {
     /// Where the first record begins that has not been trimmed, or the tail.
@@ -69,6 +98,8 @@ pub(crate) struct Origin {
     pub(crate) fork: Option<Box<Fork>>,
     /// Its own forks.
     pub(crate) pins: Option<Box<Pins>>,
+    /// Up to where it was processed, for each subscription that it is linked to.
+    pub(crate) cursors: Cursors,
 }
 
 impl Stream {
@@ -90,7 +121,7 @@ impl Stream {
             last_write_ms: time_ms,
             extents: Extents::default(),
             rare: None,
-            json,
+            marks: Marks::new(json),
             closed: false,
             frozen: 0,
         };
@@ -104,7 +135,7 @@ impl Stream {
     pub(crate) fn begin_as(&mut self, NewFork { fork, base, lineage, .. }: NewFork) {
         assert!(self.tail == 0, "a fork begins with what it inherits");
         self.tail = fork.begin;
-        let origin = Origin { base, lineage, fork: Some(Box::new(fork)), pins: None };
+        let origin = Origin { base, lineage, fork: Some(Box::new(fork)), pins: None, cursors: Cursors::default() };
         self.rare_mut().origin = Some(Box::new(origin));
     }
 
@@ -145,7 +176,7 @@ impl Stream {
 
     /// Whether records are JSON messages.
     pub fn is_json(&self) -> bool {
-        self.json
+        self.marks.is_json()
     }
 
     /// Whether it takes no further records.
@@ -266,6 +297,15 @@ impl Stream {
         self.rare.as_ref().map(|rare| &rare.producers)
     }
 
+    /// The watches that it was linked to last; 0 for none.
+    pub(crate) fn watched(&self) -> u32 {
+        self.marks.watched()
+    }
+
+    pub(crate) fn set_watched(&mut self, epoch: u32) {
+        self.marks.set_watched(epoch);
+    }
+
     /// The rare parts, made on first use.
     pub(crate) fn rare_mut(&mut self) -> &mut Rare {
         self.rare.get_or_insert_with(|| {
@@ -273,14 +313,15 @@ impl Stream {
         })
     }
 
-    fn origin(&self) -> Option<&Origin> {
+    pub(crate) fn origin(&self) -> Option<&Origin> {
         self.rare.as_ref()?.origin.as_deref()
     }
 
     /// Where it begins, made on first use.
     pub(crate) fn origin_mut(&mut self) -> &mut Origin {
         let (base, lineage) = (self.base(), self.lineage());
-        self.rare_mut().origin.get_or_insert_with(|| Box::new(Origin { base, lineage, fork: None, pins: None }))
+        let new = || Box::new(Origin { base, lineage, fork: None, pins: None, cursors: Cursors::default() });
+        self.rare_mut().origin.get_or_insert_with(new)
     }
 
     /// Adds `bytes` at the tail, stored at the end of that pack of log entry `index`.
@@ -301,7 +342,8 @@ impl Stream {
             | flag(has_type, FLAG_TYPE)
             | flag(self.rare.is_some(), FLAG_RARE)
             | flag(fork.is_some(), FLAG_FORK)
-            | flag(pins.is_some(), FLAG_PINS));
+            | flag(pins.is_some(), FLAG_PINS)
+            | flag(self.cursors().is_some(), FLAG_CURSORS));
         if has_type {
             sink.short(&self.content_type);
         }
@@ -323,6 +365,7 @@ impl Stream {
             }
             fork.inspect(|fork| fork.put(sink));
             pins.inspect(|pins| pins.put(sink));
+            self.cursors().inspect(|cursors| cursors.put(sink));
         }
         self.extents.put(sink);
     }
@@ -340,7 +383,7 @@ impl Stream {
         let key = reader.long(WHAT)?;
         StreamKey::check(key).map_err(|_| CodecError::Field(WHAT))?;
         let flags = reader.u8(WHAT)?;
-        if flags & !(FLAG_CLOSED | FLAG_TYPE | FLAG_RARE | FLAG_FORK | FLAG_PINS) != 0 {
+        if flags & !(FLAG_CLOSED | FLAG_TYPE | FLAG_RARE | FLAG_FORK | FLAG_PINS | FLAG_CURSORS) != 0 {
             return Err(CodecError::Field(WHAT));
         }
         let content_type =
@@ -363,7 +406,9 @@ impl Stream {
                 let (base, lineage) = (reader.varint(WHAT)?, Lineage::from_bits(reader.u64(WHAT)?));
                 let fork = if flags & FLAG_FORK != 0 { Some(Box::new(Fork::read(reader)?)) } else { None };
                 let pins = if flags & FLAG_PINS != 0 { Some(Box::new(Pins::read(reader, tail)?)) } else { None };
-                Some(Box::new(Origin { base, lineage, fork, pins }))
+                let is_linked = flags & FLAG_CURSORS != 0;
+                let cursors = if is_linked { Cursors::read(reader, tail)? } else { Cursors::default() };
+                Some(Box::new(Origin { base, lineage, fork, pins, cursors }))
             } else {
                 None
             };
@@ -372,7 +417,7 @@ impl Stream {
             None
         };
         let has_origin = rare.as_ref().is_some_and(|rare| rare.origin.is_some());
-        if flags & (FLAG_FORK | FLAG_PINS) != 0 && !has_origin {
+        if flags & (FLAG_FORK | FLAG_PINS | FLAG_CURSORS) != 0 && !has_origin {
             return Err(CodecError::Field(WHAT));
         }
         let json = crate::content_type::is_json(content_type);
@@ -385,7 +430,7 @@ impl Stream {
             last_write_ms,
             extents: Extents::default(),
             rare,
-            json,
+            marks: Marks::new(json),
             closed,
             frozen: 0,
         };
@@ -413,7 +458,7 @@ impl Origin {
     fn memory_bytes(&self) -> usize {
         let fork = self.fork.as_ref().map_or(0, |fork| size_of::<Fork>() + fork.heap_bytes());
         let pins = self.pins.as_ref().map_or(0, |pins| size_of::<Pins>() + pins.heap_bytes());
-        size_of::<Origin>() + fork + pins
+        size_of::<Origin>() + fork + pins + self.cursors.heap_bytes()
     }
 }
 

@@ -5,6 +5,9 @@ use std::num::NonZeroU64;
 use bytes::{Bytes, BytesMut};
 use proptest::collection::vec;
 use proptest::prelude::*;
+use weir_stream::subscription::{
+    Ack, Delivery, EncodedAcks, EncodedConfig, EncodedNames, EncodedWatches, SubscriptionConfig, SubscriptionStep, Turn,
+};
 use weir_stream::{
     Ancestor, Batch, BatchBuilder, Binding, BucketStep, BucketTold, ChunkId, CodecError, Command, EncodedBindings,
     EncodedFork, EncodedParts, Expiry, Fork, ForkPoint, Group, Limits, NewFork, Outcome, Pack, Part, Pattern,
@@ -25,6 +28,9 @@ struct Fields {
     bindings: Vec<u8>,
     parts: Vec<u8>,
     fork: Vec<u8>,
+    acks: Vec<u8>,
+    names: Vec<u8>,
+    config: Vec<u8>,
     flag: bool,
     expiry: Expiry,
     producer: Option<(String, u64, u64)>,
@@ -74,6 +80,7 @@ impl Fields {
                     fenced: self.flag,
                     retention: self.retention(),
                     bindings: EncodedBindings::of(&self.bindings),
+                    watches: EncodedWatches::NONE,
                 },
             },
             10 => Command::MetaForm { groups: (self.number as u16).max(1) },
@@ -114,8 +121,29 @@ impl Fields {
             26 => Command::Unpin { key, incarnation, fork: Incarnation(self.epoch), keeps_pin: self.flag },
             27 => Command::ForkDecide { key, incarnation, until_ms: self.epoch >> 1 },
             28 => Command::ForkReleased { incarnation, keeps_pin: self.flag },
+            29 => Command::Ack { bucket: name, number: self.number, acks: EncodedAcks::of(&self.acks) },
+            30..=41 => Command::MetaSubscription { bucket: name, id: "sub-1", step: self.step() },
+            42 => Command::MetaHookKey { seed: [self.number as u8; 32] },
             23 => Command::MetaRetention { bucket: name, retention: self.retention() },
             _ => Command::MetaBindingDelete { bucket: name, name: word },
+        }
+    }
+
+    fn step(&self) -> SubscriptionStep<'_> {
+        let turn = Turn { number: self.number, generation: self.epoch, wake: self.number };
+        let names = EncodedNames::of(&self.names);
+        match self.kind {
+            30 => SubscriptionStep::Put { config: EncodedConfig::of(&self.config), root: &self.text },
+            31 => SubscriptionStep::Delete,
+            32 => SubscriptionStep::Link { names },
+            33 => SubscriptionStep::Unlink { names },
+            34 => SubscriptionStep::Wake { number: self.number, wake: self.epoch, worker: None },
+            35 => SubscriptionStep::Wake { number: self.number, wake: self.epoch, worker: Some(&self.text) },
+            36 => SubscriptionStep::Claim { turn, worker: &self.text },
+            37 => SubscriptionStep::Extend(turn),
+            38 => SubscriptionStep::Delivered(turn),
+            39 => SubscriptionStep::Failed { turn, retry_ms: self.number % 1000 },
+            _ => SubscriptionStep::End(turn),
         }
     }
 
@@ -166,7 +194,7 @@ fn fields() -> impl Strategy<Value = Fields> {
     let rest = (expiry, proptest::option::of(("\\PC{1,60}", any::<u64>(), any::<u64>())));
     let more = (proptest::option::of("\\PC{0,60}"), proptest::option::of(offset), body);
     let numbers = (any::<u64>(), prop_oneof![Just(0), any::<u64>()]);
-    (0..30u8, key, "[ -~]{0,255}", numbers, any::<bool>(), rest, more).prop_map(
+    (0..43u8, key, "[ -~]{0,255}", numbers, any::<bool>(), rest, more).prop_map(
         |(kind, key, text, (number, epoch), flag, (expiry, producer), (seq, if_match, (body, json, mut cuts)))| {
             cuts.sort_unstable();
             let split =
@@ -180,6 +208,18 @@ fn fields() -> impl Strategy<Value = Fields> {
             };
             let parts = Part::encode(&(0..number % 3).map(part).collect::<Vec<_>>());
             let fork = fork(&key, number, epoch).encode();
+            let name = || Box::<str>::from(key.name());
+            let ack = |n| Ack { name: name(), incarnation: Incarnation(n), position: epoch };
+            let acks = EncodedAcks::encode(&(0..number % 3).map(ack).collect::<Vec<_>>());
+            let all = [name(), "other".into()].into_iter().collect();
+            let names = EncodedNames::encode(&all);
+            let delivery = match flag {
+                true => Delivery::Webhook { url: "https://a.example/hook".into() },
+                false => Delivery::PullWake { wake_stream: name() },
+            };
+            let pattern = (number % 2 == 0).then(|| Pattern::new("orders/**").expect("a pattern"));
+            let (lease_ms, description) = (1000 + number % 1000, Some(text.as_str().into()));
+            let config = SubscriptionConfig { delivery, pattern, streams: all, lease_ms, description }.encode();
             Fields {
                 kind,
                 key,
@@ -189,6 +229,9 @@ fn fields() -> impl Strategy<Value = Fields> {
                 bindings,
                 parts,
                 fork,
+                acks,
+                names,
+                config,
                 flag,
                 expiry,
                 producer,

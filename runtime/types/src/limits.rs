@@ -48,3 +48,27 @@ pub const PATTERN_BYTES_MAX: usize = 1024;
 
 /// Bytes of the configurations of all bindings of one bucket: they travel to every group in one command.
 pub const BINDING_CONFIGS_BYTES_MAX: usize = 512 << 10;
+
+/// Subscriptions of one bucket.
+pub const SUBSCRIPTIONS_PER_BUCKET_MAX: usize = 256;
+
+/// Streams that one subscription names one by one.
+pub const SUBSCRIPTION_STREAMS_MAX: usize = 1024;
+
+/// Bytes of the patterns and names in all subscriptions of one bucket: they travel to every group in one command.
+pub const SUBSCRIPTIONS_BYTES_MAX: usize = 512 << 10;
+
+/// Longest id of a subscription, in bytes.
+pub const SUBSCRIPTION_ID_BYTES_MAX: usize = 128;
+
+/// Longest address that a subscription names, in bytes: that of its webhook, or that of the server as its client calls it.
+pub const SUBSCRIPTION_URL_BYTES_MAX: usize = 2048;
+
+/// Longest description of a subscription, and longest name of a worker, in bytes.
+pub const SUBSCRIPTION_TEXT_BYTES_MAX: usize = 1024;
+
+/// How short and how long a lease may be, in milliseconds.
+pub const LEASE_MS: std::ops::RangeInclusive<u64> = 1_000..=600_000;
+
+/// Streams that one wake names. Where more have something new, they are named by the next.
+pub const WAKE_STREAMS_MAX: usize = 1024;

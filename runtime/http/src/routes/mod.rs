@@ -3,6 +3,8 @@
 //! A stream's verbs are called by [`crate::service`] itself: [`create`], [`append`], [`close`], [`delete`], [`head`];
 //! [`read`], [`long_poll`] and [`follow`] for its records, [`summary`] for what a fold says of them.
 //!
+//! What is below `__ds` is [`subscriptions`].
+//!
 //! What is not a stream goes through the [`router`]: [`root`], [`openapi`], [`buckets`], [`list`], [`trim`], [`modules`],
 //! [`bindings`]. Its handlers must be `Send` although they never leave their thread: they wrap what they await in a `SendWrapper`.
 
@@ -21,6 +23,7 @@ pub(crate) mod openapi;
 pub(crate) mod read;
 mod root;
 mod state;
+pub(crate) mod subscriptions;
 pub(crate) mod summary;
 pub(crate) mod trim;
 

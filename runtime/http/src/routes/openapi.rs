@@ -46,6 +46,17 @@ mod tests {
     use crate::reference::between;
 
     /// The addresses of streams, which the router never sees.
+    /// They are told by `__ds` alone, and are in no router.
+    const SUBSCRIPTIONS: [&str; 8] = [
+        "/{bucket}/__ds/jwks.json",
+        "/{bucket}/__ds/subscriptions/{subscription}",
+        "/{bucket}/__ds/subscriptions/{subscription}/streams",
+        "/{bucket}/__ds/subscriptions/{subscription}/streams/{name}",
+        "/{bucket}/__ds/subscriptions/{subscription}/callback",
+        "/{bucket}/__ds/subscriptions/{subscription}/claim",
+        "/{bucket}/__ds/subscriptions/{subscription}/ack",
+        "/{bucket}/__ds/subscriptions/{subscription}/release",
+    ];
     const STREAMS: [&str; 3] = ["/{bucket}/{name}", "/v1/stream/{name}", "/v1/streams/{name}"];
     const METHODS: [&str; 5] = ["get", "head", "put", "post", "delete"];
 
@@ -112,7 +123,8 @@ mod tests {
     fn every_address_is_described_and_no_other() {
         let document = document();
         let routes = between(include_str!("mod.rs"), ".route(\"", '"').map(|route| route.replace("{*", "{"));
-        let served: BTreeSet<String> = routes.chain(STREAMS.map(str::to_string)).collect();
+        let served: BTreeSet<String> =
+            routes.chain(STREAMS.map(str::to_string)).chain(SUBSCRIPTIONS.map(str::to_string)).collect();
         let described: BTreeSet<String> = object(&document["paths"]).map(|(path, _)| path.to_string()).collect();
         assert_eq!(described, served);
         let by_id: BTreeMap<_, _> = operations(&document)

@@ -12,6 +12,7 @@ use openraft::{EmptyNode, Membership, StoredMembership};
 use tokio::runtime::{Builder, LocalOptions};
 use weir_cluster::{CallError, Lane, Message, NodeId};
 use weir_storage::{Arena, Disk, EntryId, FRAME_HEADER_BYTES, FaultyDisk, Wal, WalConfig, WriteMode};
+use weir_stream::subscription::EncodedWatches;
 use weir_stream::{
     BatchBuilder, BucketTold, Command, EncodedBindings, Expiry, Group, KeyRef, Limits, Outcome, Records, Retention,
 };
@@ -79,6 +80,7 @@ fn batch() -> Bytes {
         fenced: false,
         retention: Retention::default(),
         bindings: EncodedBindings::of(&[0, 0]),
+        watches: EncodedWatches::NONE,
     };
     let mut builder = BatchBuilder::new(Arena::new(1000).into_buf());
     builder.push(&Command::Bucket { name: "b", epoch: 1, told });

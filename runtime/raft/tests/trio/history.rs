@@ -108,6 +108,7 @@ impl History {
             fenced: false,
             retention: weir_stream::Retention::default(),
             bindings: weir_stream::EncodedBindings::of(&bindings),
+            watches: weir_stream::subscription::EncodedWatches::NONE,
         };
         builder.push(&Command::Bucket { name: "b", epoch: 1 + number / BINDINGS_BATCHES, told });
         builder.push(&Command::Create {

@@ -61,6 +61,8 @@ pub(crate) struct Group<J> {
     pub(crate) snapshot_wanted: Cell<Option<u64>>,
     /// Who needs chunks to stay that nothing names any more.
     pub(crate) holds: Cell<u32>,
+    /// Rung when a stream has come to have more than some subscription has processed.
+    pub(crate) pending: Wakeup,
     /// Chunks that somebody has met damaged, for who builds them again.
     pub(crate) damaged: RefCell<BTreeSet<ChunkName>>,
 }
@@ -97,6 +99,7 @@ impl<J: Job> Group<J> {
             flush_upto: Cell::default(),
             snapshot_wanted: Cell::default(),
             holds: Cell::default(),
+            pending: Wakeup::default(),
             damaged: RefCell::default(),
         }
     }
@@ -152,6 +155,18 @@ impl<J: Job> Group<J> {
     /// Chunks that nothing names any more since this was asked last.
     pub(crate) fn take_gone_chunks(&self) -> Vec<(ChunkId, u64)> {
         self.state.borrow_mut().take_gone_chunks()
+    }
+
+    /// Subscriptions that have something new since this was asked last.
+    pub(crate) fn take_pending_news(&self) -> Vec<(Box<str>, u64)> {
+        self.state.borrow_mut().take_pending_news()
+    }
+
+    /// Something was applied: rings if that is news for a subscription.
+    pub(crate) fn note_pending(&self) {
+        if self.state.borrow().has_pending_news() {
+            self.pending.ring();
+        }
     }
 
     /// When a write that comes now is answered at the latest.

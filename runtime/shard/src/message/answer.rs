@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use weir_hooks::PublicKey;
 use weir_stream::{Ancestor, Appended, Binding, BucketView, Expiry, Facts, Retention, Revision};
 use weir_types::{Incarnation, Offset};
 use weir_wasm::GuestBatch;
@@ -11,6 +12,7 @@ use weir_wasm::GuestBatch;
 use crate::message::apart;
 use crate::message::error::ShardError;
 use crate::message::request::ListCursor;
+use crate::message::subscription::{LinkedStream, SubscriptionAnswer};
 
 /// A range of a stream that begins and ends at record boundaries.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -251,5 +253,8 @@ pub(crate) enum Answer {
     },
     Bindings(#[serde(with = "weir_types::shared::list")] Vec<Arc<Binding>>),
     View(Box<SummaryView>),
+    Subscription(Box<SubscriptionAnswer>),
+    HookKeys(Vec<PublicKey>),
+    Links(Vec<LinkedStream>),
     Done,
 }

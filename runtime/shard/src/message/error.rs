@@ -96,6 +96,26 @@ pub enum ShardError {
     /// The module cannot be bound like this; nothing changed.
     #[error("{0}")]
     BindingInvalid(Box<str>),
+    /// The subscription does not have what is asked of it; nothing changed.
+    #[error("{0}")]
+    SubscriptionInvalid(Box<str>),
+    /// The webhook's address is one that the server does not call; nothing changed.
+    #[error("{0}")]
+    WebhookRejected(Box<str>),
+    /// The token is missing, has ended, or is none that the server has given out; nothing changed.
+    #[error("the token is missing, has ended, or is none of this server's")]
+    TokenInvalid,
+    /// Another worker has claimed the wake; nothing changed.
+    #[error("'{holder}' has claimed the wake")]
+    Claimed {
+        /// Who.
+        holder: Box<str>,
+        /// The wake's generation.
+        generation: u64,
+    },
+    /// There is nothing that could be claimed; nothing changed.
+    #[error("no stream of the subscription has anything new")]
+    NothingPending,
     /// The fold has ended before the offset that was asked for: the record there ends the module.
     #[error("the summary has failed at offset {at}: {reason}")]
     SummaryFailed {

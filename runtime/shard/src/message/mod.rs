@@ -13,6 +13,7 @@ mod peer;
 mod request;
 mod sound;
 mod stats;
+mod subscription;
 
 pub(crate) use answer::{Answer, Pinned, RecordBatch, Response};
 pub use answer::{
@@ -32,3 +33,5 @@ pub use request::{
 };
 pub(crate) use request::{BucketNews, InheritedRequest, ListQuery, PinRequest, Request};
 pub use stats::ShardStats;
+pub use subscription::{AckRequest, ClaimedWake, LinkedStream, SubscriptionView};
+pub(crate) use subscription::{LinksAsk, LinksRequest, SubscriptionAnswer, SubscriptionAsk};

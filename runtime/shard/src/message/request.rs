@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use weir_stream::subscription::EncodedWatches;
 use weir_stream::{Ancestor, BucketTold, EncodedBindings, Expiry, Pattern, Retention};
 use weir_types::{BucketName, Digest, GroupId, Incarnation, ModuleName, Offset, ReadFrom, Role, StreamKey};
 
 use crate::config::Topology;
 use crate::message::apart;
 use crate::message::body::Body;
+use crate::message::subscription::{LinksAsk, LinksRequest, SubscriptionAsk};
 
 /// What must be true of a stream that is there for a request to change it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -273,6 +275,14 @@ pub(crate) enum Request {
         key: StreamKey,
         query: Box<SummaryQuery>,
     },
+    /// Of a bucket, by its id.
+    Subscription(BucketName, Box<str>, Box<SubscriptionAsk>),
+    /// What wakes are signed with.
+    HookKeys,
+    /// These subscriptions have something new: a bucket, and a number.
+    PendingNews(Vec<(Box<str>, u64)>),
+    /// Of a group's streams that are linked to a subscription.
+    Links(GroupId, Box<LinksRequest>),
 }
 
 impl Request {
@@ -288,6 +298,7 @@ impl Request {
             Request::List { group, .. } | Request::BucketDescribe { group, .. } | Request::BucketTell { group, .. } => {
                 Some(*group)
             }
+            Request::Links(group, _) => Some(*group),
             _ => None,
         }
     }
@@ -332,7 +343,12 @@ impl Request {
     pub(crate) fn is_prompt(&self) -> bool {
         !matches!(
             self,
-            Request::Summary { .. } | Request::List { .. } | Request::ModulePut { .. } | Request::BindingPut(..)
+            Request::Summary { .. }
+                | Request::List { .. }
+                | Request::ModulePut { .. }
+                | Request::BindingPut(..)
+                | Request::Subscription(..)
+                | Request::Links(..)
         )
     }
 
@@ -350,7 +366,15 @@ impl Request {
             | Request::Modules(_)
             | Request::ModuleBytes(_)
             | Request::Bindings(_)
-            | Request::Summary { .. } => true,
+            | Request::Summary { .. }
+            | Request::HookKeys
+            | Request::PendingNews(_) => true,
+            Request::Subscription(_, _, ask) => matches!(**ask, SubscriptionAsk::Get),
+            Request::Links(_, request) => match request.ask {
+                LinksAsk::Pending(_) | LinksAsk::All(_) => true,
+                // What is acknowledged again is acknowledged already.
+                LinksAsk::Ack { .. } => true,
+            },
             Request::Append(..)
             | Request::Create(..)
             | Request::Fork(..)
@@ -378,6 +402,7 @@ impl Request {
             Request::ReadInherited(..) | Request::InheritedRecords(..) => true,
             // Of a bucket that is listed or looked at: one for each group.
             Request::BucketDescribe { .. } => true,
+            Request::Links(_, request) => matches!(request.ask, LinksAsk::All(_)),
             _ => false,
         }
     }
@@ -432,7 +457,11 @@ impl Request {
             | Request::ModuleLoad { .. }
             | Request::BindingPut(..)
             | Request::BindingDelete { .. }
-            | Request::Bindings(_) => None,
+            | Request::Bindings(_)
+            | Request::Subscription(..)
+            | Request::HookKeys
+            | Request::PendingNews(_)
+            | Request::Links(..) => None,
         }
     }
 }
@@ -449,6 +478,8 @@ pub(crate) struct BucketNews {
     /// All its bindings, encoded; `None` when the bucket is gone.
     #[serde(with = "apart::maybe")]
     pub(crate) bindings: Option<Bytes>,
+    /// Which of its streams subscriptions are for, encoded.
+    pub(crate) watches: Vec<u8>,
 }
 
 impl BucketNews {
@@ -460,6 +491,7 @@ impl BucketNews {
                 fenced: self.fenced,
                 retention: self.retention,
                 bindings: EncodedBindings::of(bindings),
+                watches: EncodedWatches::of(&self.watches),
             },
         }
     }

@@ -2,6 +2,7 @@
 //! from there on everybody counts on it, and so it is checked again where it comes from another process.
 
 use bytes::Bytes;
+use weir_stream::subscription::{EncodedWatches, is_subscription_id};
 use weir_stream::{ANCESTORS_MAX, EncodedBindings, Facts};
 use weir_types::limits::{CONTENT_TYPE_BYTES_MAX, PRODUCER_ID_BYTES_MAX, PRODUCER_NUMBER_MAX};
 use weir_types::{BucketName, Offset, StreamKey};
@@ -10,6 +11,7 @@ use weir_wasm::GuestBatch;
 use crate::message::answer::{Answer, Page, Pinned, RecordBatch};
 use crate::message::mail::Advance;
 use crate::message::request::{AppendRequest, BucketNews, InheritedRequest, Producer, Request};
+use crate::message::subscription::{LinkedStream, LinksAsk, SubscriptionAnswer, SubscriptionAsk};
 
 /// Whether a text may be a stream's content type: a header's value.
 fn is_content_type(text: &str) -> bool {
@@ -38,7 +40,9 @@ fn is_bucket(name: &str) -> bool {
 }
 
 fn is_news(news: &BucketNews) -> bool {
-    is_bucket(&news.name) && news.bindings.as_deref().is_none_or(EncodedBindings::is_sound)
+    is_bucket(&news.name)
+        && news.bindings.as_deref().is_none_or(EncodedBindings::is_sound)
+        && EncodedWatches::is_sound(&news.watches)
 }
 
 fn is_facts(facts: &Facts) -> bool {
@@ -83,6 +87,21 @@ fn lie_between(bytes: usize, start: Offset, next: Offset) -> bool {
     start.lineage == next.lineage && next.position.checked_sub(start.position) == Some(bytes as u64)
 }
 
+/// Whether this is what the ask is answered with.
+fn is_said(ask: &SubscriptionAsk, said: &SubscriptionAnswer) -> bool {
+    match ask {
+        SubscriptionAsk::Put { .. } | SubscriptionAsk::Get => matches!(said, SubscriptionAnswer::Subscription(..)),
+        SubscriptionAsk::Claim(_) => matches!(said, SubscriptionAnswer::Claimed(_)),
+        SubscriptionAsk::Delete | SubscriptionAsk::Link(..) | SubscriptionAsk::Ack(_) => {
+            matches!(said, SubscriptionAnswer::Acked { .. })
+        }
+    }
+}
+
+fn are_linked(streams: &[LinkedStream]) -> bool {
+    streams.iter().all(|stream| StreamKey::new("b", &stream.name).is_ok())
+}
+
 fn total<'a>(parts: impl IntoIterator<Item = &'a Bytes>) -> usize {
     parts.into_iter().map(Bytes::len).sum()
 }
@@ -102,6 +121,9 @@ impl Request {
                 is_bucket(name)
             }
             Request::List { query, .. } => query.limit > 0,
+            Request::Subscription(_, id, ask) => is_subscription_id(id) && ask.is_sound(),
+            Request::PendingNews(places) => places.iter().all(|(bucket, _)| is_bucket(bucket)),
+            Request::Links(_, request) => request.is_sound(),
             Request::Unpin { .. }
             | Request::ReadInherited(..)
             | Request::InheritedRecords(..)
@@ -120,6 +142,7 @@ impl Request {
             | Request::BindingPut(..)
             | Request::BindingDelete { .. }
             | Request::Bindings(_)
+            | Request::HookKeys
             | Request::Summary { .. } => true,
         }
     }
@@ -148,7 +171,16 @@ impl Request {
             Request::BindingPut(..) => matches!(answer, Answer::Binding { .. }),
             Request::Bindings(_) => matches!(answer, Answer::Bindings(_)),
             Request::Summary { .. } => matches!(answer, Answer::View(_)),
+            Request::Subscription(_, _, ask) => matches!(answer, Answer::Subscription(said) if is_said(ask, said)),
+            Request::HookKeys => matches!(answer, Answer::HookKeys(_)),
+            Request::Links(_, request) => match request.ask {
+                LinksAsk::Pending(limit) | LinksAsk::All(limit) => {
+                    matches!(answer, Answer::Links(streams) if streams.len() <= limit)
+                }
+                LinksAsk::Ack { .. } => matches!(answer, Answer::Done),
+            },
             Request::Delete(..)
+            | Request::PendingNews(_)
             | Request::Unpin { .. }
             | Request::BucketDelete(_)
             | Request::ModuleDelete { .. }
@@ -182,7 +214,13 @@ impl Answer {
             | Answer::ModuleBytes(_)
             | Answer::Binding { .. }
             | Answer::Bindings(_)
+            | Answer::HookKeys(_)
             | Answer::Done => true,
+            Answer::Subscription(said) => match &**said {
+                SubscriptionAnswer::Claimed(claimed) => are_linked(&claimed.streams),
+                SubscriptionAnswer::Subscription(..) | SubscriptionAnswer::Acked { .. } => true,
+            },
+            Answer::Links(streams) => are_linked(streams),
         }
     }
 }

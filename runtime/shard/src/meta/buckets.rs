@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use weir_stream::subscription::EncodedWatches;
 use weir_stream::{Binding, BucketState, BucketStep, BucketView, Command, Refusal, Reply, Retention};
 use weir_types::{BucketName, GroupId};
 
@@ -186,6 +187,7 @@ impl Core {
             fenced: bucket.state == BucketState::Deleting,
             retention: bucket.retention,
             bindings: (bucket.state != BucketState::Dropped).then(encode),
+            watches: EncodedWatches::encode(bucket.subscriptions.values()),
         })
     }
 

@@ -136,6 +136,7 @@ impl Member {
             entropy: Arc::new(Counter(AtomicU64::new(life))),
             disks,
             cold,
+            hooks: None,
             modules: modules.expect("the engine runs"),
             builtins: Arc::new([]),
             nodes,

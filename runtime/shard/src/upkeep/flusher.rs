@@ -261,6 +261,7 @@ impl Piece {
 #[cfg(test)]
 mod tests {
     use bytes::BytesMut;
+    use weir_stream::subscription::EncodedWatches;
     use weir_stream::{
         BatchBuilder, BucketTold, EncodedBindings, Expiry, Group, KeyRef, Limits, Records, Retention, Split,
     };
@@ -282,7 +283,8 @@ mod tests {
         let key = StreamKey::new("b", "s").expect("a valid name");
         let (mut group, mut load, incarnation) = (Group::new(), Load::default(), Incarnation(1));
         let (retention, bindings) = (Retention::default(), EncodedBindings::of(&[0, 0]));
-        let told = BucketTold::There { created_ms: 0, fenced: false, retention, bindings };
+        let told =
+            BucketTold::There { created_ms: 0, fenced: false, retention, bindings, watches: EncodedWatches::NONE };
         apply(&mut group, &mut load, &Command::Bucket { name: "b", epoch: 1, told });
         let create = Command::Create {
             key: KeyRef::from(&key),

@@ -400,6 +400,7 @@ impl Piece {
 #[cfg(test)]
 mod tests {
     use bytes::BytesMut;
+    use weir_stream::subscription::EncodedWatches;
     use weir_stream::{
         BatchBuilder, BucketTold, ChunkId, Command, EncodedBindings, EncodedParts, Expiry, KeyRef, Limits, Part,
         Records, Reply, Retention, Split,
@@ -454,6 +455,7 @@ mod tests {
             fenced: false,
             retention: Retention::default(),
             bindings: EncodedBindings::of(&[0, 0]),
+            watches: EncodedWatches::NONE,
         };
         apply(&mut group, &[Command::Bucket { name: "b", epoch: 1, told }]);
         let create = |(n, key)| Command::Create {

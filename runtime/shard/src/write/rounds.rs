@@ -148,6 +148,7 @@ impl Core {
         add(&self.stats.batches, 1);
         self.stats.batch_commands.count(waiters.len() as u64);
         self.note_hot_index();
+        group.note_pending();
         // Once for all of them.
         let now = Instant::now();
         for (waiter, outcome) in waiters.into_iter().zip(outcomes) {

@@ -40,6 +40,7 @@ impl Group {
             BucketTold::Gone if streams > 0 => return Outcome::refused(Refusal::BucketBusy),
             BucketTold::Gone => {
                 self.set_bindings(name, Vec::new());
+                self.set_watches(name, Vec::new());
                 let gone = self.buckets.remove(name);
                 assert!(
                     gone.is_some_and(|gone| gone.streams == 0 && gone.bindings.is_empty()),
@@ -47,14 +48,24 @@ impl Group {
                 );
                 self.buckets_gone_epoch = self.buckets_gone_epoch.max(epoch);
             }
-            BucketTold::There { created_ms, fenced, retention, bindings } => {
-                let new = || Bucket { epoch, created_ms, streams: 0, fenced, retention, bindings: Vec::new() };
+            BucketTold::There { created_ms, fenced, retention, bindings, watches } => {
+                let (no_bindings, no_watches) = Default::default();
+                let new = || Bucket {
+                    epoch,
+                    created_ms,
+                    streams: 0,
+                    fenced,
+                    retention,
+                    bindings: no_bindings,
+                    watches: no_watches,
+                };
                 let own = self.buckets.entry(name.into()).or_insert_with(new);
                 own.epoch = epoch;
                 own.created_ms = created_ms;
                 own.fenced = fenced;
                 own.retention = retention;
                 self.set_bindings(name, bindings.decode().into_iter().map(Arc::new).collect());
+                self.set_watches(name, watches.decode());
             }
         }
         Outcome::unchanged(Reply::Bucket { streams })

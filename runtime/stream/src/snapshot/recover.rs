@@ -87,6 +87,7 @@ impl Stream {
             if let Some(origin) = &mut rare.origin {
                 // What was not trimmed may all be lost.
                 origin.base = origin.base.min(tail);
+                origin.cursors.cut(tail);
             }
         }
     }
@@ -120,6 +121,7 @@ pub fn join_buckets(groups: &mut BTreeMap<GroupId, Group>, count: u16) {
                 (found.bindings, found.retention) = (bucket.bindings, bucket.retention);
             }
             (found.created_ms, found.modules) = (bucket.created_ms, bucket.modules);
+            found.subscriptions = bucket.subscriptions;
         } else if bucket.state == BucketState::Active {
             known.insert(name, bucket);
         }

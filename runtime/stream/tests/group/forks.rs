@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
+use weir_stream::subscription::EncodedWatches;
 use weir_stream::{
     Ancestor, BucketTold, Change, Command, EncodedBindings, EncodedFork, Expiry, Facts, Fork, ForkPoint, Group,
     NewFork, Piece, Records, Refusal, Reply, Retention, Split, Thaw, join_forks,
@@ -180,7 +181,8 @@ impl Net {
         let groups = (0..GROUPS).map(|_| {
             let mut world = World::new();
             let (retention, bindings) = (Retention::default(), EncodedBindings::of(&[0, 0]));
-            let told = BucketTold::There { created_ms: 5, fenced: false, retention, bindings };
+            let told =
+                BucketTold::There { created_ms: 5, fenced: false, retention, bindings, watches: EncodedWatches::NONE };
             world.apply(5, &Command::Bucket { name: "b", epoch: 1, told });
             world
         });

@@ -2,6 +2,7 @@
 //! it could do. The result is a group that can be gone on with, or an error.
 
 use bytes::{Bytes, BytesMut};
+use weir_stream::subscription::{Ack, EncodedAcks, EncodedWatches, SubscriptionStep, Turn};
 use weir_stream::{
     BatchBuilder, BucketStep, BucketTold, ChunkId, Command, EncodedBindings, EncodedParts, Expiry, Group, Limits, Part,
     ProducerRef, Records, Split, Thaw, Upload, join_buckets, join_forks,
@@ -10,6 +11,7 @@ use weir_types::limits::SLOTS;
 use weir_types::{Digest, GroupId, Incarnation, Role, StreamKey};
 
 use crate::snapshot::{append_many, frozen, populated, populated_with_forks};
+use crate::subscriptions::subscribed;
 use crate::world::{TERM, view};
 
 /// How many are tried, if `WEIR_TEST_SNAPSHOTS` does not say: that many of all, evenly spread.
@@ -144,7 +146,13 @@ fn go_on(mut group: Group) {
         assert!(modules.map(weir_stream::Module::newest).all(|newest| newest.number > 0));
         let epoch = rest.group.bucket(bucket).map_or(1, |bucket| bucket.epoch + 1);
         let bindings = EncodedBindings::of(&[0, 0]);
-        let told = BucketTold::There { created_ms: 1, fenced: false, retention: Default::default(), bindings };
+        let told = BucketTold::There {
+            created_ms: 1,
+            fenced: false,
+            retention: Default::default(),
+            bindings,
+            watches: EncodedWatches::NONE,
+        };
         rest.apply(&Command::Bucket { name: bucket, epoch, told });
     }
     let new = StreamKey::new("b", "new").expect("a valid name");
@@ -159,6 +167,32 @@ fn go_on(mut group: Group) {
         fork: None,
         records: Records::new(b"more", &split),
     });
+    let subscriptions: Vec<(String, String, Option<Turn>, u64)> = rest
+        .group
+        .meta()
+        .buckets()
+        .flat_map(|(name, bucket)| bucket.subscriptions.iter().map(move |(id, s)| (name, id, s)))
+        .map(|(bucket, id, s)| (bucket.to_string(), id.to_string(), s.turn(), s.number))
+        .collect();
+    for (bucket, id, turn, number) in &subscriptions {
+        let mut step = |step| rest.apply(&Command::MetaSubscription { bucket, id, step });
+        if let Some(turn) = turn {
+            step(SubscriptionStep::Claim { turn: *turn, worker: "w" });
+            step(SubscriptionStep::Extend(*turn));
+            step(SubscriptionStep::Failed { turn: *turn, retry_ms: 1000 });
+            step(SubscriptionStep::End(*turn));
+        }
+        step(SubscriptionStep::Wake { number: *number, wake: 1, worker: None });
+        let ack = |(key, incarnation, ..): &(StreamKey, Incarnation, u64, u64)| Ack {
+            name: key.name().into(),
+            incarnation: *incarnation,
+            position: u64::MAX,
+        };
+        let acks = EncodedAcks::encode(&streams.iter().map(ack).collect::<Vec<_>>());
+        rest.apply(&Command::Ack { bucket, number: *number, acks: EncodedAcks::of(&acks) });
+        assert_eq!(rest.group.pending(bucket, *number).count(), 0, "all is processed");
+    }
+    rest.apply(&Command::MetaHookKey { seed: [9; 32] });
     for (n, (key, incarnation, base, tail)) in streams.iter().enumerate() {
         let (key, incarnation) = (key.into(), *incarnation);
         rest.apply(&Command::Trim { key, incarnation, before: base + (tail - base) / 2, force: true });
@@ -186,6 +220,11 @@ fn a_made_up_snapshot_is_refused_or_can_be_gone_on_with() {
     let mut world = populated();
     append_many(&mut world, 150);
     try_all(&frozen(&mut world.group).concat());
+}
+
+#[test]
+fn a_made_up_snapshot_of_subscriptions_is_refused_or_can_be_gone_on_with() {
+    try_all(&frozen(&mut subscribed().group).concat());
 }
 
 #[test]

@@ -5,5 +5,6 @@ mod hostile;
 mod model;
 mod recover;
 mod snapshot;
+mod subscriptions;
 mod transcript;
 mod world;

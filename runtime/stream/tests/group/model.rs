@@ -7,6 +7,7 @@ use crate::world::World;
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
+use weir_stream::subscription::EncodedWatches;
 use weir_stream::{
     BucketTold, Change, ChunkId, Command, EncodedBindings, Expiry, Outcome, Piece, ProducerRef, Records, Refusal,
     Reply, Retention, Split, Stream,
@@ -262,6 +263,7 @@ impl Answer {
             Reply::MetaBucket { .. } => panic!("no meta commands here"),
             Reply::Pinned(_) | Reply::ForkDecided { .. } => unreachable!("the model has no forks"),
             Reply::Module { .. } | Reply::Binding { .. } => unreachable!("the model has no modules"),
+            Reply::Subscription { .. } => unreachable!("the model has no subscriptions"),
             Reply::Refused(refusal) => Answer::Refused(refusal.clone()),
         }
     }
@@ -636,7 +638,13 @@ fn told(verb: u8, epoch: u64) -> Command<'static> {
     let bindings = EncodedBindings::of(&[0, 0]);
     let told = match verb {
         2 => BucketTold::Gone,
-        _ => BucketTold::There { created_ms: 5, fenced: verb == 1, retention: Retention::default(), bindings },
+        _ => BucketTold::There {
+            created_ms: 5,
+            fenced: verb == 1,
+            retention: Retention::default(),
+            bindings,
+            watches: EncodedWatches::NONE,
+        },
     };
     Command::Bucket { name: "b", epoch, told }
 }

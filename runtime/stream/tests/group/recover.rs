@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use weir_stream::subscription::EncodedWatches;
 use weir_stream::{
     BucketState, BucketTold, Command, EncodedBindings, Expiry, Group, ProducerRef, Records, Refusal, Remainder, Reply,
     Split, Thaw, join_buckets,
@@ -21,6 +22,7 @@ fn told(world: &mut World, name: &str, epoch: u64) {
         fenced: false,
         retention: Default::default(),
         bindings: EncodedBindings::of(&[0, 0]),
+        watches: EncodedWatches::NONE,
     };
     world.apply(1, &Command::Bucket { name, epoch, told });
 }

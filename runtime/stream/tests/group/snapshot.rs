@@ -7,6 +7,7 @@ use crate::world::{World, view};
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
+use weir_stream::subscription::EncodedWatches;
 use weir_stream::{
     Binding, BucketStep, BucketTold, Command, EncodedBindings, EncodedFork, Expiry, Fork, ForkPoint, Group, NewFork,
     Pattern, ProducerRef, Records, Reply, Retention, Split, Thaw, Upload,
@@ -58,7 +59,13 @@ pub(crate) fn populated() -> World {
     let retention = Retention { age_s: NonZeroU64::new(3600), bytes: NonZeroU64::new(1 << 20) };
     world.apply(9, &Command::MetaRetention { bucket, retention });
     let bindings_of = EncodedBindings::of(&bindings);
-    let told = BucketTold::There { created_ms: 6, fenced: false, retention, bindings: bindings_of };
+    let told = BucketTold::There {
+        created_ms: 6,
+        fenced: false,
+        retention,
+        bindings: bindings_of,
+        watches: EncodedWatches::NONE,
+    };
     world.apply(10, &Command::Bucket { name: bucket, epoch: 3, told });
     let bindings_epoch = world.group.bindings_epoch();
     for n in 1..40u64 {

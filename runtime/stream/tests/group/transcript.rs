@@ -4,6 +4,7 @@ use std::num::NonZeroU64;
 
 use crate::world::World;
 use expect_test::{Expect, expect};
+use weir_stream::subscription::EncodedWatches;
 use weir_stream::{
     Appended, Binding, BucketStep, BucketTold, Change, Command, EncodedBindings, Expiry, Facts, Group, Look, Pattern,
     ProducerRef, Records, Refusal, Reply, Retention, Split, Upload,
@@ -25,6 +26,7 @@ fn check(script: &str, expected: Expect) {
         fenced: false,
         retention: Retention::default(),
         bindings: EncodedBindings::of(&[0, 0]),
+        watches: EncodedWatches::NONE,
     };
     run.world.apply(1000, &Command::Bucket { name: "b", epoch: 1, told });
     let answers: Vec<String> = script.split('|').map(|step| run.step(step.trim())).collect();
@@ -220,7 +222,13 @@ impl Run {
             ("bucket", state) => {
                 let there = |fenced| {
                     let bindings = EncodedBindings::of(&[0, 0]);
-                    BucketTold::There { created_ms: self.time_ms, fenced, retention: Retention::default(), bindings }
+                    BucketTold::There {
+                        created_ms: self.time_ms,
+                        fenced,
+                        retention: Retention::default(),
+                        bindings,
+                        watches: EncodedWatches::NONE,
+                    }
                 };
                 let told = match state {
                     "open" => there(false),
@@ -315,6 +323,7 @@ impl Run {
             fenced: false,
             retention: Retention::default(),
             bindings: EncodedBindings::of(&encoded),
+            watches: EncodedWatches::NONE,
         };
         self.run(&Command::Bucket { name: "b", epoch, told })
     }
@@ -342,6 +351,9 @@ fn render(reply: &Reply) -> String {
         Reply::Trimmed(s) => facts(&format!("trimmed earliest={}", s.earliest.position), s),
         Reply::Flushed { parts } => format!("flushed {parts}"),
         Reply::Pinned(s) => facts(&format!("pinned earliest={}", s.earliest.position), s),
+        Reply::Subscription { generation, existed } => {
+            format!("subscription generation={generation} existed={existed}")
+        }
         Reply::ForkDecided { is_there } => format!("decided there={is_there}"),
         Reply::Refused(refusal) => refused(refusal),
     }

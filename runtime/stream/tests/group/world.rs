@@ -199,7 +199,13 @@ pub(crate) fn view(group: &Group) -> String {
             let pieces: Vec<Piece> = stream.pieces_from(0).collect();
             let written = (stream.last_write_ms(), stream.expires_ms(), stream.hot_begin());
             let shared = (stream.fork(), stream.forks(), stream.is_gone(), stream.held());
-            format!("{} {:?} {written:?} {shared:?} {pieces:?}", stream.key(), stream.facts())
+            let linked = group
+                .meta()
+                .buckets()
+                .flat_map(|(name, bucket)| bucket.subscriptions.values().map(move |s| (name, s.number)));
+            let linked = linked.filter_map(|(name, number)| group.linked(name, number, stream));
+            let linked: Vec<_> = linked.map(|linked| (linked.link, linked.acked)).collect();
+            format!("{} {:?} {written:?} {shared:?} {pieces:?} {linked:?}", stream.key(), stream.facts())
         })
         .collect();
     let chunks: Vec<&Chunk> = group.chunks().collect();
@@ -208,6 +214,6 @@ pub(crate) fn view(group: &Group) -> String {
     let unsettled: Vec<_> = group.unsettled_pins(u64::MAX).collect();
     let of_chunks = (group.chunk_number_last(), chunks);
     let of_all = (group.streams(), group.has_expirable(), group.bindings_epoch(), group.bucket("b"), group.meta());
-    let of_forks = (releases, unsettled);
+    let of_forks = (releases, unsettled, group.pending_subscriptions().collect::<Vec<_>>());
     format!("{streams:#?} {of_log:?} {of_chunks:?} {of_all:?} {of_forks:?}")
 }

@@ -3,6 +3,8 @@ use std::sync::Arc;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
+use weir_hooks::PublicKey;
+use weir_stream::subscription::{Delivery, Link, Subscription, SubscriptionConfig, Turn, Wake};
 use weir_stream::{
     Ancestor, Appended, Binding, BucketView, Expiry, Facts, Pattern, ProducerState, Refusal, Retention, Revision,
 };
@@ -19,6 +21,9 @@ use crate::message::limit::Limit;
 use crate::message::request::{
     AppendRequest, BindingRequest, BucketNews, CreateCondition, CreateRequest, ForkRequest, IfMatch, InheritedRequest,
     ListCursor, ListQuery, PinRequest, Producer, SummaryQuery, TrimRequest,
+};
+use crate::message::subscription::{
+    AckRequest, ClaimedWake, LinkedStream, LinksAsk, LinksRequest, SubscriptionAnswer, SubscriptionAsk,
 };
 
 const CALL: CallId = CallId { place: 300, generation: u32::MAX };
@@ -86,7 +91,7 @@ fn requests() -> Vec<Request> {
     let name = || ModuleName::new("stats").expect("a name");
     let news = |bindings| {
         let (name, retention) = ("bucket".into(), Retention::default());
-        Arc::new(BucketNews { name, epoch: 3, created_ms: 4, fenced: false, retention, bindings })
+        Arc::new(BucketNews { name, epoch: 3, created_ms: 4, fenced: false, retention, bindings, watches: vec![0] })
     };
     let encoded = Bytes::from(Binding::encode([&binding()].into_iter()));
     vec![
@@ -186,7 +191,61 @@ fn requests() -> Vec<Request> {
             key: key(),
             query: Box::new(SummaryQuery { binding: name(), path: "/".into(), params: vec![("a".into(), "b".into())] }),
         },
+        Request::HookKeys,
+        Request::PendingNews(vec![("bucket".into(), 7)]),
+        subscribe(SubscriptionAsk::Put { config: subscription().config, root: "http://localhost/b".into() }),
+        subscribe(SubscriptionAsk::Get),
+        subscribe(SubscriptionAsk::Delete),
+        subscribe(SubscriptionAsk::Link(["a/b".into()].into(), true)),
+        subscribe(SubscriptionAsk::Claim("worker".into())),
+        subscribe(SubscriptionAsk::Ack(AckRequest {
+            token: "token".into(),
+            generation: 3,
+            wake: 9,
+            acks: vec![("a/b".into(), offset(4))],
+            done: true,
+        })),
+        links(LinksAsk::Pending(4)),
+        links(LinksAsk::All(4)),
+        links(LinksAsk::Ack { acks: vec![("a/b".into(), offset(4))], is_trial: false }),
     ]
+}
+
+fn bucket_name() -> BucketName {
+    BucketName::new("bucket").expect("a name")
+}
+
+fn subscribe(ask: SubscriptionAsk) -> Request {
+    Request::Subscription(bucket_name(), "sub-1".into(), Box::new(ask))
+}
+
+fn links(ask: LinksAsk) -> Request {
+    Request::Links(GroupId(1), Box::new(LinksRequest { bucket: bucket_name(), number: 5, ask }))
+}
+
+fn subscription() -> Subscription {
+    Subscription {
+        number: 5,
+        config: SubscriptionConfig {
+            delivery: Delivery::Webhook { url: "https://worker.example/".into() },
+            pattern: Some(Pattern::new("orders/**").expect("a pattern")),
+            streams: ["a/b".into()].into(),
+            lease_ms: 1000,
+            description: Some("text".into()),
+        },
+        root: "http://localhost/b".into(),
+        created_ms: 1 << 41,
+        explicit: ["a/b".into()].into(),
+        generation: 3,
+        wake: Some(Wake { id: 9, lease_until_ms: Some(1 << 41), worker: Some("w".into()), is_delivered: true }),
+        failures: 1,
+        next_attempt_ms: 1 << 41,
+    }
+}
+
+fn linked() -> LinkedStream {
+    let (name, incarnation) = ("a/b".into(), Incarnation(7));
+    LinkedStream { name, link: Link::Glob, incarnation, acked: Some(offset(4)), tail: Some(offset(9)) }
 }
 
 /// Every answer.
@@ -255,6 +314,16 @@ fn answers() -> Vec<Answer> {
             closed: false,
             failed: Some("it trapped".into()),
         })),
+        Answer::HookKeys(vec![PublicKey { kid: "ds_a".into(), x: "b".into() }]),
+        Answer::Links(vec![linked(), LinkedStream::absent("b")]),
+        Answer::Subscription(Box::new(SubscriptionAnswer::Subscription(Box::new(subscription()), true, None))),
+        Answer::Subscription(Box::new(SubscriptionAnswer::Acked { next_wake: true })),
+        Answer::Subscription(Box::new(SubscriptionAnswer::Claimed(Box::new(ClaimedWake {
+            turn: Turn { number: 5, generation: 3, wake: 9 },
+            token: "token".into(),
+            streams: vec![linked()],
+            lease_ms: 1000,
+        })))),
         Answer::Done,
     ]
 }

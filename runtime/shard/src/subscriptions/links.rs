@@ -1,0 +1,185 @@
+//! A group's part of a subscription: which of its streams are linked, which have something new, and up to where they were processed.
+
+use std::rc::Rc;
+
+use weir_stream::subscription::{Ack, EncodedAcks, Link, Linked};
+use weir_stream::{Command, Refusal, Reply};
+use weir_types::limits::SLOTS;
+use weir_types::{BucketName, GroupId, Offset, StreamKey};
+
+use crate::core::{Core, Shard};
+use crate::message::{Answer, LinkedStream, LinksAsk, LinksRequest, Request, Response, ShardError};
+
+/// Streams that are looked at between two pauses; a slot is not divided.
+const STREAMS_PER_TURN: usize = 1024;
+/// Slots that are looked at between two pauses.
+const SLOTS_PER_TURN: usize = 512;
+
+impl Core {
+    /// Carries out what is asked of one of this shard's groups.
+    pub(crate) async fn links(self: &Rc<Self>, group: GroupId, request: LinksRequest) -> Response {
+        let LinksRequest { bucket, number, ask } = request;
+        match ask {
+            LinksAsk::Pending(limit) => {
+                let group = self.group(group);
+                let state = group.leading()?;
+                let pending = state.pending(bucket.as_str(), number).take(limit);
+                Ok(Answer::Links(pending.map(|linked| linked_stream(&linked)).collect()))
+            }
+            LinksAsk::All(limit) => self.all_links(group, &bucket, number, limit).await,
+            LinksAsk::Ack { acks, is_trial } => self.ack(group, &bucket, number, acks, is_trial).await,
+        }
+    }
+
+    async fn all_links(&self, group: GroupId, bucket: &BucketName, number: u64, limit: usize) -> Response {
+        let group = self.group(group);
+        let mut found = Vec::new();
+        let mut turn = (0, 0);
+        for slot in 0..SLOTS {
+            if turn.0 >= STREAMS_PER_TURN || turn.1 >= SLOTS_PER_TURN {
+                tokio::task::yield_now().await;
+                turn = (0, 0);
+            }
+            let state = group.leading()?;
+            for stream in state.slot(slot) {
+                turn.0 += 1;
+                if let Some(linked) = state.linked(bucket.as_str(), number, stream) {
+                    found.push(linked_stream(&linked));
+                }
+            }
+            turn.1 += 1;
+            if found.len() >= limit {
+                break;
+            }
+        }
+        found.truncate(limit);
+        Ok(Answer::Links(found))
+    }
+
+    /// Moves cursors. A stream that is gone, or has begun anew, has nothing that could be acknowledged, and is passed over.
+    async fn ack(
+        &self,
+        group: GroupId,
+        bucket: &BucketName,
+        number: u64,
+        acks: Vec<(Box<str>, Offset)>,
+        is_trial: bool,
+    ) -> Response {
+        let group = self.group(group);
+        let mut taken = Vec::new();
+        {
+            let state = group.leading()?;
+            for (name, offset) in acks {
+                let key = StreamKey::new(bucket.as_str(), &name).expect("names were checked when they came");
+                let Some(stream) = state.stream(&key).filter(|stream| stream.lineage() == offset.lineage) else {
+                    continue;
+                };
+                let linked = state.linked(bucket.as_str(), number, stream);
+                if linked.is_none() || offset.position > stream.tail().position {
+                    if is_trial {
+                        return Err(Refusal::OffsetInvalid.into());
+                    }
+                    // It was unlinked meanwhile.
+                    continue;
+                }
+                taken.push(Ack { name, incarnation: stream.incarnation(), position: offset.position });
+            }
+        }
+        if !is_trial && !taken.is_empty() {
+            let encoded = EncodedAcks::encode(&taken);
+            let command = Command::Ack { bucket: bucket.as_str(), number, acks: EncodedAcks::of(&encoded) };
+            match group.command(&command).await? {
+                Reply::Done => {}
+                other => unreachable!("an acknowledgement is not answered with {other:?}"),
+            }
+        }
+        Ok(Answer::Done)
+    }
+
+    /// Up to `limit` streams of all groups that have something new.
+    pub(crate) async fn pending(
+        self: &Rc<Self>,
+        bucket: &BucketName,
+        number: u64,
+        limit: usize,
+    ) -> Result<Vec<LinkedStream>, ShardError> {
+        let mut streams = Vec::new();
+        for group in self.topology.groups() {
+            let ask = LinksAsk::Pending(limit - streams.len());
+            let request = LinksRequest { bucket: bucket.clone(), number, ask };
+            match self.request(Request::Links(group, Box::new(request))).await? {
+                Answer::Links(found) => streams.extend(found),
+                _ => unreachable!("links are answered with streams"),
+            }
+            if streams.len() >= limit {
+                break;
+            }
+        }
+        Ok(streams)
+    }
+
+    /// Acknowledges streams of any groups, or only tries whether that could be.
+    pub(crate) async fn ack_all(
+        self: &Rc<Self>,
+        bucket: &BucketName,
+        number: u64,
+        acks: &[(Box<str>, Offset)],
+        is_trial: bool,
+    ) -> Result<(), ShardError> {
+        for group in self.topology.groups() {
+            let is_own = |name: &str| {
+                let key = StreamKey::new(bucket.as_str(), name).expect("names were checked when they came");
+                self.topology.group_of(key.slot()) == group
+            };
+            let acks: Vec<_> = acks.iter().filter(|(name, _)| is_own(name)).cloned().collect();
+            if !acks.is_empty() {
+                let ask = LinksAsk::Ack { acks, is_trial };
+                let request = LinksRequest { bucket: bucket.clone(), number, ask };
+                self.request(Request::Links(group, Box::new(request))).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Shard {
+    /// Up to `limit` streams of a subscription, of all groups.
+    pub(crate) async fn all_linked(
+        &self,
+        bucket: &BucketName,
+        number: u64,
+        limit: usize,
+    ) -> Result<Vec<LinkedStream>, ShardError> {
+        let mut streams = Vec::new();
+        for group in self.0.topology.groups() {
+            let request = LinksRequest { bucket: bucket.clone(), number, ask: LinksAsk::All(limit - streams.len()) };
+            match self.ask(Request::Links(group, Box::new(request))).await? {
+                Answer::Links(found) => streams.extend(found),
+                _ => unreachable!("links are answered with streams"),
+            }
+            if streams.len() >= limit {
+                break;
+            }
+        }
+        Ok(streams)
+    }
+}
+
+fn linked_stream(linked: &Linked<'_>) -> LinkedStream {
+    let tail = linked.stream.tail();
+    LinkedStream {
+        name: linked.name().into(),
+        link: linked.link,
+        incarnation: linked.stream.incarnation(),
+        acked: Some(Offset { position: linked.acked, ..tail }),
+        tail: Some(tail),
+    }
+}
+
+impl LinkedStream {
+    /// A stream that a subscription names and that is not there.
+    pub(crate) fn absent(name: &str) -> LinkedStream {
+        let incarnation = weir_types::Incarnation(0);
+        LinkedStream { name: name.into(), link: Link::Explicit, incarnation, acked: None, tail: None }
+    }
+}

@@ -1,0 +1,162 @@
+//! Cursors: up to where a stream was processed, and which streams have more.
+//!
+//! Which subscriptions a stream is linked to is decided once per stream and change of the watches, when it takes its first record after
+//! that: until then its cursor would be at its tail, so that a subscription over any number of streams costs nothing to make. The
+//! records of a stream that comes later are all new to it.
+//!
+//! Streams that have more than some cursor says are *pending*: that is all that a wake has to look at. It follows from the cursors,
+//! so it is in no snapshot.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use smallvec::SmallVec;
+
+use crate::codec::{CodecError, Reader, counted};
+use crate::sink::Sink;
+use crate::subscription::watch::Watch;
+
+const WHAT: &str = "cursor";
+/// What an entry of a tree takes besides its text, about.
+const ENTRY_BYTES: usize = 48;
+
+/// Up to where a stream was processed, for one subscription.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cursor {
+    /// The subscription's number.
+    pub(crate) number: u64,
+    pub(crate) position: u64,
+}
+
+/// A stream's cursors, in no order that means anything. Few streams have any, and those mostly one.
+#[derive(Debug, Default)]
+pub(crate) struct Cursors(SmallVec<[Cursor; 1]>);
+
+/// Streams that have more than a cursor says.
+#[derive(Debug, Default)]
+pub(crate) struct Pending {
+    /// Their addresses, by the subscription's number.
+    streams: BTreeMap<u64, BTreeSet<Box<str>>>,
+    /// The subscriptions for which one came since this was asked last.
+    news: BTreeSet<u64>,
+    bytes: usize,
+}
+
+impl Cursors {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Cursor> {
+        self.0.iter()
+    }
+
+    pub(crate) fn get_mut(&mut self, number: u64) -> Option<&mut Cursor> {
+        self.0.iter_mut().find(|cursor| cursor.number == number)
+    }
+
+    pub(crate) fn remove(&mut self, number: u64) {
+        self.0.retain(|cursor| cursor.number != number);
+    }
+
+    pub(crate) fn of(&self, number: u64) -> Option<u64> {
+        self.0.iter().find(|cursor| cursor.number == number).map(|cursor| cursor.position)
+    }
+
+    /// Has exactly those of `watches` that are for the stream `name`; new ones are at `position`.
+    pub(crate) fn link(&mut self, watches: &[Watch], name: &str, position: u64) {
+        let linked: SmallVec<[u64; 4]> =
+            watches.iter().filter(|watch| watch.link(name).is_some()).map(|watch| watch.number).collect();
+        self.0.retain(|cursor| linked.contains(&cursor.number));
+        for number in linked {
+            if self.of(number).is_none() {
+                self.0.push(Cursor { number, position });
+            }
+        }
+    }
+
+    /// Those of the stream that ends at `tail` are not behind it.
+    pub(crate) fn cut(&mut self, tail: u64) {
+        self.0.iter_mut().for_each(|cursor| cursor.position = cursor.position.min(tail));
+    }
+
+    pub(crate) fn heap_bytes(&self) -> usize {
+        if self.0.spilled() { self.0.capacity() * size_of::<Cursor>() } else { 0 }
+    }
+
+    pub(crate) fn put<S: Sink>(&self, sink: &mut S) {
+        sink.varint(self.0.len() as u64);
+        for Cursor { number, position } in &self.0 {
+            sink.varint(*number);
+            sink.varint(*position);
+        }
+    }
+
+    /// Reads what [`Cursors::put`] wrote, of a stream that ends at `tail`.
+    pub(crate) fn read(reader: &mut Reader<'_>, tail: u64) -> Result<Cursors, CodecError> {
+        let mut cursors = Cursors::default();
+        for _ in 0..reader.varint(WHAT)? {
+            let (number, position) = (counted(reader.varint(WHAT)?, WHAT)?, reader.varint(WHAT)?);
+            if position > tail || number == 0 || cursors.of(number).is_some() {
+                return Err(CodecError::Field(WHAT));
+            }
+            cursors.0.push(Cursor { number, position });
+        }
+        if cursors.is_empty() { Err(CodecError::Field(WHAT)) } else { Ok(cursors) }
+    }
+}
+
+impl Pending {
+    /// Subscriptions that have a stream here which was not pending before, since this was asked last.
+    pub(crate) fn take_news(&mut self) -> BTreeSet<u64> {
+        std::mem::take(&mut self.news)
+    }
+
+    pub(crate) fn add(&mut self, number: u64, key: &str) {
+        if self.streams.entry(number).or_default().insert(key.into()) {
+            self.bytes += key.len() + ENTRY_BYTES;
+            self.news.insert(number);
+        }
+    }
+
+    pub(crate) fn remove(&mut self, number: u64, key: &str) {
+        let Some(streams) = self.streams.get_mut(&number) else { return };
+        if streams.remove(key) {
+            self.bytes -= key.len() + ENTRY_BYTES;
+        }
+        if streams.is_empty() {
+            self.streams.remove(&number);
+        }
+    }
+
+    /// A stream with these cursors is gone: nobody is woken for it.
+    pub(crate) fn forget_stream(&mut self, cursors: &Cursors, key: &str) {
+        for cursor in &cursors.0 {
+            self.remove(cursor.number, key);
+        }
+    }
+
+    pub(crate) fn forget(&mut self, number: u64) {
+        for key in self.streams.remove(&number).into_iter().flatten() {
+            self.bytes -= key.len() + ENTRY_BYTES;
+        }
+        self.news.remove(&number);
+    }
+
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn has_news(&self) -> bool {
+        !self.news.is_empty()
+    }
+
+    /// The subscriptions for which streams are pending, each with the address of one of them.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (u64, &str)> {
+        self.streams.iter().filter_map(|(number, streams)| Some((*number, &**streams.first()?)))
+    }
+
+    /// The addresses of the streams that are pending for a subscription, in their order.
+    pub(crate) fn of(&self, number: u64) -> impl Iterator<Item = &str> {
+        self.streams.get(&number).into_iter().flatten().map(|key| &**key)
+    }
+}

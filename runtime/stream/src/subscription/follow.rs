@@ -1,0 +1,177 @@
+//! How streams follow subscriptions: they are linked, advance, are acknowledged, and go.
+
+use weir_types::cut_at_slash;
+
+use crate::group::{Group, Outcome, recount};
+use crate::key::KeyRef;
+use crate::reply::Reply;
+use crate::stream::Stream;
+use crate::subscription::cursors::{Cursors, Pending};
+use crate::subscription::watch::{Ack, EncodedAcks, Link, WATCH_EPOCH_MAX, Watch};
+
+/// A stream that is linked to a subscription.
+#[derive(Clone, Copy, Debug)]
+pub struct Linked<'a> {
+    /// The stream.
+    pub stream: &'a Stream,
+    /// How it came to be linked.
+    pub link: Link,
+    /// The position after the last record that was processed.
+    pub acked: u64,
+}
+
+impl Stream {
+    pub(crate) fn cursors(&self) -> Option<&Cursors> {
+        self.origin().map(|origin| &origin.cursors).filter(|cursors| !cursors.is_empty())
+    }
+
+    /// Links the stream anew if the watches have changed since that was last done; it ended at `before` then.
+    pub(crate) fn follow(&mut self, watches: &[Watch], epoch: u32, before: u64) {
+        self.set_watched(epoch);
+        let (_, name) = cut_at_slash(&self.key).expect("a stream's key has a bucket");
+        if self.cursors().is_some() || watches.iter().any(|watch| watch.link(name).is_some()) {
+            let name: Box<str> = name.into();
+            self.origin_mut().cursors.link(watches, &name, before);
+        }
+    }
+
+    /// Adds what it has that some cursor has not; it ended at `before`, up to where that was added.
+    pub(crate) fn note_pending(&self, before: u64, pending: &mut Pending) {
+        let tail = self.tail;
+        for cursor in self.cursors().into_iter().flat_map(Cursors::iter) {
+            if before <= cursor.position && cursor.position < tail {
+                pending.add(cursor.number, &self.key);
+            }
+        }
+    }
+}
+
+impl Group {
+    pub(crate) fn watches_of(&self, bucket: &str) -> &[Watch] {
+        self.buckets.get(bucket).map_or(&[], |bucket| &bucket.watches)
+    }
+
+    /// Replaces the watches of a bucket that is there.
+    pub(crate) fn set_watches(&mut self, name: &str, watches: Vec<Watch>) {
+        let bucket = self.buckets.get_mut(name).expect("the caller has found it");
+        if bucket.watches == watches {
+            return;
+        }
+        self.watched_buckets += usize::from(!watches.is_empty());
+        self.watched_buckets -= usize::from(!bucket.watches.is_empty());
+        let before = std::mem::replace(&mut bucket.watches, watches);
+        let mut unlinked: Vec<(u64, Box<str>)> = Vec::new();
+        for old in before {
+            match bucket.watches.iter().find(|watch| watch.number == old.number) {
+                None => self.pending.forget(old.number),
+                Some(new) => {
+                    let gone = old.explicit.difference(&new.explicit).filter(|name| new.link(name).is_none());
+                    unlinked.extend(gone.map(|gone| (old.number, format!("{name}/{gone}").into())));
+                }
+            }
+        }
+        // What is linked again later begins at the tail as of then.
+        for (number, key) in unlinked {
+            let key = KeyRef::parse(&key).expect("names were checked when their command was read");
+            self.unlink(key, number);
+        }
+        self.begin_watch_epoch();
+    }
+
+    /// Adds what a stream of a snapshot has that some subscription has not. A cursor may be of one that is gone.
+    pub(crate) fn find_pending(&mut self, stream: &Stream) {
+        let (bucket, _) = cut_at_slash(&stream.key).expect("a stream's key has a bucket");
+        let watches = self.buckets.get(bucket).map_or(&[][..], |bucket| &bucket.watches);
+        let is_known = |number: u64| watches.iter().any(|watch| watch.number == number);
+        for cursor in stream.cursors().into_iter().flat_map(Cursors::iter) {
+            if cursor.position < stream.tail && is_known(cursor.number) {
+                self.pending.add(cursor.number, &stream.key);
+            }
+        }
+    }
+
+    /// Every stream is linked anew when it takes its next record.
+    fn begin_watch_epoch(&mut self) {
+        if self.watch_epoch < WATCH_EPOCH_MAX {
+            self.watch_epoch += 1;
+            return;
+        }
+        // After millions of changes, once.
+        self.watch_epoch = 1;
+        self.slots.forget_watched();
+    }
+
+    fn unlink(&mut self, key: KeyRef<'_>, number: u64) {
+        self.pending.remove(number, key.as_str());
+        if self.slots.get(key).is_none_or(|stream| stream.cursors().is_none_or(|all| all.of(number).is_none())) {
+            return;
+        }
+        let stream = self.slots.get_mut(key).expect("it was just there");
+        let before_bytes = stream.memory_bytes();
+        stream.origin_mut().cursors.remove(number);
+        recount(&mut self.index_bytes, before_bytes, stream.memory_bytes());
+    }
+
+    /// Moves cursors of a subscription. What is behind a cursor already, or of another life, changes nothing.
+    pub(crate) fn ack(&mut self, bucket: &str, number: u64, acks: EncodedAcks<'_>) -> Outcome {
+        for Ack { name, incarnation, position } in acks.try_decode().expect("it was checked when it was read") {
+            let text = format!("{bucket}/{name}");
+            let Ok(key) = KeyRef::parse(&text) else { continue };
+            if self.life_at(key, incarnation).is_none_or(|stream| stream.cursors().is_none()) {
+                continue;
+            }
+            let stream = self.slots.get_mut(key).expect("it was just there");
+            let tail = stream.tail;
+            let Some(cursor) = stream.origin_mut().cursors.get_mut(number) else {
+                continue;
+            };
+            cursor.position = cursor.position.max(position.min(tail));
+            if cursor.position == tail {
+                self.pending.remove(number, &text);
+            }
+        }
+        Outcome::unchanged(Reply::Done)
+    }
+
+    /// Subscriptions that have a stream here which has come to have more than was processed, since this was asked last; each with its
+    /// bucket.
+    pub fn take_pending_news(&mut self) -> Vec<(Box<str>, u64)> {
+        let news = self.pending.take_news();
+        self.pending_subscriptions().filter(|(_, number)| news.contains(number)).collect()
+    }
+
+    /// Whether [`Group::take_pending_news`] has something to say.
+    pub fn has_pending_news(&self) -> bool {
+        self.pending.has_news()
+    }
+
+    /// All subscriptions that have a stream here which has more than was processed, each with its bucket.
+    pub fn pending_subscriptions(&self) -> impl Iterator<Item = (Box<str>, u64)> {
+        let bucket = |key| cut_at_slash(key).expect("a stream's key has a bucket").0;
+        self.pending.all().map(move |(number, key)| (bucket(key).into(), number))
+    }
+
+    /// The streams of `bucket` that have more than was processed for a subscription, in the order of their names.
+    pub fn pending(&self, bucket: &str, number: u64) -> impl Iterator<Item = Linked<'_>> {
+        let streams = self.pending.of(number).filter_map(|key| self.slots.get(KeyRef::parse(key).ok()?));
+        streams.filter_map(move |stream| self.linked(bucket, number, stream))
+    }
+
+    /// The stream as a subscription has it, if it is linked to that.
+    pub fn linked<'a>(&self, bucket: &str, number: u64, stream: &'a Stream) -> Option<Linked<'a>> {
+        let watch = self.watches_of(bucket).iter().find(|watch| watch.number == number)?;
+        let link = watch.link(stream.name_in(bucket)?)?;
+        if stream.is_gone() {
+            return None;
+        }
+        let cursor = stream.cursors().and_then(|cursors| cursors.of(number));
+        Some(Linked { stream, link, acked: cursor.unwrap_or(stream.tail) })
+    }
+}
+
+impl Linked<'_> {
+    /// Its name within the bucket.
+    pub fn name(&self) -> &str {
+        cut_at_slash(self.stream.key()).expect("a stream's key has a bucket").1
+    }
+}
