@@ -1,6 +1,7 @@
 //! Three nodes as one: every node serves every request, whoever leads, and a node that dies is missed by nobody.
 
 mod nodes;
+mod operated;
 
 use std::thread;
 use std::time::{Duration, Instant};

@@ -11,7 +11,7 @@ const TRIES: usize = 40;
 const TRY_EVERY: Duration = Duration::from_millis(50);
 
 /// How long anything may take, on a machine that is busy.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The nodes of a cluster, by number from 1 on; `None` for one that was killed or stopped.
 pub(crate) struct Cluster {

@@ -49,7 +49,7 @@ pub use install::install;
 pub use links::{Addresses, Links, answer_peer};
 pub use local::{Local, State};
 pub use log_store::is_batch;
-pub use members::MemberError;
+pub use members::{MemberError, Other, View};
 pub use peers::Peers;
 pub use replica::{ProposeError, Replica, ReplicaOptions, Standing, StartError};
 pub use role::Role;

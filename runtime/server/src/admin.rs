@@ -5,7 +5,7 @@
 //!   line each.
 //! - `/metrics` is always 200; see [`crate::metrics`].
 //! - `POST /cold/check` verifies the cold tier and repairs it if asked to, and `POST /backup` copies everything elsewhere; see
-//!   [`crate::check`] and [`crate::backup`]. Such a request must say that it has JSON: a page of the web cannot send one here.
+//!   [`crate::check`] and [`crate::backup`]. `POST /cluster` does what `weir cluster` asks for. Such a request must say that it has JSON: a page of the web cannot send one here.
 //!
 //! There are few connections at a time, and none lasts but one check's or backup's (see [`weir_http::serve_router`]):
 //! whoever floods this listener takes neither memory nor open files from the public one.
@@ -23,17 +23,19 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use weir_cold::Cold;
 use weir_http::{HttpStats, Unhurried};
-use weir_shard::{Address, Role, ShardConfig, ShardStats, Topology};
+use weir_shard::{Address, ClusterOrder, ClusterReport, Role, ShardConfig, ShardStats, Topology};
 use weir_types::GroupId;
 use weir_wasm::Host;
 
 use crate::backup::{self, BackupRequest};
 use crate::check::{self, CheckRequest};
+use crate::cluster_status::StatusReport;
 use crate::config::Config;
 use crate::connections::Connections;
 use crate::metrics::{self, Machine, Snapshot};
@@ -47,6 +49,13 @@ const STATS_TIMEOUT: Duration = Duration::from_secs(1);
 const TURN_WITHIN: Duration = Duration::from_secs(1);
 /// How long bytes may wait for the cold tier beyond twice what is configured before that is told.
 const FLUSH_GRACE: Duration = Duration::from_secs(60);
+
+/// What became of a change of the cluster.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Done {
+    /// In a sentence.
+    pub(crate) done: Box<str>,
+}
 
 /// How far the process is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,6 +109,7 @@ pub(crate) async fn serve(listener: TcpListener, admin: Admin) {
         .route("/metrics", get(metrics))
         .route("/cold/check", post(cold_check))
         .route("/backup", post(back_up))
+        .route("/cluster", post(cluster))
         .with_state(admin);
     weir_http::serve_router(listener, router).await
 }
@@ -175,6 +185,22 @@ async fn back_up(State(admin): State<Admin>, Json(request): Json<BackupRequest>)
     }
     let node_id = admin.shard_config.node_id;
     lasting(backup::lines(request, cold, node_id, &admin.shards, &admin.cold_runtime, turn))
+}
+
+async fn cluster(State(admin): State<Admin>, Json(order): Json<ClusterOrder>) -> Response {
+    if !matches!(*admin.phase.borrow(), Phase::Serving(_)) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the server is starting or stopping\n").into_response();
+    }
+    let shard = usize::from(admin.topology.owner_of(GroupId::META).0);
+    match admin.shards[shard].order(order).await {
+        Some(ClusterReport::Status(status)) => {
+            let store = if admin.cold.is_some() { &admin.config.cold.url } else { "none: all bytes stay in the logs" };
+            Json(StatusReport::new(admin.config.cluster.id.clone(), store.to_string(), *status)).into_response()
+        }
+        Some(ClusterReport::Done(done)) => Json(Done { done }).into_response(),
+        Some(ClusterReport::Refused(reason)) => (StatusCode::CONFLICT, format!("{reason}\n")).into_response(),
+        None => (StatusCode::SERVICE_UNAVAILABLE, "the server is stopping\n").into_response(),
+    }
 }
 
 /// An answer that takes as long as it needs.

@@ -31,6 +31,9 @@ pub(crate) enum Command {
     /// Look after the cold tier
     #[command(subcommand)]
     Cold(ColdCommand),
+    /// Ask a running node about its cluster, or have it change that
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
     /// Have a running node copy all it has to a bucket or a folder, for `weir restore`
     #[command(after_help = help_end())]
     Backup(BackupArgs),
@@ -69,6 +72,38 @@ pub(crate) enum ColdCommand {
     /// Have a running node read all of its cold tier, and say which chunks are damaged or missing
     #[command(after_help = help_end())]
     Check(CheckArgs),
+}
+
+/// What `weir cluster` can do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Say what is wrong with the cluster, and how its nodes and groups stand
+    #[command(after_help = help_end())]
+    Status(StatusArgs),
+    /// Have another node lead a group
+    #[command(after_help = help_end())]
+    Transfer(TransferArgs),
+}
+
+/// Flags of `weir cluster status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Print one line of JSON, as with --output json
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+}
+
+/// Flags of `weir cluster transfer`.
+#[derive(Debug, Args)]
+pub(crate) struct TransferArgs {
+    /// The group's number
+    pub(crate) group: u16,
+    /// The number of a node that votes in it
+    pub(crate) node: u64,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
 }
 
 /// Flags of `weir cold check`.

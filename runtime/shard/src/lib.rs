@@ -43,9 +43,10 @@ pub use in_flight::InFlight;
 pub use live::subscription::{LiveData, LiveEvent, Subscription};
 pub use mailbox::{Address, Mailbox, mesh};
 pub use message::{
-    AppendRequest, BackupNews, BindingRequest, Body, BucketSummary, CheckNews, CreateCondition, CreateRequest,
-    DamagedChunk, ForkRequest, IfMatch, Limit, ListCursor, ListedStream, Listing, LongPoll, ModuleState, ModuleSummary,
-    Page, Producer, ShardError, ShardStats, SummaryQuery, SummaryView, SummaryWait, TrimRequest,
+    AppendRequest, BackupNews, BindingRequest, Body, BucketSummary, CheckNews, ClusterOrder, ClusterReport,
+    ClusterStatus, CreateCondition, CreateRequest, DamagedChunk, Following, ForkRequest, GroupStanding, GroupStatus,
+    IfMatch, Limit, ListCursor, ListedStream, Listing, LongPoll, ModuleState, ModuleSummary, NodeStatus, Page,
+    Producer, ShardError, ShardStats, SummaryQuery, SummaryView, SummaryWait, TrimRequest,
 };
 pub use modules::summary::SummaryFollower;
 pub use seams::{Builtin, Clock, Entropy, Nodes, Seams, in_turns};

@@ -10,7 +10,7 @@ use weir_cluster::NodeId;
 use weir_cold::{ChunkName, Cold};
 use weir_types::{ShardId, Wakeup};
 
-use crate::message::{BackupNews, CheckNews, Mail, Peer, ShardStats};
+use crate::message::{BackupNews, CheckNews, ClusterOrder, ClusterReport, Mail, Peer, ShardStats};
 use crate::nodes::outgoing::Outgoing;
 
 /// A shard's outgoing mail: what is put into it in one turn leaves together at the turn's end.
@@ -116,6 +116,13 @@ impl Address {
     pub async fn stats(&self) -> Option<ShardStats> {
         let (sender, receiver) = oneshot::channel();
         self.0.send(vec![Mail::Stats(sender)]).ok()?;
+        receiver.await.ok()
+    }
+
+    /// Asks the shard to do something for an operator. `None` when it has stopped.
+    pub async fn order(&self, order: ClusterOrder) -> Option<ClusterReport> {
+        let (sender, receiver) = oneshot::channel();
+        self.0.send(vec![Mail::Order(order, sender)]).ok()?;
         receiver.await.ok()
     }
 

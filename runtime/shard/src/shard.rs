@@ -259,6 +259,7 @@ impl Core {
                 Request::BindingPut(bucket, request) => shard.binding_put(bucket.as_str(), *request).await,
                 Request::BindingDelete { bucket, name } => shard.binding_delete(bucket.as_str(), name.as_str()).await,
                 Request::Bindings(bucket) => shard.bindings(bucket.as_str()),
+                Request::Members(request) => shard.members(request).await,
                 Request::Append(..)
                 | Request::Read { .. }
                 | Request::Buckets { .. }
@@ -322,6 +323,10 @@ async fn read_mail(shard: Rc<Core>, mut receiver: mpsc::UnboundedReceiver<Vec<Ma
                 }
                 Mail::Cancel { origin, call } => shard.calls.cancel(origin, call),
                 Mail::Stats(sender) => drop(sender.send(shard.figures())),
+                Mail::Order(order, sender) => {
+                    let work = shard.clone().carry_out_order(order);
+                    shard.spawn_request(async move { drop(sender.send(work.await)) });
+                }
                 Mail::ColdCheck { repairs, news, turn } => upkeep::begin_check(&shard, repairs, news, turn),
                 Mail::Backup { to, there, news, turn } => upkeep::begin_backup(&shard, to, there, news, turn),
             }

@@ -10,6 +10,7 @@ use weir_wasm::GuestBatch;
 
 use crate::message::apart;
 use crate::message::error::ShardError;
+use crate::message::members::MembersAnswer;
 use crate::message::request::ListCursor;
 
 /// A range of a stream that begins and ends at record boundaries.
@@ -249,5 +250,6 @@ pub(crate) enum Answer {
     },
     Bindings(#[serde(with = "weir_types::shared::list")] Vec<Arc<Binding>>),
     View(Box<SummaryView>),
+    Members(MembersAnswer),
     Done,
 }

@@ -9,6 +9,7 @@ mod error;
 mod letter;
 mod limit;
 mod mail;
+mod members;
 mod peer;
 mod request;
 mod sound;
@@ -25,6 +26,8 @@ pub use error::ShardError;
 pub(crate) use letter::{Letter, LetterError, Sent, decode, encode};
 pub use limit::Limit;
 pub(crate) use mail::{Advance, CallId, Lead, Mail};
+pub use members::{ClusterOrder, ClusterReport, ClusterStatus, Following, GroupStanding, GroupStatus, NodeStatus};
+pub(crate) use members::{MembersAnswer, MembersRequest};
 pub(crate) use peer::{Addressee, Peer};
 pub use request::{
     AppendRequest, BindingRequest, CreateCondition, CreateRequest, ForkRequest, IfMatch, ListCursor, Producer,

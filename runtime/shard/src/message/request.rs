@@ -11,6 +11,7 @@ use weir_types::{BucketName, GroupId, Incarnation, ModuleName, Offset, ReadFrom,
 use crate::config::Topology;
 use crate::message::apart;
 use crate::message::body::Body;
+use crate::message::members::MembersRequest;
 
 /// What must be true of a stream that is there for a request to change it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -256,6 +257,8 @@ pub(crate) enum Request {
         name: ModuleName,
     },
     Bindings(BucketName),
+    /// About the members of a group, to its leader.
+    Members(MembersRequest),
     Summary {
         key: StreamKey,
         query: Box<SummaryQuery>,
@@ -275,6 +278,7 @@ impl Request {
             Request::List { group, .. } | Request::BucketDescribe { group, .. } | Request::BucketTell { group, .. } => {
                 Some(*group)
             }
+            Request::Members(request) => Some(request.group()),
             _ => None,
         }
     }
@@ -332,6 +336,7 @@ impl Request {
             | Request::Modules(_)
             | Request::Bindings(_)
             | Request::Summary { .. } => true,
+            Request::Members(request) => request.is_read(),
             Request::Append(..)
             | Request::Create(..)
             | Request::Fork(..)
@@ -408,7 +413,8 @@ impl Request {
             | Request::Modules(_)
             | Request::BindingPut(..)
             | Request::BindingDelete { .. }
-            | Request::Bindings(_) => None,
+            | Request::Bindings(_)
+            | Request::Members(_) => None,
         }
     }
 }

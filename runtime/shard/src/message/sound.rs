@@ -117,6 +117,7 @@ impl Request {
             | Request::BindingPut(..)
             | Request::BindingDelete { .. }
             | Request::Bindings(_)
+            | Request::Members(_)
             | Request::Summary { .. } => true,
         }
     }
@@ -144,6 +145,9 @@ impl Request {
             Request::BindingPut(..) => matches!(answer, Answer::Binding { .. }),
             Request::Bindings(_) => matches!(answer, Answer::Bindings(_)),
             Request::Summary { .. } => matches!(answer, Answer::View(_)),
+            Request::Members(request) => {
+                matches!(answer, Answer::Members(answer) if request.is_answered_by(answer))
+            }
             Request::Delete(..)
             | Request::Unpin { .. }
             | Request::BucketDelete(_)
@@ -175,6 +179,7 @@ impl Answer {
             | Answer::Modules(_)
             | Answer::Binding { .. }
             | Answer::Bindings(_)
+            | Answer::Members(_)
             | Answer::Done => true,
         }
     }

@@ -5,5 +5,7 @@ mod hand_over;
 pub(crate) mod lanes;
 pub(crate) mod leaders;
 pub(crate) mod losses;
+mod members;
+mod order;
 pub(crate) mod outgoing;
 pub(crate) mod salute;

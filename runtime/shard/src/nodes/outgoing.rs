@@ -172,6 +172,7 @@ impl Outgoing {
             | Mail::Lost(..)
             | Mail::Led { .. }
             | Mail::Stats(_)
+            | Mail::Order(..)
             | Mail::ColdCheck { .. }
             | Mail::Backup { .. } => unreachable!("this is never said to a shard of another node"),
         });

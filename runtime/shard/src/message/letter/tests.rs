@@ -16,6 +16,7 @@ use crate::message::answer::{
 use crate::message::body::Body;
 use crate::message::error::ShardError;
 use crate::message::limit::Limit;
+use crate::message::members::{Following, GroupStanding, MembersAnswer, MembersRequest};
 use crate::message::request::{
     AppendRequest, BindingRequest, BucketNews, CreateCondition, CreateRequest, ForkRequest, IfMatch, InheritedRequest,
     ListCursor, ListQuery, PinRequest, Producer, SummaryQuery, TrimRequest,
@@ -78,6 +79,12 @@ fn view() -> BucketView {
 
 fn inherited() -> InheritedRequest {
     InheritedRequest { key: key(), incarnation: Incarnation(7), range: 4..9, bytes_max: 1 << 20 }
+}
+
+fn standing() -> GroupStanding {
+    let (voters, learners) = (vec![[1, 2, 3].into(), [1, 2, 4].into()], [4].into());
+    let others = vec![Following { node: 2, lag_entries: 1, lag_bytes: 2, heard_ms: Some(3) }];
+    GroupStanding { group: 2, leader: 1, term: 9, last_index: 77, voters, learners, others }
 }
 
 /// Every request.
@@ -179,6 +186,8 @@ fn requests() -> Vec<Request> {
         ),
         Request::BindingDelete { bucket: bucket(), name: name() },
         Request::Bindings(bucket()),
+        Request::Members(MembersRequest::Standing(GroupId(2))),
+        Request::Members(MembersRequest::Transfer { group: GroupId(2), node: 3 }),
         Request::Summary {
             key: key(),
             query: Box::new(SummaryQuery { binding: name(), path: "/".into(), params: vec![("a".into(), "b".into())] }),
@@ -251,6 +260,8 @@ fn answers() -> Vec<Answer> {
             closed: false,
             failed: Some("it trapped".into()),
         })),
+        Answer::Members(MembersAnswer::Standing(Box::new(standing()))),
+        Answer::Members(MembersAnswer::Refused("no".into())),
         Answer::Done,
     ]
 }
