@@ -109,6 +109,7 @@ impl Group {
             }
             Command::Bucket { name, epoch, told } => self.bucket_told(name, epoch, told),
             Command::MetaForm { groups } => decided(self.meta.form(groups)),
+            Command::MetaNode { node, step } => Outcome::unchanged(self.meta.node_step(node, step)),
             Command::MetaBucket { name, step } => decided(self.meta.bucket_step(name, step, at.time_ms)),
             Command::MetaRetention { bucket, retention } => decided(self.meta.retention_put(bucket, retention)),
             Command::MetaModulePut { bucket, name, upload } => {

@@ -10,11 +10,14 @@ use crate::chunks::Chunks;
 use crate::codec::{CodecError, Reader};
 use crate::fork::Releases;
 use crate::group::Group;
+use crate::meta::nodes::NodeTable;
 use crate::meta::{BucketState, Meta, MetaBucket};
 use crate::module::{Module, Revision};
 use crate::sink::Sink;
 
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
+/// There were no nodes.
+const VERSION_BEFORE_NODES: u8 = 3;
 /// There were no forks.
 const VERSION_BEFORE_FORKS: u8 = 2;
 const WHAT: &str = "snapshot head";
@@ -53,12 +56,13 @@ pub(crate) fn put<S: Sink>(group: &Group, sink: &mut S) {
     }
     put_meta(sink, &group.meta);
     group.releases.put(sink);
+    group.meta.nodes.put(sink);
 }
 
 /// Reads what [`put`] wrote into a group that is still empty.
 pub(crate) fn read(group: &mut Group, reader: &mut Reader<'_>) -> Result<Told, CodecError> {
     let version = reader.u8(WHAT)?;
-    if !matches!(version, VERSION | VERSION_BEFORE_FORKS) {
+    if !matches!(version, VERSION | VERSION_BEFORE_NODES | VERSION_BEFORE_FORKS) {
         return Err(CodecError::Version(version));
     }
     group.applied = Some(reader.count(WHAT)?);
@@ -80,6 +84,9 @@ pub(crate) fn read(group: &mut Group, reader: &mut Reader<'_>) -> Result<Told, C
     if version != VERSION_BEFORE_FORKS {
         group.releases = Releases::read(reader)?;
     }
+    if version == VERSION {
+        group.meta.nodes = NodeTable::read(reader)?;
+    }
     Ok(Told { streams, chunks_live_bytes })
 }
 
@@ -92,7 +99,7 @@ fn read_bindings(reader: &mut Reader<'_>) -> Result<Vec<Binding>, CodecError> {
 }
 
 fn put_meta<S: Sink>(sink: &mut S, meta: &Meta) {
-    let Meta { groups, buckets, changes } = meta;
+    let Meta { groups, buckets, changes, nodes: _ } = meta;
     sink.u16(groups.unwrap_or(0));
     sink.u64(*changes);
     sink.varint(buckets.len() as u64);

@@ -1,5 +1,5 @@
 //! What group 0 keeps for all groups: over how many groups the slots are spread, which buckets there are, and the modules and
-//! bindings in them ([`crate::module`], [`crate::binding`]).
+//! bindings in them ([`crate::module`], [`crate::binding`]), and the cluster's [`nodes`].
 //!
 //! Every change of a bucket has a number, the bucket's *epoch*, and the whole bucket travels to every group under it
 //! ([`crate::bucket`]); so nothing depends on the order in which two changes arrive there.
@@ -9,6 +9,7 @@
 //! that is not decided is taken back; one that is decided is finished.
 
 mod bind;
+pub mod nodes;
 mod upload;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 
 use crate::binding::Binding;
 use crate::bucket::Retention;
+use crate::meta::nodes::{NodeStep, NodeTable};
 use crate::module::Module;
 use crate::reply::{Refusal, Reply};
 
@@ -28,6 +30,7 @@ pub struct Meta {
     pub(crate) buckets: BTreeMap<Box<str>, MetaBucket>,
     /// The number of the last change of any bucket.
     pub(crate) changes: u64,
+    pub(crate) nodes: NodeTable,
 }
 
 /// A bucket, wherever its streams are.
@@ -115,6 +118,15 @@ impl Meta {
             Some(bucket) if bucket.state == BucketState::Active => Ok(bucket),
             Some(_) => Err(Refusal::BucketBusy),
         }
+    }
+
+    /// The cluster's nodes.
+    pub fn nodes(&self) -> &NodeTable {
+        &self.nodes
+    }
+
+    pub(crate) fn node_step(&mut self, node: u64, step: NodeStep<'_>) -> Reply {
+        Reply::Node { refused: self.nodes.step(node, step).err() }
     }
 
     pub(crate) fn form(&mut self, groups: u16) -> Result<Reply, Refusal> {

@@ -7,7 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use weir_stream::{
     Ancestor, Batch, BatchBuilder, Binding, BucketStep, BucketTold, ChunkId, CodecError, Command, EncodedBindings,
-    EncodedFork, EncodedParts, Expiry, Fork, ForkPoint, Group, Limits, NewFork, Outcome, Pack, Part, Pattern,
+    EncodedFork, EncodedParts, Expiry, Fork, ForkPoint, Group, Limits, NewFork, NodeStep, Outcome, Pack, Part, Pattern,
     ProducerRef, Records, Retention, Split, Upload, frame_bytes_max, packs,
 };
 use weir_types::{Digest, Incarnation, Lineage, Offset, Role, StreamKey};
@@ -114,6 +114,18 @@ impl Fields {
             26 => Command::Unpin { key, incarnation, fork: Incarnation(self.epoch), keeps_pin: self.flag },
             27 => Command::ForkDecide { key, incarnation, until_ms: self.epoch >> 1 },
             28 => Command::ForkReleased { incarnation, keeps_pin: self.flag },
+            29 => {
+                let disk = u128::from(self.number) << 64 | 1;
+                let steps = [
+                    NodeStep::Add { address: &self.text },
+                    NodeStep::Met { disk },
+                    NodeStep::Drain,
+                    NodeStep::Undrain,
+                    NodeStep::Remove,
+                    NodeStep::Gone,
+                ];
+                Command::MetaNode { node: self.epoch.max(1), step: steps[(self.number % 6) as usize] }
+            }
             23 => Command::MetaRetention { bucket: name, retention: self.retention() },
             _ => Command::MetaBindingDelete { bucket: name, name: word },
         }
@@ -166,7 +178,7 @@ fn fields() -> impl Strategy<Value = Fields> {
     let rest = (expiry, proptest::option::of(("\\PC{1,60}", any::<u64>(), any::<u64>())));
     let more = (proptest::option::of("\\PC{0,60}"), proptest::option::of(offset), body);
     let numbers = (any::<u64>(), prop_oneof![Just(0), any::<u64>()]);
-    (0..30u8, key, "[ -~]{0,255}", numbers, any::<bool>(), rest, more).prop_map(
+    (0..31u8, key, "[ -~]{0,255}", numbers, any::<bool>(), rest, more).prop_map(
         |(kind, key, text, (number, epoch), flag, (expiry, producer), (seq, if_match, (body, json, mut cuts)))| {
             cuts.sort_unstable();
             let split =

@@ -343,6 +343,7 @@ fn render(reply: &Reply) -> String {
         Reply::Flushed { parts } => format!("flushed {parts}"),
         Reply::Pinned(s) => facts(&format!("pinned earliest={}", s.earliest.position), s),
         Reply::ForkDecided { is_there } => format!("decided there={is_there}"),
+        Reply::Node { refused } => format!("node refused={refused:?}"),
         Reply::Refused(refusal) => refused(refusal),
     }
 }
