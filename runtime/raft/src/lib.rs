@@ -46,7 +46,7 @@ mod wire;
 pub use answer::AnswerError;
 pub use current::NotCurrent;
 pub use install::install;
-pub use links::{Addresses, Links, answer_peer};
+pub use links::{Links, answer_peer};
 pub use local::{Local, State};
 pub use log_store::is_batch;
 pub use members::{MemberError, Other, View};

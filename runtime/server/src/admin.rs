@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use weir_cluster::Roster;
 use weir_cold::Cold;
 use weir_http::{HttpStats, Unhurried};
 use weir_shard::{Address, ClusterOrder, ClusterReport, Role, ShardConfig, ShardStats, Topology};
@@ -75,6 +76,8 @@ pub(crate) struct Admin {
     pub(crate) started: Instant,
     /// How far it is.
     pub(crate) phase: watch::Receiver<Phase>,
+    /// Whose the node's data is.
+    pub(crate) node_id: u64,
     /// The node's numbers.
     pub(crate) topology: Topology,
     /// Where each shard is asked.
@@ -87,6 +90,8 @@ pub(crate) struct Admin {
     pub(crate) http: Vec<Arc<HttpStats>>,
     /// What was asked for.
     pub(crate) config: Arc<Config>,
+    /// Who belongs to the cluster; none for a node that is alone.
+    pub(crate) roster: Option<Roster>,
     /// What each shard has of it.
     pub(crate) shard_config: ShardConfig,
     /// The node's modules.
@@ -99,6 +104,13 @@ pub(crate) struct Admin {
     pub(crate) operation: Arc<Semaphore>,
     /// Where stores are asked.
     pub(crate) cold_runtime: Handle,
+}
+
+/// Answers while the node waits to be taken into a cluster, before it has anything else to say.
+pub(crate) async fn serve_waiting(listener: TcpListener) {
+    let waiting = || async { (StatusCode::SERVICE_UNAVAILABLE, "the node waits to be taken into its cluster\n") };
+    let router = Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(waiting));
+    weir_http::serve_router(listener, router).await
 }
 
 /// Serves the admin listener, for as long as the process runs.
@@ -124,9 +136,14 @@ async fn readyz(State(admin): State<Admin>) -> (StatusCode, String) {
         Phase::Serving(_) => {
             let stats = stats(&admin.shards).await;
             let mut missing = missing(&stats);
-            let is_member = admin.config.cluster.node().is_some();
+            let is_member = admin.config.cluster.is_member();
             if is_member {
                 missing.extend(leaderless(&stats));
+            }
+            if admin.roster.as_ref().is_some_and(Roster::is_own_removed) {
+                let node = admin.shard_config.node_id;
+                missing =
+                    vec![format!("node {node} was removed from the cluster for ever: stop it, nothing here is needed")];
             }
             if missing.is_empty() {
                 let groups = if is_member { roles(&stats, admin.shard_config.node_id) } else { String::new() };
@@ -183,7 +200,7 @@ async fn back_up(State(admin): State<Admin>, Json(request): Json<BackupRequest>)
     if admin.cold.is_none() {
         return (StatusCode::CONFLICT, "there is no cold tier, so there is nothing to copy\n").into_response();
     }
-    let node_id = admin.shard_config.node_id;
+    let node_id = admin.node_id;
     lasting(backup::lines(request, cold, node_id, &admin.shards, &admin.cold_runtime, turn))
 }
 

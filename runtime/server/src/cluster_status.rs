@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 use weir_shard::{ClusterStatus, Following, GroupStanding, GroupStatus, NodeStatus};
+use weir_stream::NodeState;
 
 /// For how long a node may say nothing before that is told.
 const SILENT_MS: u64 = 3_000;
@@ -34,9 +35,15 @@ impl StatusReport {
     /// The report as a table, after what is wrong.
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
-        let ClusterStatus { asked, nodes, groups } = &self.status;
+        let ClusterStatus { asked, nodes, groups, waits, is_settled } = &self.status;
         for trouble in &self.troubles {
             line(&mut text, format_args!("WRONG: {trouble}"));
+        }
+        for wait in waits {
+            line(&mut text, format_args!("waiting: {wait}"));
+        }
+        if *is_settled == Some(false) && waits.is_empty() {
+            line(&mut text, format_args!("moving: not every group has the voters yet that it is to have"));
         }
         let all_is_well = if self.troubles.is_empty() { ": all is well" } else { "" };
         let name = if self.cluster.is_empty() { "a node that is alone" } else { &self.cluster };
@@ -49,7 +56,7 @@ impl StatusReport {
             ),
         );
         line(&mut text, format_args!("store: {}", self.store));
-        let header = ["NODE", "HEARD", "LEADS", "VOTES IN", "ADDRESS"].map(str::to_string);
+        let header = ["NODE", "STATE", "HEARD", "LEADS", "VOTES IN", "ADDRESS"].map(str::to_string);
         let rows = nodes.iter().map(|node| self.node_row(node));
         push_table(&mut text, std::iter::once(header).chain(rows).collect());
         let header = ["GROUP", "LEADER", "TERM", "VOTERS", "LEARNERS", "BEHIND"].map(str::to_string);
@@ -58,12 +65,18 @@ impl StatusReport {
         text
     }
 
-    fn node_row(&self, node: &NodeStatus) -> [String; 5] {
+    fn node_row(&self, node: &NodeStatus) -> [String; 6] {
         let standings = || self.status.groups.iter().filter_map(GroupStatus::standing);
         let leads = standings().filter(|standing| standing.leader == node.node).count();
         let votes = standings().filter(|standing| standing.all_voters().contains(&node.node)).count();
         let address = if node.address.is_empty() { "-".to_string() } else { node.address.to_string() };
-        [node.node.to_string(), heard(node.heard_ms), leads.to_string(), votes.to_string(), address]
+        let state = match node.state {
+            NodeState::Active => "active",
+            NodeState::Draining => "draining",
+            NodeState::Leaving => "leaving",
+            NodeState::Removed => "removed",
+        };
+        [node.node.to_string(), state.to_string(), heard(node.heard_ms), leads.to_string(), votes.to_string(), address]
     }
 }
 
@@ -118,6 +131,12 @@ fn troubles(status: &ClusterStatus) -> Vec<String> {
     }
     for standing in status.groups.iter().filter_map(GroupStatus::standing) {
         troubles.extend(group_troubles(standing, &silent));
+    }
+    for node in status.nodes.iter().filter(|node| node.address.is_empty() && status.nodes.len() > 1) {
+        let node = node.node;
+        troubles.push(format!(
+            "nobody knows where node {node} is reached: set cluster.advertise there, or say `weir cluster add {node} host:port`"
+        ));
     }
     troubles
 }
@@ -199,7 +218,13 @@ mod tests {
     use super::*;
 
     fn node(node: u64, heard_ms: Option<u64>) -> NodeStatus {
-        NodeStatus { node, address: format!("10.0.0.{node}:4439").into(), heard_ms }
+        NodeStatus {
+            node,
+            address: format!("10.0.0.{node}:4439").into(),
+            state: NodeState::Active,
+            disk: None,
+            heard_ms,
+        }
     }
 
     fn led(group: u16, others: &[(u64, u64)]) -> GroupStatus {
@@ -212,7 +237,11 @@ mod tests {
     }
 
     fn report(nodes: Vec<NodeStatus>, groups: Vec<GroupStatus>) -> StatusReport {
-        StatusReport::new("c1".into(), "none".into(), ClusterStatus { asked: 1, nodes, groups })
+        StatusReport::new(
+            "c1".into(),
+            "none".into(),
+            ClusterStatus { asked: 1, nodes, groups, waits: Vec::new(), is_settled: Some(true) },
+        )
     }
 
     #[test]
@@ -225,10 +254,10 @@ mod tests {
 c1, as node 1 sees it: 3 nodes, 1 group: all is well
 store: none
 
-NODE  HEARD    LEADS  VOTES IN  ADDRESS
-1     now      1      1         10.0.0.1:4439
-2     now      0      1         10.0.0.2:4439
-3     1 s ago  0      1         10.0.0.3:4439
+NODE  STATE   HEARD    LEADS  VOTES IN  ADDRESS
+1     active  now      1      1         10.0.0.1:4439
+2     active  now      0      1         10.0.0.2:4439
+3     active  1 s ago  0      1         10.0.0.3:4439
 
 GROUP  LEADER  TERM  VOTERS  LEARNERS  BEHIND
 0      1       4     1 2 3   -         node 3: 2 entries, 200 B

@@ -57,13 +57,13 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use tikv_jemallocator::Jemalloc;
-use weir_shard::ClusterOrder;
+use weir_shard::{ClusterOrder, NodeChange};
 
 use crate::admin_client::AdminClient;
 use crate::check::CheckRequest;
 use crate::cli::{
-    AdminArgs, BackupArgs, CheckArgs, Cli, ClusterCommand, ColdCommand, Command, ConfigArgs, ConfigCommand,
-    NewNodeArgs, RecoverArgs, ServeArgs, StatusArgs, TransferArgs,
+    AddArgs, AdminArgs, BackupArgs, CheckArgs, Cli, ClusterCommand, ColdCommand, Command, ConfigArgs, ConfigCommand,
+    NewNodeArgs, NodeArgs, RecoverArgs, ServeArgs, StatusArgs, TransferArgs,
 };
 use crate::config::{Config, LogConfig, LogFormat};
 use crate::exit::Exit;
@@ -150,8 +150,18 @@ fn cluster(command: &ClusterCommand) -> Result<(), Exit> {
         ClusterCommand::Transfer(TransferArgs { group, node, admin }) => {
             (admin, ClusterOrder::Transfer { group: *group, node: *node })
         }
+        ClusterCommand::Add(AddArgs { node, address, admin }) => {
+            (admin, wanted(*node, NodeChange::Add { address: address.as_str().into() }))
+        }
+        ClusterCommand::Remove(NodeArgs { node, admin }) => (admin, wanted(*node, NodeChange::Remove)),
+        ClusterCommand::Drain(NodeArgs { node, admin }) => (admin, wanted(*node, NodeChange::Drain)),
+        ClusterCommand::Undrain(NodeArgs { node, admin }) => (admin, wanted(*node, NodeChange::Undrain)),
     };
     cluster_command::change(&admin_client(args)?, &order, args.output)
+}
+
+fn wanted(node: u64, change: NodeChange) -> ClusterOrder {
+    ClusterOrder::Change { node, change }
 }
 
 /// The node that a command asks.

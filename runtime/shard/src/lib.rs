@@ -45,9 +45,10 @@ pub use mailbox::{Address, Mailbox, mesh};
 pub use message::{
     AppendRequest, BackupNews, BindingRequest, Body, BucketSummary, CheckNews, ClusterOrder, ClusterReport,
     ClusterStatus, CreateCondition, CreateRequest, DamagedChunk, Following, ForkRequest, GroupStanding, GroupStatus,
-    IfMatch, Limit, ListCursor, ListedStream, Listing, LongPoll, ModuleState, ModuleSummary, NodeStatus, Page,
-    Producer, ShardError, ShardStats, SummaryQuery, SummaryView, SummaryWait, TrimRequest,
+    IfMatch, Limit, ListCursor, ListedStream, Listing, LongPoll, ModuleState, ModuleSummary, NodeChange, NodeStatus,
+    Page, Producer, ShardError, ShardStats, SummaryQuery, SummaryView, SummaryWait, TrimRequest,
 };
 pub use modules::summary::SummaryFollower;
+pub use nodes::join::Joined;
 pub use seams::{Builtin, Clock, Entropy, Nodes, Seams, in_turns};
 pub use weir_raft::{Role, Standing};

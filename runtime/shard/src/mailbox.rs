@@ -20,14 +20,14 @@ pub(crate) struct Post {
     outbox: Vec<RefCell<Vec<Mail>>>,
     filled: Wakeup,
     /// Mail to other nodes.
-    nodes: BTreeMap<NodeId, Rc<Outgoing>>,
+    nodes: RefCell<BTreeMap<NodeId, Rc<Outgoing>>>,
 }
 
 impl Post {
-    pub(crate) fn new(own: ShardId, peers: Vec<Address>, nodes: BTreeMap<NodeId, Rc<Outgoing>>) -> Post {
+    pub(crate) fn new(own: ShardId, peers: Vec<Address>) -> Post {
         assert!(usize::from(own.0) < peers.len(), "a shard is one of its peers");
         let outbox = peers.iter().map(|_| RefCell::default()).collect();
-        Post { own, peers, outbox, filled: Wakeup::default(), nodes }
+        Post { own, peers, outbox, filled: Wakeup::default(), nodes: RefCell::default() }
     }
 
     /// The shard that this is the post of.
@@ -36,13 +36,23 @@ impl Post {
     }
 
     /// Mail to another node; none where nobody knows it.
-    pub(crate) fn node(&self, node: NodeId) -> Option<&Rc<Outgoing>> {
-        self.nodes.get(&node)
+    pub(crate) fn node(&self, node: NodeId) -> Option<Rc<Outgoing>> {
+        self.nodes.borrow().get(&node).cloned()
+    }
+
+    /// From now on, mail to a node goes this way.
+    pub(crate) fn set_node(&self, outgoing: Rc<Outgoing>) {
+        self.nodes.borrow_mut().insert(outgoing.node(), outgoing);
+    }
+
+    /// There is no mail to a node any more.
+    pub(crate) fn remove_node(&self, node: NodeId) {
+        self.nodes.borrow_mut().remove(&node);
     }
 
     /// Mail to all other nodes.
-    pub(crate) fn nodes(&self) -> impl Iterator<Item = &Rc<Outgoing>> {
-        self.nodes.values()
+    pub(crate) fn nodes(&self) -> Vec<Rc<Outgoing>> {
+        self.nodes.borrow().values().cloned().collect()
     }
 
     /// Whether nothing large should be added to what waits for a peer.

@@ -37,6 +37,8 @@ pub(crate) enum Mail {
     Cancel { origin: Peer, call: CallId },
     /// What this shard of another node had to say may be lost: nothing of it is to be waited for, nor is it waiting.
     Lost(NodeId, ShardId),
+    /// Who belongs to the cluster has changed: look again.
+    Nodes,
     /// This group is led there now, as far as its replica here knows.
     Led { group: GroupId, lead: Lead },
     /// How are you?

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
+use weir_stream::{ADDRESS_BYTES_MAX, NODES_MAX, NodeState, NodeTable};
 use weir_types::GroupId;
 
 /// What a group's leader is asked about its members.
@@ -12,21 +13,71 @@ pub(crate) enum MembersRequest {
     Standing(GroupId),
     /// Hand leadership over to a node.
     Transfer { group: GroupId, node: u64 },
+    /// Take a node into the group, which votes on nothing.
+    AddLearner { group: GroupId, node: u64 },
+    /// Give such a node up.
+    RemoveLearner { group: GroupId, node: u64 },
+    /// Have these nodes vote, and give up the other voters.
+    ChangeVoters { group: GroupId, voters: BTreeSet<u64> },
+    /// To group 0: what is known of the nodes.
+    Nodes,
+    /// To group 0: something is wanted of a node.
+    Change { node: u64, change: NodeChange },
+    /// To the other nodes: a group is led here.
+    Hear(Box<Announcement>),
+}
+
+/// What a group's leader tells the other nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Announcement {
+    pub(crate) group: GroupId,
+    /// The node that leads it, and since which term.
+    pub(crate) leader: u64,
+    pub(crate) term: u64,
+    /// Of group 0: the nodes.
+    pub(crate) nodes: Option<NodeTable>,
+}
+
+/// What an operator wants of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeChange {
+    /// Take it in, or find it somewhere else.
+    Add {
+        /// Where it is, as `host:port`.
+        address: Box<str>,
+    },
+    /// It is to lead nothing, and to have as little as can be.
+    Drain,
+    /// It is to have its part again.
+    Undrain,
+    /// It is to go for ever.
+    Remove,
 }
 
 impl MembersRequest {
     /// The group that carries it out.
     pub(crate) fn group(&self) -> GroupId {
         match self {
-            MembersRequest::Standing(group) | MembersRequest::Transfer { group, .. } => *group,
+            MembersRequest::Standing(group)
+            | MembersRequest::Transfer { group, .. }
+            | MembersRequest::AddLearner { group, .. }
+            | MembersRequest::RemoveLearner { group, .. }
+            | MembersRequest::ChangeVoters { group, .. } => *group,
+            MembersRequest::Nodes | MembersRequest::Change { .. } => GroupId::META,
+            MembersRequest::Hear(announcement) => announcement.group,
         }
     }
 
     /// Whether it changes nothing.
     pub(crate) fn is_read(&self) -> bool {
         match self {
-            MembersRequest::Standing(_) => true,
-            MembersRequest::Transfer { .. } => false,
+            MembersRequest::Standing(_) | MembersRequest::Nodes | MembersRequest::Hear(_) => true,
+            MembersRequest::Transfer { .. }
+            | MembersRequest::AddLearner { .. }
+            | MembersRequest::RemoveLearner { .. }
+            | MembersRequest::ChangeVoters { .. }
+            | MembersRequest::Change { .. } => false,
         }
     }
 
@@ -35,8 +86,27 @@ impl MembersRequest {
         match (self, answer) {
             (MembersRequest::Standing(group), MembersAnswer::Standing(standing)) => standing.group == group.0,
             (MembersRequest::Standing(_), _) => false,
-            (MembersRequest::Transfer { .. }, answer) => {
-                matches!(answer, MembersAnswer::Done | MembersAnswer::Refused(_))
+            (MembersRequest::Nodes, answer) => matches!(answer, MembersAnswer::Nodes(_)),
+            (_, answer) => matches!(answer, MembersAnswer::Done | MembersAnswer::Refused(_)),
+        }
+    }
+
+    /// Whether this node would ask it: nodes have numbers from 1 on.
+    pub(crate) fn is_sound(&self) -> bool {
+        match self {
+            MembersRequest::Standing(_) | MembersRequest::Nodes => true,
+            MembersRequest::Transfer { node, .. }
+            | MembersRequest::AddLearner { node, .. }
+            | MembersRequest::RemoveLearner { node, .. } => *node != 0,
+            MembersRequest::ChangeVoters { voters, .. } => !voters.is_empty() && !voters.contains(&0),
+            MembersRequest::Change { node, change } => {
+                let is_address = |address: &str| address.len() <= ADDRESS_BYTES_MAX;
+                *node != 0 && !matches!(change, NodeChange::Add { address } if !is_address(address))
+            }
+            MembersRequest::Hear(announcement) => {
+                let Announcement { leader, nodes, .. } = &**announcement;
+                let is_table = |table: &NodeTable| table.nodes.len() <= NODES_MAX && !table.nodes.contains_key(&0);
+                *leader != 0 && nodes.as_ref().is_none_or(is_table)
             }
         }
     }
@@ -46,9 +116,22 @@ impl MembersRequest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum MembersAnswer {
     Standing(Box<GroupStanding>),
+    Nodes(Box<NodesView>),
     Done,
     /// Nothing was changed, for this reason.
     Refused(Box<str>),
+}
+
+/// What the leader of group 0 knows of the nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NodesView {
+    pub(crate) table: NodeTable,
+    /// How long ago each node was heard, in milliseconds; without those that were not.
+    pub(crate) heard_ms: Vec<(u64, u64)>,
+    /// What cannot be done now, in sentences.
+    pub(crate) waits: Vec<Box<str>>,
+    /// Whether every group has the voters that it should have, and nobody else.
+    pub(crate) is_settled: bool,
 }
 
 /// How a group stands, as its leader sees it.
@@ -102,6 +185,10 @@ pub struct NodeStatus {
     pub node: u64,
     /// Where other nodes reach it; empty where the node that was asked does not know its own.
     pub address: Box<str>,
+    /// What is wanted of it.
+    pub state: NodeState,
+    /// What it keeps its logs on, once it was met: 32 hexadecimal digits.
+    pub disk: Option<Box<str>>,
     /// How long ago a leader has heard of it, in milliseconds; none where none has.
     pub heard_ms: Option<u64>,
 }
@@ -140,6 +227,10 @@ pub struct ClusterStatus {
     pub nodes: Vec<NodeStatus>,
     /// The groups, by number.
     pub groups: Vec<GroupStatus>,
+    /// What cannot be done now that is wanted, and why, in sentences.
+    pub waits: Vec<Box<str>>,
+    /// Whether every group has the voters that it should have, and nobody else; none where nobody knows.
+    pub is_settled: Option<bool>,
 }
 
 /// What an operator asks a node of the cluster.
@@ -154,6 +245,13 @@ pub enum ClusterOrder {
         group: u16,
         /// The node, which votes in it.
         node: u64,
+    },
+    /// Something is wanted of a node.
+    Change {
+        /// Which.
+        node: u64,
+        /// What.
+        change: NodeChange,
     },
 }
 

@@ -26,8 +26,10 @@ pub use error::ShardError;
 pub(crate) use letter::{Letter, LetterError, Sent, decode, encode};
 pub use limit::Limit;
 pub(crate) use mail::{Advance, CallId, Lead, Mail};
-pub use members::{ClusterOrder, ClusterReport, ClusterStatus, Following, GroupStanding, GroupStatus, NodeStatus};
-pub(crate) use members::{MembersAnswer, MembersRequest};
+pub(crate) use members::{Announcement, MembersAnswer, MembersRequest, NodesView};
+pub use members::{
+    ClusterOrder, ClusterReport, ClusterStatus, Following, GroupStanding, GroupStatus, NodeChange, NodeStatus,
+};
 pub(crate) use peer::{Addressee, Peer};
 pub use request::{
     AppendRequest, BindingRequest, CreateCondition, CreateRequest, ForkRequest, IfMatch, ListCursor, Producer,

@@ -117,8 +117,8 @@ impl Request {
             | Request::BindingPut(..)
             | Request::BindingDelete { .. }
             | Request::Bindings(_)
-            | Request::Members(_)
             | Request::Summary { .. } => true,
+            Request::Members(request) => request.is_sound(),
         }
     }
 

@@ -1,17 +1,18 @@
 //! What an operator asks of the cluster, on whichever node.
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::time::timeout;
+use weir_cluster::Known;
+use weir_stream::{NodeEntry, NodeState, NodeTable};
 use weir_types::GroupId;
 
 use crate::core::Core;
 use crate::message::{
     Answer, ClusterOrder, ClusterReport, ClusterStatus, GroupStanding, GroupStatus, MembersAnswer, MembersRequest,
-    NodeStatus, Request, ShardError,
+    NodeChange, NodeStatus, NodesView, Request, ShardError,
 };
 
 /// How long a group's leader is waited for.
@@ -28,31 +29,75 @@ impl Core {
             }
             ClusterOrder::Transfer { group, node } => {
                 let request = MembersRequest::Transfer { group: GroupId(group), node };
-                match self.ask_members(request).await {
-                    Ok(MembersAnswer::Refused(reason)) => ClusterReport::Refused(reason),
-                    Ok(_) => ClusterReport::Done(format!("group {group} goes to node {node}").into()),
-                    Err(error) => ClusterReport::Refused(unanswered(GroupId(group), &error)),
-                }
+                self.order(request, format!("group {group} goes to node {node}")).await
+            }
+            ClusterOrder::Change { node: 0, .. } => ClusterReport::Refused("nodes have numbers from 1 on".into()),
+            ClusterOrder::Change { node, change } => {
+                let done = match &change {
+                    NodeChange::Add { address } => {
+                        format!("node {node} at {address} is taken in; `weir cluster status` says how far that is")
+                    }
+                    NodeChange::Drain => format!("node {node} is drained; `weir cluster status` says how far that is"),
+                    NodeChange::Undrain => format!("node {node} gets its part again"),
+                    NodeChange::Remove => {
+                        format!("node {node} is removed, for ever; `weir cluster status` says how far that is")
+                    }
+                };
+                self.order(MembersRequest::Change { node, change }, done).await
             }
         }
     }
 
-    async fn cluster_status(self: &Rc<Self>) -> ClusterStatus {
-        let groups = join_all(self.topology.groups().map(|group| self.group_status(group))).await;
-        let mut addresses: BTreeMap<u64, Box<str>> = BTreeMap::from([(self.config.node_id, "".into())]);
-        if let Some(nodes) = &self.nodes {
-            addresses.extend(nodes.addresses.iter().map(|(node, address)| (node.get(), address.as_str().into())));
+    async fn order(self: &Rc<Self>, request: MembersRequest, done: String) -> ClusterReport {
+        let group = request.group();
+        match self.ask_members(request).await {
+            Ok(MembersAnswer::Refused(reason)) => ClusterReport::Refused(reason),
+            Ok(_) => ClusterReport::Done(done.into()),
+            Err(error) => ClusterReport::Refused(unanswered(group, &error)),
         }
+    }
+
+    async fn cluster_status(self: &Rc<Self>) -> ClusterStatus {
+        let asked = self.topology.groups().map(|group| self.group_status(group));
+        let (view, groups) = tokio::join!(self.nodes_seen(), join_all(asked));
         let heard = |node: u64| {
             let standings = groups.iter().filter_map(GroupStatus::standing);
             let of = |standing: &GroupStanding| match standing.leader == node {
                 true => Some(0),
                 false => standing.other(node).and_then(|other| other.heard_ms),
             };
-            standings.filter_map(of).min()
+            let seen = view.heard_ms.iter().filter(|(other, _)| *other == node).map(|(_, heard_ms)| *heard_ms);
+            standings.filter_map(of).chain(seen).min()
         };
-        let nodes = addresses.into_iter().map(|(node, address)| NodeStatus { node, address, heard_ms: heard(node) });
-        ClusterStatus { asked: self.config.node_id, nodes: nodes.collect(), groups }
+        let nodes = view.table.present().map(|(node, entry)| NodeStatus {
+            node,
+            address: entry.address.clone(),
+            state: entry.state,
+            disk: (entry.disk != 0).then(|| format!("{:032x}", entry.disk).into()),
+            heard_ms: heard(node),
+        });
+        let (nodes, waits, is_known) = (nodes.collect(), view.waits, view.table.epoch > 0);
+        let is_settled = is_known.then_some(view.is_settled);
+        ClusterStatus { asked: self.config.node_id, nodes, groups, waits, is_settled }
+    }
+
+    /// What the leader of group 0 knows of the nodes or, if it does not answer, what this node knows.
+    async fn nodes_seen(self: &Rc<Self>) -> NodesView {
+        if let Ok(MembersAnswer::Nodes(view)) = self.ask_members(MembersRequest::Nodes).await
+            && view.table.epoch > 0
+        {
+            return *view;
+        }
+        let own = (self.config.node_id, Known::default());
+        let known = self.nodes.as_ref().map(|nodes| nodes.roster.current().nodes).unwrap_or_default();
+        let known = known.into_iter().map(|(node, known)| (node.get(), known));
+        let entry = |(node, Known { address, disk, is_removed }): (u64, Known)| {
+            let state = if is_removed { NodeState::Removed } else { NodeState::Active };
+            (node, NodeEntry { address: address.into(), disk: disk.map_or(0, |disk| disk.0), state })
+        };
+        let nodes = [own].into_iter().chain(known).map(entry).collect();
+        let heard_ms = vec![(self.config.node_id, 0)];
+        NodesView { table: NodeTable { epoch: 0, nodes }, heard_ms, waits: Vec::new(), is_settled: false }
     }
 
     async fn group_status(self: &Rc<Self>, group: GroupId) -> GroupStatus {

@@ -7,9 +7,10 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpListener;
+use tokio::task::AbortHandle;
 use weir_cluster::{
-    Acceptor, ClusterId, Connecting, Connection, DiskId, Endpoint, Hello, Identity, LinkConfig, Message, Network,
-    NodeId, Security, Stream, Tcp,
+    Acceptor, ClusterId, Connecting, Connection, DiskId, Endpoint, Identity, Known, LinkConfig, List, Message, Network,
+    NodeId, Roster, Security, Stream, Tcp,
 };
 use weir_types::GroupId;
 
@@ -22,7 +23,7 @@ const LIFE: u64 = 77;
 /// How long anything may take, on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn node_id(number: u64) -> NodeId {
+pub(super) fn node_id(number: u64) -> NodeId {
     NodeId::new(number).expect("not 0")
 }
 
@@ -86,9 +87,24 @@ impl AsyncWrite for BrittleStream {
     }
 }
 
-/// A node of three with real links, whose own number is `number` and whose life is `LIFE + number`.
-struct Member {
-    shards: Vec<Shard>,
+/// A node of a cluster with real links, whose life is `LIFE` and its number.
+pub(super) struct Member {
+    pub(super) shards: Vec<Shard>,
+    pub(super) roster: Roster,
+    accepting: AbortHandle,
+}
+
+/// What a node of a cluster is started with.
+pub(super) struct Start {
+    pub(super) number: u64,
+    /// Where it and others are.
+    pub(super) list: List,
+    pub(super) founders: BTreeSet<u64>,
+    pub(super) disks: Vec<Arc<dyn Disk>>,
+    pub(super) config: ShardConfig,
+    pub(super) breaks: Arc<AtomicU64>,
+    /// Another one whenever it is started.
+    pub(super) life: u64,
 }
 
 impl Member {
@@ -99,23 +115,32 @@ impl Member {
         config: ShardConfig,
         breaks: Arc<AtomicU64>,
     ) -> Member {
+        let (list, founders) = (list(addresses), addresses.keys().map(|node| node.get()).collect());
+        Member::start_with(
+            Start { number, list, founders, disks: disks(), config, breaks, life: LIFE + number },
+            listener,
+        )
+        .await
+    }
+
+    pub(super) async fn start_with(start: Start, listener: TcpListener) -> Member {
+        let Start { number, list, founders, disks, config, breaks, life } = start;
         let counter = AtomicU64::new(number << 40);
+        let roster = Roster::new(node_id(number), list, |_| {});
         let endpoint = Endpoint {
             identity: Identity { cluster: ClusterId(7), node: node_id(number), disk: DiskId(number.into()) },
             security: Security::None,
             network: Arc::new(Brittle(breaks)),
             entropy: Arc::new(move || counter.fetch_add(1, Ordering::Relaxed)),
-            admission: Arc::new(|_: &Hello| Ok(())),
+            admission: Arc::new(roster.clone()),
             config: LinkConfig::default(),
         };
-        let mut addresses = addresses.clone();
-        addresses.remove(&node_id(number));
-        let nodes = Some(Nodes { endpoint: endpoint.clone(), addresses, life: LIFE + number });
+        let nodes = Some(Nodes { endpoint: endpoint.clone(), roster: roster.clone(), founders, life });
         let modules = Host::new(Arc::new(MemoryStore::default()), Arc::new(InProcess), HostConfig::default());
         let seams = Seams {
             clock: Arc::new(TestClock(AtomicU64::new(0))),
             entropy: Arc::new(Counter(AtomicU64::new(number))),
-            disks: disks(),
+            disks,
             cold: None,
             modules: modules.expect("the engine runs"),
             builtins: Arc::new([]),
@@ -129,7 +154,7 @@ impl Member {
             shards.push(shard.expect("it opens"));
         }
         let takers = shards.clone();
-        tokio::task::spawn_local(async move {
+        let accepting = tokio::task::spawn_local(async move {
             let mut acceptor = Acceptor::new(endpoint, Box::new(listener));
             loop {
                 let accepted = acceptor.next().await;
@@ -137,15 +162,22 @@ impl Member {
                 takers[usize::from(taker.0)].accept(accepted);
             }
         });
-        Member { shards }
+        Member { shards, roster, accepting: accepting.abort_handle() }
     }
 
     /// Ends it as a crash would, but for what is on its disk.
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
+        self.accepting.abort();
         for shard in &self.shards {
             shard.shutdown().await;
         }
     }
+}
+
+/// Where nodes are.
+pub(super) fn list(addresses: &BTreeMap<NodeId, String>) -> List {
+    let known = |address: &String| Known { address: address.clone(), ..Known::default() };
+    List { epoch: 0, nodes: addresses.iter().map(|(node, address)| (*node, known(address))).collect() }
 }
 
 /// Three listeners and their addresses.
@@ -165,11 +197,11 @@ async fn lone(config: ShardConfig) -> Member {
     Member::start(1, listeners.remove(0), &addresses, config, Arc::default()).await
 }
 
-async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+pub(super) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what} did not happen"))
 }
 
-fn create() -> CreateRequest {
+pub(super) fn create() -> CreateRequest {
     CreateRequest {
         content_type: "text/plain".into(),
         expiry: Expiry::Never,
@@ -338,7 +370,7 @@ fn lane() -> (NodeId, ShardId) {
 /// A call to node 2 that node 1's first shard has begun.
 fn call(core: &Rc<crate::core::Core>) -> crate::calls::Call {
     let outgoing = core.post.node(lane().0).expect("node 2 is known");
-    core.calls.begin_away(None, outgoing, lane().0)
+    core.calls.begin_away(None, &outgoing, lane().0)
 }
 
 fn is_pending(call: &mut crate::calls::Call) -> bool {
