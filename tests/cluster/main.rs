@@ -1,7 +1,9 @@
 //! Three nodes as one: every node serves every request, whoever leads, and a node that dies is missed by nobody.
 
+mod grown;
 mod nodes;
 mod operated;
+mod operations;
 
 use std::thread;
 use std::time::{Duration, Instant};

@@ -34,10 +34,11 @@ pub(crate) fn leader(status: &Value, group: usize) -> Option<u64> {
     status["groups"][group]["leader"].as_u64()
 }
 
-/// Waits until nothing is wrong.
+/// Waits until nothing is wrong, and nothing is on its way.
 pub(crate) fn wait_well(cluster: &Cluster, node: usize) {
     wait_until("all is well", PATIENCE, || {
-        status(cluster, node)["troubles"].as_array().is_some_and(|troubles| troubles.is_empty())
+        let status = status(cluster, node);
+        status["is_settled"] == true && status["troubles"].as_array().is_some_and(Vec::is_empty)
     });
 }
 
