@@ -1,4 +1,5 @@
-//! Other nodes: who leads what, mail to them, and mail from them.
+//! Other nodes: who leads what ([`leaders`]), mail to them ([`outgoing`]) and from them ([`lanes`]), and who belongs to which group:
+//! what is told ([`announce`]), asked ([`members`], [`order`], [`join`]), wanted ([`plan`]) and done ([`driver`]).
 
 pub(crate) mod announce;
 pub(crate) mod ask;

@@ -7,7 +7,7 @@
 //!   missing goes to the nodes that have the fewest, and one is moved when a node has two more than another.
 //! - A node that is silent keeps its votes: it may come back. Nothing new goes there.
 //! - One group changes at a time. A new voter has the group's log first; a change begins only when enough of the voters of before
-//!   and of those that are to be were heard lately, so that neither lose their majority.
+//!   were heard lately, and enough of those that are to be have the log, too: so neither lose their majority, and nobody waits.
 //! - A leader that is to leave hands over first.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -173,13 +173,15 @@ fn next(look: &Look<'_>, standing: &GroupStanding, target: &BTreeSet<u64>) -> Ne
     Next::Nothing
 }
 
-/// A change of voters, unless it would take a majority away.
+/// A change of voters, unless it would take a majority away, or have the group wait for somebody who lacks much of its log.
 fn change(standing: &GroupStanding, group: GroupId, voters: BTreeSet<u64>) -> Next {
-    for set in standing.voters.iter().chain([&voters]) {
-        let heard = set.iter().filter(|node| is_heard(standing, **node)).count();
-        if heard <= set.len() / 2 {
+    let is_able = |node: u64| node == standing.leader || is_near(standing, node);
+    let before = standing.voters.iter().map(|set| (set, set.iter().filter(|node| is_heard(standing, **node)).count()));
+    let to_be = (&voters, voters.iter().filter(|node| is_able(**node)).count());
+    for (set, able) in before.chain([to_be]) {
+        if able <= set.len() / 2 {
             return Next::Wait(format!(
-                "the voters of group {group} are to be {}, and of {} only {heard} answer: a change would stop the group",
+                "the voters of group {group} are to be {}, and of {} only {able} answer and have its log: a change would stop the group",
                 list(&voters),
                 list(set)
             ));

@@ -220,6 +220,9 @@ fn a_step_that_would_stop_a_group_is_not_taken_and_said() {
     assert_eq!((plan.step, plan.is_settled), (None, false));
     assert!(plan.waits[0].contains("a change would stop the group"), "{:?}", plan.waits);
     world.alive.insert(2);
+    // It is back, and would have to catch up before anything were acknowledged.
+    world.groups[0].fresh.insert(2);
+    assert_eq!(world.plan().step, None);
     world.settle();
     assert_eq!(*world.voters(0), BTreeSet::from([1, 2]));
 }
