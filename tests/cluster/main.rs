@@ -1,7 +1,10 @@
 //! Three nodes as one: every node serves every request, whoever leads, and a node that dies is missed by nobody.
 
+mod grown;
 mod modules;
 mod nodes;
+mod operated;
+mod operations;
 mod tier;
 
 use std::thread;

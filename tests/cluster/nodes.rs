@@ -1,4 +1,4 @@
-//! Three nodes of one cluster, as processes.
+//! Nodes of one cluster, as processes.
 
 use std::net::SocketAddr;
 use std::thread;
@@ -11,12 +11,14 @@ const TRIES: usize = 40;
 const TRY_EVERY: Duration = Duration::from_millis(50);
 
 /// How long anything may take, on a machine that is busy.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The nodes of a cluster, by number from 1 on; `None` for one that was killed or stopped.
 pub(crate) struct Cluster {
     pub(crate) setups: Vec<Setup>,
     pub(crate) servers: Vec<Option<Server>>,
+    /// Where they listen for each other.
+    pub(crate) addresses: Vec<SocketAddr>,
 }
 
 impl Cluster {
@@ -51,7 +53,8 @@ impl Cluster {
             }
             setup
         };
-        Cluster { setups: (0..3).map(setup).collect(), servers: vec![None, None, None] }
+        let (setups, servers) = ((0..3).map(setup).collect(), vec![None, None, None]);
+        Cluster { setups, servers, addresses }
     }
 
     /// Starts these nodes, one soon after the other, and waits until they are ready.
@@ -66,6 +69,42 @@ impl Cluster {
             let (server, setup) = starting.join().expect("it is ready");
             (self.servers[node], self.setups[node]) = (Some(server), setup);
         }
+    }
+
+    /// A node that is alone, which becomes the first of a cluster.
+    pub(crate) fn of_one(prepare: impl FnOnce(&Server)) -> Cluster {
+        let mut setup = Setup::new(env!("CARGO_BIN_EXE_weir")).args(&["--shards", "2"]);
+        let alone = setup.start();
+        prepare(&alone);
+        assert_eq!(alone.stop().code, Some(0));
+        let address = ports::free();
+        let mut setup = setup.args(&["--cluster-id", "test", "--cluster-listen", &address.to_string()]);
+        let server = setup.start();
+        Cluster { setups: vec![setup], servers: vec![Some(server)], addresses: vec![address] }
+    }
+
+    /// How a new node is started that waits to be taken in, and joins by asking another one.
+    pub(crate) fn newcomer(&mut self, number: u64, asked: usize) -> Setup {
+        let address = ports::free();
+        assert_eq!(number as usize, self.addresses.len() + 1, "nodes are numbered one after the other");
+        self.addresses.push(address);
+        self.servers.push(None);
+        let (own, join) = (address.to_string(), self.addresses[asked].to_string());
+        let setup = Setup::new(env!("CARGO_BIN_EXE_weir")).args(&["--node-id", &number.to_string()]);
+        let setup = setup.args(&["--cluster-id", "test", "--cluster-listen", &own, "--shards", "2", "--join", &join]);
+        self.setups.push(setup.clone());
+        setup
+    }
+
+    /// Starts a new node and has the cluster take it in; `add` gets its number and address.
+    pub(crate) fn join(&mut self, number: u64, asked: usize, add: impl FnOnce(&Cluster, &str)) {
+        let mut setup = self.newcomer(number, asked);
+        let address = self.addresses[number as usize - 1].to_string();
+        let starting = thread::spawn(move || (setup.start(), setup));
+        add(self, &address);
+        let (server, setup) = starting.join().expect("it is ready");
+        let at = number as usize - 1;
+        (self.servers[at], self.setups[at]) = (Some(server), setup);
     }
 
     /// A client of a node.

@@ -42,7 +42,8 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// What it says first, with a new nonce.
-    pub(crate) fn greeting(&self, meant: NodeId, lane: Lane) -> Greeting {
+    pub(crate) fn greeting(&self, meant: impl Into<Option<NodeId>>, lane: Lane) -> Greeting {
+        let meant = meant.into();
         let mut nonce = [0; NONCE_BYTES];
         for part in nonce.chunks_exact_mut(8) {
             part.copy_from_slice(&(self.entropy)().to_le_bytes());

@@ -23,7 +23,7 @@
 //!
 //! ```text
 //!  0 whether a secret is wanted (u8)     8 cluster (u128)     40 node (u64)      56 nonce (32 bytes)
-//!  1 lane (u8), its number (u16), 0s    24 disk (u128)        48 node that is meant (u64)
+//!  1 lane (u8), its number (u16), 0s    24 disk (u128)        48 node that is meant (u64), 0 if unknown
 //! ```
 
 use bytes::{Buf, BufMut};
@@ -118,6 +118,7 @@ impl Greeting {
             Lane::Control(group) => (1, group.0),
             Lane::Data(group) => (2, group.0),
             Lane::Mail(shard) => (3, shard.0),
+            Lane::Join => (4, 0),
         };
         let mut bytes = [0; HELLO_BYTES];
         let mut out = &mut bytes[..];
@@ -128,7 +129,7 @@ impl Greeting {
         out.put_u128_le(identity.cluster.0);
         out.put_u128_le(identity.disk.0);
         out.put_u64_le(identity.node.get());
-        out.put_u64_le(meant.get());
+        out.put_u64_le(meant.map_or(0, NodeId::get));
         out.put_slice(&self.nonce);
         assert!(out.is_empty(), "every byte is written");
         bytes
@@ -149,6 +150,7 @@ impl Greeting {
             1 => Lane::Control(GroupId(number)),
             2 => Lane::Data(GroupId(number)),
             3 => Lane::Mail(ShardId(number)),
+            4 if number == 0 => Lane::Join,
             _ => return None,
         };
         if bytes.get_u32_le() != 0 {
@@ -157,7 +159,10 @@ impl Greeting {
         let cluster = ClusterId(bytes.get_u128_le());
         let disk = DiskId(bytes.get_u128_le());
         let node = NodeId::new(bytes.get_u64_le())?;
-        let meant = NodeId::new(bytes.get_u64_le())?;
+        let meant = NodeId::new(bytes.get_u64_le());
+        if meant.is_none() && lane != Lane::Join {
+            return None;
+        }
         let nonce = *bytes.first_chunk()?;
         let hello = Hello { identity: Identity { cluster, node, disk }, meant, lane };
         Some(Greeting { hello, wants_secret, nonce })
@@ -192,12 +197,15 @@ mod tests {
     fn greeting(lane: Lane) -> Greeting {
         let node = NodeId::new(u64::MAX).expect("not 0");
         let identity = Identity { cluster: ClusterId(1 << 127), node, disk: DiskId(7) };
-        let hello = Hello { identity, meant: NodeId::new(2).expect("not 0"), lane };
+        let hello = Hello { identity, meant: NodeId::new(2), lane };
         Greeting { hello, wants_secret: true, nonce: [9; NONCE_BYTES] }
     }
 
     #[test]
     fn hellos_read_back_as_written() {
+        let unaware = Hello { meant: None, ..greeting(Lane::Join).hello };
+        let unaware = Greeting { hello: unaware, ..greeting(Lane::Join) };
+        assert_eq!(Greeting::decode(&unaware.encode()), Some(unaware));
         for lane in [Lane::Control(GroupId(0)), Lane::Data(GroupId(258)), Lane::Mail(ShardId(u16::MAX))] {
             let greeting = greeting(lane);
             assert_eq!(Greeting::decode(&greeting.encode()), Some(greeting));

@@ -68,6 +68,8 @@ pub enum Lane {
     Data(GroupId),
     /// What a shard of the node that called has to say to the other node.
     Mail(ShardId),
+    /// What a node that is new has to know before it begins: it does not know whom it asks.
+    Join,
 }
 
 impl fmt::Display for Lane {
@@ -76,6 +78,7 @@ impl fmt::Display for Lane {
             Lane::Control(group) => write!(f, "control of group {group}"),
             Lane::Data(group) => write!(f, "data of group {group}"),
             Lane::Mail(shard) => write!(f, "mail of shard {shard}"),
+            Lane::Join => f.write_str("questions of a node that is new"),
         }
     }
 }
@@ -85,8 +88,8 @@ impl fmt::Display for Lane {
 pub struct Hello {
     /// Who it is.
     pub identity: Identity,
-    /// The node that it takes the other for.
-    pub meant: NodeId,
+    /// The node that it takes the other for; none where it does not know that, on [`Lane::Join`].
+    pub meant: Option<NodeId>,
     /// What the connection is for.
     pub lane: Lane,
 }

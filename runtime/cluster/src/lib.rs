@@ -4,6 +4,7 @@
 //! - [`hello`]: what two nodes say first. [`meeting`]: how they check it. [`secret`]: how they show that they have the same. [`tls`].
 //! - [`acceptor`]: takes connections, and hands them out once that is done.
 //! - [`link`], [`calls`]: requests to another node. [`incoming`]: requests of another node.
+//! - [`inquiry`]: one question to a node that is known by its address alone. [`roster`]: who belongs to the cluster.
 //! - [`frame`]: what a message is, and what it looks like on the wire. [`reader`], [`writer`]: from and to a connection. [`wire`]: both.
 //! - [`network`]: where connections come from, a seam. [`sparing`]: not every line is logged.
 //!
@@ -17,10 +18,12 @@ pub mod frame;
 pub mod hello;
 pub mod identity;
 mod incoming;
+mod inquiry;
 mod link;
 mod meeting;
 mod network;
 mod reader;
+mod roster;
 pub mod secret;
 mod sparing;
 pub mod tls;
@@ -34,8 +37,10 @@ pub use endpoint::{Endpoint, Entropy, Security};
 pub use frame::Message;
 pub use identity::{Admission, ClusterId, DiskId, Hello, Identity, Lane, NodeId};
 pub use incoming::{Incoming, Responder};
+pub use inquiry::inquire;
 pub use link::{Answer, Link};
 pub use network::{Connecting, Connection, Listener, Network, Stream, Tcp};
 pub use reader::Buffers;
+pub use roster::{Addresses, Known, List, Roster};
 pub use secret::Secret;
 pub use tls::Tls;

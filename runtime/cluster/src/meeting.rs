@@ -91,9 +91,10 @@ impl From<io::Error> for MeetingError {
 pub(crate) async fn dial(
     endpoint: &Endpoint,
     mut stream: Stream,
-    meant: NodeId,
+    meant: impl Into<Option<NodeId>>,
     lane: Lane,
 ) -> Result<Stream, MeetingError> {
+    let meant = meant.into();
     let deadline = Instant::now() + endpoint.config.hello_wait;
     if let Security::Tls(tls) = &endpoint.security {
         stream = secured(endpoint, timeout_at(deadline, tls.connect(stream)).await).await?;
@@ -128,13 +129,20 @@ async fn secured(
     }
 }
 
-async fn as_dialer(endpoint: &Endpoint, stream: &mut Stream, meant: NodeId, lane: Lane) -> Result<(), MeetingError> {
+async fn as_dialer(
+    endpoint: &Endpoint,
+    stream: &mut Stream,
+    meant: Option<NodeId>,
+    lane: Lane,
+) -> Result<(), MeetingError> {
     let dialer = endpoint.greeting(meant, lane).encode();
     send(stream, RecordKind::Hello, &dialer).await?;
     let (theirs, acceptor) = receive_hello(endpoint, stream).await?;
     check(endpoint, &theirs)?;
     let found = theirs.hello.identity.node;
-    if found != meant {
+    if let Some(meant) = meant
+        && found != meant
+    {
         return Err(MeetingError::NotMeant { meant, found });
     }
     if theirs.hello.lane != lane {
@@ -204,7 +212,9 @@ fn check(endpoint: &Endpoint, greeting: &Greeting) -> Result<(), MeetingError> {
     if theirs.node == ours.node {
         return Err(MeetingError::Twin { ours: ours.node });
     }
-    if meant != ours.node {
+    if let Some(meant) = meant
+        && meant != ours.node
+    {
         return Err(MeetingError::NotMeant { meant, found: ours.node });
     }
     match (endpoint.secret().is_some(), greeting.wants_secret) {

@@ -54,6 +54,8 @@ pub struct Member<'a> {
     pub node: u64,
     /// What its disk is known by.
     pub disk: u128,
+    /// What it was known by while it was alone, if it was: its store becomes the cluster's.
+    pub alone: u64,
 }
 
 /// Whose the store is, as its object says; `None` when nothing does.
@@ -123,14 +125,19 @@ pub async fn claim_for_cluster(
     drawn: u64,
     race: Duration,
 ) -> Result<u64, ClaimError> {
-    let Member { cluster, node, disk } = member;
+    let Member { cluster, node, disk, alone } = member;
     let found = match mark_in(store, OBJECT).await? {
+        Some(found) if known.is_none() && found == mark_of(alone) => {
+            // Nobody else puts anything there.
+            let ours = mark_of_cluster(drawn, cluster);
+            store.put(OBJECT, ours.clone().into()).await?;
+            ours
+        }
         Some(found) => found,
         None if known.is_some() => return Err(ClaimError::Lost),
         None => put_first(store, &mark_of_cluster(drawn, cluster), race).await?,
     };
-    let number = found.split_once(' ').and_then(|(number, _)| u64::from_str_radix(number, 16).ok());
-    let number = number.filter(|number| mark_of_cluster(*number, cluster) == found);
+    let number = number_in(&found, cluster);
     let number = number.filter(|number| known.is_none_or(|known| known == *number));
     let number = number.ok_or_else(|| ClaimError::Taken(found.trim_end().to_string()))?;
     let (seat, ours) = (format!("{SEAT}{node}"), format!("{disk:032x}\n"));
@@ -145,6 +152,19 @@ pub async fn claim_for_cluster(
         Some(other) => Err(ClaimError::Seated { node, disk: other.trim_end().to_string() }),
         None => Err(StoreError::Missing(seat).into()),
     }
+}
+
+/// The number that a cluster has in a store; `None` where nobody, or somebody else, has claimed it.
+///
+/// # Errors
+/// Whatever the store says.
+pub async fn number_of(store: &dyn ChunkStore, cluster: &str) -> Result<Option<u64>, StoreError> {
+    Ok(mark_in(store, OBJECT).await?.and_then(|mark| number_in(&mark, cluster)))
+}
+
+fn number_in(mark: &str, cluster: &str) -> Option<u64> {
+    let number = mark.split_once(' ').and_then(|(number, _)| u64::from_str_radix(number, 16).ok())?;
+    (mark_of_cluster(number, cluster) == mark).then_some(number)
 }
 
 /// Whether the store's object still says `mark`.

@@ -377,7 +377,7 @@ fn a_store_that_did_not_answer_is_asked_whose_it_is_before_anything_else() {
 #[test]
 fn nodes_of_a_cluster_find_the_same_number_and_nobody_else_is_let_in() {
     const RACE: Duration = Duration::from_secs(1);
-    let member = |node, disk| Member { cluster: "cluster \"c1\" of nodes 1, 2", node, disk };
+    let member = |node, disk| Member { cluster: "c1", node, disk, alone: 77 };
     run(async {
         let store = MemoryStore::default();
         let enter = |member, known, drawn| claim_for_cluster(&store, member, known, drawn, RACE);
@@ -392,7 +392,7 @@ fn nodes_of_a_cluster_find_the_same_number_and_nobody_else_is_let_in() {
         assert_eq!(enter(member(1, 11), Some(4), 7).await, Err(ClaimError::Taken(says.clone())));
         let seated = |node, disk: u128| Err(ClaimError::Seated { node, disk: format!("{disk:032x}") });
         assert_eq!(enter(member(2, 99), None, 7).await, seated(2, 12), "a cluster that is called the same");
-        let other = Member { cluster: "cluster \"c2\" of nodes 1, 2", ..member(1, 11) };
+        let other = Member { cluster: "c2", ..member(1, 11) };
         assert_eq!(enter(other, None, 7).await, Err(ClaimError::Taken(says.clone())));
         assert_eq!(claim(&store, number, false, RACE).await, Err(ClaimError::Taken(says)), "a node that is alone");
         // One of a store that did not answer at the start.
@@ -412,10 +412,13 @@ fn nodes_of_a_cluster_find_the_same_number_and_nobody_else_is_let_in() {
         let left = MemoryStore::default();
         left.objects().insert(NAME.object(), Bytes::new());
         assert_eq!(claim_for_cluster(&left, member(1, 1), None, 1, RACE).await, Err(ClaimError::Unmarked));
-        // A node's own store is no cluster's.
+        // A node's own store is no cluster's but its own.
         let alone = MemoryStore::default();
         claim(&alone, 7, false, RACE).await.expect("it is nobody's");
         let taken = claim_for_cluster(&alone, member(1, 1), None, 1, RACE).await;
         assert_eq!(taken, Err(ClaimError::Taken("0000000000000007".to_string())));
+        let grown = Member { alone: 7, ..member(1, 1) };
+        assert_eq!(claim_for_cluster(&alone, grown, None, 4, RACE).await, Ok(4));
+        assert_eq!(claim_for_cluster(&alone, member(2, 2), None, 5, RACE).await, Ok(4));
     });
 }

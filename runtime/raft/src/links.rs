@@ -8,32 +8,37 @@ use bytes::BytesMut;
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use tokio::task::JoinSet;
-use weir_cluster::{Accepted, CallError, Endpoint, Incoming, Lane, Link, LinkConfig, Message, NodeId};
+use weir_cluster::{Accepted, Addresses, CallError, Endpoint, Incoming, Lane, Link, LinkConfig, Message, NodeId};
 use weir_storage::Arena;
 
 use crate::answer::AnswerError;
 use crate::peers::Peers;
 use crate::replica::Replica;
 
-/// Where nodes are, as the endpoint's network understands it.
-pub type Addresses = BTreeMap<NodeId, String>;
-
 /// Links to the replicas of other nodes, made when there is something to say. Lives on one thread.
 pub struct Links {
     endpoint: Endpoint,
-    addresses: Addresses,
+    addresses: RefCell<Addresses>,
     links: RefCell<BTreeMap<(NodeId, Lane), Rc<Link>>>,
 }
 
 impl Links {
     /// Links from a node to others.
     pub fn new(endpoint: Endpoint, addresses: Addresses) -> Links {
-        Links { endpoint, addresses, links: RefCell::default() }
+        Links { endpoint, addresses: RefCell::new(addresses), links: RefCell::default() }
+    }
+
+    /// The nodes are there from now on. Links to those that are somewhere else, or nowhere, end.
+    pub fn set_addresses(&self, addresses: Addresses) {
+        let before = self.addresses.replace(addresses);
+        let addresses = self.addresses.borrow();
+        self.links.borrow_mut().retain(|(node, _), _| before.get(node) == addresses.get(node));
     }
 
     fn link(&self, node: NodeId, lane: Lane) -> Result<Rc<Link>, CallError> {
         let unknown = || CallError::NotSent { node, reason: "nobody knows where it is".into() };
-        let address = self.addresses.get(&node).ok_or_else(unknown)?;
+        let addresses = self.addresses.borrow();
+        let address = addresses.get(&node).ok_or_else(unknown)?;
         let mut links = self.links.borrow_mut();
         let link = links.entry((node, lane)).or_insert_with(|| {
             // Answers have no bodies.

@@ -1,10 +1,11 @@
-//! Who belongs to a group.
+//! Who belongs to a group, and how far each of them is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use openraft::EmptyNode;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
+use openraft::{ChangeMembers, EmptyNode, Instant as _};
 
 use crate::config::TypeConfig;
 use crate::replica::Replica;
@@ -26,6 +27,35 @@ pub enum MemberError {
     Unknown,
 }
 
+/// Entries whose bytes are counted one by one; of what a replica lacks beyond, they are taken for the average.
+const COUNTED_MAX: u64 = 4096;
+
+/// A group as its leader sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// The leader's term.
+    pub term: u64,
+    /// Index of the last entry in the leader's log.
+    pub last_index: u64,
+    /// The nodes that vote: one set or, while they change, those of before and those that are to be.
+    pub voters: Vec<BTreeSet<u64>>,
+    /// The nodes that follow and vote on nothing.
+    pub learners: BTreeSet<u64>,
+    /// How far the others are, by node.
+    pub others: BTreeMap<u64, Other>,
+}
+
+/// How far a replica is, as its leader knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Other {
+    /// Entries of the leader's log that it lacks.
+    pub lag_entries: u64,
+    /// The bytes of these entries, about.
+    pub lag_bytes: u64,
+    /// How long ago it has sent what it answered last; none if it has not answered this leader.
+    pub heard: Option<Duration>,
+}
+
 impl Replica {
     /// Takes a node into the group, which then gets its log, or a snapshot and what follows that, and votes on nothing. Its replica
     /// was started without founders. Returns when that is committed, before the node has anything.
@@ -44,6 +74,56 @@ impl Replica {
     /// [`MemberError`] says whether it may become so.
     pub async fn change_voters(&self, voters: BTreeSet<u64>) -> Result<(), MemberError> {
         self.raft.change_membership(voters, false).await.map(drop).map_err(|error| self.member_error(error))
+    }
+
+    /// Gives up a node that only follows.
+    ///
+    /// # Errors
+    /// [`MemberError`] says whether it may be given up.
+    pub async fn remove_learner(&self, node: u64) -> Result<(), MemberError> {
+        let change = ChangeMembers::RemoveNodes(BTreeSet::from([node]));
+        self.raft.change_membership(change, false).await.map(drop).map_err(|error| self.member_error(error))
+    }
+
+    /// The group as this replica sees it, if it leads.
+    pub fn view(&self) -> Option<View> {
+        if !self.is_leading() {
+            return None;
+        }
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let last_index = metrics.last_log_index.unwrap_or(0);
+        let nodes = membership.nodes().map(|(node, _)| *node).filter(|node| *node != metrics.id);
+        let others = nodes.map(|node| {
+            let matching = metrics.replication.as_ref().and_then(|matching| matching.get(&node).copied().flatten());
+            let heard = metrics.heartbeat.as_ref().and_then(|heard| heard.get(&node).copied().flatten());
+            let first_lacked = matching.map_or(0, |id| id.index + 1);
+            let lag_entries = (last_index + 1).saturating_sub(first_lacked);
+            let lag_bytes = self.bytes_from(first_lacked, last_index);
+            (node, Other { lag_entries, lag_bytes, heard: heard.map(|heard| heard.elapsed()) })
+        });
+        Some(View {
+            term: metrics.current_term,
+            last_index,
+            voters: membership.get_joint_config().clone(),
+            learners: membership.learner_ids().collect(),
+            others: others.collect(),
+        })
+    }
+
+    /// What the log takes from one entry to another, in bytes; what it has given up counts as much as the rest.
+    fn bytes_from(&self, first: u64, last: u64) -> u64 {
+        let there = first.max(self.wal.first_index(self.group))..last + 1;
+        let counted = there.clone().take(COUNTED_MAX as usize).filter_map(|index| self.wal.entry(self.group, index));
+        let (count, bytes) =
+            counted.fold((0, 0), |(count, bytes), entry| (count + 1, bytes + entry.body_bytes() as u64));
+        let lacked = (last + 1).saturating_sub(first);
+        if count == 0 || count == lacked {
+            bytes
+        } else {
+            u128::from(bytes).saturating_mul(lacked.into()).div_ceil(count.into()) as u64
+        }
     }
 
     /// The nodes that vote, and those that only follow, as far as this replica knows.

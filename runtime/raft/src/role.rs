@@ -41,6 +41,8 @@ pub(crate) struct Seen {
     /// When those who have answered heard of this leader, as far as that matters.
     quorum_acked: Option<TokioInstant>,
     has_peers: bool,
+    /// Whether it alone votes: nobody else can lead then, also not while others begin to vote, for that takes its own vote.
+    is_sole_voter: bool,
     /// The term that it has begun to hand over: others may lead from then on, and it never leads in it again.
     given_up: Option<u64>,
     pub(crate) news: Rc<Wakeup>,
@@ -56,7 +58,9 @@ impl Seen {
         match self.role {
             Role::Leading { term } if self.given_up == Some(term) => bugs::has(Bug::StaleAfterTransfer),
             Role::Leading { .. } if bugs::has(Bug::UncheckedLease) => true,
-            Role::Leading { .. } if self.has_peers => self.quorum_acked.is_some_and(|acked| acked.elapsed() < LEASE),
+            Role::Leading { .. } if self.has_peers && !self.is_sole_voter => {
+                self.quorum_acked.is_some_and(|acked| acked.elapsed() < LEASE)
+            }
             Role::Leading { .. } => true,
             Role::Following { .. } => false,
             Role::Stopped => !self.has_peers,
@@ -85,7 +89,9 @@ pub(crate) fn watch_role(
 ) -> Local<Seen> {
     let (mut servers, mut acked) = (raft.server_metrics(), raft.data_metrics());
     let role = role_of(&servers.borrow_watched(), &progress);
-    let seen = Local::new(Seen { role, quorum_acked: None, has_peers, given_up: None, news: Rc::default() });
+    let is_sole_voter = votes_alone(&servers.borrow_watched());
+    let news = Rc::default();
+    let seen = Local::new(Seen { role, quorum_acked: None, has_peers, is_sole_voter, given_up: None, news });
     let watched = seen.clone();
     tokio::task::spawn_local(async move {
         let term_begun = progress.borrow().term_begun.clone();
@@ -97,9 +103,10 @@ pub(crate) fn watch_role(
                 changed = acked.changed(), if has_peers => changed.is_ok(),
             };
             let role = if is_running { role_of(&servers.borrow_watched(), &progress) } else { Role::Stopped };
+            let is_sole_voter = votes_alone(&servers.borrow_watched());
             let quorum_acked = acked.borrow_watched().last_quorum_acked.map(|acked| *acked);
             let mut seen = watched.borrow_mut();
-            seen.quorum_acked = quorum_acked;
+            (seen.quorum_acked, seen.is_sole_voter) = (quorum_acked, is_sole_voter);
             seen.update(role);
             if role == Role::Stopped {
                 tracing::info!(group = group.0, "the replica has stopped: it answers nothing any more");
@@ -108,6 +115,12 @@ pub(crate) fn watch_role(
         }
     });
     seen
+}
+
+/// Whether the group has no other voter than this node, as far as its log says.
+fn votes_alone(metrics: &RaftServerMetrics<TypeConfig>) -> bool {
+    let membership = metrics.membership_config.membership();
+    membership.get_joint_config().len() == 1 && membership.voter_ids().eq([metrics.id])
 }
 
 pub(crate) fn role_of(metrics: &RaftServerMetrics<TypeConfig>, progress: &Local<Progress>) -> Role {

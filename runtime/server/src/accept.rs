@@ -44,6 +44,16 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
+/// A listener and another one on the same port: either takes what arrives.
+///
+/// # Errors
+/// When there is no further descriptor.
+pub(crate) fn twins(listener: TcpListener) -> io::Result<(TcpListener, TcpListener)> {
+    let listener = listener.into_std()?;
+    let other = TcpListener::from_std(listener.try_clone()?)?;
+    Ok((TcpListener::from_std(listener)?, other))
+}
+
 /// Accepts until `shutdown`, then closes the listener. `shards` are the shards' requests, by shard number.
 pub(crate) async fn accept(
     listener: TcpListener,

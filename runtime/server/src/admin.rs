@@ -5,7 +5,7 @@
 //!   line each.
 //! - `/metrics` is always 200; see [`crate::metrics`].
 //! - `POST /cold/check` verifies the cold tier and repairs it if asked to, and `POST /backup` copies everything elsewhere; see
-//!   [`crate::check`] and [`crate::backup`]. Such a request must say that it has JSON: a page of the web cannot send one here.
+//!   [`crate::check`] and [`crate::backup`]. `POST /cluster` does what `weir cluster` asks for. Such a request must say that it has JSON: a page of the web cannot send one here.
 //!
 //! There are few connections at a time, and none lasts but one check's or backup's (see [`weir_http::serve_router`]):
 //! whoever floods this listener takes neither memory nor open files from the public one.
@@ -23,17 +23,20 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use weir_cluster::Roster;
 use weir_cold::Cold;
 use weir_http::{HttpStats, Unhurried};
-use weir_shard::{Address, Role, ShardConfig, ShardStats, Topology};
+use weir_shard::{Address, ClusterOrder, ClusterReport, Role, ShardConfig, ShardStats, Topology};
 use weir_types::GroupId;
 use weir_wasm::Host;
 
 use crate::backup::{self, BackupRequest};
 use crate::check::{self, CheckRequest};
+use crate::cluster_status::StatusReport;
 use crate::config::Config;
 use crate::connections::Connections;
 use crate::metrics::{self, Machine, Snapshot};
@@ -47,6 +50,13 @@ const STATS_TIMEOUT: Duration = Duration::from_secs(1);
 const TURN_WITHIN: Duration = Duration::from_secs(1);
 /// How long bytes may wait for the cold tier beyond twice what is configured before that is told.
 const FLUSH_GRACE: Duration = Duration::from_secs(60);
+
+/// What became of a change of the cluster.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Done {
+    /// In a sentence.
+    pub(crate) done: Box<str>,
+}
 
 /// How far the process is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +76,8 @@ pub(crate) struct Admin {
     pub(crate) started: Instant,
     /// How far it is.
     pub(crate) phase: watch::Receiver<Phase>,
+    /// Whose the node's data is.
+    pub(crate) node_id: u64,
     /// The node's numbers.
     pub(crate) topology: Topology,
     /// Where each shard is asked.
@@ -78,6 +90,8 @@ pub(crate) struct Admin {
     pub(crate) http: Vec<Arc<HttpStats>>,
     /// What was asked for.
     pub(crate) config: Arc<Config>,
+    /// Who belongs to the cluster; none for a node that is alone.
+    pub(crate) roster: Option<Roster>,
     /// What each shard has of it.
     pub(crate) shard_config: ShardConfig,
     /// The node's modules.
@@ -92,6 +106,13 @@ pub(crate) struct Admin {
     pub(crate) cold_runtime: Handle,
 }
 
+/// Answers while the node waits to be taken into a cluster, before it has anything else to say.
+pub(crate) async fn serve_waiting(listener: TcpListener) {
+    let waiting = || async { (StatusCode::SERVICE_UNAVAILABLE, "the node waits to be taken into its cluster\n") };
+    let router = Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(waiting));
+    weir_http::serve_router(listener, router).await
+}
+
 /// Serves the admin listener, for as long as the process runs.
 pub(crate) async fn serve(listener: TcpListener, admin: Admin) {
     let router = Router::new()
@@ -100,6 +121,7 @@ pub(crate) async fn serve(listener: TcpListener, admin: Admin) {
         .route("/metrics", get(metrics))
         .route("/cold/check", post(cold_check))
         .route("/backup", post(back_up))
+        .route("/cluster", post(cluster))
         .with_state(admin);
     weir_http::serve_router(listener, router).await
 }
@@ -114,9 +136,14 @@ async fn readyz(State(admin): State<Admin>) -> (StatusCode, String) {
         Phase::Serving(_) => {
             let stats = stats(&admin.shards).await;
             let mut missing = missing(&stats);
-            let is_member = admin.config.cluster.node().is_some();
+            let is_member = admin.config.cluster.is_member();
             if is_member {
                 missing.extend(leaderless(&stats));
+            }
+            if admin.roster.as_ref().is_some_and(Roster::is_own_removed) {
+                let node = admin.shard_config.node_id;
+                missing =
+                    vec![format!("node {node} was removed from the cluster for ever: stop it, nothing here is needed")];
             }
             if missing.is_empty() {
                 let groups = if is_member { roles(&stats, admin.shard_config.node_id) } else { String::new() };
@@ -174,8 +201,24 @@ async fn back_up(State(admin): State<Admin>, Json(request): Json<BackupRequest>)
         return (StatusCode::CONFLICT, "there is no cold tier, so there is nothing to copy\n").into_response();
     };
     // A node that is alone is its cluster.
-    let number = tier.owner().unwrap_or(admin.shard_config.node_id);
+    let number = tier.owner().unwrap_or(admin.node_id);
     lasting(backup::lines(request, cold, number, &admin.shards, &admin.cold_runtime, turn))
+}
+
+async fn cluster(State(admin): State<Admin>, Json(order): Json<ClusterOrder>) -> Response {
+    if !matches!(*admin.phase.borrow(), Phase::Serving(_)) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the server is starting or stopping\n").into_response();
+    }
+    let shard = usize::from(admin.topology.owner_of(GroupId::META).0);
+    match admin.shards[shard].order(order).await {
+        Some(ClusterReport::Status(status)) => {
+            let store = if admin.cold.is_some() { &admin.config.cold.url } else { "none: all bytes stay in the logs" };
+            Json(StatusReport::new(admin.config.cluster.id.clone(), store.to_string(), *status)).into_response()
+        }
+        Some(ClusterReport::Done(done)) => Json(Done { done }).into_response(),
+        Some(ClusterReport::Refused(reason)) => (StatusCode::CONFLICT, format!("{reason}\n")).into_response(),
+        None => (StatusCode::SERVICE_UNAVAILABLE, "the server is stopping\n").into_response(),
+    }
 }
 
 /// An answer that takes as long as it needs.

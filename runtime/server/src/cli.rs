@@ -31,6 +31,9 @@ pub(crate) enum Command {
     /// Look after the cold tier
     #[command(subcommand)]
     Cold(ColdCommand),
+    /// Ask a running node about its cluster, or have it change that
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
     /// Have a running node copy all it has to a bucket or a folder, for `weir restore`
     #[command(after_help = help_end())]
     Backup(BackupArgs),
@@ -69,6 +72,70 @@ pub(crate) enum ColdCommand {
     /// Have a running node read all of its cold tier, and say which chunks are damaged or missing
     #[command(after_help = help_end())]
     Check(CheckArgs),
+}
+
+/// What `weir cluster` can do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Say what is wrong with the cluster, and how its nodes and groups stand
+    #[command(after_help = help_end())]
+    Status(StatusArgs),
+    /// Have another node lead a group
+    #[command(after_help = help_end())]
+    Transfer(TransferArgs),
+    /// Take in a node that waits with --join, or say where one of the cluster is now
+    #[command(after_help = help_end())]
+    Add(AddArgs),
+    /// Remove a node for ever, whether it runs or not: its groups go elsewhere first
+    #[command(after_help = help_end())]
+    Remove(NodeArgs),
+    /// Have a node lead nothing, and move what it has elsewhere as far as there are other nodes for it
+    #[command(after_help = help_end())]
+    Drain(NodeArgs),
+    /// Have a node that was drained take its part again
+    #[command(after_help = help_end())]
+    Undrain(NodeArgs),
+}
+
+/// Flags of `weir cluster status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Print one line of JSON, as with --output json
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+}
+
+/// Flags of `weir cluster transfer`.
+#[derive(Debug, Args)]
+pub(crate) struct TransferArgs {
+    /// The group's number
+    pub(crate) group: u16,
+    /// The number of a node that votes in it
+    pub(crate) node: u64,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+}
+
+/// Flags of `weir cluster add`.
+#[derive(Debug, Args)]
+pub(crate) struct AddArgs {
+    /// The node's number, which no other has or has had
+    pub(crate) node: u64,
+    /// Where the other nodes reach it, as in 10.0.0.4:4439
+    pub(crate) address: String,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+}
+
+/// Flags of commands about one node of a cluster.
+#[derive(Debug, Args)]
+pub(crate) struct NodeArgs {
+    /// The node's number
+    pub(crate) node: u64,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
 }
 
 /// Flags of `weir cold check`.
@@ -178,7 +245,13 @@ pub(crate) struct ConfigArgs {
     /// Address where the other nodes connect [default: 127.0.0.1:4439]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) cluster_listen: Option<ListenAddress>,
-    /// Another node of the cluster, and where it is, as in 2=host:4439; once for each
+    /// Where the other nodes reach this one, as in host:4439 [default: where it listens]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) cluster_advertise: Option<String>,
+    /// A node of a cluster that this new one waits to be taken into by `weir cluster add`, as in host:4439
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) join: Option<String>,
+    /// Another node that forms the cluster, and where it is, as in 2=host:4439; once for each
     #[arg(long = "peer", value_name = "N=ADDRESS")]
     pub(crate) peers: Vec<String>,
     /// Allow listening beyond loopback although there is no authentication and no TLS

@@ -1,24 +1,27 @@
 //! This node in its cluster: how it meets the others, whom it lets in, and what becomes of their connections.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use weir_cluster::tls::{Pem, TlsError};
 use weir_cluster::{
-    Acceptor, ClusterId, DiskId, Endpoint, Hello, Identity, LinkConfig, NodeId, Secret, Security, Tcp, Tls,
+    Acceptor, ClusterId, DiskId, Endpoint, Hello, Identity, LinkConfig, List, NodeId, Roster, Secret, Security, Tcp,
+    Tls, inquire,
 };
-use weir_shard::{Entropy, Nodes, Shard, Topology};
+use weir_shard::{Entropy, Joined, Nodes, Shard, Topology};
 
 use crate::cluster_config::{ClusterConfig, ClusterConfigError};
 use crate::config::SECRET_VARIABLE;
-use crate::node::{Node, Peers};
+use crate::node::Node;
 use crate::shard_thread::Request;
+
+/// How often a node that is new asks whether it was taken in.
+const JOIN_EVERY: Duration = Duration::from_secs(1);
 
 /// Why this node cannot meet others.
 #[derive(Debug, thiserror::Error)]
@@ -45,31 +48,101 @@ pub(crate) enum ClusterError {
     Tls(#[from] TlsError),
 }
 
-/// The other nodes, and how this one meets them. This one has a number, and its cluster another in the cold tier, if it has one: who
-/// has another bucket belongs to another cluster. `random` draws what nobody is to guess, `met` are those that it knows, and `noted` is
-/// called with all of them when there is one more.
+/// This node of a cluster, as it meets the others; they are those that it knows, and those that are configured. The cluster has a number
+/// in the cold tier, if it has one: who has another bucket belongs to another cluster. `random` draws what nobody is to guess, and
+/// `noted` is called with all that are known when that changes.
 ///
 /// # Errors
 /// [`ClusterError`].
 pub(crate) fn nodes(
     config: &ClusterConfig,
-    (id, store): (NodeId, Option<u64>),
+    store: Option<u64>,
     node: &Node,
     random: impl Entropy,
-    met: Peers,
-    noted: impl Fn(&Peers) + Send + Sync + 'static,
+    known: List,
+    noted: impl Fn(&List) + Send + Sync + 'static,
 ) -> Result<Nodes, ClusterError> {
-    let (addresses, life) = (config.peers()?, random.u64());
-    let identity = Identity { cluster: cluster_id(&config.id, store), node: id, disk: DiskId(node.disk()) };
-    let endpoint = Endpoint {
+    let own = NodeId::new(node.number).expect("nodes have numbers from 1 on");
+    let life = random.u64();
+    let roster = Roster::new(own, with_configured(known, own, config)?, noted);
+    let endpoint = endpoint(config, store, node, random, roster.clone())?;
+    let founders = node.cluster.as_ref().map(|cluster| cluster.founders.clone()).unwrap_or_default();
+    Ok(Nodes { endpoint, roster, founders, life })
+}
+
+fn endpoint(
+    config: &ClusterConfig,
+    store: Option<u64>,
+    node: &Node,
+    random: impl Entropy,
+    roster: Roster,
+) -> Result<Endpoint, ClusterError> {
+    let identity = Identity {
+        cluster: cluster_id(&config.id, store),
+        node: NodeId::new(node.number).expect("nodes have numbers from 1 on"),
+        disk: DiskId(node.disk()),
+    };
+    Ok(Endpoint {
         identity,
         security: security(config)?,
         network: Arc::new(Tcp),
         entropy: Arc::new(move || random.u64()),
-        admission: admission(addresses.keys().copied().collect(), met, noted),
+        admission: Arc::new(roster),
         config: LinkConfig::default(),
-    };
-    Ok(Nodes { endpoint, addresses, life })
+    })
+}
+
+/// The nodes that are known, and before the cluster has said who they are, those that are configured.
+fn with_configured(mut known: List, own: NodeId, config: &ClusterConfig) -> Result<List, ClusterError> {
+    let own_address = config.own_address();
+    for (node, address) in config.peers()?.into_iter().chain([(own, own_address)]) {
+        let entry = match known.epoch {
+            0 => Some(known.nodes.entry(node).or_default()),
+            // Where the cluster has none, this is as good.
+            _ => known.nodes.get_mut(&node).filter(|entry| entry.address.is_empty()),
+        };
+        if let Some(entry) = entry {
+            entry.address = address;
+        }
+    }
+    Ok(known)
+}
+
+/// Asks a node of the cluster what this new one has to know, until it is answered: first somebody has to take this node in.
+///
+/// # Errors
+/// [`ClusterError`].
+pub(crate) async fn join(
+    config: &ClusterConfig,
+    store: Option<u64>,
+    node: &Node,
+    random: impl Entropy,
+) -> Result<Joined, ClusterError> {
+    // Whoever answers at the address belongs to the cluster: it has shown that, where there is anything to show.
+    let own = NodeId::new(node.number).expect("nodes have numbers from 1 on");
+    let admission = Roster::new(own, List::default(), |_| {});
+    let mut endpoint = endpoint(config, store, node, random, admission)?;
+    endpoint.admission = Arc::new(|_: &Hello| Ok(()));
+    let address = config.join.trim();
+    let (own_address, mut said) = (config.own_address(), String::new());
+    tracing::info!(
+        "this node waits to be taken in: on a node of the cluster, `weir cluster add {own} {}` does that",
+        if own_address.is_empty() { "host:port" } else { &own_address }
+    );
+    loop {
+        let reason = match inquire(&endpoint, address, Joined::question()).await {
+            Ok(answer) => match Joined::read(&answer, address) {
+                Some(joined) => return Ok(joined),
+                None => format!("{address} has answered something else than what it was asked"),
+            },
+            Err(reason) => reason,
+        };
+        if reason != said {
+            tracing::warn!(reason, "this node is not taken in yet");
+            said = reason;
+        }
+        tokio::time::sleep(JOIN_EVERY).await;
+    }
 }
 
 /// What a cluster's name, and its number in the cold tier, stand for between nodes.
@@ -104,36 +177,6 @@ fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, ClusterError> {
     std::fs::read(path).map_err(|source| ClusterError::File { key, path: path.to_path_buf(), source })
 }
 
-/// Lets in the nodes that are configured, each with the disk that it had when it came first.
-fn admission(
-    known: BTreeSet<NodeId>,
-    met: Peers,
-    noted: impl Fn(&Peers) + Send + Sync + 'static,
-) -> Arc<dyn weir_cluster::Admission> {
-    let disks = Mutex::new(met);
-    Arc::new(move |hello: &Hello| {
-        let Identity { node, disk, .. } = hello.identity;
-        if !known.contains(&node) {
-            return Err(format!("node {node} is not one of the cluster's nodes, as cluster.peers has them here"));
-        }
-        let mut disks = disks.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = match disks.get(&node) {
-            Some(before) => *before,
-            None => {
-                disks.insert(node, disk);
-                noted(&disks);
-                disk
-            }
-        };
-        match before == disk {
-            true => Ok(()),
-            false => Err(format!(
-                "node {node} had disk {before} before, and has disk {disk} now: a node that has lost its logs comes again under a new number"
-            )),
-        }
-    })
-}
-
 /// Takes connections of other nodes, and hands each to the shard that it is for. Runs until the process ends.
 pub(crate) async fn accept(
     endpoint: Endpoint,
@@ -157,28 +200,27 @@ pub(crate) async fn accept(
 
 #[cfg(test)]
 mod tests {
-    use weir_cluster::Lane;
-    use weir_types::ShardId;
+    use weir_cluster::Known;
 
     use super::*;
 
     #[test]
-    fn who_is_not_named_or_has_another_disk_is_not_let_in() {
+    fn what_is_configured_counts_until_the_cluster_has_said_who_there_is() {
         let node = |number| NodeId::new(number).expect("not 0");
-        let (noted, notes) = std::sync::mpsc::channel();
-        let noted = move |peers: &Peers| noted.send(peers.clone()).expect("somebody listens");
-        let admission = admission([node(2), node(4)].into(), [(node(4), DiskId(1))].into(), noted);
-        let admit = |number, disk| {
-            let identity = Identity { cluster: cluster_id("c1", None), node: node(number), disk: DiskId(disk) };
-            admission.admit(&Hello { identity, meant: node(1), lane: Lane::Mail(ShardId(0)) })
+        let config =
+            ClusterConfig { node_id: 1, id: "c1".into(), peers: "2=b:1,3=c:1".into(), ..ClusterConfig::default() };
+        let known = |address: &str, disk| Known { address: address.into(), disk, is_removed: false };
+        let addresses = |list: List| -> Vec<(u64, String)> {
+            list.nodes.into_iter().map(|(node, known)| (node.get(), known.address)).collect()
         };
-        assert!(admit(3, 1).expect_err("nobody knows it").contains("node 3 is not one"));
-        admit(2, 7).expect("it is known");
-        assert!(admit(2, 8).expect_err("another disk").contains("had disk"));
-        admit(2, 7).expect("the one that it had");
-        admit(4, 2).expect_err("it was met in an earlier life");
-        let notes: Vec<Peers> = notes.try_iter().collect();
-        assert_eq!(notes, [[(node(2), DiskId(7)), (node(4), DiskId(1))].into()]);
+        let met = List { epoch: 0, nodes: [(node(2), known("", Some(DiskId(7))))].into() };
+        let configured = with_configured(met, node(1), &config).expect("they are addresses");
+        assert_eq!(configured.nodes[&node(2)].disk, Some(DiskId(7)));
+        let own = (1, "127.0.0.1:4439".to_string());
+        assert_eq!(addresses(configured), [own.clone(), (2, "b:1".into()), (3, "c:1".into())]);
+        let told = List { epoch: 4, nodes: [(node(1), known("", None)), (node(2), known("b:2", None))].into() };
+        let told = with_configured(told, node(1), &config).expect("they are addresses");
+        assert_eq!(addresses(told), [own, (2, "b:2".into())], "node 3 is none of them any more");
         assert_ne!(cluster_id("c1", None), cluster_id("c2", None));
         assert_ne!(cluster_id("c1", None), cluster_id("c1", Some(0)));
         assert_ne!(cluster_id("c1", Some(1)), cluster_id("c1", Some(0)));

@@ -31,6 +31,16 @@ pub(crate) enum ClusterConfigError {
          set cluster.secret_file, or the certificates, or say --insecure if this is meant"
     )]
     NotLoopback(ListenAddress),
+    /// A new node without others.
+    #[error(
+        "the data directory is empty, so this would be a new node of a cluster, and of which is not said: name the nodes that form \
+         it with it (--peer), or one of a cluster that is to take it in (--join); a node that is alone and has a data directory \
+         becomes the first of a cluster by --cluster-id"
+    )]
+    NewAlone,
+    /// A new node without a number.
+    #[error("a new node of a cluster has a number that no other has had: set cluster.node_id")]
+    NoNumber,
     /// What several nodes do not do yet.
     #[error("{0}")]
     Unsupported(&'static str),
@@ -46,8 +56,12 @@ pub(crate) struct ClusterConfig {
     pub(crate) id: String,
     /// Where other nodes connect.
     pub(crate) listen: ListenAddress,
-    /// The other nodes, as `2=host:port`, separated by commas.
+    /// Where the other nodes reach this one, as `host:port`; empty for what it listens on.
+    pub(crate) advertise: String,
+    /// The other nodes, as `2=host:port`, separated by commas: those that form the cluster together.
     pub(crate) peers: String,
+    /// A node of the cluster that this one waits to be taken into, as `host:port`.
+    pub(crate) join: String,
     /// A file with the secret that all nodes have; empty for none.
     pub(crate) secret_file: PathBuf,
     /// The certificates of those who sign for the nodes, PEM; empty for no TLS.
@@ -64,7 +78,9 @@ impl Default for ClusterConfig {
             node_id: 0,
             id: String::new(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 4439)).into(),
+            advertise: String::new(),
             peers: String::new(),
+            join: String::new(),
             secret_file: PathBuf::new(),
             tls_ca_file: PathBuf::new(),
             tls_certificate_file: PathBuf::new(),
@@ -74,7 +90,22 @@ impl Default for ClusterConfig {
 }
 
 impl ClusterConfig {
-    /// This node's number; none for a node that is alone.
+    /// Whether this is a node of a cluster.
+    pub(crate) fn is_member(&self) -> bool {
+        self.node_id != 0 || !self.id.is_empty()
+    }
+
+    /// Where the other nodes reach this one; empty where nobody has said so and it listens on all addresses.
+    pub(crate) fn own_address(&self) -> String {
+        let socket = self.listen.socket();
+        match self.advertise.trim() {
+            "" if socket.ip().is_unspecified() => String::new(),
+            "" => format!("{}:{}", self.listen.host(), socket.port()),
+            advertise => advertise.to_string(),
+        }
+    }
+
+    /// This node's number; none for a node that is alone, or has it from when it was that.
     pub(crate) fn node(&self) -> Option<NodeId> {
         NodeId::new(self.node_id.into())
     }
@@ -93,9 +124,9 @@ impl ClusterConfig {
             let (node, address) = peer.split_once('=').ok_or_else(|| invalid("each is written as 2=host:port"))?;
             let number = node.trim().parse::<u32>().ok().and_then(|number| NodeId::new(number.into()));
             let number = number.ok_or_else(|| invalid("a node has a number from 1 on"))?;
-            let port =
-                address.rsplit_once(':').and_then(|(host, port)| port.parse::<u16>().ok().filter(|_| !host.is_empty()));
-            port.filter(|port| *port > 0).ok_or_else(|| invalid("each has a host and a port, as in 2=host:4439"))?;
+            if !is_address(address) {
+                return Err(invalid("each has a host and a port, as in 2=host:4439"));
+            }
             if Some(number) == self.node() {
                 return Err(invalid("this node is one of them: they are the other nodes"));
             }
@@ -122,14 +153,12 @@ impl ClusterConfig {
             reason: reason.to_string(),
         };
         let peers = self.peers()?;
-        if self.node().is_none() {
-            if !peers.is_empty() {
-                return Err(invalid(
-                    "cluster.peers",
-                    &self.peers,
-                    "a node that has others has a number: set cluster.node_id",
-                ));
-            }
+        let joins = !self.join.is_empty();
+        if self.node().is_none() && (joins || !peers.is_empty()) {
+            let (key, value) = if joins { ("cluster.join", &self.join) } else { ("cluster.peers", &self.peers) };
+            return Err(invalid(key, value, "a node that has others has a number: set cluster.node_id"));
+        }
+        if !self.is_member() {
             return Ok(());
         }
         let is_id = |id: &str| (1..=ID_BYTES_MAX).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic());
@@ -137,8 +166,14 @@ impl ClusterConfig {
             let reason = "a cluster is called by 1 to 64 visible ASCII characters, and all its nodes call it the same";
             return Err(invalid("cluster.id", &self.id, reason));
         }
-        if peers.is_empty() {
-            return Err(invalid("cluster.peers", "", "a node of a cluster has others: name them as 2=host:port"));
+        if joins && !peers.is_empty() {
+            let reason = "a node forms a cluster with its peers, or joins one that is there, and not both";
+            return Err(invalid("cluster.join", &self.join, reason));
+        }
+        for (key, address) in [("cluster.join", &self.join), ("cluster.advertise", &self.advertise)] {
+            if !address.is_empty() && !is_address(address.trim()) {
+                return Err(invalid(key, address, "it is written as host:port"));
+            }
         }
         let files = [&self.tls_ca_file, &self.tls_certificate_file, &self.tls_key_file];
         let missing = files.iter().filter(|file| file.as_os_str().is_empty()).count();
@@ -156,6 +191,12 @@ impl ClusterConfig {
         }
         Ok(())
     }
+}
+
+/// Whether this is the address of a node.
+fn is_address(address: &str) -> bool {
+    let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
+    matches!(port, Some(Ok(1..)))
 }
 
 #[cfg(test)]
@@ -177,7 +218,13 @@ mod tests {
         let alone = ClusterConfig { node_id: 0, ..cluster("2=a:1") };
         assert!(refusal(&alone).contains("set cluster.node_id"));
         assert!(refusal(&ClusterConfig { id: String::new(), ..cluster("2=a:1") }).contains("cluster.id"));
-        assert!(refusal(&cluster("")).contains("name them"));
+        cluster("").check(false, false).expect("a node that was formed says who the others are");
+        let joining = ClusterConfig { join: "a:1".into(), ..cluster("") };
+        joining.check(false, false).expect("a node that waits to be taken in");
+        assert!(refusal(&ClusterConfig { peers: "2=a:1".into(), ..joining.clone() }).contains("and not both"));
+        assert!(refusal(&ClusterConfig { node_id: 0, ..joining.clone() }).contains("set cluster.node_id"));
+        assert!(refusal(&ClusterConfig { join: "a".into(), ..joining }).contains("host:port"));
+        assert_eq!(cluster("").own_address(), "127.0.0.1:4439");
         for (peers, reason) in [
             ("2", "2=host:port"),
             ("0=a:1", "from 1 on"),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::{Handle, Runtime};
-use weir_cold::claim::{ClaimError, Member, claim, claim_for_cluster};
+use weir_cold::claim::{self, ClaimError, Member, claim, claim_for_cluster};
 use weir_cold::{ChunkName, ChunkStore, ClaimedStore, Cold, LocalStore, MovedStore, S3Store, StoreError};
 
 use crate::config::ColdConfig;
@@ -42,6 +42,15 @@ pub(crate) enum ColdError {
         /// Where they are.
         known: String,
     },
+    /// Old bytes that no other node reaches.
+    #[error(
+        "this node has {chunks} chunks in its own folder, which other nodes cannot read: start it alone, with this cold.url, until \
+         they have moved"
+    )]
+    LeftBehind {
+        /// How many.
+        chunks: usize,
+    },
     /// The data directory cannot be used.
     #[error(transparent)]
     Node(#[from] NodeError),
@@ -71,6 +80,28 @@ impl Drop for ColdRuntime {
             runtime.shutdown_background();
         }
     }
+}
+
+/// The number that a cluster has in the bucket that is configured; `None` where none is, or nobody has claimed it for the cluster.
+///
+/// # Errors
+/// [`ColdError`] when the bucket does not answer.
+pub(crate) async fn number_of(config: &ColdConfig, cluster: &str, runtime: &Handle) -> Result<Option<u64>, ColdError> {
+    let Some(location) = config.s3() else { return Ok(None) };
+    let cluster = cluster.to_string();
+    let asking = async move { claim::number_of(&S3Store::new(&location)?, &cluster).await };
+    let number = runtime.spawn(asking).await;
+    let number = number.unwrap_or_else(|_| Err(StoreError::Failed("it has ended".to_string())));
+    number.map_err(|source| failed(config, source.into()))
+}
+
+/// That the store that is configured cannot be used.
+fn failed(config: &ColdConfig, source: ClaimError) -> ColdError {
+    let endpoint = match config.endpoint.as_str() {
+        "" => String::new(),
+        endpoint => format!(", cold.endpoint = {endpoint:?}"),
+    };
+    ColdError::Claim { url: config.url.clone(), endpoint, source }
 }
 
 /// The cold tier of the node, if it has one. In a cluster of several that is a bucket, which is claimed for all of its nodes; `drawn` is
@@ -107,27 +138,21 @@ pub(crate) async fn open(
         (Some(_), Some(_)) | (None, _) => {}
     }
     let local = LocalStore::new(data_dir.cold_dir()?).map_err(|error| data_dir.cold_failed(error))?;
-    let failed = |source| {
-        let endpoint = match config.endpoint.as_str() {
-            "" => String::new(),
-            endpoint => format!(", cold.endpoint = {endpoint:?}"),
-        };
-        ColdError::Claim { url: config.url.clone(), endpoint, source }
-    };
     let (store, race): (Arc<dyn ChunkStore>, _) = match &location {
         // Nobody else is in the data directory. It may be another one by now, where a file system is not mounted.
         None => (Arc::new(local.clone()), Duration::ZERO),
-        Some(location) => (Arc::new(S3Store::new(location).map_err(|error| failed(error.into()))?), RACE),
+        Some(location) => (Arc::new(S3Store::new(location).map_err(|error| failed(config, error.into()))?), RACE),
     };
     let number = data_dir.cold_number()?.filter(|_| was_ours);
-    let cluster = node.cluster.as_ref().map(ToString::to_string);
+    let cluster = node.cluster.as_ref().map(|cluster| cluster.id.clone());
     let claimed = {
-        let (store, cluster, node_id, disk) = (store.clone(), cluster.clone(), node.id, node.disk());
+        let (store, cluster, node_id) = (store.clone(), cluster.clone(), node.id);
+        let (number_of_node, disk) = (node.number, node.disk());
         let claiming = async move {
             match cluster {
                 None => claim(&*store, node_id, was_ours, race).await.map(|()| None),
                 Some(cluster) => {
-                    let member = Member { cluster: &cluster, node: node_id, disk };
+                    let member = Member { cluster: &cluster, node: number_of_node, disk, alone: node_id };
                     claim_for_cluster(&*store, member, number, drawn, race).await.map(Some)
                 }
             }
@@ -160,12 +185,15 @@ pub(crate) async fn open(
                 };
                 (Arc::new(claimed) as Arc<dyn ChunkStore>, number)
             }
-            Err(error) => return Err(failed(error)),
+            Err(error) => return Err(failed(config, error)),
         };
     let mut left_behind = BTreeSet::new();
     if location.is_some() {
         let old = local.list().await.map_err(|error| data_dir.cold_failed(io::Error::other(error)))?;
         left_behind.extend(old.iter().filter_map(|(name, _)| ChunkName::parse(name)));
+    }
+    if node.cluster.is_some() && !left_behind.is_empty() {
+        return Err(ColdError::LeftBehind { chunks: left_behind.len() });
     }
     if !left_behind.is_empty() {
         store = Arc::new(MovedStore { old: local, new: store });

@@ -607,7 +607,7 @@ impl Config {
     fn check_cluster(&self) -> Result<(), ConfigError> {
         let has_secret = std::env::var_os(SECRET_VARIABLE).is_some();
         self.cluster.check(has_secret, self.server.insecure)?;
-        if self.cluster.node().is_some() {
+        if self.cluster.is_member() {
             check_range("http.body_bytes_max", self.http.body_bytes_max, 0, CLUSTER_BODY_BYTES_MAX)?;
             check_range("modules.module_bytes_max", self.modules.module_bytes_max, 1, CLUSTER_MODULE_BYTES_MAX)?;
             let unsupported = |sentence| Err(ClusterConfigError::Unsupported(sentence).into());

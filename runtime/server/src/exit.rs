@@ -25,7 +25,7 @@ pub(crate) const CODES: [(u8, &str); 9] = [
     (5, "the data directory cannot be used"),
     (6, "a write-ahead log is damaged, or a snapshot, or one is not this node's, or a part of it is missing"),
     (7, "the cold tier is not there, refuses access, or is another cluster's"),
-    (8, "a command has found damage in the cold tier"),
+    (8, "a command has found damage in the cold tier, or something wrong with the cluster"),
 ];
 
 /// Why the process ends before it was asked to.
@@ -99,6 +99,9 @@ pub(crate) enum Exit {
         /// How many.
         chunks: u64,
     },
+    /// Something is wrong with the cluster.
+    #[error("the cluster is not well")]
+    ClusterUnwell,
     /// A backup could not be made.
     #[error("the backup could not be made: {0}")]
     BackupFailed(String),
@@ -125,7 +128,7 @@ impl Exit {
             Exit::ShardOpen { source, .. } => shard_open_code(source),
             Exit::Cold(ColdError::Claim { .. } | ColdError::Moved { .. }) | Exit::ChunksUnread { .. } => 7,
             Exit::Recover(error) => recover_code(error),
-            Exit::ChunksDamaged { .. } => 8,
+            Exit::ChunksDamaged { .. } | Exit::ClusterUnwell => 8,
             Exit::System { .. }
             | Exit::Engine(_)
             | Exit::Demo(_)

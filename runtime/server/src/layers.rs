@@ -114,6 +114,12 @@ fn with_flags(mut config: Config, args: &ConfigArgs) -> Config {
     if let Some(listen) = &args.cluster_listen {
         cluster.listen = listen.clone();
     }
+    if let Some(advertise) = &args.cluster_advertise {
+        cluster.advertise = advertise.clone();
+    }
+    if let Some(join) = &args.join {
+        cluster.join = join.clone();
+    }
     if !args.peers.is_empty() {
         cluster.peers = args.peers.join(",");
     }

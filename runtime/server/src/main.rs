@@ -3,14 +3,14 @@
 //! - [`cli`], [`config`], [`address`], [`layers`]: what was asked for, from flags, environment and file.
 //! - [`cluster_config`], [`cluster`]: the node among others of a cluster.
 //! - [`config_command`]: the configuration, shown and checked.
-//! - [`cold_command`], [`backup_command`], [`ask`], [`admin_client`]: commands that ask a running node.
+//! - [`cold_command`], [`backup_command`], [`cluster_command`], [`ask`], [`admin_client`]: commands that ask a running node.
 //! - [`recover_command`], [`recover_error`]: a new node out of what is in a store. [`output`]: how commands print.
 //!   [`place`]: stores that are no node's cold tier.
 //! - [`manual`]: completion scripts and manual pages.
 //! - [`node`], [`cold`], [`seams`], [`builtins`]: the data directory, the cold tier, and what else the shards are handed.
 //! - [`serve`], [`signals`]: the order in which things begin and end, and who asks for the end.
 //! - [`shard_thread`], [`accept`]: one thread per shard, and the listener that feeds them connections.
-//! - [`admin`], [`metrics`], [`process`], [`check`], [`backup`]: the admin listener, and what it says.
+//! - [`admin`], [`metrics`], [`process`], [`check`], [`backup`], [`cluster_status`]: the admin listener, and what it says.
 //! - [`demo`]: what `--demo` sets up.
 //! - [`exit`]: exit codes.
 //!
@@ -27,7 +27,9 @@ mod builtins;
 mod check;
 mod cli;
 mod cluster;
+mod cluster_command;
 mod cluster_config;
+mod cluster_status;
 mod cold;
 mod cold_command;
 mod config;
@@ -57,15 +59,17 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use tikv_jemallocator::Jemalloc;
+use weir_shard::{ClusterOrder, NodeChange};
 
 use crate::admin_client::AdminClient;
 use crate::check::CheckRequest;
 use crate::cli::{
-    AdminArgs, BackupArgs, CheckArgs, Cli, ColdCommand, Command, ConfigArgs, ConfigCommand, NewNodeArgs, RecoverArgs,
-    ServeArgs,
+    AddArgs, AdminArgs, BackupArgs, CheckArgs, Cli, ClusterCommand, ColdCommand, Command, ConfigArgs, ConfigCommand,
+    NewNodeArgs, NodeArgs, RecoverArgs, ServeArgs, StatusArgs, TransferArgs,
 };
 use crate::config::{Config, LogConfig, LogFormat};
 use crate::exit::Exit;
+use crate::output::Output;
 use crate::recover_command::{Mode, Order};
 
 #[global_allocator]
@@ -98,6 +102,7 @@ fn main() -> ExitCode {
         Command::Cold(ColdCommand::Check(CheckArgs { repair, admin: args })) => {
             admin_client(&args).and_then(|admin| cold_command::check(&admin, CheckRequest { repair }, args.output))
         }
+        Command::Cluster(command) => cluster(&command),
         Command::Backup(BackupArgs { to, admin: args }) => {
             admin_client(&args).and_then(|admin| backup_command::back_up(&admin, to, args.output))
         }
@@ -136,6 +141,29 @@ fn build_node(args: NewNodeArgs, mode: Mode) -> Result<(), Exit> {
     let config = load_aloud(&ConfigArgs { config: args.config, ..ConfigArgs::default() })?;
     let NewNodeArgs { from, data_dir, output, .. } = args;
     recover_command::run(&config, &Order { from, data_dir, mode, output })
+}
+
+fn cluster(command: &ClusterCommand) -> Result<(), Exit> {
+    let (args, order) = match command {
+        ClusterCommand::Status(StatusArgs { json, admin }) => {
+            let output = if *json { Output::Json } else { admin.output };
+            return cluster_command::status(&admin_client(admin)?, output);
+        }
+        ClusterCommand::Transfer(TransferArgs { group, node, admin }) => {
+            (admin, ClusterOrder::Transfer { group: *group, node: *node })
+        }
+        ClusterCommand::Add(AddArgs { node, address, admin }) => {
+            (admin, wanted(*node, NodeChange::Add { address: address.as_str().into() }))
+        }
+        ClusterCommand::Remove(NodeArgs { node, admin }) => (admin, wanted(*node, NodeChange::Remove)),
+        ClusterCommand::Drain(NodeArgs { node, admin }) => (admin, wanted(*node, NodeChange::Drain)),
+        ClusterCommand::Undrain(NodeArgs { node, admin }) => (admin, wanted(*node, NodeChange::Undrain)),
+    };
+    cluster_command::change(&admin_client(args)?, &order, args.output)
+}
+
+fn wanted(node: u64, change: NodeChange) -> ClusterOrder {
+    ClusterOrder::Change { node, change }
 }
 
 /// The node that a command asks.

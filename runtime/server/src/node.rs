@@ -8,7 +8,7 @@
 //! <data_dir>/cold/       chunks of the cold tier, where it is a folder, see weir-cold
 //! <data_dir>/cold.url    where the cold tier is, once it is this node's
 //! <data_dir>/cold.number the number that the cluster has there, where it has several nodes
-//! <data_dir>/peers       the disks of the cluster's other nodes, as they were met first
+//! <data_dir>/peers       the cluster's nodes: where they are, the disks that they had when they were met first, who was removed
 //! <data_dir>/restore     where the node is being restored from, until it is whole
 //! ```
 //!
@@ -17,18 +17,21 @@
 //! as it was written. The folder of modules comes to be when it is missed. The path is resolved
 //! once; everything below works on the open directory.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use cap_std::fs::{Dir, DirBuilder, DirBuilderExt as _, File, OpenOptions};
 use serde::{Deserialize, Serialize};
-use weir_cluster::{DiskId, NodeId};
+use weir_cluster::{DiskId, Known, List, NodeId};
 use weir_storage::{RealDisk, Wal, WalError};
 
 /// Version of the data directory's layout, and of everything that no format of its own below it guards.
 const FORMAT: u32 = 2;
+
+/// The number of a node that is alone, in its groups; it keeps it as the first of a cluster.
+const NUMBER_ALONE: u64 = 1;
 
 /// Groups of a new cluster.
 const CLUSTER_GROUPS: u16 = 3;
@@ -125,14 +128,13 @@ pub(crate) enum NodeError {
     },
 }
 
-/// The other nodes of a cluster that were met, and the disk of each.
-pub(crate) type Peers = BTreeMap<NodeId, DiskId>;
-
 /// What is fixed when a node is formed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Node {
     /// Drawn at random, never 0.
     pub(crate) id: u64,
+    /// Its number in its groups, and among the nodes of its cluster.
+    pub(crate) number: u64,
     /// Its groups.
     pub(crate) groups: u16,
     /// The identity of each of its WALs, drawn at random.
@@ -141,17 +143,20 @@ pub(crate) struct Node {
     pub(crate) cluster: Option<Membership>,
 }
 
-/// A cluster as it was when it was formed.
+/// A cluster as it was when it was formed, or the node became one of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Membership {
     /// What it is called.
     pub(crate) id: String,
-    /// The numbers of its nodes, this one's too.
+    /// The numbers of those that have formed its groups, this one's too; nobody where it was taken in later.
     pub(crate) founders: BTreeSet<u64>,
 }
 
 impl fmt::Display for Membership {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.founders.is_empty() {
+            return write!(f, "cluster {:?}, which it has joined", self.id);
+        }
         let founders: Vec<String> = self.founders.iter().map(u64::to_string).collect();
         write!(f, "cluster {:?} of nodes {}", self.id, founders.join(", "))
     }
@@ -169,13 +174,14 @@ impl Node {
         assert!(shards > 0, "a node has a shard");
         // One WAL per shard that there is now; it stays when the number of shards changes.
         let wals = shards;
-        let (id, cluster) = match cluster {
-            Some((id, membership)) => (id.get(), Some(membership)),
-            None => (random() | 1, None),
+        let (id, number, cluster) = match cluster {
+            Some((number, membership)) => (number.get(), number.get(), Some(membership)),
+            None => (random() | 1, NUMBER_ALONE, None),
         };
         let groups_default = if cluster.is_some() { CLUSTER_GROUPS } else { wals };
         Node {
             id,
+            number,
             cluster,
             groups: if groups == 0 { groups_default } else { groups },
             wal_ids: (0..wals).map(|_| random()).collect(),
@@ -191,7 +197,7 @@ impl Node {
     fn standing(&self) -> String {
         match &self.cluster {
             None => "a node that is alone".to_string(),
-            Some(cluster) => format!("node {} in {cluster}", self.id),
+            Some(cluster) => format!("node {} in {cluster}", self.number),
         }
     }
 
@@ -206,6 +212,7 @@ impl Node {
         let file = NodeFile {
             format: FORMAT,
             node_id: hex(self.id),
+            number: Some(self.number).filter(|number| *number != self.id),
             groups: self.groups,
             wal_ids: self.wal_ids.iter().copied().map(hex).collect(),
             cluster: self.cluster.as_ref().map(|cluster| cluster.id.clone()),
@@ -225,6 +232,9 @@ struct NodeFile {
     format: u32,
     /// 16 hexadecimal digits: TOML's integers are signed.
     node_id: String,
+    /// Where it is another: those formed before clusters grew have their id in their groups.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    number: Option<u64>,
     groups: u16,
     wal_ids: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -288,15 +298,42 @@ impl DataDir {
             }
             Err(error) => return Err(self.failed(NODE_FILE, error)),
         };
-        let is_same = fresh.cluster.is_none() || fresh.id == node.id;
-        if node.cluster != fresh.cluster || !is_same {
-            let (formed, asked) = (node.standing(), fresh.standing());
-            return Err(NodeError::ClusterDiffers { path: self.path.clone(), formed, asked });
-        }
+        let node = self.in_cluster(node, &fresh)?;
         if groups != 0 && groups != node.groups {
             return Err(NodeError::GroupsDiffer { path: self.path.clone(), formed: node.groups, asked: groups });
         }
         Ok(node)
+    }
+
+    /// The node that was formed here, if one was.
+    ///
+    /// # Errors
+    /// As for [`DataDir::node`].
+    pub(crate) fn formed(&self) -> Result<Option<Node>, NodeError> {
+        match self.dir.read_to_string(NODE_FILE) {
+            Ok(text) => self.parse(&text).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.failed(NODE_FILE, error)),
+        }
+    }
+
+    /// The node as what is asked for, if it is that: one that is alone may become the first of a cluster.
+    fn in_cluster(&self, mut node: Node, asked: &Node) -> Result<Node, NodeError> {
+        let is_same =
+            |membership: &Membership, other: &Membership| membership.id == other.id && node.number == asked.number;
+        match (&node.cluster, &asked.cluster) {
+            (None, None) => Ok(node),
+            (Some(cluster), Some(other)) if is_same(cluster, other) => Ok(node),
+            (None, Some(cluster)) if cluster.founders == BTreeSet::from([node.number]) => {
+                node.cluster = Some(cluster.clone());
+                self.finish(&node)?;
+                Ok(node)
+            }
+            _ => {
+                let (formed, asked) = (node.standing(), asked.standing());
+                Err(NodeError::ClusterDiffers { path: self.path.clone(), formed, asked })
+            }
+        }
     }
 
     /// The folder of each of the node's WALs, with the log in it that was formed there.
@@ -345,21 +382,17 @@ impl DataDir {
         self.line_of(COLD_URL_FILE)
     }
 
-    /// The disks of the cluster's other nodes, as far as they were met.
+    /// The cluster's nodes, as this one knew them last.
     ///
     /// # Errors
     /// [`NodeError::Io`], or [`NodeError::Invalid`] for a file that this program did not write.
-    pub(crate) fn peers(&self) -> Result<Peers, NodeError> {
+    pub(crate) fn peers(&self) -> Result<List, NodeError> {
         let text = match self.dir.read_to_string(PEERS_FILE) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Peers::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(List::default()),
             Err(error) => return Err(self.failed(PEERS_FILE, error)),
         };
-        let peer = |line: &str| {
-            let (node, disk) = line.split_once(' ')?;
-            Some((NodeId::new(node.parse().ok()?)?, DiskId(u128::from_str_radix(disk, 16).ok()?)))
-        };
-        text.lines().map(peer).collect::<Option<_>>().ok_or_else(|| {
+        read_peers(&text).ok_or_else(|| {
             let reason = format!("{PEERS_FILE} is not a list of nodes and their disks");
             NodeError::Invalid { path: self.path.clone(), reason }
         })
@@ -369,9 +402,14 @@ impl DataDir {
     ///
     /// # Errors
     /// [`NodeError::Io`].
-    pub(crate) fn set_peers(&self, peers: &Peers) -> Result<(), NodeError> {
-        let lines: String = peers.iter().map(|(node, disk)| format!("{node} {disk}\n")).collect();
-        self.replace(PEERS_FILE, &lines).map_err(|error| self.failed(PEERS_FILE, error))
+    pub(crate) fn set_peers(&self, peers: &List) -> Result<(), NodeError> {
+        let line = |(node, Known { address, disk, is_removed }): (&NodeId, &Known)| {
+            let disk = disk.map_or_else(|| "-".to_string(), |disk| disk.to_string());
+            format!("{node} {disk} {} {address}\n", if *is_removed { "removed" } else { "there" })
+        };
+        let lines: String = peers.nodes.iter().map(line).collect();
+        let text = format!("epoch {}\n{lines}", peers.epoch);
+        self.replace(PEERS_FILE, &text).map_err(|error| self.failed(PEERS_FILE, error))
     }
 
     /// What a file of one line says, if it is there.
@@ -487,11 +525,12 @@ impl DataDir {
             (Some(id), Some(founders)) => Some(Membership { id, founders: founders.into_iter().collect() }),
             _ => None,
         };
-        let node = Node { id: hex("node_id", &file.node_id)?, groups: file.groups, wal_ids, cluster };
+        let id = hex("node_id", &file.node_id)?;
+        let node = Node { id, number: file.number.unwrap_or(id), groups: file.groups, wal_ids, cluster };
         if node.to_toml() != text {
             return Err(invalid("it was changed after the server wrote it: its checksum does not fit".to_string()));
         }
-        if node.id == 0 || node.groups == 0 || node.wal_ids.is_empty() {
+        if node.id == 0 || node.number == 0 || node.groups == 0 || node.wal_ids.is_empty() {
             return Err(invalid("a node has an id, and at least one WAL and one group".to_string()));
         }
         Ok(node)
@@ -572,6 +611,31 @@ impl DataDir {
     }
 }
 
+/// What [`DataDir::set_peers`] has written, or the lines of before: only numbers and disks.
+fn read_peers(text: &str) -> Option<List> {
+    let mut list = List::default();
+    for line in text.lines() {
+        let mut words = line.splitn(4, ' ');
+        let (first, second) = (words.next()?, words.next()?);
+        if first == "epoch" {
+            list.epoch = second.parse().ok()?;
+            continue;
+        }
+        let disk = match second {
+            "-" => None,
+            disk => Some(DiskId(u128::from_str_radix(disk, 16).ok()?)),
+        };
+        let is_removed = match words.next() {
+            None | Some("there") => false,
+            Some("removed") => true,
+            Some(_) => return None,
+        };
+        let address = words.next().unwrap_or_default().to_string();
+        list.nodes.insert(NodeId::new(first.parse().ok()?)?, Known { address, disk, is_removed });
+    }
+    Some(list)
+}
+
 /// The name of a WAL's folder.
 pub(crate) fn wal_folder(wal: u16) -> String {
     format!("wal-{wal}")
@@ -582,7 +646,7 @@ mod tests {
     use super::*;
 
     fn fresh() -> Node {
-        Node { id: 0xfeed, groups: 3, wal_ids: vec![0xa0, 0xa1], cluster: None }
+        Node { id: 0xfeed, number: 1, groups: 3, wal_ids: vec![0xa0, 0xa1], cluster: None }
     }
 
     fn other(groups: u16) -> Node {
@@ -613,7 +677,7 @@ mod tests {
     fn a_new_node_has_a_wal_per_shard_and_a_group_per_wal() {
         let ids = std::cell::Cell::new(0);
         let random = || ids.replace(ids.get() + 1);
-        let node = |id, groups, wal_ids| Node { id, groups, wal_ids, cluster: None };
+        let node = |id, groups, wal_ids| Node { id, number: 1, groups, wal_ids, cluster: None };
         assert_eq!(Node::new(random, 3, 0, None), node(1, 3, vec![1, 2, 3]));
         assert_eq!(Node::new(random, 1, 9, None), node(5, 9, vec![5]));
     }
@@ -629,7 +693,7 @@ mod tests {
         let node = dir.node(member(1, "c1", &[1, 2, 3]), 0).expect("formed");
         assert_eq!((node.id, node.groups), (1, CLUSTER_GROUPS));
         assert_eq!(dir.node(member(1, "c1", &[3, 2, 1]), 0).expect("read"), node);
-        for asked in [member(2, "c1", &[1, 2, 3]), member(1, "c2", &[1, 2, 3]), member(1, "c1", &[1, 2]), other(0)] {
+        for asked in [member(2, "c1", &[1, 2, 3]), member(1, "c2", &[1, 2, 3]), other(0)] {
             let refused = dir.node(asked, 0).expect_err("another").to_string();
             assert!(refused.contains("belongs to node 1 in cluster \"c1\" of nodes 1, 2, 3, and cannot"), "{refused}");
         }
@@ -638,19 +702,46 @@ mod tests {
         dir.node(fresh(), 0).expect("formed");
         let refused = dir.node(member(1, "c1", &[1, 2, 3]), 0).expect_err("it is alone").to_string();
         assert!(refused.contains("belongs to a node that is alone"), "{refused}");
+        let node = dir.node(member(1, "c1", &[1]), 0).expect("it is the first of a cluster");
+        let founders = [1].into();
+        assert_eq!(node, Node { cluster: Some(Membership { id: "c1".to_string(), founders }), ..fresh() });
+        assert_eq!(dir.node(member(1, "c1", &[]), 0).expect("it is one by now"), node);
+        assert_eq!(dir.formed().expect("it is read"), Some(node));
+        dir.node(other(0), 0).expect_err("it is alone no longer");
     }
 
     #[test]
-    fn the_disks_of_others_are_noted() {
+    fn a_node_from_before_there_were_numbers_has_its_id_for_one() {
         let (_root, path) = temporary();
         let dir = DataDir::open(&path).expect("a new directory");
-        assert!(dir.peers().expect("none yet").is_empty());
-        let peers: Peers =
-            [(NodeId::new(2).expect("not 0"), DiskId(u128::MAX)), (NodeId::new(3).expect("not 0"), DiskId(0))].into();
+        let old = Node { number: 0xfeed, ..fresh() };
+        assert!(!old.to_toml().contains("number"), "it is written as it was then");
+        dir.node(old.clone(), 0).expect("formed");
+        assert_eq!(dir.node(other(0), 0).expect("read"), old);
+    }
+
+    #[test]
+    fn the_other_nodes_are_noted() {
+        let (_root, path) = temporary();
+        let dir = DataDir::open(&path).expect("a new directory");
+        assert_eq!(dir.peers().expect("none yet"), List::default());
+        let known = |address: &str, disk, is_removed| Known { address: address.into(), disk, is_removed };
+        let node = |number| NodeId::new(number).expect("not 0");
+        let nodes = [
+            (node(2), known("b:1", Some(DiskId(u128::MAX)), false)),
+            (node(3), known("", None, false)),
+            (node(4), known("d:1", Some(DiskId(4)), true)),
+        ];
+        let peers = List { epoch: 9, nodes: nodes.into() };
         dir.set_peers(&peers).expect("they are written");
         assert_eq!(dir.peers().expect("read"), peers);
-        std::fs::write(path.join(PEERS_FILE), "2 x\n").expect("the file is written");
-        assert!(dir.peers().expect_err("no disk").to_string().contains("peers is not a list"));
+        std::fs::write(path.join(PEERS_FILE), format!("2 {}\n", DiskId(7))).expect("the file is written");
+        let before = List { epoch: 0, nodes: [(node(2), known("", Some(DiskId(7)), false))].into() };
+        assert_eq!(dir.peers().expect("as it was before nodes came and went"), before);
+        for text in ["2 x\n", "0 7\n", "2 7 maybe a:1\n", "2\n"] {
+            std::fs::write(path.join(PEERS_FILE), text).expect("the file is written");
+            assert!(dir.peers().expect_err("no list").to_string().contains("peers is not a list"));
+        }
     }
 
     #[test]

@@ -266,7 +266,7 @@ async fn install_all(
         for group in topology.groups().filter(|group| topology.wal_of(*group) == wal_id) {
             if let Some(state) = groups.remove(&group) {
                 let last = lasts.get(&group).copied().unwrap_or(EntryId { term: 1, index: 1 });
-                install(&wal, group, node.id, last, state).await.map_err(RecoverError::Log)?;
+                install(&wal, group, node.number, last, state).await.map_err(RecoverError::Log)?;
             }
         }
         wal.stop();

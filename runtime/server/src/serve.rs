@@ -8,6 +8,7 @@
 //! clients here can notice; then close the listener, tell the connections, wait for them a while, and flush every shard. All
 //! connections end before any shard does, because a connection of one shard may wait for an answer of another.
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,8 +16,9 @@ use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use weir_cluster::NodeId;
+use weir_cluster::{List, NodeId};
 use weir_cold::Cold;
 use weir_http::{CachePolicy, Hosts, Origins, Proxies};
 use weir_shard::{Address, Entropy as _, PageBudget, Seams, ShardConfig, Topology, mesh};
@@ -27,14 +29,14 @@ use crate::accept;
 use crate::address::ListenAddress;
 use crate::admin::{self, Admin, Phase};
 use crate::cluster::{self, ClusterError};
-use crate::cluster_config::ClusterConfig;
+use crate::cluster_config::{ClusterConfig, ClusterConfigError};
 use crate::cold::{self, ColdRuntime};
 use crate::config::{CacheConfig, Config, Sizes, size};
 use crate::connections::Connections;
 use crate::demo;
 use crate::exit::Exit;
 use crate::hooks::{self, HooksRuntime};
-use crate::node::{DataDir, Membership, Node, Peers};
+use crate::node::{DataDir, Membership, Node};
 use crate::seams::{SystemEntropy, seams};
 use crate::shard_thread::{Opened, Request, ShardParts, ShardThread};
 use crate::signals::Signals;
@@ -70,14 +72,17 @@ async fn run(config: &Config, demo: bool) -> Result<(), Exit> {
     let server = &config.server;
     let data_dir = if server.in_memory { None } else { Some(Arc::new(DataDir::open(&server.data_dir)?)) };
     let listener = listen("public", &server.listen)?;
-    let admin_listener = listen("admin", &server.admin_listen)?;
-    let number = config.cluster.node();
-    let cluster_listener = number.map(|_| listen("cluster", &config.cluster.listen)).transpose()?;
-    let cluster = number.map(|number| membership(&config.cluster, number)).transpose()?;
-    let fresh = Node::new(|| SystemEntropy.u64(), config.shards(), server.groups, cluster);
-    let node = match &data_dir {
-        Some(data_dir) => data_dir.node(fresh, server.groups)?,
-        None => fresh,
+    let (admin_listener, waiting_listener) = accept::twins(listen("admin", &server.admin_listen)?)
+        .map_err(|source| Exit::System { doing: "take connections on the admin listener", source })?;
+    let is_alone = !config.cluster.is_member();
+    let cluster_listener = if is_alone { None } else { Some(listen("cluster", &config.cluster.listen)?) };
+    let cold_runtime =
+        ColdRuntime::start().map_err(|source| Exit::System { doing: "start the cold tier's thread", source })?;
+    let node = tokio::select! {
+        node = node(config, data_dir.as_deref(), cold_runtime.handle()) => node?,
+        // There is nothing yet.
+        () = signals.asked() => return Ok(()),
+        () = admin::serve_waiting(waiting_listener) => unreachable!("it is served as long as it is waited"),
     };
     let sizes = config.sizes(node.wals())?;
 
@@ -85,37 +90,38 @@ async fn run(config: &Config, demo: bool) -> Result<(), Exit> {
     let (phase, phases) = watch::channel(Phase::Recovering((0..config.shards()).collect()));
     let connections = Connections::new(config.shards().into());
     let topology = Topology { shards: config.shards(), wals: node.wals(), groups: node.groups };
-    let cold_runtime =
-        ColdRuntime::start().map_err(|source| Exit::System { doing: "start the cold tier's thread", source })?;
     let cold = tokio::select! {
         opened = cold::open(data_dir.as_deref(), &node, &config.cold, cold_runtime.handle(), SystemEntropy.u64()) => opened?,
         () = signals.asked() => return Ok(()),
     };
-    let nodes = match (number, &data_dir) {
-        (Some(number), Some(data_dir)) => {
-            let (met, noted) = (data_dir.peers()?, note_peers(data_dir.clone()));
+    let nodes = match &data_dir {
+        Some(data_dir) if !is_alone => {
+            let (known, noted) = (data_dir.peers()?, note_peers(data_dir.clone()));
             let store = cold.as_ref().and_then(Cold::owner);
-            Some(cluster::nodes(&config.cluster, (number, store), &node, SystemEntropy, met, noted)?)
+            Some(cluster::nodes(&config.cluster, store, &node, SystemEntropy, known, noted)?)
         }
         _ => None,
     };
     let endpoint = nodes.as_ref().map(|nodes| nodes.endpoint.clone());
+    let roster = nodes.as_ref().map(|nodes| nodes.roster.clone());
     let hooks_runtime =
         HooksRuntime::start().map_err(|source| Exit::System { doing: "start the thread of webhooks", source })?;
     let mut seams = seams(data_dir.as_deref(), &node, sizes, cold.clone(), &config.modules, topology.shards, nodes)?;
     seams.hooks = Some(hooks::open(&config.hooks, &hooks_runtime)?);
     let modules = seams.modules.clone();
-    let parts = shard_parts(config, node.id, topology, sizes, seams, &shutdown);
+    let parts = shard_parts(config, node.number, topology, sizes, seams, &shutdown);
     let addresses: Vec<Address> = parts.iter().map(|(_, address)| address.clone()).collect();
     let admin = Admin {
         started,
         phase: phases,
+        node_id: node.id,
         topology,
         shards: addresses.clone(),
         connections: Arc::clone(&connections),
         turns: parts.iter().map(|(parts, _)| Arc::clone(&parts.turns)).collect(),
         http: parts.iter().map(|(parts, _)| Arc::clone(&parts.stats)).collect(),
         config: Arc::new(config.clone()),
+        roster,
         shard_config: parts[0].0.config.clone(),
         modules: modules.clone(),
         cold,
@@ -136,7 +142,6 @@ async fn run(config: &Config, demo: bool) -> Result<(), Exit> {
         // Its connections wait for the shards that they are for.
         tokio::spawn(cluster::accept(endpoint, listener, topology, requests.clone()));
     }
-    let is_alone = number.is_none();
     tokio::select! {
         ready = ready(&mut openings, &shards, is_alone.then(|| topology.owner_of(GroupId::META)), &phase, demo) => ready?,
         // Nothing is acknowledged to anyone before that, so there is nothing to flush.
@@ -295,11 +300,41 @@ async fn ready(
     Ok(())
 }
 
-/// The cluster that is configured, of which this node has the number.
-fn membership(config: &ClusterConfig, number: NodeId) -> Result<(NodeId, Membership), Exit> {
-    let peers = config.peers().map_err(ClusterError::from)?;
-    let founders = peers.keys().copied().chain([number]).map(NodeId::get).collect();
-    Ok((number, Membership { id: config.id.clone(), founders }))
+/// The node that was formed here, or is formed now; one that is to join a cluster is formed when that has taken it in.
+async fn node(config: &Config, data_dir: Option<&DataDir>, runtime: &Handle) -> Result<Node, Exit> {
+    let formed = data_dir.map(DataDir::formed).transpose()?.flatten();
+    let cluster = membership(&config.cluster, formed.as_ref()).map_err(ClusterError::from)?;
+    let mut fresh = Node::new(|| SystemEntropy.u64(), config.shards(), config.server.groups, cluster);
+    let Some(data_dir) = data_dir else { return Ok(fresh) };
+    if formed.is_none() && !config.cluster.join.is_empty() {
+        let store = cold::number_of(&config.cold, &config.cluster.id, runtime).await?;
+        let joined = cluster::join(&config.cluster, store, &fresh, SystemEntropy).await?;
+        tracing::info!(groups = joined.groups, "this node is taken into the cluster");
+        fresh.groups = joined.groups;
+        data_dir.set_peers(&joined.list)?;
+    }
+    Ok(data_dir.node(fresh, config.server.groups)?)
+}
+
+/// The cluster that is configured, and the node's number in it; none where the node is alone.
+fn membership(
+    config: &ClusterConfig,
+    formed: Option<&Node>,
+) -> Result<Option<(NodeId, Membership)>, ClusterConfigError> {
+    if !config.is_member() {
+        return Ok(None);
+    }
+    let number = config.node().or_else(|| formed.and_then(|node| NodeId::new(node.number)));
+    let number = number.ok_or(ClusterConfigError::NoNumber)?;
+    let peers = config.peers()?;
+    let founders = match formed {
+        None if !config.join.is_empty() => BTreeSet::new(),
+        // It has what another node's logs would have to take the place of.
+        Some(node) if node.cluster.is_none() && !config.join.is_empty() => BTreeSet::new(),
+        None if peers.is_empty() => return Err(ClusterConfigError::NewAlone),
+        _ => peers.keys().copied().chain([number]).map(NodeId::get).collect(),
+    };
+    Ok(Some((number, Membership { id: config.id.clone(), founders })))
 }
 
 /// Resolves when a group of some shard has failed.
@@ -315,20 +350,20 @@ async fn failed(shards: &[Address]) {
 }
 
 /// Writes down whom this node has met, whenever it meets another one.
-fn note_peers(data_dir: Arc<DataDir>) -> impl Fn(&Peers) + Send + Sync + 'static {
-    let (sender, mut news) = mpsc::unbounded_channel::<Peers>();
+fn note_peers(data_dir: Arc<DataDir>) -> impl Fn(&List) + Send + Sync + 'static {
+    let (sender, mut news) = mpsc::unbounded_channel::<List>();
     tokio::spawn(async move {
         while let Some(peers) = news.recv().await {
             let data_dir = data_dir.clone();
             // A panic there has ended the process.
             let noted = tokio::task::spawn_blocking(move || data_dir.set_peers(&peers)).await;
             if let Ok(Err(error)) = noted {
-                tracing::error!(%error, "another node's disk cannot be noted");
+                tracing::error!(%error, "who belongs to the cluster cannot be noted");
             }
         }
     });
     // Whoever ends has nothing to note any more.
-    move |peers: &Peers| drop(sender.send(peers.clone()))
+    move |peers: &List| drop(sender.send(peers.clone()))
 }
 
 /// Has the shards hand over what this node leads, so that nobody has to find out that it is gone.

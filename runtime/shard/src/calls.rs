@@ -222,7 +222,7 @@ mod tests {
 
     fn calls() -> Calls {
         let mut mailboxes = mesh(1).0;
-        Calls::new(Rc::new(Post::new(ShardId(0), mailboxes.remove(0).peers, Default::default())))
+        Calls::new(Rc::new(Post::new(ShardId(0), mailboxes.remove(0).peers)))
     }
 
     #[tokio::test]

@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use send_wrapper::SendWrapper;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 use tokio::task::{AbortHandle, JoinHandle};
-use weir_cluster::NodeId;
+use tokio::time::Instant;
+use weir_cluster::{Lane as LinkLane, NodeId};
 use weir_cold::Cold;
 use weir_hooks::Hooks;
+use weir_raft::{Links, Role};
 use weir_storage::Wal;
 use weir_stream::Meta;
 use weir_types::{GroupId, ShardId, StreamKey};
@@ -39,6 +41,15 @@ const REQUEST_BYTES: usize = 1 << 10;
 
 /// What a log that is full for writes still takes: deletes, trims and expiries, which give it room.
 const ENDS_BYTES: usize = 4 << 20;
+
+/// What the driver of a cluster has found.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Found {
+    /// What cannot be done now, and why, in sentences.
+    pub(crate) waits: Vec<Box<str>>,
+    /// Whether every group has the voters that it should have, and nobody else.
+    pub(crate) is_settled: bool,
+}
 
 /// A shard, as its connections hold it. Cheap to clone. It may be sent to other threads but used only on its own.
 #[derive(Clone)]
@@ -71,6 +82,16 @@ pub(crate) struct Core {
     pub(crate) is_leaving: Cell<bool>,
     /// What other nodes' shards have said to this one.
     pub(crate) lanes: RefCell<HashMap<(NodeId, ShardId), Lane>>,
+    /// Links to the replicas of other nodes.
+    pub(crate) links: Option<Rc<Links>>,
+    /// What answers the replicas of other nodes, on each of their lanes.
+    pub(crate) incoming: RefCell<HashMap<(NodeId, LinkLane), AbortHandle>>,
+    /// When each node has answered the leader of group 0 last, where that is here.
+    pub(crate) contacts: RefCell<HashMap<NodeId, Instant>>,
+    /// Told when nodes come, go, or are wanted otherwise.
+    pub(crate) nodes_changed: Notify,
+    /// Where group 0 is led: what its driver has found last, and of which change of its nodes.
+    pub(crate) found: RefCell<Option<(u64, Found)>>,
     /// None where everything stays in the log.
     pub(crate) cold: Option<Cold>,
     /// For who writes a group's state down or moves bytes in it from the log to a chunk: each makes the other's steps longer,
@@ -256,6 +277,14 @@ impl Core {
         since.map(|since| since.elapsed()).max().unwrap_or_default()
     }
 
+    /// What this node is to a group; who leads one that it does not belong to, it has heard elsewhere.
+    fn role_of(&self, group: &LocalGroup) -> Role {
+        match (group.role(), self.leaders.of(group.id)) {
+            (Role::Following { .. }, Lead::Away(node)) => Role::Following { leader: Some(node.get()) },
+            (role, _) => role,
+        }
+    }
+
     pub(crate) fn figures(&self) -> ShardStats {
         let counters = &self.stats;
         let failed = self.groups.iter().flatten().filter(|group| group.has_failed()).count();
@@ -310,7 +339,7 @@ impl Core {
             guest_back_times: guests.back_times,
             groups_serving: (local - failed) as u16,
             groups_failed: failed as u16,
-            roles: self.groups.iter().flatten().map(|group| (group.id, group.role())).collect(),
+            roles: self.groups.iter().flatten().map(|group| (group.id, self.role_of(group))).collect(),
             groups: self.groups.iter().flatten().map(|group| (group.id, group.replica.standing())).collect(),
             wals: self.wals.iter().map(Wal::stats).collect(),
         }

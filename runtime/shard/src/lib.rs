@@ -45,12 +45,14 @@ pub use in_flight::InFlight;
 pub use live::subscription::{LiveData, LiveEvent, Subscription};
 pub use mailbox::{Address, Mailbox, mesh};
 pub use message::{
-    AckRequest, AppendRequest, BackupNews, BindingRequest, Body, BucketSummary, CheckNews, ClaimedWake,
-    CreateCondition, CreateRequest, DamagedChunk, ForkRequest, IfMatch, Limit, LinkedStream, ListCursor, ListedStream,
-    Listing, LongPoll, ModuleState, ModuleSummary, Page, Producer, ShardError, ShardStats, SubscriptionView,
-    SummaryQuery, SummaryView, SummaryWait, TrimRequest,
+    AckRequest, AppendRequest, BackupNews, BindingRequest, Body, BucketSummary, CheckNews, ClaimedWake, ClusterOrder,
+    ClusterReport, ClusterStatus, CreateCondition, CreateRequest, DamagedChunk, Following, ForkRequest, GroupStanding,
+    GroupStatus, IfMatch, Limit, LinkedStream, ListCursor, ListedStream, Listing, LongPoll, ModuleState, ModuleSummary,
+    NodeChange, NodeStatus, Page, Producer, ShardError, ShardStats, SubscriptionView, SummaryQuery, SummaryView,
+    SummaryWait, TrimRequest,
 };
 pub use modules::summary::SummaryFollower;
+pub use nodes::join::Joined;
 pub use seams::{Builtin, Clock, Entropy, Nodes, Seams, in_turns};
 pub use weir_hooks::PublicKey;
 pub use weir_raft::{Role, Standing};

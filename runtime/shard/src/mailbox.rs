@@ -10,7 +10,7 @@ use weir_cluster::NodeId;
 use weir_cold::{ChunkName, Cold};
 use weir_types::{ShardId, Wakeup};
 
-use crate::message::{BackupNews, CheckNews, Mail, Peer, ShardStats};
+use crate::message::{BackupNews, CheckNews, ClusterOrder, ClusterReport, Mail, Peer, ShardStats};
 use crate::nodes::outgoing::Outgoing;
 
 /// A shard's outgoing mail: what is put into it in one turn leaves together at the turn's end.
@@ -20,14 +20,14 @@ pub(crate) struct Post {
     outbox: Vec<RefCell<Vec<Mail>>>,
     filled: Wakeup,
     /// Mail to other nodes.
-    nodes: BTreeMap<NodeId, Rc<Outgoing>>,
+    nodes: RefCell<BTreeMap<NodeId, Rc<Outgoing>>>,
 }
 
 impl Post {
-    pub(crate) fn new(own: ShardId, peers: Vec<Address>, nodes: BTreeMap<NodeId, Rc<Outgoing>>) -> Post {
+    pub(crate) fn new(own: ShardId, peers: Vec<Address>) -> Post {
         assert!(usize::from(own.0) < peers.len(), "a shard is one of its peers");
         let outbox = peers.iter().map(|_| RefCell::default()).collect();
-        Post { own, peers, outbox, filled: Wakeup::default(), nodes }
+        Post { own, peers, outbox, filled: Wakeup::default(), nodes: RefCell::default() }
     }
 
     /// The shard that this is the post of.
@@ -36,18 +36,28 @@ impl Post {
     }
 
     /// Mail to another node; none where nobody knows it.
-    pub(crate) fn node(&self, node: NodeId) -> Option<&Rc<Outgoing>> {
-        self.nodes.get(&node)
+    pub(crate) fn node(&self, node: NodeId) -> Option<Rc<Outgoing>> {
+        self.nodes.borrow().get(&node).cloned()
+    }
+
+    /// From now on, mail to a node goes this way.
+    pub(crate) fn set_node(&self, outgoing: Rc<Outgoing>) {
+        self.nodes.borrow_mut().insert(outgoing.node(), outgoing);
+    }
+
+    /// There is no mail to a node any more.
+    pub(crate) fn remove_node(&self, node: NodeId) {
+        self.nodes.borrow_mut().remove(&node);
     }
 
     /// Mail to all other nodes.
-    pub(crate) fn nodes(&self) -> impl Iterator<Item = &Rc<Outgoing>> {
-        self.nodes.values()
+    pub(crate) fn nodes(&self) -> Vec<Rc<Outgoing>> {
+        self.nodes.borrow().values().cloned().collect()
     }
 
     /// The other nodes.
     pub(crate) fn node_ids(&self) -> Vec<NodeId> {
-        self.nodes.keys().copied().collect()
+        self.nodes.borrow().keys().copied().collect()
     }
 
     /// Whether nothing large should be added to what waits for a peer.
@@ -121,6 +131,13 @@ impl Address {
     pub async fn stats(&self) -> Option<ShardStats> {
         let (sender, receiver) = oneshot::channel();
         self.0.send(vec![Mail::Stats(sender)]).ok()?;
+        receiver.await.ok()
+    }
+
+    /// Asks the shard to do something for an operator. `None` when it has stopped.
+    pub async fn order(&self, order: ClusterOrder) -> Option<ClusterReport> {
+        let (sender, receiver) = oneshot::channel();
+        self.0.send(vec![Mail::Order(order, sender)]).ok()?;
         receiver.await.ok()
     }
 

@@ -1,14 +1,14 @@
 //! What a shard may not make for itself: time, randomness, disks, the engine for modules. Handed in, so that a simulator can hand in its own.
 
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use weir_cluster::Endpoint;
+use weir_cluster::{Endpoint, Roster};
 use weir_cold::Cold;
 use weir_hooks::Hooks;
-use weir_raft::Addresses;
 use weir_storage::Disk;
 use weir_types::Role;
 use weir_wasm::Host;
@@ -44,8 +44,10 @@ pub struct Builtin {
 pub struct Nodes {
     /// This node, as it meets others.
     pub endpoint: Endpoint,
-    /// Where they are.
-    pub addresses: Addresses,
+    /// Where they are, and who belongs to the cluster at all.
+    pub roster: Roster,
+    /// Those that form the cluster's groups, this node among them; nobody where it waits to be taken in.
+    pub founders: BTreeSet<u64>,
     /// Drawn anew whenever the process begins.
     pub life: u64,
 }

@@ -5,8 +5,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use send_wrapper::SendWrapper;
-use tokio::sync::{Mutex, mpsc};
-use weir_cluster::{Accepted, Lane, NodeId};
+use tokio::sync::{Mutex, Notify, mpsc};
+use weir_cluster::{Accepted, Lane};
 use weir_raft::{Links, ReplicaOptions, answer_peer};
 use weir_storage::Wal;
 use weir_types::{GroupId, ShardId};
@@ -19,15 +19,14 @@ use crate::group::{self, ShardOpenError};
 use crate::in_flight::InFlightTotal;
 use crate::live::feeds::Feeds;
 use crate::mailbox::{Mailbox, Post};
-use crate::message::{Addressee, Answer, CallId, Lead, Mail, Peer, Request};
+use crate::message::{Answer, CallId, Lead, Mail, Peer, Request};
 use crate::meta::unsettled::Unsettled;
 use crate::modules::copies;
 use crate::modules::guests::Guests;
 use crate::nodes::ask;
 use crate::nodes::leaders::Leaders;
 use crate::nodes::losses::Losses;
-use crate::nodes::outgoing::Outgoing;
-use crate::seams::{Nodes, Seams, SteadyClock, in_turns};
+use crate::seams::{Seams, SteadyClock};
 use crate::stats::Counters;
 use crate::subscriptions::{report, wakes};
 use crate::upkeep;
@@ -58,8 +57,7 @@ impl Shard {
         let guests = guests.map_err(ShardOpenError::Lane)?;
         let clock = SteadyClock::new(seams.clock.clone());
         let losses = Rc::new(Losses::default());
-        let outgoing = seams.nodes.iter().flat_map(|nodes| outgoing(id, topology, nodes, &losses)).collect();
-        let post = Rc::new(Post::new(id, mailbox.peers, outgoing));
+        let post = Rc::new(Post::new(id, mailbox.peers));
         let agenda = Agenda::default();
         let left = {
             let (agenda, clock) = (agenda.clone(), clock.clone());
@@ -67,7 +65,7 @@ impl Shard {
         };
         let feeds = Feeds::new(post.clone(), config.live_bytes_max, config.live_bytes_per_stream_max, left);
         let peers =
-            seams.nodes.as_ref().map(|nodes| Rc::new(Links::new(nodes.endpoint.clone(), nodes.addresses.clone())));
+            seams.nodes.as_ref().map(|nodes| Rc::new(Links::new(nodes.endpoint.clone(), nodes.roster.addresses())));
         let lead = if seams.nodes.is_none() { Lead::Here } else { Lead::Nowhere };
         let mut groups = Vec::new();
         for group in topology.groups() {
@@ -102,6 +100,11 @@ impl Shard {
             post,
             leaders: Leaders::new(topology.groups, lead),
             losses,
+            links: peers,
+            incoming: RefCell::default(),
+            contacts: RefCell::default(),
+            nodes_changed: Notify::new(),
+            found: RefCell::default(),
             nodes: seams.nodes,
             is_leaving: Cell::new(false),
             lanes: RefCell::default(),
@@ -129,9 +132,7 @@ impl Shard {
         }
         core.spawn(read_mail(core.clone(), mailbox.receiver));
         core.spawn(core.post.clone().run());
-        for outgoing in core.post.nodes() {
-            core.spawn(outgoing.clone().run());
-        }
+        core.meet_nodes();
         core.spawn(ask::end_lost(core.clone()));
         core.spawn(expiry::sweep(core.clone()));
         core.spawn(core.guests.clone().send());
@@ -146,14 +147,18 @@ impl Shard {
         let Some(nodes) = &self.0.nodes else { return };
         let group = match accepted.hello.lane {
             Lane::Mail(_) => return self.take_mail(accepted),
+            Lane::Join => return self.answer_join(accepted),
             Lane::Control(group) | Lane::Data(group) => group,
         };
         let Some(Some(group)) = self.0.groups.get(usize::from(group.0)) else {
             let (node, lane) = (accepted.hello.identity.node.get(), accepted.hello.lane);
             return tracing::warn!(node, %lane, "another node has groups that this one has not");
         };
+        let from = (accepted.hello.identity.node, accepted.hello.lane);
         let answering = answer_peer(accepted, group.replica.clone(), nodes.endpoint.config);
-        tokio::task::spawn_local(in_turns(self.0.turn, answering));
+        let task = self.0.spawn_request(answering);
+        // The one before ends with its connection.
+        self.0.incoming.borrow_mut().insert(from, task);
     }
 
     /// The shard of this node that takes a connection on a lane of another node.
@@ -161,6 +166,7 @@ impl Shard {
         match lane {
             Lane::Control(group) | Lane::Data(group) => (group.0 < topology.groups).then(|| topology.owner_of(group)),
             Lane::Mail(shard) => Some(ShardId(shard.0 % topology.shards)),
+            Lane::Join => Some(topology.owner_of(GroupId::META)),
         }
     }
 
@@ -179,6 +185,7 @@ impl Shard {
                 tracing::warn!("a log's disk does not answer: its end is not noted");
             }
         }
+        self.0.leave_nodes();
         self.0.tasks.borrow_mut().drain(..).for_each(|task| task.abort());
     }
 }
@@ -280,6 +287,7 @@ impl Core {
                     Ok(Answer::Done)
                 }
                 Request::Links(group, request) => shard.links(group, *request).await,
+                Request::Members(request) => shard.members(request).await,
                 Request::Append(..)
                 | Request::Read { .. }
                 | Request::Buckets { .. }
@@ -297,24 +305,13 @@ impl Core {
     }
 }
 
-/// Mail of a shard to each of the other nodes.
-fn outgoing(shard: ShardId, topology: Topology, nodes: &Nodes, losses: &Rc<Losses>) -> Vec<(NodeId, Rc<Outgoing>)> {
-    let own = Addressee { shard, life: nodes.life };
-    let to = |(node, address): (&NodeId, &String)| {
-        let endpoint = nodes.endpoint.clone();
-        (*node, Outgoing::new(endpoint, (*node, address.clone()), own, topology.groups, losses.clone()))
-    };
-    nodes.addresses.iter().map(to).collect()
-}
-
 /// What the replica of a group is started with.
 fn replica_options(group: GroupId, config: &ShardConfig, seams: &Seams, peers: Option<&Rc<Links>>) -> ReplicaOptions {
     let (Some(peers), Some(nodes)) = (peers, &seams.nodes) else { return ReplicaOptions::alone(config.node_id, group) };
-    let others = nodes.addresses.keys().map(|node| node.get());
     ReplicaOptions {
         node_id: config.node_id,
         group,
-        founders: others.chain([config.node_id]).collect(),
+        founders: nodes.founders.clone(),
         peers: Some(peers.clone()),
         seed: seams.entropy.u64(),
     }
@@ -337,12 +334,17 @@ async fn read_mail(shard: Rc<Core>, mut receiver: mpsc::UnboundedReceiver<Vec<Ma
                 Mail::Advanced { owner, advance } => shard.feeds.mirror_advanced(owner, &advance),
                 Mail::Ended { owner, incarnation } => shard.feeds.mirror_ended(owner, incarnation),
                 Mail::Lost(node, peer) => shard.lose_peer(node, peer),
+                Mail::Nodes => shard.meet_nodes(),
                 Mail::Led { group, lead } => shard.leaders.set(group, lead),
                 Mail::Unwatch { origin, incarnation, answered } => {
                     shard.feeds.forget_peer(incarnation, origin, answered);
                 }
                 Mail::Cancel { origin, call } => shard.calls.cancel(origin, call),
                 Mail::Stats(sender) => drop(sender.send(shard.figures())),
+                Mail::Order(order, sender) => {
+                    let work = shard.clone().carry_out_order(order);
+                    shard.spawn_request(async move { drop(sender.send(work.await)) });
+                }
                 Mail::ColdCheck { repairs, news, turn } => upkeep::begin_check(&shard, repairs, news, turn),
                 Mail::Backup { to, there, news, turn } => upkeep::begin_backup(&shard, to, there, news, turn),
             }

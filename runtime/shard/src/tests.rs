@@ -5,6 +5,7 @@ mod checks;
 mod cluster;
 mod cuts;
 mod forks;
+mod members;
 mod reigns;
 mod subscriptions;
 mod trims;

@@ -14,6 +14,7 @@ use crate::fields::{flag, put_expiry, read_expiry};
 use crate::fork::EncodedFork;
 use crate::key::KeyRef;
 use crate::meta::BucketStep;
+use crate::meta::nodes::NodeStep;
 use crate::module::Upload;
 use crate::part::EncodedParts;
 use crate::producer::ProducerRef;
@@ -47,6 +48,7 @@ const KIND_PIN_SETTLE: u8 = 50;
 const KIND_UNPIN: u8 = 51;
 const KIND_FORK_DECIDE: u8 = 52;
 const KIND_FORK_RELEASED: u8 = 53;
+const KIND_META_NODE: u8 = 68;
 
 /// [`KIND_BUCKET`] with the streams that subscriptions are for.
 const KIND_BUCKET_WATCHED: u8 = 64;
@@ -244,6 +246,13 @@ pub enum Command<'a> {
     MetaForm {
         /// At least 1.
         groups: u16,
+    },
+    /// Group 0 only: a node of the cluster comes, goes, or is on its way.
+    MetaNode {
+        /// Its number, never 0.
+        node: u64,
+        /// What happens to it.
+        step: NodeStep<'a>,
     },
     /// Group 0 only: a bucket comes to be, goes, or is on its way there.
     MetaBucket {
@@ -454,6 +463,10 @@ impl<'a> Command<'a> {
             }
             Command::MetaHookKey { seed } => sink.bytes(&seed),
             Command::MetaForm { groups } => sink.u16(groups),
+            Command::MetaNode { node, step } => {
+                sink.u64(node);
+                step.put(sink);
+            }
             Command::MetaBucket { name, step } => {
                 sink.short(name);
                 let code = BUCKET_STEPS.iter().position(|other| *other == step).expect("every step has a place");
@@ -560,6 +573,10 @@ impl<'a> Command<'a> {
                 0 => return Err(CodecError::Field("groups")),
                 groups => Command::MetaForm { groups },
             },
+            KIND_META_NODE => match r.u64("node")? {
+                0 => return Err(CodecError::Field("node")),
+                node => Command::MetaNode { node, step: NodeStep::read(r)? },
+            },
             KIND_META_BUCKET => {
                 let (name, code) = (read_bucket(r)?, r.u8("bucket step")?);
                 let step = BUCKET_STEPS.get(usize::from(code)).ok_or(CodecError::Field("bucket step"))?;
@@ -623,6 +640,7 @@ impl<'a> Command<'a> {
             Command::MetaSubscription { .. } => KIND_META_SUBSCRIPTION,
             Command::MetaHookKey { .. } => KIND_META_HOOK_KEY,
             Command::MetaForm { .. } => KIND_META_FORM,
+            Command::MetaNode { .. } => KIND_META_NODE,
             Command::MetaBucket { .. } => KIND_META_BUCKET,
             Command::MetaRetention { .. } => KIND_META_RETENTION,
             Command::MetaModulePut { .. } => KIND_META_MODULE_PUT,

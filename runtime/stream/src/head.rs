@@ -11,6 +11,7 @@ use crate::chunks::Chunks;
 use crate::codec::{CodecError, Reader};
 use crate::fork::Releases;
 use crate::group::Group;
+use crate::meta::nodes::NodeTable;
 use crate::meta::{BucketState, Meta, MetaBucket};
 use crate::module::{Module, Revision};
 use crate::sink::Sink;
@@ -18,7 +19,7 @@ use crate::subscription::kept::{HookKey, Subscription, is_subscription_id};
 use crate::subscription::watch::{EncodedWatches, Watch};
 
 const VERSION: u8 = 4;
-/// There were no subscriptions.
+/// There were no subscriptions and no nodes.
 const VERSION_BEFORE_SUBSCRIPTIONS: u8 = 3;
 /// There were no forks.
 const VERSION_BEFORE_FORKS: u8 = 2;
@@ -59,6 +60,7 @@ pub(crate) fn put<S: Sink>(group: &Group, sink: &mut S) {
     put_meta(sink, &group.meta);
     group.releases.put(sink);
     put_subscriptions(group, sink);
+    group.meta.nodes.put(sink);
 }
 
 /// Reads what [`put`] wrote into a group that is still empty.
@@ -89,6 +91,7 @@ pub(crate) fn read(group: &mut Group, reader: &mut Reader<'_>) -> Result<Told, C
     }
     if version == VERSION {
         read_subscriptions(group, reader)?;
+        group.meta.nodes = NodeTable::read(reader)?;
     }
     Ok(Told { streams, chunks_live_bytes })
 }
@@ -140,7 +143,7 @@ fn read_bindings(reader: &mut Reader<'_>) -> Result<Vec<Binding>, CodecError> {
 }
 
 fn put_meta<S: Sink>(sink: &mut S, meta: &Meta) {
-    let Meta { groups, buckets, changes, hook_keys: _ } = meta;
+    let Meta { groups, buckets, changes, hook_keys: _, nodes: _ } = meta;
     sink.u16(groups.unwrap_or(0));
     sink.u64(*changes);
     sink.varint(buckets.len() as u64);

@@ -69,6 +69,7 @@ pub use fork::{ANCESTORS_MAX, Ancestor, EncodedFork, Fork, ForkPoint, NewFork, R
 pub use group::{Change, Group, Outcome};
 pub use key::KeyRef;
 pub use look::Look;
+pub use meta::nodes::{NodeEntry, NodeState, NodeStep, NodeTable};
 pub use meta::{BucketState, BucketStep, Meta, MetaBucket};
 pub use module::{Module, Revision, Upload};
 pub use pack::{PACK_BYTES_MAX, Pack, packs};
@@ -76,6 +77,6 @@ pub use part::{EncodedParts, PARTS_MAX, Part};
 pub use pattern::{Pattern, PatternError};
 pub use producer::ProducerRef;
 pub use records::{Records, Split};
-pub use reply::{Appended, Expiry, Facts, ProducerState, Refusal, Reply};
+pub use reply::{ADDRESS_BYTES_MAX, Appended, Expiry, Facts, NODES_MAX, NodeRefusal, ProducerState, Refusal, Reply};
 pub use snapshot::{ForkLeft, Remainder, Thaw, join_buckets, join_forks};
 pub use stream::Stream;

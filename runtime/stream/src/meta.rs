@@ -1,5 +1,5 @@
 //! What group 0 keeps for all groups: over how many groups the slots are spread, which buckets there are, and the modules,
-//! bindings and subscriptions in them ([`crate::module`], [`crate::binding`], [`crate::subscription`]).
+//! bindings and subscriptions in them ([`crate::module`], [`crate::binding`], [`crate::subscription`]), and the cluster's [`nodes`].
 //!
 //! Every change of a bucket has a number, the bucket's *epoch*, and the whole bucket travels to every group under it
 //! ([`crate::bucket`]); so nothing depends on the order in which two changes arrive there.
@@ -9,6 +9,7 @@
 //! that is not decided is taken back; one that is decided is finished.
 
 mod bind;
+pub mod nodes;
 mod subscribe;
 mod upload;
 
@@ -18,6 +19,7 @@ use std::sync::Arc;
 
 use crate::binding::Binding;
 use crate::bucket::Retention;
+use crate::meta::nodes::{NodeStep, NodeTable};
 use crate::module::Module;
 use crate::reply::{Refusal, Reply};
 use crate::subscription::kept::{HookKey, Subscription};
@@ -32,6 +34,7 @@ pub struct Meta {
     pub(crate) changes: u64,
     /// What wakes are signed with, the newest last.
     pub(crate) hook_keys: Vec<HookKey>,
+    pub(crate) nodes: NodeTable,
 }
 
 /// A bucket, wherever its streams are.
@@ -121,6 +124,15 @@ impl Meta {
             Some(bucket) if bucket.state == BucketState::Active => Ok(bucket),
             Some(_) => Err(Refusal::BucketBusy),
         }
+    }
+
+    /// The cluster's nodes.
+    pub fn nodes(&self) -> &NodeTable {
+        &self.nodes
+    }
+
+    pub(crate) fn node_step(&mut self, node: u64, step: NodeStep<'_>) -> Reply {
+        Reply::Node { refused: self.nodes.step(node, step).err() }
     }
 
     pub(crate) fn form(&mut self, groups: u16) -> Result<Reply, Refusal> {

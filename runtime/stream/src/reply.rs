@@ -63,8 +63,44 @@ pub enum Reply {
         /// Whether it is.
         is_there: bool,
     },
+    /// A node has taken a step.
+    Node {
+        /// Or not, for this reason.
+        refused: Option<NodeRefusal>,
+    },
     /// Nothing changed.
     Refused(Refusal),
+}
+
+/// The most nodes that a cluster has and has had.
+pub const NODES_MAX: usize = 1024;
+/// The longest address of a node, in bytes.
+pub const ADDRESS_BYTES_MAX: usize = 255;
+
+/// Why a node of the cluster does not take a step; nothing changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NodeRefusal {
+    /// There is none of this number.
+    #[error("there is no such node")]
+    Unknown,
+    /// It was removed.
+    #[error("it was removed for ever: a node comes again under a new number, with an empty data directory")]
+    Removed,
+    /// It is on its way out.
+    #[error("it is being removed, and that is not taken back")]
+    Leaving,
+    /// It has another disk.
+    #[error("it has another disk")]
+    OtherDisk,
+    /// Nobody would be left.
+    #[error("it is the last node that is not being removed")]
+    Last,
+    /// There are, and were, too many.
+    #[error("a cluster has at most {NODES_MAX} nodes, those that were removed among them")]
+    TooMany,
+    /// The address is too long.
+    #[error("an address has at most {ADDRESS_BYTES_MAX} bytes")]
+    Address,
 }
 
 /// An append's effect.

@@ -10,7 +10,7 @@ use weir_stream::subscription::{
 };
 use weir_stream::{
     Ancestor, Batch, BatchBuilder, Binding, BucketStep, BucketTold, ChunkId, CodecError, Command, EncodedBindings,
-    EncodedFork, EncodedParts, Expiry, Fork, ForkPoint, Group, Limits, NewFork, Outcome, Pack, Part, Pattern,
+    EncodedFork, EncodedParts, Expiry, Fork, ForkPoint, Group, Limits, NewFork, NodeStep, Outcome, Pack, Part, Pattern,
     ProducerRef, Records, Retention, Split, Upload, frame_bytes_max, packs,
 };
 use weir_types::{Digest, Incarnation, Lineage, Offset, Role, StreamKey};
@@ -124,6 +124,18 @@ impl Fields {
             29 => Command::Ack { bucket: name, number: self.number, acks: EncodedAcks::of(&self.acks) },
             30..=41 => Command::MetaSubscription { bucket: name, id: "sub-1", step: self.step() },
             42 => Command::MetaHookKey { seed: [self.number as u8; 32] },
+            43 => {
+                let disk = u128::from(self.number) << 64 | 1;
+                let steps = [
+                    NodeStep::Add { address: &self.text },
+                    NodeStep::Met { disk },
+                    NodeStep::Drain,
+                    NodeStep::Undrain,
+                    NodeStep::Remove,
+                    NodeStep::Gone,
+                ];
+                Command::MetaNode { node: self.epoch.max(1), step: steps[(self.number % 6) as usize] }
+            }
             23 => Command::MetaRetention { bucket: name, retention: self.retention() },
             _ => Command::MetaBindingDelete { bucket: name, name: word },
         }
@@ -194,7 +206,7 @@ fn fields() -> impl Strategy<Value = Fields> {
     let rest = (expiry, proptest::option::of(("\\PC{1,60}", any::<u64>(), any::<u64>())));
     let more = (proptest::option::of("\\PC{0,60}"), proptest::option::of(offset), body);
     let numbers = (any::<u64>(), prop_oneof![Just(0), any::<u64>()]);
-    (0..43u8, key, "[ -~]{0,255}", numbers, any::<bool>(), rest, more).prop_map(
+    (0..45u8, key, "[ -~]{0,255}", numbers, any::<bool>(), rest, more).prop_map(
         |(kind, key, text, (number, epoch), flag, (expiry, producer), (seq, if_match, (body, json, mut cuts)))| {
             cuts.sort_unstable();
             let split =

@@ -122,6 +122,11 @@ impl Setup {
         self.home.path()
     }
 
+    /// Where its server's admin listener is, unless the port turns out to be taken.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
     /// Everything that this setup's servers have written to stderr and stdout.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()

@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn who_follows_a_stream_of_a_state_that_another_node_has_sent_is_told() {
-        let post = Rc::new(Post::new(ShardId(0), mesh(1).1, Default::default()));
+        let post = Rc::new(Post::new(ShardId(0), mesh(1).1));
         let feeds = Feeds::new(post, 1 << 20, 1 << 20, |_| {});
         let follower = |group, incarnation| {
             let watch = feeds.begin_watch();

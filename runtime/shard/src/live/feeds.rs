@@ -415,7 +415,7 @@ mod tests {
         fn new() -> Net {
             let addresses = mesh(SHARDS as u16).1;
             let shard = |id: usize| {
-                let post = Rc::new(Post::new(ShardId(id as u16), addresses.clone(), Default::default()));
+                let post = Rc::new(Post::new(ShardId(id as u16), addresses.clone()));
                 (post.clone(), Feeds::new(post, 1 << 20, 1 << 20, |_| {}))
             };
             let way = || (0..SHARDS).map(|_| VecDeque::new()).collect();
@@ -549,7 +549,7 @@ mod tests {
 
     /// Feeds of the first of two shards, with its post.
     fn feeds() -> (Rc<Post>, Feeds) {
-        let post = Rc::new(Post::new(ShardId(0), mesh(2).1, Default::default()));
+        let post = Rc::new(Post::new(ShardId(0), mesh(2).1));
         (post.clone(), Feeds::new(post, 1 << 20, 1 << 20, |_| {}))
     }
 

@@ -11,6 +11,7 @@ use weir_wasm::GuestBatch;
 
 use crate::message::apart;
 use crate::message::error::ShardError;
+use crate::message::members::MembersAnswer;
 use crate::message::request::ListCursor;
 use crate::message::subscription::{LinkedStream, SubscriptionAnswer};
 
@@ -256,5 +257,6 @@ pub(crate) enum Answer {
     Subscription(Box<SubscriptionAnswer>),
     HookKeys(Vec<PublicKey>),
     Links(Vec<LinkedStream>),
+    Members(MembersAnswer),
     Done,
 }

@@ -16,6 +16,7 @@ use crate::message::answer::Response;
 use crate::message::apart;
 use crate::message::backup::BackupNews;
 use crate::message::check::CheckNews;
+use crate::message::members::{ClusterOrder, ClusterReport};
 use crate::message::peer::Peer;
 use crate::message::request::Request;
 use crate::message::stats::ShardStats;
@@ -36,10 +37,14 @@ pub(crate) enum Mail {
     Cancel { origin: Peer, call: CallId },
     /// What this shard of another node had to say may be lost: nothing of it is to be waited for, nor is it waiting.
     Lost(NodeId, ShardId),
+    /// Who belongs to the cluster has changed: look again.
+    Nodes,
     /// This group is led there now, as far as its replica here knows.
     Led { group: GroupId, lead: Lead },
     /// How are you?
     Stats(oneshot::Sender<ShardStats>),
+    /// Please do this for an operator.
+    Order(ClusterOrder, oneshot::Sender<ClusterReport>),
     /// Please verify your chunks, for as long as somebody listens.
     ColdCheck { repairs: bool, news: mpsc::Sender<CheckNews>, turn: Arc<OwnedSemaphorePermit> },
     /// Please copy all you have to another tier, where these chunks are already, for as long as somebody listens.

@@ -9,6 +9,7 @@ mod error;
 mod letter;
 mod limit;
 mod mail;
+mod members;
 mod peer;
 mod request;
 mod sound;
@@ -26,6 +27,10 @@ pub use error::ShardError;
 pub(crate) use letter::{Letter, LetterError, Sent, decode, encode};
 pub use limit::Limit;
 pub(crate) use mail::{Advance, CallId, Lead, Mail};
+pub(crate) use members::{Announcement, MembersAnswer, MembersRequest, NodesView};
+pub use members::{
+    ClusterOrder, ClusterReport, ClusterStatus, Following, GroupStanding, GroupStatus, NodeChange, NodeStatus,
+};
 pub(crate) use peer::{Addressee, Peer};
 pub use request::{
     AppendRequest, BindingRequest, CreateCondition, CreateRequest, ForkRequest, IfMatch, ListCursor, Producer,

@@ -12,6 +12,7 @@ use weir_types::{BucketName, Digest, GroupId, Incarnation, ModuleName, Offset, R
 use crate::config::Topology;
 use crate::message::apart;
 use crate::message::body::Body;
+use crate::message::members::MembersRequest;
 use crate::message::subscription::{LinksAsk, LinksRequest, SubscriptionAsk};
 
 /// What must be true of a stream that is there for a request to change it.
@@ -271,6 +272,8 @@ pub(crate) enum Request {
         name: ModuleName,
     },
     Bindings(BucketName),
+    /// About the members of a group, to its leader.
+    Members(MembersRequest),
     Summary {
         key: StreamKey,
         query: Box<SummaryQuery>,
@@ -299,6 +302,7 @@ impl Request {
                 Some(*group)
             }
             Request::Links(group, _) => Some(*group),
+            Request::Members(request) => Some(request.group()),
             _ => None,
         }
     }
@@ -375,6 +379,7 @@ impl Request {
                 // What is acknowledged again is acknowledged already.
                 LinksAsk::Ack { .. } => true,
             },
+            Request::Members(request) => request.is_read(),
             Request::Append(..)
             | Request::Create(..)
             | Request::Fork(..)
@@ -461,7 +466,8 @@ impl Request {
             | Request::Subscription(..)
             | Request::HookKeys
             | Request::PendingNews(_)
-            | Request::Links(..) => None,
+            | Request::Links(..)
+            | Request::Members(_) => None,
         }
     }
 }

@@ -144,6 +144,7 @@ impl Request {
             | Request::Bindings(_)
             | Request::HookKeys
             | Request::Summary { .. } => true,
+            Request::Members(request) => request.is_sound(),
         }
     }
 
@@ -179,6 +180,9 @@ impl Request {
                 }
                 LinksAsk::Ack { .. } => matches!(answer, Answer::Done),
             },
+            Request::Members(request) => {
+                matches!(answer, Answer::Members(answer) if request.is_answered_by(answer))
+            }
             Request::Delete(..)
             | Request::PendingNews(_)
             | Request::Unpin { .. }
@@ -215,6 +219,7 @@ impl Answer {
             | Answer::Binding { .. }
             | Answer::Bindings(_)
             | Answer::HookKeys(_)
+            | Answer::Members(_)
             | Answer::Done => true,
             Answer::Subscription(said) => match &**said {
                 SubscriptionAnswer::Claimed(claimed) => are_linked(&claimed.streams),

@@ -53,11 +53,13 @@ impl Core {
             let request = next.take().unwrap_or_else(|| kept.clone());
             let response = match lead {
                 Lead::Away(node) => {
-                    let call = self.call_away(node, group, request)?;
-                    match kept.is_prompt() {
+                    match self.call_away(node, group, request) {
                         // It is answered there by its own deadline.
-                        true => timeout(2 * self.config.write_deadline, call).await.unwrap_or(Err(ShardError::Unknown)),
-                        false => call.await,
+                        Ok(call) if kept.is_prompt() => {
+                            timeout(2 * self.config.write_deadline, call).await.unwrap_or(Err(ShardError::Unknown))
+                        }
+                        Ok(call) => call.await,
+                        Err(error) => Err(error),
                     }
                 }
                 Lead::Here | Lead::Nowhere => self.call(self.topology.owner_of(group), request).await,
@@ -100,10 +102,10 @@ impl Core {
     }
 
     fn call_away(&self, node: NodeId, group: GroupId, request: Request) -> Result<Call, ShardError> {
-        // A voter that nobody has told this node of.
+        // A node that nobody has told this one of yet.
         let outgoing = self.post.node(node).ok_or(ShardError::Unavailable)?;
         let told = request.ends_with_client().then_some(Asked::Away(node, group));
-        let call = self.calls.begin_away(told, outgoing, node);
+        let call = self.calls.begin_away(told, &outgoing, node);
         outgoing.ask(call.id(), request);
         Ok(call)
     }

@@ -50,7 +50,7 @@ impl Core {
     async fn wait_quiet(&self, deadline: Instant) {
         let is_quiet = || {
             let waits = self.groups.iter().flatten().any(|group| group.next_deadline().is_some());
-            !waits && self.post.nodes().all(|node| node.is_quiet())
+            !waits && self.post.nodes().iter().all(|node| node.is_quiet())
         };
         while !is_quiet() && Instant::now() < deadline {
             sleep(AGAIN_EVERY).await;
@@ -62,9 +62,13 @@ impl Core {
         if !matches!(group.replica.role(), Role::Leading { .. }) {
             return;
         }
+        let (voters, _) = group.replica.members();
+        if voters.iter().all(|voter| *voter == self.config.node_id) {
+            return;
+        }
         // Without its lease it has nobody to hand over to.
         'offered: while group.replica.is_leading() {
-            for node in nodes.addresses.keys() {
+            for node in nodes.roster.addresses().keys() {
                 if group.replica.transfer(node.get()).await.is_ok() {
                     break 'offered;
                 }

@@ -172,6 +172,15 @@ impl Core {
         }
     }
 
+    /// Takes nothing more on a lane.
+    pub(crate) fn close_lane(&self, lane: (NodeId, ShardId)) {
+        if let Some(task) = self.lanes.borrow_mut().get_mut(&lane).and_then(|lane| lane.task.take()) {
+            task.abort();
+        }
+        self.lose_lane(lane);
+        self.lanes.borrow_mut().remove(&lane);
+    }
+
     fn tell_lost(&self, (node, shard): (NodeId, ShardId)) {
         self.post.mail_all(|| Mail::Lost(node, shard));
         self.post.pass_on(self.id, Mail::Lost(node, shard));

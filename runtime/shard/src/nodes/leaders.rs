@@ -3,6 +3,7 @@
 use std::cell::Cell;
 
 use tokio::sync::Notify;
+use weir_cluster::NodeId;
 use weir_types::GroupId;
 
 use crate::message::Lead;
@@ -10,18 +11,36 @@ use crate::message::Lead;
 /// Where the groups are led.
 pub(crate) struct Leaders {
     of: Vec<Cell<Lead>>,
+    /// Who has said last that it leads, and in which term: for groups whose replica here knows less.
+    heard: Vec<Cell<Option<(u64, NodeId)>>>,
     news: Notify,
 }
 
 impl Leaders {
     /// Of so many groups, all of them led there.
     pub(crate) fn new(groups: u16, lead: Lead) -> Leaders {
-        Leaders { of: vec![Cell::new(lead); groups.into()], news: Notify::new() }
+        let heard = vec![Cell::new(None); groups.into()];
+        Leaders { of: vec![Cell::new(lead); groups.into()], heard, news: Notify::new() }
     }
 
     /// Where a group is led.
     pub(crate) fn of(&self, group: GroupId) -> Lead {
         self.of[usize::from(group.0)].get()
+    }
+
+    /// Hears that a node leads a group in a term; says whether that is news.
+    pub(crate) fn hear(&self, group: GroupId, term: u64, node: NodeId) -> bool {
+        let heard = &self.heard[usize::from(group.0)];
+        let is_newer = heard.get().is_none_or(|(before, _)| before < term);
+        if is_newer {
+            heard.set(Some((term, node)));
+        }
+        is_newer
+    }
+
+    /// Who has said last that it leads a group, and in which term.
+    pub(crate) fn heard(&self, group: GroupId) -> Option<(u64, NodeId)> {
+        self.heard[usize::from(group.0)].get()
     }
 
     /// It is led there from now on.

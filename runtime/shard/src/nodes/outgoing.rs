@@ -25,6 +25,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use tokio::task::AbortHandle;
 use weir_cluster::{CallError, Endpoint, Lane, Link, Message, NodeId};
 use weir_types::{GroupId, Wakeup};
 
@@ -46,6 +47,7 @@ const PARTS_MAX: usize = 256;
 /// Mail to one node.
 pub(crate) struct Outgoing {
     node: NodeId,
+    address: String,
     /// Who speaks.
     own: Addressee,
     groups: u16,
@@ -66,6 +68,8 @@ pub(crate) struct Outgoing {
     /// Calls without an answer, and streams that the node tells of.
     expected: Cell<usize>,
     losses: Rc<Losses>,
+    /// Sends it.
+    task: Cell<Option<AbortHandle>>,
 }
 
 /// Something that the node is waited for, until it is dropped.
@@ -92,12 +96,13 @@ impl Outgoing {
         groups: u16,
         losses: Rc<Losses>,
     ) -> Rc<Outgoing> {
-        let link = Link::new(endpoint, node, address, Lane::Mail(own.shard), BytesMut::with_capacity);
+        let link = Link::new(endpoint, node, address.clone(), Lane::Mail(own.shard), BytesMut::with_capacity);
         let (queue, queued_bytes, filled) = Default::default();
         let (session, era, hearer, is_loss_untold, expected) = Default::default();
         let (lost, unsettled, settled) = Default::default();
         Rc::new(Outgoing {
             node,
+            address,
             own,
             groups,
             link,
@@ -113,7 +118,41 @@ impl Outgoing {
             settled,
             expected,
             losses,
+            task: Cell::default(),
         })
+    }
+
+    /// The node.
+    pub(crate) fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// Where it is.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Has a task send it, which ends with it.
+    pub(crate) fn sent_by(&self, task: AbortHandle) {
+        self.task.set(Some(task));
+    }
+
+    /// Nothing more goes there: whatever is waited for from the node is lost.
+    pub(crate) fn close(&self) {
+        self.lose(self.session.get(), Vec::new(), true);
+        if let Some(task) = self.task.take() {
+            task.abort();
+        }
+    }
+
+    /// Mail to the same node somewhere else, in place of this, which was closed.
+    pub(crate) fn moved(&self, endpoint: Endpoint, address: String) -> Rc<Outgoing> {
+        let moved = Outgoing::new(endpoint, (self.node, address), self.own, self.groups, self.losses.clone());
+        moved.session.set(self.session.get());
+        moved.era.set(self.era.get());
+        moved.is_loss_untold.set(self.is_loss_untold.get());
+        moved.lost.replace(self.lost.borrow().clone());
+        moved
     }
 
     /// What is begun now belongs to this era.
@@ -177,7 +216,9 @@ impl Outgoing {
             | Mail::Cancel { .. }
             | Mail::Lost(..)
             | Mail::Led { .. }
+            | Mail::Nodes
             | Mail::Stats(_)
+            | Mail::Order(..)
             | Mail::ColdCheck { .. }
             | Mail::Backup { .. } => unreachable!("this is never said to a shard of another node"),
         });

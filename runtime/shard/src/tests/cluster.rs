@@ -9,8 +9,8 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpListener;
 use weir_cluster::{
-    Acceptor, ClusterId, Connecting, Connection, DiskId, Endpoint, Hello, Identity, Incoming, LinkConfig, Message,
-    Network, NodeId, Security, Stream, Tcp,
+    Acceptor, ClusterId, Connecting, Connection, DiskId, Endpoint, Hello, Identity, Incoming, Known, LinkConfig, List,
+    Message, Network, NodeId, Roster, Security, Stream, Tcp,
 };
 use weir_types::GroupId;
 
@@ -100,10 +100,25 @@ pub(super) fn endpoint(number: u64, breaks: Arc<AtomicU64>) -> Endpoint {
     }
 }
 
-/// A node of three with real links, whose own number is `number` and whose life is `LIFE + number`.
+/// A node of a cluster with real links, whose life is `LIFE` and its number.
 pub(super) struct Member {
     pub(super) shards: Vec<Shard>,
+    pub(super) roster: Roster,
     accepting: tokio::task::JoinHandle<()>,
+}
+
+/// What a node of a cluster is started with.
+pub(super) struct Start {
+    pub(super) number: u64,
+    /// Where it and others are.
+    pub(super) list: List,
+    pub(super) founders: BTreeSet<u64>,
+    pub(super) disks: Vec<Arc<dyn Disk>>,
+    pub(super) config: ShardConfig,
+    pub(super) breaks: Arc<AtomicU64>,
+    /// Another one whenever it is started.
+    pub(super) life: u64,
+    pub(super) cold: Option<Cold>,
 }
 
 impl Member {
@@ -114,22 +129,19 @@ impl Member {
         config: ShardConfig,
         breaks: Arc<AtomicU64>,
     ) -> Member {
-        let endpoint = endpoint(number, breaks);
-        Member::start_on((LIFE + number, disks(), None), endpoint, listener, addresses, config).await
+        let (list, founders) = (list(addresses), addresses.keys().map(|node| node.get()).collect());
+        Member::start_with(
+            Start { number, list, founders, disks: disks(), config, breaks, life: LIFE + number, cold: None },
+            listener,
+        )
+        .await
     }
 
-    /// A member in a life of its own, on these disks and with this cold tier.
-    pub(super) async fn start_on(
-        (life, disks, cold): (u64, Vec<Arc<dyn Disk>>, Option<Cold>),
-        endpoint: Endpoint,
-        listener: TcpListener,
-        addresses: &BTreeMap<NodeId, String>,
-        config: ShardConfig,
-    ) -> Member {
-        let number = endpoint.identity.node.get();
-        let mut addresses = addresses.clone();
-        addresses.remove(&node_id(number));
-        let nodes = Some(Nodes { endpoint: endpoint.clone(), addresses, life });
+    pub(super) async fn start_with(start: Start, listener: TcpListener) -> Member {
+        let Start { number, list, founders, disks, config, breaks, life, cold } = start;
+        let roster = Roster::new(node_id(number), list, |_| {});
+        let endpoint = Endpoint { admission: Arc::new(roster.clone()), ..endpoint(number, breaks) };
+        let nodes = Some(Nodes { endpoint: endpoint.clone(), roster: roster.clone(), founders, life });
         let modules = Host::new(Arc::new(MemoryStore::default()), Arc::new(InProcess), HostConfig::default());
         let seams = Seams {
             clock: Arc::new(TestClock(AtomicU64::new(0))),
@@ -157,7 +169,7 @@ impl Member {
                 takers[usize::from(taker.0)].accept(accepted);
             }
         });
-        Member { shards, accepting }
+        Member { shards, roster, accepting }
     }
 
     /// Ends it as a crash would, but for what is on its disk.
@@ -167,6 +179,12 @@ impl Member {
             shard.shutdown().await;
         }
     }
+}
+
+/// Where nodes are.
+pub(super) fn list(addresses: &BTreeMap<NodeId, String>) -> List {
+    let known = |address: &String| Known { address: address.clone(), ..Known::default() };
+    List { epoch: 0, nodes: addresses.iter().map(|(node, address)| (*node, known(address))).collect() }
 }
 
 /// Three listeners and their addresses.
@@ -359,7 +377,7 @@ fn lane() -> (NodeId, ShardId) {
 /// A call to node 2 that node 1's first shard has begun.
 fn call(core: &Rc<crate::core::Core>) -> crate::calls::Call {
     let outgoing = core.post.node(lane().0).expect("node 2 is known");
-    core.calls.begin_away(None, outgoing, lane().0)
+    core.calls.begin_away(None, &outgoing, lane().0)
 }
 
 fn is_pending(call: &mut crate::calls::Call) -> bool {

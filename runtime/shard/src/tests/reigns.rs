@@ -12,7 +12,7 @@ use weir_cluster::NodeId;
 use weir_cold::SnapshotName;
 
 use super::anchors::recovered;
-use super::cluster::{Member, addresses, create, endpoint, node_id, within};
+use super::cluster::{Member, Start, addresses, create, list, node_id, within};
 use super::*;
 use crate::Producer;
 
@@ -161,9 +161,17 @@ impl Trio {
         let cold = Cold::new(Arc::new(view), 4 << 20, tokio::runtime::Handle::current(), BTreeSet::new());
         let disks = disks.into_iter().map(|disk| Arc::new(disk) as Arc<dyn Disk>).collect();
         let life = self.lives.replace(self.lives.get() + 1);
-        let parts = (life, disks, Some(cold.keeping_snapshots().owned_by(9)));
-        let endpoint = endpoint(seat as u64 + 1, self.breaks.clone());
-        let member = Member::start_on(parts, endpoint, listener, &self.addresses, self.config.clone()).await;
+        let start = Start {
+            number: seat as u64 + 1,
+            list: list(&self.addresses),
+            founders: self.addresses.keys().map(|node| node.get()).collect(),
+            disks,
+            config: self.config.clone(),
+            breaks: self.breaks.clone(),
+            life,
+            cold: Some(cold.keeping_snapshots().owned_by(9)),
+        };
+        let member = Member::start_with(start, listener).await;
         (self.seats[seat].member, self.seats[seat].mood) = (Some(member), mood);
     }
 

@@ -4,14 +4,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
-use weir_cluster::NodeId;
 use weir_raft::Role;
 use weir_types::GroupId;
 
 use crate::core::Core;
 use crate::group::Failure;
-use crate::message::{Lead, Mail};
 use crate::meta::reconcile;
+use crate::nodes::{announce, driver};
 use crate::write::job::LocalGroup;
 
 /// How often a leader is looked at that may have lost the others.
@@ -36,6 +35,10 @@ pub(crate) async fn follow(core: Rc<Core>, group: Rc<LocalGroup>) {
                     group.begin_to_lead(term, core.clock.now_ms());
                     if group.id == GroupId::META && !core.is_alone() {
                         core.spawn(reconcile::lead(core.clone(), term));
+                        core.spawn(driver::lead(core.clone(), term));
+                    }
+                    if !core.is_alone() {
+                        core.spawn(announce::lead(core.clone(), group.clone(), term));
                     }
                 }
                 Role::Following { .. } => {
@@ -45,7 +48,7 @@ pub(crate) async fn follow(core: Rc<Core>, group: Rc<LocalGroup>) {
                 Role::Stopped if core.is_alone() => return,
                 Role::Stopped => core.feeds.lose_group(group.id),
             }
-            core.tell_lead(group.id, role);
+            core.tell_lead(&group);
             if role == Role::Stopped {
                 return;
             }
@@ -65,20 +68,5 @@ pub(crate) async fn follow(core: Rc<Core>, group: Rc<LocalGroup>) {
             }
             _ => group.replica.role_changed().await,
         }
-    }
-}
-
-impl Core {
-    /// Tells all shards where a group is led, as its replica here sees it.
-    fn tell_lead(&self, group: GroupId, role: Role) {
-        let lead = match role {
-            Role::Leading { .. } => Lead::Here,
-            Role::Following { leader } => leader.and_then(NodeId::new).map_or(Lead::Nowhere, Lead::Away),
-            // A node that is alone goes on being the one that knows.
-            Role::Stopped if self.is_alone() => Lead::Here,
-            Role::Stopped => Lead::Nowhere,
-        };
-        self.leaders.set(group, lead);
-        self.post.mail_all(|| Mail::Led { group, lead });
     }
 }

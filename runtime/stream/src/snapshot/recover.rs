@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use weir_types::{GroupId, Lineage};
 
 use crate::group::{Group, recount};
+use crate::meta::nodes::NodeTable;
 use crate::meta::{BucketState, MetaBucket};
 use crate::stream::Stream;
 
@@ -131,4 +132,6 @@ pub fn join_buckets(groups: &mut BTreeMap<GroupId, Group>, count: u16) {
         (bucket.epoch, bucket.state) = (changes, BucketState::Active);
     }
     (meta.groups, meta.changes, meta.buckets) = (Some(count), changes, known);
+    // Those of the cluster that is lost.
+    meta.nodes = NodeTable::default();
 }

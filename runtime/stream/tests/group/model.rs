@@ -260,7 +260,7 @@ impl Answer {
             Reply::Trimmed(s) => Answer::Trimmed { base: s.earliest.position, tail: s.next.position },
             Reply::Flushed { parts } => Answer::Flushed(*parts),
             Reply::Bucket { streams } => Answer::Bucket(*streams),
-            Reply::MetaBucket { .. } => panic!("no meta commands here"),
+            Reply::Node { .. } | Reply::MetaBucket { .. } => panic!("no meta commands here"),
             Reply::Pinned(_) | Reply::ForkDecided { .. } => unreachable!("the model has no forks"),
             Reply::Module { .. } | Reply::Binding { .. } => unreachable!("the model has no modules"),
             Reply::Subscription { .. } => unreachable!("the model has no subscriptions"),

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use weir_stream::subscription::EncodedWatches;
 use weir_stream::{
     Binding, BucketStep, BucketTold, Command, EncodedBindings, EncodedFork, Expiry, Fork, ForkPoint, Group, NewFork,
-    Pattern, ProducerRef, Records, Reply, Retention, Split, Thaw, Upload,
+    NodeStep, Pattern, ProducerRef, Records, Reply, Retention, Split, Thaw, Upload,
 };
 use weir_types::{Digest, Incarnation, Role, StreamKey};
 
@@ -183,6 +183,19 @@ fn all_of_a_group_comes_back() {
     let orders = key("orders/1");
     let bindings = |group: &Group| group.bindings(&orders, Role::Summary).cloned().collect::<Vec<_>>();
     assert_eq!((bindings(&other).len(), bindings(&other)), (1, bindings(&world.group)));
+}
+
+#[test]
+fn the_nodes_of_a_cluster_are_in_its_snapshots() {
+    let mut world = populated();
+    let steps = [NodeStep::Add { address: "a:1" }, NodeStep::Met { disk: 1 << 100 }, NodeStep::Drain];
+    for (node, step) in [(1, steps[0]), (7, steps[0]), (7, steps[1]), (7, steps[2]), (1, steps[0])] {
+        let outcome = world.apply(10, &Command::MetaNode { node, step });
+        assert_eq!(outcome.reply, Reply::Node { refused: None });
+    }
+    let other = thawed(&frozen(&mut world.group));
+    assert_eq!(other.meta().nodes(), world.group.meta().nodes());
+    assert_eq!((other.meta().nodes().epoch, other.meta().nodes().nodes.len()), (4, 2));
 }
 
 /// [`populated`], as it was written before there were forks.

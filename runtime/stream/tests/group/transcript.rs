@@ -355,6 +355,7 @@ fn render(reply: &Reply) -> String {
             format!("subscription generation={generation} existed={existed}")
         }
         Reply::ForkDecided { is_there } => format!("decided there={is_there}"),
+        Reply::Node { refused } => format!("node refused={refused:?}"),
         Reply::Refused(refusal) => refused(refusal),
     }
 }

@@ -6,7 +6,8 @@ use proptest::prelude::*;
 use weir_hooks::PublicKey;
 use weir_stream::subscription::{Delivery, Link, Subscription, SubscriptionConfig, Turn, Wake};
 use weir_stream::{
-    Ancestor, Appended, Binding, BucketView, Expiry, Facts, Pattern, ProducerState, Refusal, Retention, Revision,
+    Ancestor, Appended, Binding, BucketView, Expiry, Facts, NodeEntry, NodeState, NodeTable, Pattern, ProducerState,
+    Refusal, Retention, Revision,
 };
 use weir_types::{BucketName, Digest, Lineage, ModuleName, Offset, ReadFrom, Role, ShardId, StreamKey};
 use weir_wasm::GuestBatch;
@@ -18,6 +19,9 @@ use crate::message::answer::{
 use crate::message::body::Body;
 use crate::message::error::ShardError;
 use crate::message::limit::Limit;
+use crate::message::members::{
+    Announcement, Following, GroupStanding, MembersAnswer, MembersRequest, NodeChange, NodesView,
+};
 use crate::message::request::{
     AppendRequest, BindingRequest, BucketNews, CreateCondition, CreateRequest, ForkRequest, IfMatch, InheritedRequest,
     ListCursor, ListQuery, PinRequest, Producer, SummaryQuery, TrimRequest,
@@ -83,6 +87,17 @@ fn view() -> BucketView {
 
 fn inherited() -> InheritedRequest {
     InheritedRequest { key: key(), incarnation: Incarnation(7), range: 4..9, bytes_max: 1 << 20 }
+}
+
+fn standing() -> GroupStanding {
+    let (voters, learners) = (vec![[1, 2, 3].into(), [1, 2, 4].into()], [4].into());
+    let others = vec![Following { node: 2, lag_entries: 1, lag_bytes: 2, heard_ms: Some(3) }];
+    GroupStanding { group: 2, leader: 1, term: 9, last_index: 77, voters, learners, others }
+}
+
+fn node_table() -> NodeTable {
+    let entry = NodeEntry { address: "a:1".into(), disk: 1 << 127, state: NodeState::Leaving };
+    NodeTable { epoch: 3, nodes: [(4, entry)].into() }
 }
 
 /// Every request.
@@ -187,6 +202,20 @@ fn requests() -> Vec<Request> {
         ),
         Request::BindingDelete { bucket: bucket(), name: name() },
         Request::Bindings(bucket()),
+        Request::Members(MembersRequest::Standing(GroupId(2))),
+        Request::Members(MembersRequest::Transfer { group: GroupId(2), node: 3 }),
+        Request::Members(MembersRequest::AddLearner { group: GroupId(2), node: 3 }),
+        Request::Members(MembersRequest::RemoveLearner { group: GroupId(2), node: 3 }),
+        Request::Members(MembersRequest::ChangeVoters { group: GroupId(2), voters: [1, 3].into() }),
+        Request::Members(MembersRequest::Nodes),
+        Request::Members(MembersRequest::Change { node: 4, change: NodeChange::Add { address: "a:1".into() } }),
+        Request::Members(MembersRequest::Change { node: 4, change: NodeChange::Remove }),
+        Request::Members(MembersRequest::Hear(Box::new(Announcement {
+            group: GroupId(0),
+            leader: 1,
+            term: 9,
+            nodes: Some(node_table()),
+        }))),
         Request::Summary {
             key: key(),
             query: Box::new(SummaryQuery { binding: name(), path: "/".into(), params: vec![("a".into(), "b".into())] }),
@@ -324,6 +353,14 @@ fn answers() -> Vec<Answer> {
             streams: vec![linked()],
             lease_ms: 1000,
         })))),
+        Answer::Members(MembersAnswer::Standing(Box::new(standing()))),
+        Answer::Members(MembersAnswer::Refused("no".into())),
+        Answer::Members(MembersAnswer::Nodes(Box::new(NodesView {
+            table: node_table(),
+            heard_ms: vec![(1, 0)],
+            waits: vec!["for it".into()],
+            is_settled: true,
+        }))),
         Answer::Done,
     ]
 }
@@ -451,6 +488,8 @@ fn what_this_node_would_not_send_is_not_taken() {
         request(Request::Append(key(), append)),
         request(Request::Append(key(), AppendRequest::default())),
         request(Request::BucketDelete("No Bucket".into())),
+        request(Request::Members(MembersRequest::AddLearner { group: GroupId(0), node: 0 })),
+        request(Request::Members(MembersRequest::ChangeVoters { group: GroupId(0), voters: [].into() })),
         advance_of(5, 4, &[]),
         advance_of(4, 9, &[b"xyz"]),
         advance_of(4, 4, &[b""]),

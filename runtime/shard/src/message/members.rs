@@ -1,0 +1,267 @@
+//! What nodes ask each other about the members of groups, and what an operator asks of the cluster.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use weir_stream::{ADDRESS_BYTES_MAX, NODES_MAX, NodeState, NodeTable};
+use weir_types::GroupId;
+
+/// What a group's leader is asked about its members.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum MembersRequest {
+    /// How the group stands.
+    Standing(GroupId),
+    /// Hand leadership over to a node.
+    Transfer { group: GroupId, node: u64 },
+    /// Take a node into the group, which votes on nothing.
+    AddLearner { group: GroupId, node: u64 },
+    /// Give such a node up.
+    RemoveLearner { group: GroupId, node: u64 },
+    /// Have these nodes vote, and give up the other voters.
+    ChangeVoters { group: GroupId, voters: BTreeSet<u64> },
+    /// To group 0: what is known of the nodes.
+    Nodes,
+    /// To group 0: something is wanted of a node.
+    Change { node: u64, change: NodeChange },
+    /// To the other nodes: a group is led here.
+    Hear(Box<Announcement>),
+}
+
+/// What a group's leader tells the other nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Announcement {
+    pub(crate) group: GroupId,
+    /// The node that leads it, and since which term.
+    pub(crate) leader: u64,
+    pub(crate) term: u64,
+    /// Of group 0: the nodes.
+    pub(crate) nodes: Option<NodeTable>,
+}
+
+/// What an operator wants of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeChange {
+    /// Take it in, or find it somewhere else.
+    Add {
+        /// Where it is, as `host:port`.
+        address: Box<str>,
+    },
+    /// It is to lead nothing, and to have as little as can be.
+    Drain,
+    /// It is to have its part again.
+    Undrain,
+    /// It is to go for ever.
+    Remove,
+}
+
+impl MembersRequest {
+    /// The group that carries it out.
+    pub(crate) fn group(&self) -> GroupId {
+        match self {
+            MembersRequest::Standing(group)
+            | MembersRequest::Transfer { group, .. }
+            | MembersRequest::AddLearner { group, .. }
+            | MembersRequest::RemoveLearner { group, .. }
+            | MembersRequest::ChangeVoters { group, .. } => *group,
+            MembersRequest::Nodes | MembersRequest::Change { .. } => GroupId::META,
+            MembersRequest::Hear(announcement) => announcement.group,
+        }
+    }
+
+    /// Whether it changes nothing.
+    pub(crate) fn is_read(&self) -> bool {
+        match self {
+            MembersRequest::Standing(_) | MembersRequest::Nodes | MembersRequest::Hear(_) => true,
+            MembersRequest::Transfer { .. }
+            | MembersRequest::AddLearner { .. }
+            | MembersRequest::RemoveLearner { .. }
+            | MembersRequest::ChangeVoters { .. }
+            | MembersRequest::Change { .. } => false,
+        }
+    }
+
+    /// Whether an answer is one to this request.
+    pub(crate) fn is_answered_by(&self, answer: &MembersAnswer) -> bool {
+        match (self, answer) {
+            (MembersRequest::Standing(group), MembersAnswer::Standing(standing)) => standing.group == group.0,
+            (MembersRequest::Standing(_), _) => false,
+            (MembersRequest::Nodes, answer) => matches!(answer, MembersAnswer::Nodes(_)),
+            (_, answer) => matches!(answer, MembersAnswer::Done | MembersAnswer::Refused(_)),
+        }
+    }
+
+    /// Whether this node would ask it: nodes have numbers from 1 on.
+    pub(crate) fn is_sound(&self) -> bool {
+        match self {
+            MembersRequest::Standing(_) | MembersRequest::Nodes => true,
+            MembersRequest::Transfer { node, .. }
+            | MembersRequest::AddLearner { node, .. }
+            | MembersRequest::RemoveLearner { node, .. } => *node != 0,
+            MembersRequest::ChangeVoters { voters, .. } => !voters.is_empty() && !voters.contains(&0),
+            MembersRequest::Change { node, change } => {
+                let is_address = |address: &str| address.len() <= ADDRESS_BYTES_MAX;
+                *node != 0 && !matches!(change, NodeChange::Add { address } if !is_address(address))
+            }
+            MembersRequest::Hear(announcement) => {
+                let Announcement { leader, nodes, .. } = &**announcement;
+                let is_table = |table: &NodeTable| table.nodes.len() <= NODES_MAX && !table.nodes.contains_key(&0);
+                *leader != 0 && nodes.as_ref().is_none_or(is_table)
+            }
+        }
+    }
+}
+
+/// What that is answered with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum MembersAnswer {
+    Standing(Box<GroupStanding>),
+    Nodes(Box<NodesView>),
+    Done,
+    /// Nothing was changed, for this reason.
+    Refused(Box<str>),
+}
+
+/// What the leader of group 0 knows of the nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NodesView {
+    pub(crate) table: NodeTable,
+    /// How long ago each node was heard, in milliseconds; without those that were not.
+    pub(crate) heard_ms: Vec<(u64, u64)>,
+    /// What cannot be done now, in sentences.
+    pub(crate) waits: Vec<Box<str>>,
+    /// Whether every group has the voters that it should have, and nobody else.
+    pub(crate) is_settled: bool,
+}
+
+/// How a group stands, as its leader sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupStanding {
+    /// Which group.
+    pub group: u16,
+    /// The node that leads it.
+    pub leader: u64,
+    /// The leader's term.
+    pub term: u64,
+    /// Index of the last entry in the leader's log.
+    pub last_index: u64,
+    /// The nodes that vote: one set or, while they change, those of before and those that are to be.
+    pub voters: Vec<BTreeSet<u64>>,
+    /// The nodes that follow and vote on nothing.
+    pub learners: BTreeSet<u64>,
+    /// How far the others are, in the order of their numbers.
+    pub others: Vec<Following>,
+}
+
+impl GroupStanding {
+    /// All nodes that vote, now or when a change has ended.
+    pub fn all_voters(&self) -> BTreeSet<u64> {
+        self.voters.iter().flatten().copied().collect()
+    }
+
+    /// How far another node is.
+    pub fn other(&self, node: u64) -> Option<&Following> {
+        self.others.iter().find(|other| other.node == node)
+    }
+}
+
+/// How far a node follows, as the leader knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Following {
+    /// Which node.
+    pub node: u64,
+    /// Entries that it lacks.
+    pub lag_entries: u64,
+    /// Their bytes, about.
+    pub lag_bytes: u64,
+    /// How long ago it has said something, in milliseconds; none if it has said nothing to this leader.
+    pub heard_ms: Option<u64>,
+}
+
+/// A node, as the cluster sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its number.
+    pub node: u64,
+    /// Where other nodes reach it; empty where the node that was asked does not know its own.
+    pub address: Box<str>,
+    /// What is wanted of it.
+    pub state: NodeState,
+    /// What it keeps its logs on, once it was met: 32 hexadecimal digits.
+    pub disk: Option<Box<str>>,
+    /// How long ago a leader has heard of it, in milliseconds; none where none has.
+    pub heard_ms: Option<u64>,
+}
+
+/// A group as it could be asked: its leader's answer, or why there is none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum GroupStatus {
+    /// It has a leader, which says this.
+    Led(Box<GroupStanding>),
+    /// It has none that answers.
+    Leaderless {
+        /// Which group.
+        group: u16,
+        /// Why.
+        reason: Box<str>,
+    },
+}
+
+impl GroupStatus {
+    /// What its leader says, if it has one.
+    pub fn standing(&self) -> Option<&GroupStanding> {
+        match self {
+            GroupStatus::Led(standing) => Some(standing),
+            GroupStatus::Leaderless { .. } => None,
+        }
+    }
+}
+
+/// The cluster, as one of its nodes finds it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// The node that was asked.
+    pub asked: u64,
+    /// The nodes, by number.
+    pub nodes: Vec<NodeStatus>,
+    /// The groups, by number.
+    pub groups: Vec<GroupStatus>,
+    /// What cannot be done now that is wanted, and why, in sentences.
+    pub waits: Vec<Box<str>>,
+    /// Whether every group has the voters that it should have, and nobody else; none where nobody knows.
+    pub is_settled: Option<bool>,
+}
+
+/// What an operator asks a node of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "order", rename_all = "snake_case")]
+pub enum ClusterOrder {
+    /// How is it?
+    Status,
+    /// Have another node lead a group.
+    Transfer {
+        /// The group.
+        group: u16,
+        /// The node, which votes in it.
+        node: u64,
+    },
+    /// Something is wanted of a node.
+    Change {
+        /// Which.
+        node: u64,
+        /// What.
+        change: NodeChange,
+    },
+}
+
+/// What that is answered with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ClusterReport {
+    /// How it is.
+    Status(Box<ClusterStatus>),
+    /// It is done, or will be.
+    Done(Box<str>),
+    /// It is not done, for this reason.
+    Refused(Box<str>),
+}

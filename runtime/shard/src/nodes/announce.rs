@@ -1,0 +1,173 @@
+//! A group's leader tells other nodes that it leads: those that do not belong to the group would not hear of it. And the leader of
+//! group 0 tells all nodes who there is. So everybody finds every leader, and hears of nodes that come and go, within a second.
+//!
+//! Who answers is there: how long ago that was is what is known of nodes that belong to no group.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, timeout};
+use weir_cluster::{DiskId, Known, List, NodeId};
+use weir_raft::Role;
+use weir_stream::{NodeState, NodeTable};
+use weir_types::GroupId;
+
+use crate::core::Core;
+use crate::message::{Addressee, Announcement, Answer, Lead, Mail, MembersAnswer, MembersRequest, Request, Response};
+use crate::nodes::outgoing::Outgoing;
+use crate::seams::Nodes;
+use crate::write::job::LocalGroup;
+
+/// How often it is said, and how long an answer may take.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Tells the others, for as long as this node leads the group in this term.
+pub(crate) async fn lead(core: Rc<Core>, group: Rc<LocalGroup>, term: u64) {
+    while group.replica.role() == (Role::Leading { term }) {
+        let nodes = (group.id == GroupId::META).then(|| core.meta().nodes().clone());
+        let members: BTreeSet<u64> = match (&nodes, group.replica.view()) {
+            // Members hear it of the group itself.
+            (None, Some(view)) => view.voters.into_iter().flatten().chain(view.learners).collect(),
+            _ => BTreeSet::new(),
+        };
+        let others = core.post.nodes().into_iter().map(|outgoing| outgoing.node());
+        let telling = others.filter(|node| !members.contains(&node.get())).map(|node| {
+            let leader = core.config.node_id;
+            core.tell(node, Announcement { group: group.id, leader, term, nodes: nodes.clone() })
+        });
+        let _ = tokio::join!(join_all(telling), timeout(EVERY, core.nodes_changed.notified()));
+    }
+}
+
+impl Core {
+    /// Tells a node, and notes it when that has answered; says whether it has.
+    pub(crate) async fn tell(self: &Rc<Self>, node: NodeId, announcement: Announcement) -> bool {
+        let Some(outgoing) = self.post.node(node) else { return false };
+        let group = announcement.group;
+        let call = self.calls.begin_away(None, &outgoing, node);
+        outgoing.ask(call.id(), Request::Members(MembersRequest::Hear(Box::new(announcement))));
+        let has_answered = matches!(timeout(EVERY, call).await, Ok(Ok(Answer::Members(MembersAnswer::Done))));
+        if has_answered && group == GroupId::META {
+            self.contacts.borrow_mut().insert(node, Instant::now());
+        }
+        has_answered
+    }
+
+    /// Hears who leads a group, and of group 0 who there is.
+    pub(crate) fn hear(self: &Rc<Self>, announcement: Announcement) -> Response {
+        let Announcement { group, leader, term, nodes } = announcement;
+        if let Some(table) = nodes {
+            self.take_nodes(&table);
+        }
+        if let Some(leader) = NodeId::new(leader)
+            && leader.get() != self.config.node_id
+            && self.leaders.hear(group, term, leader)
+        {
+            self.tell_lead(&self.group(group));
+        }
+        Ok(Answer::Members(MembersAnswer::Done))
+    }
+
+    /// Takes over who belongs to the cluster, as group 0 has it.
+    pub(crate) fn take_nodes(self: &Rc<Self>, table: &NodeTable) {
+        let Some(nodes) = &self.nodes else { return };
+        // Before there are any, everybody knows those that it was told at its start.
+        if table.epoch > 0 && nodes.roster.update(list_of(table)) {
+            self.meet_nodes();
+            self.post.mail_all(|| Mail::Nodes);
+        }
+    }
+
+    /// Looks again who belongs to the cluster: links and mail to nodes that are gone or somewhere else end, and those that have come
+    /// are met.
+    pub(crate) fn meet_nodes(self: &Rc<Self>) {
+        let Some(nodes) = &self.nodes else { return };
+        let addresses = nodes.roster.addresses();
+        if let Some(links) = &self.links {
+            links.set_addresses(addresses.clone());
+        }
+        for outgoing in self.post.nodes() {
+            let node = outgoing.node();
+            match addresses.get(&node) {
+                Some(address) if address == outgoing.address() => {}
+                Some(address) => {
+                    outgoing.close();
+                    self.write_to(outgoing.moved(nodes.endpoint.clone(), address.clone()));
+                }
+                None => {
+                    outgoing.close();
+                    self.post.remove_node(node);
+                }
+            }
+        }
+        for (node, address) in addresses {
+            if self.post.node(node).is_none() {
+                self.write_to(self.outgoing(nodes, node, address));
+            }
+        }
+        let is_gone = |node: NodeId| nodes.roster.is_removed(node);
+        self.incoming.borrow_mut().retain(|(node, _), task| {
+            if is_gone(*node) {
+                task.abort();
+            }
+            !is_gone(*node)
+        });
+        let gone: Vec<_> = self.lanes.borrow().keys().copied().filter(|(node, _)| is_gone(*node)).collect();
+        gone.into_iter().for_each(|lane| self.close_lane(lane));
+        self.contacts.borrow_mut().retain(|node, _| !is_gone(*node));
+        self.nodes_changed.notify_waiters();
+    }
+
+    /// Ends all connections to and from other nodes.
+    pub(crate) fn leave_nodes(&self) {
+        self.post.nodes().iter().for_each(|outgoing| outgoing.close());
+        self.incoming.borrow_mut().drain().for_each(|(_, task)| task.abort());
+        let lanes: Vec<_> = self.lanes.borrow().keys().copied().collect();
+        lanes.into_iter().for_each(|lane| self.close_lane(lane));
+    }
+
+    /// Mail to a node that is new to this shard.
+    fn outgoing(&self, nodes: &Nodes, node: NodeId, address: String) -> Rc<Outgoing> {
+        let own = Addressee { shard: self.id, life: nodes.life };
+        Outgoing::new(nodes.endpoint.clone(), (node, address), own, self.topology.groups, self.losses.clone())
+    }
+
+    /// Has mail go that way from now on.
+    fn write_to(&self, outgoing: Rc<Outgoing>) {
+        let task = self.spawn_request(outgoing.clone().run());
+        outgoing.sent_by(task);
+        self.post.set_node(outgoing);
+    }
+
+    /// Tells all shards where a group of this shard is led, as its replica sees it, or as others say who know more.
+    pub(crate) fn tell_lead(&self, group: &LocalGroup) {
+        let (role, term) = (group.replica.role(), group.replica.standing().term);
+        let lead = match role {
+            Role::Leading { .. } => Lead::Here,
+            Role::Following { leader } => {
+                let own = leader.and_then(NodeId::new).map_or(Lead::Nowhere, Lead::Away);
+                match self.leaders.heard(group.id) {
+                    Some((heard, node)) if heard > term || (heard == term && own == Lead::Nowhere) => Lead::Away(node),
+                    _ => own,
+                }
+            }
+            // A node that is alone goes on being the one that knows.
+            Role::Stopped if self.is_alone() => Lead::Here,
+            Role::Stopped => Lead::Nowhere,
+        };
+        self.leaders.set(group.id, lead);
+        self.post.mail_all(|| Mail::Led { group: group.id, lead });
+    }
+}
+
+/// The nodes as those who meet them know them.
+fn list_of(table: &NodeTable) -> List {
+    let nodes = table.nodes.iter().filter_map(|(node, entry)| {
+        let disk = (entry.disk != 0).then_some(DiskId(entry.disk));
+        let is_removed = entry.state == NodeState::Removed;
+        Some((NodeId::new(*node)?, Known { address: entry.address.to_string(), disk, is_removed }))
+    });
+    List { epoch: table.epoch, nodes: nodes.collect() }
+}

@@ -1,0 +1,176 @@
+//! The driver: brings the groups to the voters that they should have ([`crate::nodes::plan`]), where group 0 is led.
+//!
+//! It looks, has one step taken, and looks again. What it knows is in group 0's table and in the groups' memberships; what it keeps
+//! for itself is only since when leaders are uneven, and that may be forgotten.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, timeout};
+use weir_cluster::NodeId;
+use weir_raft::Role;
+use weir_stream::{Command, NodeState, NodeStep, NodeTable, Reply};
+use weir_types::GroupId;
+
+use crate::core::{Core, Found};
+use crate::message::{Announcement, GroupStanding, MembersAnswer, MembersRequest, ShardError};
+use crate::nodes::plan::{Look, Step, balance, plan};
+
+/// How often it looks while something is under way, and while nothing is.
+const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+/// How long ago a node may have been heard to be there: twice as long as between two announcements, and an answer's time.
+const HEARD_WITHIN: Duration = Duration::from_secs(4);
+/// How long leaders may be uneven before one is moved: after a restart, or while nodes are rolled, they are for a while.
+const UNEVEN_FOR: Duration = Duration::from_secs(30);
+/// How often a node that is removed is told so, if it does not answer.
+const TOLD_MAX: usize = 5;
+/// How long it rests after it has moved one.
+const RESTS_FOR: Duration = Duration::from_secs(10);
+
+/// Drives the cluster for as long as this node leads group 0 in this term.
+pub(crate) async fn lead(core: Rc<Core>, term: u64) {
+    let is_leading = || core.group(GroupId::META).replica.role() == Role::Leading { term };
+    let (mut uneven_since, mut rests_until) = (None, Instant::now());
+    while is_leading() {
+        let pause = match core.drive(&mut uneven_since, &mut rests_until).await {
+            Ok(true) => LOOK_EVERY.0,
+            Ok(false) => LOOK_EVERY.1,
+            Err(error) => {
+                tracing::warn!(%error, "the cluster's nodes cannot be looked after now");
+                LOOK_EVERY.1
+            }
+        };
+        let _ = timeout(pause, core.nodes_changed.notified()).await;
+    }
+    core.found.take();
+}
+
+impl Core {
+    /// Looks once, and takes a step if there is one. Says whether something is under way.
+    async fn drive(
+        self: &Rc<Self>,
+        uneven_since: &mut Option<Instant>,
+        rests_until: &mut Instant,
+    ) -> Result<bool, ShardError> {
+        self.enter_founders().await?;
+        self.note_disks().await?;
+        let table = self.meta().nodes().clone();
+        self.take_nodes(&table);
+        let groups = join_all(self.topology.groups().map(|group| self.ask_standing(group))).await;
+        let heard = self.heard_nodes();
+        let look = Look { nodes: &table.nodes, heard: &heard, groups: &groups };
+        let plan = plan(&look);
+        let found = Found { waits: plan.waits, is_settled: plan.is_settled };
+        *self.found.borrow_mut() = Some((table.epoch, found));
+        match plan.step {
+            Some(Step::Gone(node)) => self.dismiss(node).await?,
+            Some(Step::Ask(request)) => return Ok(self.take_step(request).await),
+            None if plan.is_settled => {
+                let Some(request) = balance(&look) else {
+                    *uneven_since = None;
+                    return Ok(false);
+                };
+                let since = *uneven_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= UNEVEN_FOR && Instant::now() >= *rests_until {
+                    *rests_until = Instant::now() + RESTS_FOR;
+                    self.take_step(request).await;
+                }
+                return Ok(false);
+            }
+            // What a learner lacks may come soon.
+            None => return Ok(groups.iter().flatten().any(|standing| !standing.learners.is_empty())),
+        }
+        Ok(true)
+    }
+
+    /// Has a group's leader take a step; says whether it has.
+    async fn take_step(self: &Rc<Self>, request: MembersRequest) -> bool {
+        tracing::info!(group = request.group().0, step = ?request, "the members of a group change");
+        match self.ask_members(request).await {
+            Ok(MembersAnswer::Refused(reason)) => tracing::warn!(%reason, "a group's members do not change yet"),
+            Ok(_) => return true,
+            // The next look says what has become of it.
+            Err(error) => tracing::warn!(%error, "it is not known whether a group's members have changed"),
+        }
+        false
+    }
+
+    async fn ask_standing(self: &Rc<Self>, group: GroupId) -> Option<GroupStanding> {
+        match self.ask_members(MembersRequest::Standing(group)).await {
+            Ok(MembersAnswer::Standing(standing)) => Some(*standing),
+            _ => None,
+        }
+    }
+
+    /// The nodes that have answered lately.
+    fn heard_nodes(&self) -> BTreeSet<u64> {
+        let contacts = self.contacts.borrow();
+        let lately = contacts.iter().filter(|(_, at)| at.elapsed() < HEARD_WITHIN);
+        lately.map(|(node, _)| node.get()).chain([self.config.node_id]).collect()
+    }
+
+    /// Notes those who have formed the cluster, if nobody is noted.
+    async fn enter_founders(self: &Rc<Self>) -> Result<(), ShardError> {
+        let Some(nodes) = &self.nodes else { return Ok(()) };
+        if self.meta().nodes().epoch > 0 {
+            return Ok(());
+        }
+        let known = nodes.roster.current().nodes;
+        let Some(view) = self.group(GroupId::META).replica.view() else { return Err(ShardError::Unavailable) };
+        for node in view.voters.into_iter().flatten().chain(view.learners).collect::<BTreeSet<u64>>() {
+            let address = NodeId::new(node).and_then(|node| known.get(&node)).map(|known| known.address.clone());
+            self.node_step(node, NodeStep::Add { address: &address.unwrap_or_default() }).await?;
+        }
+        Ok(())
+    }
+
+    /// Notes the disks of those who were met first by this node.
+    async fn note_disks(self: &Rc<Self>) -> Result<(), ShardError> {
+        let Some(nodes) = &self.nodes else { return Ok(()) };
+        let own = (self.config.node_id, nodes.endpoint.identity.disk);
+        let known = nodes.roster.current().nodes;
+        let met = known.into_iter().filter_map(|(node, known)| Some((node.get(), known.disk?)));
+        for (node, disk) in met.chain([own]) {
+            let is_unknown = self
+                .meta()
+                .nodes()
+                .nodes
+                .get(&node)
+                .is_some_and(|entry| entry.disk == 0 && entry.state != NodeState::Removed);
+            if is_unknown && disk.0 != 0 {
+                self.node_step(node, NodeStep::Met { disk: disk.0 }).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a node's step in group 0; a refusal is an answer.
+    pub(crate) async fn node_step(&self, node: u64, step: NodeStep<'_>) -> Result<Option<Box<str>>, ShardError> {
+        match self.group(GroupId::META).command(&Command::MetaNode { node, step }).await? {
+            Reply::Node { refused } => Ok(refused.map(|refusal| format!("node {node}: {refusal}").into())),
+            other => unreachable!("a node's step is not answered with {other:?}"),
+        }
+    }
+
+    /// Removes a node that no group has any more. It is told while it is still listened to.
+    async fn dismiss(self: &Rc<Self>, node: u64) -> Result<(), ShardError> {
+        self.node_step(node, NodeStep::Gone).await?;
+        tracing::info!(node, "the node is removed: no group has it any more");
+        let table: NodeTable = self.meta().nodes().clone();
+        let leader = self.config.node_id;
+        let (is_there, term) = (self.heard_nodes().contains(&node), self.group(GroupId::META).replica.standing().term);
+        if let Some(node) = NodeId::new(node).filter(|_| is_there) {
+            for _ in 0..TOLD_MAX {
+                let news = Announcement { group: GroupId::META, leader, term, nodes: Some(table.clone()) };
+                if self.tell(node, news).await {
+                    break;
+                }
+                tokio::time::sleep(LOOK_EVERY.0).await;
+            }
+        }
+        self.take_nodes(&table);
+        Ok(())
+    }
+}

@@ -1,0 +1,135 @@
+//! What a group's leader is asked about the group's members, and group 0's about the nodes.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+use weir_raft::{MemberError, Other, View};
+use weir_stream::NodeStep;
+
+use crate::core::{Core, Found};
+use crate::message::{
+    Answer, Following, GroupStanding, MembersAnswer, MembersRequest, NodeChange, NodesView, Response, ShardError,
+};
+use crate::write::job::LocalGroup;
+
+/// How long a change of members may take. One that is not committed by then may be later.
+const CHANGED_WITHIN: Duration = Duration::from_secs(10);
+
+impl Core {
+    /// Carries out what a group's leader is asked; another replica of the group says that it does not lead.
+    pub(crate) async fn members(self: &Rc<Self>, request: MembersRequest) -> Response {
+        let group = self.group(request.group());
+        if let MembersRequest::Hear(announcement) = request {
+            return self.hear(*announcement);
+        }
+        // What it says of others is only true while it leads.
+        let standing = self.standing(&group).ok_or(ShardError::Unavailable)?;
+        let replica = &group.replica;
+        let answer = match request {
+            MembersRequest::Standing(_) => MembersAnswer::Standing(Box::new(standing)),
+            MembersRequest::Transfer { node, .. } => self.transfer(&group, &standing, node).await,
+            MembersRequest::AddLearner { node, .. } => changed(replica.add_learner(node)).await?,
+            MembersRequest::RemoveLearner { node, .. } => changed(replica.remove_learner(node)).await?,
+            MembersRequest::ChangeVoters { voters, .. } => changed(replica.change_voters(voters)).await?,
+            MembersRequest::Nodes => MembersAnswer::Nodes(Box::new(self.nodes_view(&standing))),
+            MembersRequest::Change { node, change } => self.change_node(node, &change).await?,
+            MembersRequest::Hear(_) => unreachable!("heard above"),
+        };
+        Ok(Answer::Members(answer))
+    }
+
+    /// How a group of this shard stands, if this node leads it.
+    fn standing(&self, group: &LocalGroup) -> Option<GroupStanding> {
+        let View { term, last_index, voters, learners, others } = group.replica.view()?;
+        let following = |(node, Other { lag_entries, lag_bytes, heard }): (u64, Other)| Following {
+            node,
+            lag_entries,
+            lag_bytes,
+            heard_ms: heard.map(|heard| heard.as_millis() as u64),
+        };
+        let others = others.into_iter().map(following).collect();
+        let leader = self.config.node_id;
+        Some(GroupStanding { group: group.id.0, leader, term, last_index, voters, learners, others })
+    }
+
+    async fn transfer(&self, group: &LocalGroup, standing: &GroupStanding, node: u64) -> MembersAnswer {
+        let number = group.id.0;
+        if node == standing.leader {
+            return MembersAnswer::Done;
+        }
+        if !standing.all_voters().contains(&node) {
+            return MembersAnswer::Refused(format!("node {node} does not vote in group {number}").into());
+        }
+        match group.replica.transfer(node).await {
+            Ok(()) => MembersAnswer::Done,
+            Err(_) => {
+                let lag = standing.other(node).map_or(0, |other| other.lag_entries);
+                let reason = format!(
+                    "node {node} cannot lead group {number} now: it has not answered lately, or lacks entries ({lag} when it was asked)"
+                );
+                MembersAnswer::Refused(reason.into())
+            }
+        }
+    }
+
+    fn nodes_view(&self, standing: &GroupStanding) -> NodesView {
+        let contacts = self.contacts.borrow();
+        let answered = contacts.iter().map(|(node, at)| (node.get(), at.elapsed().as_millis() as u64));
+        let heard = standing.others.iter().filter_map(|other| Some((other.node, other.heard_ms?)));
+        let heard_ms = answered.chain(heard).chain([(self.config.node_id, 0)]).collect();
+        let table = self.meta().nodes().clone();
+        // What was found before the last change says nothing of it.
+        let found =
+            self.found.borrow().as_ref().filter(|(epoch, _)| *epoch == table.epoch).map(|(_, found)| found.clone());
+        let Found { waits, is_settled } = found.unwrap_or_default();
+        NodesView { table, heard_ms, waits, is_settled }
+    }
+
+    /// Notes in group 0 what is wanted of a node; the driver sees to it.
+    async fn change_node(self: &Rc<Self>, node: u64, change: &NodeChange) -> Result<MembersAnswer, ShardError> {
+        if self.is_alone() {
+            let reason = "this node is alone: start it with --cluster-id, and it is the first node of a cluster";
+            return Ok(MembersAnswer::Refused(reason.into()));
+        }
+        if self.meta().nodes().epoch == 0 {
+            return Ok(MembersAnswer::Refused("the cluster is being formed: try again in a moment".into()));
+        }
+        let step = match change {
+            NodeChange::Add { address } => {
+                if let Some(reason) = self.is_taken(node, address) {
+                    return Ok(MembersAnswer::Refused(reason));
+                }
+                NodeStep::Add { address }
+            }
+            NodeChange::Drain => NodeStep::Drain,
+            NodeChange::Undrain => NodeStep::Undrain,
+            NodeChange::Remove => NodeStep::Remove,
+        };
+        let refused = self.node_step(node, step).await?;
+        let table = self.meta().nodes().clone();
+        self.take_nodes(&table);
+        Ok(refused.map_or(MembersAnswer::Done, MembersAnswer::Refused))
+    }
+
+    /// Why a node cannot be at an address, if it cannot.
+    fn is_taken(&self, node: u64, address: &str) -> Option<Box<str>> {
+        let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
+        if !matches!(port, Some(Ok(1..))) {
+            return Some(format!("{address:?} is no address of a node: it is written as host:port").into());
+        }
+        let meta = self.meta();
+        let other = meta.nodes().present().find(|(other, entry)| *other != node && &*entry.address == address);
+        other.map(|(other, _)| format!("{address} is where node {other} is").into())
+    }
+}
+
+/// What became of a change of members.
+async fn changed(change: impl Future<Output = Result<(), MemberError>>) -> Result<MembersAnswer, ShardError> {
+    match timeout(CHANGED_WITHIN, change).await {
+        Ok(Ok(())) => Ok(MembersAnswer::Done),
+        Ok(Err(MemberError::NotLeader)) => Err(ShardError::Unavailable),
+        Ok(Err(MemberError::Refused { reason })) => Ok(MembersAnswer::Refused(reason.into())),
+        Ok(Err(MemberError::Unknown)) | Err(_) => Err(ShardError::Unknown),
+    }
+}

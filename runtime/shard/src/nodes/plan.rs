@@ -1,0 +1,298 @@
+//! Who should vote in each group, and the next step there. Pure: the driver (`nodes/driver.rs`) looks, asks this, and does it.
+//!
+//! Nothing is remembered from one look to the next. So whoever leads group 0 next goes on where this one was: a membership that is
+//! half changed is finished, a learner that nobody wants is given up.
+//!
+//! - A group has [`REPLICAS`] voters, or as many as there are nodes. They stay where they are as far as their nodes do; what is
+//!   missing goes to the nodes that have the fewest, and one is moved when a node has two more than another.
+//! - A node that is silent keeps its votes: it may come back. Nothing new goes there.
+//! - One group changes at a time. A new voter has the group's log first; a change begins only when enough of the voters of before
+//!   were heard lately, and enough of those that are to be have the log, too: so neither lose their majority, and nobody waits.
+//! - A leader that is to leave hands over first.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use weir_stream::{NodeEntry, NodeState};
+use weir_types::GroupId;
+
+use crate::message::{Following, GroupStanding, MembersRequest};
+
+/// Voters of a group.
+pub(crate) const REPLICAS: usize = 3;
+/// How long a voter may have been silent when a change begins, in milliseconds: heartbeats come every 200.
+const HEARD_WITHIN_MS: u64 = 2_000;
+/// What a node may lack of a group's log when it becomes a voter: what comes while it is asked.
+const LAG_ENTRIES_MAX: u64 = 256;
+
+/// What is known of the cluster.
+pub(crate) struct Look<'a> {
+    /// The nodes that there are, and were.
+    pub(crate) nodes: &'a BTreeMap<u64, NodeEntry>,
+    /// The nodes that were heard lately.
+    pub(crate) heard: &'a BTreeSet<u64>,
+    /// All groups in their order; none for one whose leader has not answered.
+    pub(crate) groups: &'a [Option<GroupStanding>],
+}
+
+/// What comes of a look.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// What to do now.
+    pub(crate) step: Option<Step>,
+    /// What cannot be done now, and why, in sentences.
+    pub(crate) waits: Vec<Box<str>>,
+    /// Whether every group has the voters that it should have, and nobody else.
+    pub(crate) is_settled: bool,
+}
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// A group's leader is to do this.
+    Ask(MembersRequest),
+    /// No group has the node any more: it is removed.
+    Gone(u64),
+}
+
+/// What to do next.
+pub(crate) fn plan(look: &Look<'_>) -> Plan {
+    let mut plan = Plan::default();
+    let standings: Vec<&GroupStanding> = look.groups.iter().flatten().collect();
+    if standings.len() < look.groups.len() {
+        let leaderless = look.groups.iter().enumerate().filter(|(_, standing)| standing.is_none());
+        plan.waits.extend(leaderless.map(|(group, _)| format!("group {group} has no leader that answers").into()));
+        return plan;
+    }
+    let targets = place(look, &standings);
+    // What is under way goes first, and alone.
+    let is_under_way = |standing: &&GroupStanding| standing.voters.len() > 1 || !standing.learners.is_empty();
+    let under_way: Vec<&GroupStanding> = standings.iter().copied().filter(is_under_way).collect();
+    let turns = if under_way.is_empty() { &standings } else { &under_way };
+    for standing in turns {
+        match next(look, standing, &targets[usize::from(standing.group)]) {
+            Next::Nothing => {}
+            Next::Wait(reason) => plan.waits.push(reason.into()),
+            Next::Do(request) => {
+                plan.step = Some(Step::Ask(request));
+                return plan;
+            }
+        }
+    }
+    let is_new =
+        |node: &u64| !look.heard.contains(node) && !standings.iter().any(|standing| members(standing).contains(node));
+    let silent = look.nodes.iter().filter(|(_, entry)| entry.state == NodeState::Active).map(|(node, _)| node);
+    plan.waits.extend(
+        silent
+            .filter(|node| is_new(node))
+            .map(|node| format!("node {node} has not answered yet: no group goes there").into()),
+    );
+    let gone = look.nodes.iter().filter(|(_, entry)| entry.state == NodeState::Leaving).map(|(node, _)| *node);
+    let has = |node: &u64| standings.iter().any(|standing| members(standing).contains(node));
+    plan.step = gone.into_iter().find(|node| !has(node)).map(Step::Gone);
+    plan.is_settled = plan.step.is_none() && plan.waits.is_empty() && under_way.is_empty();
+    plan
+}
+
+/// A transfer that makes the nodes lead more evenly, for a cluster that is settled.
+pub(crate) fn balance(look: &Look<'_>) -> Option<MembersRequest> {
+    let standings: Vec<&GroupStanding> = look.groups.iter().flatten().collect();
+    let leads = |node: u64| standings.iter().filter(|standing| standing.leader == node).count();
+    let mut givers: Vec<u64> = standings.iter().map(|standing| standing.leader).collect();
+    givers.sort_by_key(|giver| (std::cmp::Reverse(leads(*giver)), *giver));
+    givers.dedup();
+    let takes = |node: &u64| state(look, *node) == Some(NodeState::Active) && look.heard.contains(node);
+    for giver in givers {
+        for standing in standings.iter().filter(|standing| standing.leader == giver) {
+            let voters = standing.voters.first()?.iter().copied().filter(|node| *node != giver && takes(node));
+            let able = voters.filter(|node| is_near(standing, *node));
+            let Some(taker) = able.min_by_key(|node| (leads(*node), *node)) else { continue };
+            if leads(giver) >= leads(taker) + 2 {
+                return Some(MembersRequest::Transfer { group: GroupId(standing.group), node: taker });
+            }
+        }
+    }
+    None
+}
+
+/// What a group does next.
+enum Next {
+    Nothing,
+    Wait(String),
+    Do(MembersRequest),
+}
+
+fn next(look: &Look<'_>, standing: &GroupStanding, target: &BTreeSet<u64>) -> Next {
+    let (number, group) = (standing.group, GroupId(standing.group));
+    let voters = standing.voters.last().cloned().unwrap_or_default();
+    if standing.voters.len() > 1 {
+        // Whatever is wanted now, half of a change is no place to stay.
+        return change(standing, group, voters);
+    }
+    if let Some(node) = standing.learners.iter().find(|node| !target.contains(node)) {
+        return Next::Do(MembersRequest::RemoveLearner { group, node: *node });
+    }
+    if let Some(node) = target.iter().find(|node| !voters.contains(node) && !standing.learners.contains(node)) {
+        return Next::Do(MembersRequest::AddLearner { group, node: *node });
+    }
+    for node in target.difference(&voters) {
+        let other = standing.other(*node).copied().unwrap_or_default();
+        if other.heard_ms.is_none_or(|heard_ms| heard_ms > HEARD_WITHIN_MS) {
+            return Next::Wait(format!("node {node} is to vote in group {number}, and does not answer its leader"));
+        }
+        if other.lag_entries > LAG_ENTRIES_MAX {
+            let lag = other.lag_entries;
+            return Next::Wait(format!("node {node} is to vote in group {number}, and lacks {lag} entries yet"));
+        }
+    }
+    if voters != *target && !target.contains(&standing.leader) {
+        let heirs = target.intersection(&voters).copied().filter(|node| is_near(standing, *node));
+        if let Some(node) = heirs.min_by_key(|node| (lag(standing, *node), *node)) {
+            return Next::Do(MembersRequest::Transfer { group, node });
+        }
+        // Nobody who stays votes yet: they do first, and the leader with them.
+        let both = target.iter().copied().chain([standing.leader]).collect();
+        return if both == voters {
+            Next::Wait(format!(
+                "node {} is to leave group {number}, and nobody is near enough to lead it",
+                standing.leader
+            ))
+        } else {
+            change(standing, group, both)
+        };
+    }
+    if voters != *target {
+        return change(standing, group, target.clone());
+    }
+    let is_unwanted = |node: u64| !matches!(state(look, node), Some(NodeState::Active));
+    if is_unwanted(standing.leader) {
+        let heirs = voters.iter().copied().filter(|node| !is_unwanted(*node) && is_near(standing, *node));
+        if let Some(node) = heirs.min_by_key(|node| (lag(standing, *node), *node)) {
+            return Next::Do(MembersRequest::Transfer { group, node });
+        }
+    }
+    Next::Nothing
+}
+
+/// A change of voters, unless it would take a majority away, or have the group wait for somebody who lacks much of its log.
+fn change(standing: &GroupStanding, group: GroupId, voters: BTreeSet<u64>) -> Next {
+    let is_able = |node: u64| node == standing.leader || is_near(standing, node);
+    let before = standing.voters.iter().map(|set| (set, set.iter().filter(|node| is_heard(standing, **node)).count()));
+    let to_be = (&voters, voters.iter().filter(|node| is_able(**node)).count());
+    for (set, able) in before.chain([to_be]) {
+        if able <= set.len() / 2 {
+            return Next::Wait(format!(
+                "the voters of group {group} are to be {}, and of {} only {able} answer and have its log: a change would stop the group",
+                list(&voters),
+                list(set)
+            ));
+        }
+    }
+    Next::Do(MembersRequest::ChangeVoters { group, voters })
+}
+
+fn list(nodes: &BTreeSet<u64>) -> String {
+    let nodes: Vec<String> = nodes.iter().map(u64::to_string).collect();
+    nodes.join(", ")
+}
+
+fn state(look: &Look<'_>, node: u64) -> Option<NodeState> {
+    look.nodes.get(&node).map(|entry| entry.state)
+}
+
+fn members(standing: &GroupStanding) -> BTreeSet<u64> {
+    standing.all_voters().union(&standing.learners).copied().collect()
+}
+
+/// Whether the leader has heard of a node lately, or is it.
+fn is_heard(standing: &GroupStanding, node: u64) -> bool {
+    let heard_ms = standing.other(node).and_then(|other| other.heard_ms);
+    node == standing.leader || heard_ms.is_some_and(|heard_ms| heard_ms <= HEARD_WITHIN_MS)
+}
+
+fn lag(standing: &GroupStanding, node: u64) -> u64 {
+    standing.other(node).map_or(u64::MAX, |other: &Following| other.lag_entries)
+}
+
+/// Whether a node could lead soon.
+fn is_near(standing: &GroupStanding, node: u64) -> bool {
+    node != standing.leader && is_heard(standing, node) && lag(standing, node) <= LAG_ENTRIES_MAX
+}
+
+/// The voters that each group should have.
+fn place(look: &Look<'_>, standings: &[&GroupStanding]) -> Vec<BTreeSet<u64>> {
+    let with = |wanted: NodeState| {
+        let nodes = look.nodes.iter().filter(move |(_, entry)| entry.state == wanted);
+        nodes.map(|(node, _)| *node).collect::<BTreeSet<u64>>()
+    };
+    let (active, draining) = (with(NodeState::Active), with(NodeState::Draining));
+    let size = REPLICAS.min(active.len() + draining.len());
+    let mut targets: Vec<BTreeSet<u64>> = Vec::new();
+    for standing in standings {
+        let voters = standing.voters.last().expect("somebody votes");
+        let mut kept: Vec<u64> = voters.intersection(&active).copied().collect();
+        // The leader stays, if anybody does.
+        kept.sort_by_key(|node| (*node != standing.leader, !is_heard(standing, *node), *node));
+        kept.truncate(size);
+        targets.push(kept.into_iter().collect());
+    }
+    let load = |targets: &[BTreeSet<u64>], node: u64| targets.iter().filter(|target| target.contains(&node)).count();
+    for (at, standing) in standings.iter().enumerate() {
+        while targets[at].len() < size {
+            let free = active.iter().filter(|node| !targets[at].contains(node) && look.heard.contains(node));
+            // What has begun goes on.
+            let rank = |node: &u64| (!standing.learners.contains(node), load(&targets, *node), *node);
+            let Some(node) = free.copied().min_by_key(rank) else { break };
+            targets[at].insert(node);
+        }
+        // Until there are others, those stay who are to go, but not those that are silent. Of those that are drained, whoever votes stays
+        // first; if too few do, others of them come, too.
+        let voters = standing.voters.last().expect("somebody votes");
+        let going = voters.iter().filter(|node| !active.contains(node) && is_heard(standing, **node));
+        let mut others: Vec<u64> = going.copied().collect();
+        others.sort_by_key(|node| (!draining.contains(node), *node != standing.leader, *node));
+        let idle = draining.iter().filter(|node| !voters.contains(node) && look.heard.contains(node));
+        let mut idle: Vec<u64> = idle.copied().collect();
+        idle.sort_by_key(|node| (!standing.learners.contains(node), *node));
+        let staying = others.iter().take_while(|node| draining.contains(node)).count();
+        let leaving = others.split_off(staying);
+        for node in others.into_iter().chain(idle).chain(leaving) {
+            if targets[at].len() < size {
+                targets[at].insert(node);
+            }
+        }
+        // Nobody is heard but the leader.
+        if targets[at].is_empty() {
+            targets[at] = voters.clone();
+        }
+    }
+    even_out(look, standings, &active, &mut targets);
+    targets
+}
+
+/// Moves voters from nodes that have many to nodes that have few, as long as they are two apart.
+fn even_out(look: &Look<'_>, standings: &[&GroupStanding], active: &BTreeSet<u64>, targets: &mut [BTreeSet<u64>]) {
+    loop {
+        let load = |node: &u64| targets.iter().filter(|target| target.contains(node)).count();
+        let mut givers: Vec<u64> = active.iter().copied().collect();
+        givers.sort_by_key(|node| (std::cmp::Reverse(load(node)), *node));
+        let takers = || active.iter().filter(|node| look.heard.contains(node));
+        let moved = givers.iter().find_map(|giver| {
+            let poorer = takers().filter(|taker| load(taker) + 2 <= load(giver));
+            let moves = poorer.flat_map(|taker| {
+                let from =
+                    targets.iter().enumerate().filter(|(_, target)| target.contains(giver) && !target.contains(taker));
+                from.map(|(at, _)| (at, *giver, *taker))
+            });
+            moves.min_by_key(|(at, giver, taker)| {
+                let standing = standings[*at];
+                (!standing.learners.contains(taker), load(taker), standing.leader == *giver, *at, *taker)
+            })
+        });
+        let Some((at, giver, taker)) = moved else { return };
+        targets[at].remove(&giver);
+        targets[at].insert(taker);
+    }
+}
+
+#[cfg(test)]
+mod tests;

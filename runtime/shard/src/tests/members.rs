@@ -1,0 +1,320 @@
+//! Nodes that come and go, on one thread: what is written stays, whoever leaves and whoever crashes.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+
+use tokio::net::TcpListener;
+use weir_cluster::{NodeId, Roster};
+
+use super::cluster::{Member, Start, create, list, node_id, within};
+use super::*;
+use crate::message::{ClusterOrder, ClusterReport, ClusterStatus, GroupStatus, NodeChange};
+
+/// A cluster whose nodes come and go.
+struct Cluster {
+    members: BTreeMap<u64, Member>,
+    addresses: BTreeMap<NodeId, String>,
+    disks: BTreeMap<u64, Vec<Arc<dyn Disk>>>,
+    rosters: BTreeMap<u64, Roster>,
+    life: u64,
+}
+
+impl Cluster {
+    /// These nodes form it.
+    async fn form(founders: &[u64]) -> Cluster {
+        let (members, addresses, disks, rosters) = Default::default();
+        let mut cluster = Cluster { members, addresses, disks, rosters, life: 1000 };
+        let mut listeners = Vec::new();
+        for founder in founders {
+            listeners.push((*founder, cluster.place(*founder).await));
+        }
+        let together: BTreeSet<u64> = founders.iter().copied().collect();
+        for (founder, listener) in listeners {
+            let known = list(&cluster.addresses);
+            cluster.start(founder, known, together.clone(), listener).await;
+        }
+        cluster
+    }
+
+    /// A node's own port and disks.
+    async fn place(&mut self, number: u64) -> TcpListener {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        self.addresses.insert(node_id(number), listener.local_addr().expect("an address").to_string());
+        self.disks.insert(number, disks());
+        listener
+    }
+
+    async fn start(&mut self, number: u64, known: weir_cluster::List, founders: BTreeSet<u64>, listener: TcpListener) {
+        self.life += 1;
+        let (disks, breaks) = (self.disks[&number].clone(), Arc::default());
+        let start =
+            Start { number, list: known, founders, disks, config: config(), breaks, life: self.life, cold: None };
+        let member = Member::start_with(start, listener).await;
+        self.rosters.insert(number, member.roster.clone());
+        self.members.insert(number, member);
+    }
+
+    /// A node that forms nothing is started and taken in, and knows of the others what `asked` knows.
+    async fn add(&mut self, number: u64, asked: u64) {
+        let listener = self.place(number).await;
+        let address = self.addresses[&node_id(number)].as_str().into();
+        self.order(asked, ClusterOrder::Change { node: number, change: NodeChange::Add { address } }).await;
+        let known = self.rosters[&asked].current();
+        self.start(number, known, BTreeSet::new(), listener).await;
+    }
+
+    async fn change(&self, asked: u64, node: u64, change: NodeChange) {
+        self.order(asked, ClusterOrder::Change { node, change }).await;
+    }
+
+    async fn order(&self, asked: u64, order: ClusterOrder) {
+        let ordered = async {
+            loop {
+                match self.core(asked).carry_out_order(order.clone()).await {
+                    ClusterReport::Done(_) => return,
+                    ClusterReport::Refused(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                    ClusterReport::Status(_) => panic!("no status is asked for"),
+                }
+            }
+        };
+        within("what was ordered", ordered).await;
+    }
+
+    fn core(&self, number: u64) -> Rc<crate::core::Core> {
+        Rc::clone(&self.members[&number].shards[0].0)
+    }
+
+    async fn status(&self, asked: u64) -> ClusterStatus {
+        match self.core(asked).carry_out_order(ClusterOrder::Status).await {
+            ClusterReport::Status(status) => *status,
+            report => panic!("{report:?}"),
+        }
+    }
+
+    /// Waits until all groups are where they should be, and these nodes are there.
+    async fn settled(&self, asked: u64, nodes: &[u64]) -> ClusterStatus {
+        let last = Cell::new(None);
+        let settling = async {
+            loop {
+                let status = self.status(asked).await;
+                let there: Vec<u64> = status.nodes.iter().map(|node| node.node).collect();
+                if status.is_settled == Some(true) && there == nodes {
+                    return status;
+                }
+                last.set(Some(status));
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        match tokio::time::timeout(Duration::from_secs(90), settling).await {
+            Ok(status) => status,
+            Err(_) => panic!("it does not come to rest: {:#?}", last.take()),
+        }
+    }
+
+    /// Ends a node, and starts it again where it was, with what it knew.
+    async fn crash(&mut self, number: u64) {
+        self.members.remove(&number).expect("it runs").stop().await;
+        let address = &self.addresses[&node_id(number)];
+        let listener = TcpListener::bind(address).await.expect("its port is free");
+        let known = self.rosters[&number].current();
+        self.start(number, known, BTreeSet::new(), listener).await;
+    }
+
+    async fn stop(self) {
+        for (_, member) in self.members {
+            member.stop().await;
+        }
+    }
+}
+
+fn keys() -> Vec<StreamKey> {
+    (0..8).map(|number| StreamKey::parse(&format!("b/s{number}")).expect("a key")).collect()
+}
+
+/// Writes one record after the other to all streams, through one node, and says how long the longest took.
+struct Writer {
+    number: u64,
+    longest: Duration,
+}
+
+impl Writer {
+    async fn begin(shard: &Shard) -> Writer {
+        for key in keys() {
+            let created = async {
+                while let Err(error) = shard.create(key.clone(), create()).await {
+                    assert!(matches!(error, ShardError::Unavailable | ShardError::Unknown), "{error:?}");
+                }
+            };
+            within("a create", created).await;
+        }
+        Writer { number: 0, longest: Duration::ZERO }
+    }
+
+    async fn write(&mut self, shard: &Shard) {
+        for key in keys() {
+            let begun = Instant::now();
+            let producer = Some(crate::Producer { id: "p".into(), epoch: 0, seq: self.number });
+            let body = Body::from(Bytes::from(format!("{:04}.", self.number)));
+            let request =
+                AppendRequest { producer, body, content_type: Some("text/plain".into()), ..AppendRequest::default() };
+            let written = async {
+                loop {
+                    match shard.append(key.clone(), request.clone()).await {
+                        Ok(_) => return,
+                        Err(ShardError::Unavailable | ShardError::Unknown) => {}
+                        Err(error) => panic!("{error:?}"),
+                    }
+                }
+            };
+            within("a write", written).await;
+            self.longest = self.longest.max(begun.elapsed());
+        }
+        self.number += 1;
+    }
+
+    /// All that was written is there, once, in order.
+    async fn check(&self, shard: &Shard) {
+        let expected: String = (0..self.number).map(|number| format!("{number:04}.")).collect();
+        for key in keys() {
+            let read = async {
+                loop {
+                    match shard.read(key.clone(), ReadFrom::Start, PAGE_BYTES_MAX).await {
+                        Ok(page) => return page.chunks.concat(),
+                        Err(ShardError::Unavailable | ShardError::Unknown) => {}
+                        Err(error) => panic!("{error:?}"),
+                    }
+                }
+            };
+            let read = within("a read", read).await;
+            assert_eq!(String::from_utf8(read).expect("text"), expected, "{key:?}");
+        }
+    }
+}
+
+fn voters(status: &ClusterStatus) -> Vec<BTreeSet<u64>> {
+    status.groups.iter().filter_map(GroupStatus::standing).map(|standing| standing.all_voters()).collect()
+}
+
+#[tokio::test(flavor = "local")]
+async fn one_node_grows_to_three_and_the_last_of_them_goes_on_alone() {
+    let mut cluster = Cluster::form(&[1]).await;
+    let mut writer = Writer::begin(&cluster.members[&1].shards[1]).await;
+    writer.write(&cluster.members[&1].shards[1]).await;
+    cluster.add(2, 1).await;
+    cluster.add(3, 2).await;
+    loop {
+        writer.write(&cluster.members[&3].shards[0]).await;
+        let status = cluster.status(2).await;
+        if status.is_settled == Some(true) && status.nodes.len() == 3 {
+            break;
+        }
+    }
+    let status = cluster.settled(3, &[1, 2, 3]).await;
+    assert_eq!(voters(&status), vec![BTreeSet::from([1, 2, 3]); 4]);
+    assert!(status.nodes.iter().all(|node| node.disk.is_some() && node.heard_ms.is_some()), "{status:?}");
+    for member in cluster.members.values() {
+        writer.check(&member.shards[1]).await;
+    }
+    cluster.change(2, 1, NodeChange::Remove).await;
+    cluster.change(3, 2, NodeChange::Remove).await;
+    let status = cluster.settled(3, &[3]).await;
+    assert_eq!(voters(&status), vec![BTreeSet::from([3]); 4]);
+    assert!(cluster.rosters[&1].is_removed(node_id(1)) || cluster.rosters[&3].is_removed(node_id(1)));
+    for gone in [1, 2] {
+        cluster.members.remove(&gone).expect("it runs").stop().await;
+    }
+    writer.write(&cluster.members[&3].shards[0]).await;
+    writer.check(&cluster.members[&3].shards[1]).await;
+    cluster.crash(3).await;
+    writer.write(&cluster.members[&3].shards[0]).await;
+    writer.check(&cluster.members[&3].shards[0]).await;
+    println!("the longest write took {:?}", writer.longest);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_dead_node_is_replaced_and_its_number_never_comes_back() {
+    let mut cluster = Cluster::form(&[1, 2, 3]).await;
+    let mut writer = Writer::begin(&cluster.members[&1].shards[0]).await;
+    cluster.settled(1, &[1, 2, 3]).await;
+    cluster.members.remove(&3).expect("it runs").stop().await;
+    writer.write(&cluster.members[&1].shards[0]).await;
+    cluster.add(4, 2).await;
+    cluster.change(4, 3, NodeChange::Remove).await;
+    let status = cluster.settled(4, &[1, 2, 4]).await;
+    assert_eq!(voters(&status), vec![BTreeSet::from([1, 2, 4]); 4]);
+    writer.write(&cluster.members[&4].shards[0]).await;
+    // It is let in nowhere, and does not come back by being added.
+    let refused = cluster
+        .core(1)
+        .carry_out_order(ClusterOrder::Change { node: 3, change: NodeChange::Add { address: "127.0.0.1:1".into() } });
+    let ClusterReport::Refused(reason) = refused.await else { panic!("it was removed") };
+    assert!(reason.contains("node 3: it was removed for ever"), "{reason}");
+    assert!(cluster.rosters[&4].is_removed(node_id(3)));
+    for member in cluster.members.values() {
+        writer.check(&member.shards[0]).await;
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn whoever_drives_may_crash_at_any_moment() {
+    let mut cluster = Cluster::form(&[1, 2, 3]).await;
+    let mut writer = Writer::begin(&cluster.members[&1].shards[0]).await;
+    cluster.settled(1, &[1, 2, 3]).await;
+    let mut nodes = vec![1, 2, 3];
+    for (round, wait_ms) in [0, 150, 400, 900].into_iter().enumerate() {
+        let (new, old) = (4 + round as u64, nodes.remove(0));
+        cluster.add(new, nodes[0]).await;
+        cluster.change(nodes[0], old, NodeChange::Remove).await;
+        nodes.push(new);
+        tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+        let status = cluster.status(nodes[0]).await;
+        if let Some(driver) = status.groups[0].standing().map(|standing| standing.leader) {
+            cluster.crash(driver).await;
+        }
+        writer.write(&cluster.members[&new].shards[0]).await;
+        let status = cluster.settled(new, &nodes).await;
+        let expected: BTreeSet<u64> = nodes.iter().copied().collect();
+        assert_eq!(voters(&status), vec![expected; 4], "round {round}");
+        cluster.members.remove(&old).expect("it runs").stop().await;
+        writer.check(&cluster.members[&new].shards[0]).await;
+    }
+    println!("the longest write took {:?}", writer.longest);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn three_grow_to_five_and_shrink_again_while_they_are_written_to() {
+    let mut cluster = Cluster::form(&[1, 2, 3]).await;
+    let mut writer = Writer::begin(&cluster.members[&1].shards[0]).await;
+    cluster.settled(1, &[1, 2, 3]).await;
+    cluster.add(4, 1).await;
+    cluster.add(5, 1).await;
+    loop {
+        writer.write(&cluster.members[&5].shards[0]).await;
+        let status = cluster.status(4).await;
+        if status.is_settled == Some(true) && status.nodes.len() == 5 {
+            let voters = voters(&status);
+            assert!(voters.iter().all(|voters| voters.len() == 3), "{voters:?}");
+            let load = |node| voters.iter().filter(|voters| voters.contains(&node)).count();
+            assert!((1..=5).all(|node| (2..=3).contains(&load(node))), "{voters:?}");
+            break;
+        }
+    }
+    cluster.change(5, 1, NodeChange::Remove).await;
+    cluster.change(5, 2, NodeChange::Remove).await;
+    loop {
+        writer.write(&cluster.members[&3].shards[0]).await;
+        let status = cluster.status(5).await;
+        if status.is_settled == Some(true) && status.nodes.len() == 3 {
+            assert_eq!(voters(&status), vec![BTreeSet::from([3, 4, 5]); 4]);
+            break;
+        }
+    }
+    for number in [3, 4, 5] {
+        writer.check(&cluster.members[&number].shards[1]).await;
+    }
+    println!("the longest write took {:?}", writer.longest);
+    cluster.stop().await;
+}
