@@ -70,6 +70,7 @@ ended() {
 # Also removes what an earlier tour, stopped half-way, has left: with its bucket go its bindings and modules.
 curl -o /dev/null -X DELETE "$WEIR/tour/orders" || fail "no server answers at $WEIR; start one with: cargo run --release -- serve"
 curl -o /dev/null -X DELETE "$WEIR/tour/draft"
+curl -o /dev/null -X DELETE "$WEIR/tour/wakes"
 curl -o /dev/null -X DELETE "$WEIR/tour"
 
 step 'Create a bucket' '^HTTP/1.1 20[01] ' <<'COMMAND'
@@ -132,6 +133,26 @@ curl -i "$WEIR/tour/draft" -H 'Content-Type: text/plain' -H 'Producer-Id: me' -H
 COMMAND
 done
 [[ $(curl "$WEIR/tour/draft") == once ]] || fail 'a request that was sent twice is applied once'
+
+step 'Create a stream for wakes' '^HTTP/1.1 201 ' <<'COMMAND'
+curl -i -X PUT "$WEIR/tour/wakes" -H 'Content-Type: application/json'
+COMMAND
+
+step 'Have somebody woken when a stream has something new' '^HTTP/1.1 201 ' '"status":"active"' <<'COMMAND'
+curl -i -X PUT "$WEIR/tour/__ds/subscriptions/mailer" -d '{"type":"pull-wake","pattern":"dr*","wake_stream":"wakes"}'
+COMMAND
+
+step 'Append something new' '^HTTP/1.1 204 ' <<'COMMAND'
+curl -i "$WEIR/tour/draft" -H 'Content-Type: text/plain' -d 'more'
+COMMAND
+
+step 'Wait for the wake' '^HTTP/1.1 200 ' '"subscription_id":"mailer"' '"stream":"draft"' <<'COMMAND'
+curl -i "$WEIR/tour/wakes?offset=-1&live=long-poll"
+COMMAND
+
+step 'Claim what is to be done' '^HTTP/1.1 200 ' '"path":"draft"' '"has_pending":true' <<'COMMAND'
+curl -i "$WEIR/tour/__ds/subscriptions/mailer/claim" -d '{"worker":"me"}'
+COMMAND
 
 step 'Bind a validator' '^HTTP/1.1 201 ' <<'COMMAND'
 curl -i -X PUT "$WEIR/tour/-/bindings/checked" -d '{"streams":"orders/**","module":"builtin:json-schema","role":"validator","config":{"required":["id"]}}'
@@ -200,6 +221,10 @@ COMMAND
 
 step 'Remove the other stream' '^HTTP/1.1 204 ' <<'COMMAND'
 curl -i -X DELETE "$WEIR/tour/draft"
+COMMAND
+
+step 'Remove the stream of wakes' '^HTTP/1.1 204 ' <<'COMMAND'
+curl -i -X DELETE "$WEIR/tour/wakes"
 COMMAND
 
 step 'Remove the bucket' '^HTTP/1.1 204 ' <<'COMMAND'
