@@ -435,3 +435,33 @@ async fn two_leaders_that_store_snapshots_at_once_leave_one_that_is_whole() {
         seat.member.expect("it runs").stop().await;
     }
 }
+
+/// What is garbage for two leaders after each other stays while the newest stored snapshot names it.
+#[tokio::test(flavor = "local")]
+async fn a_chunk_stays_until_a_snapshot_without_it_is_stored_whoever_leads() {
+    let config = ShardConfig { flush_age: Duration::from_millis(100), ..config() };
+    let trio = Trio::start(config).await;
+    let mut written = make(&trio, key_in(GROUP, "s")).await;
+    write(&trio, &mut written, 0).await;
+    let names_it = || recovered(&trio.shared.objects).iter().any(|(_, state)| state.chunks().next().is_some());
+    until("a stored snapshot names the chunk", names_it).await;
+    let leader = trio.wait_leader(GROUP).await;
+    trio.seats.iter().for_each(|seat| seat.mood.send(Mood::Unsealed).expect("it runs"));
+    unmake(&trio, &written.key).await;
+    until("nothing names it", || trio.sum_led(|of| of.chunks_totals().chunks) == Some(0)).await;
+    // Each of them looks for garbage every second.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(trio.chunks(), 1, "it is there while it may be needed");
+    trio.hand_over(leader).await;
+    trio.wait_leader(GROUP).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(trio.chunks(), 1, "for the next leader, too");
+    assert!(names_it(), "the newest snapshot is the one of before");
+    trio.seats.iter().for_each(|seat| seat.mood.send(Mood::Well).expect("it runs"));
+    until("it goes with that", || trio.chunks() == 0).await;
+    let (looks, whole) = (trio.shared.looks.load(Ordering::Relaxed), trio.shared.found_whole.load(Ordering::Relaxed));
+    assert_eq!(looks, whole, "it was whole whenever somebody looked");
+    for seat in trio.seats {
+        seat.member.expect("it runs").stop().await;
+    }
+}
