@@ -126,7 +126,8 @@ impl Exit {
             Exit::Listen { .. } => 3,
             Exit::Node(error) | Exit::Cold(ColdError::Node(error)) => node_code(error),
             Exit::ShardOpen { source, .. } => shard_open_code(source),
-            Exit::Cold(ColdError::Claim { .. } | ColdError::Moved { .. }) | Exit::ChunksUnread { .. } => 7,
+            Exit::Cold(ColdError::Claim { .. } | ColdError::Moved { .. } | ColdError::LeftBehind { .. })
+            | Exit::ChunksUnread { .. } => 7,
             Exit::Recover(error) => recover_code(error),
             Exit::ChunksDamaged { .. } | Exit::ClusterUnwell => 8,
             Exit::System { .. }
