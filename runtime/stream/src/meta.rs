@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use crate::binding::Binding;
 use crate::bucket::Retention;
-use crate::meta::nodes::{NodeStep, NodeTable};
+pub use crate::meta::nodes::{NodeEntry, NodeState, NodeStep, NodeTable};
 use crate::module::Module;
 use crate::reply::{Refusal, Reply};
 use crate::subscription::kept::{HookKey, Subscription};

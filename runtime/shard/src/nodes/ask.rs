@@ -128,7 +128,10 @@ pub(crate) async fn end_lost(core: Rc<Core>) {
                     core.feeds.lose_mirrors(node);
                     core.feeds.forget_peers_of(node, |_| true);
                     let lives = core.calls.cancel_of(node, |_| true);
-                    core.post.node(node).expect("it was mail to this node").note_ended(lives);
+                    // The node may have left, or moved.
+                    if let Some(outgoing) = core.post.node(node) {
+                        outgoing.note_ended(lives);
+                    }
                 }
             }
         }

@@ -353,7 +353,8 @@ impl Outgoing {
     /// What rested on mail to the node has ended with a loss, work for these lives of its process too: there will be no answer.
     pub(crate) fn note_ended(&self, lives: impl IntoIterator<Item = u64>) {
         lives.into_iter().for_each(|life| self.note_owed(life));
-        self.unsettled.set(self.unsettled.get() - 1);
+        // The loss may be one of mail to where the node was before.
+        self.unsettled.set(self.unsettled.get().saturating_sub(1));
         self.settled.ring();
     }
 
