@@ -18,7 +18,7 @@ const OUTAGE_MAX: Duration = Duration::from_secs(15);
 const STREAMS: usize = 6;
 
 /// Waits until the cluster has these nodes, and every group has three of them, or all.
-fn wait_settled(cluster: &Cluster, asked: usize, nodes: &[u64]) -> Value {
+pub(crate) fn wait_settled(cluster: &Cluster, asked: usize, nodes: &[u64]) -> Value {
     let mut last = Value::Null;
     let is_settled = |status: &Value| {
         let there: Vec<u64> = status["nodes"]
@@ -39,7 +39,7 @@ fn wait_settled(cluster: &Cluster, asked: usize, nodes: &[u64]) -> Value {
     last
 }
 
-fn ordered(cluster: &Cluster, asked: usize, args: &[&str]) {
+pub(crate) fn ordered(cluster: &Cluster, asked: usize, args: &[&str]) {
     let ran = weir_cluster(cluster, asked, args);
     assert_eq!(ran.code, Some(0), "{args:?}: {}", ran.err);
 }
@@ -150,7 +150,7 @@ fn three_nodes_grow_to_five_and_shrink_to_three_while_they_are_written_to() {
 fn a_node_that_is_alone_becomes_the_first_of_three_and_is_alone_again() {
     let mut records = 3;
     let create = || Request::put(&stream(0)).body("text/plain", record(0));
-    let mut cluster = Cluster::of_one(|alone| {
+    let mut cluster = Cluster::of_one(&[], |alone| {
         let mut client = alone.client();
         let _ = client.send(create()).expect(201);
         let _ = append(&mut client, &stream(0), &record(1)).expect(204);

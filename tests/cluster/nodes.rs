@@ -19,6 +19,7 @@ pub(crate) struct Cluster {
     pub(crate) servers: Vec<Option<Server>>,
     /// Where they listen for each other.
     pub(crate) addresses: Vec<SocketAddr>,
+    variables: Vec<(String, String)>,
 }
 
 impl Cluster {
@@ -54,7 +55,7 @@ impl Cluster {
             setup
         };
         let (setups, servers) = ((0..3).map(setup).collect(), vec![None, None, None]);
-        Cluster { setups, servers, addresses }
+        Cluster { setups, servers, addresses, variables: owned(variables) }
     }
 
     /// Starts these nodes, one soon after the other, and waits until they are ready.
@@ -71,16 +72,20 @@ impl Cluster {
         }
     }
 
-    /// A node that is alone, which becomes the first of a cluster.
-    pub(crate) fn of_one(prepare: impl FnOnce(&Server)) -> Cluster {
+    /// A node that is alone, which becomes the first of a cluster whose nodes have these variables.
+    pub(crate) fn of_one(variables: &[(&str, &str)], prepare: impl FnOnce(&Server)) -> Cluster {
         let mut setup = Setup::new(env!("CARGO_BIN_EXE_weir")).args(&["--shards", "2"]);
+        for (name, value) in variables {
+            setup = setup.env(name, value);
+        }
         let alone = setup.start();
         prepare(&alone);
         assert_eq!(alone.stop().code, Some(0));
         let address = ports::free();
         let mut setup = setup.args(&["--cluster-id", "test", "--cluster-listen", &address.to_string()]);
         let server = setup.start();
-        Cluster { setups: vec![setup], servers: vec![Some(server)], addresses: vec![address] }
+        let variables = owned(variables);
+        Cluster { setups: vec![setup], servers: vec![Some(server)], addresses: vec![address], variables }
     }
 
     /// How a new node is started that waits to be taken in, and joins by asking another one.
@@ -91,7 +96,11 @@ impl Cluster {
         self.servers.push(None);
         let (own, join) = (address.to_string(), self.addresses[asked].to_string());
         let setup = Setup::new(env!("CARGO_BIN_EXE_weir")).args(&["--node-id", &number.to_string()]);
-        let setup = setup.args(&["--cluster-id", "test", "--cluster-listen", &own, "--shards", "2", "--join", &join]);
+        let mut setup =
+            setup.args(&["--cluster-id", "test", "--cluster-listen", &own, "--shards", "2", "--join", &join]);
+        for (name, value) in &self.variables {
+            setup = setup.env(name, value);
+        }
         self.setups.push(setup.clone());
         setup
     }
@@ -152,6 +161,10 @@ impl Cluster {
             (0..3).all(|group| applied(node, group) >= applied(with, group))
         });
     }
+}
+
+fn owned(variables: &[(&str, &str)]) -> Vec<(String, String)> {
+    variables.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
 }
 
 /// Appends, as often as the server asks for it.

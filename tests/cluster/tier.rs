@@ -6,8 +6,10 @@ use std::process::{Command, Output};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use weir_testkit::{Client, Request, S3, Setup, metric, wait_until};
 
+use crate::grown::{ordered, wait_settled};
 use crate::nodes::{Cluster, again};
 
 const URL: &str = "s3://weir/test";
@@ -264,4 +266,38 @@ fn a_folder_is_no_cold_tier_for_several_nodes_and_the_operator_is_told() {
         .output()
         .expect("it runs");
     assert!(said(&refused).contains("there is no cold tier"), "{}", said(&refused));
+}
+
+#[test]
+fn a_node_with_a_bucket_and_bindings_grows_to_three_and_can_be_lost() {
+    const WRITTEN: usize = 20;
+    let s3 = S3::start();
+    let variables = variables(&s3);
+    let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let chunks = || s3.chunks().len();
+    let mut cluster = Cluster::of_one(&variables, |alone| {
+        let mut client = alone.client();
+        let binding = json!({ "streams": "**", "module": "builtin:stats", "role": "summary" }).to_string();
+        let _ = client.send(Request::put("/tier/-/bindings/totals").body("application/json", binding)).expect(201);
+        for target in (0..STREAMS).map(target) {
+            let _ = client.send(Request::put(&target).header("Content-Type", "text/plain")).expect(201);
+        }
+        (0..WRITTEN).for_each(|number| write(&mut client, number));
+        wait_until("bytes are in the bucket", MOVES_WITHIN, || chunks() > 0);
+    });
+    assert_whole(&mut cluster.client(0), WRITTEN, "as one of one");
+    for number in [2, 3] {
+        let add = |cluster: &Cluster, address: &str| ordered(cluster, 0, &["add", &number.to_string(), address]);
+        cluster.join(number, 0, add);
+    }
+    wait_settled(&cluster, 0, &[1, 2, 3]);
+    write(&mut cluster.client(1), WRITTEN);
+    cluster.kill(0);
+    write(&mut cluster.client(2), WRITTEN + 1);
+    for node in [1, 2] {
+        let mut client = cluster.client(node);
+        assert_whole(&mut client, WRITTEN + 2, "without the first node");
+        let view = again(&mut client, || Request::get(&format!("{}?summary=totals", target(0)))).expect(200);
+        assert_eq!(view.json()["count"], WRITTEN + 2);
+    }
 }
