@@ -232,6 +232,10 @@ impl Core {
         }
         let streams = self.pending(bucket, number, WAKE_STREAMS_MAX).await?;
         if streams.is_empty() {
+            // What it was announced for is gone. It would stand in the way of the next one.
+            if let Some(over) = turn {
+                self.subscription_step(bucket, id, SubscriptionStep::End(over)).await?;
+            }
             return Err(ShardError::NothingPending);
         }
         let turn = match turn {

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::core::Core;
 use crate::message::Request;
@@ -16,8 +16,13 @@ const REPEAT_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Reports of one group. Runs for the shard's life.
 pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>) {
+    let mut repeat_at = Instant::now() + REPEAT_INTERVAL;
     loop {
-        let is_news = timeout(REPEAT_INTERVAL, group.pending.rung()).await.is_ok();
+        // However much is new, all is said again when it is time.
+        let is_news = timeout_at(repeat_at, group.pending.rung()).await.is_ok() && Instant::now() < repeat_at;
+        if !is_news {
+            repeat_at = Instant::now() + REPEAT_INTERVAL;
+        }
         let Some(places) = places(&group, is_news) else { continue };
         if places.is_empty() {
             continue;

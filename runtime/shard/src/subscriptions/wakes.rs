@@ -115,6 +115,8 @@ impl Core {
                 };
                 let _turn = self.desk.turn(number).await;
                 drop(delivering);
+                // What became pending meanwhile was left alone.
+                self.desk.add(place.clone());
                 self.delivered(&bucket, &id, number, under_way, delivered, &streams).await
             }
         }
