@@ -21,6 +21,7 @@ use weir_wasm::{CompileError, Host, digest_of};
 
 use crate::core::Core;
 use crate::message::{Answer, Request, Response, ShardError};
+use crate::modules::last_wanted::KEPT_FOR;
 
 /// How often it is looked what is bound, and what is named.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -143,7 +144,7 @@ impl Core {
 /// shard's life.
 pub(crate) async fn keep_ready(core: Rc<Core>) {
     let mut looked: Option<(Vec<u64>, Instant)> = None;
-    let mut kept = HashSet::new();
+    let (mut kept, begun) = (HashSet::new(), Instant::now());
     loop {
         tokio::time::sleep(LOOK_INTERVAL).await;
         let epochs: Vec<u64> = core.local_groups().iter().map(|group| group.applied().bindings_epoch()).collect();
@@ -155,7 +156,10 @@ pub(crate) async fn keep_ready(core: Rc<Core>) {
         load_bound(&core).await;
         if core.topology.owner_of(GroupId::META) == core.id {
             keep_named(&core, &mut kept).await;
-            core.sweep_copies().await;
+            // Before, nothing is known of when it was wanted last, and what is applied may be as old as the last snapshot.
+            if begun.elapsed() >= KEPT_FOR {
+                core.sweep_copies().await;
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use weir_types::Digest;
 
 /// How long what was wanted stays.
-const KEPT_FOR: Duration = Duration::from_secs(600);
+pub(crate) const KEPT_FOR: Duration = Duration::from_secs(600);
 
 /// When modules were wanted last on this node.
 #[derive(Default)]

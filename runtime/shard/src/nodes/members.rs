@@ -115,7 +115,9 @@ impl Core {
     /// Why a node cannot be at an address, if it cannot.
     fn is_taken(&self, node: u64, address: &str) -> Option<Box<str>> {
         let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
-        if !matches!(port, Some(Ok(1..))) {
+        // It is written down by every node, a line each.
+        let is_one_word = !address.contains(|letter: char| letter.is_whitespace() || letter.is_control());
+        if !matches!(port, Some(Ok(1..))) || !is_one_word {
             return Some(format!("{address:?} is no address of a node: it is written as host:port").into());
         }
         let meta = self.meta();
