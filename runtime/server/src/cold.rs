@@ -95,6 +95,19 @@ pub(crate) async fn number_of(config: &ColdConfig, cluster: &str, runtime: &Hand
     number.map_err(|source| failed(config, source.into()))
 }
 
+/// Whether nothing keeps a node that was alone from becoming one of several: that is looked at before anything of it is written down.
+///
+/// # Errors
+/// [`ColdError::LeftBehind`], or the folder cannot be read.
+pub(crate) async fn check_folder(data_dir: &DataDir) -> Result<(), ColdError> {
+    let local = LocalStore::new(data_dir.cold_dir()?).map_err(|error| data_dir.cold_failed(error))?;
+    let objects = local.list().await.map_err(|error| data_dir.cold_failed(io::Error::other(error)))?;
+    match objects.iter().filter(|(name, _)| ChunkName::parse(name).is_some()).count() {
+        0 => Ok(()),
+        chunks => Err(ColdError::LeftBehind { chunks }),
+    }
+}
+
 /// That the store that is configured cannot be used.
 fn failed(config: &ColdConfig, source: ClaimError) -> ColdError {
     let endpoint = match config.endpoint.as_str() {

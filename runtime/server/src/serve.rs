@@ -306,6 +306,9 @@ async fn node(config: &Config, data_dir: Option<&DataDir>, runtime: &Handle) -> 
     let cluster = membership(&config.cluster, formed.as_ref()).map_err(ClusterError::from)?;
     let mut fresh = Node::new(|| SystemEntropy.u64(), config.shards(), config.server.groups, cluster);
     let Some(data_dir) = data_dir else { return Ok(fresh) };
+    if fresh.cluster.is_some() && formed.as_ref().is_some_and(|formed| formed.cluster.is_none()) {
+        cold::check_folder(data_dir).await?;
+    }
     if formed.is_none() && !config.cluster.join.is_empty() {
         let store = cold::number_of(&config.cold, &config.cluster.id, runtime).await?;
         let joined = cluster::join(&config.cluster, store, &fresh, SystemEntropy).await?;
