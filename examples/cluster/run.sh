@@ -4,12 +4,11 @@
 set -euo pipefail
 
 cd "$(dirname "$0")/../.."
+. examples/s3/moto.sh
 WEIR=${WEIR:-${CARGO_TARGET_DIR:-target}/release/weir}
-MOTO=${MOTO:-${CARGO_TARGET_DIR:-target}/moto}
 HOME_DIR=$(mktemp -d)
 PORT=${PORT:-4950}
 S3=http://127.0.0.1:$PORT
-MOTO_PID=
 TAIL_PID=
 PIDS=()
 
@@ -21,22 +20,10 @@ clean_up() {
 }
 trap clean_up EXIT
 
-say() { printf '\n# %s\n' "$1"; }
-
 fail() {
     printf 'cluster: %s\n' "$1" >&2
     tail -n 8 "$HOME_DIR"/*.log >&2
     exit 1
-}
-
-# until_so WHAT COMMAND...: waits until the command succeeds.
-until_so() {
-    local what=$1 deadline=$((SECONDS + 60))
-    shift
-    until "$@" >/dev/null 2>&1; do
-        ((SECONDS < deadline)) || fail "$what: not within a minute"
-        sleep 0.2
-    done
 }
 
 # Node n listens on three ports: for clients, operators and the other nodes.
@@ -44,7 +31,6 @@ url() { printf 'http://127.0.0.1:%d' $((PORT + 10 * $1)); }
 admin() { printf 'http://127.0.0.1:%d' $((PORT + 10 * $1 + 1)); }
 peer() { printf '127.0.0.1:%d' $((PORT + 10 * $1 + 2)); }
 
-answers() { curl -sS -o /dev/null "$1"; }
 is_ready() { [[ $(curl -s -o /dev/null -w '%{http_code}' "$(admin "$1")/readyz") == 200 ]]; }
 # append NODE TEXT: as a producer, so that it can be sent again whatever has happened to the first time.
 append() {
@@ -67,17 +53,7 @@ start_node() {
 }
 
 [[ -x $WEIR ]] || fail "there is no $WEIR; make it with: cargo build --release"
-if [[ ! -x $MOTO/bin/moto_server ]]; then
-    say "Installing the S3 server in $MOTO"
-    python3 -m venv "$MOTO"
-    "$MOTO/bin/pip" install -q 'moto[server]==5.2.5'
-fi
-
-say "An S3 server at $S3, with the bucket weir"
-"$MOTO/bin/moto_server" -H 127.0.0.1 -p "$PORT" >/dev/null 2>&1 &
-MOTO_PID=$!
-until_so 'the S3 server answers' answers "$S3"
-curl -sS -o /dev/null -X PUT "$S3/weir"
+start_s3 "$S3"
 
 say 'Three nodes'
 for node in 1 2 3; do start_node $node; done

@@ -4,13 +4,12 @@
 set -euo pipefail
 
 cd "$(dirname "$0")/../.."
+. examples/s3/moto.sh
 WEIR=${WEIR:-${CARGO_TARGET_DIR:-target}/release/weir}
-MOTO=${MOTO:-${CARGO_TARGET_DIR:-target}/moto}
 HOME_DIR=$(mktemp -d)
 S3=http://127.0.0.1:${S3_PORT:-4941}
 URL=http://127.0.0.1:${PORT:-4942}
 ADMIN=http://127.0.0.1:${ADMIN_PORT:-4943}
-MOTO_PID=
 WEIR_PID=
 
 clean_up() {
@@ -21,25 +20,12 @@ clean_up() {
 }
 trap clean_up EXIT
 
-say() { printf '\n# %s\n' "$1"; }
-
 fail() {
     printf 's3: %s\n' "$1" >&2
     [[ ! -s $HOME_DIR/log ]] || tail -n 20 "$HOME_DIR/log" >&2
     exit 1
 }
 
-# until_so WHAT COMMAND...: waits until the command succeeds.
-until_so() {
-    local what=$1 deadline=$((SECONDS + 60))
-    shift
-    until "$@" >/dev/null 2>&1; do
-        ((SECONDS < deadline)) || fail "$what: not within a minute"
-        sleep 0.2
-    done
-}
-
-answers() { curl -sS -o /dev/null "$1"; }
 is_ready() { [[ $(curl -s -o /dev/null -w '%{http_code}' "$ADMIN/readyz") == 200 ]]; }
 metric() { curl -sS "$ADMIN/metrics" | awk -v name="$1" '$1 ~ "^" name "({|$)" { sum += $2 } END { printf "%d", sum }'; }
 is_cold() { (($(metric weir_hot_bytes) == 0 && $(metric weir_cold_bytes) > 0)); }
@@ -63,17 +49,7 @@ start_weir() {
 }
 
 [[ -x $WEIR ]] || fail "there is no $WEIR; make it with: cargo build --release"
-if [[ ! -x $MOTO/bin/moto_server ]]; then
-    say "Installing the S3 server in $MOTO"
-    python3 -m venv "$MOTO"
-    "$MOTO/bin/pip" install -q 'moto[server]==5.2.5'
-fi
-
-say "An S3 server at $S3, with the bucket weir"
-"$MOTO/bin/moto_server" -H 127.0.0.1 -p "${S3##*:}" >/dev/null 2>&1 &
-MOTO_PID=$!
-until_so 'the S3 server answers' answers "$S3"
-curl -sS -o /dev/null -X PUT "$S3/weir"
+start_s3 "$S3"
 
 say "A node at $URL"
 start_weir "$HOME_DIR/first"

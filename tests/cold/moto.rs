@@ -96,11 +96,11 @@ fn the_example_loses_a_node_and_recovers_it() {
 #[test]
 fn the_example_of_three_nodes_loses_two_of_them_and_no_line() {
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/cluster/run.sh");
-    // Ten for each node, and some before; they are given out one after the other.
-    let ports: Vec<u16> = (0..40).map(|_| ports::free().port()).collect();
+    // Ten for each node, and ten before.
+    let port = ports::free_row(40).port();
     let mut command = Command::new("bash");
     command.arg(&example).env("WEIR", env!("CARGO_BIN_EXE_weir")).env("MOTO", install());
-    let run = command.env("PORT", ports[0].to_string()).output();
+    let run = command.env("PORT", port.to_string()).output();
     let run = run.unwrap_or_else(|e| panic!("bash is needed to run {}: {e}", example.display()));
     let (stdout, stderr) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
     assert!(

@@ -15,10 +15,10 @@ use std::{fs, thread};
 
 use weir_testkit::history::{History, Outcome, Read};
 use weir_testkit::streams::{Kind, Stream};
-use weir_testkit::{Request, Server, Setup};
+use weir_testkit::{Random, Request, Server, Setup};
 
 use crate::trims::{Reborn, Trimmer};
-use crate::writers::{Closer, Random, Writer};
+use crate::writers::{Closer, Writer};
 
 /// How often it is killed, if `WEIR_TEST_KILLS` does not say.
 const KILLS: usize = 20;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use weir_testkit::history::{Attempt, Outcome};
 use weir_testkit::streams::{Kind, Stream, position};
-use weir_testkit::{Connection, Request, Response};
+use weir_testkit::{Connection, Random, Request, Response};
 
 /// Restarts after which a producer begins a new epoch.
 const ROUNDS_PER_EPOCH: u32 = 4;
@@ -201,17 +201,5 @@ impl Closer {
                 self.closed.push_back((target, response.next_offset().to_owned()));
             }
         }
-    }
-}
-
-/// A small generator of numbers, the same ones in every run.
-#[derive(Debug)]
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    /// A number from 0 up to and without `bound`.
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % bound
     }
 }

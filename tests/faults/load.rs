@@ -8,9 +8,7 @@ use std::time::{Duration, Instant};
 
 use weir_testkit::history::{Attempt, Outcome, Read, Tail};
 use weir_testkit::streams::{Stream, position};
-use weir_testkit::{Connection, Events, Request, Response};
-
-use crate::random::Random;
+use weir_testkit::{Connection, Events, Random, Request, Response};
 
 /// How long a client waits for an answer, or for a connection.
 const PATIENCE: Duration = Duration::from_secs(2);

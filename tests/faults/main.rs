@@ -8,7 +8,6 @@
 mod load;
 mod network;
 mod nodes;
-mod random;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,12 +17,11 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use weir_testkit::history::{History, Outcome};
 use weir_testkit::streams::{Kind, Stream};
-use weir_testkit::{Connection, Request};
+use weir_testkit::{Connection, Random, Request};
 
 use crate::load::Load;
 use crate::network::{HOSTS, Network};
 use crate::nodes::Nodes;
-use crate::random::Random;
 
 /// Faults, if nobody says how many.
 const ROUNDS: usize = 11;

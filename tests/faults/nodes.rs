@@ -7,10 +7,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use weir_testkit::{Connection, Request, Server, Setup};
+use weir_testkit::{Connection, Random, Request, Server, Setup};
 
 use crate::network::{self, HOSTS, Network};
-use crate::random::Random;
 
 /// A disk's size, in bytes.
 const DISK_BYTES: &str = "400m";

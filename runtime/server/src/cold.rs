@@ -101,11 +101,16 @@ pub(crate) async fn number_of(config: &ColdConfig, cluster: &str, runtime: &Hand
 /// [`ColdError::LeftBehind`], or the folder cannot be read.
 pub(crate) async fn check_folder(data_dir: &DataDir) -> Result<(), ColdError> {
     let local = LocalStore::new(data_dir.cold_dir()?).map_err(|error| data_dir.cold_failed(error))?;
-    let objects = local.list().await.map_err(|error| data_dir.cold_failed(io::Error::other(error)))?;
-    match objects.iter().filter(|(name, _)| ChunkName::parse(name).is_some()).count() {
+    match chunks_in(&local, data_dir).await?.len() {
         0 => Ok(()),
         chunks => Err(ColdError::LeftBehind { chunks }),
     }
+}
+
+/// The chunks in the node's own folder.
+async fn chunks_in(local: &LocalStore, data_dir: &DataDir) -> Result<BTreeSet<ChunkName>, ColdError> {
+    let objects = local.list().await.map_err(|error| data_dir.cold_failed(io::Error::other(error)))?;
+    Ok(objects.iter().filter_map(|(name, _)| ChunkName::parse(name)).collect())
 }
 
 /// That the store that is configured cannot be used.
@@ -200,11 +205,7 @@ pub(crate) async fn open(
             }
             Err(error) => return Err(failed(config, error)),
         };
-    let mut left_behind = BTreeSet::new();
-    if location.is_some() {
-        let old = local.list().await.map_err(|error| data_dir.cold_failed(io::Error::other(error)))?;
-        left_behind.extend(old.iter().filter_map(|(name, _)| ChunkName::parse(name)));
-    }
+    let left_behind = if location.is_some() { chunks_in(&local, data_dir).await? } else { BTreeSet::new() };
     if node.cluster.is_some() && !left_behind.is_empty() {
         return Err(ColdError::LeftBehind { chunks: left_behind.len() });
     }

@@ -725,19 +725,17 @@ mod tests {
 
     #[test]
     fn bodies_and_modules_fit_a_message_between_nodes() {
-        let sentence = refusal(|config| {
-            config.cluster.node_id = 1;
-            config.cluster.id = "c1".into();
-            config.cluster.peers = "2=127.0.0.1:4440,3=127.0.0.1:4441".into();
-            config.http.body_bytes_max = CLUSTER_BODY_BYTES_MAX + 1;
-        });
+        let in_cluster = |change: fn(&mut Config)| {
+            refusal(|config| {
+                config.cluster.node_id = 1;
+                config.cluster.id = "c1".into();
+                config.cluster.peers = "2=127.0.0.1:4440,3=127.0.0.1:4441".into();
+                change(config);
+            })
+        };
+        let sentence = in_cluster(|config| config.http.body_bytes_max = CLUSTER_BODY_BYTES_MAX + 1);
         assert!(sentence.contains("http.body_bytes_max") && sentence.contains("20971520"), "{sentence}");
-        let sentence = refusal(|config| {
-            config.cluster.node_id = 1;
-            config.cluster.id = "c1".into();
-            config.cluster.peers = "2=127.0.0.1:4440,3=127.0.0.1:4441".into();
-            config.modules.module_bytes_max = CLUSTER_MODULE_BYTES_MAX + 1;
-        });
+        let sentence = in_cluster(|config| config.modules.module_bytes_max = CLUSTER_MODULE_BYTES_MAX + 1);
         assert!(sentence.contains("modules.module_bytes_max") && sentence.contains("50331648"), "{sentence}");
     }
 

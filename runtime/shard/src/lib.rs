@@ -54,5 +54,6 @@ pub use message::{
 pub use modules::summary::SummaryFollower;
 pub use nodes::join::Joined;
 pub use seams::{Builtin, Clock, Entropy, Nodes, Seams, in_turns};
+pub use subscriptions::wakes::{parse_wake_id, wake_id};
 pub use weir_hooks::PublicKey;
 pub use weir_raft::{Role, Standing};

@@ -9,6 +9,7 @@
 //! - [`tools`]: other programs, pinned and installed below `target/`.
 //! - [`history`]: what clients saw of a stream, and whether what is stored can explain it; [`streams`] are what it is about.
 //! - [`watch`]: its metrics, and waiting for something.
+//! - [`random`]: numbers that follow from a seed.
 //! - [`ports`]: loopback ports that nothing else is about to take.
 //! - [`s3`]: an S3 server that does what it is told, also wrong.
 //!
@@ -20,6 +21,7 @@ pub mod history;
 pub mod http;
 pub mod npm;
 pub mod ports;
+pub mod random;
 pub mod s3;
 pub mod server;
 pub mod sse;
@@ -29,6 +31,7 @@ pub mod watch;
 
 pub use guests::{compile_bomb, guest, leb, section};
 pub use http::{Client, Connection, Request, Response};
+pub use random::Random;
 pub use s3::{Fault, S3};
 pub use server::{Exit, Server, Setup};
 pub use sse::{Event, Events};

@@ -12,14 +12,18 @@ const PORTS: u32 = 20_000;
 
 /// A loopback address with a port that was free a moment ago, another one at each call.
 pub fn free() -> SocketAddr {
+    free_row(1)
+}
+
+/// The first of `count` such addresses, whose ports follow one another.
+pub fn free_row(count: u32) -> SocketAddr {
     static TAKEN: AtomicU32 = AtomicU32::new(0);
     let start = std::process::id().wrapping_mul(97);
     for _ in 0..PORTS {
-        let step = TAKEN.fetch_add(1, Ordering::Relaxed);
-        let port = PORT_FIRST + start.wrapping_add(step) % PORTS;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port as u16));
-        if TcpListener::bind(address).is_ok() {
-            return address;
+        let step = start.wrapping_add(TAKEN.fetch_add(count, Ordering::Relaxed)) % PORTS;
+        let address = |nth| SocketAddr::from((Ipv4Addr::LOCALHOST, (PORT_FIRST + step + nth) as u16));
+        if step + count <= PORTS && (0..count).all(|nth| TcpListener::bind(address(nth)).is_ok()) {
+            return address(0);
         }
     }
     panic!("no free loopback port in {PORT_FIRST}..{}", PORT_FIRST + PORTS);

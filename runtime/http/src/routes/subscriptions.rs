@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
-use weir_shard::{AckRequest, LinkedStream, SubscriptionView};
+use weir_shard::{AckRequest, LinkedStream, SubscriptionView, parse_wake_id, wake_id};
 use weir_stream::Pattern;
 use weir_stream::subscription::{Delivery, Link, SubscriptionConfig, Turn, is_subscription_id};
 use weir_types::limits::{LEASE_MS, SUBSCRIPTION_STREAMS_MAX, SUBSCRIPTION_TEXT_BYTES_MAX, SUBSCRIPTION_URL_BYTES_MAX};
@@ -280,7 +280,7 @@ async fn answer(
             Ok(json(
                 StatusCode::OK,
                 &ClaimDocument {
-                    wake_id: format!("w_{wake:016x}"),
+                    wake_id: wake_id(wake),
                     generation,
                     token: &claimed.token,
                     streams: claimed.streams.iter().map(pending).collect(),
@@ -388,7 +388,7 @@ fn said(bucket: &BucketName, headers: &HeaderMap, body: &[u8]) -> Result<AckRequ
     };
     let Said { wake_id, generation, acks, done } = read(body)?;
     // What is no number of a wake is none of the wake that is under way.
-    let wake = wake_id.strip_prefix("w_").and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or(0);
+    let wake = parse_wake_id(&wake_id).unwrap_or(0);
     if acks.len() > SUBSCRIPTION_STREAMS_MAX {
         return Err(invalid(format!("'acks' has at most {SUBSCRIPTION_STREAMS_MAX} streams")));
     }

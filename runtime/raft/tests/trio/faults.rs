@@ -97,14 +97,6 @@ async fn keeper(trio: Rc<Trio>, dice: Dice, is_over: Rc<Cell<bool>>) {
     }
 }
 
-/// Cuts a node off from all others.
-fn isolate(trio: &Trio, node: u64) {
-    for other in trio.nodes.iter().map(|other| other.id).filter(|other| *other != node) {
-        trio.links.cut(node, other);
-        trio.links.cut(other, node);
-    }
-}
-
 async fn fault(trio: &Trio, dice: &Dice) {
     let (node, other) = (trio.any(dice), trio.any(dice));
     let which = dice.below(18);
@@ -128,7 +120,7 @@ async fn fault(trio: &Trio, dice: &Dice) {
                 node.start().await;
             }
         }
-        11 | 12 => isolate(trio, trio.leader().unwrap_or(node)),
+        11 | 12 => trio.isolate(trio.leader().unwrap_or(node)),
         10 | 13 => {
             let Some(leader) = trio.leader() else { return };
             if which == 13 {
@@ -139,7 +131,7 @@ async fn fault(trio: &Trio, dice: &Dice) {
             if which == 13 {
                 // The other one has heard that it is to lead, and nobody has heard from it yet.
                 sleep(dice.millis(31..60)).await;
-                isolate(trio, leader);
+                trio.isolate(leader);
             }
         }
         _ => trio.links.heal(),

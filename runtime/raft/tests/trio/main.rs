@@ -77,6 +77,14 @@ impl Trio {
         }
     }
 
+    /// Cuts a node off from all others.
+    fn isolate(&self, node: u64) {
+        for other in self.nodes.iter().map(|other| other.id).filter(|other| *other != node) {
+            self.links.cut(node, other);
+            self.links.cut(other, node);
+        }
+    }
+
     /// Some node.
     fn any(&self, dice: &Dice) -> u64 {
         1 + dice.below(self.nodes.len() as u64)
@@ -236,12 +244,7 @@ fn a_leader_that_is_cut_off_acknowledges_nothing_and_reads_nothing_stale() {
         let old = trio.elected(None).await;
         trio.propose(old).await.expect("it leads");
         assert!(trio.node(old).replica().catch_up().await.is_ok());
-        for node in 1..=3 {
-            if node != old {
-                trio.links.cut(old, node);
-                trio.links.cut(node, old);
-            }
-        }
+        trio.isolate(old);
         let late = trio.propose(old).await;
         assert_eq!(late, Err(ProposeError::Unknown), "it was proposed, and nobody has heard of it");
         let new = trio.elected(Some(old)).await;

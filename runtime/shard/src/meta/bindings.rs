@@ -4,7 +4,6 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use weir_stream::{BUILTIN_PREFIX, Binding, Command, EncodedBindings, Refusal, Reply};
 use weir_types::{BucketName, Digest, GroupId, ModuleName, Role};
 use weir_wasm::{GuestError, InstanceKey};
@@ -97,14 +96,14 @@ impl Core {
         role: Role,
         config: &Arc<str>,
     ) -> Result<(), ShardError> {
-        let builtin = self.guests.builtins.iter().find(|(_, builtin)| *builtin == digest);
-        match builtin.filter(|_| module.starts_with(BUILTIN_PREFIX)) {
-            Some(&(builtin, _)) => {
-                self.guests.store(Bytes::from_static(builtin.wasm)).await?;
-                self.load(module, digest).await?;
-            }
-            None => self.load(bucket, digest).await?,
-        }
+        // One that is brought along is compiled for all buckets.
+        let whose_turn = if module.starts_with(BUILTIN_PREFIX) {
+            self.guests.store_builtin(digest).await?;
+            module
+        } else {
+            bucket
+        };
+        self.load(whose_turn, digest).await?;
         let instance = InstanceKey { bucket: bucket.into(), digest, config: config.clone() };
         self.guests.lane.check_config(instance, role).await.map_err(|error| match error {
             GuestError::NotReady => ShardError::Refused(Refusal::ModuleNotReady),

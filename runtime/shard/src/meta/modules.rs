@@ -1,8 +1,8 @@
 //! Modules: what is uploaded on any shard is kept, announced and compiled by the shard of group 0.
 //!
 //! An upload is inspected on the shard that it came to, and for as long as its client waits. Its bytes are durable, on most of the
-//! nodes that have group 0, before it is announced, and it is announced before it is compiled. So a crash leaves an orphan file, which the next start removes; or an
-//! announced upload, which the next start compiles.
+//! nodes that have group 0, before it is announced, and it is announced before it is compiled. So a crash leaves an orphan file,
+//! which the next start removes; or an announced upload, which the next start compiles.
 //!
 //! What is bound is loaded; all else is only on disk, and loaded when it is bound.
 

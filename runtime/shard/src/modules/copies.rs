@@ -70,19 +70,21 @@ impl Core {
 
     /// A module's bytes, for a node that lacks them.
     pub(crate) async fn module_bytes(&self, digest: Digest) -> Response {
-        let read = self.guests.blocking(move |host| host.read(digest).ok().filter(|wasm| digest_of(wasm) == digest));
-        match read.await? {
+        match self.read_whole(digest).await? {
             Some(wasm) => Ok(Answer::ModuleBytes(wasm.into())),
             None => Err(ShardError::ModuleNotReady),
         }
     }
 
+    /// A module's bytes, if this node has them as they were uploaded.
+    async fn read_whole(&self, digest: Digest) -> Result<Option<Vec<u8>>, ShardError> {
+        self.guests.blocking(move |host| host.read(digest).ok().filter(|wasm| digest_of(wasm) == digest)).await
+    }
+
     /// Makes a module ready, for a bind or for this node's own groups. `bucket` is whose turn to compile it is.
     pub(crate) async fn module_load(self: &Rc<Self>, bucket: &str, digest: Digest) -> Response {
         self.guests.last_wanted.note_code(digest);
-        if let Some((builtin, _)) = self.guests.builtins.iter().find(|(_, builtin)| *builtin == digest) {
-            self.guests.store(Bytes::from_static(builtin.wasm)).await?;
-        }
+        self.guests.store_builtin(digest).await?;
         self.load(bucket, digest).await.map(|()| Answer::Done)
     }
 
@@ -185,10 +187,9 @@ async fn keep_named(core: &Rc<Core>, kept: &mut HashSet<Digest>) {
     core.guests.last_wanted.note_bytes(named.iter().copied());
     kept.retain(|digest| named.contains(digest));
     for digest in named.difference(&builtins).filter(|digest| !kept.contains(*digest)).copied().collect::<Vec<_>>() {
-        let read = core.guests.blocking(move |host| host.read(digest).is_ok_and(|wasm| digest_of(&wasm) == digest));
-        let is_kept = match read.await {
-            Ok(true) => Ok(true),
-            Ok(false) => core.fetch(digest).await,
+        let is_kept = match core.read_whole(digest).await {
+            Ok(Some(_)) => Ok(true),
+            Ok(None) => core.fetch(digest).await,
             Err(error) => Err(error),
         };
         match is_kept {

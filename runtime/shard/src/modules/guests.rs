@@ -121,6 +121,14 @@ impl Guests {
         self.blocking(move |host| host.store(&wasm)).await?.map_err(node_error)
     }
 
+    /// Keeps a module's bytes if the server brings it along.
+    pub(crate) async fn store_builtin(&self, digest: Digest) -> Result<(), ShardError> {
+        match self.builtins.iter().find(|(_, builtin)| *builtin == digest) {
+            Some((builtin, _)) => self.store(bytes::Bytes::from_static(builtin.wasm)).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
     /// Keeps a module loaded and on disk that is not bound yet, until what is returned is dropped.
     pub(crate) fn want(self: &Rc<Self>, digest: Digest) -> Wanted {
         *self.wanted.borrow_mut().entry(digest).or_default() += 1;

@@ -44,11 +44,9 @@ pub(crate) async fn lead(core: Rc<Core>, group: Rc<LocalGroup>, term: u64) {
 impl Core {
     /// Tells a node, and notes it when that has answered; says whether it has.
     pub(crate) async fn tell(self: &Rc<Self>, node: NodeId, announcement: Announcement) -> bool {
-        let Some(outgoing) = self.post.node(node) else { return false };
         let group = announcement.group;
-        let call = self.calls.begin_away(None, &outgoing, node);
-        outgoing.ask(call.id(), Request::Members(MembersRequest::Hear(Box::new(announcement))));
-        let has_answered = matches!(timeout(EVERY, call).await, Ok(Ok(Answer::Members(MembersAnswer::Done))));
+        let news = Request::Members(MembersRequest::Hear(Box::new(announcement)));
+        let has_answered = self.ask_node(node, news, EVERY).await.is_ok();
         if has_answered && group == GroupId::META {
             self.contacts.borrow_mut().insert(node, Instant::now());
         }

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use send_wrapper::SendWrapper;
 use weir_stream::subscription::{Ack, EncodedAcks, Link, Linked};
 use weir_stream::{Command, Refusal, Reply};
 use weir_types::limits::SLOTS;
@@ -103,10 +104,20 @@ impl Core {
         number: u64,
         limit: usize,
     ) -> Result<Vec<LinkedStream>, ShardError> {
+        self.ask_links(bucket, number, limit, LinksAsk::Pending).await
+    }
+
+    /// Up to `limit` streams of all groups, of which each is asked for as many as are still wanted.
+    async fn ask_links(
+        self: &Rc<Self>,
+        bucket: &BucketName,
+        number: u64,
+        limit: usize,
+        ask: fn(usize) -> LinksAsk,
+    ) -> Result<Vec<LinkedStream>, ShardError> {
         let mut streams = Vec::new();
         for group in self.topology.groups() {
-            let ask = LinksAsk::Pending(limit - streams.len());
-            let request = LinksRequest { bucket: bucket.clone(), number, ask };
+            let request = LinksRequest { bucket: bucket.clone(), number, ask: ask(limit - streams.len()) };
             match self.request(Request::Links(group, Box::new(request))).await? {
                 Answer::Links(found) => streams.extend(found),
                 _ => unreachable!("links are answered with streams"),
@@ -150,18 +161,8 @@ impl Shard {
         number: u64,
         limit: usize,
     ) -> Result<Vec<LinkedStream>, ShardError> {
-        let mut streams = Vec::new();
-        for group in self.0.topology.groups() {
-            let request = LinksRequest { bucket: bucket.clone(), number, ask: LinksAsk::All(limit - streams.len()) };
-            match self.ask(Request::Links(group, Box::new(request))).await? {
-                Answer::Links(found) => streams.extend(found),
-                _ => unreachable!("links are answered with streams"),
-            }
-            if streams.len() >= limit {
-                break;
-            }
-        }
-        Ok(streams)
+        let core = Rc::clone(&self.0);
+        SendWrapper::new(Box::pin(async move { core.ask_links(bucket, number, limit, LinksAsk::All).await })).await
     }
 }
 

@@ -268,8 +268,13 @@ fn retry_ms(failures: u32, random: u64) -> u64 {
 }
 
 /// A wake's own number as clients see it.
-pub(crate) fn wake_id(wake: u64) -> String {
+pub fn wake_id(wake: u64) -> String {
     format!("w_{wake:016x}")
+}
+
+/// The number that a client names; none for what [`wake_id`] never says.
+pub fn parse_wake_id(wake_id: &str) -> Option<u64> {
+    wake_id.strip_prefix("w_").and_then(|digits| u64::from_str_radix(digits, 16).ok())
 }
 
 fn link_type(link: Link) -> &'static str {

@@ -1,8 +1,8 @@
 //! A backup of a shard's groups: all that they have now, in another store.
 //!
-//! Of several nodes, each makes that of the groups that it leads. Each group in turn moves its bytes from the log to chunks, takes a snapshot, and copies the chunks that this names, and
-//! then the snapshot. No chunk is deleted meanwhile. What is appended while that goes on may be in the backup, or be cut
-//! off.
+//! Of several nodes, each makes that of the groups that it leads. Each group in turn moves its bytes from the log to chunks, takes a
+//! snapshot, and copies the chunks that this names, and then the snapshot. No chunk is deleted meanwhile. What is appended while that
+//! goes on may be in the backup, or be cut off.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;

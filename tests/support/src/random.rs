@@ -1,18 +1,20 @@
-//! Numbers that follow from a seed.
+//! Numbers that follow from a seed, the same ones in every run.
+
+use std::time::Duration;
 
 /// A generator of numbers.
 #[derive(Clone, Debug)]
-pub(crate) struct Random(pub(crate) u64);
+pub struct Random(pub u64);
 
 impl Random {
     /// A number from 0 up to and without `bound`.
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+    pub fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % bound
     }
 
     /// A time between two.
-    pub(crate) fn millis(&mut self, from: u64, to: u64) -> std::time::Duration {
-        std::time::Duration::from_millis(from + self.below(to - from))
+    pub fn millis(&mut self, from: u64, to: u64) -> Duration {
+        Duration::from_millis(from + self.below(to - from))
     }
 }
