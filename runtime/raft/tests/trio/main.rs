@@ -170,6 +170,13 @@ impl Trio {
     }
 }
 
+/// Links know replicas, and replicas know links.
+impl Drop for Trio {
+    fn drop(&mut self) {
+        self.nodes.iter().for_each(|node| self.links.down(node.id));
+    }
+}
+
 /// Time passes when there is nothing else to do.
 fn runtime() -> LocalRuntime {
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build_local(LocalOptions::default());
