@@ -1,9 +1,9 @@
-//! Three nodes, and whatever can happen to them: killed, stopped, cut off, one way or both, slow, with a full disk, with a flipped
-//! bit, all at once, and started again in any order. What was acknowledged is there, once, in order, wherever it is read, and
-//! nobody who asks for a stream's end is told of an earlier one.
+//! Three nodes with a bucket, and whatever can happen to them: killed, stopped, cut off, one way or both, slow, with a slow or a full
+//! disk, with a flipped bit, without the bucket, all at once, and started again in any order; replaced for good. What was
+//! acknowledged is there, once, in order, wherever it is read, and nobody who asks for a stream's end is told of an earlier one.
 //!
-//! `WEIR_FAULT_ROUNDS` says how many faults, `WEIR_FAULT_SEED` which. Needs `unshare`, `nsenter` and `ip`, and a kernel on which
-//! users may have namespaces of their own.
+//! `WEIR_FAULT_ROUNDS` says how many faults, `WEIR_FAULT_SEED` which, and `WEIR_FAULT_ONLY` has the same happen over and over. Needs
+//! `unshare`, `nsenter`, `ip`, `nft` and `bindfs`, and a kernel on which users may have namespaces of their own.
 
 mod load;
 mod network;
@@ -17,48 +17,60 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use weir_testkit::history::{History, Outcome};
 use weir_testkit::streams::{Kind, Stream};
-use weir_testkit::{Connection, Random, Request};
+use weir_testkit::{Connection, Fault as BucketFault, Random, Request, S3};
 
 use crate::load::Load;
 use crate::network::{HOSTS, Network};
-use crate::nodes::Nodes;
+use crate::nodes::{GROUPS, Nodes};
 
-/// Faults, if nobody says how many.
-const ROUNDS: usize = 11;
+/// Faults, if nobody says how many: each once.
+const ROUNDS: usize = FAULTS.len();
 /// Faults until all is checked, and begins anew with other streams.
-const ROUNDS_PER_PART: usize = 11;
+const ROUNDS_PER_PART: usize = FAULTS.len();
 /// Streams: some in each group.
 const STREAMS: usize = 6;
 /// How long it may take until appends to every stream are acknowledged again. The machine may be busy.
 const RECOVERED_WITHIN: Duration = Duration::from_secs(30);
+/// How long chunks of deleted streams may stay in the bucket.
+const EMPTY_WITHIN: Duration = Duration::from_secs(60);
 /// A share of unknown outcomes beyond which a run proves little.
 const UNKNOWN_MAX: f64 = 0.3;
 
 /// What happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fault {
-    KillOne,
-    KillAll,
-    StopInOrder,
-    Pause,
+    KillLeader,
     Isolate,
+    KillAll,
     CutOneWay,
+    HandOver,
+    Pause,
     LosePackets,
+    Replace,
+    FlapLinks,
+    StopInOrder,
     SlowNode,
+    LoseBucket,
+    SlowDisk,
     FullDisk,
     FlipBit,
     KillTheCutOff,
 }
 
-const FAULTS: [Fault; 11] = [
-    Fault::KillOne,
+const FAULTS: [Fault; 16] = [
+    Fault::KillLeader,
     Fault::Isolate,
     Fault::KillAll,
     Fault::CutOneWay,
+    Fault::HandOver,
     Fault::Pause,
     Fault::LosePackets,
+    Fault::Replace,
+    Fault::FlapLinks,
     Fault::StopInOrder,
     Fault::SlowNode,
+    Fault::LoseBucket,
+    Fault::SlowDisk,
     Fault::FullDisk,
     Fault::FlipBit,
     Fault::KillTheCutOff,
@@ -84,9 +96,17 @@ fn main() {
         Err(_) => default,
     };
     let (rounds, seed) = (number("WEIR_FAULT_ROUNDS", ROUNDS), number("WEIR_FAULT_SEED", 1));
+    let only = std::env::var("WEIR_FAULT_ONLY").ok().map(|name| {
+        let named = FAULTS.into_iter().find(|fault| format!("{fault:?}") == name);
+        named.unwrap_or_else(|| panic!("{name} is none of {FAULTS:?}"))
+    });
+    let network = Network::new();
+    let s3 = S3::start_at(network::near(0));
     let mut run = Run {
-        network: Network::new(),
-        nodes: Nodes::start(),
+        only,
+        network,
+        nodes: Nodes::start(&s3),
+        s3,
         random: Random(seed as u64),
         clock: Instant::now(),
         outages: BTreeMap::new(),
@@ -101,11 +121,15 @@ fn main() {
         done += part;
         println!("{done} rounds, {} appends, {} unknown", run.appends, run.unknown);
     }
+    run.leave_nothing();
     run.report();
 }
 
 struct Run {
+    /// What happens, if it is always the same.
+    only: Option<Fault>,
     network: Network,
+    s3: S3,
     nodes: Nodes,
     random: Random,
     clock: Instant,
@@ -153,6 +177,7 @@ impl Run {
                 histories[at].tails.extend(tails);
             }
             self.nodes.wait_caught_up();
+            assert!(!self.s3.chunks().is_empty(), "no byte has left the nodes");
             for stream in &streams {
                 stored.push(self.read_everywhere(stream));
                 self.again(204, || Request::delete(&stream.target));
@@ -180,7 +205,7 @@ impl Run {
         thread::sleep(self.random.millis(200, 1000));
         // Each once, and then whichever.
         let at = if number < FAULTS.len() { number } else { self.random.below(FAULTS.len() as u64) as usize };
-        let fault = FAULTS[at];
+        let fault = self.only.unwrap_or(FAULTS[at]);
         let begun = self.clock.elapsed();
         self.strike(fault);
         self.nodes.check_running();
@@ -202,7 +227,9 @@ impl Run {
         let node = self.random.below(HOSTS as u64) as usize;
         let others = [(node + 1) % HOSTS, (node + 2) % HOSTS];
         match fault {
-            Fault::KillOne => {
+            Fault::KillLeader => {
+                let group = self.random.below(GROUPS as u64) as usize;
+                let node = self.nodes.leader(group).unwrap_or(node);
                 self.nodes.kill(node);
                 thread::sleep(self.random.millis(1000, 4000));
                 self.nodes.restart(node);
@@ -238,6 +265,11 @@ impl Run {
                 self.network.mend(from, to);
             }
             Fault::LosePackets => {
+                self.network.lose(1 + self.random.below(30));
+                thread::sleep(self.random.millis(1000, 5000));
+                self.network.lose(0);
+            }
+            Fault::FlapLinks => {
                 for _ in 0..40 {
                     let from = self.random.below(HOSTS as u64) as usize;
                     let to = (from + 1 + self.random.below(HOSTS as u64 - 1) as usize) % HOSTS;
@@ -254,6 +286,32 @@ impl Run {
                     self.nodes.signal(node, Signal::CONT);
                     thread::sleep(self.random.millis(1, 20));
                 }
+            }
+            Fault::SlowDisk => {
+                for _ in 0..30 {
+                    self.nodes.signal_disk(node, Signal::STOP);
+                    thread::sleep(self.random.millis(10, 200));
+                    self.nodes.signal_disk(node, Signal::CONT);
+                    thread::sleep(self.random.millis(1, 20));
+                }
+            }
+            Fault::LoseBucket => {
+                self.s3.fail(BucketFault::Away);
+                thread::sleep(self.random.millis(1000, 5000));
+                self.s3.heal();
+            }
+            Fault::HandOver => {
+                for _ in 0..5 {
+                    let group = self.random.below(GROUPS as u64) as usize;
+                    let to = self.random.below(HOSTS as u64) as usize;
+                    self.nodes.transfer(node, group, to);
+                    thread::sleep(self.random.millis(0, 500));
+                }
+            }
+            Fault::Replace => {
+                self.nodes.kill(node);
+                thread::sleep(self.random.millis(0, 2000));
+                self.nodes.replace(node);
             }
             Fault::FullDisk => {
                 let ballast = self.nodes.fill_disk(node);
@@ -318,6 +376,18 @@ impl Run {
             assert_eq!(read(host).len(), stored.len(), "{} through node {host}", stream.target);
         }
         stored
+    }
+
+    /// Every stream was deleted: whoever leads next finds what is left of them in the bucket.
+    fn leave_nothing(&mut self) {
+        self.strike(Fault::StopInOrder);
+        let begun = Instant::now();
+        while !self.s3.chunks().is_empty() {
+            let left = self.s3.chunks();
+            assert!(begun.elapsed() < EMPTY_WITHIN, "nobody has deleted {left:?}:\n{}", self.nodes.logs());
+            thread::sleep(Duration::from_millis(100));
+        }
+        println!("the bucket is empty after {:?}", begun.elapsed());
     }
 
     fn report(&self) {

@@ -9,6 +9,9 @@ use std::process::Command;
 
 /// Hosts.
 pub(crate) const HOSTS: usize = 3;
+/// Where the router's filter is.
+const TABLE: &str = "faults";
+const CHAIN: &str = "between";
 /// Says that a process has entered.
 const ENTERED: &str = "WEIR_FAULTS_ENTERED";
 
@@ -56,6 +59,8 @@ impl Network {
             run("ip", &["-n", &name, "link", "set", "lo", "up"]);
             run("ip", &["-n", &name, "route", "add", "default", "via", &near.to_string()]);
         }
+        run("nft", &["add", "table", "ip", TABLE]);
+        run("nft", &["add", "chain", "ip", TABLE, CHAIN, "{ type filter hook forward priority 0; }"]);
         Network
     }
 
@@ -74,6 +79,15 @@ impl Network {
         self.rule("del", from, to);
     }
 
+    /// Loses so many of 100 packets between hosts, each by chance; none for 0.
+    pub(crate) fn lose(&self, percent: u64) {
+        run("nft", &["flush", "chain", "ip", TABLE, CHAIN]);
+        if percent > 0 {
+            let below = percent.to_string();
+            run("nft", &["add", "rule", "ip", TABLE, CHAIN, "numgen", "random", "mod", "100", "<", &below, "drop"]);
+        }
+    }
+
     fn rule(&self, verb: &str, from: usize, to: usize) {
         run("ip", &["rule", verb, "from", &ip(from).to_string(), "to", &ip(to).to_string(), "blackhole"]);
     }
@@ -88,8 +102,8 @@ fn ip(host: usize) -> IpAddr {
     Ipv4Addr::new(10, 9, host as u8, 2).into()
 }
 
-/// The router, as a host sees it.
-fn near(host: usize) -> Ipv4Addr {
+/// The router, as a host sees it. Every host reaches it at each of its addresses.
+pub(crate) fn near(host: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 9, host as u8, 1)
 }
 

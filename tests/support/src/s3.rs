@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher};
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -98,8 +98,13 @@ struct Shared {
 impl S3 {
     /// A server on a free port. Its bucket [`BUCKET`] is empty.
     pub fn start() -> S3 {
+        S3::start_at(Ipv4Addr::LOCALHOST)
+    }
+
+    /// As [`S3::start`], at another address of this machine.
+    pub fn start_at(ip: Ipv4Addr) -> S3 {
         let (address, listener) = loop {
-            let address = ports::free();
+            let address = SocketAddr::new(ip.into(), ports::free().port());
             // Another process may have taken it meanwhile.
             if let Ok(listener) = TcpListener::bind(address) {
                 break (address, listener);
