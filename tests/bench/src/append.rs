@@ -38,10 +38,16 @@ pub(crate) fn append(args: &AppendArgs, common: &Common, title: String) -> Resul
 }
 
 fn round(target: &Target, args: &AppendArgs, common: &Common) -> Result<Round, String> {
-    let paths = streams::create(target, args.streams, "application/octet-stream")?;
+    let (paths, homes) = streams::create_at_homes(target, args.streams, "application/octet-stream")?;
     let heads = streams::append_heads(target, &paths, args.bytes);
     let body = streams::payload(args.bytes);
-    let mut load = Load::open(target, args.connections)?;
+    if args.connections < args.streams && homes.iter().any(|home| *home != target.address) {
+        return Err(format!(
+            "the streams are on several nodes: they need a connection each, --connections {}",
+            args.streams
+        ));
+    }
+    let mut load = Load::open_at((0..args.connections).map(|i| homes[i % args.streams]).collect())?;
     let _trouble = target.trouble.as_deref().map(|path| Trouble::begin(target, path));
     let mut places: Vec<usize> = (0..args.connections).map(|i| i % args.streams).collect();
     let mut run = |seconds: f64| -> Result<Measured, String> {

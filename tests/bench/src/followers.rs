@@ -12,7 +12,7 @@ use rustix::net::sockopt;
 use crate::marker::Scanner;
 use crate::poll::Poll;
 use crate::response::Response;
-use crate::servers::Target;
+use crate::servers::{self, Target};
 use crate::streams::get_head;
 
 const SCRATCH_BYTES: usize = 256 << 10;
@@ -75,7 +75,7 @@ impl<'a> Followers<'a> {
                 let path = paths[i % paths.len()].clone();
                 let (response, scanner) = (Response::new(), Scanner::default());
                 let receive_buffer = (live == Live::Stalled).then_some(STALLED_BUFFER_BYTES);
-                let socket = target.connect(receive_buffer)?;
+                let socket = servers::connect(target.address, receive_buffer)?;
                 opened.poll.add(&socket, i)?;
                 opened.followers.push(Follower { socket, path, response, scanner, tail: Vec::new() });
                 opened.ask(i, offset, None)?;
@@ -132,7 +132,7 @@ impl<'a> Followers<'a> {
         let cursor = follower.response.header(cursor).map(str::to_owned);
         let closes = follower.response.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
         if closes || self.live != Live::LongPoll {
-            let socket = self.target.connect(None)?;
+            let socket = servers::connect(self.target.address, None)?;
             self.poll.add(&socket, i)?;
             self.followers[i].socket = socket;
         }

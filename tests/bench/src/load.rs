@@ -6,13 +6,13 @@
 //! and latencies say nothing about what an open arrival rate would see.
 
 use std::io::{ErrorKind, IoSlice, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::histogram::Histogram;
 use crate::poll::Poll;
 use crate::response::Response;
-use crate::servers::Target;
+use crate::servers::{self, Target};
 
 const SCRATCH_BYTES: usize = 256 << 10;
 const STALLED_AFTER: Duration = Duration::from_secs(60);
@@ -63,10 +63,18 @@ impl Load {
     /// # Errors
     /// A sentence when the server cannot be connected to.
     pub(crate) fn open(target: &Target, connections: usize) -> Result<Load, String> {
+        Load::open_at(vec![target.address; connections])
+    }
+
+    /// Opens a connection to each of `addresses`.
+    ///
+    /// # Errors
+    /// As [`Load::open`].
+    pub(crate) fn open_at(addresses: Vec<SocketAddr>) -> Result<Load, String> {
         let poll = Poll::new()?;
         let mut clients = Vec::new();
-        for token in 0..connections {
-            let socket = target.connect(None)?;
+        for (token, address) in addresses.into_iter().enumerate() {
+            let socket = servers::connect(address, None)?;
             poll.add(&socket, token)?;
             clients.push(Client { socket, response: Response::new() });
         }

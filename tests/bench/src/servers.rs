@@ -77,27 +77,6 @@ impl Target {
         common.servers.iter().map(start).collect()
     }
 
-    /// A connection that does not block, with a receive buffer of that many bytes or of the kernel's choice.
-    ///
-    /// # Errors
-    /// A sentence when the server cannot be connected to.
-    pub(crate) fn connect(&self, receive_buffer: Option<usize>) -> Result<TcpStream, String> {
-        let family = if self.address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let connect = || -> std::io::Result<TcpStream> {
-            let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-            if let Some(bytes) = receive_buffer {
-                // Before it connects: a window that was offered once is not taken back.
-                sockopt::set_socket_recv_buffer_size(&socket, bytes)?;
-            }
-            rustix::net::connect(&socket, &self.address)?;
-            let socket = TcpStream::from(socket);
-            socket.set_nodelay(true)?;
-            socket.set_nonblocking(true)?;
-            Ok(socket)
-        };
-        connect().map_err(|e| format!("cannot connect to {}: {e}", self.address))
-    }
-
     /// Kills the process, which loses what it had not written, and starts it again on its data.
     ///
     /// # Errors
@@ -184,6 +163,27 @@ impl Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A connection that does not block, with a receive buffer of that many bytes or of the kernel's choice.
+///
+/// # Errors
+/// A sentence when the server cannot be connected to.
+pub(crate) fn connect(address: SocketAddr, receive_buffer: Option<usize>) -> Result<TcpStream, String> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let connect = || -> std::io::Result<TcpStream> {
+        let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        if let Some(bytes) = receive_buffer {
+            // Before it connects: a window that was offered once is not taken back.
+            sockopt::set_socket_recv_buffer_size(&socket, bytes)?;
+        }
+        rustix::net::connect(&socket, &address)?;
+        let socket = TcpStream::from(socket);
+        socket.set_nodelay(true)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    };
+    connect().map_err(|e| format!("cannot connect to {address}: {e}"))
 }
 
 impl Drop for Process {
