@@ -58,7 +58,7 @@ pub(crate) struct ClusterConfig {
     pub(crate) listen: ListenAddress,
     /// Where the other nodes reach this one, as `host:port`; empty for what it listens on.
     pub(crate) advertise: String,
-    /// The other nodes, as `2=host:port`, separated by commas: those that form the cluster together.
+    /// The nodes that form the cluster together, as `2=host:port`, separated by commas; with or without this one.
     pub(crate) peers: String,
     /// A node of the cluster that this one waits to be taken into, as `host:port`.
     pub(crate) join: String,
@@ -97,12 +97,16 @@ impl ClusterConfig {
 
     /// Where the other nodes reach this one; empty where nobody has said so and it listens on all addresses.
     pub(crate) fn own_address(&self) -> String {
-        let socket = self.listen.socket();
-        match self.advertise.trim() {
-            "" if socket.ip().is_unspecified() => String::new(),
-            "" => format!("{}:{}", self.listen.host(), socket.port()),
-            advertise => advertise.to_string(),
+        let advertise = self.advertise.trim();
+        if !advertise.is_empty() {
+            return advertise.to_string();
         }
+        let named = self.node().and_then(|own| self.named().ok()?.remove(&own));
+        named.unwrap_or_else(|| {
+            let socket = self.listen.socket();
+            let is_everywhere = socket.ip().is_unspecified();
+            if is_everywhere { String::new() } else { format!("{}:{}", self.listen.host(), socket.port()) }
+        })
     }
 
     /// This node's number; none for a node that is alone, or has it from when it was that.
@@ -115,6 +119,13 @@ impl ClusterConfig {
     /// # Errors
     /// Why they cannot be read.
     pub(crate) fn peers(&self) -> Result<BTreeMap<NodeId, String>, ClusterConfigError> {
+        let mut peers = self.named()?;
+        peers.retain(|node, _| Some(*node) != self.node());
+        Ok(peers)
+    }
+
+    /// The nodes that `peers` names, of which this may be one, so that all can have the same list.
+    fn named(&self) -> Result<BTreeMap<NodeId, String>, ClusterConfigError> {
         let invalid = |reason: &str| {
             let (value, reason) = (self.peers.clone(), reason.to_string());
             ClusterConfigError::Invalid { key: "cluster.peers", value, reason }
@@ -126,9 +137,6 @@ impl ClusterConfig {
             let number = number.ok_or_else(|| invalid("a node has a number from 1 on"))?;
             if !is_address(address) {
                 return Err(invalid("each has a host and a port, as in 2=host:4439"));
-            }
-            if Some(number) == self.node() {
-                return Err(invalid("this node is one of them: they are the other nodes"));
             }
             if peers.insert(number, address.trim().to_string()).is_some() {
                 return Err(invalid("a node is named twice"));
@@ -229,7 +237,6 @@ mod tests {
             ("2", "2=host:port"),
             ("0=a:1", "from 1 on"),
             ("x=a:1", "from 1 on"),
-            ("1=a:1", "this node is one of them"),
             ("2=a:1,2=b:1", "named twice"),
             ("2=a", "a host and a port"),
             ("2=:1", "a host and a port"),
@@ -237,6 +244,16 @@ mod tests {
         ] {
             assert!(refusal(&cluster(peers)).contains(reason), "{peers}");
         }
+    }
+
+    #[test]
+    fn all_nodes_may_have_the_same_list_and_it_says_where_this_one_is() {
+        let everywhere = ClusterConfig { listen: ":4439".parse().expect("an address"), ..cluster("1=a:1,2=b:2") };
+        everywhere.check(true, false).expect("it may name this node");
+        assert_eq!(everywhere.peers().expect("a list"), BTreeMap::from([(NodeId::new(2).expect("2"), "b:2".into())]));
+        assert_eq!(everywhere.own_address(), "a:1");
+        assert_eq!(ClusterConfig { advertise: "c:3".into(), ..everywhere.clone() }.own_address(), "c:3");
+        assert_eq!(ClusterConfig { peers: "2=b:2".into(), ..everywhere }.own_address(), "");
     }
 
     #[test]
