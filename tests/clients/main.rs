@@ -95,6 +95,21 @@ fn documents_of_the_official_yjs_server_survive_compaction() {
     );
 }
 
+/// The example of a stream per document, as it stands.
+#[test]
+fn editors_of_a_document_that_is_a_stream_come_to_the_same() {
+    let files = [
+        ("package.json", include_str!("../../examples/documents/package.json")),
+        ("package-lock.json", include_str!("../../examples/documents/package-lock.json")),
+        ("documents.mjs", include_str!("../../examples/documents/documents.mjs")),
+    ];
+    let folder = npm::install(Path::new(env!("CARGO_TARGET_TMPDIR")).join("documents"), &files);
+    let server = Setup::new(env!("CARGO_BIN_EXE_weir")).args(&["--in-memory"]).start();
+    let run = npm::run(npm::node(&folder, "documents.mjs").arg(server.url()), "node is needed to run the example");
+    let said = npm::text(&run);
+    assert_eq!(said.matches("three editors have the same 130 characters").count(), 2, "{said}");
+}
+
 /// What the README shows of the official client, run as it stands but for the server's address.
 #[test]
 fn the_readme_shows_a_client_that_follows_a_stream() {

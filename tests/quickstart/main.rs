@@ -26,11 +26,23 @@ fn the_tour_runs_as_written() {
 
 #[test]
 fn a_workflow_is_replayed_from_old_and_new_bytes() {
-    let replay = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/workflow-replay/replay.mjs");
+    runs("workflow-replay/replay.mjs", "2000 steps");
+}
+
+#[test]
+fn an_agents_run_is_watched_and_forked() {
+    runs("agent-run/run.mjs", "the run has 5 steps, and whoever watched has seen each once");
+}
+
+/// Runs an example that needs nothing but node. What it prints ends with a line that has these words.
+#[track_caller]
+fn runs(example: &str, words: &str) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples").join(example);
     let server = Setup::new(env!("CARGO_BIN_EXE_weir")).env("WEIR_COLD_FLUSH_AGE_MS", 200).start();
-    let run = Command::new("node").arg(&replay).arg(server.url()).output().expect("node can be run");
+    let run = Command::new("node").arg(&script).arg(server.url()).output().expect("node can be run");
     let (stdout, stderr) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
-    assert!(run.status.success() && stdout.contains("2000 steps"), "{}\n{stdout}\n{stderr}", run.status);
+    let is_done = stdout.lines().last().is_some_and(|line| line.contains(words));
+    assert!(run.status.success() && is_done, "{}\n{stdout}\n{stderr}", run.status);
 }
 
 #[test]
