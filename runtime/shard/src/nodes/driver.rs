@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 use weir_cluster::NodeId;
 use weir_raft::Role;
-use weir_stream::{Command, NodeState, NodeStep, NodeTable, Reply};
+use weir_stream::{Command, EncodedFounders, NodeRefusal, NodeState, NodeStep, NodeTable, Reply};
 use weir_types::GroupId;
 
 use crate::core::{Core, Found};
@@ -119,11 +119,18 @@ impl Core {
         }
         let known = nodes.roster.current().nodes;
         let Some(view) = self.group(GroupId::META).replica.view() else { return Err(ShardError::Unavailable) };
-        for node in view.voters.into_iter().flatten().chain(view.learners).collect::<BTreeSet<u64>>() {
-            let address = NodeId::new(node).and_then(|node| known.get(&node)).map(|known| known.address.clone());
-            self.node_step(node, NodeStep::Add { address: &address.unwrap_or_default() }).await?;
+        let founder = |node: u64| {
+            let address = NodeId::new(node).and_then(|node| known.get(&node)).map(|known| known.address.as_str());
+            (node, address.unwrap_or_default().into())
+        };
+        let founders = view.voters.into_iter().flatten().chain(view.learners).map(founder).collect();
+        let founders = EncodedFounders::encode(&founders);
+        let founders = EncodedFounders::of(&founders);
+        match self.group(GroupId::META).command(&Command::MetaFounders { founders }).await? {
+            // What was not known to have become of it may have been done.
+            Reply::Node { refused: None | Some(NodeRefusal::Formed) } => Ok(()),
+            other => unreachable!("a cluster's founders are not answered with {other:?}"),
         }
-        Ok(())
     }
 
     /// Notes the disks of those who were met first by this node.

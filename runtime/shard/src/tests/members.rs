@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use tokio::net::TcpListener;
 use weir_cluster::{NodeId, Roster};
+use weir_stream::NodeTable;
 
 use super::cluster::{Member, Start, create, list, node_id, within};
 use super::*;
@@ -229,6 +230,27 @@ async fn one_node_grows_to_three_and_the_last_of_them_goes_on_alone() {
     writer.write(&cluster.members[&3].shards[0]).await;
     writer.check(&cluster.members[&3].shards[0]).await;
     println!("the longest write took {:?}", writer.longest);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn no_table_lacks_some_of_those_who_have_formed_the_cluster() {
+    let cluster = Cluster::form(&[1, 2, 3]).await;
+    let table = |node| cluster.core(node).meta().nodes().clone();
+    let formed = async {
+        while (1..=3).all(|node| table(node).epoch == 0) {
+            tokio::task::yield_now().await;
+        }
+    };
+    within("the cluster's forming", formed).await;
+    // Whoever has a table, however early, has a whole one.
+    for node in 1..=3 {
+        let NodeTable { epoch, nodes } = table(node);
+        assert!(epoch == 0 || nodes.keys().eq(&[1, 2, 3]), "{nodes:?}");
+    }
+    let status = cluster.settled(1, &[1, 2, 3]).await;
+    let address = |node| &*cluster.addresses[&node_id(node)];
+    assert!(status.nodes.iter().all(|node| &*node.address == address(node.node)), "{status:?}");
     cluster.stop().await;
 }
 
