@@ -9,6 +9,8 @@
 //! - One group changes at a time. A new voter has the group's log first; a change begins only when enough of the voters of before
 //!   were heard lately, and enough of those that are to be have the log, too: so neither lose their majority, and nobody waits.
 //! - A leader that is to leave hands over first.
+//! - A group without a leader holds up no other. But no node is gone then, and no move begins that makes nodes even: the group may be
+//!   there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,6 +34,13 @@ pub(crate) struct Look<'a> {
     pub(crate) heard: &'a BTreeSet<u64>,
     /// All groups in their order; none for one whose leader has not answered.
     pub(crate) groups: &'a [Option<GroupStanding>],
+}
+
+impl Look<'_> {
+    /// Whether all groups have answered.
+    fn is_whole(&self) -> bool {
+        self.groups.iter().all(Option::is_some)
+    }
 }
 
 /// What comes of a look.
@@ -58,18 +67,15 @@ pub(crate) enum Step {
 pub(crate) fn plan(look: &Look<'_>) -> Plan {
     let mut plan = Plan::default();
     let standings: Vec<&GroupStanding> = look.groups.iter().flatten().collect();
-    if standings.len() < look.groups.len() {
-        let leaderless = look.groups.iter().enumerate().filter(|(_, standing)| standing.is_none());
-        plan.waits.extend(leaderless.map(|(group, _)| format!("group {group} has no leader that answers").into()));
-        return plan;
-    }
+    let leaderless = look.groups.iter().enumerate().filter(|(_, standing)| standing.is_none());
+    plan.waits.extend(leaderless.map(|(group, _)| format!("group {group} has no leader that answers").into()));
     let targets = place(look, &standings);
+    let groups = || standings.iter().copied().zip(&targets);
     // What is under way goes first, and alone.
-    let is_under_way = |standing: &&GroupStanding| standing.voters.len() > 1 || !standing.learners.is_empty();
-    let under_way: Vec<&GroupStanding> = standings.iter().copied().filter(is_under_way).collect();
-    let turns = if under_way.is_empty() { &standings } else { &under_way };
-    for standing in turns {
-        match next(look, standing, &targets[usize::from(standing.group)]) {
+    let is_under_way = |standing: &GroupStanding| standing.voters.len() > 1 || !standing.learners.is_empty();
+    let is_any_under_way = standings.iter().copied().any(is_under_way);
+    for (standing, target) in groups().filter(|(standing, _)| !is_any_under_way || is_under_way(standing)) {
+        match next(look, standing, target) {
             Next::Nothing => {}
             Next::Wait(reason) => plan.waits.push(reason.into()),
             Next::Do(request) => {
@@ -78,18 +84,18 @@ pub(crate) fn plan(look: &Look<'_>) -> Plan {
             }
         }
     }
-    let is_new =
-        |node: &u64| !look.heard.contains(node) && !standings.iter().any(|standing| members(standing).contains(node));
+    let has = |node: &u64| standings.iter().any(|standing| members(standing).contains(node));
     let silent = look.nodes.iter().filter(|(_, entry)| entry.state == NodeState::Active).map(|(node, _)| node);
     plan.waits.extend(
         silent
-            .filter(|node| is_new(node))
+            .filter(|node| !look.heard.contains(node) && !has(node))
             .map(|node| format!("node {node} has not answered yet: no group goes there").into()),
     );
-    let gone = look.nodes.iter().filter(|(_, entry)| entry.state == NodeState::Leaving).map(|(node, _)| *node);
-    let has = |node: &u64| standings.iter().any(|standing| members(standing).contains(node));
-    plan.step = gone.into_iter().find(|node| !has(node)).map(Step::Gone);
-    plan.is_settled = plan.step.is_none() && plan.waits.is_empty() && under_way.is_empty();
+    if look.is_whole() {
+        let gone = look.nodes.iter().filter(|(_, entry)| entry.state == NodeState::Leaving).map(|(node, _)| *node);
+        plan.step = gone.into_iter().find(|node| !has(node)).map(Step::Gone);
+    }
+    plan.is_settled = plan.step.is_none() && plan.waits.is_empty() && !is_any_under_way;
     plan
 }
 
@@ -218,7 +224,7 @@ fn is_near(standing: &GroupStanding, node: u64) -> bool {
     node != standing.leader && is_heard(standing, node) && lag(standing, node) <= LAG_ENTRIES_MAX
 }
 
-/// The voters that each group should have.
+/// The voters that each of these groups should have.
 fn place(look: &Look<'_>, standings: &[&GroupStanding]) -> Vec<BTreeSet<u64>> {
     let with = |wanted: NodeState| {
         let nodes = look.nodes.iter().filter(move |(_, entry)| entry.state == wanted);
@@ -269,8 +275,24 @@ fn place(look: &Look<'_>, standings: &[&GroupStanding]) -> Vec<BTreeSet<u64>> {
     targets
 }
 
-/// Moves voters from nodes that have many to nodes that have few, as long as they are two apart.
+/// Moves voters from nodes that have many to nodes that have few, as long as they are two apart. Unless all groups are known, nobody
+/// knows what they have: then what has begun goes on, and nothing begins.
 fn even_out(look: &Look<'_>, standings: &[&GroupStanding], active: &BTreeSet<u64>, targets: &mut [BTreeSet<u64>]) {
+    if !look.is_whole() {
+        for (at, standing) in standings.iter().enumerate() {
+            for taker in standing.learners.iter().filter(|node| active.contains(node) && look.heard.contains(node)) {
+                let load = |node: &u64| targets.iter().filter(|target| target.contains(node)).count();
+                let givers =
+                    targets[at].iter().filter(|node| active.contains(node) && !standing.learners.contains(node));
+                let giver = givers.copied().max_by_key(|node| (*node != standing.leader, load(node), *node));
+                if let Some(giver) = giver.filter(|_| !targets[at].contains(taker)) {
+                    targets[at].remove(&giver);
+                    targets[at].insert(*taker);
+                }
+            }
+        }
+        return;
+    }
     loop {
         let load = |node: &u64| targets.iter().filter(|target| target.contains(node)).count();
         let mut givers: Vec<u64> = active.iter().copied().collect();
