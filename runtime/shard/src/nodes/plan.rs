@@ -15,9 +15,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use weir_stream::{NodeEntry, NodeState};
-use weir_types::GroupId;
 
-use crate::message::{Following, GroupStanding, MembersRequest};
+use crate::message::{Following, GroupChange, GroupStanding, GroupStep};
 
 /// Voters of a group.
 pub(crate) const REPLICAS: usize = 3;
@@ -58,7 +57,7 @@ pub(crate) struct Plan {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// A group's leader is to do this.
-    Ask(MembersRequest),
+    Ask(GroupStep),
     /// No group has the node any more: it is removed.
     Gone(u64),
 }
@@ -78,8 +77,8 @@ pub(crate) fn plan(look: &Look<'_>) -> Plan {
         match next(look, standing, target) {
             Next::Nothing => {}
             Next::Wait(reason) => plan.waits.push(reason.into()),
-            Next::Do(request) => {
-                plan.step = Some(Step::Ask(request));
+            Next::Do(change) => {
+                plan.step = Some(Step::Ask(standing.step(change)));
                 return plan;
             }
         }
@@ -100,7 +99,7 @@ pub(crate) fn plan(look: &Look<'_>) -> Plan {
 }
 
 /// A transfer that makes the nodes lead more evenly, for a cluster that is settled.
-pub(crate) fn balance(look: &Look<'_>) -> Option<MembersRequest> {
+pub(crate) fn balance(look: &Look<'_>) -> Option<GroupStep> {
     let standings: Vec<&GroupStanding> = look.groups.iter().flatten().collect();
     let leads = |node: u64| standings.iter().filter(|standing| standing.leader == node).count();
     let mut givers: Vec<u64> = standings.iter().map(|standing| standing.leader).collect();
@@ -113,7 +112,7 @@ pub(crate) fn balance(look: &Look<'_>) -> Option<MembersRequest> {
             let able = voters.filter(|node| is_near(standing, *node));
             let Some(taker) = able.min_by_key(|node| (leads(*node), *node)) else { continue };
             if leads(giver) >= leads(taker) + 2 {
-                return Some(MembersRequest::Transfer { group: GroupId(standing.group), node: taker });
+                return Some(standing.step(GroupChange::Transfer { node: taker }));
             }
         }
     }
@@ -124,21 +123,21 @@ pub(crate) fn balance(look: &Look<'_>) -> Option<MembersRequest> {
 enum Next {
     Nothing,
     Wait(String),
-    Do(MembersRequest),
+    Do(GroupChange),
 }
 
 fn next(look: &Look<'_>, standing: &GroupStanding, target: &BTreeSet<u64>) -> Next {
-    let (number, group) = (standing.group, GroupId(standing.group));
+    let number = standing.group;
     let voters = standing.voters.last().cloned().unwrap_or_default();
     if standing.voters.len() > 1 {
         // Whatever is wanted now, half of a change is no place to stay.
-        return change(standing, group, voters);
+        return change(standing, voters);
     }
     if let Some(node) = standing.learners.iter().find(|node| !target.contains(node)) {
-        return Next::Do(MembersRequest::RemoveLearner { group, node: *node });
+        return Next::Do(GroupChange::RemoveLearner { node: *node });
     }
     if let Some(node) = target.iter().find(|node| !voters.contains(node) && !standing.learners.contains(node)) {
-        return Next::Do(MembersRequest::AddLearner { group, node: *node });
+        return Next::Do(GroupChange::AddLearner { node: *node });
     }
     for node in target.difference(&voters) {
         let other = standing.other(*node).copied().unwrap_or_default();
@@ -153,7 +152,7 @@ fn next(look: &Look<'_>, standing: &GroupStanding, target: &BTreeSet<u64>) -> Ne
     if voters != *target && !target.contains(&standing.leader) {
         let heirs = target.intersection(&voters).copied().filter(|node| is_near(standing, *node));
         if let Some(node) = heirs.min_by_key(|node| (lag(standing, *node), *node)) {
-            return Next::Do(MembersRequest::Transfer { group, node });
+            return Next::Do(GroupChange::Transfer { node });
         }
         // Nobody who stays votes yet: they do first, and the leader with them.
         let both = target.iter().copied().chain([standing.leader]).collect();
@@ -163,37 +162,38 @@ fn next(look: &Look<'_>, standing: &GroupStanding, target: &BTreeSet<u64>) -> Ne
                 standing.leader
             ))
         } else {
-            change(standing, group, both)
+            change(standing, both)
         };
     }
     if voters != *target {
-        return change(standing, group, target.clone());
+        return change(standing, target.clone());
     }
     let is_unwanted = |node: u64| !matches!(state(look, node), Some(NodeState::Active));
     if is_unwanted(standing.leader) {
         let heirs = voters.iter().copied().filter(|node| !is_unwanted(*node) && is_near(standing, *node));
         if let Some(node) = heirs.min_by_key(|node| (lag(standing, *node), *node)) {
-            return Next::Do(MembersRequest::Transfer { group, node });
+            return Next::Do(GroupChange::Transfer { node });
         }
     }
     Next::Nothing
 }
 
 /// A change of voters, unless it would take a majority away, or have the group wait for somebody who lacks much of its log.
-fn change(standing: &GroupStanding, group: GroupId, voters: BTreeSet<u64>) -> Next {
+fn change(standing: &GroupStanding, voters: BTreeSet<u64>) -> Next {
     let is_able = |node: u64| node == standing.leader || is_near(standing, node);
     let before = standing.voters.iter().map(|set| (set, set.iter().filter(|node| is_heard(standing, **node)).count()));
     let to_be = (&voters, voters.iter().filter(|node| is_able(**node)).count());
     for (set, able) in before.chain([to_be]) {
         if able <= set.len() / 2 {
             return Next::Wait(format!(
-                "the voters of group {group} are to be {}, and of {} only {able} answer and have its log: a change would stop the group",
+                "the voters of group {} are to be {}, and of {} only {able} answer and have its log: a change would stop the group",
+                standing.group,
                 list(&voters),
                 list(set)
             ));
         }
     }
-    Next::Do(MembersRequest::ChangeVoters { group, voters })
+    Next::Do(GroupChange::Voters(voters))
 }
 
 fn list(nodes: &BTreeSet<u64>) -> String {
