@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
+use openraft::raft::Precondition;
 use openraft::{ChangeMembers, EmptyNode, Instant as _};
+use weir_storage::EntryId;
 
-use crate::config::TypeConfig;
+use crate::config::{TypeConfig, entry_id, log_id};
 use crate::replica::Replica;
 
 /// Why a group has not the members that were asked for.
@@ -43,6 +45,8 @@ pub struct View {
     pub learners: BTreeSet<u64>,
     /// How far the others are, by node.
     pub others: BTreeMap<u64, Other>,
+    /// The entry that says who belongs to the group.
+    said_by: Option<EntryId>,
 }
 
 /// How far a replica is, as its leader knows.
@@ -58,13 +62,15 @@ pub struct Other {
 
 impl Replica {
     /// Takes a node into the group, which then gets its log, or a snapshot and what follows that, and votes on nothing. Its replica
-    /// was started without founders. Returns when that is committed, before the node has anything.
+    /// was started without founders. Returns when that is committed, before the node has anything. As all changes, it is made only if
+    /// the members are still those that were `seen`.
     ///
     /// # Errors
     /// [`MemberError`] says whether it may be taken in.
-    pub async fn add_learner(&self, node: u64) -> Result<(), MemberError> {
+    pub async fn add_learner(&self, seen: &View, node: u64) -> Result<(), MemberError> {
         assert!(node != 0, "node ids are drawn from 1 on");
-        self.raft.add_learner(node, EmptyNode {}, false).await.map(drop).map_err(|error| self.member_error(error))
+        // What is not in the change stays: that is only said of voters that would no longer vote.
+        self.change(seen, ChangeMembers::AddNodes(BTreeMap::from([(node, EmptyNode {})])), true).await
     }
 
     /// Has these nodes vote, which are all in the group, and gives up the others. Two entries are committed for that; if only the
@@ -72,17 +78,27 @@ impl Replica {
     ///
     /// # Errors
     /// [`MemberError`] says whether it may become so.
-    pub async fn change_voters(&self, voters: BTreeSet<u64>) -> Result<(), MemberError> {
-        self.raft.change_membership(voters, false).await.map(drop).map_err(|error| self.member_error(error))
+    pub async fn change_voters(&self, seen: &View, voters: BTreeSet<u64>) -> Result<(), MemberError> {
+        self.change(seen, voters.into(), false).await
     }
 
     /// Gives up a node that only follows.
     ///
     /// # Errors
     /// [`MemberError`] says whether it may be given up.
-    pub async fn remove_learner(&self, node: u64) -> Result<(), MemberError> {
-        let change = ChangeMembers::RemoveNodes(BTreeSet::from([node]));
-        self.raft.change_membership(change, false).await.map(drop).map_err(|error| self.member_error(error))
+    pub async fn remove_learner(&self, seen: &View, node: u64) -> Result<(), MemberError> {
+        self.change(seen, ChangeMembers::RemoveNodes(BTreeSet::from([node])), false).await
+    }
+
+    async fn change(
+        &self,
+        seen: &View,
+        change: ChangeMembers<u64, EmptyNode>,
+        keeps_others: bool,
+    ) -> Result<(), MemberError> {
+        let unchanged = Precondition::LastMembershipLogId { last_membership_log_id: seen.said_by.map(log_id) };
+        let changed = self.raft.change_membership_if(change, keeps_others, [unchanged]).await;
+        changed.map(drop).map_err(|error| self.member_error(error))
     }
 
     /// The group as this replica sees it, if it leads.
@@ -109,6 +125,7 @@ impl Replica {
             voters: membership.get_joint_config().clone(),
             learners: membership.learner_ids().collect(),
             others: others.collect(),
+            said_by: metrics.membership_config.log_id().as_ref().map(entry_id),
         })
     }
 
@@ -139,10 +156,10 @@ impl Replica {
             RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => {
                 MemberError::Refused { reason: error.to_string() }
             }
-            RaftError::APIError(ClientWriteError::PreconditionFailed(error)) => {
-                unreachable!("a change has no precondition: {error}")
+            // Somebody else has changed them, perhaps when half of this change was committed.
+            RaftError::APIError(ClientWriteError::PreconditionFailed(_) | ClientWriteError::LogEntryDiscarded(_)) => {
+                MemberError::Unknown
             }
-            RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) => MemberError::Unknown,
             RaftError::Fatal(error) => {
                 tracing::error!(group = self.group.0, %error, "replica stopped");
                 self.progress.borrow_mut().stop();

@@ -281,7 +281,8 @@ fn a_node_that_is_taken_in_gets_a_snapshot_and_the_bytes_that_it_names() {
         let (listener, addresses) = ports.remove(&4).expect("it was bound");
         let new = Node::start(4, BTreeSet::new(), listener, addresses).await;
         let begun = std::time::Instant::now();
-        leader.replica.add_learner(4).await.expect("it leads");
+        let seen = leader.replica.view().expect("it leads");
+        leader.replica.add_learner(&seen, 4).await.expect("it leads");
         let has_all = || new.replica.standing().applied_index == leader.replica.standing().applied_index;
         wait_until("it has what the others have", has_all).await;
         eprintln!("{} bytes of state and 4 MiB that it names in {:?}", new.replica.snapshot_bytes(), begun.elapsed());

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use weir_cluster::NodeId;
+use weir_stream::{ADDRESS_BYTES_MAX, NODES_MAX};
 
 use crate::address::ListenAddress;
 
@@ -142,6 +143,9 @@ impl ClusterConfig {
                 return Err(invalid("a node is named twice"));
             }
         }
+        if peers.len() >= NODES_MAX {
+            return Err(invalid(&format!("a cluster has at most {NODES_MAX} nodes")));
+        }
         Ok(peers)
     }
 
@@ -204,7 +208,9 @@ impl ClusterConfig {
 /// Whether this is the address of a node.
 fn is_address(address: &str) -> bool {
     let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
-    matches!(port, Some(Ok(1..)))
+    // It is written down by every node, a line each.
+    let is_one_word = !address.trim().contains(|letter: char| letter.is_whitespace() || letter.is_control());
+    matches!(port, Some(Ok(1..))) && is_one_word && address.len() <= ADDRESS_BYTES_MAX
 }
 
 #[cfg(test)]
@@ -241,6 +247,8 @@ mod tests {
             ("2=a", "a host and a port"),
             ("2=:1", "a host and a port"),
             ("2=a:0", "a host and a port"),
+            ("2=a\nb:1", "a host and a port"),
+            (&format!("2={}:1", "a".repeat(ADDRESS_BYTES_MAX)), "a host and a port"),
         ] {
             assert!(refusal(&cluster(peers)).contains(reason), "{peers}");
         }

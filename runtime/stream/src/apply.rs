@@ -118,6 +118,7 @@ impl Group {
             }
             Command::MetaHookKey { seed } => Outcome::unchanged(self.meta.hook_key_put(seed, at.time_ms)),
             Command::MetaForm { groups } => decided(self.meta.form(groups)),
+            Command::MetaFounders { founders } => Outcome::unchanged(self.meta.nodes_form(founders)),
             Command::MetaNode { node, step } => Outcome::unchanged(self.meta.node_step(node, step)),
             Command::MetaBucket { name, step } => decided(self.meta.bucket_step(name, step, at.time_ms)),
             Command::MetaRetention { bucket, retention } => decided(self.meta.retention_put(bucket, retention)),

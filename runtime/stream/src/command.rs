@@ -14,7 +14,7 @@ use crate::fields::{flag, put_expiry, read_expiry};
 use crate::fork::EncodedFork;
 use crate::key::KeyRef;
 use crate::meta::BucketStep;
-use crate::meta::nodes::NodeStep;
+use crate::meta::nodes::{EncodedFounders, NodeStep};
 use crate::module::Upload;
 use crate::part::EncodedParts;
 use crate::producer::ProducerRef;
@@ -49,6 +49,7 @@ const KIND_UNPIN: u8 = 51;
 const KIND_FORK_DECIDE: u8 = 52;
 const KIND_FORK_RELEASED: u8 = 53;
 const KIND_META_NODE: u8 = 68;
+const KIND_META_FOUNDERS: u8 = 69;
 
 /// [`KIND_BUCKET`] with the streams that subscriptions are for.
 const KIND_BUCKET_WATCHED: u8 = 64;
@@ -246,6 +247,11 @@ pub enum Command<'a> {
     MetaForm {
         /// At least 1.
         groups: u16,
+    },
+    /// Group 0 only: these nodes have formed the cluster. The first command about nodes.
+    MetaFounders {
+        /// All of them.
+        founders: EncodedFounders<'a>,
     },
     /// Group 0 only: a node of the cluster comes, goes, or is on its way.
     MetaNode {
@@ -463,6 +469,7 @@ impl<'a> Command<'a> {
             }
             Command::MetaHookKey { seed } => sink.bytes(&seed),
             Command::MetaForm { groups } => sink.u16(groups),
+            Command::MetaFounders { founders } => sink.bytes(founders.bytes()),
             Command::MetaNode { node, step } => {
                 sink.u64(node);
                 step.put(sink);
@@ -573,6 +580,7 @@ impl<'a> Command<'a> {
                 0 => return Err(CodecError::Field("groups")),
                 groups => Command::MetaForm { groups },
             },
+            KIND_META_FOUNDERS => Command::MetaFounders { founders: EncodedFounders::read(r)? },
             KIND_META_NODE => match r.u64("node")? {
                 0 => return Err(CodecError::Field("node")),
                 node => Command::MetaNode { node, step: NodeStep::read(r)? },
@@ -640,6 +648,7 @@ impl<'a> Command<'a> {
             Command::MetaSubscription { .. } => KIND_META_SUBSCRIPTION,
             Command::MetaHookKey { .. } => KIND_META_HOOK_KEY,
             Command::MetaForm { .. } => KIND_META_FORM,
+            Command::MetaFounders { .. } => KIND_META_FOUNDERS,
             Command::MetaNode { .. } => KIND_META_NODE,
             Command::MetaBucket { .. } => KIND_META_BUCKET,
             Command::MetaRetention { .. } => KIND_META_RETENTION,

@@ -69,7 +69,7 @@ pub use fork::{ANCESTORS_MAX, Ancestor, EncodedFork, Fork, ForkPoint, NewFork, R
 pub use group::{Change, Group, Outcome};
 pub use key::KeyRef;
 pub use look::Look;
-pub use meta::{BucketState, BucketStep, Meta, MetaBucket, NodeEntry, NodeState, NodeStep, NodeTable};
+pub use meta::{BucketState, BucketStep, EncodedFounders, Meta, MetaBucket, NodeEntry, NodeState, NodeStep, NodeTable};
 pub use module::{Module, Revision, Upload};
 pub use pack::{PACK_BYTES_MAX, Pack, packs};
 pub use part::{EncodedParts, PARTS_MAX, Part};

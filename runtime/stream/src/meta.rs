@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use crate::binding::Binding;
 use crate::bucket::Retention;
-pub use crate::meta::nodes::{NodeEntry, NodeState, NodeStep, NodeTable};
+pub use crate::meta::nodes::{EncodedFounders, NodeEntry, NodeState, NodeStep, NodeTable};
 use crate::module::Module;
 use crate::reply::{Refusal, Reply};
 use crate::subscription::kept::{HookKey, Subscription};
@@ -129,6 +129,10 @@ impl Meta {
     /// The cluster's nodes.
     pub fn nodes(&self) -> &NodeTable {
         &self.nodes
+    }
+
+    pub(crate) fn nodes_form(&mut self, founders: EncodedFounders<'_>) -> Reply {
+        Reply::Node { refused: self.nodes.form(founders).err() }
     }
 
     pub(crate) fn node_step(&mut self, node: u64, step: NodeStep<'_>) -> Reply {

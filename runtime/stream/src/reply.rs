@@ -98,6 +98,9 @@ pub enum NodeRefusal {
     /// There are, and were, too many.
     #[error("a cluster has at most {NODES_MAX} nodes, those that were removed among them")]
     TooMany,
+    /// Its nodes are noted.
+    #[error("the cluster has been formed")]
+    Formed,
     /// The address is too long.
     #[error("an address has at most {ADDRESS_BYTES_MAX} bytes")]
     Address,

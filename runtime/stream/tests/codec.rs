@@ -10,8 +10,8 @@ use weir_stream::subscription::{
 };
 use weir_stream::{
     Ancestor, Batch, BatchBuilder, Binding, BucketStep, BucketTold, ChunkId, CodecError, Command, EncodedBindings,
-    EncodedFork, EncodedParts, Expiry, Fork, ForkPoint, Group, Limits, NewFork, NodeStep, Outcome, Pack, Part, Pattern,
-    ProducerRef, Records, Retention, Split, Upload, frame_bytes_max, packs,
+    EncodedFork, EncodedFounders, EncodedParts, Expiry, Fork, ForkPoint, Group, Limits, NewFork, NodeStep, Outcome,
+    Pack, Part, Pattern, ProducerRef, Records, Retention, Split, Upload, frame_bytes_max, packs,
 };
 use weir_types::{Digest, Incarnation, Lineage, Offset, Role, StreamKey};
 
@@ -30,6 +30,7 @@ struct Fields {
     fork: Vec<u8>,
     acks: Vec<u8>,
     names: Vec<u8>,
+    founders: Vec<u8>,
     config: Vec<u8>,
     flag: bool,
     expiry: Expiry,
@@ -136,6 +137,7 @@ impl Fields {
                 ];
                 Command::MetaNode { node: self.epoch.max(1), step: steps[(self.number % 6) as usize] }
             }
+            44 => Command::MetaFounders { founders: EncodedFounders::of(&self.founders) },
             23 => Command::MetaRetention { bucket: name, retention: self.retention() },
             _ => Command::MetaBindingDelete { bucket: name, name: word },
         }
@@ -206,7 +208,7 @@ fn fields() -> impl Strategy<Value = Fields> {
     let rest = (expiry, proptest::option::of(("\\PC{1,60}", any::<u64>(), any::<u64>())));
     let more = (proptest::option::of("\\PC{0,60}"), proptest::option::of(offset), body);
     let numbers = (any::<u64>(), prop_oneof![Just(0), any::<u64>()]);
-    (0..45u8, key, "[ -~]{0,255}", numbers, any::<bool>(), rest, more).prop_map(
+    (0..46u8, key, "[ -~]{0,255}", numbers, any::<bool>(), rest, more).prop_map(
         |(kind, key, text, (number, epoch), flag, (expiry, producer), (seq, if_match, (body, json, mut cuts)))| {
             cuts.sort_unstable();
             let split =
@@ -225,6 +227,8 @@ fn fields() -> impl Strategy<Value = Fields> {
             let acks = EncodedAcks::encode(&(0..number % 3).map(ack).collect::<Vec<_>>());
             let all = [name(), "other".into()].into_iter().collect();
             let names = EncodedNames::encode(&all);
+            let address = |n: u64| (n, Box::<str>::from(text.as_str()));
+            let founders = EncodedFounders::encode(&(1..=1 + number % 3).map(address).collect());
             let delivery = match flag {
                 true => Delivery::Webhook { url: "https://a.example/hook".into() },
                 false => Delivery::PullWake { wake_stream: name() },
@@ -243,6 +247,7 @@ fn fields() -> impl Strategy<Value = Fields> {
                 fork,
                 acks,
                 names,
+                founders,
                 config,
                 flag,
                 expiry,

@@ -143,11 +143,12 @@ async fn change_members(trio: &Trio, dice: &Dice) {
     let Some(leader) = trio.leader() else { return };
     let replica = trio.node(leader).replica();
     let wanted = dice.below(3);
+    let Some(seen) = replica.view() else { return };
     let change = async {
         match wanted {
-            0 => replica.add_learner(4).await,
-            1 => replica.change_voters(BTreeSet::from([1, 2, 3, 4])).await,
-            _ => replica.change_voters(BTreeSet::from([1, 2, 3])).await,
+            0 => replica.add_learner(&seen, 4).await,
+            1 => replica.change_voters(&seen, BTreeSet::from([1, 2, 3, 4])).await,
+            _ => replica.change_voters(&seen, BTreeSet::from([1, 2, 3])).await,
         }
     };
     let changed = timeout(Duration::from_secs(3), change).await;

@@ -64,7 +64,9 @@ impl Trio {
             }
             assert!(begun.elapsed() < Duration::from_secs(30), "{node} is not taken in");
             // It may lead no longer.
-            let _ = timeout(PROPOSED_WITHIN, leader.add_learner(node)).await;
+            if let Some(seen) = leader.view() {
+                let _ = timeout(PROPOSED_WITHIN, leader.add_learner(&seen, node)).await;
+            }
             sleep(Duration::from_millis(100)).await;
         }
     }

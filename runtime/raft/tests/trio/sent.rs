@@ -168,14 +168,21 @@ fn a_node_that_is_taken_in_begins_with_a_snapshot_and_then_votes() {
         trio.add_stranger(1).await;
         sleep(Duration::from_secs(3)).await;
         assert_eq!(trio.node(4).applied_index(), 0, "nobody has taken it in");
-        trio.node(leader).replica().add_learner(4).await.expect("it leads");
+        let replica = trio.node(leader).replica();
+        let alone = replica.view().expect("it leads");
+        replica.add_learner(&alone, 4).await.expect("it leads");
         let begun = Instant::now();
         while trio.node(4).applied_index() < trio.node(leader).applied_index() {
             assert!(begun.elapsed() < CAUGHT_UP_WITHIN, "it has applied {}", trio.node(4).applied_index());
             sleep(Duration::from_millis(10)).await;
         }
         assert_eq!(trio.history.totals().sent, 1);
-        trio.node(leader).replica().change_voters(BTreeSet::from([1, 2, 3, 4])).await.expect("it leads");
+        // Who has not seen it there changes nothing.
+        let late = replica.change_voters(&alone, BTreeSet::from([1, 2])).await;
+        assert!(matches!(late, Err(weir_raft::MemberError::Unknown)), "{late:?}");
+        assert_eq!(replica.members(), (BTreeSet::from([1, 2, 3]), BTreeSet::from([4])));
+        let seen = replica.view().expect("it leads");
+        replica.change_voters(&seen, BTreeSet::from([1, 2, 3, 4])).await.expect("it leads");
         sleep(Duration::from_secs(1)).await;
         for node in &trio.nodes {
             assert_eq!(node.replica().members(), (BTreeSet::from([1, 2, 3, 4]), BTreeSet::new()));
@@ -183,9 +190,10 @@ fn a_node_that_is_taken_in_begins_with_a_snapshot_and_then_votes() {
         // Without it there is no majority.
         trio.node(leader % 3 + 1).crash().await;
         trio.propose(leader).await.expect("three of four are enough");
-        let members = trio.node(leader).replica().change_voters(BTreeSet::from([1, 2, 3, 9])).await;
+        let seen = replica.view().expect("it leads");
+        let members = replica.change_voters(&seen, BTreeSet::from([1, 2, 3, 9])).await;
         assert!(matches!(members, Err(weir_raft::MemberError::Refused { .. })), "nobody knows node 9");
-        assert!(matches!(trio.node(4).replica().add_learner(5).await, Err(weir_raft::MemberError::NotLeader)));
+        assert!(matches!(trio.node(4).replica().add_learner(&seen, 5).await, Err(weir_raft::MemberError::NotLeader)));
         trio.settle().await;
     });
 }

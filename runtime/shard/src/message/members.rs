@@ -11,20 +11,53 @@ use weir_types::GroupId;
 pub(crate) enum MembersRequest {
     /// How the group stands.
     Standing(GroupId),
-    /// Hand leadership over to a node.
+    /// Hand leadership over to a node, as an operator wants it.
     Transfer { group: GroupId, node: u64 },
-    /// Take a node into the group, which votes on nothing.
-    AddLearner { group: GroupId, node: u64 },
-    /// Give such a node up.
-    RemoveLearner { group: GroupId, node: u64 },
-    /// Have these nodes vote, and give up the other voters.
-    ChangeVoters { group: GroupId, voters: BTreeSet<u64> },
+    /// Take a step that was decided on.
+    Step(Box<GroupStep>),
     /// To group 0: what is known of the nodes.
     Nodes,
     /// To group 0: something is wanted of a node.
     Change { node: u64, change: NodeChange },
     /// To the other nodes: a group is led here.
     Hear(Box<Announcement>),
+}
+
+/// A step of a group, and what it was decided on: it is not taken where that is not so any more. What comes late could undo what
+/// others have decided since.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct GroupStep {
+    pub(crate) group: GroupId,
+    /// The term of the group's leader.
+    pub(crate) term: u64,
+    /// See [`GroupStanding`].
+    pub(crate) voters: Vec<BTreeSet<u64>>,
+    pub(crate) learners: BTreeSet<u64>,
+    pub(crate) change: GroupChange,
+}
+
+/// What becomes of a group with a step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum GroupChange {
+    /// This voter leads.
+    Transfer { node: u64 },
+    /// This node is taken in, and votes on nothing.
+    AddLearner { node: u64 },
+    /// Such a node is given up.
+    RemoveLearner { node: u64 },
+    /// These nodes vote, and the other voters are given up.
+    Voters(BTreeSet<u64>),
+}
+
+impl GroupChange {
+    fn is_sound(&self) -> bool {
+        match self {
+            GroupChange::Transfer { node } | GroupChange::AddLearner { node } | GroupChange::RemoveLearner { node } => {
+                *node != 0
+            }
+            GroupChange::Voters(voters) => !voters.is_empty() && !voters.contains(&0),
+        }
+    }
 }
 
 /// What a group's leader tells the other nodes.
@@ -59,11 +92,8 @@ impl MembersRequest {
     /// The group that carries it out.
     pub(crate) fn group(&self) -> GroupId {
         match self {
-            MembersRequest::Standing(group)
-            | MembersRequest::Transfer { group, .. }
-            | MembersRequest::AddLearner { group, .. }
-            | MembersRequest::RemoveLearner { group, .. }
-            | MembersRequest::ChangeVoters { group, .. } => *group,
+            MembersRequest::Standing(group) | MembersRequest::Transfer { group, .. } => *group,
+            MembersRequest::Step(step) => step.group,
             MembersRequest::Nodes | MembersRequest::Change { .. } => GroupId::META,
             MembersRequest::Hear(announcement) => announcement.group,
         }
@@ -73,11 +103,7 @@ impl MembersRequest {
     pub(crate) fn is_read(&self) -> bool {
         match self {
             MembersRequest::Standing(_) | MembersRequest::Nodes | MembersRequest::Hear(_) => true,
-            MembersRequest::Transfer { .. }
-            | MembersRequest::AddLearner { .. }
-            | MembersRequest::RemoveLearner { .. }
-            | MembersRequest::ChangeVoters { .. }
-            | MembersRequest::Change { .. } => false,
+            MembersRequest::Transfer { .. } | MembersRequest::Step(_) | MembersRequest::Change { .. } => false,
         }
     }
 
@@ -95,10 +121,8 @@ impl MembersRequest {
     pub(crate) fn is_sound(&self) -> bool {
         match self {
             MembersRequest::Standing(_) | MembersRequest::Nodes => true,
-            MembersRequest::Transfer { node, .. }
-            | MembersRequest::AddLearner { node, .. }
-            | MembersRequest::RemoveLearner { node, .. } => *node != 0,
-            MembersRequest::ChangeVoters { voters, .. } => !voters.is_empty() && !voters.contains(&0),
+            MembersRequest::Transfer { node, .. } => *node != 0,
+            MembersRequest::Step(step) => step.change.is_sound(),
             MembersRequest::Change { node, change } => {
                 let is_address = |address: &str| address.len() <= ADDRESS_BYTES_MAX;
                 *node != 0 && !matches!(change, NodeChange::Add { address } if !is_address(address))
@@ -157,6 +181,12 @@ impl GroupStanding {
     /// All nodes that vote, now or when a change has ended.
     pub fn all_voters(&self) -> BTreeSet<u64> {
         self.voters.iter().flatten().copied().collect()
+    }
+
+    /// A step that is decided on what this says.
+    pub(crate) fn step(&self, change: GroupChange) -> GroupStep {
+        let GroupStanding { term, voters, learners, .. } = self.clone();
+        GroupStep { group: GroupId(self.group), term, voters, learners, change }
     }
 
     /// How far another node is.

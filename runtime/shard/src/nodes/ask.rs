@@ -124,14 +124,10 @@ pub(crate) async fn end_lost(core: Rc<Core>) {
                     core.calls.answer_from(node, call, Err(ShardError::Limit(Limit::InFlight)));
                 }
                 Loss::Calls(node, era) => core.calls.lose(node, era),
-                Loss::Node(node) => {
+                Loss::Node(node, debts) => {
                     core.feeds.lose_mirrors(node);
                     core.feeds.forget_peers_of(node, |_| true);
-                    let lives = core.calls.cancel_of(node, |_| true);
-                    // The node may have left, or moved.
-                    if let Some(outgoing) = core.post.node(node) {
-                        outgoing.note_ended(lives);
-                    }
+                    debts.end_loss(core.calls.cancel_of(node, |_| true));
                 }
             }
         }

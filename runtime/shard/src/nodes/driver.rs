@@ -11,17 +11,19 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 use weir_cluster::NodeId;
 use weir_raft::Role;
-use weir_stream::{Command, NodeState, NodeStep, NodeTable, Reply};
+use weir_stream::{Command, EncodedFounders, NodeRefusal, NodeState, NodeStep, NodeTable, Reply};
 use weir_types::GroupId;
 
 use crate::core::{Core, Found};
-use crate::message::{Announcement, GroupStanding, MembersAnswer, MembersRequest, ShardError};
+use crate::message::{Announcement, GroupStanding, GroupStep, MembersAnswer, MembersRequest, ShardError};
 use crate::nodes::plan::{Look, Step, balance, plan};
 
 /// How often it looks while something is under way, and while nothing is.
 const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 /// How long ago a node may have been heard to be there: twice as long as between two announcements, and an answer's time.
 const HEARD_WITHIN: Duration = Duration::from_secs(4);
+/// How long a group's leader may take to say how the group stands.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
 /// How long leaders may be uneven before one is moved: after a restart, or while nodes are rolled, they are for a while.
 const UNEVEN_FOR: Duration = Duration::from_secs(30);
 /// How often a node that is removed is told so, if it does not answer.
@@ -31,10 +33,9 @@ const RESTS_FOR: Duration = Duration::from_secs(10);
 
 /// Drives the cluster for as long as this node leads group 0 in this term.
 pub(crate) async fn lead(core: Rc<Core>, term: u64) {
-    let is_leading = || core.group(GroupId::META).replica.role() == Role::Leading { term };
     let (mut uneven_since, mut rests_until) = (None, Instant::now());
-    while is_leading() {
-        let pause = match core.drive(&mut uneven_since, &mut rests_until).await {
+    while core.group(GroupId::META).replica.role() == (Role::Leading { term }) {
+        let pause = match core.drive(term, &mut uneven_since, &mut rests_until).await {
             Ok(true) => LOOK_EVERY.0,
             Ok(false) => LOOK_EVERY.1,
             Err(error) => {
@@ -51,14 +52,18 @@ impl Core {
     /// Looks once, and takes a step if there is one. Says whether something is under way.
     async fn drive(
         self: &Rc<Self>,
+        term: u64,
         uneven_since: &mut Option<Instant>,
         rests_until: &mut Instant,
     ) -> Result<bool, ShardError> {
+        self.is_driving(term)?;
         self.enter_founders().await?;
         self.note_disks().await?;
         let table = self.meta().nodes().clone();
         self.take_nodes(&table);
         let groups = join_all(self.topology.groups().map(|group| self.ask_standing(group))).await;
+        // Meanwhile others may have begun to decide.
+        self.is_driving(term)?;
         let heard = self.heard_nodes();
         let look = Look { nodes: &table.nodes, heard: &heard, groups: &groups };
         let plan = plan(&look);
@@ -66,16 +71,16 @@ impl Core {
         *self.found.borrow_mut() = Some((table.epoch, found));
         match plan.step {
             Some(Step::Gone(node)) => self.dismiss(node).await?,
-            Some(Step::Ask(request)) => return Ok(self.take_step(request).await),
+            Some(Step::Ask(step)) => return Ok(self.take_step(step).await),
             None if plan.is_settled => {
-                let Some(request) = balance(&look) else {
+                let Some(step) = balance(&look) else {
                     *uneven_since = None;
                     return Ok(false);
                 };
                 let since = *uneven_since.get_or_insert_with(Instant::now);
                 if since.elapsed() >= UNEVEN_FOR && Instant::now() >= *rests_until {
                     *rests_until = Instant::now() + RESTS_FOR;
-                    self.take_step(request).await;
+                    self.take_step(step).await;
                 }
                 return Ok(false);
             }
@@ -85,10 +90,17 @@ impl Core {
         Ok(true)
     }
 
+    /// That this node leads group 0, in this term, and nobody else can.
+    fn is_driving(&self, term: u64) -> Result<(), ShardError> {
+        let replica = &self.group(GroupId::META).replica;
+        let is_leading = replica.role() == (Role::Leading { term }) && replica.is_leading();
+        if is_leading { Ok(()) } else { Err(ShardError::Unavailable) }
+    }
+
     /// Has a group's leader take a step; says whether it has.
-    async fn take_step(self: &Rc<Self>, request: MembersRequest) -> bool {
-        tracing::info!(group = request.group().0, step = ?request, "the members of a group change");
-        match self.ask_members(request).await {
+    async fn take_step(self: &Rc<Self>, step: GroupStep) -> bool {
+        tracing::info!(group = step.group.0, step = ?step.change, "the members of a group change");
+        match self.ask_members(MembersRequest::Step(Box::new(step))).await {
             Ok(MembersAnswer::Refused(reason)) => tracing::warn!(%reason, "a group's members do not change yet"),
             Ok(_) => return true,
             // The next look says what has become of it.
@@ -98,8 +110,9 @@ impl Core {
     }
 
     async fn ask_standing(self: &Rc<Self>, group: GroupId) -> Option<GroupStanding> {
-        match self.ask_members(MembersRequest::Standing(group)).await {
-            Ok(MembersAnswer::Standing(standing)) => Some(*standing),
+        // One that is long in answering would have the others' answers grow old.
+        match timeout(ANSWERED_WITHIN, self.ask_members(MembersRequest::Standing(group))).await {
+            Ok(Ok(MembersAnswer::Standing(standing))) => Some(*standing),
             _ => None,
         }
     }
@@ -119,11 +132,18 @@ impl Core {
         }
         let known = nodes.roster.current().nodes;
         let Some(view) = self.group(GroupId::META).replica.view() else { return Err(ShardError::Unavailable) };
-        for node in view.voters.into_iter().flatten().chain(view.learners).collect::<BTreeSet<u64>>() {
-            let address = NodeId::new(node).and_then(|node| known.get(&node)).map(|known| known.address.clone());
-            self.node_step(node, NodeStep::Add { address: &address.unwrap_or_default() }).await?;
+        let founder = |node: u64| {
+            let address = NodeId::new(node).and_then(|node| known.get(&node)).map(|known| known.address.as_str());
+            (node, address.unwrap_or_default().into())
+        };
+        let founders = view.voters.into_iter().flatten().chain(view.learners).map(founder).collect();
+        let founders = EncodedFounders::encode(&founders);
+        let founders = EncodedFounders::of(&founders);
+        match self.group(GroupId::META).command(&Command::MetaFounders { founders }).await? {
+            // What was not known to have become of it may have been done.
+            Reply::Node { refused: None | Some(NodeRefusal::Formed) } => Ok(()),
+            other => unreachable!("a cluster's founders are not answered with {other:?}"),
         }
-        Ok(())
     }
 
     /// Notes the disks of those who were met first by this node.

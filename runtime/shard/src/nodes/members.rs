@@ -9,7 +9,8 @@ use weir_stream::NodeStep;
 
 use crate::core::{Core, Found};
 use crate::message::{
-    Answer, Following, GroupStanding, MembersAnswer, MembersRequest, NodeChange, NodesView, Response, ShardError,
+    Answer, Following, GroupChange, GroupStanding, GroupStep, MembersAnswer, MembersRequest, NodeChange, NodesView,
+    Response, ShardError,
 };
 use crate::write::job::LocalGroup;
 
@@ -24,14 +25,11 @@ impl Core {
             return self.hear(*announcement);
         }
         // What it says of others is only true while it leads.
-        let standing = self.standing(&group).ok_or(ShardError::Unavailable)?;
-        let replica = &group.replica;
+        let (standing, seen) = self.standing(&group).ok_or(ShardError::Unavailable)?;
         let answer = match request {
             MembersRequest::Standing(_) => MembersAnswer::Standing(Box::new(standing)),
             MembersRequest::Transfer { node, .. } => self.transfer(&group, &standing, node).await,
-            MembersRequest::AddLearner { node, .. } => changed(replica.add_learner(node)).await?,
-            MembersRequest::RemoveLearner { node, .. } => changed(replica.remove_learner(node)).await?,
-            MembersRequest::ChangeVoters { voters, .. } => changed(replica.change_voters(voters)).await?,
+            MembersRequest::Step(step) => self.step(&group, &standing, &seen, *step).await?,
             MembersRequest::Nodes => MembersAnswer::Nodes(Box::new(self.nodes_view(&standing))),
             MembersRequest::Change { node, change } => self.change_node(node, &change).await?,
             MembersRequest::Hear(_) => unreachable!("heard above"),
@@ -40,8 +38,9 @@ impl Core {
     }
 
     /// How a group of this shard stands, if this node leads it.
-    fn standing(&self, group: &LocalGroup) -> Option<GroupStanding> {
-        let View { term, last_index, voters, learners, others } = group.replica.view()?;
+    fn standing(&self, group: &LocalGroup) -> Option<(GroupStanding, View)> {
+        let view = group.replica.view()?;
+        let View { term, last_index, voters, learners, others, .. } = view.clone();
         let following = |(node, Other { lag_entries, lag_bytes, heard }): (u64, Other)| Following {
             node,
             lag_entries,
@@ -50,7 +49,28 @@ impl Core {
         };
         let others = others.into_iter().map(following).collect();
         let leader = self.config.node_id;
-        Some(GroupStanding { group: group.id.0, leader, term, last_index, voters, learners, others })
+        Some((GroupStanding { group: group.id.0, leader, term, last_index, voters, learners, others }, view))
+    }
+
+    /// Takes a step, if the group still stands as it did when that was decided on.
+    async fn step(
+        &self,
+        group: &LocalGroup,
+        standing: &GroupStanding,
+        seen: &View,
+        step: GroupStep,
+    ) -> Result<MembersAnswer, ShardError> {
+        if standing.step(step.change.clone()) != step {
+            let reason = format!("group {} has changed since that was decided on", group.id.0);
+            return Ok(MembersAnswer::Refused(reason.into()));
+        }
+        let replica = &group.replica;
+        match step.change {
+            GroupChange::Transfer { node } => Ok(self.transfer(group, standing, node).await),
+            GroupChange::AddLearner { node } => changed(replica.add_learner(seen, node)).await,
+            GroupChange::RemoveLearner { node } => changed(replica.remove_learner(seen, node)).await,
+            GroupChange::Voters(voters) => changed(replica.change_voters(seen, voters)).await,
+        }
     }
 
     async fn transfer(&self, group: &LocalGroup, standing: &GroupStanding, node: u64) -> MembersAnswer {

@@ -18,7 +18,7 @@
 //! Calls that were begun after a loss do not end with it. The shard's *era* tells them apart: it is one more with each.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ use weir_cluster::{CallError, Endpoint, Lane, Link, Message, NodeId};
 use weir_types::{GroupId, Wakeup};
 
 use crate::message::{self, Addressee, Answer, CallId, Letter, Limit, Mail, Request, Sent, ShardError};
-use crate::nodes::losses::{Loss, Losses};
+use crate::nodes::losses::{Debts, Loss, Losses};
 use crate::nodes::salute::{self, Hearer, MAIL, Salute, TAKEN};
 
 /// How often a word goes out while something is waited for.
@@ -39,8 +39,6 @@ const WORD_EVERY: Duration = Duration::from_millis(500);
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// Bytes that may wait for the node besides those that the link's window has taken.
 const QUEUED_BYTES_MAX: usize = 32 << 20;
-/// Lives of the other process that are known to be owed something.
-const LIVES_MAX: usize = 8;
 /// Parts of one body or page: more are put together.
 const PARTS_MAX: usize = 256;
 
@@ -60,11 +58,11 @@ pub(crate) struct Outgoing {
     hearer: Cell<Option<Hearer>>,
     /// Whether the node does not know of the last loss yet.
     is_loss_untold: Cell<bool>,
-    /// The lives of its process that were owed something of what was lost since it was told last.
-    lost: RefCell<Vec<u64>>,
-    /// Losses of which it is not known yet whose work has ended with them; and rung when it is.
-    unsettled: Cell<usize>,
-    settled: Wakeup,
+    /// What the node is owed of what was lost.
+    debts: Rc<Debts>,
+    /// What is in the messages that are under way, by their numbers; and the next number.
+    under_way: RefCell<BTreeMap<u64, Vec<Sent>>>,
+    next_number: Cell<u64>,
     /// Calls without an answer, and streams that the node tells of.
     expected: Cell<usize>,
     losses: Rc<Losses>,
@@ -84,7 +82,8 @@ impl Drop for Expectation {
 /// What became of a message.
 struct Outcome {
     session: u64,
-    sent: Vec<Sent>,
+    /// Which.
+    number: u64,
     reply: Result<Message, CallError>,
 }
 
@@ -96,11 +95,21 @@ impl Outgoing {
         groups: u16,
         losses: Rc<Losses>,
     ) -> Rc<Outgoing> {
+        Rc::new(Outgoing::begin(endpoint, (node, address), own, groups, losses))
+    }
+
+    fn begin(
+        endpoint: Endpoint,
+        (node, address): (NodeId, String),
+        own: Addressee,
+        groups: u16,
+        losses: Rc<Losses>,
+    ) -> Outgoing {
         let link = Link::new(endpoint, node, address.clone(), Lane::Mail(own.shard), BytesMut::with_capacity);
         let (queue, queued_bytes, filled) = Default::default();
         let (session, era, hearer, is_loss_untold, expected) = Default::default();
-        let (lost, unsettled, settled) = Default::default();
-        Rc::new(Outgoing {
+        let (debts, under_way, next_number) = Default::default();
+        Outgoing {
             node,
             address,
             own,
@@ -113,13 +122,13 @@ impl Outgoing {
             era,
             hearer,
             is_loss_untold,
-            lost,
-            unsettled,
-            settled,
+            debts,
+            under_way,
+            next_number,
             expected,
             losses,
             task: Cell::default(),
-        })
+        }
     }
 
     /// The node.
@@ -139,7 +148,9 @@ impl Outgoing {
 
     /// Nothing more goes there: whatever is waited for from the node is lost.
     pub(crate) fn close(&self) {
-        self.lose(self.session.get(), Vec::new(), true);
+        // Nobody waits for the answers to what is under way any more.
+        let sent = self.under_way.take().into_values().flatten().collect();
+        self.lose(self.session.get(), sent, false);
         if let Some(task) = self.task.take() {
             task.abort();
         }
@@ -147,12 +158,10 @@ impl Outgoing {
 
     /// Mail to the same node somewhere else, in place of this, which was closed.
     pub(crate) fn moved(&self, endpoint: Endpoint, address: String) -> Rc<Outgoing> {
-        let moved = Outgoing::new(endpoint, (self.node, address), self.own, self.groups, self.losses.clone());
-        moved.session.set(self.session.get());
-        moved.era.set(self.era.get());
-        moved.is_loss_untold.set(self.is_loss_untold.get());
-        moved.lost.replace(self.lost.borrow().clone());
-        moved
+        let begun = Outgoing::begin(endpoint, (self.node, address), self.own, self.groups, self.losses.clone());
+        let (session, era) = (self.session.clone(), self.era.clone());
+        let (is_loss_untold, debts) = (self.is_loss_untold.clone(), self.debts.clone());
+        Rc::new(Outgoing { session, era, is_loss_untold, debts, ..begun })
     }
 
     /// What is begun now belongs to this era.
@@ -279,9 +288,7 @@ impl Outgoing {
                 while let Some(outcome) = replies.next().await {
                     self.settle(outcome);
                 }
-                while self.unsettled.get() > 0 {
-                    self.settled.rung().await;
-                }
+                self.debts.settled().await;
                 if !self.meet().await {
                     self.lose(self.session.get(), Vec::new(), true);
                     tokio::time::sleep(AGAIN_AFTER).await;
@@ -289,9 +296,11 @@ impl Outgoing {
                 }
             }
             let (session, (sent, message)) = (self.session.get(), self.next_message());
+            let number = self.next_number.replace(self.next_number.get() + 1);
+            self.under_way.borrow_mut().insert(number, sent);
             match self.link.begin(message).await {
-                Ok(answer) => replies.push(async move { Outcome { session, sent, reply: answer.await } }),
-                Err(error) => self.settle(Outcome { session, sent, reply: Err(error) }),
+                Ok(answer) => replies.push(async move { Outcome { session, number, reply: answer.await } }),
+                Err(error) => self.settle(Outcome { session, number, reply: Err(error) }),
             }
         }
     }
@@ -303,14 +312,14 @@ impl Outgoing {
         if hearer.is_some() {
             self.hearer.set(hearer);
             self.is_loss_untold.set(false);
-            self.lost.borrow_mut().clear();
+            self.debts.clear();
         }
         hearer.is_some()
     }
 
     fn message(&self, to: Option<Hearer>, letters: u16, bodies: Vec<Bytes>) -> Message {
         let (life, session, groups) = (self.own.life, self.session.get(), self.groups);
-        let lost = self.lost.borrow().clone();
+        let lost = self.debts.lives();
         salute::message(MAIL, &Salute { life, session, lost, to, groups, letters }, bodies)
     }
 
@@ -335,7 +344,8 @@ impl Outgoing {
         (sent, message)
     }
 
-    fn settle(&self, Outcome { session, sent, reply }: Outcome) {
+    fn settle(&self, Outcome { session, number, reply }: Outcome) {
+        let sent = self.under_way.borrow_mut().remove(&number).unwrap_or_default();
         match reply {
             Ok(reply) if reply.kind == TAKEN => {}
             // Nobody has looked at it.
@@ -346,26 +356,7 @@ impl Outgoing {
 
     fn note_lost(&self, trace: Sent) {
         if let Sent::Owed(life) = trace {
-            self.note_owed(life);
-        }
-    }
-
-    /// What rested on mail to the node has ended with a loss, work for these lives of its process too: there will be no answer.
-    pub(crate) fn note_ended(&self, lives: impl IntoIterator<Item = u64>) {
-        lives.into_iter().for_each(|life| self.note_owed(life));
-        // The loss may be one of mail to where the node was before.
-        self.unsettled.set(self.unsettled.get().saturating_sub(1));
-        self.settled.ring();
-    }
-
-    fn note_owed(&self, life: u64) {
-        let mut lost = self.lost.borrow_mut();
-        if !lost.contains(&life) {
-            // Of those before, nobody is there any more.
-            if lost.len() == LIVES_MAX {
-                lost.remove(0);
-            }
-            lost.push(life);
+            self.debts.note(life);
         }
     }
 
@@ -385,8 +376,7 @@ impl Outgoing {
         self.losses.push(Loss::Unsent(self.node, calls));
         if is_first {
             self.losses.push(Loss::Calls(self.node, self.era.get()));
-            self.losses.push(Loss::Node(self.node));
-            self.unsettled.set(self.unsettled.get() + 1);
+            self.losses.push(Loss::Node(self.node, self.debts.begin_loss()));
             self.era.set(self.era.get() + 1);
             self.session.set(session + 1);
             self.hearer.set(None);

@@ -9,13 +9,14 @@
 //! - One group changes at a time. A new voter has the group's log first; a change begins only when enough of the voters of before
 //!   were heard lately, and enough of those that are to be have the log, too: so neither lose their majority, and nobody waits.
 //! - A leader that is to leave hands over first.
+//! - A group without a leader holds up no other. But no node is gone then, and no move begins that makes nodes even: the group may be
+//!   there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use weir_stream::{NodeEntry, NodeState};
-use weir_types::GroupId;
 
-use crate::message::{Following, GroupStanding, MembersRequest};
+use crate::message::{Following, GroupChange, GroupStanding, GroupStep};
 
 /// Voters of a group.
 pub(crate) const REPLICAS: usize = 3;
@@ -34,6 +35,13 @@ pub(crate) struct Look<'a> {
     pub(crate) groups: &'a [Option<GroupStanding>],
 }
 
+impl Look<'_> {
+    /// Whether all groups have answered.
+    fn is_whole(&self) -> bool {
+        self.groups.iter().all(Option::is_some)
+    }
+}
+
 /// What comes of a look.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
@@ -49,7 +57,7 @@ pub(crate) struct Plan {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// A group's leader is to do this.
-    Ask(MembersRequest),
+    Ask(GroupStep),
     /// No group has the node any more: it is removed.
     Gone(u64),
 }
@@ -58,43 +66,40 @@ pub(crate) enum Step {
 pub(crate) fn plan(look: &Look<'_>) -> Plan {
     let mut plan = Plan::default();
     let standings: Vec<&GroupStanding> = look.groups.iter().flatten().collect();
-    if standings.len() < look.groups.len() {
-        let leaderless = look.groups.iter().enumerate().filter(|(_, standing)| standing.is_none());
-        plan.waits.extend(leaderless.map(|(group, _)| format!("group {group} has no leader that answers").into()));
-        return plan;
-    }
+    let leaderless = look.groups.iter().enumerate().filter(|(_, standing)| standing.is_none());
+    plan.waits.extend(leaderless.map(|(group, _)| format!("group {group} has no leader that answers").into()));
     let targets = place(look, &standings);
+    let groups = || standings.iter().copied().zip(&targets);
     // What is under way goes first, and alone.
-    let is_under_way = |standing: &&GroupStanding| standing.voters.len() > 1 || !standing.learners.is_empty();
-    let under_way: Vec<&GroupStanding> = standings.iter().copied().filter(is_under_way).collect();
-    let turns = if under_way.is_empty() { &standings } else { &under_way };
-    for standing in turns {
-        match next(look, standing, &targets[usize::from(standing.group)]) {
+    let is_under_way = |standing: &GroupStanding| standing.voters.len() > 1 || !standing.learners.is_empty();
+    let is_any_under_way = standings.iter().copied().any(is_under_way);
+    for (standing, target) in groups().filter(|(standing, _)| !is_any_under_way || is_under_way(standing)) {
+        match next(look, standing, target) {
             Next::Nothing => {}
             Next::Wait(reason) => plan.waits.push(reason.into()),
-            Next::Do(request) => {
-                plan.step = Some(Step::Ask(request));
+            Next::Do(change) => {
+                plan.step = Some(Step::Ask(standing.step(change)));
                 return plan;
             }
         }
     }
-    let is_new =
-        |node: &u64| !look.heard.contains(node) && !standings.iter().any(|standing| members(standing).contains(node));
+    let has = |node: &u64| standings.iter().any(|standing| members(standing).contains(node));
     let silent = look.nodes.iter().filter(|(_, entry)| entry.state == NodeState::Active).map(|(node, _)| node);
     plan.waits.extend(
         silent
-            .filter(|node| is_new(node))
+            .filter(|node| !look.heard.contains(node) && !has(node))
             .map(|node| format!("node {node} has not answered yet: no group goes there").into()),
     );
-    let gone = look.nodes.iter().filter(|(_, entry)| entry.state == NodeState::Leaving).map(|(node, _)| *node);
-    let has = |node: &u64| standings.iter().any(|standing| members(standing).contains(node));
-    plan.step = gone.into_iter().find(|node| !has(node)).map(Step::Gone);
-    plan.is_settled = plan.step.is_none() && plan.waits.is_empty() && under_way.is_empty();
+    if look.is_whole() {
+        let gone = look.nodes.iter().filter(|(_, entry)| entry.state == NodeState::Leaving).map(|(node, _)| *node);
+        plan.step = gone.into_iter().find(|node| !has(node)).map(Step::Gone);
+    }
+    plan.is_settled = plan.step.is_none() && plan.waits.is_empty() && !is_any_under_way;
     plan
 }
 
 /// A transfer that makes the nodes lead more evenly, for a cluster that is settled.
-pub(crate) fn balance(look: &Look<'_>) -> Option<MembersRequest> {
+pub(crate) fn balance(look: &Look<'_>) -> Option<GroupStep> {
     let standings: Vec<&GroupStanding> = look.groups.iter().flatten().collect();
     let leads = |node: u64| standings.iter().filter(|standing| standing.leader == node).count();
     let mut givers: Vec<u64> = standings.iter().map(|standing| standing.leader).collect();
@@ -107,7 +112,7 @@ pub(crate) fn balance(look: &Look<'_>) -> Option<MembersRequest> {
             let able = voters.filter(|node| is_near(standing, *node));
             let Some(taker) = able.min_by_key(|node| (leads(*node), *node)) else { continue };
             if leads(giver) >= leads(taker) + 2 {
-                return Some(MembersRequest::Transfer { group: GroupId(standing.group), node: taker });
+                return Some(standing.step(GroupChange::Transfer { node: taker }));
             }
         }
     }
@@ -118,21 +123,21 @@ pub(crate) fn balance(look: &Look<'_>) -> Option<MembersRequest> {
 enum Next {
     Nothing,
     Wait(String),
-    Do(MembersRequest),
+    Do(GroupChange),
 }
 
 fn next(look: &Look<'_>, standing: &GroupStanding, target: &BTreeSet<u64>) -> Next {
-    let (number, group) = (standing.group, GroupId(standing.group));
+    let number = standing.group;
     let voters = standing.voters.last().cloned().unwrap_or_default();
     if standing.voters.len() > 1 {
         // Whatever is wanted now, half of a change is no place to stay.
-        return change(standing, group, voters);
+        return change(standing, voters);
     }
     if let Some(node) = standing.learners.iter().find(|node| !target.contains(node)) {
-        return Next::Do(MembersRequest::RemoveLearner { group, node: *node });
+        return Next::Do(GroupChange::RemoveLearner { node: *node });
     }
     if let Some(node) = target.iter().find(|node| !voters.contains(node) && !standing.learners.contains(node)) {
-        return Next::Do(MembersRequest::AddLearner { group, node: *node });
+        return Next::Do(GroupChange::AddLearner { node: *node });
     }
     for node in target.difference(&voters) {
         let other = standing.other(*node).copied().unwrap_or_default();
@@ -147,7 +152,7 @@ fn next(look: &Look<'_>, standing: &GroupStanding, target: &BTreeSet<u64>) -> Ne
     if voters != *target && !target.contains(&standing.leader) {
         let heirs = target.intersection(&voters).copied().filter(|node| is_near(standing, *node));
         if let Some(node) = heirs.min_by_key(|node| (lag(standing, *node), *node)) {
-            return Next::Do(MembersRequest::Transfer { group, node });
+            return Next::Do(GroupChange::Transfer { node });
         }
         // Nobody who stays votes yet: they do first, and the leader with them.
         let both = target.iter().copied().chain([standing.leader]).collect();
@@ -157,37 +162,38 @@ fn next(look: &Look<'_>, standing: &GroupStanding, target: &BTreeSet<u64>) -> Ne
                 standing.leader
             ))
         } else {
-            change(standing, group, both)
+            change(standing, both)
         };
     }
     if voters != *target {
-        return change(standing, group, target.clone());
+        return change(standing, target.clone());
     }
     let is_unwanted = |node: u64| !matches!(state(look, node), Some(NodeState::Active));
     if is_unwanted(standing.leader) {
         let heirs = voters.iter().copied().filter(|node| !is_unwanted(*node) && is_near(standing, *node));
         if let Some(node) = heirs.min_by_key(|node| (lag(standing, *node), *node)) {
-            return Next::Do(MembersRequest::Transfer { group, node });
+            return Next::Do(GroupChange::Transfer { node });
         }
     }
     Next::Nothing
 }
 
 /// A change of voters, unless it would take a majority away, or have the group wait for somebody who lacks much of its log.
-fn change(standing: &GroupStanding, group: GroupId, voters: BTreeSet<u64>) -> Next {
+fn change(standing: &GroupStanding, voters: BTreeSet<u64>) -> Next {
     let is_able = |node: u64| node == standing.leader || is_near(standing, node);
     let before = standing.voters.iter().map(|set| (set, set.iter().filter(|node| is_heard(standing, **node)).count()));
     let to_be = (&voters, voters.iter().filter(|node| is_able(**node)).count());
     for (set, able) in before.chain([to_be]) {
         if able <= set.len() / 2 {
             return Next::Wait(format!(
-                "the voters of group {group} are to be {}, and of {} only {able} answer and have its log: a change would stop the group",
+                "the voters of group {} are to be {}, and of {} only {able} answer and have its log: a change would stop the group",
+                standing.group,
                 list(&voters),
                 list(set)
             ));
         }
     }
-    Next::Do(MembersRequest::ChangeVoters { group, voters })
+    Next::Do(GroupChange::Voters(voters))
 }
 
 fn list(nodes: &BTreeSet<u64>) -> String {
@@ -218,7 +224,7 @@ fn is_near(standing: &GroupStanding, node: u64) -> bool {
     node != standing.leader && is_heard(standing, node) && lag(standing, node) <= LAG_ENTRIES_MAX
 }
 
-/// The voters that each group should have.
+/// The voters that each of these groups should have.
 fn place(look: &Look<'_>, standings: &[&GroupStanding]) -> Vec<BTreeSet<u64>> {
     let with = |wanted: NodeState| {
         let nodes = look.nodes.iter().filter(move |(_, entry)| entry.state == wanted);
@@ -269,8 +275,24 @@ fn place(look: &Look<'_>, standings: &[&GroupStanding]) -> Vec<BTreeSet<u64>> {
     targets
 }
 
-/// Moves voters from nodes that have many to nodes that have few, as long as they are two apart.
+/// Moves voters from nodes that have many to nodes that have few, as long as they are two apart. Unless all groups are known, nobody
+/// knows what they have: then what has begun goes on, and nothing begins.
 fn even_out(look: &Look<'_>, standings: &[&GroupStanding], active: &BTreeSet<u64>, targets: &mut [BTreeSet<u64>]) {
+    if !look.is_whole() {
+        for (at, standing) in standings.iter().enumerate() {
+            for taker in standing.learners.iter().filter(|node| active.contains(node) && look.heard.contains(node)) {
+                let load = |node: &u64| targets.iter().filter(|target| target.contains(node)).count();
+                let givers =
+                    targets[at].iter().filter(|node| active.contains(node) && !standing.learners.contains(node));
+                let giver = givers.copied().max_by_key(|node| (*node != standing.leader, load(node), *node));
+                if let Some(giver) = giver.filter(|_| !targets[at].contains(taker)) {
+                    targets[at].remove(&giver);
+                    targets[at].insert(*taker);
+                }
+            }
+        }
+        return;
+    }
     loop {
         let load = |node: &u64| targets.iter().filter(|target| target.contains(node)).count();
         let mut givers: Vec<u64> = active.iter().copied().collect();

@@ -15,7 +15,7 @@ use weir_cluster::{
 use weir_types::GroupId;
 
 use super::*;
-use crate::message::{Addressee, Answer, CallId, Lead, Letter, Peer, Request, encode};
+use crate::message::{Addressee, Answer, CallId, Lead, Letter, Mail, Peer, Request, encode};
 use crate::nodes::salute::{self, Hearer, MAIL, REFUSED, Salute, TAKEN};
 use crate::{Nodes, Producer};
 
@@ -484,6 +484,60 @@ async fn whose_work_has_ended_is_told_so() {
         }
     };
     within("the end of the work is told", told).await;
+    member.stop().await;
+}
+
+/// What a node was owed where it was before, it is owed where it is now: the first word there says so.
+#[tokio::test(flavor = "local")]
+async fn a_node_that_has_moved_is_told_what_it_waits_for_in_vain() {
+    let (mut listeners, addresses) = addresses().await;
+    let (new, old) = (listeners.remove(2), listeners.remove(1));
+    let mut acceptor = Acceptor::new(endpoint(2, Arc::default()), Box::new(old));
+    let member = Member::start(1, listeners.remove(0), &addresses, config(), Arc::default()).await;
+    let core = Rc::clone(&member.shards[0].0);
+    let outgoing = core.post.node(lane().0).expect("node 2 is known").clone();
+    let (to, asked) = (Addressee { shard: ShardId(0), life: 5 }, CallId { place: 0, generation: 0 });
+    // An answer is on its way to one life, and another one is worked for.
+    outgoing.mail(to, Mail::Response { owner: ShardId(0).into(), call: asked, response: Ok(Answer::Done) });
+    core.work(Peer::Away(lane().0, Addressee { life: 6, ..to }), asked, std::future::pending());
+    let unanswered = async {
+        loop {
+            let accepted = acceptor.next().await;
+            if accepted.hello.lane != weir_cluster::Lane::Mail(ShardId(0)) {
+                continue;
+            }
+            let mut incoming = Incoming::new(accepted, BytesMut::with_capacity, &LinkConfig::default());
+            while let Some((message, responder)) = incoming.next().await {
+                if salute::head::<Salute>(&message).expect("it is mail").letters > 0 {
+                    return (incoming, responder);
+                }
+                responder.send(salute::message(TAKEN, &Hearer { life: 5, epoch: 1 }, Vec::new()));
+            }
+        }
+    };
+    let unanswered = within("the answer is sent", unanswered).await;
+    let mut moved = list(&addresses);
+    let address = new.local_addr().expect("an address").to_string();
+    moved.nodes.get_mut(&lane().0).expect("it is known").address = address;
+    moved.nodes.remove(&node_id(3));
+    assert!(member.roster.update(List { epoch: 1, ..moved }));
+    core.meet_nodes();
+    let now = core.post.node(lane().0).expect("it is somewhere else").clone();
+    let _expected = now.expect();
+    let mut acceptor = Acceptor::new(endpoint(2, Arc::default()), Box::new(new));
+    let told = async {
+        loop {
+            let accepted = acceptor.next().await;
+            if accepted.hello.lane == weir_cluster::Lane::Mail(ShardId(0)) {
+                let mut incoming = Incoming::new(accepted, BytesMut::with_capacity, &LinkConfig::default());
+                let (message, _) = incoming.next().await.expect("a word");
+                return salute::head::<Salute>(&message).expect("it is mail");
+            }
+        }
+    };
+    let first = within("the first word there", told).await;
+    assert_eq!((first.session, first.to, BTreeSet::from_iter(first.lost)), (1, None, BTreeSet::from([5, 6])));
+    drop(unanswered);
     member.stop().await;
 }
 

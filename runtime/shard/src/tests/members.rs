@@ -5,10 +5,14 @@ use std::collections::BTreeMap;
 
 use tokio::net::TcpListener;
 use weir_cluster::{NodeId, Roster};
+use weir_stream::NodeTable;
 
 use super::cluster::{Member, Start, create, list, node_id, within};
 use super::*;
-use crate::message::{ClusterOrder, ClusterReport, ClusterStatus, GroupStatus, NodeChange};
+use crate::message::{
+    ClusterOrder, ClusterReport, ClusterStatus, GroupChange, GroupStatus, GroupStep, MembersAnswer, MembersRequest,
+    NodeChange,
+};
 
 /// A cluster whose nodes come and go.
 struct Cluster {
@@ -229,6 +233,66 @@ async fn one_node_grows_to_three_and_the_last_of_them_goes_on_alone() {
     writer.write(&cluster.members[&3].shards[0]).await;
     writer.check(&cluster.members[&3].shards[0]).await;
     println!("the longest write took {:?}", writer.longest);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn no_table_lacks_some_of_those_who_have_formed_the_cluster() {
+    let cluster = Cluster::form(&[1, 2, 3]).await;
+    let table = |node| cluster.core(node).meta().nodes().clone();
+    let formed = async {
+        while (1..=3).all(|node| table(node).epoch == 0) {
+            tokio::task::yield_now().await;
+        }
+    };
+    within("the cluster's forming", formed).await;
+    // Whoever has a table, however early, has a whole one.
+    for node in 1..=3 {
+        let NodeTable { epoch, nodes } = table(node);
+        assert!(epoch == 0 || nodes.keys().eq(&[1, 2, 3]), "{nodes:?}");
+    }
+    let status = cluster.settled(1, &[1, 2, 3]).await;
+    let address = |node| &*cluster.addresses[&node_id(node)];
+    assert!(status.nodes.iter().all(|node| &*node.address == address(node.node)), "{status:?}");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_step_that_comes_late_is_not_taken() {
+    let cluster = Cluster::form(&[1, 2, 3]).await;
+    let status = cluster.settled(1, &[1, 2, 3]).await;
+    let seen = status.groups[1].standing().expect("it is led").clone();
+    let ask = |step: GroupStep| {
+        let core = cluster.core(1);
+        async move { core.ask_members(MembersRequest::Step(Box::new(step))).await }
+    };
+    // Another one leads since then.
+    let next = seen.leader % 3 + 1;
+    cluster.order(1, ClusterOrder::Transfer { group: 1, node: next }).await;
+    let now = async {
+        loop {
+            let status = cluster.status(1).await;
+            match status.groups[1].standing().filter(|standing| standing.leader == next) {
+                Some(standing) => return standing.clone(),
+                None => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    let now = within("the transfer", now).await;
+    let two = BTreeSet::from([next, next % 3 + 1]);
+    let changes = [
+        GroupChange::Transfer { node: seen.leader },
+        GroupChange::AddLearner { node: 9 },
+        GroupChange::Voters(two.clone()),
+    ];
+    for change in changes {
+        let answer = ask(seen.step(change)).await;
+        let Ok(MembersAnswer::Refused(reason)) = answer else { panic!("{answer:?}") };
+        assert!(reason.contains("group 1 has changed since that was decided on"), "{reason}");
+    }
+    assert_eq!(voters(&cluster.status(1).await), vec![BTreeSet::from([1, 2, 3]); 4]);
+    // As it stands now, it may.
+    assert_eq!(ask(now.step(GroupChange::Voters(two))).await.ok(), Some(MembersAnswer::Done));
     cluster.stop().await;
 }
 

@@ -82,6 +82,17 @@ impl NodeTable {
         nodes.filter(|(_, entry)| entry.state != NodeState::Removed)
     }
 
+    /// Enters those who have formed the cluster, all of them at once: a table without some of them would have the others cut off.
+    pub(crate) fn form(&mut self, founders: EncodedFounders<'_>) -> Result<(), NodeRefusal> {
+        if self.epoch > 0 {
+            return Err(NodeRefusal::Formed);
+        }
+        let entry = |(node, address)| (node, NodeEntry { address, disk: 0, state: NodeState::Active });
+        self.nodes = founders.decode().into_iter().map(entry).collect();
+        self.epoch = 1;
+        Ok(())
+    }
+
     pub(crate) fn step(&mut self, node: u64, step: NodeStep<'_>) -> Result<(), NodeRefusal> {
         use NodeState::{Active, Draining, Leaving, Removed};
         let stay = self.nodes.values().filter(|entry| matches!(entry.state, Active | Draining)).count();
@@ -134,17 +145,73 @@ impl NodeTable {
     pub(crate) fn read(reader: &mut Reader<'_>) -> Result<NodeTable, CodecError> {
         let mut table = NodeTable { epoch: reader.count(WHAT)?, nodes: BTreeMap::new() };
         for _ in 0..reader.varint(WHAT)? {
-            let node = reader.u64(WHAT)?;
-            let follows = table.nodes.keys().next_back().is_none_or(|last| *last < node);
-            if node == 0 || !follows || table.nodes.len() == NODES_MAX {
-                return Err(CodecError::Field(WHAT));
-            }
+            let node = follower(reader, &table.nodes)?;
             let (address, disk) = (reader.short(WHAT)?.into(), read_disk(reader)?);
             let state = NodeState::ALL.get(usize::from(reader.u8(WHAT)?)).ok_or(CodecError::Field(WHAT))?;
             table.nodes.insert(node, NodeEntry { address, disk, state: *state });
         }
         Ok(table)
     }
+}
+
+/// Those who have formed the cluster, as bytes in a command.
+#[derive(Clone, Copy, Debug)]
+pub struct EncodedFounders<'a>(&'a [u8]);
+
+impl<'a> EncodedFounders<'a> {
+    /// What [`EncodedFounders::encode`] has written.
+    pub fn of(encoded: &'a [u8]) -> EncodedFounders<'a> {
+        EncodedFounders(encoded)
+    }
+
+    /// Writes nodes and where they are for [`EncodedFounders::of`]: 1 to [`NODES_MAX`], none of which is 0, and addresses of at most
+    /// [`ADDRESS_BYTES_MAX`] bytes.
+    pub fn encode(founders: &BTreeMap<u64, Box<str>>) -> Vec<u8> {
+        assert!(!founders.is_empty(), "somebody forms it");
+        assert!(founders.len() <= NODES_MAX, "the configuration bounds them");
+        let mut buf = Vec::new();
+        buf.varint(founders.len() as u64);
+        for (node, address) in founders {
+            buf.u64(*node);
+            buf.short(address);
+        }
+        buf
+    }
+
+    pub(crate) fn read(reader: &mut Reader<'a>) -> Result<EncodedFounders<'a>, CodecError> {
+        let bytes = reader.rest();
+        let founders = EncodedFounders(reader.take(bytes.len(), WHAT)?);
+        founders.try_decode()?;
+        Ok(founders)
+    }
+
+    pub(crate) fn bytes(self) -> &'a [u8] {
+        self.0
+    }
+
+    fn decode(self) -> BTreeMap<u64, Box<str>> {
+        self.try_decode().expect("founders are checked when their command is read")
+    }
+
+    fn try_decode(self) -> Result<BTreeMap<u64, Box<str>>, CodecError> {
+        let (mut reader, mut founders) = (Reader::new(self.0), BTreeMap::new());
+        for _ in 0..reader.varint(WHAT)? {
+            let node = follower(&mut reader, &founders)?;
+            founders.insert(node, reader.short(WHAT)?.into());
+        }
+        reader.finish()?;
+        if founders.is_empty() { Err(CodecError::Field(WHAT)) } else { Ok(founders) }
+    }
+}
+
+/// The number of the next node of a list, which is greater than those before.
+fn follower<T>(reader: &mut Reader<'_>, before: &BTreeMap<u64, T>) -> Result<u64, CodecError> {
+    let node = reader.u64(WHAT)?;
+    let follows = before.keys().next_back().is_none_or(|last| *last < node);
+    if node == 0 || !follows || before.len() == NODES_MAX {
+        return Err(CodecError::Field(WHAT));
+    }
+    Ok(node)
 }
 
 const STEP_ADD: u8 = 1;
@@ -234,6 +301,30 @@ mod tests {
         let long = "x".repeat(ADDRESS_BYTES_MAX + 1);
         assert_eq!(nodes.step(2, NodeStep::Add { address: &long }), Err(NodeRefusal::Address));
         assert_eq!(nodes.step(2, NodeStep::Drain), Err(NodeRefusal::Unknown));
+    }
+
+    #[test]
+    fn who_forms_a_cluster_is_entered_at_once_and_once() {
+        let founders = |numbers: &[u64]| {
+            let address = |node: &u64| (*node, format!("n{node}:1").into());
+            EncodedFounders::encode(&numbers.iter().map(address).collect())
+        };
+        let mut nodes = NodeTable::default();
+        nodes.form(EncodedFounders::of(&founders(&[1, 2, 3]))).expect("there is none yet");
+        assert_eq!((nodes.epoch, nodes.nodes.keys().copied().collect::<Vec<_>>()), (1, vec![1, 2, 3]));
+        assert_eq!(&*nodes.nodes[&3].address, "n3:1");
+        let before = nodes.clone();
+        // Said again, by the same leader or by another one that knows of others.
+        for again in [founders(&[1, 2, 3]), founders(&[2, 4])] {
+            assert_eq!(nodes.form(EncodedFounders::of(&again)), Err(NodeRefusal::Formed));
+        }
+        assert_eq!(nodes, before);
+        let mut twice = founders(&[5]);
+        twice.extend_from_slice(&founders(&[5])[1..]);
+        twice[0] = 2;
+        for unsound in [&[0][..], &[1, 0, 0, 0, 0, 0, 0, 0, 0, 0], &twice, &founders(&[1])[..5]] {
+            assert!(EncodedFounders::read(&mut Reader::new(unsound)).is_err(), "{unsound:?}");
+        }
     }
 
     fn any_step() -> impl Strategy<Value = (u64, usize)> {

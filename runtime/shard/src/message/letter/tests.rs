@@ -20,7 +20,8 @@ use crate::message::body::Body;
 use crate::message::error::ShardError;
 use crate::message::limit::Limit;
 use crate::message::members::{
-    Announcement, Following, GroupStanding, MembersAnswer, MembersRequest, NodeChange, NodesView,
+    Announcement, Following, GroupChange, GroupStanding, GroupStep, MembersAnswer, MembersRequest, NodeChange,
+    NodesView,
 };
 use crate::message::request::{
     AppendRequest, BindingRequest, BucketNews, CreateCondition, CreateRequest, ForkRequest, IfMatch, InheritedRequest,
@@ -32,6 +33,12 @@ use crate::message::subscription::{
 
 const CALL: CallId = CallId { place: 300, generation: u32::MAX };
 const TO: Addressee = Addressee { shard: ShardId(3), life: 1 << 63 };
+
+fn group_step(change: GroupChange) -> Request {
+    let voters = vec![[1, 2].into(), [1, 3].into()];
+    let step = GroupStep { group: GroupId(2), term: 7, voters, learners: [3].into(), change };
+    Request::Members(MembersRequest::Step(Box::new(step)))
+}
 
 fn key() -> StreamKey {
     StreamKey::parse("bucket/a/stream").expect("a key")
@@ -204,9 +211,10 @@ fn requests() -> Vec<Request> {
         Request::Bindings(bucket()),
         Request::Members(MembersRequest::Standing(GroupId(2))),
         Request::Members(MembersRequest::Transfer { group: GroupId(2), node: 3 }),
-        Request::Members(MembersRequest::AddLearner { group: GroupId(2), node: 3 }),
-        Request::Members(MembersRequest::RemoveLearner { group: GroupId(2), node: 3 }),
-        Request::Members(MembersRequest::ChangeVoters { group: GroupId(2), voters: [1, 3].into() }),
+        group_step(GroupChange::Transfer { node: 3 }),
+        group_step(GroupChange::AddLearner { node: 3 }),
+        group_step(GroupChange::RemoveLearner { node: 3 }),
+        group_step(GroupChange::Voters([1, 3].into())),
         Request::Members(MembersRequest::Nodes),
         Request::Members(MembersRequest::Change { node: 4, change: NodeChange::Add { address: "a:1".into() } }),
         Request::Members(MembersRequest::Change { node: 4, change: NodeChange::Remove }),
@@ -488,8 +496,8 @@ fn what_this_node_would_not_send_is_not_taken() {
         request(Request::Append(key(), append)),
         request(Request::Append(key(), AppendRequest::default())),
         request(Request::BucketDelete("No Bucket".into())),
-        request(Request::Members(MembersRequest::AddLearner { group: GroupId(0), node: 0 })),
-        request(Request::Members(MembersRequest::ChangeVoters { group: GroupId(0), voters: [].into() })),
+        request(group_step(GroupChange::AddLearner { node: 0 })),
+        request(group_step(GroupChange::Voters([].into()))),
         advance_of(5, 4, &[]),
         advance_of(4, 9, &[b"xyz"]),
         advance_of(4, 4, &[b""]),

@@ -10,6 +10,8 @@ struct World {
     nodes: BTreeMap<u64, NodeEntry>,
     alive: BTreeSet<u64>,
     groups: Vec<Members>,
+    /// A group that does not answer.
+    mute: Option<usize>,
     /// Changes of voters that were carried out.
     changes: usize,
 }
@@ -35,7 +37,7 @@ impl World {
         let alive: BTreeSet<u64> = nodes.keys().copied().collect();
         let (learners, fresh) = (BTreeSet::new(), BTreeSet::new());
         let members = Members { voters: vec![alive.clone()], learners, fresh, leader: 1 };
-        World { nodes, alive, groups: vec![members; groups], changes: 0 }
+        World { nodes, alive, groups: vec![members; groups], mute: None, changes: 0 }
     }
 
     fn has_majority(&self, set: &BTreeSet<u64>) -> bool {
@@ -68,7 +70,9 @@ impl World {
     }
 
     fn plan(&self) -> Plan {
-        let groups: Vec<_> = (0..self.groups.len()).map(|at| self.standing(at)).collect();
+        let answers = |at: &usize| self.mute != Some(*at);
+        let groups: Vec<_> =
+            (0..self.groups.len()).map(|at| Some(at).filter(answers).and_then(|at| self.standing(at))).collect();
         plan(&Look { nodes: &self.nodes, heard: &self.alive, groups: &groups })
     }
 
@@ -87,26 +91,27 @@ impl World {
                 assert!(!self.groups.iter().any(has), "no group has it");
                 self.nodes.get_mut(&node).expect("it is there").state = NodeState::Removed;
             }
-            Some(Step::Ask(request)) => self.carry_out(request, stops),
+            Some(Step::Ask(step)) => self.carry_out(step, stops),
         }
         plan
     }
 
-    fn carry_out(&mut self, request: MembersRequest, stops: Option<usize>) {
-        let at = usize::from(request.group().0);
+    fn carry_out(&mut self, step: GroupStep, stops: Option<usize>) {
+        let at = usize::from(step.group.0);
         let (alive, members) = (self.alive.clone(), &mut self.groups[at]);
-        match request {
-            MembersRequest::AddLearner { node, .. } => {
+        assert_eq!((&step.voters, &step.learners), (&members.voters, &members.learners), "it is decided on these");
+        match step.change {
+            GroupChange::AddLearner { node } => {
                 assert!(!members.voters.iter().flatten().any(|voter| *voter == node), "it is new");
                 assert!(members.learners.insert(node) && members.fresh.insert(node));
             }
-            MembersRequest::RemoveLearner { node, .. } => assert!(members.learners.remove(&node)),
-            MembersRequest::Transfer { node, .. } => {
+            GroupChange::RemoveLearner { node } => assert!(members.learners.remove(&node)),
+            GroupChange::Transfer { node } => {
                 let votes = members.voters.iter().all(|set| set.contains(&node));
                 assert!(votes && alive.contains(&node) && !members.fresh.contains(&node), "it can lead");
                 members.leader = node;
             }
-            MembersRequest::ChangeVoters { voters, .. } => {
+            GroupChange::Voters(voters) => {
                 self.changes += 1;
                 let before = members.voters.last().expect("somebody votes").clone();
                 for node in voters.difference(&before) {
@@ -125,7 +130,6 @@ impl World {
                     self.elect(at, stops.unwrap_or(0));
                 }
             }
-            other => panic!("the driver does not ask {other:?}"),
         }
     }
 
@@ -228,6 +232,50 @@ fn a_step_that_would_stop_a_group_is_not_taken_and_said() {
 }
 
 #[test]
+fn a_group_without_a_leader_holds_up_no_other() {
+    let mut world = World::new(3, 3);
+    world.mute = Some(0);
+    world.alive.remove(&3);
+    (0..3).for_each(|group| world.elect(group, 0));
+    world.set(3, NodeState::Leaving);
+    world.add(4);
+    (0..20).for_each(|_| drop(world.turn(None)));
+    let plan = world.plan();
+    assert_eq!(plan.step, None);
+    assert_eq!(plan.waits, ["group 0 has no leader that answers".into()]);
+    assert!(!plan.is_settled);
+    for group in 1..3 {
+        assert_eq!(*world.voters(group), BTreeSet::from([1, 2, 4]));
+    }
+    // The first group may still have it.
+    assert_eq!(world.nodes[&3].state, NodeState::Leaving);
+    world.mute = None;
+    world.settle();
+    assert_eq!(*world.voters(0), BTreeSet::from([1, 2, 4]));
+    assert_eq!(world.in_state(NodeState::Removed), [3]);
+}
+
+#[test]
+fn without_all_groups_no_move_begins_for_evenness_and_what_has_begun_goes_on() {
+    let mut world = World::new(3, 3);
+    world.add(4);
+    world.mute = Some(2);
+    assert_eq!(world.plan().step, None);
+    world.mute = None;
+    let begun = world.turn(None);
+    let Some(Step::Ask(GroupStep { group, change: GroupChange::AddLearner { node: 4 }, .. })) = begun.step else {
+        panic!("{begun:?}")
+    };
+    world.mute = Some(2);
+    (0..20).for_each(|_| drop(world.turn(None)));
+    assert!(world.voters(usize::from(group.0)).contains(&4), "it is not given up");
+    assert_eq!(world.load(4), 1);
+    world.mute = None;
+    world.settle();
+    assert_eq!(world.load(4), 2);
+}
+
+#[test]
 fn a_node_that_is_drained_leads_nothing_and_stays_where_there_is_no_other() {
     let mut world = World::new(3, 2);
     world.set(1, NodeState::Draining);
@@ -247,11 +295,11 @@ fn a_node_that_is_drained_leads_nothing_and_stays_where_there_is_no_other() {
 fn leaders_are_moved_from_who_leads_most_to_a_voter_that_leads_least() {
     let world = World::new(3, 4);
     let groups: Vec<_> = (0..4).map(|at| world.standing(at)).collect();
-    let look = |heard| balance(&Look { nodes: &world.nodes, heard, groups: &groups });
-    let moved = look(&world.alive).expect("one leads four");
-    assert_eq!(moved, MembersRequest::Transfer { group: GroupId(0), node: 2 });
+    let look =
+        |heard| balance(&Look { nodes: &world.nodes, heard, groups: &groups }).map(|step| (step.group.0, step.change));
+    assert_eq!(look(&world.alive), Some((0, GroupChange::Transfer { node: 2 })), "one leads four");
     let without = BTreeSet::from([1, 3]);
-    assert_eq!(look(&without), Some(MembersRequest::Transfer { group: GroupId(0), node: 3 }));
+    assert_eq!(look(&without), Some((0, GroupChange::Transfer { node: 3 })));
     let mut even = world.clone();
     (0..4).for_each(|at| even.groups[at].leader = [1, 1, 2, 3][at]);
     let groups: Vec<_> = (0..4).map(|at| even.standing(at)).collect();
@@ -266,6 +314,8 @@ enum Event {
     Kill(Index),
     Revive,
     Elect(Index, usize),
+    /// A group does not answer, or all do.
+    Mute(Option<Index>),
     /// The driver takes a turn; if it changes voters, that stops half way, and another leads.
     Turn(Option<usize>),
 }
@@ -278,6 +328,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => any::<Index>().prop_map(Event::Kill),
         1 => Just(Event::Revive),
         1 => (any::<Index>(), 0..9usize).prop_map(|(group, which)| Event::Elect(group, which)),
+        2 => any::<Option<Index>>().prop_map(Event::Mute),
         12 => proptest::option::of(0..9usize).prop_map(Event::Turn),
     ]
 }
@@ -318,13 +369,14 @@ proptest! {
                 }
                 Event::Revive => world.alive = world.nodes.keys().copied().collect(),
                 Event::Elect(group, which) => world.elect(group.index(groups), which),
+                Event::Mute(group) => world.mute = group.map(|group| group.index(groups)),
                 Event::Turn(stops) => drop(world.turn(stops)),
             }
             for at in 0..groups {
                 prop_assert!(world.standing(at).is_some(), "group {} has a majority", at);
             }
         }
-        world.alive = world.nodes.keys().copied().collect();
+        (world.alive, world.mute) = (world.nodes.keys().copied().collect(), None);
         world.settle();
         let (active, draining) = (world.in_state(NodeState::Active), world.in_state(NodeState::Draining));
         prop_assert!(world.in_state(NodeState::Leaving).is_empty());
