@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use weir_hooks::PublicKey;
 use weir_stream::subscription::{Link, Subscription, SubscriptionConfig, Turn};
-use weir_types::limits::{SUBSCRIPTION_STREAMS_MAX, SUBSCRIPTION_TEXT_BYTES_MAX, SUBSCRIPTION_URL_BYTES_MAX};
+use weir_types::limits::{
+    SUBSCRIPTION_STREAMS_MAX, SUBSCRIPTION_TEXT_BYTES_MAX, SUBSCRIPTION_URL_BYTES_MAX, WAKE_STREAMS_MAX,
+};
 use weir_types::{BucketName, Incarnation, Offset, StreamKey};
 
 /// What is asked of group 0.
@@ -145,7 +147,8 @@ fn are_acks(acks: &[(Box<str>, Offset)]) -> bool {
 impl LinksRequest {
     pub(crate) fn is_sound(&self) -> bool {
         match &self.ask {
-            LinksAsk::Pending(_) | LinksAsk::All(_) => true,
+            LinksAsk::Pending(limit) => (1..=WAKE_STREAMS_MAX).contains(limit),
+            LinksAsk::All(limit) => (1..=SUBSCRIPTION_STREAMS_MAX).contains(limit),
             LinksAsk::Ack { acks, .. } => are_acks(acks),
         }
     }

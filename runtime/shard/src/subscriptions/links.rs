@@ -15,6 +15,8 @@ use crate::message::{Answer, LinkedStream, LinksAsk, LinksRequest, Request, Resp
 const STREAMS_PER_TURN: usize = 1024;
 /// Slots that are looked at between two pauses.
 const SLOTS_PER_TURN: usize = 512;
+/// Segments and bytes that are compared between two pauses, at most.
+const STEPS_PER_TURN: usize = 64 << 10;
 
 impl Core {
     /// Carries out what is asked of one of this shard's groups.
@@ -35,13 +37,15 @@ impl Core {
     async fn all_links(&self, group: GroupId, bucket: &BucketName, number: u64, limit: usize) -> Response {
         let group = self.group(group);
         let mut found = Vec::new();
-        let mut turn = (0, 0);
+        let (mut turn, mut streams_per_turn) = ((0, 0), STREAMS_PER_TURN);
         for slot in 0..SLOTS {
-            if turn.0 >= STREAMS_PER_TURN || turn.1 >= SLOTS_PER_TURN {
+            if turn.0 >= streams_per_turn || turn.1 >= SLOTS_PER_TURN {
                 tokio::task::yield_now().await;
                 turn = (0, 0);
             }
             let state = group.leading()?;
+            let steps = state.linked_steps(bucket.as_str(), number);
+            streams_per_turn = (STEPS_PER_TURN / steps.max(1)).clamp(1, STREAMS_PER_TURN);
             for stream in state.slot(slot) {
                 turn.0 += 1;
                 if let Some(linked) = state.linked(bucket.as_str(), number, stream) {

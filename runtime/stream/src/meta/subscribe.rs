@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use weir_types::limits::{SUBSCRIPTION_STREAMS_MAX, SUBSCRIPTIONS_BYTES_MAX, SUBSCRIPTIONS_PER_BUCKET_MAX};
+use weir_types::limits::{
+    SUBSCRIPTION_STREAMS_MAX, SUBSCRIPTIONS_BYTES_MAX, SUBSCRIPTIONS_PER_BUCKET_MAX, SUBSCRIPTIONS_STEPS_MAX,
+};
 
 use crate::meta::{Meta, MetaBucket};
 use crate::reply::{Refusal, Reply};
@@ -138,7 +140,9 @@ impl MetaBucket {
             next_attempt_ms: 0,
         };
         let is_full = self.subscriptions.len() >= SUBSCRIPTIONS_PER_BUCKET_MAX;
-        if is_full || self.told_bytes() + subscription.told_bytes() > SUBSCRIPTIONS_BYTES_MAX {
+        let steps = self.subscriptions.values().chain([&subscription]).map(Subscription::steps_max).sum::<usize>();
+        let is_long = self.told_bytes() + subscription.told_bytes() > SUBSCRIPTIONS_BYTES_MAX;
+        if is_full || is_long || steps > SUBSCRIPTIONS_STEPS_MAX {
             return Err(Refusal::SubscriptionLimit);
         }
         self.subscriptions.insert(id.into(), subscription);

@@ -13,7 +13,6 @@ use smallvec::SmallVec;
 
 use crate::codec::{CodecError, Reader, counted};
 use crate::sink::Sink;
-use crate::subscription::watch::Watch;
 
 const WHAT: &str = "cursor";
 /// What an entry of a tree takes besides its text, about.
@@ -62,12 +61,10 @@ impl Cursors {
         self.0.iter().find(|cursor| cursor.number == number).map(|cursor| cursor.position)
     }
 
-    /// Has exactly those of `watches` that are for the stream `name`; new ones are at `position`.
-    pub(crate) fn link(&mut self, watches: &[Watch], name: &str, position: u64) {
-        let linked: SmallVec<[u64; 4]> =
-            watches.iter().filter(|watch| watch.link(name).is_some()).map(|watch| watch.number).collect();
+    /// Has exactly these; new ones are at `position`.
+    pub(crate) fn link(&mut self, linked: &[u64], position: u64) {
         self.0.retain(|cursor| linked.contains(&cursor.number));
-        for number in linked {
+        for &number in linked {
             if self.of(number).is_none() {
                 self.0.push(Cursor { number, position });
             }

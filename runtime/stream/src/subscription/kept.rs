@@ -304,6 +304,11 @@ impl Subscription {
         Some(Turn { number: self.number, generation: self.generation, wake })
     }
 
+    /// What matching its pattern takes at most, for one name.
+    pub(crate) fn steps_max(&self) -> usize {
+        self.config.pattern.as_ref().map_or(0, Pattern::steps_max)
+    }
+
     /// Bytes of its pattern and of its streams' names, which every group hears of.
     pub(crate) fn told_bytes(&self) -> usize {
         let names: usize = self.explicit.iter().map(|name| name.len() + 2).sum();
@@ -451,7 +456,7 @@ pub(crate) fn put_pattern<S: Sink>(sink: &mut S, pattern: Option<&Pattern>) {
 
 pub(crate) fn read_pattern(reader: &mut Reader<'_>) -> Result<Option<Pattern>, CodecError> {
     let text = read_optional(reader)?;
-    text.map(|text| Pattern::new(text).map_err(|_| CodecError::Field(WHAT))).transpose()
+    text.map(|text| Pattern::kept(text).map_err(|_| CodecError::Field(WHAT))).transpose()
 }
 
 pub(crate) fn put_name<S: Sink>(sink: &mut S, name: Option<&str>) {

@@ -265,6 +265,10 @@ fn limits_are_said() {
         assert_eq!(reply, Reply::Subscription { generation: 0, existed: false });
     }
     let full = Reply::Refused(Refusal::SubscriptionLimit);
+    let long = config(true, Some(&format!("{}*b*", "a/".repeat(500))), &[]);
+    let mut other = Net::new();
+    let taken = (0..).take_while(|n| other.put(&format!("s-{n}"), &long) != full).count();
+    assert_eq!(taken, 16_384 / (1003 + 1 + 1025), "what matching takes is bounded, for all of a bucket");
     assert_eq!(net.put("one-more", &config(true, Some("a"), &[])), full);
     let many: Vec<String> = (0..1025).map(|n| format!("m/{n}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();

@@ -490,6 +490,8 @@ fn what_this_node_would_not_send_is_not_taken() {
         request(Request::BucketDelete("No Bucket".into())),
         request(Request::Members(MembersRequest::AddLearner { group: GroupId(0), node: 0 })),
         request(Request::Members(MembersRequest::ChangeVoters { group: GroupId(0), voters: [].into() })),
+        request(links(LinksAsk::All(1025))),
+        request(links(LinksAsk::Pending(0))),
         advance_of(5, 4, &[]),
         advance_of(4, 9, &[b"xyz"]),
         advance_of(4, 4, &[b""]),
