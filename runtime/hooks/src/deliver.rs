@@ -1,5 +1,6 @@
 //! One call of a webhook.
 
+use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -49,7 +50,7 @@ pub struct WakeStream {
 }
 
 /// A wake, as the webhook hears of it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Serialize)]
 pub struct WakeRequest {
     /// The address.
     #[serde(skip)]
@@ -75,6 +76,13 @@ pub struct WakeRequest {
     pub callback_url: String,
     /// What it shows there.
     pub callback_token: String,
+}
+
+// The seed, the token and the address are in no log.
+impl fmt::Debug for WakeRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WakeRequest({}, generation {})", self.subscription_id, self.generation)
+    }
 }
 
 /// What became of a call.
@@ -304,6 +312,14 @@ mod tests {
         }
         let failed = delivered("HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n").await.0;
         assert!(matches!(failed, Delivery::Failed(_)), "{failed:?}");
+    }
+
+    #[tokio::test]
+    async fn a_secret_is_in_no_log() {
+        let wake =
+            WakeRequest { callback_token: "secret".to_string(), seed: [77; 32], ..wake("https://a/secret".into()) };
+        let text = format!("{wake:?}");
+        assert!(text.contains("generation 1") && !text.contains("secret") && !text.contains("77"), "{text}");
     }
 
     #[tokio::test]

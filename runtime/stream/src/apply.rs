@@ -116,7 +116,9 @@ impl Group {
             Command::MetaSubscription { bucket, id, step } => {
                 decided(self.meta.subscription_step(bucket, id, step, at.time_ms))
             }
-            Command::MetaHookKey { seed } => Outcome::unchanged(self.meta.hook_key_put(seed, at.time_ms)),
+            Command::MetaHookKey { seed, after_ms } => {
+                Outcome::unchanged(self.meta.hook_key_put(seed, after_ms, at.time_ms))
+            }
             Command::MetaForm { groups } => decided(self.meta.form(groups)),
             Command::MetaNode { node, step } => Outcome::unchanged(self.meta.node_step(node, step)),
             Command::MetaBucket { name, step } => decided(self.meta.bucket_step(name, step, at.time_ms)),

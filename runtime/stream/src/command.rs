@@ -21,7 +21,7 @@ use crate::producer::ProducerRef;
 use crate::records::Records;
 use crate::reply::Expiry;
 use crate::sink::{Count, Sink};
-use crate::subscription::kept::{SubscriptionStep, is_subscription_id, read_seed};
+use crate::subscription::kept::{HookSeed, SubscriptionStep, is_subscription_id, read_seed};
 use crate::subscription::watch::{EncodedAcks, EncodedWatches};
 
 const KIND_CREATE: u8 = 1;
@@ -240,7 +240,10 @@ pub enum Command<'a> {
     /// Group 0 only: wakes are signed with another key some time from now on.
     MetaHookKey {
         /// What it is made of, drawn at random by the leader.
-        seed: [u8; 32],
+        seed: HookSeed,
+        /// When the newest key came that is known, in milliseconds since 1970; 0 if there is none. If another one has come meanwhile, this
+        /// one does not.
+        after_ms: u64,
     },
     /// Group 0 only: fixes how many groups the slots are spread over.
     MetaForm {
@@ -461,7 +464,10 @@ impl<'a> Command<'a> {
                 put_words(sink, bucket, id);
                 step.put(sink);
             }
-            Command::MetaHookKey { seed } => sink.bytes(&seed),
+            Command::MetaHookKey { seed, after_ms } => {
+                sink.bytes(&seed.0);
+                sink.u64(after_ms);
+            }
             Command::MetaForm { groups } => sink.u16(groups),
             Command::MetaNode { node, step } => {
                 sink.u64(node);
@@ -568,7 +574,7 @@ impl<'a> Command<'a> {
                 }
                 Command::MetaSubscription { bucket, id, step: SubscriptionStep::read(r)? }
             }
-            KIND_META_HOOK_KEY => Command::MetaHookKey { seed: read_seed(r)? },
+            KIND_META_HOOK_KEY => Command::MetaHookKey { seed: read_seed(r)?, after_ms: r.u64("key")? },
             KIND_META_FORM => match r.u16("groups")? {
                 0 => return Err(CodecError::Field("groups")),
                 groups => Command::MetaForm { groups },

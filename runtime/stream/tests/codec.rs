@@ -6,7 +6,8 @@ use bytes::{Bytes, BytesMut};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use weir_stream::subscription::{
-    Ack, Delivery, EncodedAcks, EncodedConfig, EncodedNames, EncodedWatches, SubscriptionConfig, SubscriptionStep, Turn,
+    Ack, Delivery, EncodedAcks, EncodedConfig, EncodedNames, EncodedWatches, HookSeed, SubscriptionConfig,
+    SubscriptionStep, Turn,
 };
 use weir_stream::{
     Ancestor, Batch, BatchBuilder, Binding, BucketStep, BucketTold, ChunkId, CodecError, Command, EncodedBindings,
@@ -123,7 +124,7 @@ impl Fields {
             28 => Command::ForkReleased { incarnation, keeps_pin: self.flag },
             29 => Command::Ack { bucket: name, number: self.number, acks: EncodedAcks::of(&self.acks) },
             30..=41 => Command::MetaSubscription { bucket: name, id: "sub-1", step: self.step() },
-            42 => Command::MetaHookKey { seed: [self.number as u8; 32] },
+            42 => Command::MetaHookKey { seed: HookSeed([self.number as u8; 32]), after_ms: self.epoch },
             43 => {
                 let disk = u128::from(self.number) << 64 | 1;
                 let steps = [

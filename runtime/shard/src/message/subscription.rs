@@ -1,6 +1,7 @@
 //! What is asked of subscriptions and answered: of group 0, which has them, and of each group, which has the streams.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use weir_hooks::PublicKey;
@@ -29,7 +30,7 @@ pub(crate) enum SubscriptionAsk {
 }
 
 /// What whoever was woken says.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct AckRequest {
     /// What it got with the wake.
     pub token: Box<str>,
@@ -69,7 +70,7 @@ pub struct SubscriptionView {
 }
 
 /// A wake that a worker has claimed.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct ClaimedWake {
     /// Which.
     pub turn: Turn,
@@ -113,6 +114,21 @@ pub(crate) enum LinksAsk {
     All(usize),
     /// These, if they could be acknowledged so far; and that is done, unless it is only a trial.
     Ack { acks: Vec<(Box<str>, Offset)>, is_trial: bool },
+}
+
+// Tokens are in no log.
+impl fmt::Debug for AckRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let AckRequest { token: _, generation, wake, acks, done } = self;
+        write!(f, "AckRequest(generation {generation}, wake {wake}, {} streams, done: {done})", acks.len())
+    }
+}
+
+impl fmt::Debug for ClaimedWake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ClaimedWake { turn, token: _, streams, lease_ms } = self;
+        write!(f, "ClaimedWake({turn:?}, {} streams, {lease_ms} ms)", streams.len())
+    }
 }
 
 impl LinkedStream {

@@ -242,8 +242,9 @@ impl Core {
     /// Makes another key when the newest is too old.
     async fn rotate_key(&self, now_ms: u64) {
         let age_ms = self.config.hook_key_age.as_millis() as u64;
-        let is_old = self.meta().hook_keys().last().is_some_and(|key| key.created_ms.saturating_add(age_ms) <= now_ms);
-        if is_old && let Err(error) = self.make_hook_key().await {
+        let newest_ms = self.meta().newest_key_ms();
+        let is_old = newest_ms > 0 && newest_ms.saturating_add(age_ms) <= now_ms;
+        if is_old && let Err(error) = self.make_hook_key(newest_ms).await {
             tracing::warn!(%error, "the key that webhooks are signed with could not be replaced");
         }
     }

@@ -8,7 +8,9 @@ use weir_types::limits::{
 
 use crate::meta::{Meta, MetaBucket};
 use crate::reply::{Refusal, Reply};
-use crate::subscription::kept::{Delivery, HookKey, Subscription, SubscriptionConfig, SubscriptionStep, Turn, Wake};
+use crate::subscription::kept::{
+    Delivery, HookKey, HookSeed, Subscription, SubscriptionConfig, SubscriptionStep, Turn, Wake,
+};
 
 impl Meta {
     /// The keys that wakes are signed with, the newest last.
@@ -16,14 +18,20 @@ impl Meta {
         &self.hook_keys
     }
 
+    /// When the newest key came, in milliseconds since 1970; 0 if there is none.
+    pub fn newest_key_ms(&self) -> u64 {
+        self.hook_keys.last().map_or(0, |key| key.created_ms)
+    }
+
     /// A subscription.
     pub fn subscription(&self, bucket: &str, id: &str) -> Option<&Subscription> {
         self.bucket(bucket)?.subscriptions.get(id)
     }
 
-    pub(crate) fn hook_key_put(&mut self, seed: [u8; 32], time_ms: u64) -> Reply {
+    /// Adds a key, unless the newest is not the one of `after_ms`: who has asked for this one has another now.
+    pub(crate) fn hook_key_put(&mut self, seed: HookSeed, after_ms: u64, time_ms: u64) -> Reply {
         let is_known = self.hook_keys.iter().any(|key| key.seed == seed);
-        if !is_known {
+        if !is_known && self.newest_key_ms() == after_ms {
             self.hook_keys.push(HookKey { seed, created_ms: time_ms });
             let old = self.hook_keys.len().saturating_sub(HookKey::KEPT);
             self.hook_keys.drain(..old);

@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use smallvec::SmallVec;
+use weir_types::limits::SUBSCRIPTIONS_PER_BUCKET_MAX;
 
 use crate::codec::{CodecError, Reader, counted};
 use crate::sink::Sink;
@@ -91,7 +92,7 @@ impl Cursors {
     /// Reads what [`Cursors::put`] wrote, of a stream that ends at `tail`.
     pub(crate) fn read(reader: &mut Reader<'_>, tail: u64) -> Result<Cursors, CodecError> {
         let mut cursors = Cursors::default();
-        for _ in 0..reader.varint(WHAT)? {
+        for _ in 0..reader.up_to(SUBSCRIPTIONS_PER_BUCKET_MAX, WHAT)? {
             let (number, position) = (counted(reader.varint(WHAT)?, WHAT)?, reader.varint(WHAT)?);
             if position > tail || number == 0 || cursors.of(number).is_some() {
                 return Err(CodecError::Field(WHAT));
@@ -155,5 +156,29 @@ impl Pending {
     /// The addresses of the streams that are pending for a subscription, in their order.
     pub(crate) fn of(&self, number: u64) -> impl Iterator<Item = &str> {
         self.streams.get(&number).into_iter().flatten().map(|key| &**key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_cursors_than_a_bucket_has_subscriptions_are_refused_before_they_are_read() {
+        let read = |count: u64| {
+            let mut buf = Vec::new();
+            buf.varint(count);
+            (1..=count.min(300)).for_each(|number| {
+                buf.varint(number);
+                buf.varint(7);
+            });
+            let mut reader = Reader::new(&buf);
+            let read = Cursors::read(&mut reader, 9).map(|cursors| cursors.iter().count());
+            (read, buf.len() - reader.rest().len())
+        };
+        let all = SUBSCRIPTIONS_PER_BUCKET_MAX as u64;
+        assert_eq!(read(all).0, Ok(SUBSCRIPTIONS_PER_BUCKET_MAX));
+        assert_eq!(read(all + 1), (Err(CodecError::Field(WHAT)), 2), "nothing behind the count is looked at");
+        assert_eq!(read(u64::MAX), (Err(CodecError::Field(WHAT)), 10));
     }
 }

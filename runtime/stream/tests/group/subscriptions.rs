@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use weir_stream::subscription::{
-    Ack, Delivery, EncodedAcks, EncodedConfig, EncodedNames, EncodedWatches, Link, Subscription, SubscriptionConfig,
-    SubscriptionStep, Turn,
+    Ack, Delivery, EncodedAcks, EncodedConfig, EncodedNames, EncodedWatches, HookSeed, Link, Subscription,
+    SubscriptionConfig, SubscriptionStep, Turn,
 };
 use weir_stream::{
     BucketStep, BucketTold, Command, EncodedBindings, Expiry, Pattern, Records, Refusal, Reply, Retention, Split,
@@ -163,7 +163,7 @@ impl Net {
 pub(crate) fn subscribed() -> World {
     let mut net = Net::new();
     net.write("events/old", "before");
-    net.apply(&Command::MetaHookKey { seed: [1; 32] });
+    net.apply(&Command::MetaHookKey { seed: HookSeed([1; 32]), after_ms: 0 });
     net.put("hook", &config(true, Some("events/*"), &["manual/a"]));
     net.put("pull", &config(false, Some("**"), &[]));
     net.put("idle", &config(true, None, &["manual/b", "manual/c"]));
@@ -270,10 +270,12 @@ fn limits_are_said() {
     let taken = (0..).take_while(|n| other.put(&format!("s-{n}"), &long) != full).count();
     assert_eq!(taken, 16_384 / (1003 + 1 + 1025), "what matching takes is bounded, for all of a bucket");
     assert_eq!(net.put("one-more", &config(true, Some("a"), &[])), full);
-    let many: Vec<String> = (0..1025).map(|n| format!("m/{n}")).collect();
+    let many: Vec<String> = (0..1024).map(|n| format!("m/{n}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert_eq!(net.link("s-1", &["one", "more"], true), Reply::Subscription { generation: 0, existed: true });
     assert_eq!(net.link("s-1", &many, true), full);
-    assert_eq!(net.link("s-1", &many[..1024], true), Reply::Subscription { generation: 0, existed: true });
+    net.link("s-1", &["one", "more"], false);
+    assert_eq!(net.link("s-1", &many, true), Reply::Subscription { generation: 0, existed: true });
     assert_eq!(net.link("s-1", &["more"], true), full);
     let missing = Reply::Refused(Refusal::SubscriptionNotFound);
     assert_eq!(net.step("nobody", SubscriptionStep::Delete), missing);
@@ -332,11 +334,30 @@ fn a_webhook_that_fails_ends_its_wake() {
 fn the_key_before_the_newest_stays() {
     let mut net = Net::new();
     for n in [1, 1, 2, 3] {
-        net.apply(&Command::MetaHookKey { seed: [n; 32] });
+        net.time_ms += 1;
+        let after_ms = net.world.group.meta().newest_key_ms();
+        net.apply(&Command::MetaHookKey { seed: HookSeed([n; 32]), after_ms });
     }
-    let seeds: Vec<u8> = net.world.group.meta().hook_keys().iter().map(|key| key.seed[0]).collect();
-    assert_eq!(seeds, [2, 3]);
-    assert!(!format!("{:?}", net.world.group.meta()).contains("3, 3"), "a seed is in no log");
+    let seeds = |net: &Net| net.world.group.meta().hook_keys().iter().map(|key| key.seed.0[0]).collect::<Vec<u8>>();
+    assert_eq!(seeds(&net), [2, 3]);
+    let command = Command::MetaHookKey { seed: HookSeed([3; 32]), after_ms: 0 };
+    let printed = format!("{:?} {command:?} {:?}", net.world.group.meta(), config(true, None, &["a"]));
+    assert!(!printed.contains("3, 3") && !printed.contains("worker.example"), "a secret is in no log: {printed}");
+}
+
+#[test]
+fn of_keys_that_were_asked_for_at_once_one_comes() {
+    let mut net = Net::new();
+    for n in [1, 2, 3] {
+        net.apply(&Command::MetaHookKey { seed: HookSeed([n; 32]), after_ms: 0 });
+    }
+    let first_ms = net.world.group.meta().newest_key_ms();
+    net.time_ms += 5;
+    for n in [4, 5] {
+        net.apply(&Command::MetaHookKey { seed: HookSeed([n; 32]), after_ms: first_ms });
+    }
+    let seeds: Vec<u8> = net.world.group.meta().hook_keys().iter().map(|key| key.seed.0[0]).collect();
+    assert_eq!(seeds, [1, 4], "what was signed with the first is believed");
 }
 
 /// What may happen, in no particular order.
