@@ -112,7 +112,8 @@ impl Group {
                 self.flush(at, Chunk { id: chunk, bytes, crc, times, named_bytes: 0, live_bytes: 0 }, parts)
             }
             Command::Bucket { name, epoch, told } => self.bucket_told(name, epoch, told),
-            Command::Ack { bucket, number, acks } => self.ack(bucket, number, acks),
+            Command::Ack { until_ms, .. } if until_ms <= at.time_ms => Outcome::refused(Refusal::WakeFenced),
+            Command::Ack { bucket, number, until_ms: _, acks } => self.ack(bucket, number, acks),
             Command::MetaSubscription { bucket, id, step } => {
                 decided(self.meta.subscription_step(bucket, id, step, at.time_ms))
             }

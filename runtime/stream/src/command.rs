@@ -225,6 +225,8 @@ pub enum Command<'a> {
         bucket: &'a str,
         /// The subscription's number.
         number: u64,
+        /// From when on it is too late, in milliseconds since 1970: until then nobody else has the wake.
+        until_ms: u64,
         /// Which streams of this group, and up to where.
         acks: EncodedAcks<'a>,
     },
@@ -455,9 +457,10 @@ impl<'a> Command<'a> {
                 sink.u64(epoch);
                 put_told(sink, told);
             }
-            Command::Ack { bucket, number, acks } => {
+            Command::Ack { bucket, number, until_ms, acks } => {
                 sink.short(bucket);
                 sink.u64(number);
+                sink.u64(until_ms);
                 sink.bytes(acks.bytes());
             }
             Command::MetaSubscription { bucket, id, step } => {
@@ -565,7 +568,7 @@ impl<'a> Command<'a> {
             }
             KIND_ACK => {
                 let (bucket, number) = (read_bucket(r)?, r.u64("subscription number")?);
-                Command::Ack { bucket, number, acks: EncodedAcks::read(r)? }
+                Command::Ack { bucket, number, until_ms: r.u64("lease")?, acks: EncodedAcks::read(r)? }
             }
             KIND_META_SUBSCRIPTION => {
                 let (bucket, id) = (read_bucket(r)?, r.short("subscription id")?);

@@ -425,7 +425,7 @@ fn document<'a>(id: &'a str, url: &str, view: &'a SubscriptionView) -> Document<
         wake_stream: subscription.wake_stream(),
         lease_ttl_ms: config.lease_ms,
         created_at: render::time(subscription.created_ms),
-        status: if subscription.failures > 0 { "failed" } else { "active" },
+        status: if subscription.next_attempt_ms > 0 { "failed" } else { "active" },
         description: config.description.as_deref(),
     }
 }

@@ -112,8 +112,8 @@ pub(crate) enum LinksAsk {
     Pending(usize),
     /// So many, whether or not they have.
     All(usize),
-    /// These, if they could be acknowledged so far; and that is done, unless it is only a trial.
-    Ack { acks: Vec<(Box<str>, Offset)>, is_trial: bool },
+    /// These, if they could be acknowledged so far; and that is done before this time, in milliseconds since 1970, unless it is only a trial.
+    Ack { acks: Vec<(Box<str>, Offset)>, until_ms: Option<u64> },
 }
 
 // Tokens are in no log.

@@ -10,7 +10,7 @@ use weir_stream::subscription::{
 };
 use weir_stream::{Command, Refusal, Reply};
 use weir_types::limits::{SUBSCRIPTION_STREAMS_MAX, WAKE_STREAMS_MAX};
-use weir_types::{BucketName, GroupId};
+use weir_types::{BucketName, GroupId, Offset};
 
 use crate::core::{Core, Shard};
 use crate::message::{
@@ -273,14 +273,32 @@ impl Core {
         if !is_meant || subscription.turn() != Some(turn) || is_over {
             return Err(Refusal::WakeFenced.into());
         }
-        self.ack_all(bucket, turn.number, &request.acks, true).await?;
-        self.ack_all(bucket, turn.number, &request.acks, false).await?;
+        self.ack_all(bucket, turn.number, &request.acks, None).await?;
+        self.extend(bucket, id, turn, &request.acks).await?;
         if !request.done {
-            self.subscription_step(bucket, id, SubscriptionStep::Extend(turn)).await?;
             return Ok(SubscriptionAnswer::Acked { next_wake: false });
         }
         let next_wake = self.end_wake(bucket, id, turn).await?;
         Ok(SubscriptionAnswer::Acked { next_wake })
+    }
+
+    /// Has group 0 say that the wake is still the one under way, for another lease, and only then moves cursors, before that is over: so
+    /// whoever is no longer the leader, or has another's wake, moves none.
+    ///
+    /// # Errors
+    /// [`Refusal::WakeFenced`].
+    pub(crate) async fn extend(
+        self: &Rc<Self>,
+        bucket: &BucketName,
+        id: &str,
+        turn: Turn,
+        acks: &[(Box<str>, Offset)],
+    ) -> Result<(), ShardError> {
+        self.subscription_step(bucket, id, SubscriptionStep::Extend(turn)).await?;
+        let subscription = self.subscription(bucket, id)?;
+        let wake =
+            subscription.wake.as_ref().filter(|_| subscription.turn() == Some(turn)).ok_or(Refusal::WakeFenced)?;
+        self.ack_all(bucket, turn.number, acks, wake.lease_until_ms).await
     }
 
     /// Ends a wake; says whether there is more to be done, which begins another one.

@@ -141,8 +141,7 @@ impl Core {
             Delivered::Done => {
                 let acks: Vec<(Box<str>, Offset)> =
                     streams.iter().filter_map(|stream| Some((stream.name.clone(), stream.tail?))).collect();
-                self.ack_all(bucket, number, &acks, false).await?;
-                self.subscription_step(bucket, id, SubscriptionStep::Delivered(under_way)).await?;
+                self.extend(bucket, id, under_way, &acks).await?;
                 self.end_wake(bucket, id, under_way).await.map(|_| ())
             }
             Delivered::Accepted => {

@@ -81,8 +81,15 @@ impl Meta {
                 let subscription = found.subscription_mut(id)?;
                 let until_ms = subscription.lease_until_ms(time_ms);
                 let wake = subscription.wake_of(turn)?;
-                // Nobody has it who could go on having it, before it is claimed.
-                wake.lease_until_ms = wake.lease_until_ms.and(Some(until_ms));
+                // Nobody has it who could go on having it, before it is claimed or when its lease is over.
+                let is_had = wake.lease_until_ms.is_some_and(|until_ms| time_ms < until_ms);
+                if !is_had {
+                    return Err(Refusal::WakeFenced);
+                }
+                wake.lease_until_ms = Some(until_ms);
+                // Who has it was told of it.
+                wake.is_delivered = true;
+                subscription.recovered();
                 (true, false)
             }
             SubscriptionStep::Delivered(turn) => {
@@ -93,12 +100,15 @@ impl Meta {
             }
             SubscriptionStep::Failed { turn, retry_ms } => {
                 let subscription = found.subscription_mut(id)?;
-                subscription.wake_of(turn)?;
-                if matches!(subscription.config.delivery, Delivery::Webhook { .. }) {
-                    subscription.wake = None;
-                }
+                let is_delivered = subscription.wake_of(turn)?.is_delivered;
                 subscription.failures = subscription.failures.saturating_add(1);
-                subscription.next_attempt_ms = time_ms + retry_ms;
+                // Who has called back has it, whatever has become of the call.
+                if !is_delivered {
+                    if matches!(subscription.config.delivery, Delivery::Webhook { .. }) {
+                        subscription.wake = None;
+                    }
+                    subscription.next_attempt_ms = time_ms + retry_ms;
+                }
                 (true, false)
             }
             SubscriptionStep::End(turn) => {

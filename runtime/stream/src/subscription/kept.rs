@@ -84,7 +84,7 @@ pub struct Subscription {
     pub wake: Option<Wake>,
     /// How often it could not be delivered since it last was.
     pub failures: u32,
-    /// When it is tried again, in milliseconds since 1970; 0 if it was delivered.
+    /// When it is tried again, in milliseconds since 1970; 0 if the last wake was delivered.
     pub next_attempt_ms: u64,
 }
 
@@ -150,11 +150,11 @@ pub enum SubscriptionStep<'a> {
         /// Who.
         worker: &'a str,
     },
-    /// The lease begins anew.
+    /// Whoever has the wake has said so: its lease begins anew, unless it is over.
     Extend(Turn),
     /// Those who want to know of the wake were told.
     Delivered(Turn),
-    /// They could not be told. A wake by webhook ends with that.
+    /// They could not be told. A wake by webhook ends with that, unless they have said something by then.
     Failed {
         /// The wake.
         turn: Turn,

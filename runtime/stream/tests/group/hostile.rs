@@ -189,7 +189,7 @@ fn go_on(mut group: Group) {
             position: u64::MAX,
         };
         let acks = EncodedAcks::encode(&streams.iter().map(ack).collect::<Vec<_>>());
-        rest.apply(&Command::Ack { bucket, number: *number, acks: EncodedAcks::of(&acks) });
+        rest.apply(&Command::Ack { bucket, number: *number, until_ms: u64::MAX, acks: EncodedAcks::of(&acks) });
         assert_eq!(rest.group.pending(bucket, *number).count(), 0, "all is processed");
     }
     rest.apply(&Command::MetaHookKey { seed: HookSeed([9; 32]), after_ms: rest.group.meta().newest_key_ms() });

@@ -142,7 +142,8 @@ impl Net {
         let number = self.subscription(id).number;
         let incarnation = Incarnation(self.lives.get(name).copied().unwrap_or(999));
         let acks = EncodedAcks::encode(&[Ack { name: name.into(), incarnation, position }]);
-        self.apply(&Command::Ack { bucket: BUCKET, number, acks: EncodedAcks::of(&acks) });
+        let until_ms = self.time_ms + 1;
+        self.apply(&Command::Ack { bucket: BUCKET, number, until_ms, acks: EncodedAcks::of(&acks) });
     }
 
     /// `name link acked/tail` of each stream that a subscription is linked to.
@@ -328,6 +329,47 @@ fn a_webhook_that_fails_ends_its_wake() {
         assert_eq!((subscription.failures, subscription.generation), (failures, u64::from(failures)));
         assert!(subscription.wake.is_none());
     }
+}
+
+#[test]
+fn whoever_has_called_back_keeps_its_wake_whatever_becomes_of_the_call() {
+    let mut net = Net::new();
+    net.put("s", &config(true, Some("**"), &[]));
+    let number = net.subscription("s").number;
+    let begin = |net: &mut Net| {
+        net.step("s", SubscriptionStep::Wake { number, wake: 5, worker: None });
+        net.subscription("s").turn().expect("it is under way")
+    };
+    let turn = begin(&mut net);
+    net.step("s", SubscriptionStep::Failed { turn, retry_ms: 1000 });
+    let turn = begin(&mut net);
+    net.time_ms = 900;
+    net.step("s", SubscriptionStep::Extend(turn));
+    let extended = net.subscription("s").clone();
+    assert_eq!((extended.failures, extended.next_attempt_ms), (0, 0), "it was delivered");
+    net.time_ms = 1010;
+    net.step("s", SubscriptionStep::Failed { turn, retry_ms: 1000 });
+    let failed = net.subscription("s").clone();
+    assert_eq!((failed.turn(), &failed.wake), (Some(turn), &extended.wake), "its lease is as it was");
+    assert_eq!((failed.failures, failed.next_attempt_ms), (1, 0), "nothing is to be tried again");
+    net.time_ms = 1900;
+    let late = net.step("s", SubscriptionStep::Extend(turn));
+    assert_eq!(late, Reply::Refused(Refusal::WakeFenced), "its lease is over");
+}
+
+#[test]
+fn an_acknowledgement_that_comes_after_the_lease_moves_no_cursor() {
+    let mut net = Net::new();
+    net.put("s", &config(true, None, &["a"]));
+    net.write("a", "12345");
+    let number = net.subscription("s").number;
+    let acks = EncodedAcks::encode(&[Ack { name: "a".into(), incarnation: Incarnation(1), position: 3 }]);
+    let ack = |until_ms| Command::Ack { bucket: BUCKET, number, until_ms, acks: EncodedAcks::of(&acks) };
+    net.time_ms = 500;
+    assert_eq!(net.apply(&ack(500)), Reply::Refused(Refusal::WakeFenced));
+    assert_eq!(net.linked("s")["a"].1, 0);
+    assert_eq!(net.apply(&ack(501)), Reply::Done);
+    assert_eq!(net.linked("s")["a"].1, 3);
 }
 
 #[test]

@@ -236,7 +236,7 @@ fn requests() -> Vec<Request> {
         })),
         links(LinksAsk::Pending(4)),
         links(LinksAsk::All(4)),
-        links(LinksAsk::Ack { acks: vec![("a/b".into(), offset(4))], is_trial: false }),
+        links(LinksAsk::Ack { acks: vec![("a/b".into(), offset(4))], until_ms: Some(1 << 41) }),
     ]
 }
 
