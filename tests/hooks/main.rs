@@ -200,6 +200,25 @@ fn what_was_called_back_as_done_is_not_sent_again() {
 }
 
 #[test]
+fn whoever_calls_back_during_the_call_keeps_its_wake_when_the_call_ends() {
+    let mut run = Run::new(Receiver::start(Answer::Done));
+    run.receiver.answer_next(Answer::Silence);
+    let tail = run.append("x");
+    let wake = run.receiver.wake_after(0);
+    // The call is given up after a lease; each of these begins another one.
+    for _ in 0..6 {
+        thread::sleep(Duration::from_millis(400));
+        let answer = run.call_back(&wake, &json!([]), false);
+        assert_eq!(answer.expect(200).json(), json!({ "ok": true, "next_wake": false }));
+        assert_eq!(run.subscription()["status"], "active");
+    }
+    let acks = json!([{ "stream": "events/a", "offset": tail }]);
+    assert_eq!(run.call_back(&wake, &acks, true).expect(200).json(), json!({ "ok": true, "next_wake": false }));
+    assert_eq!(run.receiver.wakes().len(), 1, "it was woken once");
+    run.wait_acked(&tail);
+}
+
+#[test]
 fn killed_while_it_waits_for_the_next_attempt() {
     let receiver = Receiver::start(Answer::Status(500, String::new()));
     let mut run = Run::new(receiver);

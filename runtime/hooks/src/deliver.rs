@@ -1,5 +1,6 @@
 //! One call of a webhook.
 
+use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -13,6 +14,7 @@ use reqwest::redirect;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use crate::policy::{Policy, UrlRefusal};
@@ -49,7 +51,7 @@ pub struct WakeStream {
 }
 
 /// A wake, as the webhook hears of it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Serialize)]
 pub struct WakeRequest {
     /// The address.
     #[serde(skip)]
@@ -75,6 +77,13 @@ pub struct WakeRequest {
     pub callback_url: String,
     /// What it shows there.
     pub callback_token: String,
+}
+
+// The seed, the token and the address are in no log.
+impl fmt::Debug for WakeRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WakeRequest({}, generation {})", self.subscription_id, self.generation)
+    }
 }
 
 /// What became of a call.
@@ -150,31 +159,30 @@ impl Inner {
             Ok(url) => url,
             Err(refusal) => return Delivery::Failed(refusal.to_string()),
         };
+        let _turn = self.calls.acquire().await;
         let timeout = wake.timeout.min(self.config.timeout);
-        let call = async {
-            let _turn = self.calls.acquire().await;
-            self.call(url, &wake).await
+        let until = Instant::now() + timeout;
+        let called = timeout_at(until, self.call(url, &wake)).await;
+        let response = match called {
+            Ok(Ok(response)) => response,
+            Ok(Err(reason)) => return Delivery::Failed(reason),
+            Err(_) => return Delivery::Failed(format!("no answer within {} ms", timeout.as_millis())),
         };
-        let called = tokio::time::timeout(timeout, call).await;
-        called.unwrap_or_else(|_| Delivery::Failed(format!("no answer within {} ms", timeout.as_millis())))
+        // It has said that it was received. What comes too late of the rest has said nothing more.
+        match timeout_at(until, answer(response)).await {
+            Ok(Some(body)) if serde_json::from_slice::<Answer>(&body).is_ok_and(|answer| answer.done) => Delivery::Done,
+            _ => Delivery::Accepted,
+        }
     }
 
-    async fn call(&self, url: Url, wake: &WakeRequest) -> Delivery {
+    /// Calls, and returns the head of an answer that says that it was received; or a sentence.
+    async fn call(&self, url: Url, wake: &WakeRequest) -> Result<reqwest::Response, String> {
         let body = serde_json::to_vec(wake).expect("texts and numbers are JSON");
         let signature = sign(&wake.seed, wake.time_s, &body);
         let request = self.client.post(url).header(CONTENT_TYPE, "application/json").header(SIGNATURE, signature);
-        let response = match request.body(body).send().await {
-            Ok(response) => response,
-            Err(error) => return Delivery::Failed(text_of(&error)),
-        };
+        let response = request.body(body).send().await.map_err(|error| text_of(&error))?;
         let status = response.status();
-        if !status.is_success() {
-            return Delivery::Failed(format!("the webhook has answered {status}"));
-        }
-        match answer(response).await {
-            Some(body) if serde_json::from_slice::<Answer>(&body).is_ok_and(|answer| answer.done) => Delivery::Done,
-            _ => Delivery::Accepted,
-        }
+        if status.is_success() { Ok(response) } else { Err(format!("the webhook has answered {status}")) }
     }
 }
 
@@ -277,6 +285,10 @@ mod tests {
                 asked.extend_from_slice(&piece[..read]);
             }
             socket.write_all(answer.as_bytes()).await.expect("the client listens");
+            if answer.ends_with("{") {
+                // The rest never comes.
+                let _ = socket.read(&mut [0; 1]).await;
+            }
             String::from_utf8(asked).expect("a request is text")
         });
         (port, served)
@@ -304,6 +316,20 @@ mod tests {
         }
         let failed = delivered("HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n").await.0;
         assert!(matches!(failed, Delivery::Failed(_)), "{failed:?}");
+    }
+
+    #[tokio::test]
+    async fn a_success_whose_body_does_not_come_was_received() {
+        let (delivery, _) = delivered("HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n{").await;
+        assert_eq!(delivery, Delivery::Accepted);
+    }
+
+    #[tokio::test]
+    async fn a_secret_is_in_no_log() {
+        let wake =
+            WakeRequest { callback_token: "secret".to_string(), seed: [77; 32], ..wake("https://a/secret".into()) };
+        let text = format!("{wake:?}");
+        assert!(text.contains("generation 1") && !text.contains("secret") && !text.contains("77"), "{text}");
     }
 
     #[tokio::test]

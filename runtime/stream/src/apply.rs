@@ -112,11 +112,14 @@ impl Group {
                 self.flush(at, Chunk { id: chunk, bytes, crc, times, named_bytes: 0, live_bytes: 0 }, parts)
             }
             Command::Bucket { name, epoch, told } => self.bucket_told(name, epoch, told),
-            Command::Ack { bucket, number, acks } => self.ack(bucket, number, acks),
+            Command::Ack { until_ms, .. } if until_ms <= at.time_ms => Outcome::refused(Refusal::WakeFenced),
+            Command::Ack { bucket, number, until_ms: _, acks } => self.ack(bucket, number, acks),
             Command::MetaSubscription { bucket, id, step } => {
                 decided(self.meta.subscription_step(bucket, id, step, at.time_ms))
             }
-            Command::MetaHookKey { seed } => Outcome::unchanged(self.meta.hook_key_put(seed, at.time_ms)),
+            Command::MetaHookKey { seed, after_ms } => {
+                Outcome::unchanged(self.meta.hook_key_put(seed, after_ms, at.time_ms))
+            }
             Command::MetaForm { groups } => decided(self.meta.form(groups)),
             Command::MetaFounders { founders } => Outcome::unchanged(self.meta.nodes_form(founders)),
             Command::MetaNode { node, step } => Outcome::unchanged(self.meta.node_step(node, step)),

@@ -85,7 +85,7 @@ impl Binding {
 
     fn read(r: &mut Reader<'_>) -> Result<Binding, CodecError> {
         let name = r.long("binding name")?.into();
-        let streams = Pattern::new(r.long("binding pattern")?).map_err(|_| CodecError::Field("binding pattern"))?;
+        let streams = Pattern::kept(r.long("binding pattern")?).map_err(|_| CodecError::Field("binding pattern"))?;
         let module = r.long("binding module")?.into();
         let digest = r.digest("binding digest")?;
         let role = role_of(r.u8("binding role")?)?;

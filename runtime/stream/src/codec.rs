@@ -97,6 +97,11 @@ impl<'a> Reader<'a> {
         self.u64(what).and_then(|number| counted(number, what))
     }
 
+    /// How many follow, at most `max`: nothing is made room for before it is there.
+    pub(crate) fn up_to(&mut self, max: usize, what: &'static str) -> Result<usize, CodecError> {
+        usize::try_from(self.varint(what)?).ok().filter(|count| *count <= max).ok_or(CodecError::Field(what))
+    }
+
     /// A number of 32 bits, written like any other.
     pub(crate) fn varint_u32(&mut self, what: &'static str) -> Result<u32, CodecError> {
         u32::try_from(self.varint(what)?).map_err(|_| CodecError::Field(what))

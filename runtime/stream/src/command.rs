@@ -21,7 +21,7 @@ use crate::producer::ProducerRef;
 use crate::records::Records;
 use crate::reply::Expiry;
 use crate::sink::{Count, Sink};
-use crate::subscription::kept::{SubscriptionStep, is_subscription_id, read_seed};
+use crate::subscription::kept::{HookSeed, SubscriptionStep, is_subscription_id, read_seed};
 use crate::subscription::watch::{EncodedAcks, EncodedWatches};
 
 const KIND_CREATE: u8 = 1;
@@ -226,6 +226,8 @@ pub enum Command<'a> {
         bucket: &'a str,
         /// The subscription's number.
         number: u64,
+        /// From when on it is too late, in milliseconds since 1970: until then nobody else has the wake.
+        until_ms: u64,
         /// Which streams of this group, and up to where.
         acks: EncodedAcks<'a>,
     },
@@ -241,7 +243,10 @@ pub enum Command<'a> {
     /// Group 0 only: wakes are signed with another key some time from now on.
     MetaHookKey {
         /// What it is made of, drawn at random by the leader.
-        seed: [u8; 32],
+        seed: HookSeed,
+        /// When the newest key came that is known, in milliseconds since 1970; 0 if there is none. If another one has come meanwhile, this
+        /// one does not.
+        after_ms: u64,
     },
     /// Group 0 only: fixes how many groups the slots are spread over.
     MetaForm {
@@ -458,16 +463,20 @@ impl<'a> Command<'a> {
                 sink.u64(epoch);
                 put_told(sink, told);
             }
-            Command::Ack { bucket, number, acks } => {
+            Command::Ack { bucket, number, until_ms, acks } => {
                 sink.short(bucket);
                 sink.u64(number);
+                sink.u64(until_ms);
                 sink.bytes(acks.bytes());
             }
             Command::MetaSubscription { bucket, id, step } => {
                 put_words(sink, bucket, id);
                 step.put(sink);
             }
-            Command::MetaHookKey { seed } => sink.bytes(&seed),
+            Command::MetaHookKey { seed, after_ms } => {
+                sink.bytes(&seed.0);
+                sink.u64(after_ms);
+            }
             Command::MetaForm { groups } => sink.u16(groups),
             Command::MetaFounders { founders } => sink.bytes(founders.bytes()),
             Command::MetaNode { node, step } => {
@@ -566,7 +575,7 @@ impl<'a> Command<'a> {
             }
             KIND_ACK => {
                 let (bucket, number) = (read_bucket(r)?, r.u64("subscription number")?);
-                Command::Ack { bucket, number, acks: EncodedAcks::read(r)? }
+                Command::Ack { bucket, number, until_ms: r.u64("lease")?, acks: EncodedAcks::read(r)? }
             }
             KIND_META_SUBSCRIPTION => {
                 let (bucket, id) = (read_bucket(r)?, r.short("subscription id")?);
@@ -575,7 +584,7 @@ impl<'a> Command<'a> {
                 }
                 Command::MetaSubscription { bucket, id, step: SubscriptionStep::read(r)? }
             }
-            KIND_META_HOOK_KEY => Command::MetaHookKey { seed: read_seed(r)? },
+            KIND_META_HOOK_KEY => Command::MetaHookKey { seed: read_seed(r)?, after_ms: r.u64("key")? },
             KIND_META_FORM => match r.u16("groups")? {
                 0 => return Err(CodecError::Field("groups")),
                 groups => Command::MetaForm { groups },

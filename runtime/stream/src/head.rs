@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use weir_types::bugs::{self, Bug};
+use weir_types::limits::SUBSCRIPTIONS_PER_BUCKET_MAX;
 use weir_types::{BucketName, ModuleName, Role};
 
 use crate::binding::{Binding, EncodedBindings, role_code, role_of};
@@ -119,7 +120,7 @@ fn read_subscriptions(group: &mut Group, reader: &mut Reader<'_>) -> Result<(), 
     }
     let changes = group.meta.changes;
     for bucket in group.meta.buckets.values_mut() {
-        for _ in 0..reader.varint(WHAT)? {
+        for _ in 0..reader.up_to(SUBSCRIPTIONS_PER_BUCKET_MAX, WHAT)? {
             let id = next_name(reader, is_subscription_id, bucket.subscriptions.keys().next_back())?;
             let subscription = Subscription::read(reader)?;
             if subscription.number > changes {
@@ -128,10 +129,10 @@ fn read_subscriptions(group: &mut Group, reader: &mut Reader<'_>) -> Result<(), 
             bucket.subscriptions.insert(id, subscription);
         }
     }
-    for _ in 0..reader.varint(WHAT)? {
+    for _ in 0..reader.up_to(HookKey::KEPT, WHAT)? {
         group.meta.hook_keys.push(HookKey::read(reader)?);
     }
-    if group.meta.hook_keys.len() > HookKey::KEPT { Err(CodecError::Field(WHAT)) } else { Ok(()) }
+    Ok(())
 }
 
 fn put_bindings<'a, S: Sink>(sink: &mut S, bindings: impl ExactSizeIterator<Item = &'a Arc<Binding>>) {

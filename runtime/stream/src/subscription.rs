@@ -13,7 +13,7 @@ pub(crate) mod watch;
 
 pub use follow::Linked;
 pub use kept::{
-    Delivery, EncodedConfig, EncodedNames, HookKey, Subscription, SubscriptionConfig, SubscriptionStep, Turn, Wake,
-    is_subscription_id,
+    Delivery, EncodedConfig, EncodedNames, HookKey, HookSeed, Subscription, SubscriptionConfig, SubscriptionStep, Turn,
+    Wake, is_subscription_id,
 };
 pub use watch::{Ack, EncodedAcks, EncodedWatches, Link, Watch};

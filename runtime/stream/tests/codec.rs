@@ -6,7 +6,8 @@ use bytes::{Bytes, BytesMut};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use weir_stream::subscription::{
-    Ack, Delivery, EncodedAcks, EncodedConfig, EncodedNames, EncodedWatches, SubscriptionConfig, SubscriptionStep, Turn,
+    Ack, Delivery, EncodedAcks, EncodedConfig, EncodedNames, EncodedWatches, HookSeed, SubscriptionConfig,
+    SubscriptionStep, Turn,
 };
 use weir_stream::{
     Ancestor, Batch, BatchBuilder, Binding, BucketStep, BucketTold, ChunkId, CodecError, Command, EncodedBindings,
@@ -122,9 +123,14 @@ impl Fields {
             26 => Command::Unpin { key, incarnation, fork: Incarnation(self.epoch), keeps_pin: self.flag },
             27 => Command::ForkDecide { key, incarnation, until_ms: self.epoch >> 1 },
             28 => Command::ForkReleased { incarnation, keeps_pin: self.flag },
-            29 => Command::Ack { bucket: name, number: self.number, acks: EncodedAcks::of(&self.acks) },
+            29 => Command::Ack {
+                bucket: name,
+                number: self.number,
+                until_ms: self.epoch,
+                acks: EncodedAcks::of(&self.acks),
+            },
             30..=41 => Command::MetaSubscription { bucket: name, id: "sub-1", step: self.step() },
-            42 => Command::MetaHookKey { seed: [self.number as u8; 32] },
+            42 => Command::MetaHookKey { seed: HookSeed([self.number as u8; 32]), after_ms: self.epoch },
             43 => {
                 let disk = u128::from(self.number) << 64 | 1;
                 let steps = [

@@ -58,6 +58,10 @@ pub const SUBSCRIPTION_STREAMS_MAX: usize = 1024;
 /// Bytes of the patterns and names in all subscriptions of one bucket: they travel to every group in one command.
 pub const SUBSCRIPTIONS_BYTES_MAX: usize = 512 << 10;
 
+/// Segments and bytes that matching all patterns of one bucket's subscriptions may compare at most, for one name: apply does that for a
+/// stream's first record after a change of them.
+pub const SUBSCRIPTIONS_STEPS_MAX: usize = 16 << 10;
+
 /// Longest id of a subscription, in bytes.
 pub const SUBSCRIPTION_ID_BYTES_MAX: usize = 128;
 

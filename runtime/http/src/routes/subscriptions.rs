@@ -425,7 +425,7 @@ fn document<'a>(id: &'a str, url: &str, view: &'a SubscriptionView) -> Document<
         wake_stream: subscription.wake_stream(),
         lease_ttl_ms: config.lease_ms,
         created_at: render::time(subscription.created_ms),
-        status: if subscription.failures > 0 { "failed" } else { "active" },
+        status: if subscription.next_attempt_ms > 0 { "failed" } else { "active" },
         description: config.description.as_deref(),
     }
 }
@@ -475,7 +475,11 @@ mod tests {
             Ok(config) => {
                 let streams: Vec<&str> = config.streams.iter().map(|name| &**name).collect();
                 let pattern = config.pattern.as_ref().map_or("-", Pattern::as_str);
-                format!("{:?} {pattern} {streams:?} {}", config.delivery, config.lease_ms)
+                let delivery = match &config.delivery {
+                    Delivery::Webhook { url } => format!("webhook {url}"),
+                    Delivery::PullWake { wake_stream } => format!("pull-wake {wake_stream}"),
+                };
+                format!("{delivery} {pattern} {streams:?} {}", config.lease_ms)
             }
             Err(problem) => format!("{}: {}", problem.code().as_str(), problem.detail()),
         }
@@ -485,11 +489,11 @@ mod tests {
     fn a_configuration_is_read_and_put_in_order() {
         assert_eq!(
             check(r#"{"type":"webhook","webhook":{"url":"https://a.example/"},"streams":["b","a","b"],"extra":1}"#),
-            r#"Webhook { url: "https://a.example/" } - ["a", "b"] 30000"#
+            r#"webhook https://a.example/ - ["a", "b"] 30000"#
         );
         assert_eq!(
             check(r#"{"type":"pull-wake","wake_stream":"wake/pool","pattern":"events/*","lease_ttl_ms":1000}"#),
-            r#"PullWake { wake_stream: "wake/pool" } events/* [] 1000"#
+            r#"pull-wake wake/pool events/* [] 1000"#
         );
     }
 

@@ -1,11 +1,14 @@
 //! What is asked of subscriptions and answered: of group 0, which has them, and of each group, which has the streams.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use weir_hooks::PublicKey;
 use weir_stream::subscription::{Link, Subscription, SubscriptionConfig, Turn};
-use weir_types::limits::{SUBSCRIPTION_STREAMS_MAX, SUBSCRIPTION_TEXT_BYTES_MAX, SUBSCRIPTION_URL_BYTES_MAX};
+use weir_types::limits::{
+    SUBSCRIPTION_STREAMS_MAX, SUBSCRIPTION_TEXT_BYTES_MAX, SUBSCRIPTION_URL_BYTES_MAX, WAKE_STREAMS_MAX,
+};
 use weir_types::{BucketName, Incarnation, Offset, StreamKey};
 
 /// What is asked of group 0.
@@ -27,7 +30,7 @@ pub(crate) enum SubscriptionAsk {
 }
 
 /// What whoever was woken says.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct AckRequest {
     /// What it got with the wake.
     pub token: Box<str>,
@@ -67,7 +70,7 @@ pub struct SubscriptionView {
 }
 
 /// A wake that a worker has claimed.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct ClaimedWake {
     /// Which.
     pub turn: Turn,
@@ -109,8 +112,23 @@ pub(crate) enum LinksAsk {
     Pending(usize),
     /// So many, whether or not they have.
     All(usize),
-    /// These, if they could be acknowledged so far; and that is done, unless it is only a trial.
-    Ack { acks: Vec<(Box<str>, Offset)>, is_trial: bool },
+    /// These, if they could be acknowledged so far; and that is done before this time, in milliseconds since 1970, unless it is only a trial.
+    Ack { acks: Vec<(Box<str>, Offset)>, until_ms: Option<u64> },
+}
+
+// Tokens are in no log.
+impl fmt::Debug for AckRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let AckRequest { token: _, generation, wake, acks, done } = self;
+        write!(f, "AckRequest(generation {generation}, wake {wake}, {} streams, done: {done})", acks.len())
+    }
+}
+
+impl fmt::Debug for ClaimedWake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ClaimedWake { turn, token: _, streams, lease_ms } = self;
+        write!(f, "ClaimedWake({turn:?}, {} streams, {lease_ms} ms)", streams.len())
+    }
 }
 
 impl LinkedStream {
@@ -145,7 +163,8 @@ fn are_acks(acks: &[(Box<str>, Offset)]) -> bool {
 impl LinksRequest {
     pub(crate) fn is_sound(&self) -> bool {
         match &self.ask {
-            LinksAsk::Pending(_) | LinksAsk::All(_) => true,
+            LinksAsk::Pending(limit) => (1..=WAKE_STREAMS_MAX).contains(limit),
+            LinksAsk::All(limit) => (1..=SUBSCRIPTION_STREAMS_MAX).contains(limit),
             LinksAsk::Ack { acks, .. } => are_acks(acks),
         }
     }

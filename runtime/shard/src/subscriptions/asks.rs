@@ -6,11 +6,11 @@ use std::rc::Rc;
 
 use weir_hooks::{Claims, PublicKey, issue, public_key, verify};
 use weir_stream::subscription::{
-    Delivery, EncodedConfig, EncodedNames, HookKey, Subscription, SubscriptionConfig, SubscriptionStep, Turn,
+    Delivery, EncodedConfig, EncodedNames, HookKey, HookSeed, Subscription, SubscriptionConfig, SubscriptionStep, Turn,
 };
 use weir_stream::{Command, Refusal, Reply};
 use weir_types::limits::{SUBSCRIPTION_STREAMS_MAX, WAKE_STREAMS_MAX};
-use weir_types::{BucketName, GroupId};
+use weir_types::{BucketName, GroupId, Offset};
 
 use crate::core::{Core, Shard};
 use crate::message::{
@@ -259,7 +259,7 @@ impl Core {
         let now_ms = self.clock.now_ms();
         let claims = {
             let meta = self.meta();
-            verify(meta.hook_keys().iter().map(|key| &key.seed), &request.token, now_ms)
+            verify(meta.hook_keys().iter().map(|key| &key.seed.0), &request.token, now_ms)
         };
         let claims = claims.ok_or(ShardError::TokenInvalid)?;
         let _turn = self.desk.turn(claims.number).await;
@@ -273,14 +273,32 @@ impl Core {
         if !is_meant || subscription.turn() != Some(turn) || is_over {
             return Err(Refusal::WakeFenced.into());
         }
-        self.ack_all(bucket, turn.number, &request.acks, true).await?;
-        self.ack_all(bucket, turn.number, &request.acks, false).await?;
+        self.ack_all(bucket, turn.number, &request.acks, None).await?;
+        self.extend(bucket, id, turn, &request.acks).await?;
         if !request.done {
-            self.subscription_step(bucket, id, SubscriptionStep::Extend(turn)).await?;
             return Ok(SubscriptionAnswer::Acked { next_wake: false });
         }
         let next_wake = self.end_wake(bucket, id, turn).await?;
         Ok(SubscriptionAnswer::Acked { next_wake })
+    }
+
+    /// Has group 0 say that the wake is still the one under way, for another lease, and only then moves cursors, before that is over: so
+    /// whoever is no longer the leader, or has another's wake, moves none.
+    ///
+    /// # Errors
+    /// [`Refusal::WakeFenced`].
+    pub(crate) async fn extend(
+        self: &Rc<Self>,
+        bucket: &BucketName,
+        id: &str,
+        turn: Turn,
+        acks: &[(Box<str>, Offset)],
+    ) -> Result<(), ShardError> {
+        self.subscription_step(bucket, id, SubscriptionStep::Extend(turn)).await?;
+        let subscription = self.subscription(bucket, id)?;
+        let wake =
+            subscription.wake.as_ref().filter(|_| subscription.turn() == Some(turn)).ok_or(Refusal::WakeFenced)?;
+        self.ack_all(bucket, turn.number, acks, wake.lease_until_ms).await
     }
 
     /// Ends a wake; says whether there is more to be done, which begins another one.
@@ -345,7 +363,7 @@ impl Core {
         let key = meta.hook_keys().last().ok_or(ShardError::Unavailable)?;
         let Turn { number, generation, wake } = turn;
         let claims = Claims { number, generation, wake, expires_ms: self.clock.now_ms() + TOKEN_MS };
-        Ok(issue(&key.seed, claims).into())
+        Ok(issue(&key.seed.0, claims).into())
     }
 
     /// What the key is made of that wakes are signed with now.
@@ -353,25 +371,26 @@ impl Core {
         let (meta, now_ms) = (self.meta(), self.clock.now_ms());
         let is_announced = |key: &&HookKey| key.created_ms + KEY_ANNOUNCED_MS <= now_ms;
         let keys = meta.hook_keys();
-        keys.iter().rev().find(is_announced).or(keys.first()).map(|key| key.seed)
+        keys.iter().rev().find(is_announced).or(keys.first()).map(|key| key.seed.0)
     }
 
     /// Makes the first key.
     async fn ensure_hook_key(&self) -> Result<(), ShardError> {
-        if self.meta().hook_keys().is_empty() { self.make_hook_key().await } else { Ok(()) }
+        let newest_ms = self.meta().newest_key_ms();
+        if newest_ms == 0 { self.make_hook_key(newest_ms).await } else { Ok(()) }
     }
 
-    /// Makes another key. The one before goes on being known.
-    pub(crate) async fn make_hook_key(&self) -> Result<(), ShardError> {
+    /// Makes another key than the one of `after_ms`, unless somebody else does. The one before goes on being known.
+    pub(crate) async fn make_hook_key(&self, after_ms: u64) -> Result<(), ShardError> {
         let mut seed = [0; 32];
         for part in seed.chunks_exact_mut(8) {
             part.copy_from_slice(&self.entropy.u64().to_le_bytes());
         }
-        self.group(GroupId::META).command(&Command::MetaHookKey { seed }).await.map(|_| ())
+        self.group(GroupId::META).command(&Command::MetaHookKey { seed: HookSeed(seed), after_ms }).await.map(|_| ())
     }
 
     pub(crate) fn hook_keys(&self) -> Response {
         let meta = self.meta();
-        Ok(Answer::HookKeys(meta.hook_keys().iter().map(|key| public_key(&key.seed)).collect()))
+        Ok(Answer::HookKeys(meta.hook_keys().iter().map(|key| public_key(&key.seed.0)).collect()))
     }
 }

@@ -15,6 +15,8 @@ use crate::message::{Answer, LinkedStream, LinksAsk, LinksRequest, Request, Resp
 const STREAMS_PER_TURN: usize = 1024;
 /// Slots that are looked at between two pauses.
 const SLOTS_PER_TURN: usize = 512;
+/// Segments and bytes that are compared between two pauses, at most.
+const STEPS_PER_TURN: usize = 64 << 10;
 
 impl Core {
     /// Carries out what is asked of one of this shard's groups.
@@ -28,20 +30,22 @@ impl Core {
                 Ok(Answer::Links(pending.map(|linked| linked_stream(&linked)).collect()))
             }
             LinksAsk::All(limit) => self.all_links(group, &bucket, number, limit).await,
-            LinksAsk::Ack { acks, is_trial } => self.ack(group, &bucket, number, acks, is_trial).await,
+            LinksAsk::Ack { acks, until_ms } => self.ack(group, &bucket, number, acks, until_ms).await,
         }
     }
 
     async fn all_links(&self, group: GroupId, bucket: &BucketName, number: u64, limit: usize) -> Response {
         let group = self.group(group);
         let mut found = Vec::new();
-        let mut turn = (0, 0);
+        let (mut turn, mut streams_per_turn) = ((0, 0), STREAMS_PER_TURN);
         for slot in 0..SLOTS {
-            if turn.0 >= STREAMS_PER_TURN || turn.1 >= SLOTS_PER_TURN {
+            if turn.0 >= streams_per_turn || turn.1 >= SLOTS_PER_TURN {
                 tokio::task::yield_now().await;
                 turn = (0, 0);
             }
             let state = group.leading()?;
+            let steps = state.linked_steps(bucket.as_str(), number);
+            streams_per_turn = (STEPS_PER_TURN / steps.max(1)).clamp(1, STREAMS_PER_TURN);
             for stream in state.slot(slot) {
                 turn.0 += 1;
                 if let Some(linked) = state.linked(bucket.as_str(), number, stream) {
@@ -64,7 +68,7 @@ impl Core {
         bucket: &BucketName,
         number: u64,
         acks: Vec<(Box<str>, Offset)>,
-        is_trial: bool,
+        until_ms: Option<u64>,
     ) -> Response {
         let group = self.group(group);
         let mut taken = Vec::new();
@@ -77,7 +81,7 @@ impl Core {
                 };
                 let linked = state.linked(bucket.as_str(), number, stream);
                 if linked.is_none() || offset.position > stream.tail().position {
-                    if is_trial {
+                    if until_ms.is_none() {
                         return Err(Refusal::OffsetInvalid.into());
                     }
                     // It was unlinked meanwhile.
@@ -86,11 +90,12 @@ impl Core {
                 taken.push(Ack { name, incarnation: stream.incarnation(), position: offset.position });
             }
         }
-        if !is_trial && !taken.is_empty() {
+        if let Some(until_ms) = until_ms.filter(|_| !taken.is_empty()) {
             let encoded = EncodedAcks::encode(&taken);
-            let command = Command::Ack { bucket: bucket.as_str(), number, acks: EncodedAcks::of(&encoded) };
+            let command = Command::Ack { bucket: bucket.as_str(), number, until_ms, acks: EncodedAcks::of(&encoded) };
             match group.command(&command).await? {
                 Reply::Done => {}
+                Reply::Refused(refusal) => return Err(refusal.into()),
                 other => unreachable!("an acknowledgement is not answered with {other:?}"),
             }
         }
@@ -129,13 +134,13 @@ impl Core {
         Ok(streams)
     }
 
-    /// Acknowledges streams of any groups, or only tries whether that could be.
+    /// Acknowledges streams of any groups before `until_ms`, or only tries whether that could be.
     pub(crate) async fn ack_all(
         self: &Rc<Self>,
         bucket: &BucketName,
         number: u64,
         acks: &[(Box<str>, Offset)],
-        is_trial: bool,
+        until_ms: Option<u64>,
     ) -> Result<(), ShardError> {
         for group in self.topology.groups() {
             let is_own = |name: &str| {
@@ -144,7 +149,7 @@ impl Core {
             };
             let acks: Vec<_> = acks.iter().filter(|(name, _)| is_own(name)).cloned().collect();
             if !acks.is_empty() {
-                let ask = LinksAsk::Ack { acks, is_trial };
+                let ask = LinksAsk::Ack { acks, until_ms };
                 let request = LinksRequest { bucket: bucket.clone(), number, ask };
                 self.request(Request::Links(group, Box::new(request))).await?;
             }

@@ -141,8 +141,7 @@ impl Core {
             Delivered::Done => {
                 let acks: Vec<(Box<str>, Offset)> =
                     streams.iter().filter_map(|stream| Some((stream.name.clone(), stream.tail?))).collect();
-                self.ack_all(bucket, number, &acks, false).await?;
-                self.subscription_step(bucket, id, SubscriptionStep::Delivered(under_way)).await?;
+                self.extend(bucket, id, under_way, &acks).await?;
                 self.end_wake(bucket, id, under_way).await.map(|_| ())
             }
             Delivered::Accepted => {
@@ -242,8 +241,9 @@ impl Core {
     /// Makes another key when the newest is too old.
     async fn rotate_key(&self, now_ms: u64) {
         let age_ms = self.config.hook_key_age.as_millis() as u64;
-        let is_old = self.meta().hook_keys().last().is_some_and(|key| key.created_ms.saturating_add(age_ms) <= now_ms);
-        if is_old && let Err(error) = self.make_hook_key().await {
+        let newest_ms = self.meta().newest_key_ms();
+        let is_old = newest_ms > 0 && newest_ms.saturating_add(age_ms) <= now_ms;
+        if is_old && let Err(error) = self.make_hook_key(newest_ms).await {
             tracing::warn!(%error, "the key that webhooks are signed with could not be replaced");
         }
     }

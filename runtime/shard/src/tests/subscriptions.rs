@@ -1,6 +1,6 @@
 //! Subscriptions over the groups and shards of a node, with a clock that moves when a test says so.
 
-use weir_stream::subscription::{Delivery, SubscriptionConfig};
+use weir_stream::subscription::{Delivery, SubscriptionConfig, SubscriptionStep};
 use weir_stream::{Pattern, Refusal};
 use weir_types::BucketName;
 
@@ -111,6 +111,30 @@ fn what_cannot_be_acknowledged_moves_nothing() {
         assert_eq!(view.streams.iter().filter(|stream| stream.has_pending()).count(), STREAMS.len());
         let forged = AckRequest { token: "forged".into(), ..said(&claimed, Vec::new(), true) };
         assert!(matches!(node.ack(forged).await, Err(ShardError::TokenInvalid)));
+    });
+}
+
+#[test]
+fn whoever_is_not_of_the_wake_under_way_moves_no_cursor_whatever_it_has_checked_before() {
+    run(async {
+        let node = Node::subscribed(config()).await;
+        let claimed = node.claim("w").await.expect("it is claimed");
+        let (core, turn, acks) = (&node.shards[0].0, claimed.turn, all(&claimed));
+        let pending = async || {
+            let view = node.shards[0].subscription(bucket(), "s").await.expect("it is there");
+            view.streams.iter().filter(|stream| stream.has_pending()).count()
+        };
+        let fenced = |result: Result<(), ShardError>| {
+            assert!(matches!(result, Err(ShardError::Refused(Refusal::WakeFenced))), "{result:?}");
+        };
+        // It was under way a moment ago, and this comes late to the groups of the streams.
+        fenced(core.ack_all(&bucket(), turn.number, &acks, Some(core.clock.now_ms())).await);
+        assert_eq!(pending().await, STREAMS.len());
+        core.extend(&bucket(), "s", turn, &acks[..1]).await.expect("it is under way");
+        // Another leader has ended it, and this one has not heard of that yet.
+        core.subscription_step(&bucket(), "s", SubscriptionStep::End(turn)).await.expect("it is under way");
+        fenced(core.extend(&bucket(), "s", turn, &acks).await);
+        assert_eq!(pending().await, STREAMS.len() - 1);
     });
 }
 

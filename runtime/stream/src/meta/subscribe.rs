@@ -2,11 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use weir_types::limits::{SUBSCRIPTION_STREAMS_MAX, SUBSCRIPTIONS_BYTES_MAX, SUBSCRIPTIONS_PER_BUCKET_MAX};
+use weir_types::limits::{
+    SUBSCRIPTION_STREAMS_MAX, SUBSCRIPTIONS_BYTES_MAX, SUBSCRIPTIONS_PER_BUCKET_MAX, SUBSCRIPTIONS_STEPS_MAX,
+};
 
 use crate::meta::{Meta, MetaBucket};
 use crate::reply::{Refusal, Reply};
-use crate::subscription::kept::{Delivery, HookKey, Subscription, SubscriptionConfig, SubscriptionStep, Turn, Wake};
+use crate::subscription::kept::{
+    Delivery, HookKey, HookSeed, Subscription, SubscriptionConfig, SubscriptionStep, Turn, Wake,
+};
 
 impl Meta {
     /// The keys that wakes are signed with, the newest last.
@@ -14,14 +18,20 @@ impl Meta {
         &self.hook_keys
     }
 
+    /// When the newest key came, in milliseconds since 1970; 0 if there is none.
+    pub fn newest_key_ms(&self) -> u64 {
+        self.hook_keys.last().map_or(0, |key| key.created_ms)
+    }
+
     /// A subscription.
     pub fn subscription(&self, bucket: &str, id: &str) -> Option<&Subscription> {
         self.bucket(bucket)?.subscriptions.get(id)
     }
 
-    pub(crate) fn hook_key_put(&mut self, seed: [u8; 32], time_ms: u64) -> Reply {
+    /// Adds a key, unless the newest is not the one of `after_ms`: who has asked for this one has another now.
+    pub(crate) fn hook_key_put(&mut self, seed: HookSeed, after_ms: u64, time_ms: u64) -> Reply {
         let is_known = self.hook_keys.iter().any(|key| key.seed == seed);
-        if !is_known {
+        if !is_known && self.newest_key_ms() == after_ms {
             self.hook_keys.push(HookKey { seed, created_ms: time_ms });
             let old = self.hook_keys.len().saturating_sub(HookKey::KEPT);
             self.hook_keys.drain(..old);
@@ -71,8 +81,15 @@ impl Meta {
                 let subscription = found.subscription_mut(id)?;
                 let until_ms = subscription.lease_until_ms(time_ms);
                 let wake = subscription.wake_of(turn)?;
-                // Nobody has it who could go on having it, before it is claimed.
-                wake.lease_until_ms = wake.lease_until_ms.and(Some(until_ms));
+                // Nobody has it who could go on having it, before it is claimed or when its lease is over.
+                let is_had = wake.lease_until_ms.is_some_and(|until_ms| time_ms < until_ms);
+                if !is_had {
+                    return Err(Refusal::WakeFenced);
+                }
+                wake.lease_until_ms = Some(until_ms);
+                // Who has it was told of it.
+                wake.is_delivered = true;
+                subscription.recovered();
                 (true, false)
             }
             SubscriptionStep::Delivered(turn) => {
@@ -83,12 +100,15 @@ impl Meta {
             }
             SubscriptionStep::Failed { turn, retry_ms } => {
                 let subscription = found.subscription_mut(id)?;
-                subscription.wake_of(turn)?;
-                if matches!(subscription.config.delivery, Delivery::Webhook { .. }) {
-                    subscription.wake = None;
-                }
+                let is_delivered = subscription.wake_of(turn)?.is_delivered;
                 subscription.failures = subscription.failures.saturating_add(1);
-                subscription.next_attempt_ms = time_ms + retry_ms;
+                // Who has called back has it, whatever has become of the call.
+                if !is_delivered {
+                    if matches!(subscription.config.delivery, Delivery::Webhook { .. }) {
+                        subscription.wake = None;
+                    }
+                    subscription.next_attempt_ms = time_ms + retry_ms;
+                }
                 (true, false)
             }
             SubscriptionStep::End(turn) => {
@@ -138,7 +158,9 @@ impl MetaBucket {
             next_attempt_ms: 0,
         };
         let is_full = self.subscriptions.len() >= SUBSCRIPTIONS_PER_BUCKET_MAX;
-        if is_full || self.told_bytes() + subscription.told_bytes() > SUBSCRIPTIONS_BYTES_MAX {
+        let steps = self.subscriptions.values().chain([&subscription]).map(Subscription::steps_max).sum::<usize>();
+        let is_long = self.told_bytes() + subscription.told_bytes() > SUBSCRIPTIONS_BYTES_MAX;
+        if is_full || is_long || steps > SUBSCRIPTIONS_STEPS_MAX {
             return Err(Refusal::SubscriptionLimit);
         }
         self.subscriptions.insert(id.into(), subscription);

@@ -10,10 +10,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use smallvec::SmallVec;
+use weir_types::limits::SUBSCRIPTIONS_PER_BUCKET_MAX;
 
 use crate::codec::{CodecError, Reader, counted};
 use crate::sink::Sink;
-use crate::subscription::watch::Watch;
 
 const WHAT: &str = "cursor";
 /// What an entry of a tree takes besides its text, about.
@@ -62,12 +62,10 @@ impl Cursors {
         self.0.iter().find(|cursor| cursor.number == number).map(|cursor| cursor.position)
     }
 
-    /// Has exactly those of `watches` that are for the stream `name`; new ones are at `position`.
-    pub(crate) fn link(&mut self, watches: &[Watch], name: &str, position: u64) {
-        let linked: SmallVec<[u64; 4]> =
-            watches.iter().filter(|watch| watch.link(name).is_some()).map(|watch| watch.number).collect();
+    /// Has exactly these; new ones are at `position`.
+    pub(crate) fn link(&mut self, linked: &[u64], position: u64) {
         self.0.retain(|cursor| linked.contains(&cursor.number));
-        for number in linked {
+        for &number in linked {
             if self.of(number).is_none() {
                 self.0.push(Cursor { number, position });
             }
@@ -94,7 +92,7 @@ impl Cursors {
     /// Reads what [`Cursors::put`] wrote, of a stream that ends at `tail`.
     pub(crate) fn read(reader: &mut Reader<'_>, tail: u64) -> Result<Cursors, CodecError> {
         let mut cursors = Cursors::default();
-        for _ in 0..reader.varint(WHAT)? {
+        for _ in 0..reader.up_to(SUBSCRIPTIONS_PER_BUCKET_MAX, WHAT)? {
             let (number, position) = (counted(reader.varint(WHAT)?, WHAT)?, reader.varint(WHAT)?);
             if position > tail || number == 0 || cursors.of(number).is_some() {
                 return Err(CodecError::Field(WHAT));
@@ -158,5 +156,29 @@ impl Pending {
     /// The addresses of the streams that are pending for a subscription, in their order.
     pub(crate) fn of(&self, number: u64) -> impl Iterator<Item = &str> {
         self.streams.get(&number).into_iter().flatten().map(|key| &**key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_cursors_than_a_bucket_has_subscriptions_are_refused_before_they_are_read() {
+        let read = |count: u64| {
+            let mut buf = Vec::new();
+            buf.varint(count);
+            (1..=count.min(300)).for_each(|number| {
+                buf.varint(number);
+                buf.varint(7);
+            });
+            let mut reader = Reader::new(&buf);
+            let read = Cursors::read(&mut reader, 9).map(|cursors| cursors.iter().count());
+            (read, buf.len() - reader.rest().len())
+        };
+        let all = SUBSCRIPTIONS_PER_BUCKET_MAX as u64;
+        assert_eq!(read(all).0, Ok(SUBSCRIPTIONS_PER_BUCKET_MAX));
+        assert_eq!(read(all + 1), (Err(CodecError::Field(WHAT)), 2), "nothing behind the count is looked at");
+        assert_eq!(read(u64::MAX), (Err(CodecError::Field(WHAT)), 10));
     }
 }

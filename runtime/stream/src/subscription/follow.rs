@@ -1,9 +1,11 @@
 //! How streams follow subscriptions: they are linked, advance, are acknowledged, and go.
 
+use smallvec::SmallVec;
 use weir_types::cut_at_slash;
 
 use crate::group::{Group, Outcome, recount};
 use crate::key::KeyRef;
+use crate::pattern::Pattern;
 use crate::reply::Reply;
 use crate::stream::Stream;
 use crate::subscription::cursors::{Cursors, Pending};
@@ -28,11 +30,22 @@ impl Stream {
     /// Links the stream anew if the watches have changed since that was last done; it ended at `before` then.
     pub(crate) fn follow(&mut self, watches: &[Watch], epoch: u32, before: u64) {
         self.set_watched(epoch);
-        let (_, name) = cut_at_slash(&self.key).expect("a stream's key has a bucket");
-        if self.cursors().is_some() || watches.iter().any(|watch| watch.link(name).is_some()) {
-            let name: Box<str> = name.into();
-            self.origin_mut().cursors.link(watches, &name, before);
+        let linked: SmallVec<[u64; 4]> =
+            watches.iter().filter(|watch| self.is_linked(watch)).map(|watch| watch.number).collect();
+        if self.cursors().is_some() || !linked.is_empty() {
+            self.origin_mut().cursors.link(&linked, before);
         }
+    }
+
+    /// Whether a watch is for the stream. A cursor says so without asking the pattern: a pattern never changes, and a name that a watch
+    /// no longer has was unlinked then.
+    fn is_linked(&self, watch: &Watch) -> bool {
+        let has_cursor = self.cursors().is_some_and(|cursors| cursors.of(watch.number).is_some());
+        has_cursor || watch.link(self.name()).is_some()
+    }
+
+    fn name(&self) -> &str {
+        cut_at_slash(&self.key).expect("a stream's key has a bucket").1
     }
 
     /// Adds what it has that some cursor has not; it ended at `before`, up to where that was added.
@@ -159,19 +172,29 @@ impl Group {
 
     /// The stream as a subscription has it, if it is linked to that.
     pub fn linked<'a>(&self, bucket: &str, number: u64, stream: &'a Stream) -> Option<Linked<'a>> {
+        let name = stream.name_in(bucket).filter(|_| !stream.is_gone())?;
         let watch = self.watches_of(bucket).iter().find(|watch| watch.number == number)?;
-        let link = watch.link(stream.name_in(bucket)?)?;
-        if stream.is_gone() {
-            return None;
-        }
         let cursor = stream.cursors().and_then(|cursors| cursors.of(number));
-        Some(Linked { stream, link, acked: cursor.unwrap_or(stream.tail) })
+        // The pattern is asked only where that has not been decided for these watches.
+        let link = match cursor {
+            Some(_) if watch.explicit.contains(name) => Some(Link::Explicit),
+            Some(_) => Some(Link::Glob),
+            None if stream.watched() == self.watch_epoch => None,
+            None => watch.link(name),
+        };
+        Some(Linked { stream, link: link?, acked: cursor.unwrap_or(stream.tail) })
+    }
+
+    /// Segments and bytes that [`Group::linked`] compares at most.
+    pub fn linked_steps(&self, bucket: &str, number: u64) -> usize {
+        let watch = self.watches_of(bucket).iter().find(|watch| watch.number == number);
+        watch.and_then(|watch| watch.pattern.as_ref()).map_or(1, Pattern::steps_max)
     }
 }
 
 impl Linked<'_> {
     /// Its name within the bucket.
     pub fn name(&self) -> &str {
-        cut_at_slash(self.stream.key()).expect("a stream's key has a bucket").1
+        self.stream.name()
     }
 }

@@ -26,7 +26,7 @@ const DELIVERY_WEBHOOK: u8 = 1;
 const DELIVERY_PULL_WAKE: u8 = 2;
 
 /// How those are told that something is new who want to know.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Delivery {
     /// By a request to this address.
     Webhook {
@@ -38,6 +38,16 @@ pub enum Delivery {
         /// The stream's name.
         wake_stream: Box<str>,
     },
+}
+
+impl fmt::Debug for Delivery {
+    // An address may have a secret in it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Delivery::Webhook { url } => write!(f, "Webhook({} bytes)", url.len()),
+            Delivery::PullWake { wake_stream } => write!(f, "PullWake({wake_stream})"),
+        }
+    }
 }
 
 /// What a subscription was asked to be.
@@ -74,7 +84,7 @@ pub struct Subscription {
     pub wake: Option<Wake>,
     /// How often it could not be delivered since it last was.
     pub failures: u32,
-    /// When it is tried again, in milliseconds since 1970; 0 if it was delivered.
+    /// When it is tried again, in milliseconds since 1970; 0 if the last wake was delivered.
     pub next_attempt_ms: u64,
 }
 
@@ -140,11 +150,11 @@ pub enum SubscriptionStep<'a> {
         /// Who.
         worker: &'a str,
     },
-    /// The lease begins anew.
+    /// Whoever has the wake has said so: its lease begins anew, unless it is over.
     Extend(Turn),
     /// Those who want to know of the wake were told.
     Delivered(Turn),
-    /// They could not be told. A wake by webhook ends with that.
+    /// They could not be told. A wake by webhook ends with that, unless they have said something by then.
     Failed {
         /// The wake.
         turn: Turn,
@@ -304,6 +314,11 @@ impl Subscription {
         Some(Turn { number: self.number, generation: self.generation, wake })
     }
 
+    /// What matching its pattern takes at most, for one name.
+    pub(crate) fn steps_max(&self) -> usize {
+        self.config.pattern.as_ref().map_or(0, Pattern::steps_max)
+    }
+
     /// Bytes of its pattern and of its streams' names, which every group hears of.
     pub(crate) fn told_bytes(&self) -> usize {
         let names: usize = self.explicit.iter().map(|name| name.len() + 2).sum();
@@ -344,7 +359,7 @@ impl Subscription {
             }
             false => None,
         };
-        if number == 0 || explicit.len() > SUBSCRIPTION_STREAMS_MAX || (wake.is_some() && generation == 0) {
+        if number == 0 || (wake.is_some() && generation == 0) {
             return Err(CodecError::Field(WHAT));
         }
         Ok(Subscription { number, config, root, created_ms, explicit, generation, wake, failures, next_attempt_ms })
@@ -451,7 +466,7 @@ pub(crate) fn put_pattern<S: Sink>(sink: &mut S, pattern: Option<&Pattern>) {
 
 pub(crate) fn read_pattern(reader: &mut Reader<'_>) -> Result<Option<Pattern>, CodecError> {
     let text = read_optional(reader)?;
-    text.map(|text| Pattern::new(text).map_err(|_| CodecError::Field(WHAT))).transpose()
+    text.map(|text| Pattern::kept(text).map_err(|_| CodecError::Field(WHAT))).transpose()
 }
 
 pub(crate) fn put_name<S: Sink>(sink: &mut S, name: Option<&str>) {
@@ -471,7 +486,7 @@ pub(crate) fn put_names<S: Sink>(sink: &mut S, names: &BTreeSet<Box<str>>) {
 /// Names in their order, each once.
 pub(crate) fn read_names(reader: &mut Reader<'_>) -> Result<BTreeSet<Box<str>>, CodecError> {
     let mut names: BTreeSet<Box<str>> = BTreeSet::new();
-    for _ in 0..reader.varint(WHAT)? {
+    for _ in 0..reader.up_to(SUBSCRIPTION_STREAMS_MAX, WHAT)? {
         let name = reader.long(WHAT)?;
         if !is_stream_name(name) || names.last().is_some_and(|last| **last >= *name) {
             return Err(CodecError::Field(WHAT));
@@ -481,19 +496,23 @@ pub(crate) fn read_names(reader: &mut Reader<'_>) -> Result<BTreeSet<Box<str>>, 
     Ok(names)
 }
 
-/// A key that wakes are signed with, and the tokens of those who answer.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HookKey {
-    /// What it is made of, drawn at random.
-    pub seed: [u8; 32],
-    /// When it came, in milliseconds since 1970.
-    pub created_ms: u64,
+/// What a key is made of, drawn at random. It is in no log.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct HookSeed(pub [u8; 32]);
+
+impl fmt::Debug for HookSeed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HookSeed")
+    }
 }
 
-impl fmt::Debug for HookKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "HookKey(of {})", self.created_ms)
-    }
+/// A key that wakes are signed with, and the tokens of those who answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HookKey {
+    /// What it is made of.
+    pub seed: HookSeed,
+    /// When it came, in milliseconds since 1970.
+    pub created_ms: u64,
 }
 
 impl HookKey {
@@ -501,7 +520,7 @@ impl HookKey {
     pub(crate) const KEPT: usize = 2;
 
     pub(crate) fn put<S: Sink>(&self, sink: &mut S) {
-        sink.bytes(&self.seed);
+        sink.bytes(&self.seed.0);
         sink.u64(self.created_ms);
     }
 
@@ -510,6 +529,6 @@ impl HookKey {
     }
 }
 
-pub(crate) fn read_seed(reader: &mut Reader<'_>) -> Result<[u8; 32], CodecError> {
-    Ok(reader.digest(WHAT)?.0)
+pub(crate) fn read_seed(reader: &mut Reader<'_>) -> Result<HookSeed, CodecError> {
+    Ok(HookSeed(reader.digest(WHAT)?.0))
 }

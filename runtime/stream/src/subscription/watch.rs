@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use weir_types::Incarnation;
-use weir_types::limits::{NAME_BYTES_MAX, SUBSCRIPTION_STREAMS_MAX};
+use weir_types::limits::{NAME_BYTES_MAX, SUBSCRIPTION_STREAMS_MAX, SUBSCRIPTIONS_PER_BUCKET_MAX};
 
 use crate::codec::{CodecError, Reader};
 use crate::pattern::Pattern;
@@ -97,7 +97,7 @@ impl<'a> EncodedWatches<'a> {
     pub(crate) fn try_decode(self) -> Result<Vec<Watch>, CodecError> {
         let mut reader = Reader::new(self.0);
         let mut watches = Vec::new();
-        for _ in 0..reader.varint(WHAT)? {
+        for _ in 0..reader.up_to(SUBSCRIPTIONS_PER_BUCKET_MAX, WHAT)? {
             watches.push(Watch::read(&mut reader)?);
         }
         reader.finish()?;
@@ -137,7 +137,7 @@ impl<'a> EncodedAcks<'a> {
     pub(crate) fn try_decode(self) -> Result<Vec<Ack>, CodecError> {
         let mut reader = Reader::new(self.0);
         let mut acks = Vec::new();
-        for _ in 0..reader.varint(WHAT)? {
+        for _ in 0..reader.up_to(SUBSCRIPTION_STREAMS_MAX, WHAT)? {
             let (name, incarnation) = (reader.long(WHAT)?, Incarnation(reader.u64(WHAT)?));
             if !(1..=NAME_BYTES_MAX).contains(&name.len()) {
                 return Err(CodecError::Field(WHAT));
@@ -186,7 +186,7 @@ impl Watch {
         let number = reader.count(WHAT)?;
         let (pattern, explicit) = (read_pattern(reader)?, read_names(reader)?);
         let wake_stream = read_name(reader)?.map(Into::into);
-        if number == 0 || explicit.len() > SUBSCRIPTION_STREAMS_MAX {
+        if number == 0 {
             return Err(CodecError::Field(WHAT));
         }
         Ok(Watch { number, pattern, explicit, wake_stream })

@@ -2,7 +2,7 @@
 //! it could do. The result is a group that can be gone on with, or an error.
 
 use bytes::{Bytes, BytesMut};
-use weir_stream::subscription::{Ack, EncodedAcks, EncodedWatches, SubscriptionStep, Turn};
+use weir_stream::subscription::{Ack, EncodedAcks, EncodedWatches, HookSeed, SubscriptionStep, Turn};
 use weir_stream::{
     BatchBuilder, BucketStep, BucketTold, ChunkId, Command, EncodedBindings, EncodedParts, Expiry, Group, Limits, Part,
     ProducerRef, Records, Split, Thaw, Upload, join_buckets, join_forks,
@@ -189,10 +189,10 @@ fn go_on(mut group: Group) {
             position: u64::MAX,
         };
         let acks = EncodedAcks::encode(&streams.iter().map(ack).collect::<Vec<_>>());
-        rest.apply(&Command::Ack { bucket, number: *number, acks: EncodedAcks::of(&acks) });
+        rest.apply(&Command::Ack { bucket, number: *number, until_ms: u64::MAX, acks: EncodedAcks::of(&acks) });
         assert_eq!(rest.group.pending(bucket, *number).count(), 0, "all is processed");
     }
-    rest.apply(&Command::MetaHookKey { seed: [9; 32] });
+    rest.apply(&Command::MetaHookKey { seed: HookSeed([9; 32]), after_ms: rest.group.meta().newest_key_ms() });
     for (n, (key, incarnation, base, tail)) in streams.iter().enumerate() {
         let (key, incarnation) = (key.into(), *incarnation);
         rest.apply(&Command::Trim { key, incarnation, before: base + (tail - base) / 2, force: true });

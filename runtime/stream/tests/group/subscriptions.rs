@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use weir_stream::subscription::{
-    Ack, Delivery, EncodedAcks, EncodedConfig, EncodedNames, EncodedWatches, Link, Subscription, SubscriptionConfig,
-    SubscriptionStep, Turn,
+    Ack, Delivery, EncodedAcks, EncodedConfig, EncodedNames, EncodedWatches, HookSeed, Link, Subscription,
+    SubscriptionConfig, SubscriptionStep, Turn,
 };
 use weir_stream::{
     BucketStep, BucketTold, Command, EncodedBindings, Expiry, Pattern, Records, Refusal, Reply, Retention, Split,
@@ -142,7 +142,8 @@ impl Net {
         let number = self.subscription(id).number;
         let incarnation = Incarnation(self.lives.get(name).copied().unwrap_or(999));
         let acks = EncodedAcks::encode(&[Ack { name: name.into(), incarnation, position }]);
-        self.apply(&Command::Ack { bucket: BUCKET, number, acks: EncodedAcks::of(&acks) });
+        let until_ms = self.time_ms + 1;
+        self.apply(&Command::Ack { bucket: BUCKET, number, until_ms, acks: EncodedAcks::of(&acks) });
     }
 
     /// `name link acked/tail` of each stream that a subscription is linked to.
@@ -163,7 +164,7 @@ impl Net {
 pub(crate) fn subscribed() -> World {
     let mut net = Net::new();
     net.write("events/old", "before");
-    net.apply(&Command::MetaHookKey { seed: [1; 32] });
+    net.apply(&Command::MetaHookKey { seed: HookSeed([1; 32]), after_ms: 0 });
     net.put("hook", &config(true, Some("events/*"), &["manual/a"]));
     net.put("pull", &config(false, Some("**"), &[]));
     net.put("idle", &config(true, None, &["manual/b", "manual/c"]));
@@ -265,11 +266,17 @@ fn limits_are_said() {
         assert_eq!(reply, Reply::Subscription { generation: 0, existed: false });
     }
     let full = Reply::Refused(Refusal::SubscriptionLimit);
+    let long = config(true, Some(&format!("{}*b*", "a/".repeat(500))), &[]);
+    let mut other = Net::new();
+    let taken = (0..).take_while(|n| other.put(&format!("s-{n}"), &long) != full).count();
+    assert_eq!(taken, 16_384 / (1003 + 1 + 1025), "what matching takes is bounded, for all of a bucket");
     assert_eq!(net.put("one-more", &config(true, Some("a"), &[])), full);
-    let many: Vec<String> = (0..1025).map(|n| format!("m/{n}")).collect();
+    let many: Vec<String> = (0..1024).map(|n| format!("m/{n}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert_eq!(net.link("s-1", &["one", "more"], true), Reply::Subscription { generation: 0, existed: true });
     assert_eq!(net.link("s-1", &many, true), full);
-    assert_eq!(net.link("s-1", &many[..1024], true), Reply::Subscription { generation: 0, existed: true });
+    net.link("s-1", &["one", "more"], false);
+    assert_eq!(net.link("s-1", &many, true), Reply::Subscription { generation: 0, existed: true });
     assert_eq!(net.link("s-1", &["more"], true), full);
     let missing = Reply::Refused(Refusal::SubscriptionNotFound);
     assert_eq!(net.step("nobody", SubscriptionStep::Delete), missing);
@@ -325,14 +332,74 @@ fn a_webhook_that_fails_ends_its_wake() {
 }
 
 #[test]
+fn whoever_has_called_back_keeps_its_wake_whatever_becomes_of_the_call() {
+    let mut net = Net::new();
+    net.put("s", &config(true, Some("**"), &[]));
+    let number = net.subscription("s").number;
+    let begin = |net: &mut Net| {
+        net.step("s", SubscriptionStep::Wake { number, wake: 5, worker: None });
+        net.subscription("s").turn().expect("it is under way")
+    };
+    let turn = begin(&mut net);
+    net.step("s", SubscriptionStep::Failed { turn, retry_ms: 1000 });
+    let turn = begin(&mut net);
+    net.time_ms = 900;
+    net.step("s", SubscriptionStep::Extend(turn));
+    let extended = net.subscription("s").clone();
+    assert_eq!((extended.failures, extended.next_attempt_ms), (0, 0), "it was delivered");
+    net.time_ms = 1010;
+    net.step("s", SubscriptionStep::Failed { turn, retry_ms: 1000 });
+    let failed = net.subscription("s").clone();
+    assert_eq!((failed.turn(), &failed.wake), (Some(turn), &extended.wake), "its lease is as it was");
+    assert_eq!((failed.failures, failed.next_attempt_ms), (1, 0), "nothing is to be tried again");
+    net.time_ms = 1900;
+    let late = net.step("s", SubscriptionStep::Extend(turn));
+    assert_eq!(late, Reply::Refused(Refusal::WakeFenced), "its lease is over");
+}
+
+#[test]
+fn an_acknowledgement_that_comes_after_the_lease_moves_no_cursor() {
+    let mut net = Net::new();
+    net.put("s", &config(true, None, &["a"]));
+    net.write("a", "12345");
+    let number = net.subscription("s").number;
+    let acks = EncodedAcks::encode(&[Ack { name: "a".into(), incarnation: Incarnation(1), position: 3 }]);
+    let ack = |until_ms| Command::Ack { bucket: BUCKET, number, until_ms, acks: EncodedAcks::of(&acks) };
+    net.time_ms = 500;
+    assert_eq!(net.apply(&ack(500)), Reply::Refused(Refusal::WakeFenced));
+    assert_eq!(net.linked("s")["a"].1, 0);
+    assert_eq!(net.apply(&ack(501)), Reply::Done);
+    assert_eq!(net.linked("s")["a"].1, 3);
+}
+
+#[test]
 fn the_key_before_the_newest_stays() {
     let mut net = Net::new();
     for n in [1, 1, 2, 3] {
-        net.apply(&Command::MetaHookKey { seed: [n; 32] });
+        net.time_ms += 1;
+        let after_ms = net.world.group.meta().newest_key_ms();
+        net.apply(&Command::MetaHookKey { seed: HookSeed([n; 32]), after_ms });
     }
-    let seeds: Vec<u8> = net.world.group.meta().hook_keys().iter().map(|key| key.seed[0]).collect();
-    assert_eq!(seeds, [2, 3]);
-    assert!(!format!("{:?}", net.world.group.meta()).contains("3, 3"), "a seed is in no log");
+    let seeds = |net: &Net| net.world.group.meta().hook_keys().iter().map(|key| key.seed.0[0]).collect::<Vec<u8>>();
+    assert_eq!(seeds(&net), [2, 3]);
+    let command = Command::MetaHookKey { seed: HookSeed([3; 32]), after_ms: 0 };
+    let printed = format!("{:?} {command:?} {:?}", net.world.group.meta(), config(true, None, &["a"]));
+    assert!(!printed.contains("3, 3") && !printed.contains("worker.example"), "a secret is in no log: {printed}");
+}
+
+#[test]
+fn of_keys_that_were_asked_for_at_once_one_comes() {
+    let mut net = Net::new();
+    for n in [1, 2, 3] {
+        net.apply(&Command::MetaHookKey { seed: HookSeed([n; 32]), after_ms: 0 });
+    }
+    let first_ms = net.world.group.meta().newest_key_ms();
+    net.time_ms += 5;
+    for n in [4, 5] {
+        net.apply(&Command::MetaHookKey { seed: HookSeed([n; 32]), after_ms: first_ms });
+    }
+    let seeds: Vec<u8> = net.world.group.meta().hook_keys().iter().map(|key| key.seed.0[0]).collect();
+    assert_eq!(seeds, [1, 4], "what was signed with the first is believed");
 }
 
 /// What may happen, in no particular order.
