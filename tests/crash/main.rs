@@ -1,12 +1,14 @@
 //! Killed under load and started again: what was acknowledged is there, once, in order, at its offset; what was not is
 //! there whole or not at all. And damage on disk: a torn end is cut off, anything else is found and never served, and
-//! so is what is missing or not this node's.
+//! so is what is missing or not this node's. And killed at each step of what takes several.
 //!
 //! A killed process loses nothing that the kernel already had: that acknowledged bytes are on the disk itself is
 //! weir-storage's to show, with its faulty disk.
 
 mod damage;
+mod forks;
 mod mixups;
+mod steps;
 mod trims;
 mod writers;
 
