@@ -28,6 +28,8 @@ pub enum Security {
 pub struct Endpoint {
     /// Who it is.
     pub identity: Identity,
+    /// The format level that this version knows.
+    pub level: u16,
     /// How it knows others, and they it.
     pub security: Security,
     /// How it connects to others.
@@ -48,7 +50,7 @@ impl Endpoint {
         for part in nonce.chunks_exact_mut(8) {
             part.copy_from_slice(&(self.entropy)().to_le_bytes());
         }
-        let hello = Hello { identity: self.identity, meant, lane };
+        let hello = Hello { identity: self.identity, meant, lane, level: self.level };
         Greeting { hello, wants_secret: self.secret().is_some(), nonce }
     }
 

@@ -23,7 +23,8 @@
 //!
 //! ```text
 //!  0 whether a secret is wanted (u8)     8 cluster (u128)     40 node (u64)      56 nonce (32 bytes)
-//!  1 lane (u8), its number (u16), 0s    24 disk (u128)        48 node that is meant (u64), 0 if unknown
+//!  1 lane (u8), its number (u16)        24 disk (u128)        48 node that is meant (u64), 0 if unknown
+//!  4 format level (u16), 0 (u16)
 //! ```
 
 use bytes::{Buf, BufMut};
@@ -113,7 +114,7 @@ pub(crate) struct Greeting {
 
 impl Greeting {
     pub(crate) fn encode(&self) -> [u8; HELLO_BYTES] {
-        let Hello { identity, meant, lane } = self.hello;
+        let Hello { identity, meant, lane, level } = self.hello;
         let (lane, number) = match lane {
             Lane::Control(group) => (1, group.0),
             Lane::Data(group) => (2, group.0),
@@ -125,7 +126,8 @@ impl Greeting {
         out.put_u8(u8::from(self.wants_secret));
         out.put_u8(lane);
         out.put_u16_le(number);
-        out.put_u32_le(0);
+        out.put_u16_le(level);
+        out.put_u16_le(0);
         out.put_u128_le(identity.cluster.0);
         out.put_u128_le(identity.disk.0);
         out.put_u64_le(identity.node.get());
@@ -153,7 +155,8 @@ impl Greeting {
             4 if number == 0 => Lane::Join,
             _ => return None,
         };
-        if bytes.get_u32_le() != 0 {
+        let level = bytes.get_u16_le();
+        if bytes.get_u16_le() != 0 {
             return None;
         }
         let cluster = ClusterId(bytes.get_u128_le());
@@ -164,7 +167,7 @@ impl Greeting {
             return None;
         }
         let nonce = *bytes.first_chunk()?;
-        let hello = Hello { identity: Identity { cluster, node, disk }, meant, lane };
+        let hello = Hello { identity: Identity { cluster, node, disk }, meant, lane, level };
         Some(Greeting { hello, wants_secret, nonce })
     }
 }
@@ -197,7 +200,7 @@ mod tests {
     fn greeting(lane: Lane) -> Greeting {
         let node = NodeId::new(u64::MAX).expect("not 0");
         let identity = Identity { cluster: ClusterId(1 << 127), node, disk: DiskId(7) };
-        let hello = Hello { identity, meant: NodeId::new(2), lane };
+        let hello = Hello { identity, meant: NodeId::new(2), lane, level: 0x0708 };
         Greeting { hello, wants_secret: true, nonce: [9; NONCE_BYTES] }
     }
 

@@ -92,6 +92,8 @@ pub struct Hello {
     pub meant: Option<NodeId>,
     /// What the connection is for.
     pub lane: Lane,
+    /// The format level that its version knows.
+    pub level: u16,
 }
 
 /// Says whether a node is known.

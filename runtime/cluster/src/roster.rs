@@ -26,6 +26,8 @@ pub struct Known {
 pub struct List {
     /// The number of the last change that is in it; 0 before the cluster has any.
     pub epoch: u64,
+    /// The format level that the cluster is at: who knows a lower one cannot belong to it.
+    pub level: u16,
     /// The nodes, this one among them or not.
     pub nodes: BTreeMap<NodeId, Known>,
 }
@@ -37,6 +39,8 @@ pub struct Roster(Arc<Shared>);
 struct Shared {
     own: NodeId,
     list: Mutex<List>,
+    /// The format level that each node has said it knows, when it was met last.
+    levels: Mutex<BTreeMap<NodeId, u16>>,
     noted: Box<dyn Fn(&List) + Send + Sync>,
 }
 
@@ -44,7 +48,7 @@ impl Roster {
     /// The roster of node `own`, which begins with what was known before. `noted` is called with all of it when it changes; it must
     /// not wait.
     pub fn new(own: NodeId, list: List, noted: impl Fn(&List) + Send + Sync + 'static) -> Roster {
-        Roster(Arc::new(Shared { own, list: Mutex::new(list), noted: Box::new(noted) }))
+        Roster(Arc::new(Shared { own, list: Mutex::new(list), levels: Mutex::default(), noted: Box::new(noted) }))
     }
 
     fn list(&self) -> MutexGuard<'_, List> {
@@ -54,6 +58,11 @@ impl Roster {
     /// The list as it is now.
     pub fn current(&self) -> List {
         self.list().clone()
+    }
+
+    /// The format level that each node knows that was met since this one has started.
+    pub fn levels(&self) -> BTreeMap<NodeId, u16> {
+        self.0.levels.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Where the other nodes are, but for those that were removed.
@@ -116,19 +125,27 @@ impl Admission for Roster {
                 "node {node} was removed from the cluster for ever: it comes again under a new number, with an empty data directory"
             ));
         }
-        match known.disk {
-            Some(before) if before != disk => Err(format!(
+        if let Some(before) = known.disk
+            && before != disk
+        {
+            return Err(format!(
                 "node {node} had disk {before} before, and has disk {disk} now: a node that has lost its logs comes again under a new number"
-            )),
-            // One that only asks may still begin anew before it has anything to lose.
-            Some(_) => Ok(()),
-            None if hello.lane == Lane::Join => Ok(()),
-            None => {
-                known.disk = Some(disk);
-                (self.0.noted)(&list);
-                Ok(())
-            }
+            ));
         }
+        let is_first = known.disk.is_none();
+        if hello.level < list.level {
+            let (level, theirs) = (list.level, hello.level);
+            return Err(format!(
+                "the cluster is at format level {level}, and the version of node {node} knows {theirs}: start it with a later version"
+            ));
+        }
+        self.0.levels.lock().unwrap_or_else(PoisonError::into_inner).insert(node, hello.level);
+        // One that only asks may still begin anew before it has anything to lose.
+        if is_first && hello.lane != Lane::Join {
+            list.nodes.entry(node).or_default().disk = Some(disk);
+            (self.0.noted)(&list);
+        }
+        Ok(())
     }
 }
 
@@ -154,7 +171,7 @@ mod tests {
         let nodes = nodes.iter().map(|(number, known)| (node(*number), known.clone())).collect();
         let (noted, notes) = mpsc::channel();
         (
-            Roster::new(node(1), List { epoch: 3, nodes }, move |list| {
+            Roster::new(node(1), List { epoch: 3, level: 2, nodes }, move |list| {
                 noted.send(list.clone()).expect("somebody listens")
             }),
             notes,
@@ -163,7 +180,7 @@ mod tests {
 
     fn admit(roster: &Roster, number: u64, disk: u128, lane: Lane) -> Result<(), String> {
         let identity = Identity { cluster: ClusterId(1), node: node(number), disk: DiskId(disk) };
-        roster.admit(&Hello { identity, meant: Some(node(1)), lane })
+        roster.admit(&Hello { identity, meant: Some(node(1)), lane, level: 3 })
     }
 
     const MAIL: Lane = Lane::Mail(ShardId(0));
@@ -185,12 +202,27 @@ mod tests {
     }
 
     #[test]
+    fn whose_version_is_older_than_the_cluster_is_not_let_in() {
+        let (roster, _notes) = roster(&[(2, known("b:1", 7, false))]);
+        let identity = Identity { cluster: ClusterId(1), node: node(2), disk: DiskId(7) };
+        let admit = |level| roster.admit(&Hello { identity, meant: Some(node(1)), lane: MAIL, level });
+        let refused = admit(1).expect_err("the cluster is at 2");
+        assert!(refused.contains("at format level 2, and the version of node 2 knows 1"), "{refused}");
+        assert_eq!(roster.levels(), BTreeMap::new());
+        for level in [3, 2] {
+            admit(level).expect("it knows that");
+            assert_eq!(roster.levels(), [(node(2), level)].into(), "the last word counts");
+        }
+    }
+
+    #[test]
     fn what_the_cluster_decides_is_taken_over_and_what_it_leaves_open_stays() {
         let (roster, notes) =
             roster(&[(1, known("", 9, false)), (2, known("b:1", 7, false)), (3, known("c:1", 0, false))]);
         assert_eq!(roster.addresses(), [(node(2), "b:1".into()), (node(3), "c:1".into())].into());
         let list = |epoch, nodes: &[(u64, Known)]| List {
             epoch,
+            level: 2,
             nodes: nodes.iter().map(|(number, known)| (node(*number), known.clone())).collect(),
         };
         assert!(!roster.update(list(2, &[])), "it is of before");

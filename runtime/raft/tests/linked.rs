@@ -22,6 +22,7 @@ use weir_stream::subscription::EncodedWatches;
 use weir_stream::{
     BatchBuilder, BucketTold, Command, EncodedBindings, Expiry, Group, KeyRef, Limits, Outcome, Records, Retention,
 };
+use weir_types::limits::FORMAT_LEVEL;
 use weir_types::{GroupId, Incarnation, StreamKey};
 
 use crate::support::push_append;
@@ -58,6 +59,7 @@ fn endpoint(number: u64) -> Endpoint {
     let counter = AtomicU64::new(number << 32);
     Endpoint {
         identity: Identity { cluster: ClusterId(7), node: node_id(number), disk: DiskId(number.into()) },
+        level: FORMAT_LEVEL,
         security: Security::None,
         network: Arc::new(Tcp),
         entropy: Arc::new(move || counter.fetch_add(1, Ordering::Relaxed)),

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use weir_types::limits::FORMAT_LEVEL;
 
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
@@ -84,6 +85,7 @@ fn endpoint(
     };
     Ok(Endpoint {
         identity,
+        level: FORMAT_LEVEL,
         security: security(config)?,
         network: Arc::new(Tcp),
         entropy: Arc::new(move || random.u64()),
@@ -213,12 +215,13 @@ mod tests {
         let addresses = |list: List| -> Vec<(u64, String)> {
             list.nodes.into_iter().map(|(node, known)| (node.get(), known.address)).collect()
         };
-        let met = List { epoch: 0, nodes: [(node(2), known("", Some(DiskId(7))))].into() };
+        let met = List { nodes: [(node(2), known("", Some(DiskId(7))))].into(), ..List::default() };
         let configured = with_configured(met, node(1), &config).expect("they are addresses");
         assert_eq!(configured.nodes[&node(2)].disk, Some(DiskId(7)));
         let own = (1, "127.0.0.1:4439".to_string());
         assert_eq!(addresses(configured), [own.clone(), (2, "b:1".into()), (3, "c:1".into())]);
-        let told = List { epoch: 4, nodes: [(node(1), known("", None)), (node(2), known("b:2", None))].into() };
+        let told = [(node(1), known("", None)), (node(2), known("b:2", None))].into();
+        let told = List { epoch: 4, level: 1, nodes: told };
         let told = with_configured(told, node(1), &config).expect("they are addresses");
         assert_eq!(addresses(told), [own, (2, "b:2".into())], "node 3 is none of them any more");
         assert_ne!(cluster_id("c1", None), cluster_id("c2", None));

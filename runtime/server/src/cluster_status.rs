@@ -35,7 +35,7 @@ impl StatusReport {
     /// The report as a table, after what is wrong.
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
-        let ClusterStatus { asked, nodes, groups, waits, is_settled } = &self.status;
+        let ClusterStatus { asked, nodes, groups, level, waits, is_settled } = &self.status;
         for trouble in &self.troubles {
             line(&mut text, format_args!("WRONG: {trouble}"));
         }
@@ -56,6 +56,9 @@ impl StatusReport {
             ),
         );
         line(&mut text, format_args!("store: {}", self.store));
+        let others = nodes.iter().filter_map(|node| Some((node.node, node.level.filter(|other| other != level)?)));
+        let others: String = others.map(|(node, other)| format!("; node {node} knows {other}")).collect();
+        line(&mut text, format_args!("format level: {level}{others}"));
         let header = ["NODE", "STATE", "HEARD", "LEADS", "VOTES IN", "ADDRESS"].map(str::to_string);
         let rows = nodes.iter().map(|node| self.node_row(node));
         push_table(&mut text, std::iter::once(header).chain(rows).collect());
@@ -224,6 +227,7 @@ mod tests {
             state: NodeState::Active,
             disk: None,
             heard_ms,
+            level: Some(node as u16 / 3),
         }
     }
 
@@ -240,7 +244,7 @@ mod tests {
         StatusReport::new(
             "c1".into(),
             "none".into(),
-            ClusterStatus { asked: 1, nodes, groups, waits: Vec::new(), is_settled: Some(true) },
+            ClusterStatus { asked: 1, nodes, groups, level: 0, waits: Vec::new(), is_settled: Some(true) },
         )
     }
 
@@ -253,6 +257,7 @@ mod tests {
             "\
 c1, as node 1 sees it: 3 nodes, 1 group: all is well
 store: none
+format level: 0; node 3 knows 1
 
 NODE  STATE   HEARD    LEADS  VOTES IN  ADDRESS
 1     active  now      1      1         10.0.0.1:4439

@@ -177,6 +177,7 @@ fn node_code(error: &NodeError) -> u8 {
         NodeError::Io { .. }
         | NodeError::Invalid { .. }
         | NodeError::OtherFormat { .. }
+        | NodeError::OtherLevel { .. }
         | NodeError::Incomplete { .. } => 5,
         NodeError::Wal { source, .. } => wal_code(source),
     }

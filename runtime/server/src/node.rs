@@ -21,6 +21,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use weir_types::limits::FORMAT_LEVEL;
 
 use cap_std::fs::{Dir, DirBuilder, DirBuilderExt as _, File, OpenOptions};
 use serde::{Deserialize, Serialize};
@@ -78,6 +79,17 @@ pub(crate) enum NodeError {
         path: PathBuf,
         /// Its format.
         found: u32,
+    },
+    /// It belongs to a cluster all of whose nodes had a later version.
+    #[error(
+        "the data directory {} is of a cluster at format level {found}, and this program knows {FORMAT_LEVEL}: start it with a later version",
+        path.display()
+    )]
+    OtherLevel {
+        /// The directory.
+        path: PathBuf,
+        /// The cluster's level.
+        found: u16,
     },
     /// The log in a WAL's folder is not the one that `node.toml` names.
     #[error("{folder} in the data directory {} cannot be used", path.display())]
@@ -385,17 +397,21 @@ impl DataDir {
     /// The cluster's nodes, as this one knew them last.
     ///
     /// # Errors
-    /// [`NodeError::Io`], or [`NodeError::Invalid`] for a file that this program did not write.
+    /// [`NodeError::Io`], [`NodeError::OtherLevel`], or [`NodeError::Invalid`] for a file that this program did not write.
     pub(crate) fn peers(&self) -> Result<List, NodeError> {
         let text = match self.dir.read_to_string(PEERS_FILE) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(List::default()),
             Err(error) => return Err(self.failed(PEERS_FILE, error)),
         };
-        read_peers(&text).ok_or_else(|| {
+        let list = read_peers(&text).ok_or_else(|| {
             let reason = format!("{PEERS_FILE} is not a list of nodes and their disks");
             NodeError::Invalid { path: self.path.clone(), reason }
-        })
+        })?;
+        match list.level {
+            0..=FORMAT_LEVEL => Ok(list),
+            found => Err(NodeError::OtherLevel { path: self.path.clone(), found }),
+        }
     }
 
     /// Notes them.
@@ -408,7 +424,7 @@ impl DataDir {
             format!("{node} {disk} {} {address}\n", if *is_removed { "removed" } else { "there" })
         };
         let lines: String = peers.nodes.iter().map(line).collect();
-        let text = format!("epoch {}\n{lines}", peers.epoch);
+        let text = format!("epoch {} {}\n{lines}", peers.epoch, peers.level);
         self.replace(PEERS_FILE, &text).map_err(|error| self.failed(PEERS_FILE, error))
     }
 
@@ -611,7 +627,7 @@ impl DataDir {
     }
 }
 
-/// What [`DataDir::set_peers`] has written, or the lines of before: only numbers and disks.
+/// What [`DataDir::set_peers`] has written, or the lines of before: without a level, or only numbers and disks.
 fn read_peers(text: &str) -> Option<List> {
     let mut list = List::default();
     for line in text.lines() {
@@ -619,6 +635,7 @@ fn read_peers(text: &str) -> Option<List> {
         let (first, second) = (words.next()?, words.next()?);
         if first == "epoch" {
             list.epoch = second.parse().ok()?;
+            list.level = words.next().unwrap_or("0").parse().ok()?;
             continue;
         }
         let disk = match second {
@@ -732,13 +749,20 @@ mod tests {
             (node(3), known("", None, false)),
             (node(4), known("d:1", Some(DiskId(4)), true)),
         ];
-        let peers = List { epoch: 9, nodes: nodes.into() };
+        let peers = List { epoch: 9, level: FORMAT_LEVEL, nodes: nodes.into() };
         dir.set_peers(&peers).expect("they are written");
         assert_eq!(dir.peers().expect("read"), peers);
         std::fs::write(path.join(PEERS_FILE), format!("2 {}\n", DiskId(7))).expect("the file is written");
-        let before = List { epoch: 0, nodes: [(node(2), known("", Some(DiskId(7)), false))].into() };
+        let before = List { nodes: [(node(2), known("", Some(DiskId(7)), false))].into(), ..List::default() };
         assert_eq!(dir.peers().expect("as it was before nodes came and went"), before);
-        for text in ["2 x\n", "0 7\n", "2 7 maybe a:1\n", "2\n"] {
+        let later = List { level: FORMAT_LEVEL + 1, ..peers };
+        dir.set_peers(&later).expect("they are written");
+        let refused = dir.peers().expect_err("of a later version").to_string();
+        assert!(
+            refused.ends_with("at format level 2, and this program knows 1: start it with a later version"),
+            "{refused}"
+        );
+        for text in ["2 x\n", "0 7\n", "2 7 maybe a:1\n", "2\n", "epoch 1 x\n"] {
             std::fs::write(path.join(PEERS_FILE), text).expect("the file is written");
             assert!(dir.peers().expect_err("no list").to_string().contains("peers is not a list"));
         }

@@ -122,6 +122,7 @@ impl Group {
             }
             Command::MetaForm { groups } => decided(self.meta.form(groups)),
             Command::MetaFounders { founders } => Outcome::unchanged(self.meta.nodes_form(founders)),
+            Command::MetaLevel { level } => Outcome::unchanged(self.meta.raise_level(level)),
             Command::MetaNode { node, step } => Outcome::unchanged(self.meta.node_step(node, step)),
             Command::MetaBucket { name, step } => decided(self.meta.bucket_step(name, step, at.time_ms)),
             Command::MetaRetention { bucket, retention } => decided(self.meta.retention_put(bucket, retention)),

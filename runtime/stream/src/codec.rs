@@ -4,6 +4,7 @@
 //! payloads are borrowed from them.
 
 use weir_types::Digest;
+use weir_types::limits::FORMAT_LEVEL;
 
 /// Why bytes are no batch or command that this or an earlier version wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,6 +24,9 @@ pub enum CodecError {
     /// The command was written by a later version.
     #[error("command kind {0} is not known")]
     Kind(u8),
+    /// All nodes had a later version when it was written.
+    #[error("format level {0} is not known: this is of a cluster that has gone on with a later version")]
+    Level(u16),
     /// A field holds what no encoder writes.
     #[error("{0} is malformed")]
     Field(&'static str),
@@ -62,6 +66,14 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn u8(&mut self, what: &'static str) -> Result<u8, CodecError> {
         self.array(what).map(u8::from_le_bytes)
+    }
+
+    /// A format level that this version knows.
+    pub(crate) fn level(&mut self) -> Result<u16, CodecError> {
+        match self.u16("format level")? {
+            level @ 0..=FORMAT_LEVEL => Ok(level),
+            level => Err(CodecError::Level(level)),
+        }
     }
 
     pub(crate) fn u16(&mut self, what: &'static str) -> Result<u16, CodecError> {

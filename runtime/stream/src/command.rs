@@ -50,6 +50,7 @@ const KIND_FORK_DECIDE: u8 = 52;
 const KIND_FORK_RELEASED: u8 = 53;
 const KIND_META_NODE: u8 = 68;
 const KIND_META_FOUNDERS: u8 = 69;
+const KIND_META_LEVEL: u8 = 70;
 
 /// [`KIND_BUCKET`] with the streams that subscriptions are for.
 const KIND_BUCKET_WATCHED: u8 = 64;
@@ -257,6 +258,11 @@ pub enum Command<'a> {
     MetaFounders {
         /// All of them.
         founders: EncodedFounders<'a>,
+    },
+    /// Group 0 only: all nodes know this format level.
+    MetaLevel {
+        /// At most [`weir_types::limits::FORMAT_LEVEL`].
+        level: u16,
     },
     /// Group 0 only: a node of the cluster comes, goes, or is on its way.
     MetaNode {
@@ -479,6 +485,7 @@ impl<'a> Command<'a> {
             }
             Command::MetaForm { groups } => sink.u16(groups),
             Command::MetaFounders { founders } => sink.bytes(founders.bytes()),
+            Command::MetaLevel { level } => sink.u16(level),
             Command::MetaNode { node, step } => {
                 sink.u64(node);
                 step.put(sink);
@@ -590,6 +597,7 @@ impl<'a> Command<'a> {
                 groups => Command::MetaForm { groups },
             },
             KIND_META_FOUNDERS => Command::MetaFounders { founders: EncodedFounders::read(r)? },
+            KIND_META_LEVEL => Command::MetaLevel { level: r.level()? },
             KIND_META_NODE => match r.u64("node")? {
                 0 => return Err(CodecError::Field("node")),
                 node => Command::MetaNode { node, step: NodeStep::read(r)? },
@@ -658,6 +666,7 @@ impl<'a> Command<'a> {
             Command::MetaHookKey { .. } => KIND_META_HOOK_KEY,
             Command::MetaForm { .. } => KIND_META_FORM,
             Command::MetaFounders { .. } => KIND_META_FOUNDERS,
+            Command::MetaLevel { .. } => KIND_META_LEVEL,
             Command::MetaNode { .. } => KIND_META_NODE,
             Command::MetaBucket { .. } => KIND_META_BUCKET,
             Command::MetaRetention { .. } => KIND_META_RETENTION,

@@ -19,7 +19,9 @@ use crate::sink::Sink;
 use crate::subscription::kept::{HookKey, Subscription, is_subscription_id};
 use crate::subscription::watch::{EncodedWatches, Watch};
 
-const VERSION: u8 = 4;
+const VERSION: u8 = 5;
+/// There was no format level.
+const VERSION_BEFORE_LEVELS: u8 = 4;
 /// There were no subscriptions and no nodes.
 const VERSION_BEFORE_SUBSCRIPTIONS: u8 = 3;
 /// There were no forks.
@@ -62,12 +64,13 @@ pub(crate) fn put<S: Sink>(group: &Group, sink: &mut S) {
     group.releases.put(sink);
     put_subscriptions(group, sink);
     group.meta.nodes.put(sink);
+    sink.u16(group.meta.nodes.level);
 }
 
 /// Reads what [`put`] wrote into a group that is still empty.
 pub(crate) fn read(group: &mut Group, reader: &mut Reader<'_>) -> Result<Told, CodecError> {
     let version = reader.u8(WHAT)?;
-    if !matches!(version, VERSION | VERSION_BEFORE_SUBSCRIPTIONS | VERSION_BEFORE_FORKS) {
+    if !matches!(version, VERSION_BEFORE_FORKS..=VERSION) {
         return Err(CodecError::Version(version));
     }
     group.applied = Some(reader.count(WHAT)?);
@@ -87,12 +90,15 @@ pub(crate) fn read(group: &mut Group, reader: &mut Reader<'_>) -> Result<Told, C
         group.buckets.insert(name, Bucket { epoch, created_ms, streams: 0, fenced, retention, bindings, watches });
     }
     group.meta = read_meta(reader)?;
-    if version != VERSION_BEFORE_FORKS {
+    if version >= VERSION_BEFORE_SUBSCRIPTIONS {
         group.releases = Releases::read(reader)?;
     }
-    if version == VERSION {
+    if version >= VERSION_BEFORE_LEVELS {
         read_subscriptions(group, reader)?;
         group.meta.nodes = NodeTable::read(reader)?;
+    }
+    if version > VERSION_BEFORE_LEVELS {
+        group.meta.nodes.level = reader.level()?;
     }
     Ok(Told { streams, chunks_live_bytes })
 }

@@ -135,6 +135,11 @@ impl Meta {
         Reply::Node { refused: self.nodes.form(founders).err() }
     }
 
+    pub(crate) fn raise_level(&mut self, level: u16) -> Reply {
+        self.nodes.raise_level(level);
+        Reply::Node { refused: None }
+    }
+
     pub(crate) fn node_step(&mut self, node: u64, step: NodeStep<'_>) -> Reply {
         Reply::Node { refused: self.nodes.step(node, step).err() }
     }

@@ -14,6 +14,7 @@ use weir_stream::{
     EncodedFork, EncodedFounders, EncodedParts, Expiry, Fork, ForkPoint, Group, Limits, NewFork, NodeStep, Outcome,
     Pack, Part, Pattern, ProducerRef, Records, Retention, Split, Upload, frame_bytes_max, packs,
 };
+use weir_types::limits::FORMAT_LEVEL;
 use weir_types::{Digest, Incarnation, Lineage, Offset, Role, StreamKey};
 
 const LIMITS: Limits = Limits { producers_max: 7 };
@@ -143,6 +144,7 @@ impl Fields {
                 ];
                 Command::MetaNode { node: self.epoch.max(1), step: steps[(self.number % 6) as usize] }
             }
+            45 => Command::MetaLevel { level: FORMAT_LEVEL },
             44 => Command::MetaFounders { founders: EncodedFounders::of(&self.founders) },
             23 => Command::MetaRetention { bucket: name, retention: self.retention() },
             _ => Command::MetaBindingDelete { bucket: name, name: word },

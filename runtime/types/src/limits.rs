@@ -1,5 +1,9 @@
 //! Limits that belong to the protocol or to a format. What an operator may choose is in the configuration instead.
 
+/// The format level that this version knows: raised with each new kind of command, of mail between nodes or of page in a snapshot. A
+/// cluster is at the lowest level of its nodes, and nobody writes what is above it; so nodes can be replaced by newer ones one by one.
+pub const FORMAT_LEVEL: u16 = 1;
+
 /// Hash buckets that stream keys fall into. Part of the data format: it never changes.
 pub const SLOTS: usize = 4096;
 

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncReadExt, DuplexStream, duplex};
 use tokio::sync::mpsc;
 use weir_types::GroupId;
+use weir_types::limits::FORMAT_LEVEL;
 
 use super::*;
 use crate::config::LinkConfig;
@@ -32,6 +33,7 @@ fn node(number: u64) -> NodeId {
 
 fn endpoint(number: u64) -> Endpoint {
     Endpoint {
+        level: FORMAT_LEVEL,
         identity: Identity { cluster: ClusterId(1), node: node(number), disk: DiskId(u128::from(number)) },
         security: Security::None,
         network: Arc::new(Tcp),

@@ -7,6 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use tokio::io::duplex;
 use weir_types::GroupId;
+use weir_types::limits::FORMAT_LEVEL;
 
 use super::*;
 use crate::config::LinkConfig;
@@ -26,6 +27,7 @@ fn endpoint(number: u64) -> Endpoint {
     let counter = AtomicU64::new(number << 32);
     Endpoint {
         identity: Identity { cluster: ClusterId(0xc1), node: node(number), disk: DiskId(u128::from(number)) },
+        level: FORMAT_LEVEL,
         security: Security::None,
         network: Arc::new(Tcp),
         entropy: Arc::new(move || counter.fetch_add(1, Ordering::Relaxed)),

@@ -17,6 +17,7 @@ use weir_cluster::{
     Listener, Message, Network, NodeId, Security, Stream,
 };
 use weir_types::GroupId;
+use weir_types::limits::FORMAT_LEVEL;
 
 pub(crate) const LANE: Lane = Lane::Data(GroupId(3));
 
@@ -243,6 +244,7 @@ impl AsyncWrite for Tapped {
 /// Node `number` on a network.
 pub(crate) fn endpoint(number: u64, net: &Net, config: LinkConfig) -> Endpoint {
     Endpoint {
+        level: FORMAT_LEVEL,
         identity: Identity { cluster: ClusterId(1), node: node(number), disk: DiskId(u128::from(number)) },
         security: Security::None,
         network: Arc::new(net.clone()),

@@ -17,6 +17,7 @@ use weir_cluster::{
     Security, Tcp,
 };
 use weir_types::GroupId;
+use weir_types::limits::FORMAT_LEVEL;
 
 use crate::certificates::Authority;
 
@@ -34,6 +35,7 @@ fn node(number: u64) -> NodeId {
 fn endpoint(number: u64, security: Security) -> Endpoint {
     let counter = AtomicU64::new(number);
     Endpoint {
+        level: FORMAT_LEVEL,
         identity: Identity { cluster: ClusterId(1), node: node(number), disk: DiskId(u128::from(number)) },
         security,
         network: Arc::new(Tcp),

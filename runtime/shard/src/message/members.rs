@@ -152,6 +152,8 @@ pub(crate) struct NodesView {
     pub(crate) table: NodeTable,
     /// How long ago each node was heard, in milliseconds; without those that were not.
     pub(crate) heard_ms: Vec<(u64, u64)>,
+    /// The format level that each node knows; without those that its leader has not met.
+    pub(crate) levels: Vec<(u64, u16)>,
     /// What cannot be done now, in sentences.
     pub(crate) waits: Vec<Box<str>>,
     /// Whether every group has the voters that it should have, and nobody else.
@@ -221,6 +223,8 @@ pub struct NodeStatus {
     pub disk: Option<Box<str>>,
     /// How long ago a leader has heard of it, in milliseconds; none where none has.
     pub heard_ms: Option<u64>,
+    /// The format level that its version knows, once it was met.
+    pub level: Option<u16>,
 }
 
 /// A group as it could be asked: its leader's answer, or why there is none.
@@ -257,6 +261,8 @@ pub struct ClusterStatus {
     pub nodes: Vec<NodeStatus>,
     /// The groups, by number.
     pub groups: Vec<GroupStatus>,
+    /// The format level that the cluster is at: no node may know a lower one.
+    pub level: u16,
     /// What cannot be done now that is wanted, and why, in sentences.
     pub waits: Vec<Box<str>>,
     /// Whether every group has the voters that it should have, and nobody else; none where nobody knows.

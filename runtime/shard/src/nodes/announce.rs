@@ -167,5 +167,5 @@ fn list_of(table: &NodeTable) -> List {
         let is_removed = entry.state == NodeState::Removed;
         Some((NodeId::new(*node)?, Known { address: entry.address.to_string(), disk, is_removed }))
     });
-    List { epoch: table.epoch, nodes: nodes.collect() }
+    List { epoch: table.epoch, level: table.level, nodes: nodes.collect() }
 }

@@ -3,7 +3,7 @@
 //! It looks, has one step taken, and looks again. What it knows is in group 0's table and in the groups' memberships; what it keeps
 //! for itself is only since when leaders are uneven, and that may be forgotten.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use weir_cluster::NodeId;
 use weir_raft::Role;
 use weir_stream::{Command, EncodedFounders, NodeRefusal, NodeState, NodeStep, NodeTable, Reply};
 use weir_types::GroupId;
+use weir_types::limits::FORMAT_LEVEL;
 
 use crate::core::{Core, Found};
 use crate::message::{Announcement, GroupStanding, GroupStep, MembersAnswer, MembersRequest, ShardError};
@@ -59,6 +60,7 @@ impl Core {
         self.is_driving(term)?;
         self.enter_founders().await?;
         self.note_disks().await?;
+        self.raise_level().await?;
         let table = self.meta().nodes().clone();
         self.take_nodes(&table);
         let groups = join_all(self.topology.groups().map(|group| self.ask_standing(group))).await;
@@ -164,6 +166,24 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Raises the format level to what every node knows, once all of them have been met.
+    async fn raise_level(&self) -> Result<(), ShardError> {
+        let (levels, table) = (self.levels(), self.meta().nodes().clone());
+        let own = levels.get(&self.config.node_id).copied();
+        let known = table.present().map(|(node, _)| levels.get(&node).copied()).chain([own]);
+        let Some(level) = known.min().flatten().filter(|level| *level > table.level) else { return Ok(()) };
+        self.group(GroupId::META).command(&Command::MetaLevel { level }).await?;
+        tracing::info!(level, "all nodes know this format level, so the cluster is at it from now on");
+        Ok(())
+    }
+
+    /// The format level that each node knows, as far as this one has met them.
+    pub(crate) fn levels(&self) -> BTreeMap<u64, u16> {
+        let own = self.nodes.as_ref().map_or(FORMAT_LEVEL, |nodes| nodes.endpoint.level);
+        let met = self.nodes.iter().flat_map(|nodes| nodes.roster.levels());
+        met.map(|(node, level)| (node.get(), level)).chain([(self.config.node_id, own)]).collect()
     }
 
     /// Takes a node's step in group 0; a refusal is an answer.

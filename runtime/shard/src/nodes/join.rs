@@ -25,6 +25,7 @@ struct Told {
     node: u64,
     groups: u16,
     epoch: u64,
+    level: u16,
     /// Number, address, disk, whether it was removed.
     nodes: Vec<(u64, String, Option<u128>, bool)>,
 }
@@ -40,14 +41,14 @@ impl Joined {
         if answer.kind != JOIN {
             return None;
         }
-        let Told { node: teller, groups, epoch, nodes } = salute::head(answer)?;
+        let Told { node: teller, groups, epoch, level, nodes } = salute::head(answer)?;
         let known = |(node, known_as, disk, is_removed): (u64, String, Option<u128>, bool)| {
             // It may not know how others reach it.
             let address = if known_as.is_empty() && node == teller { address.to_string() } else { known_as };
             Some((NodeId::new(node)?, Known { address, disk: disk.map(DiskId), is_removed }))
         };
         let nodes = nodes.into_iter().map(known).collect::<Option<_>>()?;
-        (groups > 0).then_some(Joined { groups, list: List { epoch, nodes } })
+        (groups > 0).then_some(Joined { groups, list: List { epoch, level, nodes } })
     }
 }
 
@@ -63,12 +64,13 @@ impl Shard {
             while let Some((message, responder)) = incoming.next().await {
                 let Some(nodes) = of_task.nodes.as_ref().filter(|_| message.kind == JOIN) else { break };
                 tracing::info!(node, "a node that is new asks what it has to know");
-                let List { epoch, nodes } = nodes.roster.current();
+                let List { epoch, level, nodes } = nodes.roster.current();
                 let told = |(node, known): (NodeId, Known)| {
                     (node.get(), known.address, known.disk.map(|disk| disk.0), known.is_removed)
                 };
                 let nodes = nodes.into_iter().map(told).collect();
-                let told = Told { node: of_task.config.node_id, groups: of_task.topology.groups, epoch, nodes };
+                let (node, groups) = (of_task.config.node_id, of_task.topology.groups);
+                let told = Told { node, groups, epoch, level, nodes };
                 responder.send(salute::message(JOIN, &told, Vec::new()));
             }
         });
@@ -84,10 +86,11 @@ mod tests {
         let known = |address: &str| (address.to_string(), Some(7), false);
         let nodes = [(1, known("")), (2, known("b:1")), (3, known(""))];
         let nodes = nodes.into_iter().map(|(node, (address, disk, removed))| (node, address, disk, removed)).collect();
-        let answer = salute::message(JOIN, &Told { node: 1, groups: 3, epoch: 4, nodes }, Vec::new());
+        let answer = salute::message(JOIN, &Told { node: 1, groups: 3, epoch: 4, level: 1, nodes }, Vec::new());
         let joined = Joined::read(&answer, "a:1").expect("it makes sense");
         let addresses: Vec<&str> = joined.list.nodes.values().map(|known| known.address.as_str()).collect();
-        assert_eq!((joined.groups, joined.list.epoch, addresses), (3, 4, vec!["a:1", "b:1", ""]));
+        assert_eq!((joined.groups, joined.list.epoch, joined.list.level), (3, 4, 1));
+        assert_eq!(addresses, ["a:1", "b:1", ""]);
         assert_eq!(Joined::read(&Joined::question(), "a:1"), None);
     }
 }

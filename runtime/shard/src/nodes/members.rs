@@ -103,7 +103,8 @@ impl Core {
         let found =
             self.found.borrow().as_ref().filter(|(epoch, _)| *epoch == table.epoch).map(|(_, found)| found.clone());
         let Found { waits, is_settled } = found.unwrap_or_default();
-        NodesView { table, heard_ms, waits, is_settled }
+        let levels = self.levels().into_iter().collect();
+        NodesView { table, heard_ms, levels, waits, is_settled }
     }
 
     /// Notes in group 0 what is wanted of a node; the driver sees to it.

@@ -75,10 +75,12 @@ impl Core {
             state: entry.state,
             disk: (entry.disk != 0).then(|| format!("{:032x}", entry.disk).into()),
             heard_ms: heard(node),
+            level: view.levels.iter().find(|(other, _)| *other == node).map(|(_, level)| *level),
         });
+        let level = view.table.level;
         let (nodes, waits, is_known) = (nodes.collect(), view.waits, view.table.epoch > 0);
         let is_settled = is_known.then_some(view.is_settled);
-        ClusterStatus { asked: self.config.node_id, nodes, groups, waits, is_settled }
+        ClusterStatus { asked: self.config.node_id, nodes, groups, level, waits, is_settled }
     }
 
     /// What the leader of group 0 knows of the nodes or, if it does not answer, what this node knows.
@@ -97,7 +99,8 @@ impl Core {
         };
         let nodes = [own].into_iter().chain(known).map(entry).collect();
         let heard_ms = vec![(self.config.node_id, 0)];
-        NodesView { table: NodeTable { epoch: 0, nodes }, heard_ms, waits: Vec::new(), is_settled: false }
+        let table = NodeTable { nodes, ..NodeTable::default() };
+        NodesView { table, heard_ms, levels: Vec::new(), waits: Vec::new(), is_settled: false }
     }
 
     async fn group_status(self: &Rc<Self>, group: GroupId) -> GroupStatus {

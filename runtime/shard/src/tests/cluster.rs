@@ -13,6 +13,7 @@ use weir_cluster::{
     Message, Network, NodeId, Roster, Security, Stream, Tcp,
 };
 use weir_types::GroupId;
+use weir_types::limits::FORMAT_LEVEL;
 
 use super::*;
 use crate::message::{Addressee, Answer, CallId, Lead, Letter, Mail, Peer, Request, encode};
@@ -92,6 +93,7 @@ pub(super) fn endpoint(number: u64, breaks: Arc<AtomicU64>) -> Endpoint {
     let counter = AtomicU64::new(number << 40);
     Endpoint {
         identity: Identity { cluster: ClusterId(7), node: node_id(number), disk: DiskId(number.into()) },
+        level: FORMAT_LEVEL,
         security: Security::None,
         network: Arc::new(Brittle(breaks)),
         entropy: Arc::new(move || counter.fetch_add(1, Ordering::Relaxed)),
@@ -119,6 +121,8 @@ pub(super) struct Start {
     /// Another one whenever it is started.
     pub(super) life: u64,
     pub(super) cold: Option<Cold>,
+    /// The format level that its version knows.
+    pub(super) level: u16,
 }
 
 impl Member {
@@ -131,16 +135,26 @@ impl Member {
     ) -> Member {
         let (list, founders) = (list(addresses), addresses.keys().map(|node| node.get()).collect());
         Member::start_with(
-            Start { number, list, founders, disks: disks(), config, breaks, life: LIFE + number, cold: None },
+            Start {
+                number,
+                list,
+                founders,
+                disks: disks(),
+                config,
+                breaks,
+                life: LIFE + number,
+                cold: None,
+                level: FORMAT_LEVEL,
+            },
             listener,
         )
         .await
     }
 
     pub(super) async fn start_with(start: Start, listener: TcpListener) -> Member {
-        let Start { number, list, founders, disks, config, breaks, life, cold } = start;
+        let Start { number, list, founders, disks, config, breaks, life, cold, level } = start;
         let roster = Roster::new(node_id(number), list, |_| {});
-        let endpoint = Endpoint { admission: Arc::new(roster.clone()), ..endpoint(number, breaks) };
+        let endpoint = Endpoint { admission: Arc::new(roster.clone()), level, ..endpoint(number, breaks) };
         let nodes = Some(Nodes { endpoint: endpoint.clone(), roster: roster.clone(), founders, life });
         let modules = Host::new(Arc::new(MemoryStore::default()), Arc::new(InProcess), HostConfig::default());
         let seams = Seams {
@@ -184,7 +198,8 @@ impl Member {
 /// Where nodes are.
 pub(super) fn list(addresses: &BTreeMap<NodeId, String>) -> List {
     let known = |address: &String| Known { address: address.clone(), ..Known::default() };
-    List { epoch: 0, nodes: addresses.iter().map(|(node, address)| (*node, known(address))).collect() }
+    let nodes = addresses.iter().map(|(node, address)| (*node, known(address))).collect();
+    List { nodes, ..List::default() }
 }
 
 /// Three listeners and their addresses.

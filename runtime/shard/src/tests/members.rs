@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use tokio::net::TcpListener;
 use weir_cluster::{NodeId, Roster};
 use weir_stream::NodeTable;
+use weir_types::limits::FORMAT_LEVEL;
 
 use super::cluster::{Member, Start, create, list, node_id, within};
 use super::*;
@@ -21,13 +22,19 @@ struct Cluster {
     disks: BTreeMap<u64, Vec<Arc<dyn Disk>>>,
     rosters: BTreeMap<u64, Roster>,
     life: u64,
+    /// The format levels of those that are older than this version.
+    older: BTreeMap<u64, u16>,
 }
 
 impl Cluster {
     /// These nodes form it.
     async fn form(founders: &[u64]) -> Cluster {
+        Cluster::form_with(founders, BTreeMap::new()).await
+    }
+
+    async fn form_with(founders: &[u64], older: BTreeMap<u64, u16>) -> Cluster {
         let (members, addresses, disks, rosters) = Default::default();
-        let mut cluster = Cluster { members, addresses, disks, rosters, life: 1000 };
+        let mut cluster = Cluster { members, addresses, disks, rosters, life: 1000, older };
         let mut listeners = Vec::new();
         for founder in founders {
             listeners.push((*founder, cluster.place(*founder).await));
@@ -51,8 +58,9 @@ impl Cluster {
     async fn start(&mut self, number: u64, known: weir_cluster::List, founders: BTreeSet<u64>, listener: TcpListener) {
         self.life += 1;
         let (disks, breaks) = (self.disks[&number].clone(), Arc::default());
-        let start =
-            Start { number, list: known, founders, disks, config: config(), breaks, life: self.life, cold: None };
+        let (config, life, cold) = (config(), self.life, None);
+        let level = self.older.get(&number).copied().unwrap_or(FORMAT_LEVEL);
+        let start = Start { number, list: known, founders, disks, config, breaks, life, cold, level };
         let member = Member::start_with(start, listener).await;
         self.rosters.insert(number, member.roster.clone());
         self.members.insert(number, member);
@@ -237,6 +245,50 @@ async fn one_node_grows_to_three_and_the_last_of_them_goes_on_alone() {
 }
 
 #[tokio::test(flavor = "local")]
+async fn the_cluster_is_at_the_format_level_that_all_its_nodes_know() {
+    let mut cluster = Cluster::form_with(&[1, 2, 3], [(3, 0)].into()).await;
+    let levels = |status: &ClusterStatus| status.nodes.iter().map(|node| node.level).collect::<Vec<_>>();
+    let status = cluster.settled(1, &[1, 2, 3]).await;
+    let met = async {
+        while levels(&cluster.status(1).await) != [Some(FORMAT_LEVEL), Some(FORMAT_LEVEL), Some(0)] {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within("all are met", met).await;
+    assert_eq!((status.level, cluster.status(2).await.level), (0, 0), "node 3 knows no more");
+
+    // It is replaced by the newer version, and the level rises.
+    cluster.older.clear();
+    cluster.crash(3).await;
+    let raised = async {
+        while cluster.status(1).await.level != FORMAT_LEVEL {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within("the level rises", raised).await;
+    cluster.settled(1, &[1, 2, 3]).await;
+
+    // Nobody goes back: what the others write now, it could not read.
+    cluster.older.insert(2, 0);
+    cluster.crash(2).await;
+    let is_silent = |status: &ClusterStatus| {
+        let heard_ms = status.nodes.iter().find(|node| node.node == 2).and_then(|node| node.heard_ms);
+        heard_ms.is_none_or(|heard_ms| heard_ms > 1500)
+    };
+    let shut_out = async {
+        while !is_silent(&cluster.status(1).await) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    within("it is not let in", shut_out).await;
+    cluster.older.clear();
+    cluster.crash(2).await;
+    let status = cluster.settled(2, &[1, 2, 3]).await;
+    assert_eq!(levels(&status), [Some(FORMAT_LEVEL); 3]);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "local")]
 async fn no_table_lacks_some_of_those_who_have_formed_the_cluster() {
     let cluster = Cluster::form(&[1, 2, 3]).await;
     let table = |node| cluster.core(node).meta().nodes().clone();
@@ -248,7 +300,7 @@ async fn no_table_lacks_some_of_those_who_have_formed_the_cluster() {
     within("the cluster's forming", formed).await;
     // Whoever has a table, however early, has a whole one.
     for node in 1..=3 {
-        let NodeTable { epoch, nodes } = table(node);
+        let NodeTable { epoch, nodes, .. } = table(node);
         assert!(epoch == 0 || nodes.keys().eq(&[1, 2, 3]), "{nodes:?}");
     }
     let status = cluster.settled(1, &[1, 2, 3]).await;

@@ -15,6 +15,7 @@ use super::anchors::recovered;
 use super::cluster::{Member, Start, addresses, create, list, node_id, within};
 use super::*;
 use crate::Producer;
+use weir_types::limits::FORMAT_LEVEL;
 
 const DISK_BYTES: u64 = 64 << 20;
 const NODES: usize = 3;
@@ -162,6 +163,7 @@ impl Trio {
         let disks = disks.into_iter().map(|disk| Arc::new(disk) as Arc<dyn Disk>).collect();
         let life = self.lives.replace(self.lives.get() + 1);
         let start = Start {
+            level: FORMAT_LEVEL,
             number: seat as u64 + 1,
             list: list(&self.addresses),
             founders: self.addresses.keys().map(|node| node.get()).collect(),

@@ -71,6 +71,8 @@ pub enum NodeStep<'a> {
 pub struct NodeTable {
     /// The number of the last change; 0 before any.
     pub epoch: u64,
+    /// The format level that all nodes know; 0 before that is known. It never falls.
+    pub level: u16,
     /// The nodes by number, also those that were removed.
     pub nodes: BTreeMap<u64, NodeEntry>,
 }
@@ -91,6 +93,13 @@ impl NodeTable {
         self.nodes = founders.decode().into_iter().map(entry).collect();
         self.epoch = 1;
         Ok(())
+    }
+
+    pub(crate) fn raise_level(&mut self, level: u16) {
+        if level > self.level {
+            self.level = level;
+            self.epoch += 1;
+        }
     }
 
     pub(crate) fn step(&mut self, node: u64, step: NodeStep<'_>) -> Result<(), NodeRefusal> {
@@ -143,7 +152,7 @@ impl NodeTable {
     }
 
     pub(crate) fn read(reader: &mut Reader<'_>) -> Result<NodeTable, CodecError> {
-        let mut table = NodeTable { epoch: reader.count(WHAT)?, nodes: BTreeMap::new() };
+        let mut table = NodeTable { epoch: reader.count(WHAT)?, ..NodeTable::default() };
         for _ in 0..reader.varint(WHAT)? {
             let node = follower(reader, &table.nodes)?;
             let (address, disk) = (reader.short(WHAT)?.into(), read_disk(reader)?);

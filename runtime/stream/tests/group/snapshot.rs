@@ -12,6 +12,7 @@ use weir_stream::{
     Binding, BucketStep, BucketTold, Command, EncodedBindings, EncodedFork, Expiry, Fork, ForkPoint, Group, NewFork,
     NodeStep, Pattern, ProducerRef, Records, Reply, Retention, Split, Thaw, Upload,
 };
+use weir_types::limits::FORMAT_LEVEL;
 use weir_types::{Digest, Incarnation, Role, StreamKey};
 
 pub(crate) fn frozen(group: &mut Group) -> Vec<Bytes> {
@@ -193,9 +194,13 @@ fn the_nodes_of_a_cluster_are_in_its_snapshots() {
         let outcome = world.apply(10, &Command::MetaNode { node, step });
         assert_eq!(outcome.reply, Reply::Node { refused: None });
     }
+    for level in [FORMAT_LEVEL, 0] {
+        world.apply(10, &Command::MetaLevel { level });
+    }
     let other = thawed(&frozen(&mut world.group));
     assert_eq!(other.meta().nodes(), world.group.meta().nodes());
-    assert_eq!((other.meta().nodes().epoch, other.meta().nodes().nodes.len()), (4, 2));
+    let nodes = other.meta().nodes();
+    assert_eq!((nodes.epoch, nodes.level, nodes.nodes.len()), (5, FORMAT_LEVEL, 2), "a level does not fall");
 }
 
 /// [`populated`], as it was written before there were forks.

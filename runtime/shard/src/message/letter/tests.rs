@@ -104,7 +104,7 @@ fn standing() -> GroupStanding {
 
 fn node_table() -> NodeTable {
     let entry = NodeEntry { address: "a:1".into(), disk: 1 << 127, state: NodeState::Leaving };
-    NodeTable { epoch: 3, nodes: [(4, entry)].into() }
+    NodeTable { epoch: 3, level: 1, nodes: [(4, entry)].into() }
 }
 
 /// Every request.
@@ -366,6 +366,7 @@ fn answers() -> Vec<Answer> {
         Answer::Members(MembersAnswer::Nodes(Box::new(NodesView {
             table: node_table(),
             heard_ms: vec![(1, 0)],
+            levels: vec![(1, 1)],
             waits: vec!["for it".into()],
             is_settled: true,
         }))),
