@@ -66,7 +66,14 @@ impl Core {
         self.is_driving(term)?;
         let heard = self.heard_nodes();
         let look = Look { nodes: &table.nodes, heard: &heard, groups: &groups };
-        let plan = plan(&look);
+        let mut plan = plan(&look);
+        if let Some(Step::Gone(node)) = plan.step
+            && let Some(reason) = self.lacks_copies().await
+        {
+            self.is_driving(term)?;
+            plan.step = None;
+            plan.waits.push(format!("node {node} stays until others have the modules: {reason}").into());
+        }
         let found = Found { waits: plan.waits, is_settled: plan.is_settled };
         *self.found.borrow_mut() = Some((table.epoch, found));
         match plan.step {
