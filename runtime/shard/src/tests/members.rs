@@ -393,6 +393,20 @@ async fn a_node_stays_until_others_have_the_modules() {
 }
 
 #[tokio::test(flavor = "local")]
+async fn an_address_is_one_word() {
+    let cluster = Cluster::form(&[1]).await;
+    cluster.settled(1, &[1]).await;
+    for address in ["a:1\nb:2", "a b:1", "\ta:1", "a:0", ":1", "a"] {
+        let change = NodeChange::Add { address: address.into() };
+        let report = cluster.core(1).carry_out_order(ClusterOrder::Change { node: 2, change }).await;
+        let ClusterReport::Refused(reason) = report else { panic!("{address:?}: {report:?}") };
+        assert_eq!(*reason, *format!("{address:?} is no address of a node: it is written as host:port"));
+    }
+    assert_eq!(cluster.rosters[&1].current().nodes.len(), 1);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "local")]
 async fn three_grow_to_five_and_shrink_again_while_they_are_written_to() {
     let mut cluster = Cluster::form(&[1, 2, 3]).await;
     let mut writer = Writer::begin(&cluster.members[&1].shards[0]).await;
