@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use weir_testkit::{Client, Request, Response, guest, wait_until};
+use weir_testkit::{Client, Connection, Request, Response, guest, wait_until};
 
 use crate::nodes::{Cluster, again};
 
@@ -126,6 +127,35 @@ fn modules_work_wherever_streams_are_led_and_outlive_every_node() {
     for number in 0..STREAMS {
         assert_eq!(view(&mut cluster.client(2), &stream(number))["count"], count);
     }
+}
+
+/// A node that has just begun knows of no module: what it has applied is as old as its last snapshot, until somebody leads.
+#[test]
+fn a_module_outlives_a_restart_of_all_nodes_with_one_of_them_alone_for_a_while() {
+    let mut cluster = form();
+    let _ = upload(&mut cluster.client(0), "check", "rejects_bad").expect(201);
+    let _ = bind(&mut cluster.client(1), "check", "check", "validator").expect(201);
+    for number in 0..STREAMS {
+        let create = || Request::put(&stream(number)).header("Content-Type", "application/json");
+        let _ = again(&mut cluster.client(number % 3), create).expect(201);
+    }
+    wait_until("every node has the module", PATIENCE, || {
+        !files(&cluster, 0).is_empty() && (0..3).all(|node| files(&cluster, node) == files(&cluster, 0))
+    });
+    let before = files(&cluster, 0);
+    (0..3).for_each(|node| cluster.kill(node));
+    cluster.servers[0] = Some(cluster.setups[0].spawn());
+    let admin = cluster.server(0).admin();
+    wait_until("it is open, and nobody leads", PATIENCE, || {
+        let ready = Connection::open(admin).and_then(|mut admin| admin.send(&Request::get("/readyz")));
+        ready.is_ok_and(|ready| ready.status == 503 && ready.text().contains("leader"))
+    });
+    // It looks twice a second what is to be kept.
+    thread::sleep(Duration::from_secs(2));
+    assert_eq!(files(&cluster, 0), before);
+    cluster.start(&[1, 2]);
+    write_and_refuse(&cluster, &[0, 1, 2]);
+    assert!((0..3).all(|node| files(&cluster, node) == before));
 }
 
 #[test]

@@ -7,10 +7,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use weir_testkit::{Client, Request, S3, Setup, metric, wait_until};
+use weir_testkit::{Client, Connection, Request, S3, Setup, metric, wait_until};
 
 use crate::grown::{ordered, wait_settled};
 use crate::nodes::{Cluster, again};
+use crate::operated::weir_cluster;
 
 const URL: &str = "s3://weir/test";
 /// How long bytes may take into the bucket.
@@ -253,6 +254,28 @@ fn nodes_that_have_another_bucket_or_another_disk_are_not_let_in() {
     }
     assert_refused(&alone, &["cold.url", URL, "another cluster's", " test"]);
     assert!(stray.join().is_err(), "it is not ready while nobody lets it in");
+}
+
+#[test]
+fn a_node_that_waits_to_be_taken_in_finds_the_bucket_when_the_cluster_has_claimed_it() {
+    let s3 = S3::start();
+    let mut cluster = on(&s3);
+    let early = cluster.newcomer(4, 0);
+    cluster.servers[3] = Some(early.spawn());
+    wait_until("it asks", MOVES_WITHIN, || cluster.setups[3].log().contains("this node is not taken in yet"));
+    assert!(s3.objects().is_empty(), "nobody has claimed the bucket");
+    cluster.start(&[0, 1, 2]);
+    wait_until("it is refused by its number", MOVES_WITHIN, || {
+        cluster.setups[3].log().contains("node 4 is not one of the cluster's nodes")
+    });
+    let address = cluster.addresses[3].to_string();
+    wait_until("it is added", MOVES_WITHIN, || weir_cluster(&cluster, 0, &["add", "4", &address]).code == Some(0));
+    wait_settled(&cluster, 0, &[1, 2, 3, 4]);
+    wait_until("it is ready", MOVES_WITHIN, || {
+        let ready =
+            Connection::open(cluster.server(3).admin()).and_then(|mut admin| admin.send(&Request::get("/readyz")));
+        ready.is_ok_and(|ready| ready.status == 200)
+    });
 }
 
 #[test]

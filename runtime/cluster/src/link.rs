@@ -28,7 +28,7 @@ use crate::config::REQUEST_OVERHEAD_BYTES;
 use crate::endpoint::Endpoint;
 use crate::frame::Message;
 use crate::identity::{Lane, NodeId};
-use crate::meeting::dial;
+use crate::meeting::{MeetingError, dial};
 use crate::network::Stream;
 use crate::reader::Buffers;
 use crate::sparing::Sparing;
@@ -76,6 +76,13 @@ enum State {
         until: Instant,
         reason: Arc<str>,
     },
+}
+
+/// Why there is no connection.
+struct NotConnected {
+    reason: String,
+    /// Whether one of the two does not want the other.
+    is_refusal: bool,
 }
 
 impl Link {
@@ -213,17 +220,19 @@ impl Core {
 
     /// Connects whenever that is wanted, for the link's life.
     async fn run(self: Rc<Self>) {
-        let mut log = Sparing::new(LOG_INTERVAL);
+        // Why the other node does not let this one in is said however lately it could not be reached.
+        let (mut log, mut refusals) = (Sparing::new(LOG_INTERVAL), Sparing::new(LOG_INTERVAL));
         let mut failures = 0;
         loop {
             while !matches!(*self.state.borrow(), State::Connecting) {
                 self.work.rung().await;
             }
             let mut has_worked = false;
-            let reason = match self.connect().await {
-                Ok(stream) => self.serve(stream, &mut has_worked).await,
-                Err(reason) => Some(reason),
+            let (reason, is_refusal) = match self.connect().await {
+                Ok(stream) => (self.serve(stream, &mut has_worked).await, false),
+                Err(NotConnected { reason, is_refusal }) => (Some(reason), is_refusal),
             };
+            let log = if is_refusal { &mut refusals } else { &mut log };
             failures = if has_worked { 0 } else { failures + 1 };
             if let Some(reason) = &reason
                 && let Some(withheld) = log.due()
@@ -235,16 +244,22 @@ impl Core {
     }
 
     /// A connection whose hello is done, or why there is none.
-    async fn connect(&self) -> Result<Stream, String> {
+    async fn connect(&self) -> Result<Stream, NotConnected> {
         let hello_wait = self.endpoint.config.hello_wait;
+        let unreached = |reason| NotConnected { reason, is_refusal: false };
         let stream = match timeout(hello_wait, self.endpoint.network.connect(&self.address)).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(format!("{} cannot be reached: {error}", self.address)),
+            Ok(Err(error)) => return Err(unreached(format!("{} cannot be reached: {error}", self.address))),
             Err(_) => {
-                return Err(format!("{} did not take a connection within {} ms", self.address, hello_wait.as_millis()));
+                let waited = hello_wait.as_millis();
+                return Err(unreached(format!("{} did not take a connection within {waited} ms", self.address)));
             }
         };
-        dial(&self.endpoint, stream, self.node, self.lane).await.map_err(|error| format!("{}: {error}", self.address))
+        let met = dial(&self.endpoint, stream, self.node, self.lane).await;
+        met.map_err(|error| NotConnected {
+            reason: format!("{}: {error}", self.address),
+            is_refusal: error.is_refusal() && !matches!(error, MeetingError::Late(_)),
+        })
     }
 
     /// Carries calls until the connection ends, and returns why; nothing if the other side has closed it while it had

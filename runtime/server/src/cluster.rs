@@ -1,5 +1,6 @@
 //! This node in its cluster: how it meets the others, whom it lets in, and what becomes of their connections.
 
+use std::error::Error as _;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use weir_types::limits::FORMAT_LEVEL;
 
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use weir_cluster::tls::{Pem, TlsError};
 use weir_cluster::{
@@ -17,7 +19,8 @@ use weir_cluster::{
 use weir_shard::{Entropy, Joined, Nodes, Shard, Topology};
 
 use crate::cluster_config::{ClusterConfig, ClusterConfigError};
-use crate::config::SECRET_VARIABLE;
+use crate::cold;
+use crate::config::{ColdConfig, SECRET_VARIABLE};
 use crate::node::Node;
 use crate::shard_thread::Request;
 
@@ -110,20 +113,23 @@ fn with_configured(mut known: List, own: NodeId, config: &ClusterConfig) -> Resu
     Ok(known)
 }
 
-/// Asks a node of the cluster what this new one has to know, until it is answered: first somebody has to take this node in.
+/// Asks a node of the cluster what this new one has to know, until it is answered: first somebody has to take this node in. The number
+/// that the cluster has in the cold tier is asked for each time: it may be drawn while this node waits, and until then the two are of
+/// different clusters.
 ///
 /// # Errors
 /// [`ClusterError`].
 pub(crate) async fn join(
     config: &ClusterConfig,
-    store: Option<u64>,
+    cold: &ColdConfig,
+    runtime: &Handle,
     node: &Node,
     random: impl Entropy,
 ) -> Result<Joined, ClusterError> {
     // Whoever answers at the address belongs to the cluster: it has shown that, where there is anything to show.
     let own = NodeId::new(node.number).expect("nodes have numbers from 1 on");
     let admission = Roster::new(own, List::default(), |_| {});
-    let mut endpoint = endpoint(config, store, node, random, admission)?;
+    let mut endpoint = endpoint(config, None, node, random, admission)?;
     endpoint.admission = Arc::new(|_: &Hello| Ok(()));
     let address = config.join.trim();
     let (own_address, mut said) = (config.own_address(), String::new());
@@ -132,12 +138,25 @@ pub(crate) async fn join(
         if own_address.is_empty() { "host:port" } else { &own_address }
     );
     loop {
-        let reason = match inquire(&endpoint, address, Joined::question()).await {
-            Ok(answer) => match Joined::read(&answer, address) {
-                Some(joined) => return Ok(joined),
-                None => format!("{address} has answered something else than what it was asked"),
-            },
-            Err(reason) => reason,
+        let reason = match cold::number_of(cold, &config.id, runtime).await {
+            Ok(store) => {
+                endpoint.identity.cluster = cluster_id(&config.id, store);
+                match inquire(&endpoint, address, Joined::question()).await {
+                    Ok(answer) => match Joined::read(&answer, address) {
+                        Some(joined) => return Ok(joined),
+                        None => format!("{address} has answered something else than what it was asked"),
+                    },
+                    Err(reason) if store.is_none() && cold.s3().is_some() => format!(
+                        "{reason}; no node of the cluster has used cold.url = {:?} yet: whoever does so first claims it for all",
+                        cold.url
+                    ),
+                    Err(reason) => reason,
+                }
+            }
+            Err(error) => {
+                let cause = error.source().map_or_else(String::new, |cause| format!(": {cause}"));
+                format!("what the cluster is known by cannot be asked for: {error}{cause}")
+            }
         };
         if reason != said {
             tracing::warn!(reason, "this node is not taken in yet");

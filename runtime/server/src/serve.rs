@@ -310,8 +310,7 @@ async fn node(config: &Config, data_dir: Option<&DataDir>, runtime: &Handle) -> 
         cold::check_folder(data_dir).await?;
     }
     if formed.is_none() && !config.cluster.join.is_empty() {
-        let store = cold::number_of(&config.cold, &config.cluster.id, runtime).await?;
-        let joined = cluster::join(&config.cluster, store, &fresh, SystemEntropy).await?;
+        let joined = cluster::join(&config.cluster, &config.cold, runtime, &fresh, SystemEntropy).await?;
         tracing::info!(groups = joined.groups, "this node is taken into the cluster");
         fresh.groups = joined.groups;
         data_dir.set_peers(&joined.list)?;

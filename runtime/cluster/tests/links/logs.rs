@@ -28,13 +28,45 @@ impl io::Write for Log {
     }
 }
 
-#[test]
-fn both_nodes_say_now_and_then_why_they_do_not_meet_and_never_the_secret() {
+/// Has what is logged on this thread go to a text.
+fn logged() -> (Log, tracing::subscriber::DefaultGuard) {
     let log = Log::default();
     let writer = log.clone();
     let subscriber =
         tracing_subscriber::fmt().without_time().with_ansi(false).with_writer(move || writer.clone()).finish();
-    let _logged = tracing::subscriber::set_default(subscriber);
+    (log, tracing::subscriber::set_default(subscriber))
+}
+
+#[test]
+fn a_node_that_was_not_reached_a_moment_ago_says_why_it_is_refused_now() {
+    let (log, _logged) = logged();
+    run(async || {
+        let (net, config) = (Net::default(), LinkConfig::default());
+        let link = Link::new(endpoint(1, &net, config), node(2), "two".into(), LANE, plain);
+        let error = link.call(message(1, 1)).await.expect_err("nobody listens").to_string();
+        assert!(error.contains("cannot be reached"), "{error}");
+        advance(config.backoff_max).await;
+        let why = "node 1 was removed from the cluster for ever";
+        let mut two = endpoint(2, &net, config);
+        two.admission = Arc::new(move |_: &weir_cluster::Hello| Err(why.to_string()));
+        let mut acceptor = Acceptor::new(two, net.listen("two"));
+        let accepting = tokio::task::spawn_local(async move { acceptor.incoming(config).await.hello().lane });
+        for _ in 0..20 {
+            let error = link.call(message(1, 1)).await.expect_err("it is refused").to_string();
+            assert_eq!(error, format!("not sent to node 2: two: refused by the other end: {why}"));
+            advance(config.backoff_max).await;
+        }
+        let log = log.text();
+        let lines: Vec<&str> = log.lines().filter(|line| line.contains("a link is down")).collect();
+        let says = |what: &str| lines.iter().filter(|line| line.contains(what)).count();
+        assert_eq!((lines.len(), says("cannot be reached"), says(why)), (2, 1, 1), "{log}");
+        accepting.abort();
+    });
+}
+
+#[test]
+fn both_nodes_say_now_and_then_why_they_do_not_meet_and_never_the_secret() {
+    let (log, _logged) = logged();
     run(async || {
         let net = Net::default();
         let config = LinkConfig::default();

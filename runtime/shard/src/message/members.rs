@@ -21,6 +21,8 @@ pub(crate) enum MembersRequest {
     Change { node: u64, change: NodeChange },
     /// To the other nodes: a group is led here.
     Hear(Box<Announcement>),
+    /// To any node of group 0: whether it keeps all modules that group 0 names as of this entry.
+    Keeps { index: u64 },
 }
 
 /// A step of a group, and what it was decided on: it is not taken where that is not so any more. What comes late could undo what
@@ -94,7 +96,7 @@ impl MembersRequest {
         match self {
             MembersRequest::Standing(group) | MembersRequest::Transfer { group, .. } => *group,
             MembersRequest::Step(step) => step.group,
-            MembersRequest::Nodes | MembersRequest::Change { .. } => GroupId::META,
+            MembersRequest::Nodes | MembersRequest::Change { .. } | MembersRequest::Keeps { .. } => GroupId::META,
             MembersRequest::Hear(announcement) => announcement.group,
         }
     }
@@ -102,7 +104,10 @@ impl MembersRequest {
     /// Whether it changes nothing.
     pub(crate) fn is_read(&self) -> bool {
         match self {
-            MembersRequest::Standing(_) | MembersRequest::Nodes | MembersRequest::Hear(_) => true,
+            MembersRequest::Standing(_)
+            | MembersRequest::Nodes
+            | MembersRequest::Hear(_)
+            | MembersRequest::Keeps { .. } => true,
             MembersRequest::Transfer { .. } | MembersRequest::Step(_) | MembersRequest::Change { .. } => false,
         }
     }
@@ -120,7 +125,7 @@ impl MembersRequest {
     /// Whether this node would ask it: nodes have numbers from 1 on.
     pub(crate) fn is_sound(&self) -> bool {
         match self {
-            MembersRequest::Standing(_) | MembersRequest::Nodes => true,
+            MembersRequest::Standing(_) | MembersRequest::Nodes | MembersRequest::Keeps { .. } => true,
             MembersRequest::Transfer { node, .. } => *node != 0,
             MembersRequest::Step(step) => step.change.is_sound(),
             MembersRequest::Change { node, change } => {

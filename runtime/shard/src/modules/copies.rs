@@ -6,7 +6,7 @@
 //!
 //! How long a copy stays, [`last_wanted`](crate::modules::last_wanted) says.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -16,17 +16,23 @@ use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 use weir_cluster::NodeId;
+use weir_stream::NodeState;
 use weir_types::{Digest, GroupId};
 use weir_wasm::{CompileError, Host, digest_of};
 
 use crate::core::Core;
-use crate::message::{Answer, Request, Response, ShardError};
+use crate::message::{Answer, MembersAnswer, MembersRequest, Request, Response, ShardError};
 use crate::modules::last_wanted::KEPT_FOR;
 
 /// How often it is looked what is bound, and what is named.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// How often it is looked again where nothing has changed: another node may have come back that has what is missing.
 const REPEAT_INTERVAL: Duration = Duration::from_secs(10);
+/// How long a node that does not lead may lack an entry that the leader has applied, and how often it looks.
+const APPLIED_WITHIN: Duration = Duration::from_secs(1);
+const AGAIN_EVERY: Duration = Duration::from_millis(20);
+/// How long another node may take to say whether it has all modules.
+const KEPT_WITHIN: Duration = Duration::from_secs(2);
 /// How long another node may take to hand a module's bytes over, or to keep them.
 const BYTES_WITHIN: Duration = Duration::from_secs(30);
 
@@ -121,6 +127,70 @@ impl Core {
         Ok(false)
     }
 
+    /// Modules that group 0 names and whose bytes are not known to be here, without those that the server brings along.
+    fn lacks_named(&self) -> BTreeSet<Digest> {
+        let kept = self.guests.kept.here.borrow();
+        let is_there = |digest: &Digest| {
+            kept.contains(digest) || self.guests.builtins.iter().any(|(_, builtin)| builtin == digest)
+        };
+        self.meta().digests().filter(|digest| !is_there(digest)).collect()
+    }
+
+    /// Whether this node keeps all that group 0 names as of an entry, or why not; then it looks again soon.
+    pub(crate) async fn keeps_named(&self, index: u64) -> MembersAnswer {
+        let (node, meta) = (self.config.node_id, self.group(GroupId::META));
+        let deadline = Instant::now() + APPLIED_WITHIN;
+        // Whoever follows hears a moment later what is committed.
+        while meta.replica.standing().applied_index < index {
+            if Instant::now() >= deadline {
+                return MembersAnswer::Refused(format!("node {node} does not know yet which modules there are").into());
+            }
+            tokio::time::sleep(AGAIN_EVERY).await;
+        }
+        let lacks = self.lacks_named();
+        let Some(first) = lacks.first() else { return MembersAnswer::Done };
+        self.guests.kept.is_awaited.set(true);
+        let lacks = lacks.len();
+        let reason = format!(
+            "node {node} lacks {lacks} of the modules that were uploaded, {first} for one: where no node has it, upload it again or \
+             delete it"
+        );
+        MembersAnswer::Refused(reason.into())
+    }
+
+    /// Why not everything that group 0 names is where it is safe, without the nodes that leave: with the leader of group 0 and most of
+    /// the nodes that have it and stay.
+    pub(crate) async fn lacks_copies(&self) -> Option<Box<str>> {
+        let meta = self.group(GroupId::META);
+        let (voters, index) = (meta.replica.members().0, meta.replica.standing().applied_index);
+        let stays = |node: &u64| {
+            let entry = self.meta().nodes().nodes.get(node).map(|entry| entry.state);
+            matches!(entry, Some(NodeState::Active | NodeState::Draining))
+        };
+        let asked = voters.iter().filter(|node| stays(node)).map(|&node| async move {
+            if node == self.config.node_id {
+                return self.keeps_named(index).await;
+            }
+            let asked = Request::Members(MembersRequest::Keeps { index });
+            let unanswered = || MembersAnswer::Refused(format!("node {node} does not say which modules it has").into());
+            let Some(id) = NodeId::new(node) else { return unanswered() };
+            match self.ask_node(id, asked, KEPT_WITHIN).await {
+                Ok(Answer::Members(answer)) => answer,
+                _ => unanswered(),
+            }
+        });
+        let own = self.keeps_named(index).await;
+        let answers = join_all(asked).await;
+        let keeping = answers.iter().filter(|answer| **answer == MembersAnswer::Done).count();
+        if own == MembersAnswer::Done && keeping > answers.len() / 2 {
+            return None;
+        }
+        [own].into_iter().chain(answers).find_map(|answer| match answer {
+            MembersAnswer::Refused(reason) => Some(reason),
+            _ => None,
+        })
+    }
+
     /// Waits until the nodes that lead groups have a module ready, as far as they can be reached: those that cannot lead nothing soon.
     ///
     /// # Errors
@@ -146,18 +216,19 @@ impl Core {
 /// shard's life.
 pub(crate) async fn keep_ready(core: Rc<Core>) {
     let mut looked: Option<(Vec<u64>, Instant)> = None;
-    let (mut kept, begun) = (HashSet::new(), Instant::now());
+    let begun = Instant::now();
     loop {
         tokio::time::sleep(LOOK_INTERVAL).await;
         let epochs: Vec<u64> = core.local_groups().iter().map(|group| group.applied().bindings_epoch()).collect();
         let is_due = looked.as_ref().is_none_or(|(before, at)| *before != epochs || at.elapsed() >= REPEAT_INTERVAL);
-        if !is_due {
+        let is_awaited = core.guests.kept.is_awaited.take();
+        if !is_due && !is_awaited {
             continue;
         }
         looked = Some((epochs, Instant::now()));
         load_bound(&core).await;
         if core.topology.owner_of(GroupId::META) == core.id {
-            keep_named(&core, &mut kept).await;
+            keep_named(&core, is_due).await;
             // Before, nothing is known of when it was wanted last, and what is applied may be as old as the last snapshot.
             if begun.elapsed() >= KEPT_FOR {
                 core.sweep_copies().await;
@@ -180,20 +251,20 @@ async fn load_bound(core: &Rc<Core>) {
     }
 }
 
-/// Fetches the bytes of what group 0 names. `kept` are those that are known to be here.
-async fn keep_named(core: &Rc<Core>, kept: &mut HashSet<Digest>) {
+/// Fetches the bytes of what group 0 names. What nobody has `is_said`, or not.
+async fn keep_named(core: &Rc<Core>, is_said: bool) {
     let named: HashSet<Digest> = core.meta().digests().collect();
-    let builtins: HashSet<Digest> = core.guests.builtins.iter().map(|(_, digest)| *digest).collect();
     core.guests.last_wanted.note_bytes(named.iter().copied());
-    kept.retain(|digest| named.contains(digest));
-    for digest in named.difference(&builtins).filter(|digest| !kept.contains(*digest)).copied().collect::<Vec<_>>() {
+    core.guests.kept.here.borrow_mut().retain(|digest| named.contains(digest));
+    for digest in core.lacks_named() {
         let is_kept = match core.read_whole(digest).await {
             Ok(Some(_)) => Ok(true),
             Ok(None) => core.fetch(digest).await,
             Err(error) => Err(error),
         };
         match is_kept {
-            Ok(true) => drop(kept.insert(digest)),
+            Ok(true) => drop(core.guests.kept.here.borrow_mut().insert(digest)),
+            Ok(false) if !is_said => {}
             Ok(false) => tracing::warn!(%digest, "no node that can be reached has a module that was uploaded"),
             Err(error) => tracing::warn!(%digest, %error, "a module that was uploaded cannot be kept"),
         }

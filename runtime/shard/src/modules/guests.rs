@@ -1,6 +1,6 @@
 //! What a shard has of modules: the node's host, its own lane, and what is under way on both.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::rc::Rc;
@@ -25,6 +25,15 @@ use crate::write::validations::Validations;
 /// do not keep others from theirs.
 const PAGES_MAX: usize = 16;
 
+/// In a cluster, on group 0's shard: modules that group 0 names.
+#[derive(Default)]
+pub(crate) struct Kept {
+    /// Those whose bytes are known to be here.
+    pub(crate) here: RefCell<HashSet<Digest>>,
+    /// Whether somebody waits for the others.
+    pub(crate) is_awaited: Cell<bool>,
+}
+
 /// Everything about modules that one shard has.
 pub(crate) struct Guests {
     pub(crate) host: Host,
@@ -45,6 +54,7 @@ pub(crate) struct Guests {
     wanted: RefCell<HashMap<Digest, usize>>,
     /// In a cluster, on group 0's shard: what this node has had a use for lately.
     pub(crate) last_wanted: LastWanted,
+    pub(crate) kept: Kept,
     pub(crate) validations: Validations,
     pub(crate) folds: Folds,
     /// Permits to have a page of records in memory.
@@ -70,6 +80,7 @@ impl Guests {
             compilations: CompileQueue::new(),
             wanted: RefCell::default(),
             last_wanted: LastWanted::default(),
+            kept: Kept::default(),
             validations: Validations::default(),
             pages: Semaphore::new(PAGES_MAX),
         })

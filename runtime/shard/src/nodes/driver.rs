@@ -27,8 +27,6 @@ const HEARD_WITHIN: Duration = Duration::from_secs(4);
 const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
 /// How long leaders may be uneven before one is moved: after a restart, or while nodes are rolled, they are for a while.
 const UNEVEN_FOR: Duration = Duration::from_secs(30);
-/// How often a node that is removed is told so, if it does not answer.
-const TOLD_MAX: usize = 5;
 /// How long it rests after it has moved one.
 const RESTS_FOR: Duration = Duration::from_secs(10);
 
@@ -68,7 +66,14 @@ impl Core {
         self.is_driving(term)?;
         let heard = self.heard_nodes();
         let look = Look { nodes: &table.nodes, heard: &heard, groups: &groups };
-        let plan = plan(&look);
+        let mut plan = plan(&look);
+        if let Some(Step::Gone(node)) = plan.step
+            && let Some(reason) = self.lacks_copies().await
+        {
+            self.is_driving(term)?;
+            plan.step = None;
+            plan.waits.push(format!("node {node} stays until others have the modules: {reason}").into());
+        }
         let found = Found { waits: plan.waits, is_settled: plan.is_settled };
         *self.found.borrow_mut() = Some((table.epoch, found));
         match plan.step {
@@ -194,15 +199,16 @@ impl Core {
         }
     }
 
-    /// Removes a node that no group has any more. It is told while it is still listened to.
+    /// Removes a node that no group has any more. It is told while it is still listened to, as long as it was heard lately.
     async fn dismiss(self: &Rc<Self>, node: u64) -> Result<(), ShardError> {
         self.node_step(node, NodeStep::Gone).await?;
         tracing::info!(node, "the node is removed: no group has it any more");
         let table: NodeTable = self.meta().nodes().clone();
         let leader = self.config.node_id;
-        let (is_there, term) = (self.heard_nodes().contains(&node), self.group(GroupId::META).replica.standing().term);
-        if let Some(node) = NodeId::new(node).filter(|_| is_there) {
-            for _ in 0..TOLD_MAX {
+        let term = self.group(GroupId::META).replica.standing().term;
+        if let Some(node) = NodeId::new(node) {
+            // From then on nobody tells it anything.
+            while self.heard_nodes().contains(&node.get()) {
                 let news = Announcement { group: GroupId::META, leader, term, nodes: Some(table.clone()) };
                 if self.tell(node, news).await {
                     break;

@@ -21,8 +21,11 @@ impl Core {
     /// Carries out what a group's leader is asked; another replica of the group says that it does not lead.
     pub(crate) async fn members(self: &Rc<Self>, request: MembersRequest) -> Response {
         let group = self.group(request.group());
-        if let MembersRequest::Hear(announcement) = request {
-            return self.hear(*announcement);
+        // What any node answers.
+        match request {
+            MembersRequest::Hear(announcement) => return self.hear(*announcement),
+            MembersRequest::Keeps { index } => return Ok(Answer::Members(self.keeps_named(index).await)),
+            _ => {}
         }
         // What it says of others is only true while it leads.
         let (standing, seen) = self.standing(&group).ok_or(ShardError::Unavailable)?;
@@ -32,7 +35,7 @@ impl Core {
             MembersRequest::Step(step) => self.step(&group, &standing, &seen, *step).await?,
             MembersRequest::Nodes => MembersAnswer::Nodes(Box::new(self.nodes_view(&standing))),
             MembersRequest::Change { node, change } => self.change_node(node, &change).await?,
-            MembersRequest::Hear(_) => unreachable!("heard above"),
+            MembersRequest::Hear(_) | MembersRequest::Keeps { .. } => unreachable!("answered above"),
         };
         Ok(Answer::Members(answer))
     }

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use tokio::net::TcpListener;
 use weir_cluster::{NodeId, Roster};
-use weir_stream::NodeTable;
+use weir_stream::{Command, NodeTable, Reply, Upload};
+use weir_types::GroupId;
 use weir_types::limits::FORMAT_LEVEL;
 
 use super::cluster::{Member, Start, create, list, node_id, within};
@@ -397,6 +398,63 @@ async fn whoever_drives_may_crash_at_any_moment() {
         writer.check(&cluster.members[&new].shards[0]).await;
     }
     println!("the longest write took {:?}", writer.longest);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_node_stays_until_others_have_the_modules() {
+    let mut cluster = Cluster::form(&[1, 2, 3]).await;
+    let _ = Writer::begin(&cluster.members[&1].shards[0]).await;
+    cluster.add(4, 1).await;
+    let status = cluster.settled(1, &[1, 2, 3, 4]).await;
+    // It was uploaded, and nobody has it.
+    let wasm = Bytes::from_static(b"a module");
+    let digest = weir_wasm::digest_of(&wasm);
+    let upload = Upload { digest, bytes: wasm.len() as u64, roles: &[weir_types::Role::Validator] };
+    let leader = cluster.core(status.groups[0].standing().expect("it is led").leader);
+    for command in [
+        Command::MetaModulePut { bucket: "b", name: "m", upload },
+        Command::MetaModuleReady { bucket: "b", name: "m", digest },
+    ] {
+        let reply = leader.group(GroupId::META).command(&command).await;
+        assert!(matches!(reply, Ok(Reply::Module { .. } | Reply::Done)), "{reply:?}");
+    }
+    cluster.change(1, 4, NodeChange::Remove).await;
+    let waits = async {
+        loop {
+            let ClusterStatus { nodes, waits, is_settled, .. } = cluster.status(1).await;
+            assert!(nodes.iter().any(|node| node.node == 4), "it is still there");
+            if waits.iter().any(|wait| wait.starts_with("node 4 stays until others have the modules")) {
+                return (waits, is_settled);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let (waits, is_settled) = within("what is waited for", waits).await;
+    assert!(waits[0].contains("lacks 1 of the modules") && is_settled == Some(false), "{waits:?}");
+    // The node that leaves is the only one that has it.
+    cluster.core(4).guests.store(wasm).await.expect("there is space");
+    cluster.settled(1, &[1, 2, 3]).await;
+    let mut keeping = 0;
+    for node in 1..=3 {
+        let has = cluster.core(node).guests.blocking(move |host| host.read(digest).is_ok()).await.expect("it runs");
+        keeping += usize::from(has);
+    }
+    assert!(keeping >= 2, "{keeping} of three have it");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn an_address_is_one_word() {
+    let cluster = Cluster::form(&[1]).await;
+    cluster.settled(1, &[1]).await;
+    for address in ["a:1\nb:2", "a b:1", "\ta:1", "a:0", ":1", "a"] {
+        let change = NodeChange::Add { address: address.into() };
+        let report = cluster.core(1).carry_out_order(ClusterOrder::Change { node: 2, change }).await;
+        let ClusterReport::Refused(reason) = report else { panic!("{address:?}: {report:?}") };
+        assert_eq!(*reason, *format!("{address:?} is no address of a node: it is written as host:port"));
+    }
+    assert_eq!(cluster.rosters[&1].current().nodes.len(), 1);
     cluster.stop().await;
 }
 

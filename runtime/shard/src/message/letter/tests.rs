@@ -216,6 +216,7 @@ fn requests() -> Vec<Request> {
         group_step(GroupChange::RemoveLearner { node: 3 }),
         group_step(GroupChange::Voters([1, 3].into())),
         Request::Members(MembersRequest::Nodes),
+        Request::Members(MembersRequest::Keeps { index: 1 << 40 }),
         Request::Members(MembersRequest::Change { node: 4, change: NodeChange::Add { address: "a:1".into() } }),
         Request::Members(MembersRequest::Change { node: 4, change: NodeChange::Remove }),
         Request::Members(MembersRequest::Hear(Box::new(Announcement {
