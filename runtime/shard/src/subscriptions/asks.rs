@@ -245,6 +245,8 @@ impl Core {
             }
             None => self.begin_wake(bucket, id, number, Some(worker)).await?,
         };
+        // Its lease has begun.
+        self.remind(&(bucket.as_str().into(), number), false);
         let token = self.token(turn)?;
         let lease_ms = subscription.config.lease_ms;
         Ok(SubscriptionAnswer::Claimed(Box::new(ClaimedWake { turn, token, streams, lease_ms })))
