@@ -1,7 +1,7 @@
 //! What the leader of group 0 keeps in memory for subscriptions. Nothing of it is missed when another one leads: what is pending is
 //! reported again, wakes that are under way end with their leases, and what is due is found in group 0.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
@@ -22,7 +22,14 @@ pub(crate) struct Desk {
     turns: RefCell<HashMap<u64, Weak<Mutex<()>>>>,
     /// Subscriptions whose wake is being delivered, or waits for that; and whether something came meanwhile.
     delivering: RefCell<HashMap<u64, bool>>,
+    /// Memory of the wakes that are being delivered.
+    wakes_bytes: Cell<usize>,
 }
+
+/// What it takes to remember a place, about.
+const PLACE_BYTES: usize = 128;
+/// What a delivery takes besides its wake, about: its task.
+const DELIVERY_BYTES: usize = 4096;
 
 /// When what is to be looked at without news, in milliseconds since 1970: each subscription once.
 #[derive(Default)]
@@ -104,7 +111,13 @@ impl Desk {
             return None;
         }
         delivering.insert(place.1, false);
-        Some(Delivering { desk: self.clone(), place: place.clone() })
+        Some(Delivering { desk: self.clone(), place: place.clone(), wake_bytes: 0 })
+    }
+
+    /// Memory of all this, about.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let places = self.news.borrow().len() + 2 * self.due.borrow().times.len() + self.turns.borrow().len();
+        places * PLACE_BYTES + self.delivering.borrow().len() * DELIVERY_BYTES + self.wakes_bytes.get()
     }
 
     /// Whether a wake of the subscription is being delivered. If so, it is looked at when that has ended.
@@ -138,10 +151,20 @@ impl Drop for Changing {
 pub(crate) struct Delivering {
     desk: Rc<Desk>,
     place: Place,
+    wake_bytes: usize,
+}
+
+impl Delivering {
+    /// Counts the wake, until this is dropped.
+    pub(crate) fn count(&mut self, wake_bytes: usize) {
+        self.wake_bytes += wake_bytes;
+        self.desk.wakes_bytes.set(self.desk.wakes_bytes.get() + wake_bytes);
+    }
 }
 
 impl Drop for Delivering {
     fn drop(&mut self) {
+        self.desk.wakes_bytes.set(self.desk.wakes_bytes.get() - self.wake_bytes);
         let has_news = self.desk.delivering.borrow_mut().remove(&self.place.1);
         if has_news == Some(true) {
             self.desk.add(self.place.clone());
@@ -166,11 +189,13 @@ mod tests {
         assert!(desk.deliver(&place(1)).is_none() && !desk.is_delivering(2));
         drop(delivering);
         assert!(desk.take(0).is_empty(), "nothing came");
-        let delivering = desk.deliver(&place(1)).expect("nobody else does");
-        assert!(desk.is_delivering(1));
+        let mut delivering = desk.deliver(&place(1)).expect("nobody else does");
+        delivering.count(1 << 20);
+        assert!(desk.is_delivering(1) && desk.memory_bytes() > 1 << 20);
         assert!(desk.take(0).is_empty(), "not yet");
         drop(delivering);
         assert_eq!(desk.take(0), [place(1)].into());
+        assert_eq!(desk.memory_bytes(), 0);
     }
 
     #[test]

@@ -19,6 +19,8 @@ use crate::subscriptions::desk::Place;
 
 /// How long until it is looked again for what is due, at least and at most.
 const LOOK: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// What a wake has of a stream besides its name, about.
+const WAKE_STREAM_BYTES: usize = 160;
 /// Buckets whose subscriptions are looked at between two pauses.
 const BUCKETS_PER_TURN: usize = 16;
 /// How long a wake that could not be delivered rests, at first and at most, in milliseconds; and the part by which that differs.
@@ -144,7 +146,7 @@ impl Core {
     async fn call_webhook(self: &Rc<Self>, place: &Place, bucket: &BucketName, url: &str) -> Result<(), ShardError> {
         let number = place.1;
         let Some(hooks) = &self.hooks else { return Ok(()) };
-        let Some(delivering) = self.desk.deliver(place) else { return Ok(()) };
+        let Some(mut delivering) = self.desk.deliver(place) else { return Ok(()) };
         // Where too many wait, it comes with what is said again.
         let Some(call) = hooks.begin(bucket.as_str(), url).await else { return Ok(()) };
         let turn = self.desk.turn(number).await;
@@ -156,6 +158,8 @@ impl Core {
         }
         let under_way = self.begin_wake(bucket, &id, number, None).await?;
         let request = self.wake_request(url, &id, &subscription, under_way, &streams)?;
+        // Each is kept to be acknowledged, told of, and encoded.
+        delivering.count(streams.iter().map(|stream| 3 * (stream.name.len() + WAKE_STREAM_BYTES)).sum());
         // Whoever is called may call back before it answers.
         drop(turn);
         let delivered = hooks.deliver(call, request).await;

@@ -72,6 +72,8 @@ impl Group {
         }
         self.watched_buckets += usize::from(!watches.is_empty());
         self.watched_buckets -= usize::from(!bucket.watches.is_empty());
+        let bytes = |watches: &[Watch]| watches.iter().map(Watch::memory_bytes).sum::<usize>();
+        self.watches_bytes = self.watches_bytes + bytes(&watches) - bytes(&bucket.watches);
         let before = std::mem::replace(&mut bucket.watches, watches);
         let mut unlinked: Vec<(u64, Box<str>)> = Vec::new();
         for old in before {
