@@ -219,6 +219,34 @@ fn whoever_calls_back_during_the_call_keeps_its_wake_when_the_call_ends() {
 }
 
 #[test]
+fn webhooks_of_a_bucket_that_hang_do_not_keep_others_from_being_called() {
+    let mut setup = setup().env("WEIR_HOOKS_CALLS_MAX", "4");
+    let server = setup.start();
+    let mut client = server.client();
+    let (hanging, answering) = (Receiver::start(Answer::Silence), Receiver::start(Answer::Done));
+    let mut put = |bucket: &str, id: &str, receiver: &Receiver| {
+        let webhook = json!({ "url": receiver.url() });
+        let asked = json!({ "type": "webhook", "pattern": "**", "webhook": webhook, "lease_ttl_ms": 30_000 });
+        let put = Request::put(&format!("/{bucket}/__ds/subscriptions/{id}"));
+        let _ = client.send(put.body("application/json", asked.to_string())).expect(201);
+    };
+    (0..8).for_each(|n| put("a", &format!("s-{n}"), &hanging));
+    put("b", "s", &answering);
+    let write = |bucket: &str| {
+        let request = Request::put(&format!("/{bucket}/events")).body("text/plain", "x");
+        server.client().send(request).expect(201).next_offset().to_owned()
+    };
+    write("a");
+    wait_until("half of all calls hang", PATIENCE, || hanging.wakes().len() == 2);
+    let tail = write("b");
+    wait_until("another bucket is served", PATIENCE, || {
+        let subscription = server.client().send(Request::get("/b/__ds/subscriptions/s")).expect(200).json();
+        subscription["streams"][0]["acked_offset"] == tail
+    });
+    assert_eq!(hanging.wakes().len(), 2, "the others wait");
+}
+
+#[test]
 fn killed_while_it_waits_for_the_next_attempt() {
     let receiver = Receiver::start(Answer::Status(500, String::new()));
     let mut run = Run::new(receiver);

@@ -13,10 +13,10 @@ use reqwest::header::{CONTENT_TYPE, HeaderName};
 use reqwest::redirect;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
+use crate::calls::{Call, Calls};
 use crate::policy::{Policy, UrlRefusal};
 use crate::signature::sign;
 
@@ -31,7 +31,7 @@ pub struct HooksConfig {
     pub policy: Policy,
     /// How long a call may take, at most.
     pub timeout: Duration,
-    /// Calls at a time.
+    /// Calls at a time. Those of one bucket, or at one host, are fewer.
     pub calls_max: usize,
 }
 
@@ -105,7 +105,7 @@ struct Inner {
     runtime: Handle,
     client: reqwest::Client,
     config: HooksConfig,
-    calls: Semaphore,
+    calls: Arc<Calls>,
 }
 
 /// What a webhook may answer with.
@@ -132,7 +132,7 @@ impl Hooks {
             .dns_resolver(Arc::new(Checked(config.policy.clone())))
             .build()
             .map_err(|error| text_of(&error))?;
-        let calls = Semaphore::new(config.calls_max);
+        let calls = Calls::new(config.calls_max);
         Ok(Hooks(Arc::new(Inner { runtime, client, config, calls })))
     }
 
@@ -144,10 +144,22 @@ impl Hooks {
         self.0.config.policy.check(url).map(|_| ())
     }
 
-    /// Calls a webhook. Dropping this lets the call go on.
-    pub async fn deliver(&self, wake: WakeRequest) -> Delivery {
+    /// Waits until it is a webhook's turn to be called for a bucket; `None` when too many wait.
+    pub async fn begin(&self, bucket: &str, url: &str) -> Option<Call> {
+        // What is no address is at no host, and is refused when it is called.
+        let url = Url::parse(url).ok();
+        let host = url.as_ref().and_then(Url::host_str).unwrap_or_default();
+        self.0.calls.begin(bucket, host).await
+    }
+
+    /// Calls a webhook whose turn it is. Dropping this lets the call go on.
+    pub async fn deliver(&self, call: Call, wake: WakeRequest) -> Delivery {
         let inner = self.0.clone();
-        let task = self.0.runtime.spawn(async move { inner.deliver(wake).await });
+        let task = self.0.runtime.spawn(async move {
+            let delivery = inner.deliver(wake).await;
+            drop(call);
+            delivery
+        });
         task.await.unwrap_or_else(|_| Delivery::Failed("the server is ending".to_string()))
     }
 }
@@ -159,7 +171,6 @@ impl Inner {
             Ok(url) => url,
             Err(refusal) => return Delivery::Failed(refusal.to_string()),
         };
-        let _turn = self.calls.acquire().await;
         let timeout = wake.timeout.min(self.config.timeout);
         let until = Instant::now() + timeout;
         let called = timeout_at(until, self.call(url, &wake)).await;
@@ -294,9 +305,15 @@ mod tests {
         (port, served)
     }
 
+    async fn called(allowed: &[&str], wake: WakeRequest) -> Delivery {
+        let hooks = hooks(allowed);
+        let call = hooks.begin("b", &wake.url).await.expect("nobody waits");
+        hooks.deliver(call, wake).await
+    }
+
     async fn delivered(answer: &'static str) -> (Delivery, String) {
         let (port, served) = server(answer).await;
-        let delivery = hooks(&["127.0.0.1"]).deliver(wake(format!("http://127.0.0.1:{port}/hook"))).await;
+        let delivery = called(&["127.0.0.1"], wake(format!("http://127.0.0.1:{port}/hook"))).await;
         (delivery, served.await.expect("it was served"))
     }
 
@@ -350,7 +367,7 @@ mod tests {
         let policy = Policy::new(["localhost"]).expect("a policy");
         let addresses = permitted(&policy, "localhost").await.expect("it is allowed by name");
         assert!(addresses.iter().all(|address| address.ip().is_loopback()));
-        let delivery = hooks(&[]).deliver(wake("http://127.0.0.1:1/".to_string())).await;
+        let delivery = called(&[], wake("http://127.0.0.1:1/".to_string())).await;
         assert!(
             matches!(&delivery, Delivery::Failed(reason) if reason.contains("not a public address")),
             "{delivery:?}"
@@ -362,7 +379,7 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
         let port = listener.local_addr().expect("it is bound").port();
         let call = WakeRequest { timeout: Duration::from_millis(50), ..wake(format!("http://127.0.0.1:{port}/")) };
-        let delivery = hooks(&["127.0.0.1"]).deliver(call).await;
+        let delivery = called(&["127.0.0.1"], call).await;
         assert_eq!(delivery, Delivery::Failed("no answer within 50 ms".to_string()));
     }
 }

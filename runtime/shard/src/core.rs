@@ -226,7 +226,7 @@ impl Core {
 
     fn hot_index_bytes(&self) -> usize {
         let streams: usize = self.groups.iter().flatten().map(|group| group.applied().index_bytes()).sum();
-        streams + self.agenda.bytes() + self.wals.iter().map(Wal::index_bytes).sum::<usize>()
+        streams + self.desk.memory_bytes() + self.agenda.bytes() + self.wals.iter().map(Wal::index_bytes).sum::<usize>()
     }
 
     /// Asks a shard of this node.

@@ -37,6 +37,8 @@ pub struct Group {
     pub(crate) bound_buckets: usize,
     /// Buckets that a subscription watches.
     pub(crate) watched_buckets: usize,
+    /// Memory of all watches.
+    pub(crate) watches_bytes: usize,
     /// Which watches these are: a stream that has seen others is linked anew. Counted from 1 in each process.
     pub(crate) watch_epoch: u32,
     /// Streams that have more than some subscription has processed.
@@ -144,6 +146,7 @@ impl Group {
             bindings_epoch: 0,
             bound_buckets: 0,
             watched_buckets: 0,
+            watches_bytes: 0,
             watch_epoch: 1,
             pending: Pending::default(),
             buckets_gone_epoch: 0,
@@ -185,14 +188,14 @@ impl Group {
         self.time_ms
     }
 
-    /// Memory of all streams: names, extents, producers, content types, what of the log is named, chunks, frozen pages. Kept as commands
-    /// are applied, so asking costs nothing.
+    /// Memory of all streams: names, extents, producers, content types, what of the log is named, chunks, frozen pages, cursors; and of
+    /// subscriptions. Kept as commands are applied, so asking costs nothing.
     pub fn index_bytes(&self) -> usize {
         let named_bytes = self.hotlog.memory_bytes() + self.chunks.memory_bytes() + self.buried.memory_bytes();
         let frozen_bytes = self.slots.freeze.as_ref().map_or(0, Freeze::memory_bytes);
         let forks_bytes = self.unsettled.memory_bytes() + self.releases.memory_bytes();
-        let pending_bytes = self.pending.memory_bytes();
-        self.index_bytes + self.content_types.bytes() + named_bytes + frozen_bytes + forks_bytes + pending_bytes
+        let followed_bytes = self.pending.memory_bytes() + self.watches_bytes + self.meta.subscriptions_bytes;
+        self.index_bytes + self.content_types.bytes() + named_bytes + frozen_bytes + forks_bytes + followed_bytes
     }
 
     /// The last log index applied.

@@ -123,6 +123,7 @@ fn read_subscriptions(group: &mut Group, reader: &mut Reader<'_>) -> Result<(), 
     for bucket in group.buckets.values_mut() {
         bucket.watches = EncodedWatches::of(reader.blob(WHAT)?).try_decode()?;
         group.watched_buckets += usize::from(!bucket.watches.is_empty());
+        group.watches_bytes += bucket.watches.iter().map(Watch::memory_bytes).sum::<usize>();
     }
     let changes = group.meta.changes;
     for bucket in group.meta.buckets.values_mut() {
@@ -134,6 +135,7 @@ fn read_subscriptions(group: &mut Group, reader: &mut Reader<'_>) -> Result<(), 
             }
             bucket.subscriptions.insert(id, subscription);
         }
+        group.meta.subscriptions_bytes += bucket.subscriptions_bytes();
     }
     for _ in 0..reader.up_to(HookKey::KEPT, WHAT)? {
         group.meta.hook_keys.push(HookKey::read(reader)?);
@@ -150,7 +152,7 @@ fn read_bindings(reader: &mut Reader<'_>) -> Result<Vec<Binding>, CodecError> {
 }
 
 fn put_meta<S: Sink>(sink: &mut S, meta: &Meta) {
-    let Meta { groups, buckets, changes, hook_keys: _, nodes: _ } = meta;
+    let Meta { groups, buckets, changes, subscriptions_bytes: _, hook_keys: _, nodes: _ } = meta;
     sink.u16(groups.unwrap_or(0));
     sink.u64(*changes);
     sink.varint(buckets.len() as u64);

@@ -32,6 +32,8 @@ pub struct Meta {
     pub(crate) buckets: BTreeMap<Box<str>, MetaBucket>,
     /// The number of the last change of any bucket.
     pub(crate) changes: u64,
+    /// Memory of all subscriptions.
+    pub(crate) subscriptions_bytes: usize,
     /// What wakes are signed with, the newest last.
     pub(crate) hook_keys: Vec<HookKey>,
     pub(crate) nodes: NodeTable,
@@ -182,7 +184,8 @@ impl Meta {
             // Said again: the answer to the first may have been lost.
             (BucketStep::Keep, Active) | (BucketStep::Drop, Dropped) => return Ok(Reply::Done),
             (BucketStep::Forget, Dropped) => {
-                self.buckets.remove(name);
+                let gone = self.buckets.remove(name);
+                self.subscriptions_bytes -= gone.map_or(0, |gone| gone.subscriptions_bytes());
                 return Ok(Reply::Done);
             }
             (BucketStep::Create | BucketStep::Delete | BucketStep::Keep, Deleting | Dropped)

@@ -9,7 +9,9 @@ use weir_stream::subscription::{
     Delivery, EncodedConfig, EncodedNames, HookKey, HookSeed, Subscription, SubscriptionConfig, SubscriptionStep, Turn,
 };
 use weir_stream::{Command, Refusal, Reply};
-use weir_types::limits::{SUBSCRIPTION_STREAMS_MAX, WAKE_STREAMS_MAX};
+use weir_types::limits::{
+    SUBSCRIPTION_STREAMS_MAX, SUBSCRIPTIONS_BYTES_MAX, SUBSCRIPTIONS_PER_BUCKET_MAX, WAKE_STREAMS_MAX,
+};
 use weir_types::{BucketName, GroupId, Offset};
 
 use crate::core::{Core, Shard};
@@ -161,6 +163,9 @@ impl Core {
                 SubscriptionAnswer::Acked { next_wake: false }
             }
             SubscriptionAsk::Link(names, is_linked) => {
+                if is_linked {
+                    self.check_room()?;
+                }
                 let encoded = EncodedNames::encode(&names);
                 let names = EncodedNames::of(&encoded);
                 let step =
@@ -187,6 +192,7 @@ impl Core {
                 self.hooks.as_ref().ok_or_else(|| ShardError::WebhookRejected("this node calls none".into()))?;
             hooks.check(url).map_err(|refusal| ShardError::WebhookRejected(refusal.to_string().into()))?;
         }
+        self.check_room()?;
         self.ensure_hook_key().await?;
         self.ensure_bucket(bucket.as_str()).await?;
         let encoded = config.encode();
@@ -195,6 +201,13 @@ impl Core {
         // Also where nothing has changed: not everyone may have heard of it.
         self.settle_or_leave(bucket.as_str()).await?;
         self.described(bucket, id, existed)
+    }
+
+    /// Whether there is memory for more of a subscription.
+    fn check_room(&self) -> Result<(), ShardError> {
+        self.note_hot_index();
+        let bytes = SUBSCRIPTIONS_BYTES_MAX / SUBSCRIPTIONS_PER_BUCKET_MAX;
+        self.storage_refusal(&self.group(GroupId::META), bytes).map_or(Ok(()), Err)
     }
 
     fn described(&self, bucket: &BucketName, id: &str, existed: bool) -> Result<SubscriptionAnswer, ShardError> {
@@ -245,6 +258,8 @@ impl Core {
             }
             None => self.begin_wake(bucket, id, number, Some(worker)).await?,
         };
+        // Its lease has begun.
+        self.remind(&(bucket.as_str().into(), number), false);
         let token = self.token(turn)?;
         let lease_ms = subscription.config.lease_ms;
         Ok(SubscriptionAnswer::Claimed(Box::new(ClaimedWake { turn, token, streams, lease_ms })))

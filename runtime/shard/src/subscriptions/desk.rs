@@ -1,8 +1,8 @@
 //! What the leader of group 0 keeps in memory for subscriptions. Nothing of it is missed when another one leads: what is pending is
-//! reported again, and wakes that are under way end with their leases.
+//! reported again, wakes that are under way end with their leases, and what is due is found in group 0.
 
-use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
@@ -17,10 +17,26 @@ pub(crate) type Place = (Box<str>, u64);
 pub(crate) struct Desk {
     news: RefCell<BTreeSet<Place>>,
     filled: Wakeup,
+    due: RefCell<Due>,
     /// One at a time changes a subscription: what it has read of it holds until it is done.
     turns: RefCell<HashMap<u64, Weak<Mutex<()>>>>,
-    /// Subscriptions whose wake is being delivered.
-    delivering: RefCell<HashSet<u64>>,
+    /// Subscriptions whose wake is being delivered, or waits for that; and whether something came meanwhile.
+    delivering: RefCell<HashMap<u64, bool>>,
+    /// Memory of the wakes that are being delivered.
+    wakes_bytes: Cell<usize>,
+}
+
+/// What it takes to remember a place, about.
+const PLACE_BYTES: usize = 128;
+/// What a delivery takes besides its wake, about: its task.
+const DELIVERY_BYTES: usize = 4096;
+
+/// When what is to be looked at without news, in milliseconds since 1970: each subscription once.
+#[derive(Default)]
+struct Due {
+    /// Buckets, by the time and the subscription's number.
+    places: BTreeMap<(u64, u64), Box<str>>,
+    times: HashMap<u64, u64>,
 }
 
 impl Desk {
@@ -30,9 +46,41 @@ impl Desk {
         self.filled.ring();
     }
 
-    /// What is to be looked at. It is no longer here then.
-    pub(crate) fn take(&self) -> BTreeSet<Place> {
-        self.news.take()
+    /// A subscription is to be looked at at this time, or before that.
+    pub(crate) fn remind(&self, (bucket, number): &Place, at_ms: u64) {
+        let due = &mut *self.due.borrow_mut();
+        if let Some(before_ms) = due.times.get(number).copied() {
+            if before_ms <= at_ms {
+                return;
+            }
+            due.places.remove(&(before_ms, *number));
+        }
+        due.places.insert((at_ms, *number), bucket.clone());
+        due.times.insert(*number, at_ms);
+        self.filled.ring();
+    }
+
+    /// What is to be looked at, new or due. It is no longer here then.
+    pub(crate) fn take(&self, now_ms: u64) -> BTreeSet<Place> {
+        let mut places = self.news.take();
+        let due = &mut *self.due.borrow_mut();
+        while let Some(first) = due.places.first_entry().filter(|first| first.key().0 <= now_ms) {
+            let ((_, number), bucket) = first.remove_entry();
+            due.times.remove(&number);
+            places.insert((bucket, number));
+        }
+        places
+    }
+
+    /// When something is due next, in milliseconds since 1970.
+    pub(crate) fn next_ms(&self) -> Option<u64> {
+        self.due.borrow().places.first_key_value().map(|((at_ms, _), _)| *at_ms)
+    }
+
+    /// Another one leads.
+    pub(crate) fn clear(&self) {
+        self.news.take();
+        self.due.take();
     }
 
     /// Resolves when there is something.
@@ -40,42 +88,144 @@ impl Desk {
         self.filled.rung().await;
     }
 
-    /// Waits for the turn to change a subscription.
-    pub(crate) async fn turn(&self, number: u64) -> OwnedMutexGuard<()> {
+    /// Waits for the turn to change a subscription. It ends when what is returned is dropped.
+    pub(crate) async fn turn(self: &Rc<Self>, number: u64) -> Changing {
         let lock = {
             let mut turns = self.turns.borrow_mut();
-            turns.retain(|_, lock| lock.strong_count() > 0);
-            match turns.get(&number).and_then(Weak::upgrade) {
-                Some(lock) => lock,
-                None => {
-                    let lock = Arc::new(Mutex::new(()));
-                    turns.insert(number, Arc::downgrade(&lock));
-                    lock
-                }
-            }
+            let known = turns.get(&number).and_then(Weak::upgrade);
+            known.unwrap_or_else(|| {
+                let lock = Arc::new(Mutex::new(()));
+                turns.insert(number, Arc::downgrade(&lock));
+                lock
+            })
         };
-        lock.lock_owned().await
+        let mut changing = Changing { desk: self.clone(), number, lock: Some(lock.clone()), guard: None };
+        changing.guard = Some(lock.lock_owned().await);
+        changing
     }
 
     /// Notes that a wake of the subscription is being delivered, until what is returned is dropped; `None` if one is already.
-    pub(crate) fn deliver(self: &Rc<Self>, number: u64) -> Option<Delivering> {
-        let is_first = self.delivering.borrow_mut().insert(number);
-        is_first.then(|| Delivering { desk: self.clone(), number })
+    pub(crate) fn deliver(self: &Rc<Self>, place: &Place) -> Option<Delivering> {
+        let mut delivering = self.delivering.borrow_mut();
+        if delivering.contains_key(&place.1) {
+            return None;
+        }
+        delivering.insert(place.1, false);
+        Some(Delivering { desk: self.clone(), place: place.clone(), wake_bytes: 0 })
     }
 
+    /// Memory of all this, about.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let places = self.news.borrow().len() + 2 * self.due.borrow().times.len() + self.turns.borrow().len();
+        places * PLACE_BYTES + self.delivering.borrow().len() * DELIVERY_BYTES + self.wakes_bytes.get()
+    }
+
+    /// Whether a wake of the subscription is being delivered. If so, it is looked at when that has ended.
     pub(crate) fn is_delivering(&self, number: u64) -> bool {
-        self.delivering.borrow().contains(&number)
+        let mut delivering = self.delivering.borrow_mut();
+        delivering.get_mut(&number).map(|has_news| *has_news = true).is_some()
+    }
+}
+
+/// The turn to change a subscription.
+pub(crate) struct Changing {
+    desk: Rc<Desk>,
+    number: u64,
+    /// Held while it is waited for, too.
+    lock: Option<Arc<Mutex<()>>>,
+    guard: Option<OwnedMutexGuard<()>>,
+}
+
+impl Drop for Changing {
+    fn drop(&mut self) {
+        self.guard = None;
+        self.lock = None;
+        let mut turns = self.desk.turns.borrow_mut();
+        if turns.get(&self.number).is_some_and(|lock| lock.strong_count() == 0) {
+            turns.remove(&self.number);
+        }
     }
 }
 
 /// A wake that is being delivered.
 pub(crate) struct Delivering {
     desk: Rc<Desk>,
-    number: u64,
+    place: Place,
+    wake_bytes: usize,
+}
+
+impl Delivering {
+    /// Counts the wake, until this is dropped.
+    pub(crate) fn count(&mut self, wake_bytes: usize) {
+        self.wake_bytes += wake_bytes;
+        self.desk.wakes_bytes.set(self.desk.wakes_bytes.get() + wake_bytes);
+    }
 }
 
 impl Drop for Delivering {
     fn drop(&mut self) {
-        self.desk.delivering.borrow_mut().remove(&self.number);
+        self.desk.wakes_bytes.set(self.desk.wakes_bytes.get() - self.wake_bytes);
+        let has_news = self.desk.delivering.borrow_mut().remove(&self.place.1);
+        if has_news == Some(true) {
+            self.desk.add(self.place.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    fn place(number: u64) -> Place {
+        ("b".into(), number)
+    }
+
+    #[test]
+    fn what_comes_while_a_wake_is_delivered_is_looked_at_afterwards() {
+        let desk = Rc::new(Desk::default());
+        let delivering = desk.deliver(&place(1)).expect("nobody else does");
+        assert!(desk.deliver(&place(1)).is_none() && !desk.is_delivering(2));
+        drop(delivering);
+        assert!(desk.take(0).is_empty(), "nothing came");
+        let mut delivering = desk.deliver(&place(1)).expect("nobody else does");
+        delivering.count(1 << 20);
+        assert!(desk.is_delivering(1) && desk.memory_bytes() > 1 << 20);
+        assert!(desk.take(0).is_empty(), "not yet");
+        drop(delivering);
+        assert_eq!(desk.take(0), [place(1)].into());
+        assert_eq!(desk.memory_bytes(), 0);
+    }
+
+    #[test]
+    fn what_is_due_is_looked_at_once_and_at_the_first_of_its_times() {
+        let desk = Desk::default();
+        for (number, at_ms) in [(1, 500), (2, 300), (1, 200), (1, 900), (2, 400)] {
+            desk.remind(&place(number), at_ms);
+        }
+        assert_eq!((desk.next_ms(), desk.take(199).len()), (Some(200), 0));
+        assert_eq!(desk.take(250), [place(1)].into());
+        assert_eq!(desk.take(1_000), [place(2)].into());
+        assert_eq!((desk.next_ms(), desk.take(1_000).len()), (None, 0), "what was looked at is not due again");
+        desk.remind(&place(1), 5);
+        desk.clear();
+        assert_eq!(desk.next_ms(), None);
+    }
+
+    #[test]
+    fn turns_follow_each_other_and_leave_nothing_behind() {
+        let desk = Rc::new(Desk::default());
+        let first = desk.turn(1).now_or_never().expect("it is free");
+        let other = desk.turn(2).now_or_never().expect("it is another's");
+        let mut second = Box::pin(desk.turn(1));
+        assert!(second.as_mut().now_or_never().is_none());
+        let mut given_up = Box::pin(desk.turn(1));
+        assert!(given_up.as_mut().now_or_never().is_none());
+        drop((first, given_up));
+        let second = second.now_or_never().expect("it is free");
+        assert_eq!(desk.turns.borrow().len(), 2);
+        drop((second, other));
+        assert!(desk.turns.borrow().is_empty());
     }
 }

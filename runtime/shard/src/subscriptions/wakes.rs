@@ -19,6 +19,10 @@ use crate::subscriptions::desk::Place;
 
 /// How long until it is looked again for what is due, at least and at most.
 const LOOK: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// What a wake has of a stream besides its name, about.
+const WAKE_STREAM_BYTES: usize = 160;
+/// Buckets whose subscriptions are looked at between two pauses.
+const BUCKETS_PER_TURN: usize = 16;
 /// How long a wake that could not be delivered rests, at first and at most, in milliseconds; and the part by which that differs.
 const RETRY_MS: (u64, u64) = (1_000, 60_000);
 const JITTER_PART: u64 = 5;
@@ -26,53 +30,78 @@ const JITTER_PART: u64 = 5;
 /// Wakes. Runs for the life of group 0's shard; does nothing where this node does not lead it.
 pub(crate) async fn run(core: Rc<Core>) {
     let group = core.group(GroupId::META);
-    let mut look_at = Instant::now();
+    let (mut look_at, mut key_at) = (Instant::now(), Instant::now());
+    let mut reign = None;
     loop {
-        let is_time = timeout_at(look_at, core.desk.filled()).await.is_err();
-        if is_time {
-            look_at = Instant::now() + LOOK.1;
-        }
+        // Whether it is time or something is new: both are looked for.
+        let _ = timeout_at(look_at, core.desk.filled()).await;
+        look_at = Instant::now() + LOOK.1;
         if group.leading().is_err() {
-            core.desk.take();
+            core.desk.clear();
+            reign = None;
             continue;
         }
-        let mut places = core.desk.take();
-        if is_time {
-            let now_ms = core.clock.now_ms();
-            let (due, next_ms) = core.due(now_ms);
-            places.extend(due);
-            let wait = Duration::from_millis(next_ms.map_or(u64::MAX, |at_ms| at_ms.saturating_sub(now_ms)));
+        if reign != group.reign() {
+            core.find_due().await;
+            reign = group.reign();
+        }
+        if Instant::now() >= key_at {
+            key_at = Instant::now() + LOOK.1;
+            core.rotate_key(core.clock.now_ms()).await;
+        }
+        let now_ms = core.clock.now_ms();
+        let places = core.desk.take(now_ms);
+        if let Some(next_ms) = core.desk.next_ms() {
+            let wait = Duration::from_millis(next_ms.saturating_sub(now_ms));
             look_at = Instant::now() + wait.clamp(LOOK.0, LOOK.1);
-            core.rotate_key(now_ms).await;
         }
         for place in places {
             let core = core.clone();
             core.clone().spawn_request(async move {
-                if let Err(error) = core.attend(&place).await {
+                let attended = core.attend(&place).await;
+                if let Err(error) = &attended {
                     tracing::debug!(bucket = &*place.0, subscription = place.1, %error, "a subscription waits");
                 }
+                core.remind(&place, attended.is_err());
             });
         }
     }
 }
 
 impl Core {
-    /// Subscriptions for which a time has come, and when the next one comes.
-    fn due(&self, now_ms: u64) -> (Vec<Place>, Option<u64>) {
-        let (meta, mut due, mut next_ms) = (self.meta(), Vec::new(), None::<u64>);
-        for (bucket, kept) in meta.buckets() {
-            for subscription in kept.subscriptions.values() {
-                if self.desk.is_delivering(subscription.number) {
-                    continue;
+    /// Notes when subscriptions are to be looked at, of all that group 0 has: what another leader has noted was in its memory.
+    async fn find_due(&self) {
+        let mut after = Box::<str>::default();
+        loop {
+            {
+                let (meta, now_ms) = (self.meta(), self.clock.now_ms());
+                let mut last = None;
+                for (bucket, kept) in meta.buckets_after(&after).take(BUCKETS_PER_TURN) {
+                    for subscription in kept.subscriptions.values() {
+                        if let Some(at_ms) = due_ms(subscription, now_ms) {
+                            self.desk.remind(&(bucket.into(), subscription.number), at_ms);
+                        }
+                    }
+                    last = Some(bucket.into());
                 }
-                match due_ms(subscription) {
-                    Some(at_ms) if at_ms <= now_ms => due.push((bucket.into(), subscription.number)),
-                    Some(at_ms) => next_ms = Some(next_ms.map_or(at_ms, |next_ms| next_ms.min(at_ms))),
-                    None => {}
-                }
+                let Some(last) = last else { return };
+                after = last;
             }
+            tokio::task::yield_now().await;
         }
-        (due, next_ms)
+    }
+
+    /// Notes when a subscription is to be looked at again, if that is known; later if it cannot be done now.
+    pub(crate) fn remind(&self, place: &Place, has_failed: bool) {
+        let (meta, now_ms) = (self.meta(), self.clock.now_ms());
+        let Some(bucket) = meta.bucket(&place.0) else { return };
+        let found = bucket.subscriptions.values().find(|subscription| subscription.number == place.1);
+        // Whoever delivers its wake does this when that has ended.
+        if let Some(at_ms) = found.and_then(|found| due_ms(found, now_ms)).filter(|_| !self.desk.is_delivering(place.1))
+        {
+            let soonest_ms = if has_failed { now_ms + LOOK.1.as_millis() as u64 } else { 0 };
+            self.desk.remind(place, at_ms.max(soonest_ms));
+        }
     }
 
     /// Does what is to be done for a subscription.
@@ -97,29 +126,46 @@ impl Core {
         if subscription.next_attempt_ms > now_ms {
             return Ok(());
         }
-        let streams = self.pending(&bucket, number, WAKE_STREAMS_MAX).await?;
+        match &subscription.config.delivery {
+            Delivery::PullWake { .. } => {
+                if self.pending(&bucket, number, 1).await?.is_empty() {
+                    return Ok(());
+                }
+                let under_way = self.begin_wake(&bucket, &id, number, None).await?;
+                self.announce(&bucket, &id, &subscription, under_way).await
+            }
+            Delivery::Webhook { url } => {
+                drop(turn);
+                self.call_webhook(place, &bucket, url).await
+            }
+        }
+    }
+
+    /// Wakes a webhook when it is its turn to be called, and notes what has become of that. What is pending is asked for then, and its
+    /// lease begins then: only the call itself takes of that.
+    async fn call_webhook(self: &Rc<Self>, place: &Place, bucket: &BucketName, url: &str) -> Result<(), ShardError> {
+        let number = place.1;
+        let Some(hooks) = &self.hooks else { return Ok(()) };
+        let Some(mut delivering) = self.desk.deliver(place) else { return Ok(()) };
+        // Where too many wait, it comes with what is said again.
+        let Some(call) = hooks.begin(bucket.as_str(), url).await else { return Ok(()) };
+        let turn = self.desk.turn(number).await;
+        self.group(GroupId::META).leading()?;
+        let Some((id, subscription)) = self.subscription_of(bucket, number) else { return Ok(()) };
+        let streams = self.pending(bucket, number, WAKE_STREAMS_MAX).await?;
         if streams.is_empty() {
             return Ok(());
         }
-        let Some(delivering) = self.desk.deliver(number) else { return Ok(()) };
-        let under_way = self.begin_wake(&bucket, &id, number, None).await?;
-        match &subscription.config.delivery {
-            Delivery::PullWake { .. } => self.announce(&bucket, &id, &subscription, under_way).await,
-            Delivery::Webhook { url } => {
-                let request = self.wake_request(url, &id, &subscription, under_way, &streams)?;
-                // Whoever is called may call back before it answers.
-                drop(turn);
-                let delivered = match &self.hooks {
-                    Some(hooks) => hooks.deliver(request).await,
-                    None => Delivered::Failed("this node calls none".to_string()),
-                };
-                let _turn = self.desk.turn(number).await;
-                drop(delivering);
-                // What became pending meanwhile was left alone.
-                self.desk.add(place.clone());
-                self.delivered(&bucket, &id, number, under_way, delivered, &streams).await
-            }
-        }
+        let under_way = self.begin_wake(bucket, &id, number, None).await?;
+        let request = self.wake_request(url, &id, &subscription, under_way, &streams)?;
+        // Each is kept to be acknowledged, told of, and encoded.
+        delivering.count(streams.iter().map(|stream| 3 * (stream.name.len() + WAKE_STREAM_BYTES)).sum());
+        // Whoever is called may call back before it answers.
+        drop(turn);
+        let delivered = hooks.deliver(call, request).await;
+        let _turn = self.desk.turn(number).await;
+        drop(delivering);
+        self.delivered(bucket, &id, number, under_way, delivered, &streams).await
     }
 
     /// Notes what has become of a webhook's call.
@@ -249,10 +295,10 @@ impl Core {
     }
 }
 
-/// When a subscription is to be looked at again, if nothing new comes.
-fn due_ms(subscription: &Subscription) -> Option<u64> {
+/// When a subscription is to be looked at again, if nothing new comes. One that has been tried again, and had nothing left, is not.
+fn due_ms(subscription: &Subscription, now_ms: u64) -> Option<u64> {
     match &subscription.wake {
-        None => Some(subscription.next_attempt_ms).filter(|at_ms| *at_ms > 0),
+        None => Some(subscription.next_attempt_ms).filter(|at_ms| now_ms < *at_ms),
         Some(wake) => match wake.lease_until_ms {
             Some(until_ms) => Some(until_ms),
             None => (!wake.is_delivered).then_some(subscription.next_attempt_ms),

@@ -1,6 +1,6 @@
 //! Subscriptions over the groups and shards of a node, with a clock that moves when a test says so.
 
-use weir_stream::subscription::{Delivery, SubscriptionConfig, SubscriptionStep};
+use weir_stream::subscription::{Delivery, SubscriptionConfig, SubscriptionStep, Wake};
 use weir_stream::{Pattern, Refusal};
 use weir_types::BucketName;
 
@@ -135,6 +135,87 @@ fn whoever_is_not_of_the_wake_under_way_moves_no_cursor_whatever_it_has_checked_
         core.subscription_step(&bucket(), "s", SubscriptionStep::End(turn)).await.expect("it is under way");
         fenced(core.extend(&bucket(), "s", turn, &acks).await);
         assert_eq!(pending().await, STREAMS.len() - 1);
+    });
+}
+
+/// Waits until the subscription's wake is as `is_so` says.
+async fn wait_wake(node: &Node, id: &str, is_so: impl Fn(Option<&Wake>) -> bool) -> u64 {
+    let due = Instant::now() + Duration::from_secs(20);
+    loop {
+        let view = node.shards[1].subscription(bucket(), id).await.expect("it is there");
+        if is_so(view.subscription.wake.as_ref()) {
+            return view.subscription.generation;
+        }
+        assert!(Instant::now() < due, "{:?}", view.subscription);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn is_announced(wake: Option<&Wake>) -> bool {
+    wake.is_some_and(|wake| wake.is_delivered && wake.lease_until_ms.is_none())
+}
+
+impl Node {
+    async fn create_wake_stream(&self) {
+        let (content_type, expiry, body) = ("application/json".into(), Expiry::Never, Body::default());
+        let request = CreateRequest { content_type, expiry, closed: false, body, condition: None };
+        self.shards[0].create(key("wakes"), request).await.expect("it is created");
+        // What could not be announced before is tried again.
+        self.advance(Duration::from_secs(2));
+    }
+}
+
+#[test]
+fn a_claim_that_finds_nothing_left_ends_the_wake_and_the_next_one_is_announced() {
+    run(async {
+        let node = Node::subscribed(config()).await;
+        node.create_wake_stream().await;
+        let generation = wait_wake(&node, "s", is_announced).await;
+        for name in STREAMS {
+            node.shards[0].delete(key(name), None).await.expect("it is deleted");
+        }
+        let nothing = node.claim("w").await.expect_err("all streams are gone");
+        assert!(matches!(nothing, ShardError::NothingPending), "{nothing:?}");
+        assert_eq!(wait_wake(&node, "s", |wake| wake.is_none()).await, generation, "it is in nobody's way");
+        node.create(&key("events/new"), Expiry::Never).await;
+        node.append(&key("events/new"), "x").await.expect("appends");
+        assert!(wait_wake(&node, "s", is_announced).await > generation);
+    });
+}
+
+#[test]
+fn what_is_pending_is_said_again_however_much_is_new() {
+    run(async {
+        let node = Node::subscribed(config()).await;
+        node.create_wake_stream().await;
+        let only =
+            |name: &str| SubscriptionConfig { pattern: None, streams: [Box::from(name)].into(), ..pull_wake("wakes") };
+        for id in ["old", "busy"] {
+            let made = node.shards[1].subscription_put(bucket(), id, only(STREAMS[0]), "http://localhost/demo").await;
+            made.expect("it is made");
+        }
+        node.append(&key(STREAMS[0]), "x").await.expect("appends");
+        let generation = wait_wake(&node, "old", is_announced).await;
+        let view = node.shards[1].subscription(bucket(), "old").await.expect("it is there");
+        let turn = view.subscription.turn().expect("it is announced");
+        // It is over, and nobody has said that there is more: as if that was lost.
+        let core = &node.shards[0].0;
+        core.subscription_step(&bucket(), "old", SubscriptionStep::End(turn)).await.expect("it is under way");
+        let due = Instant::now() + Duration::from_secs(20);
+        let mut rounds = 0;
+        loop {
+            // There is always something new in the same group, for another subscription.
+            let claimed = node.shards[1].subscription_claim(bucket(), "busy", "w").await.expect("it is free");
+            let request = said(&claimed, all(&claimed), true);
+            node.shards[1].subscription_ack(bucket(), "busy", request).await.expect("it is held");
+            node.append(&key(STREAMS[0]), "x").await.expect("appends");
+            rounds += 1;
+            let view = node.shards[1].subscription(bucket(), "old").await.expect("it is there");
+            if view.subscription.generation > generation {
+                break;
+            }
+            assert!(Instant::now() < due, "nothing is said again after {rounds} rounds");
+        }
     });
 }
 

@@ -39,7 +39,29 @@ impl Meta {
         Reply::Done
     }
 
+    /// Takes a step, and counts what is kept with it.
     pub(crate) fn subscription_step(
+        &mut self,
+        bucket: &str,
+        id: &str,
+        step: SubscriptionStep<'_>,
+        time_ms: u64,
+    ) -> Result<Reply, Refusal> {
+        use SubscriptionStep::{Delete, Link, Put, Unlink};
+        let has_names = matches!(step, Put { .. } | Delete | Link { .. } | Unlink { .. });
+        let bytes = |meta: &Meta| match meta.subscription(bucket, id) {
+            Some(subscription) if has_names => subscription.memory_bytes(id),
+            // Wakes come and go more often than anything else, and change nothing else.
+            Some(subscription) => subscription.worker_bytes(),
+            None => 0,
+        };
+        let before_bytes = bytes(self);
+        let reply = self.take_subscription_step(bucket, id, step, time_ms);
+        self.subscriptions_bytes = self.subscriptions_bytes + bytes(self) - before_bytes;
+        reply
+    }
+
+    fn take_subscription_step(
         &mut self,
         bucket: &str,
         id: &str,
@@ -181,6 +203,11 @@ impl MetaBucket {
         let is_more = !new.is_empty();
         subscription.explicit.extend(new);
         Ok(is_more)
+    }
+
+    /// Memory of its subscriptions.
+    pub(crate) fn subscriptions_bytes(&self) -> usize {
+        self.subscriptions.iter().map(|(id, subscription)| subscription.memory_bytes(id)).sum()
     }
 
     fn told_bytes(&self) -> usize {

@@ -14,10 +14,9 @@ use weir_types::limits::SUBSCRIPTIONS_PER_BUCKET_MAX;
 
 use crate::codec::{CodecError, Reader, counted};
 use crate::sink::Sink;
+use crate::subscription::kept::ENTRY_BYTES;
 
 const WHAT: &str = "cursor";
-/// What an entry of a tree takes besides its text, about.
-const ENTRY_BYTES: usize = 48;
 
 /// Up to where a stream was processed, for one subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +122,7 @@ impl Pending {
         }
         if streams.is_empty() {
             self.streams.remove(&number);
+            self.news.remove(&number);
         }
     }
 
@@ -141,7 +141,8 @@ impl Pending {
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.bytes
+        // Each has a tree of its own.
+        self.bytes + (self.streams.len() + self.news.len()) * ENTRY_BYTES
     }
 
     pub(crate) fn has_news(&self) -> bool {

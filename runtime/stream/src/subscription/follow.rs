@@ -72,6 +72,8 @@ impl Group {
         }
         self.watched_buckets += usize::from(!watches.is_empty());
         self.watched_buckets -= usize::from(!bucket.watches.is_empty());
+        let bytes = |watches: &[Watch]| watches.iter().map(Watch::memory_bytes).sum::<usize>();
+        self.watches_bytes = self.watches_bytes + bytes(&watches) - bytes(&bucket.watches);
         let before = std::mem::replace(&mut bucket.watches, watches);
         let mut unlinked: Vec<(u64, Box<str>)> = Vec::new();
         for old in before {
@@ -150,7 +152,8 @@ impl Group {
     /// bucket.
     pub fn take_pending_news(&mut self) -> Vec<(Box<str>, u64)> {
         let news = self.pending.take_news();
-        self.pending_subscriptions().filter(|(_, number)| news.contains(number)).collect()
+        let one = |number| Some((self.pending.of(number).next()?, number));
+        news.into_iter().filter_map(one).map(|(key, number)| (bucket_of(key).into(), number)).collect()
     }
 
     /// Whether [`Group::take_pending_news`] has something to say.
@@ -160,8 +163,7 @@ impl Group {
 
     /// All subscriptions that have a stream here which has more than was processed, each with its bucket.
     pub fn pending_subscriptions(&self) -> impl Iterator<Item = (Box<str>, u64)> {
-        let bucket = |key| cut_at_slash(key).expect("a stream's key has a bucket").0;
-        self.pending.all().map(move |(number, key)| (bucket(key).into(), number))
+        self.pending.all().map(|(number, key)| (bucket_of(key).into(), number))
     }
 
     /// The streams of `bucket` that have more than was processed for a subscription, in the order of their names.
@@ -190,6 +192,10 @@ impl Group {
         let watch = self.watches_of(bucket).iter().find(|watch| watch.number == number);
         watch.and_then(|watch| watch.pattern.as_ref()).map_or(1, Pattern::steps_max)
     }
+}
+
+fn bucket_of(key: &str) -> &str {
+    cut_at_slash(key).expect("a stream's key has a bucket").0
 }
 
 impl Linked<'_> {

@@ -176,6 +176,11 @@ const STEP_DELIVERED: u8 = 8;
 const STEP_FAILED: u8 = 9;
 const STEP_END: u8 = 10;
 
+/// Bytes of a watch besides its texts.
+const WATCH_BYTES: usize = 24;
+/// What an entry of a tree takes besides its text, about.
+pub(crate) const ENTRY_BYTES: usize = 48;
+
 /// Longest wait for the next attempt, in milliseconds.
 const RETRY_MS_MAX: u64 = 3_600_000;
 
@@ -319,10 +324,29 @@ impl Subscription {
         self.config.pattern.as_ref().map_or(0, Pattern::steps_max)
     }
 
-    /// Bytes of its pattern and of its streams' names, which every group hears of.
+    /// Bytes of what every group hears of: its pattern, its streams' names, and which wakes it is not woken for.
     pub(crate) fn told_bytes(&self) -> usize {
         let names: usize = self.explicit.iter().map(|name| name.len() + 2).sum();
-        names + self.config.pattern.as_ref().map_or(0, |pattern| pattern.as_str().len())
+        let pattern = self.config.pattern.as_ref().map_or(0, |pattern| pattern.as_str().len());
+        names + pattern + self.wake_stream().map_or(0, str::len) + WATCH_BYTES
+    }
+
+    /// Memory that it takes under its id.
+    pub(crate) fn memory_bytes(&self, id: &str) -> usize {
+        let SubscriptionConfig { delivery, pattern, streams, lease_ms: _, description } = &self.config;
+        let delivery = match delivery {
+            Delivery::Webhook { url } => url.len(),
+            Delivery::PullWake { wake_stream } => wake_stream.len(),
+        };
+        let texts = delivery + description.as_ref().map_or(0, |text| text.len()) + self.root.len() + id.len();
+        let pattern = pattern.as_ref().map_or(0, |pattern| pattern.as_str().len());
+        let names = names_bytes(streams) + names_bytes(&self.explicit);
+        size_of::<Subscription>() + ENTRY_BYTES + texts + pattern + names + self.worker_bytes()
+    }
+
+    /// The part of that which comes and goes with wakes.
+    pub(crate) fn worker_bytes(&self) -> usize {
+        self.wake.as_ref().and_then(|wake| wake.worker.as_ref()).map_or(0, |worker| worker.len())
     }
 
     pub(crate) fn put<S: Sink>(&self, sink: &mut S) {
@@ -476,6 +500,11 @@ pub(crate) fn put_name<S: Sink>(sink: &mut S, name: Option<&str>) {
 pub(crate) fn read_name<'a>(reader: &mut Reader<'a>) -> Result<Option<&'a str>, CodecError> {
     let name = read_optional(reader)?;
     if name.is_none_or(is_stream_name) { Ok(name) } else { Err(CodecError::Field(WHAT)) }
+}
+
+/// Memory of names.
+pub(crate) fn names_bytes(names: &BTreeSet<Box<str>>) -> usize {
+    names.iter().map(|name| name.len() + ENTRY_BYTES).sum()
 }
 
 pub(crate) fn put_names<S: Sink>(sink: &mut S, names: &BTreeSet<Box<str>>) {

@@ -9,7 +9,9 @@ use weir_types::limits::{NAME_BYTES_MAX, SUBSCRIPTION_STREAMS_MAX, SUBSCRIPTIONS
 use crate::codec::{CodecError, Reader};
 use crate::pattern::Pattern;
 use crate::sink::Sink;
-use crate::subscription::kept::{Subscription, put_name, put_names, put_pattern, read_name, read_names, read_pattern};
+use crate::subscription::kept::{
+    Subscription, names_bytes, put_name, put_names, put_pattern, read_name, read_names, read_pattern,
+};
 
 const WHAT: &str = "watch";
 /// Changes of watches that a group tells apart.
@@ -168,6 +170,13 @@ impl Watch {
         } else {
             self.pattern.as_ref().is_some_and(|pattern| pattern.matches(name)).then_some(Link::Glob)
         }
+    }
+
+    /// Memory that it takes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let pattern = self.pattern.as_ref().map_or(0, |pattern| pattern.as_str().len());
+        let wake_stream = self.wake_stream.as_ref().map_or(0, |name| name.len());
+        size_of::<Watch>() + pattern + wake_stream + names_bytes(&self.explicit)
     }
 
     pub(crate) fn encode(watches: &[Watch]) -> Vec<u8> {

@@ -373,6 +373,36 @@ fn an_acknowledgement_that_comes_after_the_lease_moves_no_cursor() {
 }
 
 #[test]
+fn what_subscriptions_hold_is_counted_until_they_are_gone() {
+    let mut net = Net::new();
+    let bytes = |net: &Net| net.world.group.index_bytes();
+    let before = bytes(&net);
+    let long = format!("{}/*", "p".repeat(500));
+    let named: Vec<String> = (0..100).map(|n| format!("{}/{n}", "n".repeat(200))).collect();
+    let named: Vec<&str> = named.iter().map(String::as_str).collect();
+    net.put("s", &config(false, Some(&long), &[]));
+    let put = bytes(&net);
+    assert!(put > before + 2 * long.len(), "a pattern is in group 0 and in every group: {}", put - before);
+    net.link("s", &named, true);
+    let linked = bytes(&net);
+    assert!(linked > put + 2 * 100 * 200, "and so are names: {}", linked - put);
+    let number = net.subscription("s").number;
+    net.step("s", SubscriptionStep::Wake { number, wake: 1, worker: Some(&"w".repeat(700)) });
+    assert_eq!(bytes(&net), linked + 700, "and whoever has a wake");
+    net.step("s", SubscriptionStep::End(net.subscription("s").turn().expect("it is under way")));
+    assert_eq!(bytes(&net), linked);
+    net.write(named[0], "x");
+    let pages = frozen(&mut net.world.group);
+    net.world.thaw(net.world.log.len(), &pages);
+    net.delete(named[0]);
+    while net.world.group.reap(100) {}
+    assert_eq!(bytes(&net), linked, "it is the same after a snapshot");
+    net.link("s", &named, false);
+    net.step("s", SubscriptionStep::Delete);
+    assert_eq!(bytes(&net), before);
+}
+
+#[test]
 fn the_key_before_the_newest_stays() {
     let mut net = Net::new();
     for n in [1, 1, 2, 3] {
