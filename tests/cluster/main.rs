@@ -1,10 +1,14 @@
 //! Three nodes as one: every node serves every request, whoever leads, and a node that dies is missed by nobody.
 
+mod forks;
 mod grown;
 mod modules;
 mod nodes;
 mod operated;
 mod operations;
+#[path = "../crash/steps.rs"]
+#[expect(dead_code, reason = "the suite of crashes uses the rest")]
+mod steps;
 mod tier;
 
 use std::thread;

@@ -81,9 +81,9 @@ impl Run {
         let logs = Logs::of(flushing.data_dir());
         let mut run = Run { flushing, resting, server: Some(server), logs, names: 0, trees: Vec::new() };
         for number in 0..count {
-            let (tier, wal) = (TIERS[number % 3], number / 3 % 2);
-            let [source, fork, leaf] =
-                [("source", wal), ("fork", 1 - wal), ("leaf", wal)].map(|(bucket, wal)| run.place(bucket, wal));
+            let (tier, group) = (TIERS[number % 3], (number / 3 % 2) as u16);
+            let [source, fork, leaf] = [("source", group), ("fork", 1 - group), ("leaf", group)]
+                .map(|(bucket, group)| run.place(bucket, group));
             run.trees.push(Tree { tier, source, fork, leaf });
         }
         for tree in run.trees.clone().iter().filter(|tree| tree.tier != Tier::Log) {
@@ -112,8 +112,8 @@ impl Run {
         run
     }
 
-    /// A name for a stream that falls into a group of this log.
-    fn place(&mut self, bucket: &str, wal: usize) -> String {
+    /// A name for a stream that falls into this group.
+    fn place(&mut self, bucket: &str, group: u16) -> String {
         loop {
             self.names += 1;
             let key = format!("{bucket}/{}", self.names);
@@ -121,7 +121,7 @@ impl Run {
             let _ = self.client().send(Request::delete(&target(&key))).expect(204);
             self.logs.look();
             let found = self.logs.find(&Step::Of(Kind::Create, key.clone())).expect("it was created");
-            if found == wal {
+            if found == group {
                 return key;
             }
         }
@@ -211,7 +211,7 @@ impl Run {
 
     /// Writes to both logs until none has a file that it has now.
     fn wait_logs_renewed(&mut self) {
-        let fillers = [0, 1].map(|wal| target(&self.place("leaf", wal)));
+        let fillers = [0, 1].map(|group| target(&self.place("leaf", group)));
         self.logs = Logs::of(self.flushing.data_dir());
         let last = self.logs.last_segments();
         wait_until("the logs have given back all that they had", PATIENCE, || {

@@ -58,8 +58,8 @@ impl Step {
 /// The logs of a node that runs, from some entry on.
 pub(crate) struct Logs {
     folders: Vec<Folder>,
-    /// All entries that were seen: the log that each is in, and its bytes.
-    entries: Vec<(usize, Vec<u8>)>,
+    /// All entries that were seen: the group that each is of, and its bytes.
+    entries: Vec<(u16, Vec<u8>)>,
 }
 
 /// One log: where its next frame comes.
@@ -82,10 +82,8 @@ impl Logs {
 
     /// Reads on, up to where the logs end now.
     pub(crate) fn look(&mut self) {
-        for (wal, folder) in self.folders.iter_mut().enumerate() {
-            while let Some(body) = folder.next() {
-                self.entries.push((wal, body));
-            }
+        for folder in &mut self.folders {
+            self.entries.extend(std::iter::from_fn(|| folder.next()));
         }
     }
 
@@ -94,10 +92,10 @@ impl Logs {
         self.entries.clear();
     }
 
-    /// The log that has a step, if one has.
-    pub(crate) fn find(&self, step: &Step) -> Option<usize> {
+    /// The group that has taken a step, if one has.
+    pub(crate) fn find(&self, step: &Step) -> Option<u16> {
         let pattern = step.pattern();
-        self.entries.iter().find(|(_, body)| position(body, &pattern).is_some()).map(|(wal, _)| *wal)
+        self.entries.iter().find(|(_, body)| position(body, &pattern).is_some()).map(|(group, _)| *group)
     }
 
     /// The last life that a stream was created with.
@@ -146,27 +144,28 @@ impl Logs {
 }
 
 impl Folder {
-    /// The body of the next frame, if it is there.
-    fn next(&mut self) -> Option<Vec<u8>> {
+    /// The group and the body of the next frame, if it is there.
+    fn next(&mut self) -> Option<(u16, Vec<u8>)> {
         if self.segment == 0 {
             // The first one that there is.
-            let first = self.segments().into_iter().find_map(|(number, file)| Some((number, frame(&file, BLOCK)?)));
-            let (number, (seq, body)) = first?;
-            return Some(self.take(number, BLOCK, seq, body));
+            let first =
+                self.segments().into_iter().find_map(|(number, file)| Some((number, Frame::read(&file, BLOCK)?)));
+            let (number, frame) = first?;
+            return Some(self.take(number, BLOCK, frame));
         }
-        let here = File::open(self.file(self.segment)).ok().and_then(|file| frame(&file, self.position));
-        if let Some((seq, body)) = here.filter(|(seq, _)| *seq == self.last_seq + 1) {
-            return Some(self.take(self.segment, self.position, seq, body));
+        let here = File::open(self.file(self.segment)).ok().and_then(|file| Frame::read(&file, self.position));
+        if let Some(frame) = here.filter(|frame| frame.seq == self.last_seq + 1) {
+            return Some(self.take(self.segment, self.position, frame));
         }
-        let next = self.segments().split_off(&(self.segment + 1)).into_iter().next()?;
-        let (seq, body) = frame(&next.1, BLOCK).filter(|(seq, _)| *seq == self.last_seq + 1)?;
-        Some(self.take(next.0, BLOCK, seq, body))
+        let (number, file) = self.segments().split_off(&(self.segment + 1)).into_iter().next()?;
+        let frame = Frame::read(&file, BLOCK).filter(|frame| frame.seq == self.last_seq + 1)?;
+        Some(self.take(number, BLOCK, frame))
     }
 
-    fn take(&mut self, segment: u64, position: u64, seq: u64, body: Vec<u8>) -> Vec<u8> {
+    fn take(&mut self, segment: u64, position: u64, Frame { seq, group, body }: Frame) -> (u16, Vec<u8>) {
         let bytes = (FRAME_HEADER_BYTES + body.len()) as u64;
         (self.segment, self.position, self.last_seq) = (segment, position + bytes.next_multiple_of(BLOCK), seq);
-        body
+        (group, body)
     }
 
     fn file(&self, segment: u64) -> PathBuf {
@@ -189,19 +188,29 @@ fn number_of(path: &Path) -> Option<u64> {
     path.file_name()?.to_str()?.strip_prefix("wal-")?.strip_suffix(".seg")?.parse().ok()
 }
 
-/// A whole frame: its sequence number and its body.
-fn frame(file: &File, position: u64) -> Option<(u64, Vec<u8>)> {
-    let mut header = [0; FRAME_HEADER_BYTES];
-    file.read_exact_at(&mut header, position).ok()?;
-    if !header.starts_with(FRAME_MAGIC) {
-        return None;
+/// A whole frame.
+struct Frame {
+    seq: u64,
+    group: u16,
+    body: Vec<u8>,
+}
+
+impl Frame {
+    /// The frame at `position`, if there is one.
+    fn read(file: &File, position: u64) -> Option<Frame> {
+        let mut header = [0; FRAME_HEADER_BYTES];
+        file.read_exact_at(&mut header, position).ok()?;
+        if !header.starts_with(FRAME_MAGIC) {
+            return None;
+        }
+        let word = |at: usize| u32::from_le_bytes(*header[at..].first_chunk().expect("within the header"));
+        let mut body = vec![0; word(8) as usize];
+        file.read_exact_at(&mut body, position + FRAME_HEADER_BYTES as u64).ok()?;
+        let sum = crc32c::crc32c_append(crc32c::crc32c(&header[8..]), &body);
+        let group = u16::from_le_bytes(*header[14..].first_chunk().expect("within the header"));
+        let seq = u64::from_le_bytes(*header[32..].first_chunk().expect("within the header"));
+        (sum == word(4)).then_some(Frame { seq, group, body })
     }
-    let word = |at: usize| u32::from_le_bytes(*header[at..].first_chunk().expect("within the header"));
-    let mut body = vec![0; word(8) as usize];
-    file.read_exact_at(&mut body, position + FRAME_HEADER_BYTES as u64).ok()?;
-    let sum = crc32c::crc32c_append(crc32c::crc32c(&header[8..]), &body);
-    let seq = u64::from_le_bytes(*header[32..].first_chunk().expect("within the header"));
-    (sum == word(4)).then_some((seq, body))
 }
 
 fn position(body: &[u8], pattern: &[u8]) -> Option<usize> {

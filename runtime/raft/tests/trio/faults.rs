@@ -8,12 +8,15 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
+use crate::branches::Counts;
 use crate::history::{History, Totals};
-use crate::{Trio, runtime};
+use crate::{Trio, branches, runtime};
 
 /// Faults of one seed.
 const FAULTS: u32 = 30;
 const CLIENTS: u64 = 4;
+/// Of forks and subscriptions.
+const BRANCHES_CLIENTS: u64 = 2;
 /// What is shown of a history that has failed.
 const TRACE_LINES: usize = 200;
 
@@ -35,7 +38,7 @@ impl Dice {
         (mixed ^ (mixed >> 31)) % end
     }
 
-    fn millis(&self, range: Range<u64>) -> Duration {
+    pub(crate) fn millis(&self, range: Range<u64>) -> Duration {
         Duration::from_millis(range.start + self.below(range.end - range.start))
     }
 }
@@ -191,6 +194,10 @@ fn history_of(seed: u64) -> History {
         let mut clients: Vec<_> = (0..CLIENTS)
             .map(|_| tokio::task::spawn_local(client(trio.clone(), dice.clone(), is_over.clone())))
             .collect();
+        clients.extend((0..BRANCHES_CLIENTS).map(|_| {
+            let client = branches::client(trio.clone(), dice.clone(), is_over.clone());
+            tokio::task::spawn_local(client)
+        }));
         clients.push(tokio::task::spawn_local(reader(trio.clone(), dice.clone(), is_over.clone())));
         clients.push(tokio::task::spawn_local(keeper(trio.clone(), dice.clone(), is_over.clone())));
         for _ in 0..FAULTS {
@@ -204,6 +211,11 @@ fn history_of(seed: u64) -> History {
         }
         trio.take_in(4).await;
         trio.settle().await;
+        branches::pay_all(&trio).await;
+        trio.settle().await;
+        trio.check_branches();
+        branches::delete_all(&trio).await;
+        trio.settle().await;
         trio.history.clone()
     })
 }
@@ -211,8 +223,10 @@ fn history_of(seed: u64) -> History {
 #[test]
 fn whatever_happens_to_links_and_nodes_the_history_fits() {
     let (mut acknowledged, mut unknown, mut proposed, mut sent) = (0, 0, 0, 0);
+    let mut counts = Counts::default();
     for seed in seeds() {
         let (totals, _) = live(seed);
+        counts.add(totals.counts);
         (acknowledged, unknown, proposed) =
             (acknowledged + totals.acknowledged, unknown + totals.unknown, proposed + totals.proposed);
         sent += totals.sent;
@@ -220,6 +234,8 @@ fn whatever_happens_to_links_and_nodes_the_history_fits() {
     eprintln!(
         "{proposed} proposals: {acknowledged} acknowledged, {unknown} with an unknown outcome; {sent} snapshots sent"
     );
+    eprintln!("{counts:?}");
+    assert!(counts.is_all_done(), "something was done nowhere: {counts:?}");
     assert!(acknowledged * 2 > proposed, "most of what is proposed is acknowledged");
     assert!(unknown * 10 < proposed * 3, "less than 30 % have an unknown outcome");
     assert!(sent > 0, "some nodes were away for so long that the log had gone");

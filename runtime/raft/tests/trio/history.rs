@@ -1,6 +1,6 @@
 //! What clients have proposed and what replicas have applied, and that the two agree.
 
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
@@ -9,9 +9,10 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use weir_raft::ProposeError;
 use weir_storage::Arena;
-use weir_stream::{BatchBuilder, Binding, Command, KeyRef, Limits, Outcome, Pattern, Records, Reply};
+use weir_stream::{Batch, BatchBuilder, Binding, Command, KeyRef, Limits, Outcome, Pattern, Records, Reply};
 use weir_types::{Digest, Incarnation, Role, StreamKey};
 
+use crate::branches::{Counts, Lives};
 use crate::support::push_append;
 
 /// So many batches append to one stream.
@@ -37,6 +38,8 @@ struct Events {
     acknowledged: u64,
     /// By node: the indices that it has applied since it began.
     applied: BTreeMap<u64, Vec<u64>>,
+    /// What forks and subscriptions have come to.
+    lives: Lives,
     begun: Option<Instant>,
     /// Snapshots that nodes have taken over from others.
     sent: usize,
@@ -51,9 +54,12 @@ pub(crate) struct Totals {
     pub(crate) unknown: usize,
     /// Snapshots that nodes have taken over from others.
     pub(crate) sent: usize,
+    pub(crate) counts: Counts,
 }
 
 struct Proposal {
+    /// Whether it appends to a stream of [`History::numbers`].
+    appends: bool,
     begun: u64,
     ended: Option<(u64, Result<(), ProposeError>)>,
 }
@@ -91,43 +97,57 @@ impl History {
     }
 
     fn begin_in(&self, name: Option<&str>, bindings_epoch: u64, body_bytes: usize) -> (u64, Bytes) {
-        let mut events = self.0.borrow_mut();
-        let number = events.proposals.len() as u64;
-        let begun = events.tick();
-        events.note(format_args!("proposal {number}"));
-        events.proposals.push(Proposal { begun, ended: None });
-        let mut body = vec![b'x'; body_bytes];
-        body[..8].copy_from_slice(&number.to_le_bytes());
-        body[8..16].copy_from_slice(&(body_bytes as u64).to_le_bytes());
-        let mut builder = BatchBuilder::new(Arena::new(body_bytes + 256).into_buf());
-        let nth = number / STREAM_BATCHES;
-        let key = |nth| StreamKey::new("b", &format!("s{nth}")).expect("a valid key");
-        let bindings = bindings_of(number / BINDINGS_BATCHES);
-        let told = weir_stream::BucketTold::There {
-            created_ms: 0,
-            fenced: false,
-            retention: weir_stream::Retention::default(),
-            bindings: weir_stream::EncodedBindings::of(&bindings),
-            watches: weir_stream::subscription::EncodedWatches::NONE,
+        self.begin_as(true, body_bytes + 256, |builder, number| {
+            let mut body = vec![b'x'; body_bytes];
+            body[..8].copy_from_slice(&number.to_le_bytes());
+            body[8..16].copy_from_slice(&(body_bytes as u64).to_le_bytes());
+            let nth = number / STREAM_BATCHES;
+            let key = |nth| StreamKey::new("b", &format!("s{nth}")).expect("a valid key");
+            let bindings = bindings_of(number / BINDINGS_BATCHES);
+            let told = weir_stream::BucketTold::There {
+                created_ms: 0,
+                fenced: false,
+                retention: weir_stream::Retention::default(),
+                bindings: weir_stream::EncodedBindings::of(&bindings),
+                watches: weir_stream::subscription::EncodedWatches::NONE,
+            };
+            builder.push(&Command::Bucket { name: "b", epoch: 1 + number / BINDINGS_BATCHES, told });
+            builder.push(&Command::Create {
+                key: KeyRef::from(&key(nth)),
+                incarnation: Incarnation(1),
+                content_type: "text/plain",
+                expiry: weir_stream::Expiry::Never,
+                closed: false,
+                only_new: false,
+                bindings_epoch: 0,
+                fork: None,
+                records: Records::whole(&[]),
+            });
+            // Those of before go, also when a batch of theirs has come late.
+            for nth in (nth.saturating_sub(4)..nth).rev().skip(1) {
+                let (key, incarnation) = (key(nth), Incarnation(1));
+                builder.push(&Command::Delete { key: KeyRef::from(&key), incarnation, if_match: None });
+            }
+            push_append(builder, name.unwrap_or(&format!("s{nth}")), bindings_epoch, &body);
+        })
+    }
+
+    /// A batch of about so many bytes of what `fill` adds, which is told its number.
+    pub(crate) fn begin_batch(&self, bytes: usize, fill: impl FnOnce(&mut BatchBuilder, u64)) -> (u64, Bytes) {
+        self.begin_as(false, bytes, fill)
+    }
+
+    fn begin_as(&self, appends: bool, bytes: usize, fill: impl FnOnce(&mut BatchBuilder, u64)) -> (u64, Bytes) {
+        let number = {
+            let mut events = self.0.borrow_mut();
+            let number = events.proposals.len() as u64;
+            let begun = events.tick();
+            events.note(format_args!("proposal {number}"));
+            events.proposals.push(Proposal { appends, begun, ended: None });
+            number
         };
-        builder.push(&Command::Bucket { name: "b", epoch: 1 + number / BINDINGS_BATCHES, told });
-        builder.push(&Command::Create {
-            key: KeyRef::from(&key(nth)),
-            incarnation: Incarnation(1),
-            content_type: "text/plain",
-            expiry: weir_stream::Expiry::Never,
-            closed: false,
-            only_new: false,
-            bindings_epoch: 0,
-            fork: None,
-            records: Records::whole(&[]),
-        });
-        // Those of before go, also when a batch of theirs has come late.
-        for nth in (nth.saturating_sub(4)..nth).rev().skip(1) {
-            let (key, incarnation) = (key(nth), Incarnation(1));
-            builder.push(&Command::Delete { key: KeyRef::from(&key), incarnation, if_match: None });
-        }
-        push_append(&mut builder, name.unwrap_or(&format!("s{nth}")), bindings_epoch, &body);
+        let mut builder = BatchBuilder::new(Arena::new(bytes).into_buf());
+        fill(&mut builder, number);
         // The time of a batch is its number: so it is told by whoever applies it.
         (number, Arena::seal(builder.finish(number, Limits { producers_max: 1 })))
     }
@@ -173,15 +193,25 @@ impl History {
     /// A node has applied the batch that is entry `index`.
     pub(crate) fn apply(&self, node: u64, index: u64, batch: &[u8], outcomes: &[Outcome]) {
         let mut events = self.0.borrow_mut();
-        let number = weir_stream::batch::Batch::read(batch).expect("a batch").time_ms;
+        let batch = Batch::read(batch).expect("a batch");
+        let number = batch.time_ms;
         events.note(format_args!("node {node} applies {number} at {index}"));
-        let is_appended = matches!(outcomes.last(), Some(Outcome { reply: Reply::Appended(_), .. }));
+        let is_appended = events.proposals[number as usize].appends
+            && matches!(outcomes.last(), Some(Outcome { reply: Reply::Appended(_), .. }));
+        if !events.entries.contains_key(&index) {
+            events.lives.apply(&batch, outcomes);
+        }
         let known = *events.entries.entry(index).or_insert((number, is_appended));
         assert_eq!(known, (number, is_appended), "node {node} has another entry {index} than a node before it");
         events.indices.insert(number, index);
         let applied = events.applied.get_mut(&node).expect("it has begun");
         assert!(applied.last().is_none_or(|&last| last < index), "indices rise");
         applied.push(index);
+    }
+
+    /// What forks and subscriptions have come to.
+    pub(crate) fn lives(&self) -> RefMut<'_, Lives> {
+        RefMut::map(self.0.borrow_mut(), |events| &mut events.lives)
     }
 
     /// The last entry that was acknowledged.
@@ -205,7 +235,8 @@ impl History {
     /// What became of all that was proposed.
     pub(crate) fn totals(&self) -> Totals {
         let events = self.0.borrow();
-        let mut totals = Totals { proposed: events.proposals.len(), acknowledged: 0, unknown: 0, sent: events.sent };
+        let (proposed, sent, counts) = (events.proposals.len(), events.sent, events.lives.counts);
+        let mut totals = Totals { proposed, acknowledged: 0, unknown: 0, sent, counts };
         for proposal in &events.proposals {
             match proposal.ended {
                 Some((_, Ok(()))) => totals.acknowledged += 1,

@@ -153,6 +153,11 @@ impl Node {
         self.up.borrow().as_ref().map_or(0, |up| up.state.borrow().bindings_epoch())
     }
 
+    /// What it has applied, if it is up. It stays as it is when the node ends.
+    pub(crate) fn state(&self) -> Option<State> {
+        self.up.borrow().as_ref().map(|up| up.state.clone())
+    }
+
     pub(crate) fn disk(&self) -> FaultyDisk {
         self.disk.borrow().clone()
     }
@@ -163,8 +168,8 @@ impl Node {
         (wal.first_index(GroupId::META), wal.last(GroupId::META).map_or(0, |last| last.index))
     }
 
-    /// All streams with their bytes, read back from its log.
-    pub(crate) fn streams(&self) -> BTreeMap<String, Vec<u8>> {
+    /// All streams, each with the position from which on it holds bytes, and these, read back from its log.
+    pub(crate) fn streams(&self) -> BTreeMap<String, (u64, Vec<u8>)> {
         let Up { wal, state, .. } = self.up();
         let state = state.borrow();
         let read = |extent: Extent| {
@@ -177,11 +182,12 @@ impl Node {
             pack[Pack::check(pack).expect("no damage").payload()].to_vec()
         };
         let bytes_of = |stream: &weir_stream::Stream| {
+            let begin = stream.pieces_from(0).next().map_or(stream.tail().position, |piece| piece.start());
             let pieces = stream.pieces_from(0).map(|piece| match piece {
                 Piece::Hot(extent) => read(extent),
                 Piece::Cold { .. } => panic!("there is no cold tier"),
             });
-            pieces.flatten().collect::<Vec<u8>>()
+            (begin, pieces.flatten().collect::<Vec<u8>>())
         };
         let streams = (0..SLOTS).flat_map(|slot| state.slot(slot));
         streams.map(|stream| (stream.key().to_string(), bytes_of(stream))).collect()
