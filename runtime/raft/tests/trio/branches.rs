@@ -22,6 +22,8 @@ use crate::Trio;
 use crate::faults::Dice;
 use crate::history::History;
 
+/// Later than any seed lasts, in milliseconds.
+const LATE_MS: u64 = 1 << 50;
 /// Other streams are not looked at.
 const BUCKET: &str = "f";
 /// Few, so that most that is asked for finds something.
@@ -363,7 +365,9 @@ fn push_ack(builder: &mut BatchBuilder, group: &Group, dice: &Dice, position: im
         .collect();
     for (number, acks) in pending.iter().filter(|_| dice.below(2) == 0) {
         let acks = EncodedAcks::encode(acks);
-        builder.push(&Command::Ack { bucket: BUCKET, number: *number, acks: EncodedAcks::of(&acks) });
+        // Some come too late.
+        let until_ms = if dice.below(8) == 0 { 0 } else { LATE_MS };
+        builder.push(&Command::Ack { bucket: BUCKET, number: *number, until_ms, acks: EncodedAcks::of(&acks) });
     }
 }
 
