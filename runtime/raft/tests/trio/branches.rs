@@ -50,6 +50,8 @@ pub(crate) struct Lives {
 struct Asked {
     /// The source's life.
     source: Incarnation,
+    /// Where the source's records began when it was pinned: that is where those of the fork do.
+    base: Option<u64>,
     upto: u64,
     /// Whether the fork was asked for, too: a life is drawn for one stream, and begins once.
     is_fork_asked: bool,
@@ -122,7 +124,10 @@ impl Lives {
                 (Command::Append { key, incarnation, .. }, Reply::Appended(_)) if key.bucket() == BUCKET => {
                     lives.get_mut(&incarnation).expect("it was created").bytes.extend(record(incarnation, number));
                 }
-                (Command::Pin { .. }, Reply::Pinned(_)) => counts.pinned += 1,
+                (Command::Pin { fork_incarnation, .. }, Reply::Pinned(facts)) => {
+                    pins.get_mut(&fork_incarnation).expect("it was asked for").base = Some(facts.earliest.position);
+                    counts.pinned += 1;
+                }
                 (Command::ForkDecide { .. }, Reply::ForkDecided { is_there: false }) => counts.averted += 1,
                 (Command::ForkReleased { .. }, Reply::Done) => counts.released += 1,
                 (Command::Delete { key, .. }, Reply::Done) if key.bucket() == BUCKET => counts.deleted += 1,
@@ -257,7 +262,7 @@ fn push_change(builder: &mut BatchBuilder, group: &Group, dice: &Dice, history: 
         6 | 7 => {
             let Some(stream) = some() else { return };
             let (source, fork, fork_incarnation, upto) = (key_of(stream), name(), drawn(), position(stream));
-            let asked = Asked { source: stream.incarnation(), upto, is_fork_asked: false };
+            let asked = Asked { source: stream.incarnation(), base: None, upto, is_fork_asked: false };
             history.lives().pins.insert(fork_incarnation, asked);
             builder.push(&Command::Pin {
                 key: KeyRef::from(&source),
@@ -331,9 +336,7 @@ fn push_fork(builder: &mut BatchBuilder, group: &Group, dice: &Dice, history: &H
     let Some(source) = group.life(&source, pin.source_incarnation) else { return };
     let asked = lives.pins.get_mut(&incarnation).expect("it was asked for");
     asked.is_fork_asked = true;
-    let begin = asked.upto;
-    // It may have been trimmed since it was pinned.
-    let base = source.base().min(begin);
+    let (base, begin) = (asked.base.expect("it was pinned"), asked.upto);
     let fork = Fork {
         source: source.key().into(),
         source_incarnation: source.incarnation(),
