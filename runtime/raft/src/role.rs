@@ -43,6 +43,8 @@ pub(crate) struct Seen {
     has_peers: bool,
     /// Whether it alone votes: nobody else can lead then, also not while others begin to vote, for that takes its own vote.
     is_sole_voter: bool,
+    /// Whether it votes. One that was removed leads on for a moment, and then has another elected whatever leases there are.
+    is_voter: bool,
     /// The term that it has begun to hand over: others may lead from then on, and it never leads in it again.
     given_up: Option<u64>,
     pub(crate) news: Rc<Wakeup>,
@@ -59,7 +61,7 @@ impl Seen {
             Role::Leading { term } if self.given_up == Some(term) => bugs::has(Bug::StaleAfterTransfer),
             Role::Leading { .. } if bugs::has(Bug::UncheckedLease) => true,
             Role::Leading { .. } if self.has_peers && !self.is_sole_voter => {
-                self.quorum_acked.is_some_and(|acked| acked.elapsed() < LEASE)
+                self.is_voter && self.quorum_acked.is_some_and(|acked| acked.elapsed() < LEASE)
             }
             Role::Leading { .. } => true,
             Role::Following { .. } => false,
@@ -89,9 +91,9 @@ pub(crate) fn watch_role(
 ) -> Local<Seen> {
     let (mut servers, mut acked) = (raft.server_metrics(), raft.data_metrics());
     let role = role_of(&servers.borrow_watched(), &progress);
-    let is_sole_voter = votes_alone(&servers.borrow_watched());
+    let (is_voter, is_sole_voter) = votes(&servers.borrow_watched());
     let news = Rc::default();
-    let seen = Local::new(Seen { role, quorum_acked: None, has_peers, is_sole_voter, given_up: None, news });
+    let seen = Local::new(Seen { role, quorum_acked: None, has_peers, is_sole_voter, is_voter, given_up: None, news });
     let watched = seen.clone();
     tokio::task::spawn_local(async move {
         let term_begun = progress.borrow().term_begun.clone();
@@ -103,10 +105,10 @@ pub(crate) fn watch_role(
                 changed = acked.changed(), if has_peers => changed.is_ok(),
             };
             let role = if is_running { role_of(&servers.borrow_watched(), &progress) } else { Role::Stopped };
-            let is_sole_voter = votes_alone(&servers.borrow_watched());
+            let (is_voter, is_sole_voter) = votes(&servers.borrow_watched());
             let quorum_acked = acked.borrow_watched().last_quorum_acked.map(|acked| *acked);
             let mut seen = watched.borrow_mut();
-            (seen.quorum_acked, seen.is_sole_voter) = (quorum_acked, is_sole_voter);
+            (seen.quorum_acked, seen.is_voter, seen.is_sole_voter) = (quorum_acked, is_voter, is_sole_voter);
             seen.update(role);
             if role == Role::Stopped {
                 tracing::info!(group = group.0, "the replica has stopped: it answers nothing any more");
@@ -117,10 +119,11 @@ pub(crate) fn watch_role(
     seen
 }
 
-/// Whether the group has no other voter than this node, as far as its log says.
-fn votes_alone(metrics: &RaftServerMetrics<TypeConfig>) -> bool {
+/// Whether this node votes, and whether the group has no other voter, as far as its log says.
+fn votes(metrics: &RaftServerMetrics<TypeConfig>) -> (bool, bool) {
     let membership = metrics.membership_config.membership();
-    membership.get_joint_config().len() == 1 && membership.voter_ids().eq([metrics.id])
+    let is_voter = membership.voter_ids().any(|voter| voter == metrics.id);
+    (is_voter, membership.get_joint_config().len() == 1 && membership.voter_ids().eq([metrics.id]))
 }
 
 pub(crate) fn role_of(metrics: &RaftServerMetrics<TypeConfig>, progress: &Local<Progress>) -> Role {

@@ -310,6 +310,40 @@ fn who_begins_again_within_a_lease_elects_nobody_else() {
     assert!(takeovers > 0, "somebody was elected");
 }
 
+/// It leads on for a moment, and has another elected although its lease lasts.
+#[test]
+fn a_leader_that_is_removed_reads_nothing_stale() {
+    for seed in 0..6 {
+        run(async {
+            let mut trio = Trio::form(seed).await;
+            trio.add_stranger(seed).await;
+            trio.take_in(4).await;
+            let old = trio.elected(None).await;
+            trio.propose(old).await.expect("it leads");
+            // It hears late of who leads then.
+            trio.links.delay(Duration::from_millis(60));
+            let (replica, others) = (trio.node(old).replica(), (1..=4).filter(|node| *node != old).collect());
+            let seen = replica.view().expect("it leads");
+            replica.change_voters(&seen, others).await.expect("the others are there");
+            let begun = Instant::now();
+            let mut next = None;
+            while begun.elapsed() < ELECTED_WITHIN {
+                let leading: Vec<u64> = (1..=4).filter(|&id| trio.node(id).replica().is_leading()).collect();
+                assert!(leading.len() <= 1, "{leading:?} lead at the same time, seed {seed}");
+                next = next.or(leading.into_iter().find(|node| *node != old));
+                sleep(Duration::from_millis(1)).await;
+            }
+            let next = next.expect("another one is elected");
+            trio.propose(next).await.expect("it leads");
+            let late = timeout(PROPOSED_WITHIN, replica.catch_up()).await;
+            assert!(
+                !matches!(late, Ok(Ok(()))) || trio.history.acknowledged() <= replica.standing().applied_index,
+                "what it reads is stale, seed {seed}"
+            );
+        });
+    }
+}
+
 #[test]
 fn a_follower_that_catches_up_sees_what_was_acknowledged_before() {
     run(async {
