@@ -263,6 +263,7 @@ impl Core {
                 }
                 Request::ReadInherited(request, is_live) => shard.read_held(request, is_live).await,
                 Request::InheritedRecords(request, records_max) => shard.read_held_records(request, records_max).await,
+                Request::FoldState(request) => shard.fold_state(*request).await,
                 Request::Delete(key, if_match) => shard.delete(key, if_match).await,
                 Request::Trim(key, request) => shard.trim(key, request).await,
                 Request::BucketCreate(name, retention) => shard.bucket_create(&name, retention).await,

@@ -208,6 +208,7 @@ impl Answer {
             Answer::Records(batch) => batch.records.iter_mut().for_each(|records| visit(&mut records.data)),
             Answer::Pinned(pinned) => visit(&mut pinned.prefix),
             Answer::ModuleBytes(wasm) => visit(wasm),
+            Answer::FoldState { state, .. } => state.iter_mut().for_each(visit),
             _ => {}
         }
     }
@@ -228,6 +229,12 @@ pub(crate) enum Answer {
     },
     Page(Box<Page>),
     Records(Box<RecordBatch>),
+    /// Up to which position it is of the stream, and what it is; nothing where there is none.
+    FoldState {
+        position: u64,
+        #[serde(with = "apart::maybe")]
+        state: Option<Bytes>,
+    },
     Pinned(Box<Pinned>),
     ForkDecided {
         is_there: bool,

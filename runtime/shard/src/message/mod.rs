@@ -36,7 +36,7 @@ pub use request::{
     AppendRequest, BindingRequest, CreateCondition, CreateRequest, ForkRequest, IfMatch, ListCursor, Producer,
     SummaryQuery, TrimRequest,
 };
-pub(crate) use request::{BucketNews, InheritedRequest, ListQuery, PinRequest, Request};
+pub(crate) use request::{BucketNews, FoldStateRequest, InheritedRequest, ListQuery, PinRequest, Request};
 pub use stats::ShardStats;
 pub use subscription::{AckRequest, ClaimedWake, LinkedStream, SubscriptionView};
 pub(crate) use subscription::{LinksAsk, LinksRequest, SubscriptionAnswer, SubscriptionAsk};

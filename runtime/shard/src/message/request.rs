@@ -105,6 +105,18 @@ impl InheritedRequest {
     }
 }
 
+/// The state of a stream's fold, as far as a fork's fold can begin with it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct FoldStateRequest {
+    pub(crate) key: StreamKey,
+    pub(crate) incarnation: Incarnation,
+    /// The module's bytes, and its configuration.
+    pub(crate) digest: Digest,
+    pub(crate) config: Box<str>,
+    /// It is of all records from the first of these positions on, and of none from the second.
+    pub(crate) range: Range<u64>,
+}
+
 /// What must be true before a stream is created or found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CreateCondition {
@@ -203,6 +215,8 @@ pub(crate) enum Request {
     ReadInherited(InheritedRequest, bool),
     /// As many of these records, for a module.
     InheritedRecords(InheritedRequest, usize),
+    /// The state that a stream's fold has, for a fork's.
+    FoldState(Box<FoldStateRequest>),
     Delete(StreamKey, Option<IfMatch>),
     Trim(StreamKey, TrimRequest),
     Head(StreamKey),
@@ -363,6 +377,7 @@ impl Request {
             | Request::Read { .. }
             | Request::ReadInherited(..)
             | Request::InheritedRecords(..)
+            | Request::FoldState(_)
             | Request::Watch { .. }
             | Request::List { .. }
             | Request::Buckets { .. }
@@ -404,7 +419,7 @@ impl Request {
     pub(crate) fn ends_with_client(&self) -> bool {
         match self {
             Request::List { .. } | Request::Summary { .. } | Request::Read { .. } => true,
-            Request::ReadInherited(..) | Request::InheritedRecords(..) => true,
+            Request::ReadInherited(..) | Request::InheritedRecords(..) | Request::FoldState(_) => true,
             // Of a bucket that is listed or looked at: one for each group.
             Request::BucketDescribe { .. } => true,
             Request::Links(_, request) => matches!(request.ask, LinksAsk::All(_)),
@@ -427,6 +442,7 @@ impl Request {
             | Request::ForkDecide { key, .. }
             | Request::ReadInherited(InheritedRequest { key, .. }, _)
             | Request::InheritedRecords(InheritedRequest { key, .. }, _) => Some(key),
+            Request::FoldState(request) => Some(&request.key),
             request => request.key(),
         }
     }
@@ -448,6 +464,7 @@ impl Request {
             | Request::ForkDecide { .. }
             | Request::ReadInherited(..)
             | Request::InheritedRecords(..)
+            | Request::FoldState(_)
             | Request::List { .. }
             | Request::Buckets { .. }
             | Request::BucketCreate(..)

@@ -127,6 +127,7 @@ impl Request {
             Request::Unpin { .. }
             | Request::ReadInherited(..)
             | Request::InheritedRecords(..)
+            | Request::FoldState(_)
             | Request::Delete(..)
             | Request::Trim(..)
             | Request::Head(_)
@@ -158,6 +159,13 @@ impl Request {
             Request::InheritedRecords(request, records_max) => {
                 matches!(answer, Answer::Records(batch) if is_part(batch, request, *records_max))
             }
+            Request::FoldState(request) => match answer {
+                Answer::FoldState { position, state } => {
+                    let is_within = position.checked_sub(1).is_some_and(|last| request.range.contains(&last));
+                    state.is_none() || is_within
+                }
+                _ => false,
+            },
             Request::Trim(..) | Request::Head(_) => matches!(answer, Answer::Facts(_)),
             Request::Read { .. } | Request::ReadInherited(..) => matches!(answer, Answer::Page(_)),
             Request::Watch { number, .. } => matches!(answer, Answer::Watching { number: of, .. } if of == number),
@@ -207,6 +215,7 @@ impl Answer {
             Answer::View(view) => is_header(&view.content_type),
             Answer::Pinned(pinned) => is_pinned(pinned),
             Answer::Records(batch) => batch.records.as_ref().is_none_or(are_records),
+            Answer::FoldState { position, state } => state.is_none() || *position > 0,
             Answer::ForkDecided { .. }
             | Answer::Appended(_)
             | Answer::Bucket(_)

@@ -13,17 +13,22 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 use weir_stream::{Binding, Refusal};
 use weir_types::StreamKey;
+use weir_types::limits::PAGE_BYTES_MAX;
 use weir_wasm::{Caller, FoldId, GuestBatch, GuestError, InstanceKey, Snapshot, TrapReason};
 
+use crate::budget;
 use crate::core::Core;
-use crate::message::{RecordBatch, ShardError};
-use crate::modules::folds::{Fold, Held, Kept, SLICE_RECORDS_MAX, State, Stop, is_lost};
+use crate::message::{Answer, FoldStateRequest, RecordBatch, Request, Response, ShardError};
+use crate::modules::folds::{Fold, Held, Kept, Recipe, SLICE_RECORDS_MAX, State, Stop, is_lost};
 
 /// Stored bytes that a fold takes at once.
 const SLICE_BYTES: usize = 1 << 20;
+/// The largest state that a fork's fold is given: what a page may have.
+const STATE_BYTES_MAX: usize = PAGE_BYTES_MAX;
 /// What a slice may take of the lane before the next ones are smaller.
 const SLICE_CPU_MAX: Duration = Duration::from_millis(5);
 /// How often one catching-up begins anew.
@@ -41,6 +46,8 @@ struct CatchUp<'a> {
     epoch: u64,
     /// CPU time of this catching-up.
     folded: Duration,
+    /// Whether an ancestor's fold was asked for its state.
+    has_asked: bool,
 }
 
 /// How an attempt to go on has ended, if not at the tail.
@@ -77,6 +84,7 @@ impl Fold {
             caller: Caller { binding: (*binding.name).into(), stream: key.name().into() },
             epoch: binding.epoch,
             folded: Duration::ZERO,
+            has_asked: false,
         };
         let mut last = GuestError::FoldLost;
         for _ in 0..RESTARTS_MAX {
@@ -89,6 +97,49 @@ impl Fold {
         }
         tracing::warn!(stream = %key, binding = &*binding.name, error = %last, "a summary cannot be computed");
         Err(last.into())
+    }
+}
+
+impl Core {
+    /// What an ancestor's fold has of the records of a fork from `from` on, and up to which position.
+    async fn inherited_state(
+        self: &Rc<Self>,
+        key: &StreamKey,
+        instance: &InstanceKey,
+        from: u64,
+    ) -> Option<(u64, Bytes)> {
+        let ancestor = {
+            let group = self.local_group(key);
+            let state = group.leading().ok()?;
+            let stream = self.live_stream(&group, &state, key).ok()?;
+            stream.fork()?.ancestors.last()?.clone()
+        };
+        let request = FoldStateRequest {
+            key: StreamKey::parse(&ancestor.key).expect("keys were checked when their request came"),
+            incarnation: ancestor.incarnation,
+            digest: instance.digest,
+            config: (*instance.config).into(),
+            range: from..ancestor.upto,
+        };
+        match self.request(Request::FoldState(Box::new(request))).await {
+            Ok(Answer::FoldState { position, state }) => Some((position, state?)),
+            // It is folded from the beginning.
+            _ => None,
+        }
+    }
+
+    /// Answers with the state of a fold of this shard, if it has one that fits.
+    pub(crate) async fn fold_state(self: &Rc<Self>, request: FoldStateRequest) -> Response {
+        let FoldStateRequest { key: _, incarnation, digest, config, range } = request;
+        let recipe = Recipe { digest, config: config.into() };
+        let found = self.guests.folds.state(incarnation, recipe, &range).await;
+        let found = found.filter(|(_, state)| state.len() <= STATE_BYTES_MAX);
+        let claimed = found.and_then(|(position, state)| {
+            let claim = self.config.pages.claim(budget::with_encoded(state.len()))?;
+            Some((position, budget::keep(state, claim)))
+        });
+        let (position, state) = claimed.map_or((0, None), |(position, state)| (position, Some(state)));
+        Ok(Answer::FoldState { position, state })
     }
 }
 
@@ -112,7 +163,7 @@ impl CatchUp<'_> {
                     held.put_back(self.fold, read.end);
                     self.taken(cpu);
                     if self.fold.is_due(self.folded) {
-                        self.keep(open, read.end).await;
+                        self.fold.keep(open, read.end).await;
                     }
                 }
                 Err(error @ (GuestError::Busy | GuestError::Suspended { .. } | GuestError::NotReady)) => {
@@ -141,15 +192,30 @@ impl CatchUp<'_> {
             return Ok((open, position));
         }
         let (position, snapshot) = self.fold.last_kept();
-        let open = self.open(snapshot, false).await?;
+        let (open, position) = match snapshot {
+            None => match self.open_as_ancestor().await {
+                Some(opened) => opened,
+                None => (self.open(None, false).await?, position),
+            },
+            snapshot => (self.open(snapshot.map(|snapshot| snapshot.bytes().clone()), false).await?, position),
+        };
         self.fold.state = State::Warm { open, position };
         Ok((open, position))
     }
 
-    async fn open(&mut self, snapshot: Option<Snapshot>, alone: bool) -> Result<FoldId, Ended> {
-        let bytes = snapshot.map(|snapshot| snapshot.bytes().clone());
-        let is_restored = bytes.is_some();
-        let opened = self.fold.lane.fold_open(self.instance.clone(), self.caller.clone(), bytes, alone).await;
+    /// A fork's fold as an ancestor's is that has taken the same records, if that can be had. It is tried once.
+    async fn open_as_ancestor(&mut self) -> Option<(FoldId, u64)> {
+        if std::mem::replace(&mut self.has_asked, true) {
+            return None;
+        }
+        let (position, state) = self.shard.inherited_state(self.key, &self.instance, self.fold.from().position).await?;
+        let open = self.open(Some(state), false).await.ok()?;
+        Some((open, position))
+    }
+
+    async fn open(&mut self, state: Option<Bytes>, alone: bool) -> Result<FoldId, Ended> {
+        let is_restored = state.is_some();
+        let opened = self.fold.lane.fold_open(self.instance.clone(), self.caller.clone(), state, alone).await;
         opened.map_err(|error| match error {
             // The module does not read what it has written: from the beginning, then.
             GuestError::Refused(_) | GuestError::Trapped { .. } if is_restored => {
@@ -182,17 +248,6 @@ impl CatchUp<'_> {
             self.fold.slice_records = (records / 2).max(1);
         } else if cpu < SLICE_CPU_MAX / 4 {
             self.fold.slice_records = (records * 2).min(SLICE_RECORDS_MAX);
-        }
-    }
-
-    /// Keeps the state as a snapshot. Where there is no room for it, the fold goes on without.
-    async fn keep(&mut self, open: FoldId, position: u64) {
-        match self.fold.lane.fold_snapshot(open).await {
-            Ok((snapshot, cost)) => {
-                self.fold.kept = Some(Kept { cost, ..Kept::new(position, snapshot) });
-            }
-            Err(error) if is_lost(&error) && !error.is_of_node() => self.fold.lose(),
-            Err(_) => {}
         }
     }
 
@@ -235,7 +290,7 @@ impl CatchUp<'_> {
     }
 
     async fn open_alone(&mut self, snapshot: Option<Snapshot>) -> Result<Held, Ended> {
-        let open = self.open(snapshot, true).await?;
+        let open = self.open(snapshot.map(|snapshot| snapshot.bytes().clone()), true).await?;
         Ok(Held::new(self.fold.lane.clone(), open))
     }
 

@@ -7,11 +7,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{Mutex, OwnedMutexGuard};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use weir_types::{Digest, Incarnation, Lineage, Offset};
 use weir_wasm::{FoldId, GuestError, Lane, Snapshot, View};
 
@@ -21,6 +23,8 @@ use crate::message::SummaryQuery;
 const ANSWER_BYTES_MAX: usize = 16 << 10;
 /// Records that a fold takes at once, at most.
 pub(super) const SLICE_RECORDS_MAX: usize = 4096;
+/// How long a fold is waited for whose state another one might begin with.
+const STATE_WITHIN: Duration = Duration::from_millis(200);
 /// What a fold may have cost since the last snapshot before there is another: what is lost with its instance is that much.
 const SNAPSHOT_EVERY: Duration = Duration::from_millis(200);
 /// A snapshot may cost at most this part of what has been folded since the last one.
@@ -177,6 +181,34 @@ impl Folds {
         entry.fold.clone()
     }
 
+    /// A state that a stream's fold has now, by `recipe`: of all records from the first position of `range` on, and of none from the second.
+    /// The position that it is of, and what it is.
+    pub(crate) async fn state(
+        &self,
+        incarnation: Incarnation,
+        recipe: Recipe,
+        range: &Range<u64>,
+    ) -> Option<(u64, Bytes)> {
+        let fold = self.folds.borrow().get(&(incarnation, recipe)).map(|entry| entry.fold.clone())?;
+        let mut fold = timeout(STATE_WITHIN, fold.lock_owned()).await.ok()?;
+        if fold.from != range.start {
+            return None;
+        }
+        let kept = fold.last_kept().0;
+        if let State::Warm { open, position } = fold.state
+            && kept < position
+            && position <= range.end
+        {
+            fold.keep(open, position).await;
+        }
+        match fold.last_kept() {
+            (position, Some(snapshot)) if position > range.start && position <= range.end => {
+                Some((position, snapshot.bytes().clone()))
+            }
+            _ => None,
+        }
+    }
+
     /// The stream is gone, and with it its folds.
     pub(crate) fn forget(&self, incarnation: Incarnation) {
         let mut folds = self.folds.borrow_mut();
@@ -237,6 +269,15 @@ impl Fold {
     pub(super) fn is_due(&self, folded: Duration) -> bool {
         let (since, cost) = self.kept.as_ref().map_or((folded, Duration::ZERO), |kept| (kept.folded, kept.cost));
         since >= SNAPSHOT_EVERY.max(cost * SNAPSHOT_PART)
+    }
+
+    /// Keeps the state as a snapshot. Where there is no room for it, the fold goes on without.
+    pub(super) async fn keep(&mut self, open: FoldId, position: u64) {
+        match self.lane.fold_snapshot(open).await {
+            Ok((snapshot, cost)) => self.kept = Some(Kept { cost, ..Kept::new(position, snapshot) }),
+            Err(error) if is_lost(&error) && !error.is_of_node() => self.lose(),
+            Err(_) => {}
+        }
     }
 
     /// Asks the fold as it is now.

@@ -24,8 +24,8 @@ use crate::message::members::{
     NodesView,
 };
 use crate::message::request::{
-    AppendRequest, BindingRequest, BucketNews, CreateCondition, CreateRequest, ForkRequest, IfMatch, InheritedRequest,
-    ListCursor, ListQuery, PinRequest, Producer, SummaryQuery, TrimRequest,
+    AppendRequest, BindingRequest, BucketNews, CreateCondition, CreateRequest, FoldStateRequest, ForkRequest, IfMatch,
+    InheritedRequest, ListCursor, ListQuery, PinRequest, Producer, SummaryQuery, TrimRequest,
 };
 use crate::message::subscription::{
     AckRequest, ClaimedWake, LinkedStream, LinksAsk, LinksRequest, SubscriptionAnswer, SubscriptionAsk,
@@ -166,6 +166,13 @@ fn requests() -> Vec<Request> {
         Request::ForkDecide { key: key(), incarnation: Incarnation(8), until_ms: 1 << 41 },
         Request::ReadInherited(inherited(), true),
         Request::InheritedRecords(inherited(), 9),
+        Request::FoldState(Box::new(FoldStateRequest {
+            key: key(),
+            incarnation: Incarnation(7),
+            digest: Digest([4; 32]),
+            config: "{}".into(),
+            range: 0..9,
+        })),
         Request::Delete(key(), None),
         Request::Trim(key(), TrimRequest { before: ReadFrom::At(offset(4)), force: true }),
         Request::Head(key()),
@@ -328,6 +335,8 @@ fn answers() -> Vec<Answer> {
             ancestors: vec![Ancestor { key: "bucket/a/stream".into(), incarnation: Incarnation(7), upto: 4 }],
             prefix: Bytes::from_static(b"ab"),
         })),
+        Answer::FoldState { position: 4, state: Some(Bytes::from_static(b"state")) },
+        Answer::FoldState { position: 0, state: None },
         Answer::ForkDecided { is_there: true },
         Answer::Listed(Listing {
             streams: vec![ListedStream { name: "a".into(), facts: facts() }],
