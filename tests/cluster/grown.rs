@@ -140,8 +140,10 @@ fn three_nodes_grow_to_five_and_shrink_to_three_while_they_are_written_to() {
     wait_until("node 1 is refused", SETTLED_WITHIN, || {
         cluster.setups[0].log().contains("node 1 was removed from the cluster for ever")
     });
-    let said = Client::new(late.admin()).send(Request::get("/readyz"));
-    assert_eq!(said.status, 503, "{}", said.text());
+    wait_until("it says so", SETTLED_WITHIN, || {
+        let said = Client::new(late.admin()).send(Request::get("/readyz"));
+        said.status == 503 && said.text().contains("another node refuses this one: node 1 was removed from the cluster")
+    });
     drop(late);
     // Its number does not come back with an empty disk either.
     let refused = weir_cluster(&cluster, 2, &["add", "1", "127.0.0.1:9"]);

@@ -106,6 +106,12 @@ pub trait Admission: Send + Sync {
     /// # Errors
     /// Why it is refused, in one sentence that names the node, for instance `node 3 had disk … before`.
     fn admit(&self, hello: &Hello) -> Result<(), String>;
+
+    /// Called when a node that was connected to has refused this one, with its sentence: whoever it is, it may not have shown yet that it
+    /// belongs to the cluster.
+    fn refused(&self, by: NodeId, sentence: &str) {
+        let _ = (by, sentence);
+    }
 }
 
 impl<F: Fn(&Hello) -> Result<(), String> + Send + Sync> Admission for F {

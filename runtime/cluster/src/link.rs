@@ -256,6 +256,9 @@ impl Core {
             }
         };
         let met = dial(&self.endpoint, stream, self.node, self.lane).await;
+        if let Err(MeetingError::Refused(sentence)) = &met {
+            self.endpoint.admission.refused(self.node, sentence);
+        }
         met.map_err(|error| NotConnected {
             reason: format!("{}: {error}", self.address),
             is_refusal: error.is_refusal() && !matches!(error, MeetingError::Late(_)),

@@ -2,10 +2,16 @@
 //!
 //! The threads of a node share one roster. It is looked at when two nodes meet and when links are made, never for a message.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::identity::{Admission, DiskId, Hello, Identity, Lane, NodeId};
+
+/// For how long a refusal is remembered: a link that is wanted is tried again more often.
+const REFUSED_WITHIN: Duration = Duration::from_secs(30);
 
 /// Where nodes are, as the endpoint's network understands it.
 pub type Addresses = BTreeMap<NodeId, String>;
@@ -41,6 +47,8 @@ struct Shared {
     list: Mutex<List>,
     /// The format level that each node has said it knows, when it was met last.
     levels: Mutex<BTreeMap<NodeId, u16>>,
+    /// What each node has refused this one with last, and when.
+    refusals: Mutex<BTreeMap<NodeId, (Instant, String)>>,
     noted: Box<dyn Fn(&List) + Send + Sync>,
 }
 
@@ -48,7 +56,8 @@ impl Roster {
     /// The roster of node `own`, which begins with what was known before. `noted` is called with all of it when it changes; it must
     /// not wait.
     pub fn new(own: NodeId, list: List, noted: impl Fn(&List) + Send + Sync + 'static) -> Roster {
-        Roster(Arc::new(Shared { own, list: Mutex::new(list), levels: Mutex::default(), noted: Box::new(noted) }))
+        let (list, levels, refusals) = (Mutex::new(list), Mutex::default(), Mutex::default());
+        Roster(Arc::new(Shared { own, list, levels, refusals, noted: Box::new(noted) }))
     }
 
     fn list(&self) -> MutexGuard<'_, List> {
@@ -83,6 +92,13 @@ impl Roster {
         self.list().nodes.get(&node).is_some_and(|known| known.is_removed)
     }
 
+    /// Why other nodes have refused this one lately, each sentence once. It is what they say, and nothing follows from it.
+    pub fn refusals(&self) -> BTreeSet<String> {
+        let refusals = self.0.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        let lately = refusals.values().filter(|(at, _)| at.elapsed() < REFUSED_WITHIN);
+        lately.map(|(_, sentence)| sentence.clone()).collect()
+    }
+
     /// Takes over what the cluster has decided, unless something newer is known. What it does not say of a node, where it is or what its
     /// disk is, stays as this node knows it. Says whether anything has changed.
     pub fn update(&self, mut news: List) -> bool {
@@ -107,6 +123,11 @@ impl Roster {
 }
 
 impl Admission for Roster {
+    fn refused(&self, by: NodeId, sentence: &str) {
+        let mut refusals = self.0.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        refusals.insert(by, (Instant::now(), sentence.to_string()));
+    }
+
     /// Lets in the nodes of the list, each with the disk that it had when it came first.
     fn admit(&self, hello: &Hello) -> Result<(), String> {
         let Identity { node, disk, .. } = hello.identity;
@@ -199,6 +220,18 @@ mod tests {
         assert!(admit(&roster, 5, 5, MAIL).expect_err("it was removed").contains("node 5 was removed"));
         let notes: Vec<List> = notes.try_iter().collect();
         assert_eq!((notes.len(), notes[0].nodes[&node(2)].disk), (1, Some(DiskId(7))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_others_refuse_this_node_with_is_remembered_for_a_while() {
+        let (roster, _notes) = roster(&[]);
+        [2, 3].into_iter().for_each(|by| roster.refused(node(by), "node 1 was removed"));
+        roster.refused(node(4), "node 4 was removed");
+        assert_eq!(roster.refusals(), ["node 1 was removed".to_string(), "node 4 was removed".to_string()].into());
+        tokio::time::advance(REFUSED_WITHIN / 2).await;
+        roster.refused(node(4), "node 1 had disk 7");
+        tokio::time::advance(REFUSED_WITHIN / 2).await;
+        assert_eq!(roster.refusals(), ["node 1 had disk 7".to_string()].into());
     }
 
     #[test]

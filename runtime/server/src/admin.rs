@@ -140,6 +140,10 @@ async fn readyz(State(admin): State<Admin>) -> (StatusCode, String) {
             if is_member {
                 missing.extend(leaderless(&stats));
             }
+            if let Some(roster) = admin.roster.as_ref().filter(|_| !missing.is_empty()) {
+                missing
+                    .extend(roster.refusals().into_iter().map(|why| format!("another node refuses this one: {why}")));
+            }
             if admin.roster.as_ref().is_some_and(Roster::is_own_removed) {
                 let node = admin.shard_config.node_id;
                 missing =

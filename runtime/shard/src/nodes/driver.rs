@@ -55,28 +55,29 @@ impl Core {
         uneven_since: &mut Option<Instant>,
         rests_until: &mut Instant,
     ) -> Result<bool, ShardError> {
-        self.is_driving(term)?;
+        if !self.is_driving(term) {
+            return Ok(false);
+        }
         self.enter_founders().await?;
         self.note_disks().await?;
         self.raise_level().await?;
         let table = self.meta().nodes().clone();
         self.take_nodes(&table);
         let groups = join_all(self.topology.groups().map(|group| self.ask_standing(group))).await;
-        // Meanwhile others may have begun to decide.
-        self.is_driving(term)?;
         let heard = self.heard_nodes();
         let look = Look { nodes: &table.nodes, heard: &heard, groups: &groups };
         let mut plan = plan(&look);
         if let Some(Step::Gone(node)) = plan.step
             && let Some(reason) = self.lacks_copies().await
         {
-            self.is_driving(term)?;
             plan.step = None;
             plan.waits.push(format!("node {node} stays until others have the modules: {reason}").into());
         }
         let found = Found { waits: plan.waits, is_settled: plan.is_settled };
         *self.found.borrow_mut() = Some((table.epoch, found));
         match plan.step {
+            // Meanwhile others may have begun to decide.
+            _ if !self.is_driving(term) => return Ok(false),
             Some(Step::Gone(node)) => self.dismiss(node).await?,
             Some(Step::Ask(step)) => return Ok(self.take_step(step).await),
             None if plan.is_settled => {
@@ -97,11 +98,10 @@ impl Core {
         Ok(true)
     }
 
-    /// That this node leads group 0, in this term, and nobody else can.
-    fn is_driving(&self, term: u64) -> Result<(), ShardError> {
+    /// Whether this node leads group 0, in this term, and nobody else can.
+    fn is_driving(&self, term: u64) -> bool {
         let replica = &self.group(GroupId::META).replica;
-        let is_leading = replica.role() == (Role::Leading { term }) && replica.is_leading();
-        if is_leading { Ok(()) } else { Err(ShardError::Unavailable) }
+        replica.role() == (Role::Leading { term }) && replica.is_leading()
     }
 
     /// Has a group's leader take a step; says whether it has.
