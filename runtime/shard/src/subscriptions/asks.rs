@@ -25,6 +25,16 @@ const TOKEN_MS: u64 = 24 * 3_600_000;
 /// How old a key is when wakes are signed with it, in milliseconds, if there is another: receivers keep what they know of keys for a while.
 const KEY_ANNOUNCED_MS: u64 = 600_000;
 
+/// What group 0 has decided on a step.
+pub(crate) struct Stepped {
+    /// The subscription's generation.
+    pub(crate) generation: u64,
+    /// Whether it was there before.
+    existed: bool,
+    /// If every group is to hear of it: the bucket's change before, and this one.
+    told: Option<(u64, u64)>,
+}
+
 impl Shard {
     /// Makes a subscription, or finds it there with the same configuration. `root` is how its client calls the bucket.
     ///
@@ -158,8 +168,9 @@ impl Core {
             SubscriptionAsk::Put { config, root } => self.put_subscription(&bucket, id, &config, &root).await?,
             SubscriptionAsk::Get => self.described(&bucket, id, true)?,
             SubscriptionAsk::Delete => {
-                self.subscription_step(&bucket, id, SubscriptionStep::Delete).await?;
-                self.settle_or_leave(bucket.as_str()).await?;
+                let number = self.subscription(&bucket, id)?.number;
+                let stepped = self.subscription_step(&bucket, id, SubscriptionStep::Delete).await?;
+                self.settle_watch(bucket.as_str(), number, stepped.told).await?;
                 SubscriptionAnswer::Acked { next_wake: false }
             }
             SubscriptionAsk::Link(names, is_linked) => {
@@ -170,8 +181,9 @@ impl Core {
                 let names = EncodedNames::of(&encoded);
                 let step =
                     if is_linked { SubscriptionStep::Link { names } } else { SubscriptionStep::Unlink { names } };
-                self.subscription_step(&bucket, id, step).await?;
-                self.settle_or_leave(bucket.as_str()).await?;
+                let number = self.subscription(&bucket, id)?.number;
+                let stepped = self.subscription_step(&bucket, id, step).await?;
+                self.settle_watch(bucket.as_str(), number, stepped.told).await?;
                 SubscriptionAnswer::Acked { next_wake: false }
             }
             SubscriptionAsk::Claim(worker) => self.claim(&bucket, id, &worker).await?,
@@ -197,9 +209,9 @@ impl Core {
         self.ensure_bucket(bucket.as_str()).await?;
         let encoded = config.encode();
         let put = SubscriptionStep::Put { config: EncodedConfig::of(&encoded), root };
-        let (_, existed) = self.subscription_step(bucket, id, put).await?;
-        // Also where nothing has changed: not everyone may have heard of it.
-        self.settle_or_leave(bucket.as_str()).await?;
+        let Stepped { existed, told, .. } = self.subscription_step(bucket, id, put).await?;
+        let number = self.subscription(bucket, id)?.number;
+        self.settle_watch(bucket.as_str(), number, told).await?;
         self.described(bucket, id, existed)
     }
 
@@ -342,20 +354,20 @@ impl Core {
     ) -> Result<Turn, ShardError> {
         let wake = self.entropy.u64();
         let step = SubscriptionStep::Wake { number, wake, worker };
-        let (generation, _) = self.subscription_step(bucket, id, step).await?;
+        let Stepped { generation, .. } = self.subscription_step(bucket, id, step).await?;
         Ok(Turn { number, generation, wake })
     }
 
-    /// Has group 0 decide on a step: the subscription's generation, and whether it was there before.
+    /// Has group 0 decide on a step.
     pub(crate) async fn subscription_step(
         &self,
         bucket: &BucketName,
         id: &str,
         step: SubscriptionStep<'_>,
-    ) -> Result<(u64, bool), ShardError> {
+    ) -> Result<Stepped, ShardError> {
         let command = Command::MetaSubscription { bucket: bucket.as_str(), id, step };
         match self.group(GroupId::META).command(&command).await? {
-            Reply::Subscription { generation, existed } => Ok((generation, existed)),
+            Reply::Subscription { generation, existed, told } => Ok(Stepped { generation, existed, told }),
             // What is in no bucket is not there.
             Reply::Refused(Refusal::BucketNotFound) => Err(Refusal::SubscriptionNotFound.into()),
             Reply::Refused(refusal) => Err(refusal.into()),
