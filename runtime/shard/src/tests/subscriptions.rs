@@ -130,7 +130,11 @@ fn whoever_is_not_of_the_wake_under_way_moves_no_cursor_whatever_it_has_checked_
         // It was under way a moment ago, and this comes late to the groups of the streams.
         fenced(core.ack_all(&bucket(), turn.number, &acks, Some(core.clock.now_ms())).await);
         assert_eq!(pending().await, STREAMS.len());
+        node.advance(Duration::from_secs(1));
         core.extend(&bucket(), "s", turn, &acks[..1]).await.expect("it is under way");
+        let view = node.shards[0].subscription(bucket(), "s").await.expect("it is there");
+        let lease_until_ms = view.subscription.wake.and_then(|wake| wake.lease_until_ms);
+        assert_eq!(lease_until_ms, Some(core.clock.now_ms() + 5_000), "group 0 has said so, with another lease");
         // Another leader has ended it, and this one has not heard of that yet.
         core.subscription_step(&bucket(), "s", SubscriptionStep::End(turn)).await.expect("it is under way");
         fenced(core.extend(&bucket(), "s", turn, &acks).await);
