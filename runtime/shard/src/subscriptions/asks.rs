@@ -166,7 +166,7 @@ impl Core {
     ) -> Response {
         let answer = match ask {
             SubscriptionAsk::Put { config, root } => self.put_subscription(&bucket, id, &config, &root).await?,
-            SubscriptionAsk::Get => self.described(&bucket, id, true)?,
+            SubscriptionAsk::Get => self.described(self.subscription(&bucket, id)?, true),
             SubscriptionAsk::Delete => {
                 let number = self.subscription(&bucket, id)?.number;
                 let stepped = self.subscription_step(&bucket, id, SubscriptionStep::Delete).await?;
@@ -210,9 +210,9 @@ impl Core {
         let encoded = config.encode();
         let put = SubscriptionStep::Put { config: EncodedConfig::of(&encoded), root };
         let Stepped { existed, told, .. } = self.subscription_step(bucket, id, put).await?;
-        let number = self.subscription(bucket, id)?.number;
+        let number = self.kept(bucket, id)?.number;
         self.settle_watch(bucket.as_str(), number, told).await?;
-        self.described(bucket, id, existed)
+        Ok(self.described(self.kept(bucket, id)?, existed))
     }
 
     /// Whether there is memory for more of a subscription.
@@ -222,10 +222,9 @@ impl Core {
         self.storage_refusal(&self.group(GroupId::META), bytes).map_or(Ok(()), Err)
     }
 
-    fn described(&self, bucket: &BucketName, id: &str, existed: bool) -> Result<SubscriptionAnswer, ShardError> {
-        let subscription = self.subscription(bucket, id)?;
+    fn described(&self, subscription: Subscription, existed: bool) -> SubscriptionAnswer {
         let key = self.signing_seed().map(|seed| public_key(&seed));
-        Ok(SubscriptionAnswer::Subscription(Box::new(subscription), existed, key))
+        SubscriptionAnswer::Subscription(Box::new(subscription), existed, key)
     }
 
     async fn claim(
@@ -378,6 +377,12 @@ impl Core {
     /// A subscription as group 0 has it.
     fn subscription(&self, bucket: &BucketName, id: &str) -> Result<Subscription, ShardError> {
         self.group(GroupId::META).leading()?;
+        self.kept(bucket, id)
+    }
+
+    /// A subscription as this replica has it: with every step that it has had an answer to, also where another may lead by now. Whoever is
+    /// told after a step that nothing was done would ask again.
+    fn kept(&self, bucket: &BucketName, id: &str) -> Result<Subscription, ShardError> {
         let meta = self.meta();
         let found = meta.subscription(bucket.as_str(), id);
         Ok(found.ok_or(Refusal::SubscriptionNotFound)?.clone())
