@@ -77,6 +77,15 @@ pub enum BucketTold<'a> {
         /// Which of its streams subscriptions are for.
         watches: EncodedWatches<'a>,
     },
+    /// Nothing has changed but one subscription.
+    Watch {
+        /// The change before this one. Who has heard of another last has to hear all of the bucket.
+        after: u64,
+        /// The subscription's number.
+        number: u64,
+        /// Which streams it is for; none if it is gone.
+        watches: EncodedWatches<'a>,
+    },
     /// It was deleted.
     Gone,
 }

@@ -71,6 +71,7 @@ const FLAG_FORK: u8 = 64;
 const TOLD_GONE: u8 = 0;
 const TOLD_OPEN: u8 = 1;
 const TOLD_FENCED: u8 = 2;
+const TOLD_WATCH: u8 = 3;
 
 /// A step's number is its place.
 const BUCKET_STEPS: [BucketStep; 6] =
@@ -757,6 +758,12 @@ fn read_words<'a>(r: &mut Reader<'a>) -> Result<(&'a str, &'a str), CodecError> 
 fn put_told<S: Sink>(sink: &mut S, told: BucketTold<'_>) {
     match told {
         BucketTold::Gone => sink.u8(TOLD_GONE),
+        BucketTold::Watch { after, number, watches } => {
+            sink.u8(TOLD_WATCH);
+            sink.u64(after);
+            sink.u64(number);
+            sink.blob(watches.bytes());
+        }
         BucketTold::There { created_ms, fenced, retention, bindings, watches } => {
             sink.u8(if fenced { TOLD_FENCED } else { TOLD_OPEN });
             sink.u64(created_ms);
@@ -772,6 +779,14 @@ fn put_told<S: Sink>(sink: &mut S, told: BucketTold<'_>) {
 fn read_told<'a>(r: &mut Reader<'a>, is_watched: bool) -> Result<BucketTold<'a>, CodecError> {
     let fenced = match r.u8("bucket told")? {
         TOLD_GONE => return Ok(BucketTold::Gone),
+        TOLD_WATCH => {
+            let (after, number) = (r.u64("bucket epoch")?, r.u64("subscription number")?);
+            let watches = EncodedWatches::read(r)?;
+            if !EncodedWatches::is_only(watches.bytes(), number) {
+                return Err(CodecError::Field("watch"));
+            }
+            return Ok(BucketTold::Watch { after, number, watches });
+        }
         TOLD_OPEN => false,
         TOLD_FENCED => true,
         _ => return Err(CodecError::Field("bucket told")),

@@ -50,6 +50,8 @@ pub enum Reply {
         generation: u64,
         /// Whether it was there before.
         existed: bool,
+        /// If every group is to hear of this: the bucket's change before, and this one.
+        told: Option<(u64, u64)>,
     },
     /// Bytes of so many of a flush's parts are read from its chunk now.
     Flushed {

@@ -74,6 +74,10 @@ impl Fields {
             },
             4 => Command::Delete { key, incarnation, if_match: self.if_match },
             5 => Command::Expire { key, incarnation },
+            6 if self.flag => {
+                let told = BucketTold::Watch { after: self.number, number: 1, watches: EncodedWatches::NONE };
+                Command::Bucket { name, epoch: self.epoch, told }
+            }
             6 => Command::Bucket { name, epoch: self.epoch, told: BucketTold::Gone },
             7..=9 => Command::Bucket {
                 name,

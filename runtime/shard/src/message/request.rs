@@ -503,13 +503,18 @@ pub(crate) struct BucketNews {
     pub(crate) bindings: Option<Bytes>,
     /// Which of its streams subscriptions are for, encoded.
     pub(crate) watches: Vec<u8>,
+    /// If nothing else has changed: the change before, and the number of the subscription that these are the watches of.
+    pub(crate) only: Option<(u64, u64)>,
 }
 
 impl BucketNews {
     pub(crate) fn told(&self) -> BucketTold<'_> {
-        match &self.bindings {
-            None => BucketTold::Gone,
-            Some(bindings) => BucketTold::There {
+        match (&self.bindings, self.only) {
+            (_, Some((after, number))) => {
+                BucketTold::Watch { after, number, watches: EncodedWatches::of(&self.watches) }
+            }
+            (None, None) => BucketTold::Gone,
+            (Some(bindings), None) => BucketTold::There {
                 created_ms: self.created_ms,
                 fenced: self.fenced,
                 retention: self.retention,

@@ -42,7 +42,10 @@ fn is_bucket(name: &str) -> bool {
 fn is_news(news: &BucketNews) -> bool {
     is_bucket(&news.name)
         && news.bindings.as_deref().is_none_or(EncodedBindings::is_sound)
-        && EncodedWatches::is_sound(&news.watches)
+        && match news.only {
+            Some((_, number)) => EncodedWatches::is_only(&news.watches, number),
+            None => EncodedWatches::is_sound(&news.watches),
+        }
 }
 
 fn is_facts(facts: &Facts) -> bool {

@@ -150,6 +150,26 @@ impl Core {
         })
     }
 
+    /// Tells every group of a change of one subscription. Whoever has not heard of the change before it is told of the whole bucket.
+    ///
+    /// # Errors
+    /// As [`Core::settle_or_leave`].
+    pub(crate) async fn settle_watch(
+        self: &Rc<Self>,
+        name: &str,
+        number: u64,
+        told: Option<(u64, u64)>,
+    ) -> Result<(), ShardError> {
+        // Also where nothing has changed: not everyone may have heard of it.
+        let Some(news) = told.and_then(|told| self.watch_news(name, number, told)) else {
+            return self.settle_or_leave(name).await;
+        };
+        match self.tell_everyone(&Arc::new(news)).await {
+            Ok(_) => Ok(()),
+            Err(_) => self.settle_or_leave(name).await,
+        }
+    }
+
     /// Tells every group of a bucket as group 0 has it; returns the bucket's streams in all of them.
     async fn settle(self: &Rc<Self>, name: &str) -> Result<u64, ShardError> {
         for _ in 0..RENEWALS_MAX {
@@ -188,6 +208,24 @@ impl Core {
             retention: bucket.retention,
             bindings: (bucket.state != BucketState::Dropped).then(encode),
             watches: EncodedWatches::encode(bucket.subscriptions.values()),
+            only: None,
+        })
+    }
+
+    /// Of the bucket, the subscription of this number as group 0 has it now, as news of the change `told` says, which is of it.
+    fn watch_news(&self, name: &str, number: u64, (after, epoch): (u64, u64)) -> Option<BucketNews> {
+        let meta = self.meta();
+        let bucket = meta.bucket(name)?;
+        let subscription = bucket.subscriptions.values().find(|subscription| subscription.number == number);
+        Some(BucketNews {
+            name: name.into(),
+            epoch,
+            created_ms: bucket.created_ms,
+            fenced: false,
+            retention: bucket.retention,
+            bindings: None,
+            watches: EncodedWatches::encode(subscription.into_iter()),
+            only: Some((after, number)),
         })
     }
 

@@ -107,6 +107,7 @@ impl Guests {
     pub(crate) fn retain_instances(&self, bucket: &str, told: BucketTold<'_>) {
         let bindings = match told {
             BucketTold::There { bindings, .. } => bindings.decode(),
+            BucketTold::Watch { .. } => return,
             BucketTold::Gone => Vec::new(),
         };
         let bucket: Arc<str> = bucket.into();

@@ -25,6 +25,16 @@ const TOKEN_MS: u64 = 24 * 3_600_000;
 /// How old a key is when wakes are signed with it, in milliseconds, if there is another: receivers keep what they know of keys for a while.
 const KEY_ANNOUNCED_MS: u64 = 600_000;
 
+/// What group 0 has decided on a step.
+pub(crate) struct Stepped {
+    /// The subscription's generation.
+    pub(crate) generation: u64,
+    /// Whether it was there before.
+    existed: bool,
+    /// If every group is to hear of it: the bucket's change before, and this one.
+    told: Option<(u64, u64)>,
+}
+
 impl Shard {
     /// Makes a subscription, or finds it there with the same configuration. `root` is how its client calls the bucket.
     ///
@@ -156,10 +166,11 @@ impl Core {
     ) -> Response {
         let answer = match ask {
             SubscriptionAsk::Put { config, root } => self.put_subscription(&bucket, id, &config, &root).await?,
-            SubscriptionAsk::Get => self.described(&bucket, id, true)?,
+            SubscriptionAsk::Get => self.described(self.subscription(&bucket, id)?, true),
             SubscriptionAsk::Delete => {
-                self.subscription_step(&bucket, id, SubscriptionStep::Delete).await?;
-                self.settle_or_leave(bucket.as_str()).await?;
+                let number = self.subscription(&bucket, id)?.number;
+                let stepped = self.subscription_step(&bucket, id, SubscriptionStep::Delete).await?;
+                self.settle_watch(bucket.as_str(), number, stepped.told).await?;
                 SubscriptionAnswer::Acked { next_wake: false }
             }
             SubscriptionAsk::Link(names, is_linked) => {
@@ -170,8 +181,9 @@ impl Core {
                 let names = EncodedNames::of(&encoded);
                 let step =
                     if is_linked { SubscriptionStep::Link { names } } else { SubscriptionStep::Unlink { names } };
-                self.subscription_step(&bucket, id, step).await?;
-                self.settle_or_leave(bucket.as_str()).await?;
+                let number = self.subscription(&bucket, id)?.number;
+                let stepped = self.subscription_step(&bucket, id, step).await?;
+                self.settle_watch(bucket.as_str(), number, stepped.told).await?;
                 SubscriptionAnswer::Acked { next_wake: false }
             }
             SubscriptionAsk::Claim(worker) => self.claim(&bucket, id, &worker).await?,
@@ -197,10 +209,10 @@ impl Core {
         self.ensure_bucket(bucket.as_str()).await?;
         let encoded = config.encode();
         let put = SubscriptionStep::Put { config: EncodedConfig::of(&encoded), root };
-        let (_, existed) = self.subscription_step(bucket, id, put).await?;
-        // Also where nothing has changed: not everyone may have heard of it.
-        self.settle_or_leave(bucket.as_str()).await?;
-        self.described(bucket, id, existed)
+        let Stepped { existed, told, .. } = self.subscription_step(bucket, id, put).await?;
+        let number = self.kept(bucket, id)?.number;
+        self.settle_watch(bucket.as_str(), number, told).await?;
+        Ok(self.described(self.kept(bucket, id)?, existed))
     }
 
     /// Whether there is memory for more of a subscription.
@@ -210,10 +222,9 @@ impl Core {
         self.storage_refusal(&self.group(GroupId::META), bytes).map_or(Ok(()), Err)
     }
 
-    fn described(&self, bucket: &BucketName, id: &str, existed: bool) -> Result<SubscriptionAnswer, ShardError> {
-        let subscription = self.subscription(bucket, id)?;
+    fn described(&self, subscription: Subscription, existed: bool) -> SubscriptionAnswer {
         let key = self.signing_seed().map(|seed| public_key(&seed));
-        Ok(SubscriptionAnswer::Subscription(Box::new(subscription), existed, key))
+        SubscriptionAnswer::Subscription(Box::new(subscription), existed, key)
     }
 
     async fn claim(
@@ -342,20 +353,20 @@ impl Core {
     ) -> Result<Turn, ShardError> {
         let wake = self.entropy.u64();
         let step = SubscriptionStep::Wake { number, wake, worker };
-        let (generation, _) = self.subscription_step(bucket, id, step).await?;
+        let Stepped { generation, .. } = self.subscription_step(bucket, id, step).await?;
         Ok(Turn { number, generation, wake })
     }
 
-    /// Has group 0 decide on a step: the subscription's generation, and whether it was there before.
+    /// Has group 0 decide on a step.
     pub(crate) async fn subscription_step(
         &self,
         bucket: &BucketName,
         id: &str,
         step: SubscriptionStep<'_>,
-    ) -> Result<(u64, bool), ShardError> {
+    ) -> Result<Stepped, ShardError> {
         let command = Command::MetaSubscription { bucket: bucket.as_str(), id, step };
         match self.group(GroupId::META).command(&command).await? {
-            Reply::Subscription { generation, existed } => Ok((generation, existed)),
+            Reply::Subscription { generation, existed, told } => Ok(Stepped { generation, existed, told }),
             // What is in no bucket is not there.
             Reply::Refused(Refusal::BucketNotFound) => Err(Refusal::SubscriptionNotFound.into()),
             Reply::Refused(refusal) => Err(refusal.into()),
@@ -366,6 +377,12 @@ impl Core {
     /// A subscription as group 0 has it.
     fn subscription(&self, bucket: &BucketName, id: &str) -> Result<Subscription, ShardError> {
         self.group(GroupId::META).leading()?;
+        self.kept(bucket, id)
+    }
+
+    /// A subscription as this replica has it: with every step that it has had an answer to, also where another may lead by now. Whoever is
+    /// told after a step that nothing was done would ask again.
+    fn kept(&self, bucket: &BucketName, id: &str) -> Result<Subscription, ShardError> {
         let meta = self.meta();
         let found = meta.subscription(bucket.as_str(), id);
         Ok(found.ok_or(Refusal::SubscriptionNotFound)?.clone())

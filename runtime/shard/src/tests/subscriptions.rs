@@ -1,6 +1,6 @@
 //! Subscriptions over the groups and shards of a node, with a clock that moves when a test says so.
 
-use weir_stream::subscription::{Delivery, SubscriptionConfig, SubscriptionStep, Wake};
+use weir_stream::subscription::{Delivery, EncodedNames, SubscriptionConfig, SubscriptionStep, Wake};
 use weir_stream::{Pattern, Refusal};
 use weir_types::BucketName;
 
@@ -130,7 +130,11 @@ fn whoever_is_not_of_the_wake_under_way_moves_no_cursor_whatever_it_has_checked_
         // It was under way a moment ago, and this comes late to the groups of the streams.
         fenced(core.ack_all(&bucket(), turn.number, &acks, Some(core.clock.now_ms())).await);
         assert_eq!(pending().await, STREAMS.len());
+        node.advance(Duration::from_secs(1));
         core.extend(&bucket(), "s", turn, &acks[..1]).await.expect("it is under way");
+        let view = node.shards[0].subscription(bucket(), "s").await.expect("it is there");
+        let lease_until_ms = view.subscription.wake.and_then(|wake| wake.lease_until_ms);
+        assert_eq!(lease_until_ms, Some(core.clock.now_ms() + 5_000), "group 0 has said so, with another lease");
         // Another leader has ended it, and this one has not heard of that yet.
         core.subscription_step(&bucket(), "s", SubscriptionStep::End(turn)).await.expect("it is under way");
         fenced(core.extend(&bucket(), "s", turn, &acks).await);
@@ -216,6 +220,34 @@ fn what_is_pending_is_said_again_however_much_is_new() {
             }
             assert!(Instant::now() < due, "nothing is said again after {rounds} rounds");
         }
+    });
+}
+
+#[test]
+fn a_group_that_has_missed_a_change_is_told_of_the_whole_bucket() {
+    run(async {
+        let node = Node::subscribed(config()).await;
+        let others = ["other/a", "other/b", "other/c"];
+        for name in others {
+            node.create(&key(name), Expiry::Never).await;
+        }
+        let names = |name: &str| BTreeSet::from([Box::from(name)]);
+        // Group 0 has decided, and no group hears of it.
+        let encoded = EncodedNames::encode(&names(others[0]));
+        let missed = SubscriptionStep::Link { names: EncodedNames::of(&encoded) };
+        node.shards[0].0.subscription_step(&bucket(), "s", missed).await.expect("it is linked");
+        for name in &others[1..] {
+            node.shards[1].subscription_link(bucket(), "s", names(name), true).await.expect("it is linked");
+        }
+        node.shards[1].subscription_link(bucket(), "s", names(others[1]), false).await.expect("it is unlinked");
+        for name in others {
+            node.append(&key(name), "x").await.expect("appends");
+        }
+        let view = node.shards[1].subscription(bucket(), "s").await.expect("it is there");
+        let pending: BTreeSet<&str> =
+            view.streams.iter().filter(|stream| stream.has_pending()).map(|stream| &*stream.name).collect();
+        let expected: BTreeSet<&str> = STREAMS.iter().chain([&others[0], &others[2]]).copied().collect();
+        assert_eq!(pending, expected);
     });
 }
 

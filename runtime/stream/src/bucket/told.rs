@@ -48,6 +48,11 @@ impl Group {
                 );
                 self.buckets_gone_epoch = self.buckets_gone_epoch.max(epoch);
             }
+            BucketTold::Watch { after, .. } if !is_there || after != known => return Outcome::refused(Refusal::Stale),
+            BucketTold::Watch { after: _, number, watches } => {
+                self.buckets.get_mut(name).expect("it is there").epoch = epoch;
+                self.set_watch(name, number, watches.decode().pop());
+            }
             BucketTold::There { created_ms, fenced, retention, bindings, watches } => {
                 let (no_bindings, no_watches) = Default::default();
                 let new = || Bucket {

@@ -78,8 +78,8 @@ impl Meta {
             }
             SubscriptionStep::Delete => {
                 let gone = found.subscriptions.remove(id).ok_or(Refusal::SubscriptionNotFound)?;
-                self.tell_of(bucket);
-                return Ok(Reply::Subscription { generation: gone.generation, existed: true });
+                let told = Some(self.tell_of(bucket));
+                return Ok(Reply::Subscription { generation: gone.generation, existed: true, told });
             }
             SubscriptionStep::Link { names } => (true, found.link(id, names.decode())?),
             SubscriptionStep::Unlink { names } => {
@@ -141,16 +141,15 @@ impl Meta {
             }
         };
         let generation = found.subscription_mut(id)?.generation;
-        if is_told {
-            self.tell_of(bucket);
-        }
-        Ok(Reply::Subscription { generation, existed })
+        let told = is_told.then(|| self.tell_of(bucket));
+        Ok(Reply::Subscription { generation, existed, told })
     }
 
-    /// Every group is to hear of the bucket's change.
-    fn tell_of(&mut self, bucket: &str) {
+    /// Every group is to hear of the bucket's change: returns the one before, and this one.
+    fn tell_of(&mut self, bucket: &str) -> (u64, u64) {
         let epoch = self.next_change();
-        self.bucket_mut(bucket).expect("it was just changed").epoch = epoch;
+        let bucket = self.bucket_mut(bucket).expect("it was just changed");
+        (std::mem::replace(&mut bucket.epoch, epoch), epoch)
     }
 }
 

@@ -64,8 +64,18 @@ impl Group {
         self.buckets.get(bucket).map_or(&[], |bucket| &bucket.watches)
     }
 
+    /// Replaces one watch of a bucket that is there, or removes it.
+    pub(crate) fn set_watch(&mut self, name: &str, number: u64, watch: Option<Watch>) {
+        let mut watches = self.watches_of(name).to_vec();
+        watches.retain(|before| before.number != number);
+        watches.extend(watch);
+        self.set_watches(name, watches);
+    }
+
     /// Replaces the watches of a bucket that is there.
-    pub(crate) fn set_watches(&mut self, name: &str, watches: Vec<Watch>) {
+    pub(crate) fn set_watches(&mut self, name: &str, mut watches: Vec<Watch>) {
+        // However they came, they are the same.
+        watches.sort_unstable_by_key(|watch| watch.number);
         let bucket = self.buckets.get_mut(name).expect("the caller has found it");
         if bucket.watches == watches {
             return;

@@ -72,6 +72,12 @@ impl<'a> EncodedWatches<'a> {
         EncodedWatches(encoded).try_decode().is_ok()
     }
 
+    /// Whether they are sound, and none or that of this subscription.
+    pub fn is_only(encoded: &[u8], number: u64) -> bool {
+        let watches = EncodedWatches(encoded).try_decode();
+        watches.is_ok_and(|watches| watches.len() <= 1 && watches.iter().all(|watch| watch.number == number))
+    }
+
     /// What every group is to know of a bucket's subscriptions.
     pub fn encode<'s>(subscriptions: impl Iterator<Item = &'s Subscription>) -> Vec<u8> {
         Watch::encode(&subscriptions.map(Watch::of).collect::<Vec<_>>())

@@ -35,6 +35,11 @@ fn config(is_webhook: bool, pattern: Option<&str>, streams: &[&str]) -> Subscrip
     SubscriptionConfig { delivery, pattern, streams: names(streams), lease_ms: 1000, description: None }
 }
 
+/// What a step is answered with, whatever groups are to hear of it.
+fn stepped(generation: u64, existed: bool) -> Reply {
+    Reply::Subscription { generation, existed, told: None }
+}
+
 /// A group that is group 0, too, with a bucket.
 struct Net {
     world: World,
@@ -68,9 +73,25 @@ impl Net {
     }
 
     fn step(&mut self, id: &str, step: SubscriptionStep<'_>) -> Reply {
+        let before = self.world.group.meta().subscription(BUCKET, id).map(|subscription| subscription.number);
         let reply = self.apply(&Command::MetaSubscription { bucket: BUCKET, id, step });
-        self.tell();
-        reply
+        let Reply::Subscription { generation, existed, told } = reply else { return reply };
+        match told {
+            // Every other change is told by itself, so that what comes of both ways is compared.
+            Some((after, epoch)) if epoch % 2 == 0 => {
+                let bucket = self.world.group.meta().bucket(BUCKET).expect("it is there");
+                let subscription = bucket.subscriptions.get(id);
+                let number =
+                    subscription.map(|subscription| subscription.number).or(before).expect("it is or was there");
+                let watches = EncodedWatches::encode(subscription.into_iter());
+                let told = BucketTold::Watch { after, number, watches: EncodedWatches::of(&watches) };
+                let reply = self.apply(&Command::Bucket { name: BUCKET, epoch, told });
+                assert!(matches!(reply, Reply::Bucket { .. }), "{reply:?}");
+            }
+            Some(_) => self.tell(),
+            None => {}
+        }
+        stepped(generation, existed)
     }
 
     fn put(&mut self, id: &str, config: &SubscriptionConfig) -> Reply {
@@ -244,7 +265,7 @@ fn a_name_is_linked_and_unlinked_beside_the_pattern() {
     net.link("s", &["manual"], true);
     assert_eq!(net.linked("s")["manual"], (Link::Explicit, 4, 4), "it is linked where it ends now");
     let same = net.put("s", &config(true, Some("events/*"), &["events/a", "manual"]));
-    assert_eq!(same, Reply::Subscription { generation: 0, existed: true });
+    assert_eq!(same, stepped(0, true));
     let other = net.put("s", &config(true, Some("events/**"), &[]));
     assert_eq!(other, Reply::Refused(Refusal::SubscriptionConflict));
 }
@@ -263,7 +284,7 @@ fn limits_are_said() {
     let mut net = Net::new();
     for n in 0..256 {
         let reply = net.put(&format!("s-{n}"), &config(true, Some("a"), &[]));
-        assert_eq!(reply, Reply::Subscription { generation: 0, existed: false });
+        assert_eq!(reply, stepped(0, false));
     }
     let full = Reply::Refused(Refusal::SubscriptionLimit);
     let long = config(true, Some(&format!("{}*b*", "a/".repeat(500))), &[]);
@@ -273,10 +294,10 @@ fn limits_are_said() {
     assert_eq!(net.put("one-more", &config(true, Some("a"), &[])), full);
     let many: Vec<String> = (0..1024).map(|n| format!("m/{n}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    assert_eq!(net.link("s-1", &["one", "more"], true), Reply::Subscription { generation: 0, existed: true });
+    assert_eq!(net.link("s-1", &["one", "more"], true), stepped(0, true));
     assert_eq!(net.link("s-1", &many, true), full);
     net.link("s-1", &["one", "more"], false);
-    assert_eq!(net.link("s-1", &many, true), Reply::Subscription { generation: 0, existed: true });
+    assert_eq!(net.link("s-1", &many, true), stepped(0, true));
     assert_eq!(net.link("s-1", &["more"], true), full);
     let missing = Reply::Refused(Refusal::SubscriptionNotFound);
     assert_eq!(net.step("nobody", SubscriptionStep::Delete), missing);
@@ -289,7 +310,7 @@ fn one_wake_follows_another_and_what_was_meant_for_an_earlier_one_is_refused() {
     net.put("s", &config(false, Some("**"), &[]));
     let number = net.subscription("s").number;
     let wake = |wake, worker| SubscriptionStep::Wake { number, wake, worker };
-    assert_eq!(net.step("s", wake(5, None)), Reply::Subscription { generation: 1, existed: true });
+    assert_eq!(net.step("s", wake(5, None)), stepped(1, true));
     assert_eq!(net.step("s", wake(6, None)), fenced, "one at a time");
     let first = net.subscription("s").turn().expect("it is under way");
     assert_eq!(first, Turn { number, generation: 1, wake: 5 });
@@ -306,9 +327,9 @@ fn one_wake_follows_another_and_what_was_meant_for_an_earlier_one_is_refused() {
     net.time_ms = 700;
     net.step("s", SubscriptionStep::Extend(first));
     assert_eq!(net.subscription("s").wake.as_ref().and_then(|wake| wake.lease_until_ms), Some(1700));
-    assert_eq!(net.step("s", SubscriptionStep::End(first)), Reply::Subscription { generation: 1, existed: true });
+    assert_eq!(net.step("s", SubscriptionStep::End(first)), stepped(1, true));
     assert_eq!(net.step("s", SubscriptionStep::End(first)), fenced);
-    assert_eq!(net.step("s", wake(5, Some("w-2"))), Reply::Subscription { generation: 2, existed: true });
+    assert_eq!(net.step("s", wake(5, Some("w-2"))), stepped(2, true));
     net.step("s", SubscriptionStep::Delete);
     net.put("s", &config(false, Some("**"), &[]));
     assert_eq!(net.step("s", wake(7, None)), fenced, "another subscription was meant");
@@ -400,6 +421,27 @@ fn what_subscriptions_hold_is_counted_until_they_are_gone() {
     net.link("s", &named, false);
     net.step("s", SubscriptionStep::Delete);
     assert_eq!(bytes(&net), before);
+}
+
+#[test]
+fn a_change_of_one_subscription_is_for_those_who_have_heard_of_the_one_before() {
+    let mut net = Net::new();
+    net.put("s", &config(true, Some("events/*"), &[]));
+    let number = net.subscription("s").number;
+    let bucket = net.world.group.bucket(BUCKET).expect("it is there");
+    let none = EncodedWatches::NONE;
+    let tell = |after, epoch| Command::Bucket {
+        name: BUCKET,
+        epoch,
+        told: BucketTold::Watch { after, number, watches: none },
+    };
+    let stale = Reply::Refused(Refusal::Stale);
+    assert_eq!(net.apply(&tell(bucket.epoch + 1, bucket.epoch + 2)), stale, "something between is missing");
+    assert_eq!(net.apply(&tell(bucket.epoch - 1, bucket.epoch - 1)), stale, "it is older");
+    net.write("events/a", "x");
+    assert_eq!(net.pending("s"), ["events/a"]);
+    assert!(matches!(net.apply(&tell(bucket.epoch, bucket.epoch + 1)), Reply::Bucket { .. }));
+    assert!(net.pending("s").is_empty(), "it is gone");
 }
 
 #[test]
@@ -511,7 +553,7 @@ proptest! {
                 Step::Put(id, pattern) => {
                     let streams: &[&str] = if pattern == 0 { &["a"] } else { &[] };
                     let reply = net.put(&id.to_string(), &config(false, PATTERNS[pattern], streams));
-                    if reply == (Reply::Subscription { generation: 0, existed: false }) {
+                    if reply == stepped(0, false) {
                         let explicit = if pattern == 0 { ["a"].into() } else { BTreeSet::new() };
                         let mut model = Model { pattern, explicit, ..Model::default() };
                         model.link(&tails);

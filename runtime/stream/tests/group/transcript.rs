@@ -351,7 +351,7 @@ fn render(reply: &Reply) -> String {
         Reply::Trimmed(s) => facts(&format!("trimmed earliest={}", s.earliest.position), s),
         Reply::Flushed { parts } => format!("flushed {parts}"),
         Reply::Pinned(s) => facts(&format!("pinned earliest={}", s.earliest.position), s),
-        Reply::Subscription { generation, existed } => {
+        Reply::Subscription { generation, existed, told: _ } => {
             format!("subscription generation={generation} existed={existed}")
         }
         Reply::ForkDecided { is_there } => format!("decided there={is_there}"),

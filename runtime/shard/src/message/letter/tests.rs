@@ -113,7 +113,16 @@ fn requests() -> Vec<Request> {
     let name = || ModuleName::new("stats").expect("a name");
     let news = |bindings| {
         let (name, retention) = ("bucket".into(), Retention::default());
-        Arc::new(BucketNews { name, epoch: 3, created_ms: 4, fenced: false, retention, bindings, watches: vec![0] })
+        Arc::new(BucketNews {
+            name,
+            epoch: 3,
+            created_ms: 4,
+            fenced: false,
+            retention,
+            bindings,
+            watches: vec![0],
+            only: None,
+        })
     };
     let encoded = Bytes::from(Binding::encode([&binding()].into_iter()));
     vec![
