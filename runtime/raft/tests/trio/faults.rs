@@ -216,6 +216,10 @@ fn history_of(seed: u64) -> History {
         trio.check_branches();
         branches::delete_all(&trio).await;
         trio.settle().await;
+        // Links and replicas know each other, so they would stay with all that the disks have.
+        for node in &trio.nodes {
+            node.crash().await;
+        }
         trio.history.clone()
     })
 }
