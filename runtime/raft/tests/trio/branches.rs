@@ -4,6 +4,7 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
@@ -28,6 +29,8 @@ const LATE_MS: u64 = 1 << 50;
 const BUCKET: &str = "f";
 /// Few, so that most that is asked for finds something.
 const NAMES: u64 = 16;
+/// Streams that others write to, at most.
+const OTHERS: u64 = 1000;
 /// A record is the life of the stream that it was appended to, and the number of its batch.
 const RECORD_BYTES: u64 = 16;
 /// So long a pin waits for its fork: batches, for a batch's time is its number.
@@ -512,8 +515,16 @@ fn streams(group: &Group) -> impl Iterator<Item = &Stream> {
 }
 
 fn key(nth: u64) -> StreamKey {
-    StreamKey::new(BUCKET, &format!("s{nth}")).expect("a valid key")
+    KEYS[nth as usize].clone()
 }
+
+/// In slots of their own: of streams of one slot, a snapshot's bytes depend on their order, which is no part of the state.
+static KEYS: LazyLock<Vec<StreamKey>> = LazyLock::new(|| {
+    let key = |bucket, nth| StreamKey::new(bucket, &format!("s{nth}")).expect("a valid key");
+    let mut taken: BTreeSet<usize> = (0..OTHERS).map(|nth| key("b", nth).slot().index()).collect();
+    let keys = (0..).map(|nth| key(BUCKET, nth));
+    keys.filter(|key| taken.insert(key.slot().index())).take(NAMES as usize).collect()
+});
 
 fn key_of(stream: &Stream) -> StreamKey {
     StreamKey::parse(stream.key()).expect("it is a stream's")
