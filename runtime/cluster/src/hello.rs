@@ -33,7 +33,7 @@ use weir_types::{GroupId, ShardId};
 use crate::identity::{ClusterId, DiskId, Hello, Identity, Lane, NodeId};
 
 /// The version of everything that nodes say to each other: hellos and frames.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// Bytes of a record before what is in it.
 pub(crate) const RECORD_HEADER_BYTES: usize = 8;

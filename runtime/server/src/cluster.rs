@@ -143,6 +143,10 @@ pub(crate) async fn join(
                 endpoint.identity.cluster = cluster_id(&config.id, store);
                 match inquire(&endpoint, address, Joined::question()).await {
                     Ok(answer) => match Joined::read(&answer, address) {
+                        Some(_) if store.is_none() && cold.s3().is_some() => format!(
+                            "the cluster has no cold tier, and cold.url = {:?} is configured here: take that away, or give it to all nodes",
+                            cold.url
+                        ),
                         Some(joined) => return Ok(joined),
                         None => format!("{address} has answered something else than what it was asked"),
                     },

@@ -56,9 +56,7 @@ impl StatusReport {
             ),
         );
         line(&mut text, format_args!("store: {}", self.store));
-        let others = nodes.iter().filter_map(|node| Some((node.node, node.level.filter(|other| other != level)?)));
-        let others: String = others.map(|(node, other)| format!("; node {node} knows {other}")).collect();
-        line(&mut text, format_args!("format level: {level}{others}"));
+        line(&mut text, format_args!("format level: {level}{}", behind(*level, nodes)));
         let header = ["NODE", "STATE", "HEARD", "LEADS", "VOTES IN", "ADDRESS"].map(str::to_string);
         let rows = nodes.iter().map(|node| self.node_row(node));
         push_table(&mut text, std::iter::once(header).chain(rows).collect());
@@ -81,6 +79,17 @@ impl StatusReport {
         };
         [node.node.to_string(), state.to_string(), heard(node.heard_ms), leads.to_string(), votes.to_string(), address]
     }
+}
+
+/// Which nodes keep the cluster from a higher format level, if some others know one.
+fn behind(level: u16, nodes: &[NodeStatus]) -> String {
+    let newest = nodes.iter().filter_map(|node| node.level).max().unwrap_or(level);
+    let older = nodes.iter().filter(|node| newest > level && node.level != Some(newest));
+    let sentence = |node: &NodeStatus| match node.level {
+        Some(known) => format!("; node {} knows {known} and not {newest}", node.node),
+        None => format!("; node {} has not said yet what it knows", node.node),
+    };
+    older.map(sentence).collect()
 }
 
 fn group_row(group: &GroupStatus) -> [String; 6] {
@@ -227,7 +236,7 @@ mod tests {
             state: NodeState::Active,
             disk: None,
             heard_ms,
-            level: Some(node as u16 / 3),
+            level: [Some(0), None, Some(1)].into_iter().nth(node as usize - 1).flatten(),
         }
     }
 
@@ -257,7 +266,7 @@ mod tests {
             "\
 c1, as node 1 sees it: 3 nodes, 1 group: all is well
 store: none
-format level: 0; node 3 knows 1
+format level: 0; node 1 knows 0 and not 1; node 2 has not said yet what it knows
 
 NODE  STATE   HEARD    LEADS  VOTES IN  ADDRESS
 1     active  now      1      1         10.0.0.1:4439

@@ -55,8 +55,12 @@ const KIND_META_LEVEL: u8 = 70;
 /// [`KIND_BUCKET`] with the streams that subscriptions are for.
 const KIND_BUCKET_WATCHED: u8 = 64;
 const KIND_META_SUBSCRIPTION: u8 = 65;
-const KIND_META_HOOK_KEY: u8 = 66;
-const KIND_ACK: u8 = 67;
+/// [`KIND_META_HOOK_KEY`], whichever keys there are.
+const KIND_META_HOOK_KEY_ANYHOW: u8 = 66;
+/// [`KIND_ACK`] that is never too late.
+const KIND_ACK_EVER: u8 = 67;
+const KIND_META_HOOK_KEY: u8 = 71;
+const KIND_ACK: u8 = 72;
 
 const FLAG_CLOSE: u8 = 1;
 const FLAG_PRODUCER: u8 = 2;
@@ -247,7 +251,7 @@ pub enum Command<'a> {
         /// What it is made of, drawn at random by the leader.
         seed: HookSeed,
         /// When the newest key came that is known, in milliseconds since 1970; 0 if there is none. If another one has come meanwhile, this
-        /// one does not.
+        /// one does not. [`u64::MAX`] in old logs: it comes all the same.
         after_ms: u64,
     },
     /// Group 0 only: fixes how many groups the slots are spread over.
@@ -585,6 +589,10 @@ impl<'a> Command<'a> {
                 let (bucket, number) = (read_bucket(r)?, r.u64("subscription number")?);
                 Command::Ack { bucket, number, until_ms: r.u64("lease")?, acks: EncodedAcks::read(r)? }
             }
+            KIND_ACK_EVER => {
+                let (bucket, number) = (read_bucket(r)?, r.u64("subscription number")?);
+                Command::Ack { bucket, number, until_ms: u64::MAX, acks: EncodedAcks::read(r)? }
+            }
             KIND_META_SUBSCRIPTION => {
                 let (bucket, id) = (read_bucket(r)?, r.short("subscription id")?);
                 if !is_subscription_id(id) {
@@ -593,6 +601,7 @@ impl<'a> Command<'a> {
                 Command::MetaSubscription { bucket, id, step: SubscriptionStep::read(r)? }
             }
             KIND_META_HOOK_KEY => Command::MetaHookKey { seed: read_seed(r)?, after_ms: r.u64("key")? },
+            KIND_META_HOOK_KEY_ANYHOW => Command::MetaHookKey { seed: read_seed(r)?, after_ms: u64::MAX },
             KIND_META_FORM => match r.u16("groups")? {
                 0 => return Err(CodecError::Field("groups")),
                 groups => Command::MetaForm { groups },
@@ -815,4 +824,33 @@ fn read_upload<'a>(r: &mut Reader<'a>) -> Result<Upload<'a>, CodecError> {
 
 fn read_bucket<'a>(r: &mut Reader<'a>) -> Result<&'a str, CodecError> {
     r.short("bucket name")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A command that is the first of these kinds now, as it was when it was the second one, without the 8 bytes at `lacks`.
+    fn as_before(command: &Command<'_>, kind: u8, lacks: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        command.put(&mut bytes);
+        bytes[0] = kind;
+        bytes.drain(lacks..lacks + 8);
+        bytes
+    }
+
+    #[test]
+    fn commands_of_logs_from_before_mean_what_they_meant() {
+        let acks = EncodedAcks::encode(&[]);
+        let ack = |until_ms| Command::Ack { bucket: "b", number: 7, until_ms, acks: EncodedAcks::of(&acks) };
+        let mut bytes = Vec::new();
+        ack(5).put(&mut bytes);
+        let lease_at = bytes.windows(8).position(|part| part == 5_u64.to_le_bytes()).expect("it has one");
+        let before = as_before(&ack(5), KIND_ACK_EVER, lease_at);
+        assert!(matches!(Command::read(&before), Ok(Command::Ack { number: 7, until_ms: u64::MAX, .. })));
+        let key = Command::MetaHookKey { seed: HookSeed([3; 32]), after_ms: 9 };
+        let before = as_before(&key, KIND_META_HOOK_KEY_ANYHOW, 33);
+        let Ok(Command::MetaHookKey { seed, after_ms }) = Command::read(&before) else { panic!("it is a key") };
+        assert_eq!((seed.0, after_ms), ([3; 32], u64::MAX));
+    }
 }

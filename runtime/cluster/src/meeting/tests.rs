@@ -148,7 +148,7 @@ async fn what_is_no_hello_is_refused() {
     let cases: [(&[u8], &str); 5] = [
         (b"GET / HTTP/1.1\r\n\r\n", "node 2 was sent something that no node of weir says"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", "the other end speaks TLS, and node 2 was not told to"),
-        (&future, "node 2 speaks version 1 of what nodes say to each other, and the other end version 2"),
+        (&future, "node 2 speaks version 2 of what nodes say to each other, and the other end version 3"),
         (&short, "node 2 was sent something that no node of weir says"),
         (&early, "node 2 was sent something that no node of weir says"),
     ];

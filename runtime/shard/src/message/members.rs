@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
-use weir_stream::{ADDRESS_BYTES_MAX, NODES_MAX, NodeState, NodeTable};
+use weir_stream::{ADDRESS_BYTES_MAX, NODES_MAX, NodeEntry, NodeState, NodeTable};
 use weir_types::GroupId;
 
 /// What a group's leader is asked about its members.
@@ -129,16 +129,27 @@ impl MembersRequest {
             MembersRequest::Transfer { node, .. } => *node != 0,
             MembersRequest::Step(step) => step.change.is_sound(),
             MembersRequest::Change { node, change } => {
-                let is_address = |address: &str| address.len() <= ADDRESS_BYTES_MAX;
-                *node != 0 && !matches!(change, NodeChange::Add { address } if !is_address(address))
+                // One that makes no sense is refused with a sentence.
+                let is_short = |address: &str| address.len() <= ADDRESS_BYTES_MAX;
+                *node != 0 && !matches!(change, NodeChange::Add { address } if !is_short(address))
             }
             MembersRequest::Hear(announcement) => {
                 let Announcement { leader, nodes, .. } = &**announcement;
-                let is_table = |table: &NodeTable| table.nodes.len() <= NODES_MAX && !table.nodes.contains_key(&0);
                 *leader != 0 && nodes.as_ref().is_none_or(is_table)
             }
         }
     }
+}
+
+/// Whether a node can write these nodes down, a line each.
+fn is_table(table: &NodeTable) -> bool {
+    let is_known = |entry: &NodeEntry| entry.address.len() <= ADDRESS_BYTES_MAX && is_one_word(&entry.address);
+    table.nodes.len() <= NODES_MAX && !table.nodes.contains_key(&0) && table.nodes.values().all(is_known)
+}
+
+/// Whether this can be the address of a node, as far as it has nothing that separates words or lines.
+pub(crate) fn is_one_word(address: &str) -> bool {
+    !address.contains(|letter: char| letter.is_whitespace() || letter.is_control())
 }
 
 /// What that is answered with.
@@ -149,6 +160,26 @@ pub(crate) enum MembersAnswer {
     Done,
     /// Nothing was changed, for this reason.
     Refused(Box<str>),
+}
+
+impl MembersAnswer {
+    /// Whether some node would answer this: who is to vote somewhere is decided on it.
+    pub(crate) fn is_sound(&self) -> bool {
+        match self {
+            MembersAnswer::Standing(standing) => {
+                let GroupStanding { leader, voters, learners, others, .. } = &**standing;
+                let is_set = |set: &BTreeSet<u64>| !set.is_empty() && !set.contains(&0);
+                let are_others = others.iter().all(|other| other.node != 0);
+                *leader != 0
+                    && (1..=2).contains(&voters.len())
+                    && voters.iter().all(is_set)
+                    && !learners.contains(&0)
+                    && are_others
+            }
+            MembersAnswer::Nodes(view) => is_table(&view.table),
+            MembersAnswer::Done | MembersAnswer::Refused(_) => true,
+        }
+    }
 }
 
 /// What the leader of group 0 knows of the nodes.

@@ -231,8 +231,8 @@ impl Answer {
             | Answer::Binding { .. }
             | Answer::Bindings(_)
             | Answer::HookKeys(_)
-            | Answer::Members(_)
             | Answer::Done => true,
+            Answer::Members(answer) => answer.is_sound(),
             Answer::Subscription(said) => match &**said {
                 SubscriptionAnswer::Claimed(claimed) => are_linked(&claimed.streams),
                 SubscriptionAnswer::Subscription(..) | SubscriptionAnswer::Acked { .. } => true,

@@ -225,8 +225,10 @@ pub(crate) async fn keep_ready(core: Rc<Core>) {
         if !is_due && !is_awaited {
             continue;
         }
-        looked = Some((epochs, Instant::now()));
-        load_bound(&core).await;
+        if is_due {
+            looked = Some((epochs, Instant::now()));
+            load_bound(&core).await;
+        }
         if core.topology.owner_of(GroupId::META) == core.id {
             keep_named(&core, is_due).await;
             // Before, nothing is known of when it was wanted last, and what is applied may be as old as the last snapshot.

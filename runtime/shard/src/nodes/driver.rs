@@ -173,11 +173,13 @@ impl Core {
         Ok(())
     }
 
-    /// Raises the format level to what every node knows, once all of them have been met.
+    /// Raises the format level to what every node knows, once all of them have been met and serve: whoever cannot start with a new version
+    /// has to be able to go back.
     async fn raise_level(&self) -> Result<(), ShardError> {
         let (levels, table) = (self.levels(), self.meta().nodes().clone());
-        let own = levels.get(&self.config.node_id).copied();
-        let known = table.present().map(|(node, _)| levels.get(&node).copied()).chain([own]);
+        let (own, heard) = (levels.get(&self.config.node_id).copied(), self.heard_nodes());
+        let known_by = |node: u64| levels.get(&node).copied().filter(|_| heard.contains(&node));
+        let known = table.present().map(|(node, _)| known_by(node)).chain([own]);
         let Some(level) = known.min().flatten().filter(|level| *level > table.level) else { return Ok(()) };
         self.group(GroupId::META).command(&Command::MetaLevel { level }).await?;
         tracing::info!(level, "all nodes know this format level, so the cluster is at it from now on");
@@ -207,10 +209,10 @@ impl Core {
         let leader = self.config.node_id;
         let term = self.group(GroupId::META).replica.standing().term;
         if let Some(node) = NodeId::new(node) {
-            // From then on nobody tells it anything.
-            while self.heard_nodes().contains(&node.get()) {
+            // From then on nobody tells it anything. A leader that has just begun has heard nobody yet.
+            loop {
                 let news = Announcement { group: GroupId::META, leader, term, nodes: Some(table.clone()) };
-                if self.tell(node, news).await {
+                if self.tell(node, news).await || !self.heard_nodes().contains(&node.get()) {
                     break;
                 }
                 tokio::time::sleep(LOOK_EVERY.0).await;

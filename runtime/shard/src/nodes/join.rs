@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use weir_cluster::{Accepted, DiskId, Incoming, Known, List, Message, NodeId};
 
 use crate::core::Shard;
+use crate::message::is_one_word;
 use crate::nodes::salute;
 
 /// A question of a node that is new, and its answer.
@@ -45,6 +46,9 @@ impl Joined {
         let known = |(node, known_as, disk, is_removed): (u64, String, Option<u128>, bool)| {
             // It may not know how others reach it.
             let address = if known_as.is_empty() && node == teller { address.to_string() } else { known_as };
+            if !is_one_word(&address) {
+                return None;
+            }
             Some((NodeId::new(node)?, Known { address, disk: disk.map(DiskId), is_removed }))
         };
         let nodes = nodes.into_iter().map(known).collect::<Option<_>>()?;
@@ -92,5 +96,8 @@ mod tests {
         assert_eq!((joined.groups, joined.list.epoch, joined.list.level), (3, 4, 1));
         assert_eq!(addresses, ["a:1", "b:1", ""]);
         assert_eq!(Joined::read(&Joined::question(), "a:1"), None);
+        let nodes = vec![(2, "b:1\n3 - there c:1".to_string(), None, false)];
+        let answer = salute::message(JOIN, &Told { node: 1, groups: 3, epoch: 4, level: 1, nodes }, Vec::new());
+        assert_eq!(Joined::read(&answer, "a:1"), None, "nodes are written down a line each");
     }
 }

@@ -10,7 +10,7 @@ use weir_stream::NodeStep;
 use crate::core::{Core, Found};
 use crate::message::{
     Answer, Following, GroupChange, GroupStanding, GroupStep, MembersAnswer, MembersRequest, NodeChange, NodesView,
-    Response, ShardError,
+    Response, ShardError, is_one_word,
 };
 use crate::write::job::LocalGroup;
 
@@ -140,8 +140,7 @@ impl Core {
     fn is_taken(&self, node: u64, address: &str) -> Option<Box<str>> {
         let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
         // It is written down by every node, a line each.
-        let is_one_word = !address.contains(|letter: char| letter.is_whitespace() || letter.is_control());
-        if !matches!(port, Some(Ok(1..))) || !is_one_word {
+        if !matches!(port, Some(Ok(1..))) || !is_one_word(address) {
             return Some(format!("{address:?} is no address of a node: it is written as host:port").into());
         }
         let meta = self.meta();

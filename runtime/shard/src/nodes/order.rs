@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::time::timeout;
-use weir_cluster::Known;
+use weir_cluster::{Known, List};
 use weir_stream::{NodeEntry, NodeState, NodeTable};
 use weir_types::GroupId;
 
@@ -91,7 +91,8 @@ impl Core {
             return *view;
         }
         let own = (self.config.node_id, Known::default());
-        let known = self.nodes.as_ref().map(|nodes| nodes.roster.current().nodes).unwrap_or_default();
+        let List { level, nodes: known, .. } =
+            self.nodes.as_ref().map(|nodes| nodes.roster.current()).unwrap_or_default();
         let known = known.into_iter().map(|(node, known)| (node.get(), known));
         let entry = |(node, Known { address, disk, is_removed }): (u64, Known)| {
             let state = if is_removed { NodeState::Removed } else { NodeState::Active };
@@ -99,8 +100,9 @@ impl Core {
         };
         let nodes = [own].into_iter().chain(known).map(entry).collect();
         let heard_ms = vec![(self.config.node_id, 0)];
-        let table = NodeTable { nodes, ..NodeTable::default() };
-        NodesView { table, heard_ms, levels: Vec::new(), waits: Vec::new(), is_settled: false }
+        let table = NodeTable { epoch: 0, level, nodes };
+        let levels = self.levels().into_iter().collect();
+        NodesView { table, heard_ms, levels, waits: Vec::new(), is_settled: false }
     }
 
     async fn group_status(self: &Rc<Self>, group: GroupId) -> GroupStatus {

@@ -31,7 +31,7 @@ impl Meta {
     /// Adds a key, unless the newest is not the one of `after_ms`: who has asked for this one has another now.
     pub(crate) fn hook_key_put(&mut self, seed: HookSeed, after_ms: u64, time_ms: u64) -> Reply {
         let is_known = self.hook_keys.iter().any(|key| key.seed == seed);
-        if !is_known && self.newest_key_ms() == after_ms {
+        if !is_known && (after_ms == u64::MAX || self.newest_key_ms() == after_ms) {
             self.hook_keys.push(HookKey { seed, created_ms: time_ms });
             let old = self.hook_keys.len().saturating_sub(HookKey::KEPT);
             self.hook_keys.drain(..old);

@@ -132,6 +132,6 @@ pub fn join_buckets(groups: &mut BTreeMap<GroupId, Group>, count: u16) {
         (bucket.epoch, bucket.state) = (changes, BucketState::Active);
     }
     (meta.groups, meta.changes, meta.buckets) = (Some(count), changes, known);
-    // Those of the cluster that is lost.
-    meta.nodes = NodeTable::default();
+    // Those of the cluster that is lost. What it has written, older versions still cannot read.
+    meta.nodes = NodeTable { level: meta.nodes.level, ..NodeTable::default() };
 }

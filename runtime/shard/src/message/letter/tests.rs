@@ -507,6 +507,10 @@ fn what_this_node_would_not_send_is_not_taken() {
         Letter::Response { to: TO, call: CALL, response: Ok(Answer::Facts(facts)) }
     };
     let request = |request| Letter::Request { call: CALL, request };
+    let members = |standing: GroupStanding| {
+        let answer = Answer::Members(MembersAnswer::Standing(Box::new(standing)));
+        Letter::Response { to: TO, call: CALL, response: Ok(answer) }
+    };
     let producer = Some(Producer { id: "".into(), epoch: 0, seq: 0 });
     let append = AppendRequest { producer, body: body(), ..AppendRequest::default() };
     let wrong = [
@@ -520,6 +524,9 @@ fn what_this_node_would_not_send_is_not_taken() {
         request(group_step(GroupChange::Voters([].into()))),
         request(links(LinksAsk::All(1025))),
         request(links(LinksAsk::Pending(0))),
+        members(GroupStanding { voters: Vec::new(), ..standing() }),
+        members(GroupStanding { voters: vec![[].into()], ..standing() }),
+        members(GroupStanding { leader: 0, ..standing() }),
         advance_of(5, 4, &[]),
         advance_of(4, 9, &[b"xyz"]),
         advance_of(4, 4, &[b""]),
