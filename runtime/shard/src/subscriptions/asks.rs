@@ -336,7 +336,7 @@ impl Core {
     ) -> Result<bool, ShardError> {
         self.subscription_step(bucket, id, SubscriptionStep::End(turn)).await?;
         // It is over, whatever is found out now.
-        let next_wake = self.pending(bucket, turn.number, 1).await.is_ok_and(|pending| !pending.is_empty());
+        let next_wake = self.first_pending(bucket, turn.number).await.is_ok_and(|first| first.is_some());
         if next_wake {
             self.desk.add((bucket.as_str().into(), turn.number));
         }

@@ -1,8 +1,13 @@
 //! A group's part of a subscription: which of its streams are linked, which have something new, and up to where they were processed.
 
+use std::cell::Cell;
+use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 
+use futures_util::{StreamExt as _, stream};
 use send_wrapper::SendWrapper;
+use tokio::time::timeout;
 use weir_stream::subscription::{Ack, EncodedAcks, Link, Linked};
 use weir_stream::{Command, Refusal, Reply};
 use weir_types::limits::SLOTS;
@@ -17,6 +22,9 @@ const STREAMS_PER_TURN: usize = 1024;
 const SLOTS_PER_TURN: usize = 512;
 /// Segments and bytes that are compared between two pauses, at most.
 const STEPS_PER_TURN: usize = 64 << 10;
+/// How long a group is waited for that is asked what is pending, and how many are asked at once.
+const PENDING_WAIT: Duration = Duration::from_secs(1);
+const GROUPS_AT_ONCE: usize = 8;
 
 impl Core {
     /// Carries out what is asked of one of this shard's groups.
@@ -102,36 +110,83 @@ impl Core {
         Ok(Answer::Done)
     }
 
-    /// Up to `limit` streams of all groups that have something new.
+    /// Up to `limit` streams that have something new, of all groups that can be asked.
+    ///
+    /// # Errors
+    /// When nothing is found, and some group could not be asked.
     pub(crate) async fn pending(
         self: &Rc<Self>,
         bucket: &BucketName,
         number: u64,
         limit: usize,
     ) -> Result<Vec<LinkedStream>, ShardError> {
-        self.ask_links(bucket, number, limit, LinksAsk::Pending).await
+        let wanted = Cell::new(limit);
+        let asks = stream::iter(self.topology.groups()).map(|group| {
+            let (core, wanted) = (self, &wanted);
+            async move {
+                let ask = LinksAsk::Pending(wanted.get());
+                let asked = core.ask_links(bucket, number, group, ask);
+                timeout(PENDING_WAIT, asked).await.unwrap_or(Err(ShardError::Unavailable))
+            }
+        });
+        let mut answers = pin!(asks.buffered(GROUPS_AT_ONCE));
+        let (mut streams, mut silent) = (Vec::new(), None);
+        while wanted.get() > 0
+            && let Some(answer) = answers.next().await
+        {
+            match answer {
+                Ok(found) => streams.extend(found.into_iter().take(wanted.get())),
+                // It says again what it has, so that comes with another wake.
+                Err(error) => silent = Some(error),
+            }
+            wanted.set(limit - streams.len());
+        }
+        match silent {
+            Some(error) if streams.is_empty() => Err(error),
+            _ => Ok(streams),
+        }
+    }
+
+    /// Some stream that has something new. Errors as of [`Core::pending`].
+    pub(crate) async fn first_pending(
+        self: &Rc<Self>,
+        bucket: &BucketName,
+        number: u64,
+    ) -> Result<Option<LinkedStream>, ShardError> {
+        Ok(self.pending(bucket, number, 1).await?.pop())
     }
 
     /// Up to `limit` streams of all groups, of which each is asked for as many as are still wanted.
-    async fn ask_links(
+    async fn all(
         self: &Rc<Self>,
         bucket: &BucketName,
         number: u64,
         limit: usize,
-        ask: fn(usize) -> LinksAsk,
     ) -> Result<Vec<LinkedStream>, ShardError> {
         let mut streams = Vec::new();
         for group in self.topology.groups() {
-            let request = LinksRequest { bucket: bucket.clone(), number, ask: ask(limit - streams.len()) };
-            match self.request(Request::Links(group, Box::new(request))).await? {
-                Answer::Links(found) => streams.extend(found),
-                _ => unreachable!("links are answered with streams"),
-            }
+            let ask = LinksAsk::All(limit - streams.len());
+            streams.extend(self.ask_links(bucket, number, group, ask).await?);
             if streams.len() >= limit {
                 break;
             }
         }
         Ok(streams)
+    }
+
+    /// Streams of one group.
+    async fn ask_links(
+        self: &Rc<Self>,
+        bucket: &BucketName,
+        number: u64,
+        group: GroupId,
+        ask: LinksAsk,
+    ) -> Result<Vec<LinkedStream>, ShardError> {
+        let request = LinksRequest { bucket: bucket.clone(), number, ask };
+        match self.request(Request::Links(group, Box::new(request))).await? {
+            Answer::Links(found) => Ok(found),
+            _ => unreachable!("links are answered with streams"),
+        }
     }
 
     /// Acknowledges streams of any groups before `until_ms`, or only tries whether that could be.
@@ -167,7 +222,7 @@ impl Shard {
         limit: usize,
     ) -> Result<Vec<LinkedStream>, ShardError> {
         let core = Rc::clone(&self.0);
-        SendWrapper::new(Box::pin(async move { core.ask_links(bucket, number, limit, LinksAsk::All).await })).await
+        SendWrapper::new(Box::pin(async move { core.all(bucket, number, limit).await })).await
     }
 }
 
