@@ -1,6 +1,7 @@
 //! A group's part of a subscription: which of its streams are linked, which have something new, and up to where they were processed.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -197,17 +198,15 @@ impl Core {
         acks: &[(Box<str>, Offset)],
         until_ms: Option<u64>,
     ) -> Result<(), ShardError> {
-        for group in self.topology.groups() {
-            let is_own = |name: &str| {
-                let key = StreamKey::new(bucket.as_str(), name).expect("names were checked when they came");
-                self.topology.group_of(key.slot()) == group
-            };
-            let acks: Vec<_> = acks.iter().filter(|(name, _)| is_own(name)).cloned().collect();
-            if !acks.is_empty() {
-                let ask = LinksAsk::Ack { acks, until_ms };
-                let request = LinksRequest { bucket: bucket.clone(), number, ask };
-                self.request(Request::Links(group, Box::new(request))).await?;
-            }
+        let mut by_group = BTreeMap::<GroupId, Vec<_>>::new();
+        for (name, offset) in acks {
+            let key = StreamKey::new(bucket.as_str(), name).expect("names were checked when they came");
+            by_group.entry(self.topology.group_of(key.slot())).or_default().push((name.clone(), *offset));
+        }
+        for (group, acks) in by_group {
+            let ask = LinksAsk::Ack { acks, until_ms };
+            let request = LinksRequest { bucket: bucket.clone(), number, ask };
+            self.request(Request::Links(group, Box::new(request))).await?;
         }
         Ok(())
     }
