@@ -186,7 +186,7 @@ impl Request {
             Request::Subscription(_, _, ask) => matches!(answer, Answer::Subscription(said) if is_said(ask, said)),
             Request::HookKeys => matches!(answer, Answer::HookKeys(_)),
             Request::Links(_, request) => match request.ask {
-                LinksAsk::Pending(limit) | LinksAsk::All(limit) => {
+                LinksAsk::Pending(limit, _) | LinksAsk::All(limit) => {
                     matches!(answer, Answer::Links(streams) if streams.len() <= limit)
                 }
                 LinksAsk::Ack { .. } => matches!(answer, Answer::Done),

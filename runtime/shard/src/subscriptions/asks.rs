@@ -170,6 +170,7 @@ impl Core {
             SubscriptionAsk::Delete => {
                 let number = self.subscription(&bucket, id)?.number;
                 let stepped = self.subscription_step(&bucket, id, SubscriptionStep::Delete).await?;
+                self.desk.end_wake_at(number, None);
                 self.settle_watch(bucket.as_str(), number, stepped.told).await?;
                 SubscriptionAnswer::Acked { next_wake: false }
             }

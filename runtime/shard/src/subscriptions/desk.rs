@@ -7,10 +7,13 @@ use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
 use tokio::sync::{Mutex, OwnedMutexGuard};
-use weir_types::Wakeup;
+use weir_types::{GroupId, Wakeup};
 
 /// A bucket, and the number of a subscription in it.
 pub(crate) type Place = (Box<str>, u64);
+
+/// The group of the last stream that a wake names, and its name.
+pub(crate) type WakeEnd = (GroupId, Box<str>);
 
 /// What is to be looked at, and who is at work.
 #[derive(Default)]
@@ -22,10 +25,14 @@ pub(crate) struct Desk {
     turns: RefCell<HashMap<u64, Weak<Mutex<()>>>>,
     /// Subscriptions that are looked at, or wait for their turn, or whose wake is being delivered; and whether something came meanwhile.
     attended: RefCell<HashMap<u64, bool>>,
+    /// Where the last wakes ended of subscriptions that had more.
+    wake_ends: RefCell<BTreeMap<u64, WakeEnd>>,
     /// Memory of the wakes that are being delivered.
     wakes_bytes: Cell<usize>,
 }
 
+/// Subscriptions of which it is kept where the last wake ended; the oldest are forgotten. Their wakes begin anew.
+const WAKE_ENDS_MAX: usize = 4_096;
 /// What it takes to remember a place, about.
 const PLACE_BYTES: usize = 128;
 /// What it takes to look at a subscription, besides a wake, about: a task.
@@ -81,6 +88,24 @@ impl Desk {
     pub(crate) fn clear(&self) {
         self.news.take();
         self.due.take();
+        self.wake_ends.take();
+    }
+
+    /// Where the subscription's last wake ended, if there was more.
+    pub(crate) fn wake_end(&self, number: u64) -> Option<WakeEnd> {
+        self.wake_ends.borrow().get(&number).cloned()
+    }
+
+    /// Notes where the subscription's wake ends: nowhere if it names all that there is, or there is no subscription any more.
+    pub(crate) fn end_wake_at(&self, number: u64, end: Option<WakeEnd>) {
+        let mut ends = self.wake_ends.borrow_mut();
+        match end {
+            Some(end) => drop(ends.insert(number, end)),
+            None => drop(ends.remove(&number)),
+        }
+        if ends.len() > WAKE_ENDS_MAX {
+            ends.pop_first();
+        }
     }
 
     /// Resolves when there is something.
@@ -119,6 +144,7 @@ impl Desk {
     /// Memory of all this, about.
     pub(crate) fn memory_bytes(&self) -> usize {
         let places = self.news.borrow().len() + 2 * self.due.borrow().times.len() + self.turns.borrow().len();
+        let places = places + self.wake_ends.borrow().len();
         places * PLACE_BYTES + self.attended.borrow().len() * ATTENDING_BYTES + self.wakes_bytes.get()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::iter;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use weir_types::{BucketName, GroupId, Offset, StreamKey};
 
 use crate::core::{Core, Shard};
 use crate::message::{Answer, LinkedStream, LinksAsk, LinksRequest, Request, Response, ShardError};
+use crate::subscriptions::desk::WakeEnd;
 
 /// Streams that are looked at between two pauses; a slot is not divided.
 const STREAMS_PER_TURN: usize = 1024;
@@ -32,10 +34,10 @@ impl Core {
     pub(crate) async fn links(self: &Rc<Self>, group: GroupId, request: LinksRequest) -> Response {
         let LinksRequest { bucket, number, ask } = request;
         match ask {
-            LinksAsk::Pending(limit) => {
+            LinksAsk::Pending(limit, after) => {
                 let group = self.group(group);
                 let state = group.leading()?;
-                let pending = state.pending(bucket.as_str(), number).take(limit);
+                let pending = state.pending_behind(bucket.as_str(), number, &after).take(limit);
                 Ok(Answer::Links(pending.map(|linked| linked_stream(&linked)).collect()))
             }
             LinksAsk::All(limit) => self.all_links(group, &bucket, number, limit).await,
@@ -111,7 +113,8 @@ impl Core {
         Ok(Answer::Done)
     }
 
-    /// Up to `limit` streams that have something new, of all groups that can be asked.
+    /// Up to `limit` streams that have something new, of all groups that can be asked: those behind where the last of these ended, by
+    /// group and name, and going round. So those that nobody acknowledges keep none from its turn.
     ///
     /// # Errors
     /// When nothing is found, and some group could not be asked.
@@ -121,22 +124,50 @@ impl Core {
         number: u64,
         limit: usize,
     ) -> Result<Vec<LinkedStream>, ShardError> {
+        let from = self.desk.wake_end(number).unwrap_or((GroupId::META, Box::default()));
+        let (streams, end) = self.pending_behind(bucket, number, limit, from).await?;
+        self.desk.end_wake_at(number, end);
+        Ok(streams)
+    }
+
+    /// As [`Core::pending`], with where it ended if there may be more.
+    async fn pending_behind(
+        self: &Rc<Self>,
+        bucket: &BucketName,
+        number: u64,
+        limit: usize,
+        (first, after): WakeEnd,
+    ) -> Result<(Vec<LinkedStream>, Option<WakeEnd>), ShardError> {
         let wanted = Cell::new(limit);
-        let asks = stream::iter(self.topology.groups()).map(|group| {
+        // The first group has its others at the end.
+        let rest = self.topology.groups().skip_while(|group| *group <= first);
+        let round = rest.chain(self.topology.groups().take_while(|group| *group < first));
+        let round = round.chain((!after.is_empty()).then_some(first)).map(|group| (group, Box::default()));
+        let round = iter::once((first, after.clone())).chain(round).enumerate();
+        let asks = stream::iter(round).map(|(at, (group, behind))| {
             let (core, wanted) = (self, &wanted);
             async move {
-                let ask = LinksAsk::Pending(wanted.get());
+                let ask = LinksAsk::Pending(wanted.get(), behind);
                 let asked = core.ask_links(bucket, number, group, ask);
-                timeout(PENDING_WAIT, asked).await.unwrap_or(Err(ShardError::Unavailable))
+                (at, group, timeout(PENDING_WAIT, asked).await.unwrap_or(Err(ShardError::Unavailable)))
             }
         });
         let mut answers = pin!(asks.buffered(GROUPS_AT_ONCE));
-        let (mut streams, mut silent) = (Vec::new(), None);
+        let (mut streams, mut silent, mut last) = (Vec::<LinkedStream>::new(), None, first);
         while wanted.get() > 0
-            && let Some(answer) = answers.next().await
+            && let Some((at, group, answer)) = answers.next().await
         {
             match answer {
-                Ok(found) => streams.extend(found.into_iter().take(wanted.get())),
+                Ok(mut found) => {
+                    if at > 0 && group == first {
+                        found.retain(|stream| stream.name <= after);
+                    }
+                    found.truncate(wanted.get());
+                    if !found.is_empty() {
+                        last = group;
+                    }
+                    streams.extend(found);
+                }
                 // It says again what it has, so that comes with another wake.
                 Err(error) => silent = Some(error),
             }
@@ -144,7 +175,10 @@ impl Core {
         }
         match silent {
             Some(error) if streams.is_empty() => Err(error),
-            _ => Ok(streams),
+            _ => {
+                let end = streams.last().filter(|_| wanted.get() == 0).map(|stream| (last, stream.name.clone()));
+                Ok((streams, end))
+            }
         }
     }
 
@@ -154,7 +188,7 @@ impl Core {
         bucket: &BucketName,
         number: u64,
     ) -> Result<Option<LinkedStream>, ShardError> {
-        Ok(self.pending(bucket, number, 1).await?.pop())
+        Ok(self.pending_behind(bucket, number, 1, (GroupId::META, Box::default())).await?.0.pop())
     }
 
     /// Up to `limit` streams of all groups, of which each is asked for as many as are still wanted.

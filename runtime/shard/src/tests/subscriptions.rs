@@ -359,3 +359,34 @@ fn a_group_that_does_not_answer_keeps_no_wake_from_the_streams_of_others() {
         assert!(matches!(unknown, ShardError::Unavailable), "{unknown:?}");
     });
 }
+
+#[test]
+fn a_wake_begins_behind_where_the_last_one_ended_and_goes_round() {
+    run(async {
+        let node = Node::subscribed(config()).await;
+        let core = &node.shards[0].0;
+        let view = node.shards[0].subscription(bucket(), "s").await.expect("it is there");
+        let number = view.subscription.number;
+        let next = async |limit| {
+            let found = core.pending(&bucket(), number, limit).await.expect("all answer");
+            let names: BTreeSet<String> = found.iter().map(|stream| stream.name.to_string()).collect();
+            assert_eq!(names.len(), found.len(), "each once");
+            names
+        };
+        // Nobody acknowledges anything.
+        for limit in 1..STREAMS.len() {
+            let mut seen = BTreeSet::new();
+            for _ in 0..STREAMS.len().div_ceil(limit) {
+                let found = next(limit).await;
+                assert_eq!(found.len(), limit);
+                seen.extend(found);
+            }
+            assert_eq!(seen.len(), STREAMS.len(), "{limit} at a time");
+        }
+        assert_eq!(next(STREAMS.len() + 1).await.len(), STREAMS.len());
+        assert!(core.desk.wake_end(number).is_none(), "there is no more");
+        next(2).await;
+        node.shards[1].subscription_delete(bucket(), "s").await.expect("it is deleted");
+        assert!(core.desk.wake_end(number).is_none());
+    });
+}

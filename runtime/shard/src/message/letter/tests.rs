@@ -259,7 +259,7 @@ fn requests() -> Vec<Request> {
             acks: vec![("a/b".into(), offset(4))],
             done: true,
         })),
-        links(LinksAsk::Pending(4)),
+        links(LinksAsk::Pending(4, "a/b".into())),
         links(LinksAsk::All(4)),
         links(LinksAsk::Ack { acks: vec![("a/b".into(), offset(4))], until_ms: Some(1 << 41) }),
     ]
@@ -519,7 +519,8 @@ fn what_this_node_would_not_send_is_not_taken() {
         request(group_step(GroupChange::AddLearner { node: 0 })),
         request(group_step(GroupChange::Voters([].into()))),
         request(links(LinksAsk::All(1025))),
-        request(links(LinksAsk::Pending(0))),
+        request(links(LinksAsk::Pending(0, "".into()))),
+        request(links(LinksAsk::Pending(4, "/".into()))),
         advance_of(5, 4, &[]),
         advance_of(4, 9, &[b"xyz"]),
         advance_of(4, 4, &[b""]),
