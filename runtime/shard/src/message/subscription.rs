@@ -112,6 +112,8 @@ pub(crate) enum LinksAsk {
     Pending(usize, Box<str>),
     /// So many, whether or not they have.
     All(usize),
+    /// These, as far as they are linked.
+    Named(BTreeSet<Box<str>>),
     /// These, if they could be acknowledged so far; and that is done before this time, in milliseconds since 1970, unless it is only a trial.
     Ack { acks: Vec<(Box<str>, Offset)>, until_ms: Option<u64> },
 }
@@ -167,6 +169,7 @@ impl LinksRequest {
                 (1..=WAKE_STREAMS_MAX).contains(limit) && (after.is_empty() || are_names([after].into_iter()))
             }
             LinksAsk::All(limit) => (1..=SUBSCRIPTION_STREAMS_MAX).contains(limit),
+            LinksAsk::Named(names) => are_names(names.iter()),
             LinksAsk::Ack { acks, .. } => are_acks(acks),
         }
     }

@@ -16,7 +16,7 @@ use weir_types::{BucketName, GroupId, Offset};
 
 use crate::core::{Core, Shard};
 use crate::message::{
-    AckRequest, Answer, ClaimedWake, LinkedStream, Request, Response, ShardError, SubscriptionAnswer, SubscriptionAsk,
+    AckRequest, Answer, ClaimedWake, Request, Response, ShardError, SubscriptionAnswer, SubscriptionAsk,
     SubscriptionView,
 };
 
@@ -133,11 +133,7 @@ impl Shard {
     ) -> Result<SubscriptionView, ShardError> {
         match self.ask_subscription(bucket.clone(), id, ask).await? {
             SubscriptionAnswer::Subscription(subscription, existed, key) => {
-                let mut streams = self.all_linked(&bucket, subscription.number, SUBSCRIPTION_STREAMS_MAX).await?;
-                let known: BTreeSet<Box<str>> = streams.iter().map(|stream| stream.name.clone()).collect();
-                let absent = subscription.explicit.iter().filter(|name| !known.contains(*name));
-                streams.extend(absent.map(|name| LinkedStream::absent(name)));
-                streams.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+                let streams = self.all_linked(&bucket, &subscription, SUBSCRIPTION_STREAMS_MAX).await?;
                 Ok(SubscriptionView { subscription: *subscription, key, streams, existed })
             }
             _ => unreachable!("a subscription is asked for"),

@@ -1,7 +1,7 @@
 //! A group's part of a subscription: which of its streams are linked, which have something new, and up to where they were processed.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::iter;
 use std::pin::pin;
 use std::rc::Rc;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 use send_wrapper::SendWrapper;
 use tokio::time::timeout;
-use weir_stream::subscription::{Ack, EncodedAcks, Link, Linked};
+use weir_stream::subscription::{Ack, EncodedAcks, Link, Linked, Subscription};
 use weir_stream::{Command, Refusal, Reply};
 use weir_types::limits::SLOTS;
 use weir_types::{BucketName, GroupId, Offset, StreamKey};
@@ -41,6 +41,18 @@ impl Core {
                 Ok(Answer::Links(pending.map(|linked| linked_stream(&linked)).collect()))
             }
             LinksAsk::All(limit) => self.all_links(group, &bucket, number, limit).await,
+            LinksAsk::Named(names) => {
+                let group = self.group(group);
+                let state = group.leading()?;
+                let mut found = Vec::new();
+                for name in names {
+                    let key = StreamKey::new(bucket.as_str(), &name).expect("names were checked when they came");
+                    let stream = state.stream(&key);
+                    let linked = stream.and_then(|stream| state.linked(bucket.as_str(), number, stream));
+                    found.extend(linked.map(|linked| linked_stream(&linked)));
+                }
+                Ok(Answer::Links(found))
+            }
             LinksAsk::Ack { acks, until_ms } => self.ack(group, &bucket, number, acks, until_ms).await,
         }
     }
@@ -209,6 +221,36 @@ impl Core {
         Ok(streams)
     }
 
+    /// A subscription's streams: up to `limit` of all groups, and all that it names, also those that are not there.
+    async fn all_and_named(
+        self: &Rc<Self>,
+        bucket: &BucketName,
+        subscription: &Subscription,
+        limit: usize,
+    ) -> Result<Vec<LinkedStream>, ShardError> {
+        let mut streams: BTreeMap<Box<str>, LinkedStream> =
+            subscription.explicit.iter().map(|name| (name.clone(), LinkedStream::absent(name))).collect();
+        let number = subscription.number;
+        let listed = self.all(bucket, number, limit).await?;
+        streams.extend(listed.into_iter().map(|stream| (stream.name.clone(), stream)));
+        // Those of its names that were not among so many.
+        let mut rest = BTreeMap::<GroupId, BTreeSet<Box<str>>>::new();
+        for name in streams.values().filter(|stream| stream.tail.is_none()).map(|stream| &stream.name) {
+            rest.entry(self.group_of(bucket, name)).or_default().insert(name.clone());
+        }
+        for (group, names) in rest {
+            let found = self.ask_links(bucket, number, group, LinksAsk::Named(names)).await?;
+            streams.extend(found.into_iter().map(|stream| (stream.name.clone(), stream)));
+        }
+        Ok(streams.into_values().collect())
+    }
+
+    /// The group of a stream of a bucket.
+    fn group_of(&self, bucket: &BucketName, name: &str) -> GroupId {
+        let key = StreamKey::new(bucket.as_str(), name).expect("names were checked when they came");
+        self.topology.group_of(key.slot())
+    }
+
     /// Streams of one group.
     async fn ask_links(
         self: &Rc<Self>,
@@ -234,8 +276,7 @@ impl Core {
     ) -> Result<(), ShardError> {
         let mut by_group = BTreeMap::<GroupId, Vec<_>>::new();
         for (name, offset) in acks {
-            let key = StreamKey::new(bucket.as_str(), name).expect("names were checked when they came");
-            by_group.entry(self.topology.group_of(key.slot())).or_default().push((name.clone(), *offset));
+            by_group.entry(self.group_of(bucket, name)).or_default().push((name.clone(), *offset));
         }
         for (group, acks) in by_group {
             let ask = LinksAsk::Ack { acks, until_ms };
@@ -247,15 +288,15 @@ impl Core {
 }
 
 impl Shard {
-    /// Up to `limit` streams of a subscription, of all groups.
+    /// Up to `limit` streams of a subscription, of all groups, and all that it names; in the order of their names.
     pub(crate) async fn all_linked(
         &self,
         bucket: &BucketName,
-        number: u64,
+        subscription: &Subscription,
         limit: usize,
     ) -> Result<Vec<LinkedStream>, ShardError> {
         let core = Rc::clone(&self.0);
-        SendWrapper::new(Box::pin(async move { core.all(bucket, number, limit).await })).await
+        SendWrapper::new(Box::pin(async move { core.all_and_named(bucket, subscription, limit).await })).await
     }
 }
 

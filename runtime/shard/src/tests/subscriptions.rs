@@ -390,3 +390,19 @@ fn a_wake_begins_behind_where_the_last_one_ended_and_goes_round() {
         assert!(core.desk.wake_end(number).is_none());
     });
 }
+
+#[test]
+fn a_stream_that_is_named_is_described_however_many_are_listed_before_it() {
+    run(async {
+        let node = Node::subscribed(config()).await;
+        let names: BTreeSet<Box<str>> = STREAMS.iter().copied().chain(["absent"]).map(Box::from).collect();
+        node.shards[1].subscription_link(bucket(), "s", names.clone(), true).await.expect("it is linked");
+        let view = node.shards[1].subscription(bucket(), "s").await.expect("it is there");
+        for limit in [1, 3, 100] {
+            let streams = node.shards[1].all_linked(&bucket(), &view.subscription, limit).await.expect("all answer");
+            assert!(streams.iter().map(|stream| &stream.name).eq(&names), "{limit}: {streams:?}");
+            let absent: Vec<&str> = streams.iter().filter(|one| one.tail.is_none()).map(|one| &*one.name).collect();
+            assert_eq!(absent, ["absent"], "{limit}");
+        }
+    });
+}

@@ -261,6 +261,7 @@ fn requests() -> Vec<Request> {
         })),
         links(LinksAsk::Pending(4, "a/b".into())),
         links(LinksAsk::All(4)),
+        links(LinksAsk::Named(["a/b".into()].into())),
         links(LinksAsk::Ack { acks: vec![("a/b".into(), offset(4))], until_ms: Some(1 << 41) }),
     ]
 }
