@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
 use weir_hooks::{Delivery as Delivered, WakeRequest, WakeStream};
+use weir_stream::Refusal;
 use weir_stream::subscription::{Delivery, Link, Subscription, SubscriptionStep, Turn};
 use weir_types::limits::WAKE_STREAMS_MAX;
 use weir_types::{BucketName, GroupId, Offset, StreamKey};
@@ -229,7 +230,12 @@ impl Core {
             Ok(_) => self.subscription_step(bucket, id, SubscriptionStep::Delivered(under_way)).await.map(|_| ()),
             Err(error) => {
                 tracing::info!(bucket = bucket.as_str(), id, %error, "a wake could not be written to its stream");
-                self.failed(bucket, id, subscription, under_way).await
+                self.failed(bucket, id, subscription, under_way).await?;
+                if matches!(error, ShardError::Refused(Refusal::ProducerFenced { .. })) {
+                    // Somebody has written with a higher epoch. This generation is never announced: the next one may be.
+                    self.subscription_step(bucket, id, SubscriptionStep::End(under_way)).await?;
+                }
+                Ok(())
             }
         }
     }

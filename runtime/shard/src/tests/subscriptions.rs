@@ -8,7 +8,7 @@ use weir_stream::{Pattern, Refusal};
 use weir_types::BucketName;
 
 use super::*;
-use crate::{AckRequest, ClaimedWake};
+use crate::{AckRequest, ClaimedWake, Producer};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const STREAMS: [&str; 5] = ["events/a", "events/b", "events/c", "events/d", "events/e"];
@@ -403,6 +403,36 @@ fn a_stream_that_is_named_is_described_however_many_are_listed_before_it() {
             assert!(streams.iter().map(|stream| &stream.name).eq(&names), "{limit}: {streams:?}");
             let absent: Vec<&str> = streams.iter().filter(|one| one.tail.is_none()).map(|one| &*one.name).collect();
             assert_eq!(absent, ["absent"], "{limit}");
+        }
+    });
+}
+
+#[test]
+fn a_wake_whose_generation_was_overtaken_in_its_stream_ends_and_a_later_one_is_announced() {
+    run(async {
+        let node = Node::start().await;
+        node.create_wake_stream().await;
+        let made = node.shards[1].subscription_put(bucket(), "s", pull_wake("wakes"), "http://localhost/demo").await;
+        let number = made.expect("it is made").subscription.number;
+        let overtaking = AppendRequest {
+            content_type: Some("application/json".into()),
+            producer: Some(Producer { id: format!("ds:{number}").into(), epoch: 3, seq: 0 }),
+            ..append("{}")
+        };
+        // Two generations come before it.
+        node.shards[0].append(key("wakes"), overtaking).await.expect("anybody may write");
+        node.create(&key(STREAMS[0]), Expiry::Never).await;
+        node.append(&key(STREAMS[0]), "x").await.expect("appends");
+        let due = Instant::now() + Duration::from_secs(30);
+        loop {
+            // What has failed rests.
+            node.advance(Duration::from_secs(2));
+            let view = node.shards[1].subscription(bucket(), "s").await.expect("it is there");
+            if is_announced(view.subscription.wake.as_ref()) && view.subscription.generation >= 3 {
+                break;
+            }
+            assert!(Instant::now() < due, "{:?}", view.subscription);
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });
 }
