@@ -46,12 +46,13 @@ impl Calls {
         Arc::new(Calls { max, state: Mutex::default() })
     }
 
-    /// Waits for a call; `None` when too many wait.
+    /// Waits for a call; `None` when too many wait, and it would have to.
     pub(crate) async fn begin(self: &Arc<Self>, bucket: &str, host: &str) -> Option<Call> {
         let receiver = {
             let mut state = self.state();
             state.waiting.retain(|waiting| !waiting.sender.is_closed());
-            if state.waiting.len() >= WAITING_MAX {
+            // Of those that wait, none may be called now: each was let in when it came to that.
+            if state.waiting.len() >= WAITING_MAX && !state.fits(bucket, host, self.max) {
                 return None;
             }
             let (sender, receiver) = oneshot::channel();
@@ -80,20 +81,22 @@ impl Calls {
 impl State {
     /// Takes the next of those that wait, and counts its call.
     fn next(&mut self, max: usize) -> Option<Waiting> {
-        let free = max.saturating_sub(self.calls);
-        let own = |calls: &HashMap<Box<str>, usize>, of: &str| calls.get(of).copied().unwrap_or(0);
-        let fits = |(_, waiting): &(usize, &Waiting)| {
-            own(&self.buckets, &waiting.bucket) < free
-                && own(&self.hosts, &waiting.host) < 2 * free
-                && !waiting.sender.is_closed()
+        let may_begin = |(_, waiting): &(usize, &Waiting)| {
+            self.fits(&waiting.bucket, &waiting.host, max) && !waiting.sender.is_closed()
         };
-        let fitting = self.waiting.iter().enumerate().filter(fits);
+        let fitting = self.waiting.iter().enumerate().filter(may_begin);
         let (at, _) = fitting.min_by_key(|(_, waiting)| own(&self.buckets, &waiting.bucket))?;
         let next = self.waiting.remove(at)?;
         self.calls += 1;
         *self.buckets.entry(next.bucket.clone()).or_default() += 1;
         *self.hosts.entry(next.host.clone()).or_default() += 1;
         Some(next)
+    }
+
+    /// Whether a bucket's webhook at this host may be called now.
+    fn fits(&self, bucket: &str, host: &str, max: usize) -> bool {
+        let free = max.saturating_sub(self.calls);
+        own(&self.buckets, bucket) < free && own(&self.hosts, host) < 2 * free
     }
 
     fn end(&mut self, call: &Call) {
@@ -106,6 +109,10 @@ impl State {
             }
         }
     }
+}
+
+fn own(calls: &HashMap<Box<str>, usize>, of: &str) -> usize {
+    calls.get(of).copied().unwrap_or(0)
 }
 
 impl Drop for Call {
@@ -174,5 +181,20 @@ mod tests {
         assert!(calls.begin("b", "h").now_or_never().is_none(), "there is room to wait");
         drop(first);
         assert!(waiting[0].as_mut().now_or_never().flatten().is_some(), "who came first");
+    }
+
+    #[test]
+    fn who_need_not_wait_is_let_in_however_many_wait() {
+        let calls = Calls::new(8);
+        let hanging: Vec<Call> = (0..4).map_while(|_| begun(&calls, "a", "h")).collect();
+        assert_eq!(hanging.len(), 4);
+        let mut waiting: Vec<_> = (0..WAITING_MAX).map(|_| Box::pin(calls.begin("a", "h"))).collect();
+        assert!(waiting.iter_mut().all(|call| call.as_mut().now_or_never().is_none()));
+        let other = begun(&calls, "b", "other");
+        assert!(other.is_some(), "its bucket has no call");
+        assert!(begun(&calls, "a", "other").is_none());
+        assert_eq!(calls.state().waiting.len(), WAITING_MAX);
+        drop((other, waiting, hanging));
+        assert_eq!(calls.state().calls, 0);
     }
 }

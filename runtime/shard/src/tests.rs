@@ -22,6 +22,7 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
 use tokio::time::Instant;
 use weir_cold::{ChunkName, ChunkStore, Cold, MemoryStore as ChunkMemory, StoreError};
+use weir_hooks::Hooks;
 use weir_storage::{Arena, Claim, Disk, FRAME_HEADER_BYTES, FaultyDisk, MemoryDisk, Wal, WalConfig, WriteMode};
 use weir_stream::{Appended, Command, Expiry, Facts, KeyRef, Refusal, Retention, Split};
 use weir_types::limits::PAGE_BYTES_MAX;
@@ -93,6 +94,16 @@ impl Node {
 
     /// As [`Node::start_with`], or why it cannot.
     async fn try_start(disks: Vec<Arc<dyn Disk>>, cold: Option<Cold>, config: ShardConfig) -> Result<Node, String> {
+        Node::try_start_calling(disks, cold, None, config).await
+    }
+
+    /// As [`Node::try_start`]; it may call webhooks.
+    async fn try_start_calling(
+        disks: Vec<Arc<dyn Disk>>,
+        cold: Option<Cold>,
+        hooks: Option<Hooks>,
+        config: ShardConfig,
+    ) -> Result<Node, String> {
         let clock = Arc::new(TestClock(AtomicU64::new(0)));
         // No life has the numbers of another.
         static LIVES: AtomicU64 = AtomicU64::new(1);
@@ -105,7 +116,7 @@ impl Node {
             entropy,
             disks: disks.clone(),
             cold: cold.clone(),
-            hooks: None,
+            hooks,
             modules,
             builtins,
             nodes: None,

@@ -185,10 +185,11 @@ impl Request {
             Request::Summary { .. } => matches!(answer, Answer::View(_)),
             Request::Subscription(_, _, ask) => matches!(answer, Answer::Subscription(said) if is_said(ask, said)),
             Request::HookKeys => matches!(answer, Answer::HookKeys(_)),
-            Request::Links(_, request) => match request.ask {
-                LinksAsk::Pending(limit) | LinksAsk::All(limit) => {
-                    matches!(answer, Answer::Links(streams) if streams.len() <= limit)
+            Request::Links(_, request) => match &request.ask {
+                LinksAsk::Pending(limit, _) | LinksAsk::All(limit) => {
+                    matches!(answer, Answer::Links(streams) if streams.len() <= *limit)
                 }
+                LinksAsk::Named(names) => matches!(answer, Answer::Links(streams) if streams.len() <= names.len()),
                 LinksAsk::Ack { .. } => matches!(answer, Answer::Done),
             },
             Request::Members(request) => {

@@ -108,10 +108,12 @@ pub(crate) struct LinksRequest {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum LinksAsk {
-    /// So many that have something new.
-    Pending(usize),
+    /// So many that have something new, of those whose names are behind this one.
+    Pending(usize, Box<str>),
     /// So many, whether or not they have.
     All(usize),
+    /// These, as far as they are linked.
+    Named(BTreeSet<Box<str>>),
     /// These, if they could be acknowledged so far; and that is done before this time, in milliseconds since 1970, unless it is only a trial.
     Ack { acks: Vec<(Box<str>, Offset)>, until_ms: Option<u64> },
 }
@@ -163,8 +165,11 @@ fn are_acks(acks: &[(Box<str>, Offset)]) -> bool {
 impl LinksRequest {
     pub(crate) fn is_sound(&self) -> bool {
         match &self.ask {
-            LinksAsk::Pending(limit) => (1..=WAKE_STREAMS_MAX).contains(limit),
+            LinksAsk::Pending(limit, after) => {
+                (1..=WAKE_STREAMS_MAX).contains(limit) && (after.is_empty() || are_names([after].into_iter()))
+            }
             LinksAsk::All(limit) => (1..=SUBSCRIPTION_STREAMS_MAX).contains(limit),
+            LinksAsk::Named(names) => are_names(names.iter()),
             LinksAsk::Ack { acks, .. } => are_acks(acks),
         }
     }

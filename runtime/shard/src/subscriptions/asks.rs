@@ -16,7 +16,7 @@ use weir_types::{BucketName, GroupId, Offset};
 
 use crate::core::{Core, Shard};
 use crate::message::{
-    AckRequest, Answer, ClaimedWake, LinkedStream, Request, Response, ShardError, SubscriptionAnswer, SubscriptionAsk,
+    AckRequest, Answer, ClaimedWake, Request, Response, ShardError, SubscriptionAnswer, SubscriptionAsk,
     SubscriptionView,
 };
 
@@ -133,11 +133,7 @@ impl Shard {
     ) -> Result<SubscriptionView, ShardError> {
         match self.ask_subscription(bucket.clone(), id, ask).await? {
             SubscriptionAnswer::Subscription(subscription, existed, key) => {
-                let mut streams = self.all_linked(&bucket, subscription.number, SUBSCRIPTION_STREAMS_MAX).await?;
-                let known: BTreeSet<Box<str>> = streams.iter().map(|stream| stream.name.clone()).collect();
-                let absent = subscription.explicit.iter().filter(|name| !known.contains(*name));
-                streams.extend(absent.map(|name| LinkedStream::absent(name)));
-                streams.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+                let streams = self.all_linked(&bucket, &subscription, SUBSCRIPTION_STREAMS_MAX).await?;
                 Ok(SubscriptionView { subscription: *subscription, key, streams, existed })
             }
             _ => unreachable!("a subscription is asked for"),
@@ -170,6 +166,7 @@ impl Core {
             SubscriptionAsk::Delete => {
                 let number = self.subscription(&bucket, id)?.number;
                 let stepped = self.subscription_step(&bucket, id, SubscriptionStep::Delete).await?;
+                self.desk.end_wake_at(number, None);
                 self.settle_watch(bucket.as_str(), number, stepped.told).await?;
                 SubscriptionAnswer::Acked { next_wake: false }
             }
@@ -336,7 +333,7 @@ impl Core {
     ) -> Result<bool, ShardError> {
         self.subscription_step(bucket, id, SubscriptionStep::End(turn)).await?;
         // It is over, whatever is found out now.
-        let next_wake = self.pending(bucket, turn.number, 1).await.is_ok_and(|pending| !pending.is_empty());
+        let next_wake = self.first_pending(bucket, turn.number).await.is_ok_and(|first| first.is_some());
         if next_wake {
             self.desk.add((bucket.as_str().into(), turn.number));
         }

@@ -7,10 +7,13 @@ use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
 use tokio::sync::{Mutex, OwnedMutexGuard};
-use weir_types::Wakeup;
+use weir_types::{GroupId, Wakeup};
 
 /// A bucket, and the number of a subscription in it.
 pub(crate) type Place = (Box<str>, u64);
+
+/// The group of the last stream that a wake names, and its name.
+pub(crate) type WakeEnd = (GroupId, Box<str>);
 
 /// What is to be looked at, and who is at work.
 #[derive(Default)]
@@ -20,16 +23,20 @@ pub(crate) struct Desk {
     due: RefCell<Due>,
     /// One at a time changes a subscription: what it has read of it holds until it is done.
     turns: RefCell<HashMap<u64, Weak<Mutex<()>>>>,
-    /// Subscriptions whose wake is being delivered, or waits for that; and whether something came meanwhile.
-    delivering: RefCell<HashMap<u64, bool>>,
+    /// Subscriptions that are looked at, or wait for their turn, or whose wake is being delivered; and whether something came meanwhile.
+    attended: RefCell<HashMap<u64, bool>>,
+    /// Where the last wakes ended of subscriptions that had more.
+    wake_ends: RefCell<BTreeMap<u64, WakeEnd>>,
     /// Memory of the wakes that are being delivered.
     wakes_bytes: Cell<usize>,
 }
 
+/// Subscriptions of which it is kept where the last wake ended; the oldest are forgotten. Their wakes begin anew.
+const WAKE_ENDS_MAX: usize = 4_096;
 /// What it takes to remember a place, about.
 const PLACE_BYTES: usize = 128;
-/// What a delivery takes besides its wake, about: its task.
-const DELIVERY_BYTES: usize = 4096;
+/// What it takes to look at a subscription, besides a wake, about: a task.
+const ATTENDING_BYTES: usize = 4096;
 
 /// When what is to be looked at without news, in milliseconds since 1970: each subscription once.
 #[derive(Default)]
@@ -81,6 +88,24 @@ impl Desk {
     pub(crate) fn clear(&self) {
         self.news.take();
         self.due.take();
+        self.wake_ends.take();
+    }
+
+    /// Where the subscription's last wake ended, if there was more.
+    pub(crate) fn wake_end(&self, number: u64) -> Option<WakeEnd> {
+        self.wake_ends.borrow().get(&number).cloned()
+    }
+
+    /// Notes where the subscription's wake ends: nowhere if it names all that there is, or there is no subscription any more.
+    pub(crate) fn end_wake_at(&self, number: u64, end: Option<WakeEnd>) {
+        let mut ends = self.wake_ends.borrow_mut();
+        match end {
+            Some(end) => drop(ends.insert(number, end)),
+            None => drop(ends.remove(&number)),
+        }
+        if ends.len() > WAKE_ENDS_MAX {
+            ends.pop_first();
+        }
     }
 
     /// Resolves when there is something.
@@ -104,26 +129,23 @@ impl Desk {
         changing
     }
 
-    /// Notes that a wake of the subscription is being delivered, until what is returned is dropped; `None` if one is already.
-    pub(crate) fn deliver(self: &Rc<Self>, place: &Place) -> Option<Delivering> {
-        let mut delivering = self.delivering.borrow_mut();
-        if delivering.contains_key(&place.1) {
+    /// Notes that the subscription is looked at, until what is returned is dropped. `None` if it is already: then it is looked at again
+    /// when that has ended.
+    pub(crate) fn attend(self: &Rc<Self>, place: &Place) -> Option<Attending> {
+        let mut attended = self.attended.borrow_mut();
+        if let Some(has_news) = attended.get_mut(&place.1) {
+            *has_news = true;
             return None;
         }
-        delivering.insert(place.1, false);
-        Some(Delivering { desk: self.clone(), place: place.clone(), wake_bytes: 0 })
+        attended.insert(place.1, false);
+        Some(Attending { desk: self.clone(), place: place.clone(), wake_bytes: 0 })
     }
 
     /// Memory of all this, about.
     pub(crate) fn memory_bytes(&self) -> usize {
         let places = self.news.borrow().len() + 2 * self.due.borrow().times.len() + self.turns.borrow().len();
-        places * PLACE_BYTES + self.delivering.borrow().len() * DELIVERY_BYTES + self.wakes_bytes.get()
-    }
-
-    /// Whether a wake of the subscription is being delivered. If so, it is looked at when that has ended.
-    pub(crate) fn is_delivering(&self, number: u64) -> bool {
-        let mut delivering = self.delivering.borrow_mut();
-        delivering.get_mut(&number).map(|has_news| *has_news = true).is_some()
+        let places = places + self.wake_ends.borrow().len();
+        places * PLACE_BYTES + self.attended.borrow().len() * ATTENDING_BYTES + self.wakes_bytes.get()
     }
 }
 
@@ -147,14 +169,14 @@ impl Drop for Changing {
     }
 }
 
-/// A wake that is being delivered.
-pub(crate) struct Delivering {
+/// A subscription that is looked at, with the wake that is being delivered.
+pub(crate) struct Attending {
     desk: Rc<Desk>,
     place: Place,
     wake_bytes: usize,
 }
 
-impl Delivering {
+impl Attending {
     /// Counts the wake, until this is dropped.
     pub(crate) fn count(&mut self, wake_bytes: usize) {
         self.wake_bytes += wake_bytes;
@@ -162,10 +184,10 @@ impl Delivering {
     }
 }
 
-impl Drop for Delivering {
+impl Drop for Attending {
     fn drop(&mut self) {
         self.desk.wakes_bytes.set(self.desk.wakes_bytes.get() - self.wake_bytes);
-        let has_news = self.desk.delivering.borrow_mut().remove(&self.place.1);
+        let has_news = self.desk.attended.borrow_mut().remove(&self.place.1);
         if has_news == Some(true) {
             self.desk.add(self.place.clone());
         }
@@ -183,17 +205,19 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_while_a_wake_is_delivered_is_looked_at_afterwards() {
+    fn what_comes_while_a_subscription_is_looked_at_is_looked_at_once_afterwards() {
         let desk = Rc::new(Desk::default());
-        let delivering = desk.deliver(&place(1)).expect("nobody else does");
-        assert!(desk.deliver(&place(1)).is_none() && !desk.is_delivering(2));
-        drop(delivering);
+        let attending = desk.attend(&place(1)).expect("nobody else does");
+        drop(attending);
         assert!(desk.take(0).is_empty(), "nothing came");
-        let mut delivering = desk.deliver(&place(1)).expect("nobody else does");
-        delivering.count(1 << 20);
-        assert!(desk.is_delivering(1) && desk.memory_bytes() > 1 << 20);
+        let mut attending = desk.attend(&place(1)).expect("nobody else does");
+        attending.count(1 << 20);
+        assert!(desk.attend(&place(2)).is_some(), "it is another");
+        for _ in 0..3 {
+            assert!(desk.attend(&place(1)).is_none() && desk.memory_bytes() > 1 << 20);
+        }
         assert!(desk.take(0).is_empty(), "not yet");
-        drop(delivering);
+        drop(attending);
         assert_eq!(desk.take(0), [place(1)].into());
         assert_eq!(desk.memory_bytes(), 0);
     }

@@ -9,13 +9,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
 use weir_hooks::{Delivery as Delivered, WakeRequest, WakeStream};
+use weir_stream::Refusal;
 use weir_stream::subscription::{Delivery, Link, Subscription, SubscriptionStep, Turn};
 use weir_types::limits::WAKE_STREAMS_MAX;
 use weir_types::{BucketName, GroupId, Offset, StreamKey};
 
 use crate::core::Core;
 use crate::message::{AppendRequest, Body, LinkedStream, Producer, Request, ShardError};
-use crate::subscriptions::desk::Place;
+use crate::subscriptions::desk::{Attending, Place};
 
 /// How long until it is looked again for what is due, at least and at most.
 const LOOK: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -56,9 +57,10 @@ pub(crate) async fn run(core: Rc<Core>) {
             look_at = Instant::now() + wait.clamp(LOOK.0, LOOK.1);
         }
         for place in places {
+            let Some(mut attending) = core.desk.attend(&place) else { continue };
             let core = core.clone();
             core.clone().spawn_request(async move {
-                let attended = core.attend(&place).await;
+                let attended = core.attend(&place, &mut attending).await;
                 if let Err(error) = &attended {
                     tracing::debug!(bucket = &*place.0, subscription = place.1, %error, "a subscription waits");
                 }
@@ -96,25 +98,20 @@ impl Core {
         let (meta, now_ms) = (self.meta(), self.clock.now_ms());
         let Some(bucket) = meta.bucket(&place.0) else { return };
         let found = bucket.subscriptions.values().find(|subscription| subscription.number == place.1);
-        // Whoever delivers its wake does this when that has ended.
-        if let Some(at_ms) = found.and_then(|found| due_ms(found, now_ms)).filter(|_| !self.desk.is_delivering(place.1))
-        {
+        if let Some(at_ms) = found.and_then(|found| due_ms(found, now_ms)) {
             let soonest_ms = if has_failed { now_ms + LOOK.1.as_millis() as u64 } else { 0 };
             self.desk.remind(place, at_ms.max(soonest_ms));
         }
     }
 
     /// Does what is to be done for a subscription.
-    async fn attend(self: &Rc<Self>, place: &Place) -> Result<(), ShardError> {
+    async fn attend(self: &Rc<Self>, place: &Place, attending: &mut Attending) -> Result<(), ShardError> {
         let number = place.1;
         let Ok(bucket) = BucketName::new(&place.0) else { return Ok(()) };
         let turn = self.desk.turn(number).await;
         self.group(GroupId::META).leading()?;
         let Some((id, subscription)) = self.subscription_of(&bucket, number) else { return Ok(()) };
         let now_ms = self.clock.now_ms();
-        if self.desk.is_delivering(number) {
-            return Ok(());
-        }
         if let (Some(wake), Some(under_way)) = (&subscription.wake, subscription.turn()) {
             if wake.lease_until_ms.is_some_and(|until_ms| until_ms <= now_ms) {
                 self.end_wake(&bucket, &id, under_way).await?;
@@ -128,7 +125,7 @@ impl Core {
         }
         match &subscription.config.delivery {
             Delivery::PullWake { .. } => {
-                if self.pending(&bucket, number, 1).await?.is_empty() {
+                if self.first_pending(&bucket, number).await?.is_none() {
                     return Ok(());
                 }
                 let under_way = self.begin_wake(&bucket, &id, number, None).await?;
@@ -136,17 +133,21 @@ impl Core {
             }
             Delivery::Webhook { url } => {
                 drop(turn);
-                self.call_webhook(place, &bucket, url).await
+                self.call_webhook(number, &bucket, url, attending).await
             }
         }
     }
 
     /// Wakes a webhook when it is its turn to be called, and notes what has become of that. What is pending is asked for then, and its
     /// lease begins then: only the call itself takes of that.
-    async fn call_webhook(self: &Rc<Self>, place: &Place, bucket: &BucketName, url: &str) -> Result<(), ShardError> {
-        let number = place.1;
+    async fn call_webhook(
+        self: &Rc<Self>,
+        number: u64,
+        bucket: &BucketName,
+        url: &str,
+        attending: &mut Attending,
+    ) -> Result<(), ShardError> {
         let Some(hooks) = &self.hooks else { return Ok(()) };
-        let Some(mut delivering) = self.desk.deliver(place) else { return Ok(()) };
         // Where too many wait, it comes with what is said again.
         let Some(call) = hooks.begin(bucket.as_str(), url).await else { return Ok(()) };
         let turn = self.desk.turn(number).await;
@@ -159,12 +160,11 @@ impl Core {
         let under_way = self.begin_wake(bucket, &id, number, None).await?;
         let request = self.wake_request(url, &id, &subscription, under_way, &streams)?;
         // Each is kept to be acknowledged, told of, and encoded.
-        delivering.count(streams.iter().map(|stream| 3 * (stream.name.len() + WAKE_STREAM_BYTES)).sum());
+        attending.count(streams.iter().map(|stream| 3 * (stream.name.len() + WAKE_STREAM_BYTES)).sum());
         // Whoever is called may call back before it answers.
         drop(turn);
         let delivered = hooks.deliver(call, request).await;
         let _turn = self.desk.turn(number).await;
-        drop(delivering);
         self.delivered(bucket, &id, number, under_way, delivered, &streams).await
     }
 
@@ -209,7 +209,8 @@ impl Core {
         under_way: Turn,
     ) -> Result<(), ShardError> {
         let Some(wake_stream) = subscription.wake_stream() else { return Ok(()) };
-        let first = self.pending(bucket, under_way.number, 1).await?.into_iter().next();
+        // It is told of one as a hint: whoever claims asks again.
+        let first = self.first_pending(bucket, under_way.number).await.ok().flatten();
         let event = serde_json::json!({
             "type": "wake",
             "subscription_id": id,
@@ -229,7 +230,12 @@ impl Core {
             Ok(_) => self.subscription_step(bucket, id, SubscriptionStep::Delivered(under_way)).await.map(|_| ()),
             Err(error) => {
                 tracing::info!(bucket = bucket.as_str(), id, %error, "a wake could not be written to its stream");
-                self.failed(bucket, id, subscription, under_way).await
+                self.failed(bucket, id, subscription, under_way).await?;
+                if matches!(error, ShardError::Refused(Refusal::ProducerFenced { .. })) {
+                    // Somebody has written with a higher epoch. This generation is never announced: the next one may be.
+                    self.subscription_step(bucket, id, SubscriptionStep::End(under_way)).await?;
+                }
+                Ok(())
             }
         }
     }

@@ -1,11 +1,14 @@
 //! Subscriptions over the groups and shards of a node, with a clock that moves when a test says so.
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use weir_hooks::{HooksConfig, Policy};
 use weir_stream::subscription::{Delivery, EncodedNames, SubscriptionConfig, SubscriptionStep, Wake};
 use weir_stream::{Pattern, Refusal};
 use weir_types::BucketName;
 
 use super::*;
-use crate::{AckRequest, ClaimedWake};
+use crate::{AckRequest, ClaimedWake, Producer};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const STREAMS: [&str; 5] = ["events/a", "events/b", "events/c", "events/d", "events/e"];
@@ -291,5 +294,145 @@ fn a_key_is_replaced_when_it_is_old_and_the_one_before_stays() {
         }
         let old = node.ack(said(&claimed, Vec::new(), true)).await.expect_err("a token is good for a day");
         assert!(matches!(old, ShardError::TokenInvalid), "{old:?}");
+    });
+}
+
+/// The body of the next call of a webhook, which is answered: all is done.
+async fn called(listener: &TcpListener) -> serde_json::Value {
+    let (mut caller, _) = listener.accept().await.expect("it is called");
+    let mut text = String::new();
+    while !text.ends_with("\"}") {
+        let mut part = [0; 4096];
+        let bytes = caller.read(&mut part).await.expect("it is read");
+        assert!(bytes > 0, "it breaks off after {text}");
+        text.push_str(std::str::from_utf8(&part[..bytes]).expect("text"));
+    }
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 13\r\nConnection: close\r\n\r\n{\"done\":true}";
+    caller.write_all(answer.as_bytes()).await.expect("it is answered");
+    let (_, body) = text.split_once("\r\n\r\n").expect("a request");
+    serde_json::from_str(body).expect("a wake")
+}
+
+#[test]
+fn a_group_that_does_not_answer_keeps_no_wake_from_the_streams_of_others() {
+    run(async {
+        let config_of_hooks = HooksConfig {
+            policy: Policy::new(["127.0.0.1"]).expect("an address"),
+            timeout: Duration::from_secs(10),
+            calls_max: 8,
+        };
+        let hooks = Hooks::new(tokio::runtime::Handle::current(), config_of_hooks).expect("it calls");
+        let node = Node::try_start_calling(disks(), None, Some(hooks), config()).await.expect("it starts");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}/", listener.local_addr().expect("an address"));
+        let webhook = SubscriptionConfig { delivery: Delivery::Webhook { url: url.into() }, ..pull_wake("wakes") };
+        let is_of_first = |name: &&str| node.shards[0].owner_of(&key(name)) == ShardId(0);
+        let wake_stream =
+            ["w-1", "w-2", "w-3", "w-4", "w-5", "w-6"].into_iter().find(is_of_first).expect("one of them");
+        for (id, config) in [("s", pull_wake(wake_stream)), ("hook", webhook)] {
+            let made = node.shards[0].subscription_put(bucket(), id, config, "http://localhost/demo").await;
+            made.expect("it is made");
+        }
+        for name in STREAMS {
+            node.create(&key(name), Expiry::Never).await;
+        }
+        let (answering, silent): (Vec<&str>, Vec<&str>) = STREAMS.into_iter().partition(is_of_first);
+        assert!(answering.len() > 1 && !silent.is_empty(), "{answering:?}");
+        node.shards[1].shutdown().await;
+        for name in &answering {
+            node.shards[0].append(key(name), append("x")).await.expect("appends");
+        }
+        let (mut told, expected) = (BTreeSet::new(), answering.iter().map(|name| (*name).to_owned()).collect());
+        let due = Instant::now() + Duration::from_secs(30);
+        while told != expected {
+            let wake = tokio::time::timeout_at(due, called(&listener)).await.expect("it is called");
+            let streams = wake["streams"].as_array().expect("a list").iter();
+            told.extend(streams.map(|stream| stream["path"].as_str().expect("a name").to_owned()));
+        }
+        let claimed = node.shards[0].subscription_claim(bucket(), "s", "w").await.expect("it is claimed");
+        let names: BTreeSet<String> = claimed.streams.iter().map(|stream| stream.name.to_string()).collect();
+        assert_eq!(names, expected);
+        let acked = node.shards[0].subscription_ack(bucket(), "s", said(&claimed, all(&claimed), true)).await;
+        acked.expect("it is held");
+        // Whether the silent one has something, nobody knows.
+        let unknown = node.shards[0].subscription_claim(bucket(), "s", "w").await.expect_err("it is not known");
+        assert!(matches!(unknown, ShardError::Unavailable), "{unknown:?}");
+    });
+}
+
+#[test]
+fn a_wake_begins_behind_where_the_last_one_ended_and_goes_round() {
+    run(async {
+        let node = Node::subscribed(config()).await;
+        let core = &node.shards[0].0;
+        let view = node.shards[0].subscription(bucket(), "s").await.expect("it is there");
+        let number = view.subscription.number;
+        let next = async |limit| {
+            let found = core.pending(&bucket(), number, limit).await.expect("all answer");
+            let names: BTreeSet<String> = found.iter().map(|stream| stream.name.to_string()).collect();
+            assert_eq!(names.len(), found.len(), "each once");
+            names
+        };
+        // Nobody acknowledges anything.
+        for limit in 1..STREAMS.len() {
+            let mut seen = BTreeSet::new();
+            for _ in 0..STREAMS.len().div_ceil(limit) {
+                let found = next(limit).await;
+                assert_eq!(found.len(), limit);
+                seen.extend(found);
+            }
+            assert_eq!(seen.len(), STREAMS.len(), "{limit} at a time");
+        }
+        assert_eq!(next(STREAMS.len() + 1).await.len(), STREAMS.len());
+        assert!(core.desk.wake_end(number).is_none(), "there is no more");
+        next(2).await;
+        node.shards[1].subscription_delete(bucket(), "s").await.expect("it is deleted");
+        assert!(core.desk.wake_end(number).is_none());
+    });
+}
+
+#[test]
+fn a_stream_that_is_named_is_described_however_many_are_listed_before_it() {
+    run(async {
+        let node = Node::subscribed(config()).await;
+        let names: BTreeSet<Box<str>> = STREAMS.iter().copied().chain(["absent"]).map(Box::from).collect();
+        node.shards[1].subscription_link(bucket(), "s", names.clone(), true).await.expect("it is linked");
+        let view = node.shards[1].subscription(bucket(), "s").await.expect("it is there");
+        for limit in [1, 3, 100] {
+            let streams = node.shards[1].all_linked(&bucket(), &view.subscription, limit).await.expect("all answer");
+            assert!(streams.iter().map(|stream| &stream.name).eq(&names), "{limit}: {streams:?}");
+            let absent: Vec<&str> = streams.iter().filter(|one| one.tail.is_none()).map(|one| &*one.name).collect();
+            assert_eq!(absent, ["absent"], "{limit}");
+        }
+    });
+}
+
+#[test]
+fn a_wake_whose_generation_was_overtaken_in_its_stream_ends_and_a_later_one_is_announced() {
+    run(async {
+        let node = Node::start().await;
+        node.create_wake_stream().await;
+        let made = node.shards[1].subscription_put(bucket(), "s", pull_wake("wakes"), "http://localhost/demo").await;
+        let number = made.expect("it is made").subscription.number;
+        let overtaking = AppendRequest {
+            content_type: Some("application/json".into()),
+            producer: Some(Producer { id: format!("ds:{number}").into(), epoch: 3, seq: 0 }),
+            ..append("{}")
+        };
+        // Two generations come before it.
+        node.shards[0].append(key("wakes"), overtaking).await.expect("anybody may write");
+        node.create(&key(STREAMS[0]), Expiry::Never).await;
+        node.append(&key(STREAMS[0]), "x").await.expect("appends");
+        let due = Instant::now() + Duration::from_secs(30);
+        loop {
+            // What has failed rests.
+            node.advance(Duration::from_secs(2));
+            let view = node.shards[1].subscription(bucket(), "s").await.expect("it is there");
+            if is_announced(view.subscription.wake.as_ref()) && view.subscription.generation >= 3 {
+                break;
+            }
+            assert!(Instant::now() < due, "{:?}", view.subscription);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     });
 }

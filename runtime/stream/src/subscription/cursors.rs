@@ -8,6 +8,7 @@
 //! so it is in no snapshot.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use smallvec::SmallVec;
 use weir_types::limits::SUBSCRIPTIONS_PER_BUCKET_MAX;
@@ -156,7 +157,13 @@ impl Pending {
 
     /// The addresses of the streams that are pending for a subscription, in their order.
     pub(crate) fn of(&self, number: u64) -> impl Iterator<Item = &str> {
-        self.streams.get(&number).into_iter().flatten().map(|key| &**key)
+        self.behind(number, String::new())
+    }
+
+    /// Those behind `key`.
+    pub(crate) fn behind(&self, number: u64, key: String) -> impl Iterator<Item = &str> {
+        let all = self.streams.get(&number).into_iter();
+        all.flat_map(move |all| all.range::<str, _>((Bound::Excluded(&*key), Bound::Unbounded))).map(|key| &**key)
     }
 }
 

@@ -178,7 +178,13 @@ impl Group {
 
     /// The streams of `bucket` that have more than was processed for a subscription, in the order of their names.
     pub fn pending(&self, bucket: &str, number: u64) -> impl Iterator<Item = Linked<'_>> {
-        let streams = self.pending.of(number).filter_map(|key| self.slots.get(KeyRef::parse(key).ok()?));
+        self.pending_behind(bucket, number, "")
+    }
+
+    /// Those whose names are behind `name`.
+    pub fn pending_behind(&self, bucket: &str, number: u64, name: &str) -> impl Iterator<Item = Linked<'_>> {
+        let keys = self.pending.behind(number, format!("{bucket}/{name}"));
+        let streams = keys.filter_map(|key| self.slots.get(KeyRef::parse(key).ok()?));
         streams.filter_map(move |stream| self.linked(bucket, number, stream))
     }
 

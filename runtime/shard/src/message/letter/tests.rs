@@ -259,8 +259,9 @@ fn requests() -> Vec<Request> {
             acks: vec![("a/b".into(), offset(4))],
             done: true,
         })),
-        links(LinksAsk::Pending(4)),
+        links(LinksAsk::Pending(4, "a/b".into())),
         links(LinksAsk::All(4)),
+        links(LinksAsk::Named(["a/b".into()].into())),
         links(LinksAsk::Ack { acks: vec![("a/b".into(), offset(4))], until_ms: Some(1 << 41) }),
     ]
 }
@@ -523,7 +524,8 @@ fn what_this_node_would_not_send_is_not_taken() {
         request(group_step(GroupChange::AddLearner { node: 0 })),
         request(group_step(GroupChange::Voters([].into()))),
         request(links(LinksAsk::All(1025))),
-        request(links(LinksAsk::Pending(0))),
+        request(links(LinksAsk::Pending(0, "".into()))),
+        request(links(LinksAsk::Pending(4, "/".into()))),
         members(GroupStanding { voters: Vec::new(), ..standing() }),
         members(GroupStanding { voters: vec![[].into()], ..standing() }),
         members(GroupStanding { leader: 0, ..standing() }),
