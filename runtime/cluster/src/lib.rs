@@ -41,6 +41,6 @@ pub use inquiry::inquire;
 pub use link::{Answer, Link};
 pub use network::{Connecting, Connection, Listener, Network, Stream, Tcp};
 pub use reader::Buffers;
-pub use roster::{Addresses, Known, List, Roster};
+pub use roster::{Addresses, Known, List, Roster, is_address, is_one_word};
 pub use secret::Secret;
 pub use tls::Tls;

@@ -13,6 +13,17 @@ use crate::identity::{Admission, DiskId, Hello, Identity, Lane, NodeId};
 /// For how long a refusal is remembered: a link that is wanted is tried again more often.
 const REFUSED_WITHIN: Duration = Duration::from_secs(30);
 
+/// Whether this is the address of a node, as `host:port`.
+pub fn is_address(address: &str) -> bool {
+    let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
+    matches!(port, Some(Ok(1..))) && is_one_word(address)
+}
+
+/// Whether nothing in it separates words or lines: an address is written down by every node, a line each. So is an empty one.
+pub fn is_one_word(address: &str) -> bool {
+    !address.contains(|letter: char| letter.is_whitespace() || letter.is_control())
+}
+
 /// Where nodes are, as the endpoint's network understands it.
 pub type Addresses = BTreeMap<NodeId, String>;
 

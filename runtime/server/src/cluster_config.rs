@@ -205,12 +205,9 @@ impl ClusterConfig {
     }
 }
 
-/// Whether this is the address of a node.
+/// Whether this is the address of a node, perhaps behind spaces.
 fn is_address(address: &str) -> bool {
-    let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
-    // It is written down by every node, a line each.
-    let is_one_word = !address.trim().contains(|letter: char| letter.is_whitespace() || letter.is_control());
-    matches!(port, Some(Ok(1..))) && is_one_word && address.len() <= ADDRESS_BYTES_MAX
+    weir_cluster::is_address(address.trim_start()) && address.len() <= ADDRESS_BYTES_MAX
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
+use weir_cluster::is_one_word;
 use weir_stream::{ADDRESS_BYTES_MAX, NODES_MAX, NodeEntry, NodeState, NodeTable};
 use weir_types::GroupId;
 
@@ -145,11 +146,6 @@ impl MembersRequest {
 fn is_table(table: &NodeTable) -> bool {
     let is_known = |entry: &NodeEntry| entry.address.len() <= ADDRESS_BYTES_MAX && is_one_word(&entry.address);
     table.nodes.len() <= NODES_MAX && !table.nodes.contains_key(&0) && table.nodes.values().all(is_known)
-}
-
-/// Whether this can be the address of a node, as far as it has nothing that separates words or lines.
-pub(crate) fn is_one_word(address: &str) -> bool {
-    !address.contains(|letter: char| letter.is_whitespace() || letter.is_control())
 }
 
 /// What that is answered with.

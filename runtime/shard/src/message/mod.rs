@@ -27,7 +27,7 @@ pub use error::ShardError;
 pub(crate) use letter::{Letter, LetterError, Sent, decode, encode};
 pub use limit::Limit;
 pub(crate) use mail::{Advance, CallId, Lead, Mail};
-pub(crate) use members::{Announcement, GroupChange, GroupStep, MembersAnswer, MembersRequest, NodesView, is_one_word};
+pub(crate) use members::{Announcement, GroupChange, GroupStep, MembersAnswer, MembersRequest, NodesView};
 pub use members::{
     ClusterOrder, ClusterReport, ClusterStatus, Following, GroupStanding, GroupStatus, NodeChange, NodeStatus,
 };

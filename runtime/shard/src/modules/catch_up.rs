@@ -191,13 +191,11 @@ impl CatchUp<'_> {
         if let State::Warm { open, position } = self.fold.state {
             return Ok((open, position));
         }
-        let (position, snapshot) = self.fold.last_kept();
-        let (open, position) = match snapshot {
-            None => match self.open_as_ancestor().await {
-                Some(opened) => opened,
-                None => (self.open(None, false).await?, position),
-            },
-            snapshot => (self.open(snapshot.map(|snapshot| snapshot.bytes().clone()), false).await?, position),
+        let (position, kept) = self.fold.last_kept();
+        let inherited = if kept.is_none() { self.open_as_ancestor().await } else { None };
+        let (open, position) = match inherited {
+            Some(opened) => opened,
+            None => (self.open(kept, false).await?, position),
         };
         self.fold.state = State::Warm { open, position };
         Ok((open, position))
@@ -272,7 +270,7 @@ impl CatchUp<'_> {
                 Err(error) if hunt.is_single() => return self.stop(hunt, &error).await,
                 Err(_) => {
                     hunt.high = middle;
-                    hunt.open = match self.open_alone(Some(hunt.good.clone())).await {
+                    hunt.open = match self.open_alone(Some(hunt.good.bytes().clone())).await {
                         // The snapshot cannot be read, and neither can those before it.
                         Err(Ended::Lost(_)) if self.fold.kept.is_none() => {
                             self.open_at(hunt.suspects.position(hunt.low)).await?
@@ -289,8 +287,8 @@ impl CatchUp<'_> {
         Ok(())
     }
 
-    async fn open_alone(&mut self, snapshot: Option<Snapshot>) -> Result<Held, Ended> {
-        let open = self.open(snapshot.map(|snapshot| snapshot.bytes().clone()), true).await?;
+    async fn open_alone(&mut self, state: Option<Bytes>) -> Result<Held, Ended> {
+        let open = self.open(state, true).await?;
         Ok(Held::new(self.fold.lane.clone(), open))
     }
 
@@ -304,8 +302,8 @@ impl CatchUp<'_> {
 
     /// The fold of all records before `position`, in an instance of its own.
     async fn open_at(&mut self, position: u64) -> Result<Held, Ended> {
-        let (mut at, snapshot) = self.fold.last_kept();
-        let open = self.open_alone(snapshot).await?;
+        let (mut at, kept) = self.fold.last_kept();
+        let open = self.open_alone(kept).await?;
         while at < position {
             let read = self.read(at, position).await?;
             let Some(records) = read.records.clone() else { break };

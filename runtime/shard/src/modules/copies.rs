@@ -167,9 +167,11 @@ impl Core {
             let entry = self.meta().nodes().nodes.get(node).map(|entry| entry.state);
             matches!(entry, Some(NodeState::Active | NodeState::Draining))
         };
+        let own = self.keeps_named(index).await;
+        let of_this_node = &own;
         let asked = voters.iter().filter(|node| stays(node)).map(|&node| async move {
             if node == self.config.node_id {
-                return self.keeps_named(index).await;
+                return of_this_node.clone();
             }
             let asked = Request::Members(MembersRequest::Keeps { index });
             let unanswered = || MembersAnswer::Refused(format!("node {node} does not say which modules it has").into());
@@ -179,7 +181,6 @@ impl Core {
                 _ => unanswered(),
             }
         });
-        let own = self.keeps_named(index).await;
         let answers = join_all(asked).await;
         let keeping = answers.iter().filter(|answer| **answer == MembersAnswer::Done).count();
         if own == MembersAnswer::Done && keeping > answers.len() / 2 {

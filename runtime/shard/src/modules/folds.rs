@@ -202,9 +202,7 @@ impl Folds {
             fold.keep(open, position).await;
         }
         match fold.last_kept() {
-            (position, Some(snapshot)) if position > range.start && position <= range.end => {
-                Some((position, snapshot.bytes().clone()))
-            }
+            (position, Some(state)) if position > range.start && position <= range.end => Some((position, state)),
             _ => None,
         }
     }
@@ -261,8 +259,8 @@ impl Fold {
     }
 
     /// The last state that is kept, and the position it is of; the beginning where there is none.
-    pub(super) fn last_kept(&self) -> (u64, Option<Snapshot>) {
-        self.kept.as_ref().map_or((self.from, None), |kept| (kept.position, Some(kept.snapshot.clone())))
+    pub(super) fn last_kept(&self) -> (u64, Option<Bytes>) {
+        self.kept.as_ref().map_or((self.from, None), |kept| (kept.position, Some(kept.snapshot.bytes().clone())))
     }
 
     /// Whether it has folded enough since the last snapshot to be worth one.

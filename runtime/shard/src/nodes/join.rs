@@ -2,10 +2,9 @@
 
 use bytes::BytesMut;
 use serde::{Deserialize, Serialize};
-use weir_cluster::{Accepted, DiskId, Incoming, Known, List, Message, NodeId};
+use weir_cluster::{Accepted, DiskId, Incoming, Known, List, Message, NodeId, is_one_word};
 
 use crate::core::Shard;
-use crate::message::is_one_word;
 use crate::nodes::salute;
 
 /// A question of a node that is new, and its answer.

@@ -4,13 +4,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::timeout;
+use weir_cluster::is_address;
 use weir_raft::{MemberError, Other, View};
 use weir_stream::NodeStep;
 
 use crate::core::{Core, Found};
 use crate::message::{
     Answer, Following, GroupChange, GroupStanding, GroupStep, MembersAnswer, MembersRequest, NodeChange, NodesView,
-    Response, ShardError, is_one_word,
+    Response, ShardError,
 };
 use crate::write::job::LocalGroup;
 
@@ -138,9 +139,7 @@ impl Core {
 
     /// Why a node cannot be at an address, if it cannot.
     fn is_taken(&self, node: u64, address: &str) -> Option<Box<str>> {
-        let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
-        // It is written down by every node, a line each.
-        if !matches!(port, Some(Ok(1..))) || !is_one_word(address) {
+        if !is_address(address) {
             return Some(format!("{address:?} is no address of a node: it is written as host:port").into());
         }
         let meta = self.meta();
