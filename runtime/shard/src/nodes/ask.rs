@@ -47,9 +47,13 @@ impl Core {
         let deadline = Instant::now() + self.config.write_deadline;
         let kept = request.clone();
         let mut next = Some(request);
-        let mut pause = PAUSE.0;
+        let (mut asked, mut pause) = (Lead::Nowhere, PAUSE.0);
         loop {
             let lead = self.lead_of(group, deadline).await?;
+            if lead != asked {
+                // One that has just been elected leads in a moment.
+                (asked, pause) = (lead, PAUSE.0);
+            }
             let request = next.take().unwrap_or_else(|| kept.clone());
             let response = match lead {
                 Lead::Away(node) => {
