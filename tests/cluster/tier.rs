@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use weir_testkit::{Client, Connection, Request, S3, Setup, metric, wait_until};
+use weir_testkit::{Client, Connection, Fault, Request, S3, Setup, metric, wait_until};
 
 use crate::grown::{ordered, wait_settled};
 use crate::nodes::{Cluster, again};
@@ -21,6 +21,12 @@ const STREAMS: usize = 4;
 const RECORDS: usize = 160;
 const RECORD_BYTES: usize = 256 << 10;
 const BUDGET_BYTES: usize = 48 << 20;
+/// Records that are more than goes with a snapshot to another node without anybody trying to have less of it.
+const HEAVY_RECORDS: usize = 72;
+/// Records of each stream that a node has when it leaves its group.
+const LEFT: usize = 10;
+/// How soon appends go on when there is a majority again: an election, and a snapshot that is sent.
+const GOES_ON_WITHIN: Duration = Duration::from_secs(8);
 
 /// What a node on `s3` is told, which moves bytes at once and has little room for logs.
 fn variables(s3: &S3) -> Vec<(&'static str, String)> {
@@ -39,7 +45,13 @@ fn variables(s3: &S3) -> Vec<(&'static str, String)> {
 }
 
 fn on(s3: &S3) -> Cluster {
-    let variables = variables(s3);
+    with(s3, &[])
+}
+
+/// Nodes on `s3` that have these numbers in place of the others'.
+fn with(s3: &S3, numbers: &[(&'static str, usize)]) -> Cluster {
+    let mut variables = variables(s3);
+    variables.extend(numbers.iter().map(|(name, number)| (*name, number.to_string())));
     let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
     Cluster::new(&variables)
 }
@@ -322,5 +334,77 @@ fn a_node_with_a_bucket_and_bindings_grows_to_three_and_can_be_lost() {
         assert_whole(&mut client, WRITTEN + 2, "without the first node");
         let view = again(&mut client, || Request::get(&format!("{}?summary=totals", target(0)))).expect(200);
         assert_eq!(view.json()["count"], WRITTEN + 2);
+    }
+}
+
+/// A node was away for so long that it needs a snapshot, with which goes what the bucket does not take now; and the leader dies.
+#[test]
+fn a_node_that_lacks_what_the_logs_have_given_up_is_enough_for_a_majority_at_once() {
+    let s3 = S3::start();
+    let mut cluster = with(&s3, &[("WEIR_WAL_BUDGET_BYTES", 4 * BUDGET_BYTES)]);
+    cluster.start(&[0, 1, 2]);
+    let (target, body) = (target(0), record(0, 0));
+    let create = || Request::put(&target).body("text/plain", "begun ");
+    assert_eq!(again(&mut cluster.client(0), create).status, 201);
+    let leader = cluster.leader_of(&target);
+    let [other, away] = [(leader + 1) % 3, (leader + 2) % 3];
+    cluster.kill(away);
+    let write = |cluster: &Cluster| {
+        for _ in 0..HEAVY_RECORDS {
+            let append = Request::post(&target).body("text/plain", body.clone());
+            let _ = cluster.client(leader).send(append).expect(204);
+        }
+    };
+    write(&cluster);
+    wait_until("all has left the logs", MOVES_WITHIN, || metric(cluster.server(leader), "weir_hot_bytes") == 0.0);
+    s3.fail(Fault::Away);
+    write(&cluster);
+    cluster.kill(leader);
+    let begun = Instant::now();
+    cluster.restart(away);
+    let append = || Request::post(&target).body("text/plain", "go on");
+    wait_until("appends go on", MOVES_WITHIN, || again(&mut cluster.client(other), append).status == 204);
+    assert!(begun.elapsed() < GOES_ON_WITHIN, "nothing was appended for {:?}", begun.elapsed());
+    s3.heal();
+    let expected = ["begun ", "who leads? ", &body.repeat(2 * HEAVY_RECORDS), "go on"].concat();
+    for node in [other, away] {
+        assert!(cluster.client(node).read_all(&target) == expected.as_bytes(), "through node {node}");
+    }
+}
+
+/// Nobody moves bytes of a group out of the log of a node that has left it, and the log goes from its front only.
+#[test]
+fn what_a_node_has_of_a_group_that_it_has_left_does_not_fill_its_log() {
+    let s3 = S3::start();
+    // Bytes leave the logs when those are short of space, and not before.
+    let mut cluster = with(&s3, &[("WEIR_COLD_FLUSH_AGE_MS", 3_600_000), ("WEIR_COLD_FLUSH_BYTES", 16 << 20)]);
+    cluster.start(&[0, 1, 2]);
+    for target in (0..STREAMS).map(target) {
+        let create = || Request::put(&target).header("Content-Type", "text/plain");
+        let _ = again(&mut cluster.client(0), create).expect(201);
+    }
+    const { assert!(LEFT * STREAMS * RECORD_BYTES < BUDGET_BYTES / 4, "it stays in the logs") };
+    for number in 0..LEFT {
+        write(&mut cluster.client(number % 3), number);
+    }
+    cluster.join(4, 0, |cluster, address| ordered(cluster, 1, &["add", "4", address]));
+    let settled = wait_settled(&cluster, 0, &[1, 2, 3, 4]);
+    let has = |node: usize, group: usize| {
+        let voters = settled["groups"][group]["voters"][0].as_array().expect("a set");
+        voters.contains(&(node + 1).into())
+    };
+    // Groups 0 and 2 are on one shard, and so in one log.
+    assert!((0..3).any(|node| has(node, 0) != has(node, 2)), "{settled:#}");
+    for number in LEFT..RECORDS {
+        write(&mut cluster.client(number % 4), number);
+    }
+    for (node, wal) in (0..4).flat_map(|node| [(node, 0), (node, 1)]) {
+        let figure = |name: &str| metric(cluster.server(node), &format!("{name}{{wal=\"{wal}\"}}"));
+        wait_until(&format!("log {wal} of node {} has space", node + 1), MOVES_WITHIN, || {
+            figure("weir_wal_used_bytes") < figure("weir_wal_used_bytes_max") * 0.75
+        });
+    }
+    for node in 0..4 {
+        assert_whole(&mut cluster.client(node), RECORDS, &format!("through node {}", node + 1));
     }
 }

@@ -12,6 +12,9 @@ use weir_stream::Outcome;
 
 use crate::runtime::Seeded;
 
+/// When a node that is not there, or a snapshot that has not arrived, is tried again: it may be what lacks to a majority.
+const BACKOFF: &str = "100ms ...500ms";
+
 /// Room that was promised for a batch on this thread, shared by its clones.
 pub(crate) type Promised = SendWrapper<Rc<Ticket>>;
 
@@ -107,6 +110,7 @@ pub(crate) fn raft_config(has_peers: bool) -> Config {
         election_timeout_min: 500,
         election_timeout_max: 750,
         enable_pre_vote: Some(true),
+        backoff: BACKOFF.to_string(),
         // The only voter need not ask anyone whether it still leads. It begins without writing anything, so that a full
         // log can be opened any number of times. Among several, one that was restored might read what is stale.
         enable_leader_restore: Some(!has_peers),

@@ -14,7 +14,7 @@ use weir_types::GroupId;
 use crate::codec::encode_vote;
 use crate::config::{TypeConfig, log_id};
 use crate::local::State;
-use crate::snapshot;
+use crate::snapshot::{self, Carries};
 
 /// Has a group begin with `state`, which is that of the entry `last`, in a log that has nothing of it. Its only voter is
 /// `node_id`. It is durable then. The log's writer runs on this thread.
@@ -27,7 +27,7 @@ pub async fn install(wal: &Wal, group: GroupId, node_id: u64, last: EntryId, sta
     let membership = Membership::new(vec![BTreeSet::from([node_id])], nodes).map_err(io::Error::other)?;
     let last_membership = StoredMembership::new(Some(log_id(last)), membership);
     let meta = SnapshotMetaOf::<TypeConfig> { last_log_id: Some(log_id(last)), last_membership };
-    snapshot::write(wal, group, &State::new(state), meta, || false).await?;
+    snapshot::write(wal, group, &State::new(state), meta, Carries::Rest, || false).await?;
     // Nothing of a leader of before may come to be part of the group: the next one's term is a later one.
     let leader_id = LeaderId { term: last.term + 1, voted_for: node_id };
     let vote = VoteOf::<TypeConfig> { leader_id, committed: false };

@@ -203,7 +203,7 @@ impl RaftNetworkV2<TypeConfig> for Client {
         self.ask(message, &option, wire::decode_vote_response).await
     }
 
-    /// Whatever fails is tried again after a while, with a newer snapshot if there is one.
+    /// Whatever fails is tried again, with a newer snapshot if there is one: after a while, unless it has waited for that one.
     async fn full_snapshot(
         &mut self,
         vote: VoteOf<TypeConfig>,
@@ -223,6 +223,9 @@ impl RaftNetworkV2<TypeConfig> for Client {
                 Ok(vote) => Ok(SnapshotResponse::new(vote)),
                 Err(error) => {
                     tracing::debug!(group = self.network.group.0, node = self.node, %error, "a snapshot has not arrived");
+                    if error.is_of_snapshot() {
+                        return Err(NetworkError::new(&error).into());
+                    }
                     Err(Unreachable::new(&error).into())
                 }
             },

@@ -29,7 +29,7 @@ use crate::peers::Peers;
 use crate::progress::Progress;
 use crate::role::{LEASE, Role, Seen, role_of, watch_role};
 use crate::runtime::stir;
-use crate::snapshot::{self, Snapshot, Taken};
+use crate::snapshot::{self, Carries, Snapshot, Taken};
 use crate::state_machine::{Observer, StateMachine};
 
 /// Steps of giving back what deleted streams named, in one turn: less than a millisecond.
@@ -388,6 +388,19 @@ impl Replica {
     /// Whatever the disk says: the snapshot before is still good, and the log complete. [`io::ErrorKind::Interrupted`] when that of
     /// another node has come.
     pub async fn take_snapshot(&self) -> io::Result<()> {
+        self.write_snapshot(Carries::Rest).await
+    }
+
+    /// As [`Replica::take_snapshot`], with all that the state needs of the log: so the log may go, whatever streams name. For a
+    /// group whose bytes nobody moves to the cold tier any more.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn take_carrying_snapshot(&self) -> io::Result<()> {
+        self.write_snapshot(Carries::All).await
+    }
+
+    async fn write_snapshot(&self, carries: Carries) -> io::Result<()> {
         // Or freezing takes long.
         self.reap().await;
         if self.state.borrow().applied().is_none() {
@@ -402,7 +415,7 @@ impl Replica {
                 (meta, progress.bytes, progress.is_wanted)
             };
             let is_over = || self.progress.borrow().is_installing;
-            let mut taken = snapshot::write(&self.wal, self.group, &self.state, meta, is_over).await?;
+            let mut taken = snapshot::write(&self.wal, self.group, &self.state, meta, carries, is_over).await?;
             taken.is_light |= is_wanted;
             let index = taken.meta.last_log_id.map(|last| last.index);
             let mut progress = self.progress.borrow_mut();
@@ -422,6 +435,15 @@ impl Replica {
         while self.state.borrow_mut().reap(REAPED_PER_TURN) {
             tokio::task::yield_now().await;
         }
+    }
+
+    /// The last entry that no read needs of the log, nor any before it; `None` when the first is needed.
+    pub fn purgeable(&self) -> Option<u64> {
+        let (state, carried) = (self.state.borrow(), self.wal.carried(self.group));
+        let is_needed = |index: &u64| !carried.as_ref().is_some_and(|carried| carried.has(*index));
+        let first = if bugs::has(Bug::PurgeBeyondFloor) { None } else { state.hot_indices().find(is_needed) };
+        // The state does not know of what elections and changes of members have put there.
+        first.unwrap_or(self.progress.borrow().entries()).checked_sub(1)
     }
 
     /// Gives up the log up to `upto`, or up to the last snapshot if that is before, or to what goes with one that is being sent.

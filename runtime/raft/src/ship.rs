@@ -6,6 +6,7 @@
 //! those who append.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,7 +33,7 @@ const PARCEL_PARTS: usize = 256;
 const PART_BYTES_MAX: usize = FRAME_BYTES_MAX - PARCEL_BYTES - (2 << 20);
 /// How fast snapshots go to one node.
 const BYTES_PER_SECOND: u64 = 32 << 20;
-/// How often it is asked whether a snapshot was taken over.
+/// How often it is asked whether a snapshot was taken over, and looked whether there is another one.
 const ASK_EVERY: Duration = Duration::from_millis(50);
 /// How long it is waited before a snapshot is sent again that was of no use to the other node.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -52,6 +53,13 @@ pub(crate) enum ShipError {
     Answer(#[source] io::Error),
     #[error("it cannot be read here")]
     Read(#[from] io::Error),
+}
+
+impl ShipError {
+    /// Whether nothing is wrong with the other node: another snapshot can be sent at once.
+    pub(crate) fn is_of_snapshot(&self) -> bool {
+        matches!(self, ShipError::Outdated { .. } | ShipError::Heavy)
+    }
 }
 
 /// A snapshot that can be sent.
@@ -117,7 +125,7 @@ impl Shipment {
             Err(error) => Err(error),
         };
         match &sent {
-            Err(ShipError::Outdated { .. } | ShipError::Heavy) => self.want_another(),
+            Err(error) if error.is_of_snapshot() => self.await_another().await,
             // Its disk may be full.
             Err(ShipError::Lost) => sleep(AGAIN_AFTER).await,
             _ => {}
@@ -125,14 +133,21 @@ impl Shipment {
         sent
     }
 
-    /// Another snapshot is wanted, unless there is one; what goes with it is to be there still when it is sent.
-    fn want_another(&self) {
-        let mut progress = self.progress.borrow_mut();
-        let current = progress.snapshot.as_ref().and_then(|taken| taken.meta.last_log_id);
-        if current == self.taken.meta.last_log_id {
-            progress.is_wanted = true;
+    /// Wants another snapshot until there is one; what goes with it is to be there still when it is sent.
+    async fn await_another(&self) {
+        while self.want_another() {
+            sleep(ASK_EVERY).await;
         }
+    }
+
+    /// Wants another snapshot, unless there is one; says whether it does.
+    fn want_another(&self) -> bool {
+        let mut progress = self.progress.borrow_mut();
         progress.hold();
+        // It may be as of the same entry.
+        let is_current = progress.snapshot.as_ref().is_some_and(|taken| Arc::ptr_eq(&taken.file, &self.taken.file));
+        progress.is_wanted |= is_current;
+        is_current
     }
 
     /// An entry that the snapshot needs and the log no longer has.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use openraft::StoredMembership;
 use openraft::alias::{SnapshotMetaOf, StoredMembershipOf};
-use weir_storage::{Carried, EntryId, SnapshotReader, SnapshotWriter, Snapshots, Wal, WalError, WalReader};
+use weir_storage::{EntryId, EntryRef, SnapshotReader, SnapshotWriter, Snapshots, Wal, WalError, WalReader};
 use weir_stream::{Chunk, Group, Piece, Thaw};
 use weir_types::GroupId;
 use weir_types::limits::SLOTS;
@@ -159,6 +159,15 @@ pub fn snapshot_chunks(mut reader: SnapshotReader) -> Result<(SnapshotReader, Ve
     Ok((reader, chunks))
 }
 
+/// Which entries a snapshot carries that is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Carries {
+    /// Those that the snapshot before it carries and that are still needed.
+    Rest,
+    /// All that it names: the log is needed for none of them any more.
+    All,
+}
+
 /// Writes the state as it is now, which is that of `meta`, and makes it the current snapshot when it is durable. Ends when `is_over`
 /// says that another state takes this one's place. One at a time.
 ///
@@ -169,19 +178,26 @@ pub(crate) async fn write(
     group: GroupId,
     state: &State,
     meta: SnapshotMetaOf<TypeConfig>,
+    carries: Carries,
     is_over: impl Fn() -> bool,
 ) -> io::Result<Taken> {
     let last = entry_id(meta.last_log_id.as_ref().expect("something was applied"));
     let first = encode_stored_membership(&meta.last_membership);
     let (snapshots, reader) = (wal.snapshots(), wal.reader());
-    let (hot, is_light) = {
+    let (hot, is_light): (Arc<[u64]>, bool) = {
         let mut state = state.borrow_mut();
         state.freeze(PIECE_BYTES);
         wal.leave_carried(group, state.hot_floor().unwrap_or(u64::MAX));
         (state.hot_indices().collect(), state.hot_bytes() <= LIGHT_BYTES)
     };
     let carried = wal.carried(group);
-    let begun = blocking(wal, move || begin(&snapshots, group, last, &first, carried.as_ref(), &reader)).await;
+    let carried = |&index: &u64| {
+        let rest = carried.as_ref().and_then(|carried| carried.entry(index));
+        if carries == Carries::All { rest.or_else(|| wal.entry(group, index)) } else { rest }
+    };
+    let entries: Vec<EntryRef> = hot.iter().filter_map(carried).collect();
+    assert!(carries == Carries::Rest || entries.len() == hot.len(), "what is named is there");
+    let begun = blocking(wal, move || begin(&snapshots, group, last, &first, &entries, &reader)).await;
     let written = match begun {
         Ok(writer) => write_pages(wal, writer, state, is_over).await,
         Err(error) => Err(error),
@@ -190,11 +206,16 @@ pub(crate) async fn write(
     let (writer, snapshots) = (written?, wal.snapshots());
     let finish = move || {
         writer.finish()?;
-        snapshots.current(group)?.ok_or_else(|| io::ErrorKind::NotFound.into())
+        let mut file = snapshots.current(group)?.ok_or(io::ErrorKind::NotFound)?;
+        while carries == Carries::All && file.section()?.is_some() {}
+        Ok(file)
     };
     let file = blocking(wal, finish).await?;
     if entry_id(meta.last_log_id.as_ref().expect("as above")) != file.last() {
         return Err(io::Error::other("another snapshot has taken its place"));
+    }
+    if carries == Carries::All {
+        wal.carry(group, file.carried().clone());
     }
     Ok(Taken { meta, file: Arc::new(file), hot, is_light })
 }
@@ -205,19 +226,14 @@ fn begin(
     group: GroupId,
     last: EntryId,
     first: &[u8],
-    carried: Option<&Carried>,
+    carried: &[EntryRef],
     reader: &WalReader,
 ) -> io::Result<SnapshotWriter> {
-    let Some(carried) = carried else {
-        let mut writer = snapshots.begin(group, last)?;
-        writer.section(first)?;
-        return Ok(writer);
-    };
-    let mut writer = snapshots.begin_carrying(group, last)?;
+    let begun = if carried.is_empty() { snapshots.begin(group, last) } else { snapshots.begin_carrying(group, last) };
+    let mut writer = begun?;
     writer.section(first)?;
-    for index in carried.indices() {
-        let entry = carried.entry(index).expect("it is listed");
-        let body = reader.body(&entry)?;
+    for entry in carried {
+        let body = reader.body(entry)?;
         writer.entry(entry.id, entry.kind, &body)?;
     }
     Ok(writer)

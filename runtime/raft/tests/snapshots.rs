@@ -94,10 +94,7 @@ impl World {
 
     /// Gives up the log as far as that may be, and waits until that has happened.
     async fn purge(&self) {
-        let floor = self.state.borrow().hot_floor();
-        let snapshot = self.replica.snapshot_index().expect("there is one");
-        let upto = floor.map_or(Some(snapshot), |floor| floor.checked_sub(1)).map(|upto| upto.min(snapshot));
-        let Some(upto) = upto else { return };
+        let Some(upto) = self.replica.purgeable().min(self.replica.snapshot_index()) else { return };
         self.replica.purge(upto).await;
         while self.wal.purged(GROUP).is_none_or(|purged| purged.index < upto) && !self.wal.failed() {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -200,7 +197,12 @@ async fn live(world: &World, history: &mut History, steps: u64) {
         }
         history.acknowledged = history.indices.len();
         if step % SNAPSHOT_EVERY == SNAPSHOT_EVERY - 1 {
-            if world.replica.take_snapshot().await.is_err() {
+            // Every third one carries what it needs of the log.
+            let taken = match step / SNAPSHOT_EVERY % 3 {
+                2 => world.replica.take_carrying_snapshot().await,
+                _ => world.replica.take_snapshot().await,
+            };
+            if taken.is_err() {
                 return;
             }
             world.purge().await;

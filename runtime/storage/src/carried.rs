@@ -71,6 +71,11 @@ impl Carried {
         Some(EntryRef { id, kind, body: EntryBody::Stored(EntryPlace { segment, position, body_bytes, group, id }) })
     }
 
+    /// Whether the entry at `index` is among them.
+    pub fn has(&self, index: u64) -> bool {
+        index >= self.floor && self.entries.contains_key(&index)
+    }
+
     /// The indices of all of them, in order.
     pub fn indices(&self) -> impl Iterator<Item = u64> {
         self.entries.range(self.floor..).map(|(&index, _)| index)

@@ -12,7 +12,8 @@
 //!
 //! A snapshot that came from another node is received into a file of its own. It takes the other's place only when its owner
 //! wants it, and is removed when the log is opened before that. It *carries* the entries that its state names; so the log
-//! may end before it, where the power was cut before the log could be told. Only such snapshots have the second version.
+//! may end before it, where the power was cut before the log could be told. One that is taken so that the log may go carries them,
+//! too. Only such snapshots have the second version.
 
 use std::fmt::Display;
 use std::io::{self, IoSlice};

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use weir_types::bugs::{self, Bug};
 use weir_types::{Incarnation, StreamKey};
 
 use crate::batch::{Frame, Limits};
@@ -206,7 +205,7 @@ impl Group {
     /// The lowest log index whose bytes a stream names, or one that was deleted and has not given them back yet; `None`
     /// when there is none. What lies before it is not needed for reads.
     pub fn hot_floor(&self) -> Option<u64> {
-        if bugs::has(Bug::PurgeBeyondFloor) { None } else { self.hotlog.floor() }
+        self.hotlog.floor()
     }
 
     /// Whether a stream names bytes of this log entry.

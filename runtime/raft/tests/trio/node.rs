@@ -138,12 +138,20 @@ impl Node {
         Ok(())
     }
 
+    /// Takes a snapshot that carries all that it needs, and gives up the log before it, as one that has left its group does.
+    ///
+    /// # Errors
+    /// As above.
+    pub(crate) async fn keep_all(&self) -> io::Result<()> {
+        self.replica().take_carrying_snapshot().await?;
+        self.purge().await;
+        Ok(())
+    }
+
     /// Gives up the log before its last snapshot, as far as nothing in it is needed.
     pub(crate) async fn purge(&self) {
-        let Up { replica, state, .. } = self.up();
-        let floor = state.borrow().hot_floor();
-        let upto = floor.map_or(Some(u64::MAX), |floor| floor.checked_sub(1)).min(replica.snapshot_index());
-        if let Some(upto) = upto {
+        let replica = self.replica();
+        if let Some(upto) = replica.purgeable().min(replica.snapshot_index()) {
             replica.purge(upto).await;
         }
     }

@@ -12,6 +12,10 @@ use crate::{Trio, run};
 /// How long it may take until a node has what the others have.
 const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(20);
 
+/// How soon a snapshot is sent that was awaited, and how long that takes if 32 MiB go with it.
+const PROMPT: Duration = Duration::from_millis(200);
+const PACED: Duration = Duration::from_secs(1);
+
 /// A trio of which one was away for so long that it needs a snapshot, which is as of entry `snapshot`.
 struct Away {
     trio: Trio,
@@ -249,8 +253,14 @@ fn before_much_of_the_log_goes_with_a_snapshot_another_one_is_wanted_once() {
             sleep(Duration::from_millis(10)).await;
         }
         assert_eq!(away.node().applied_index(), away.before);
-        // There is no cold tier, so it cannot be less.
+        // However long that takes. There is no cold tier, so it cannot be less.
+        sleep(Duration::from_millis(2500)).await;
         leader.keep().await.expect("there is space");
+        let begun = Instant::now();
+        while away.node().applied_index() == away.before {
+            assert!(begun.elapsed() < PROMPT + PACED, "it waits for what is there");
+            sleep(Duration::from_millis(10)).await;
+        }
         sleep(Duration::from_secs(5)).await;
         assert!(!leader.replica().wants_snapshot());
         assert_eq!(away.trio.history.totals().sent, 1);
@@ -282,5 +292,32 @@ fn a_snapshot_whose_sender_falls_silent_leaves_nothing_behind() {
         assert!(!away.has_caught_up());
         away.trio.settle().await;
         assert_tidy(away.node());
+    });
+}
+
+/// As one that has left its group does. Elections put entries into the log that the state does not know of.
+#[test]
+fn the_whole_log_goes_of_who_takes_along_what_it_names() {
+    run(async {
+        let trio = Trio::form(7).await;
+        let leader = trio.elected(None).await;
+        for _ in 0..20 {
+            trio.propose(leader).await.expect("it leads");
+        }
+        trio.node(leader).replica().transfer(leader % 3 + 1).await.expect("it is connected and has everything");
+        let _ = trio.elected(Some(leader)).await;
+        sleep(Duration::from_secs(1)).await;
+        for node in &trio.nodes {
+            let last = node.applied_index();
+            assert!(node.state().expect("it is up").borrow().applied() < Some(last), "somebody was elected last");
+            node.keep_all().await.expect("there is space");
+            log_goes(node, last - 1).await;
+            node.crash().await;
+            node.start().await;
+        }
+        trio.settle().await;
+        let leader = trio.elected(None).await;
+        trio.propose(leader).await.expect("it leads");
+        trio.settle().await;
     });
 }

@@ -30,6 +30,8 @@ impl Deref for Leading<'_> {
 
 /// What a round is given at least: who has less time left is not taken into one.
 pub(crate) const ROUND_MIN: Duration = Duration::from_millis(100);
+/// How long a node that a group's leader has said not to belong to it is taken for one: it is said about every second.
+const OUTSIDE_FOR: Duration = Duration::from_secs(5);
 /// Damaged chunks that are noted: others are met again.
 const DAMAGED_MAX: usize = 1024;
 
@@ -59,6 +61,8 @@ pub(crate) struct Group<J> {
     pub(crate) flush_upto: Cell<Option<u64>>,
     /// The entry that somebody waits for a snapshot of.
     pub(crate) snapshot_wanted: Cell<Option<u64>>,
+    /// When its leader has said last that this node does not belong to it.
+    outside_at: Cell<Option<Instant>>,
     /// Who needs chunks to stay that nothing names any more.
     pub(crate) holds: Cell<u32>,
     /// Rung when a stream has come to have more than some subscription has processed.
@@ -98,10 +102,21 @@ impl<J: Job> Group<J> {
             oldest_since: Cell::default(),
             flush_upto: Cell::default(),
             snapshot_wanted: Cell::default(),
+            outside_at: Cell::default(),
             holds: Cell::default(),
             pending: Wakeup::default(),
             damaged: RefCell::default(),
         }
+    }
+
+    /// Its leader says that this node does not belong to it.
+    pub(crate) fn note_outside(&self) {
+        self.outside_at.set(Some(Instant::now()));
+    }
+
+    /// Whether this node does not belong to it, as its leader has said lately.
+    pub(crate) fn is_outside(&self) -> bool {
+        self.outside_at.get().is_some_and(|at| at.elapsed() < OUTSIDE_FOR)
     }
 
     /// What was committed, and applied here. There may be more that this replica does not know of.

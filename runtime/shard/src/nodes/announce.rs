@@ -27,15 +27,16 @@ const EVERY: Duration = Duration::from_secs(1);
 pub(crate) async fn lead(core: Rc<Core>, group: Rc<LocalGroup>, term: u64) {
     while group.replica.role() == (Role::Leading { term }) {
         let nodes = (group.id == GroupId::META).then(|| core.meta().nodes().clone());
-        let members: BTreeSet<u64> = match (&nodes, group.replica.view()) {
-            // Members hear it of the group itself.
-            (None, Some(view)) => view.voters.into_iter().flatten().chain(view.learners).collect(),
-            _ => BTreeSet::new(),
-        };
+        let members = group.replica.view().map(|view| {
+            let voters = view.voters.into_iter().flatten();
+            voters.chain(view.learners).collect::<BTreeSet<u64>>()
+        });
+        let is_member = |node: &NodeId| members.as_ref().is_none_or(|members| members.contains(&node.get()));
         let others = core.post.nodes().into_iter().map(|outgoing| outgoing.node());
-        let telling = others.filter(|node| !members.contains(&node.get())).map(|node| {
-            let leader = core.config.node_id;
-            core.tell(node, Announcement { group: group.id, leader, term, nodes: nodes.clone() })
+        // Members hear who leads of the group itself.
+        let telling = others.filter(|node| nodes.is_some() || !is_member(node)).map(|node| {
+            let (group, leader, is_member) = (group.id, core.config.node_id, is_member(&node));
+            core.tell(node, Announcement { group, leader, term, is_member, nodes: nodes.clone() })
         });
         let _ = tokio::join!(join_all(telling), timeout(EVERY, core.nodes_changed.notified()));
     }
@@ -55,7 +56,10 @@ impl Core {
 
     /// Hears who leads a group, and of group 0 who there is.
     pub(crate) fn hear(self: &Rc<Self>, announcement: Announcement) -> Response {
-        let Announcement { group, leader, term, nodes } = announcement;
+        let Announcement { group, leader, term, is_member, nodes } = announcement;
+        if !is_member {
+            self.group(group).note_outside();
+        }
         if let Some(table) = nodes {
             self.take_nodes(&table);
         }

@@ -211,7 +211,8 @@ impl Core {
         if let Some(node) = NodeId::new(node) {
             // From then on nobody tells it anything. A leader that has just begun has heard nobody yet.
             loop {
-                let news = Announcement { group: GroupId::META, leader, term, nodes: Some(table.clone()) };
+                let nodes = Some(table.clone());
+                let news = Announcement { group: GroupId::META, leader, term, is_member: false, nodes };
                 if self.tell(node, news).await || !self.heard_nodes().contains(&node.get()) {
                     break;
                 }

@@ -30,8 +30,9 @@ pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>, anchor: Rc<Anchor
         let taken = group.replica.snapshot_index();
         let is_wanted_by_peer = peer.is_ready(&core, &group);
         let is_wanted = anchor.wants_newer_than(taken) || group.snapshot_wanted.get() > taken || is_wanted_by_peer;
-        let is_due = is_wanted || is_snapshot_due(&core, &group);
-        if Instant::now() >= not_before && is_due && !snapshot(&core, &group).await {
+        let takes_along = holds_back_the_log(&group);
+        let is_due = is_wanted || takes_along || is_snapshot_due(&core, &group);
+        if Instant::now() >= not_before && is_due && !snapshot(&core, &group, takes_along).await {
             not_before = Instant::now() + AGAIN_AFTER;
         }
         purge(&group).await;
@@ -43,17 +44,23 @@ pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>, anchor: Rc<Anchor
 struct Peer {
     /// Up to which entry, and since when it waits.
     waits: Option<(Option<u64>, Instant)>,
+    /// What was applied when this was looked at last.
+    applied: Option<u64>,
 }
 
 impl Peer {
     /// Whether one waits, and there is no longer anything to wait for.
     fn is_ready(&mut self, core: &Core, group: &LocalGroup) -> bool {
+        let applied = group.applied().applied();
+        let before = std::mem::replace(&mut self.applied, applied);
         if !group.replica.wants_snapshot() {
             self.waits = None;
             return false;
         }
-        let (upto, since) = *self.waits.get_or_insert((group.applied().applied(), Instant::now()));
-        if core.cold.is_none() || since.elapsed() > FLUSHED_WITHIN {
+        // Without the peer there may be no majority: then nothing can be moved before it has its snapshot.
+        let stands_still = applied == before && applied < Some(group.replica.standing().last_index);
+        let (upto, since) = *self.waits.get_or_insert((applied, Instant::now()));
+        if core.cold.is_none() || stands_still || since.elapsed() > FLUSHED_WITHIN {
             return true;
         }
         group.flush_upto.set(group.flush_upto.get().max(upto));
@@ -69,17 +76,23 @@ fn is_snapshot_due(core: &Core, group: &LocalGroup) -> bool {
     if replica.bytes_since_snapshot() >= replica.snapshot_bytes().max(core.config.wal.segment_bytes) {
         return true;
     }
-    let (taken, possible) = (replica.snapshot_index(), purgeable(group));
+    let (taken, possible) = (replica.snapshot_index(), replica.purgeable());
     let pins = |behind| group.wal.is_pinned_behind(group.id, behind);
     possible > taken && group.wal.is_space_short() && pins(taken) && !pins(possible)
 }
 
-/// Returns whether there is one.
-async fn snapshot(core: &Core, group: &LocalGroup) -> bool {
+/// Whether the oldest segment stays while space is short because of bytes that nobody moves to the cold tier: those of a group that this
+/// node has left.
+fn holds_back_the_log(group: &LocalGroup) -> bool {
+    group.is_outside() && group.wal.is_space_short() && group.wal.is_pinned_behind(group.id, group.replica.purgeable())
+}
+
+/// Takes a snapshot, which takes along what it needs of the log if it is to. Returns whether there is one.
+async fn snapshot(core: &Core, group: &LocalGroup, takes_along: bool) -> bool {
     let begun = Instant::now();
     let taken = {
         let _turn = core.upkeep.lock().await;
-        group.replica.take_snapshot().await
+        if takes_along { group.replica.take_carrying_snapshot().await } else { group.replica.take_snapshot().await }
     };
     match &taken {
         Ok(()) => {
@@ -97,18 +110,9 @@ async fn snapshot(core: &Core, group: &LocalGroup) -> bool {
 }
 
 async fn purge(group: &LocalGroup) {
-    let Some(upto) = purgeable(group).min(group.replica.snapshot_index()) else { return };
+    let Some(upto) = group.replica.purgeable().min(group.replica.snapshot_index()) else { return };
     let first = group.wal.first_index(group.id);
     if upto >= first {
         group.replica.purge(upto.min(first + PURGED_PER_TURN - 1)).await;
-    }
-}
-
-/// The last entry that no read needs, nor any before it; `None` when the first is needed.
-fn purgeable(group: &LocalGroup) -> Option<u64> {
-    let state = group.applied();
-    match state.hot_floor() {
-        Some(floor) => floor.checked_sub(1),
-        None => state.applied(),
     }
 }
