@@ -5,10 +5,11 @@
 use std::cell::Cell;
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use weir_testkit::{Client, Connection, Request, Response, Server, Setup, metric, wait_until};
+use weir_testkit::{Client, Connection, Request, Response, S3, Server, Setup, metric, wait_until};
 
 use crate::setup;
 use crate::steps::{Kind, Logs, Step};
@@ -32,6 +33,36 @@ enum Tier {
 }
 
 const TIERS: [Tier; 3] = [Tier::Log, Tier::Chunks, Tier::Both];
+
+/// Where chunks are.
+enum Store {
+    Folder,
+    Bucket(S3),
+}
+
+impl Store {
+    /// A server that has its chunks here.
+    fn told(&self, setup: Setup) -> Setup {
+        let Store::Bucket(s3) = self else { return setup };
+        setup
+            .env("AWS_ACCESS_KEY_ID", "key")
+            .env("AWS_SECRET_ACCESS_KEY", "secret")
+            .env("WEIR_COLD_URL", "s3://weir/forks")
+            .env("WEIR_COLD_ENDPOINT", s3.endpoint())
+            .env("WEIR_COLD_ALLOW_HTTP", true)
+    }
+
+    /// How many there are of a server with this data directory.
+    fn chunks(&self, data_dir: &Path) -> usize {
+        match self {
+            Store::Folder => {
+                let files = fs::read_dir(data_dir.join("cold")).expect("a folder").flatten();
+                files.filter(|file| file.path().extension().is_some_and(|extension| extension == "chunk")).count()
+            }
+            Store::Bucket(s3) => s3.chunks().len(),
+        }
+    }
+}
 
 /// A source, its fork, and the fork of that, by `bucket/name`: each in another group than the one before.
 #[derive(Clone, Debug)]
@@ -60,6 +91,7 @@ struct Run {
     flushing: Setup,
     /// How it is started so that bytes stay where they are.
     resting: Setup,
+    store: Store,
     server: Option<Server>,
     logs: Logs,
     names: usize,
@@ -68,8 +100,8 @@ struct Run {
 
 impl Run {
     /// A server with the sources of `count` trees.
-    fn new(count: usize) -> Run {
-        let resting = setup("2");
+    fn new(count: usize, store: Store) -> Run {
+        let resting = store.told(setup("2"));
         let mut flushing = resting.clone().env("WEIR_COLD_FLUSH_AGE_MS", 1);
         let server = flushing.start();
         // It may have had to find other ports.
@@ -79,7 +111,7 @@ impl Run {
             let _ = client.send(Request::put(&format!("/{bucket}"))).expect(201);
         }
         let logs = Logs::of(flushing.data_dir());
-        let mut run = Run { flushing, resting, server: Some(server), logs, names: 0, trees: Vec::new() };
+        let mut run = Run { flushing, resting, store, server: Some(server), logs, names: 0, trees: Vec::new() };
         for number in 0..count {
             let (tier, group) = (TIERS[number % 3], (number / 3 % 2) as u16);
             let [source, fork, leaf] = [("source", group), ("fork", 1 - group), ("leaf", group)]
@@ -93,6 +125,7 @@ impl Run {
             let _ = run.client().send(create).expect(201);
         }
         wait_until("all is in chunks", PATIENCE, || metric(run.server(), "weir_hot_bytes") == 0.0);
+        assert!(run.store.chunks(run.flushing.data_dir()) > 0, "chunks are in the store");
         run.server.take().expect("it runs").kill();
         run.restart();
         for tree in run.trees.clone() {
@@ -194,13 +227,11 @@ impl Run {
         for name in ["weir_streams", "weir_hot_bytes", "weir_cold_bytes", "weir_cold_chunks"] {
             wait_until(name, PATIENCE, || metric(self.server(), name) == 0.0);
         }
-        let chunks = || {
-            let files = fs::read_dir(self.flushing.data_dir().join("cold")).expect("a folder").flatten();
-            files.filter(|file| file.path().extension().is_some_and(|extension| extension == "chunk")).count()
-        };
-        wait_until("the store is empty", PATIENCE, || chunks() == 0);
-        let index_bytes = metric(self.server(), "weir_hot_index_bytes");
-        assert_eq!(index_bytes, metric(self.server(), "weir_wal_index_bytes"), "no memory is taken for streams");
+        wait_until("the store is empty", PATIENCE, || self.store.chunks(self.flushing.data_dir()) == 0);
+        // While a snapshot is made, it keeps what streams took before.
+        wait_until("no memory is taken for streams", PATIENCE, || {
+            metric(self.server(), "weir_hot_index_bytes") == metric(self.server(), "weir_wal_index_bytes")
+        });
         let mut client = self.client();
         for bucket in ["source", "fork", "leaf"] {
             let _ = client.send(Request::delete(&format!("/{bucket}"))).expect(204);
@@ -245,9 +276,18 @@ enum Moment {
 
 #[test]
 fn killed_at_every_step_of_a_forks_creation() {
+    kill_at_every_step_of_a_forks_creation(Store::Folder);
+}
+
+#[test]
+fn killed_at_every_step_of_a_forks_creation_with_a_bucket() {
+    kill_at_every_step_of_a_forks_creation(Store::Bucket(S3::start()));
+}
+
+fn kill_at_every_step_of_a_forks_creation(store: Store) {
     // Pins without a fork come last, so that they are there when their time is over.
     let moments = [Moment::Asked, Moment::Answered, Moment::Created, Moment::Pinned];
-    let mut run = Run::new(moments.len() * ROUNDS);
+    let mut run = Run::new(moments.len() * ROUNDS, store);
     let trees = run.trees.clone();
     for (moment, trees) in moments.into_iter().zip(trees.chunks(ROUNDS)) {
         let mut met = 0;
@@ -326,7 +366,16 @@ fn settle(run: &mut Run, trees: &[Tree]) {
 
 #[test]
 fn killed_at_every_step_of_a_deletion() {
-    let mut run = Run::new(3 * 12);
+    kill_at_every_step_of_a_deletion(Store::Folder);
+}
+
+#[test]
+fn killed_at_every_step_of_a_deletion_with_a_bucket() {
+    kill_at_every_step_of_a_deletion(Store::Bucket(S3::start()));
+}
+
+fn kill_at_every_step_of_a_deletion(store: Store) {
+    let mut run = Run::new(3 * 12, store);
     let mut trees = run.trees.clone().into_iter();
     for step in 0..12 {
         let mut met = 0;

@@ -12,6 +12,9 @@ use rustix::process::Signal;
 use weir_testkit::Server;
 
 const BLOCK: u64 = 4096;
+/// What a segment begins with. A file without it is one that is ready for what comes.
+const SEGMENT_MAGIC: &[u8] = b"WEIRSEG\x02";
+const SEGMENT_HEADER_BYTES: usize = 48;
 const FRAME_MAGIC: &[u8] = b"WFR\x02";
 const FRAME_HEADER_BYTES: usize = 56;
 
@@ -55,7 +58,7 @@ impl Step {
     }
 }
 
-/// The logs of a node that runs, from some entry on.
+/// The logs of a node that runs, from some entry on. What a log gives back before it is read is not seen.
 pub(crate) struct Logs {
     folders: Vec<Folder>,
     /// All entries that were seen: the group that each is of, and its bytes.
@@ -65,7 +68,8 @@ pub(crate) struct Logs {
 /// One log: where its next frame comes.
 struct Folder {
     path: PathBuf,
-    last_seq: u64,
+    next_seq: u64,
+    /// The file of the frame before it, by number; 0 where nothing was read.
     segment: u64,
     position: u64,
 }
@@ -74,7 +78,7 @@ impl Logs {
     /// The logs of a data directory, with all that is in them.
     pub(crate) fn of(data_dir: &Path) -> Logs {
         let paths = (0..).map(|wal| data_dir.join(format!("wal-{wal}"))).take_while(|path| path.is_dir());
-        let folders: Vec<Folder> = paths.map(|path| Folder { path, last_seq: 0, segment: 0, position: 0 }).collect();
+        let folders: Vec<Folder> = paths.map(|path| Folder { path, next_seq: 0, segment: 0, position: 0 }).collect();
         let mut logs = Logs { folders, entries: Vec::new() };
         logs.look();
         logs
@@ -83,7 +87,7 @@ impl Logs {
     /// Reads on, up to where the logs end now.
     pub(crate) fn look(&mut self) {
         for folder in &mut self.folders {
-            self.entries.extend(std::iter::from_fn(|| folder.next()));
+            folder.read_on(&mut self.entries);
         }
     }
 
@@ -109,8 +113,7 @@ impl Logs {
 
     /// Each log's first file, by number.
     pub(crate) fn first_segments(&self) -> Vec<u64> {
-        let first = |folder: &Folder| folder.segments_by_name().into_keys().next().expect("a log has a file");
-        self.folders.iter().map(first).collect()
+        self.folders.iter().map(|folder| first_of(&folder.files())).collect()
     }
 
     /// The file of the last entry that was seen in each log, by number.
@@ -144,43 +147,56 @@ impl Logs {
 }
 
 impl Folder {
-    /// The group and the body of the next frame, if it is there.
-    fn next(&mut self) -> Option<(u16, Vec<u8>)> {
-        if self.segment == 0 {
-            // The first one that there is.
-            let first =
-                self.segments().into_iter().find_map(|(number, file)| Some((number, Frame::read(&file, BLOCK)?)));
-            let (number, frame) = first?;
-            return Some(self.take(number, BLOCK, frame));
+    /// Reads all frames that follow: the group and the body of each.
+    fn read_on(&mut self, entries: &mut Vec<(u16, Vec<u8>)>) {
+        loop {
+            let files = self.files();
+            self.read_files(&files, entries);
+            // A file that was given back while it was looked for looks like the log's end.
+            if first_of(&self.files()) == first_of(&files) {
+                return;
+            }
         }
-        let here = File::open(self.file(self.segment)).ok().and_then(|file| Frame::read(&file, self.position));
-        if let Some(frame) = here.filter(|frame| frame.seq == self.last_seq + 1) {
-            return Some(self.take(self.segment, self.position, frame));
+    }
+
+    fn read_files(&mut self, files: &BTreeMap<u64, PathBuf>, entries: &mut Vec<(u16, Vec<u8>)>) {
+        // Where the log has given back the file of the last frame, it goes on with the first one that it has.
+        let mut is_behind = !files.contains_key(&self.segment);
+        for (&number, path) in files.range(self.segment..) {
+            let Some((file, first_seq)) = open(path) else { return };
+            if is_behind {
+                (self.next_seq, is_behind) = (first_seq, false);
+            }
+            // A kill may leave a file that has no whole frame, or no more. The log goes on in the next one then.
+            let mut position = if number == self.segment { self.position } else { BLOCK };
+            while let Some(frame) = Frame::read(&file, position).filter(|frame| frame.seq == self.next_seq) {
+                let bytes = (FRAME_HEADER_BYTES + frame.body.len()) as u64;
+                position += bytes.next_multiple_of(BLOCK);
+                (self.segment, self.position, self.next_seq) = (number, position, frame.seq + 1);
+                entries.push((frame.group, frame.body));
+            }
         }
-        let (number, file) = self.segments().split_off(&(self.segment + 1)).into_iter().next()?;
-        let frame = Frame::read(&file, BLOCK).filter(|frame| frame.seq == self.last_seq + 1)?;
-        Some(self.take(number, BLOCK, frame))
     }
 
-    fn take(&mut self, segment: u64, position: u64, Frame { seq, group, body }: Frame) -> (u16, Vec<u8>) {
-        let bytes = (FRAME_HEADER_BYTES + body.len()) as u64;
-        (self.segment, self.position, self.last_seq) = (segment, position + bytes.next_multiple_of(BLOCK), seq);
-        (group, body)
-    }
-
-    fn file(&self, segment: u64) -> PathBuf {
-        self.segments_by_name().remove(&segment).unwrap_or_default()
-    }
-
-    fn segments(&self) -> BTreeMap<u64, File> {
-        let files = self.segments_by_name().into_iter();
-        files.filter_map(|(number, path)| Some((number, File::open(path).ok()?))).collect()
-    }
-
-    fn segments_by_name(&self) -> BTreeMap<u64, PathBuf> {
+    /// The files by number, also those that are ready for what comes.
+    fn files(&self) -> BTreeMap<u64, PathBuf> {
         let files = fs::read_dir(&self.path).expect("a log's folder").flatten().map(|file| file.path());
         files.filter_map(|path| Some((number_of(&path)?, path))).collect()
     }
+}
+
+/// The number of a log's first file.
+fn first_of(files: &BTreeMap<u64, PathBuf>) -> u64 {
+    *files.keys().next().expect("a log has a file")
+}
+
+/// A segment, and the sequence number of its first frame; `None` where nothing was written yet.
+fn open(path: &Path) -> Option<(File, u64)> {
+    let file = File::open(path).ok()?;
+    let mut header = [0; SEGMENT_HEADER_BYTES];
+    file.read_exact_at(&mut header, 0).ok()?;
+    let first_seq = u64::from_le_bytes(*header[24..].first_chunk().expect("within the header"));
+    header.starts_with(SEGMENT_MAGIC).then_some((file, first_seq))
 }
 
 /// The number of a segment's file.
