@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use openraft::alias::VoteOf;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
-use openraft::raft::Precondition;
+use openraft::raft::{AppendEntriesRequest, Precondition};
+use openraft::vote::leader_id_std::LeaderId;
 use openraft::{ChangeMembers, EmptyNode, Instant as _};
 use weir_storage::EntryId;
 
@@ -88,6 +90,22 @@ impl Replica {
     /// [`MemberError`] says whether it may be given up.
     pub async fn remove_learner(&self, seen: &View, node: u64) -> Result<(), MemberError> {
         self.change(seen, ChangeMembers::RemoveNodes(BTreeSet::from([node])), false).await
+    }
+
+    /// Hears up to where a leader has committed that sends nothing to this node any more, because it does not belong to the group. The last
+    /// that it was sent may be applied then, and need not stay in the log.
+    pub async fn hear_committed(&self, term: u64, leader: u64, committed: u64) {
+        let Some(last) = self.wal.last(self.group) else { return };
+        let is_applied = last.index < self.progress.borrow().entries();
+        // In place of what leaders of before have sent, this one may have something else.
+        if is_applied || last.term != term || last.index > committed {
+            return;
+        }
+        let vote = VoteOf::<TypeConfig> { leader_id: LeaderId { term, voted_for: leader }, committed: true };
+        let (prev_log_id, leader_commit) = (Some(log_id(last)), Some(log_id(last)));
+        let request = AppendEntriesRequest { vote, prev_log_id, entries: Vec::new(), leader_commit };
+        // It has stopped otherwise.
+        let _ = self.raft.append_entries(request).await;
     }
 
     async fn change(

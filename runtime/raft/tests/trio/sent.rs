@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
+use weir_raft::Standing;
 use weir_storage::Disk;
 
 use crate::node::Node;
@@ -320,4 +321,49 @@ fn the_whole_log_goes_of_who_takes_along_what_it_names() {
         trio.propose(leader).await.expect("it leads");
         trio.settle().await;
     });
+}
+
+/// Its leader sends it nothing any more, also not that the last is committed which it has sent.
+#[test]
+fn who_has_left_its_group_applies_all_that_it_was_sent_and_needs_no_log() {
+    let mut tails = 0;
+    for seed in 0..6 {
+        run(async {
+            let mut trio = Trio::form(seed).await;
+            trio.add_stranger(seed).await;
+            trio.take_in(4).await;
+            let leader = trio.elected(None).await;
+            let (replica, gone) = (trio.node(leader).replica(), trio.node(leader % 3 + 1));
+            let (seen, voters) = (replica.view().expect("it leads"), (1..=4).filter(|node| *node != gone.id).collect());
+            trio.links.delay(Duration::from_millis(20));
+            let proposing = async || {
+                for _ in 0..10 {
+                    sleep(Duration::from_millis(7)).await;
+                    trio.propose(leader).await.expect("it leads");
+                }
+            };
+            let (changed, _, _, _, _) =
+                tokio::join!(replica.change_voters(&seen, voters), proposing(), proposing(), proposing(), proposing());
+            changed.expect("the others are there");
+            sleep(Duration::from_secs(1)).await;
+            let (Standing { term, applied_index, .. }, last) = (replica.standing(), gone.log_range().1);
+            let before = gone.applied_index();
+            tails += u64::from(before < last);
+            for (term, committed) in [(term - 1, applied_index), (term, before)] {
+                gone.replica().hear_committed(term, leader, committed).await;
+                sleep(Duration::from_millis(200)).await;
+                assert_eq!(gone.applied_index(), before, "nobody says that the rest is committed");
+            }
+            gone.replica().hear_committed(term, leader, applied_index).await;
+            sleep(Duration::from_millis(200)).await;
+            assert_eq!(gone.applied_index(), last, "seed {seed}");
+            gone.keep_all().await.expect("there is space");
+            log_goes(gone, last - 1).await;
+            // It comes back.
+            let gone = gone.id;
+            trio.take_in(gone).await;
+            trio.settle().await;
+        });
+    }
+    assert!(tails > 0, "somebody was not told of the end");
 }

@@ -70,6 +70,8 @@ pub(crate) struct Announcement {
     /// The node that leads it, and since which term.
     pub(crate) leader: u64,
     pub(crate) term: u64,
+    /// Up to which entry it has committed.
+    pub(crate) committed: u64,
     /// Whether who is told belongs to the group.
     pub(crate) is_member: bool,
     /// Of group 0: the nodes.

@@ -32,11 +32,12 @@ pub(crate) async fn lead(core: Rc<Core>, group: Rc<LocalGroup>, term: u64) {
             voters.chain(view.learners).collect::<BTreeSet<u64>>()
         });
         let is_member = |node: &NodeId| members.as_ref().is_none_or(|members| members.contains(&node.get()));
+        let committed = group.replica.standing().applied_index;
         let others = core.post.nodes().into_iter().map(|outgoing| outgoing.node());
         // Members hear who leads of the group itself.
         let telling = others.filter(|node| nodes.is_some() || !is_member(node)).map(|node| {
             let (group, leader, is_member) = (group.id, core.config.node_id, is_member(&node));
-            core.tell(node, Announcement { group, leader, term, is_member, nodes: nodes.clone() })
+            core.tell(node, Announcement { group, leader, term, committed, is_member, nodes: nodes.clone() })
         });
         let _ = tokio::join!(join_all(telling), timeout(EVERY, core.nodes_changed.notified()));
     }
@@ -55,10 +56,12 @@ impl Core {
     }
 
     /// Hears who leads a group, and of group 0 who there is.
-    pub(crate) fn hear(self: &Rc<Self>, announcement: Announcement) -> Response {
-        let Announcement { group, leader, term, is_member, nodes } = announcement;
+    pub(crate) async fn hear(self: &Rc<Self>, announcement: Announcement) -> Response {
+        let Announcement { group, leader, term, committed, is_member, nodes } = announcement;
         if !is_member {
-            self.group(group).note_outside();
+            let group = self.group(group);
+            group.note_outside();
+            group.replica.hear_committed(term, leader, committed).await;
         }
         if let Some(table) = nodes {
             self.take_nodes(&table);

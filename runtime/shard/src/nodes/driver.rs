@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 use weir_cluster::NodeId;
-use weir_raft::Role;
+use weir_raft::{Role, Standing};
 use weir_stream::{Command, EncodedFounders, NodeRefusal, NodeState, NodeStep, NodeTable, Reply};
 use weir_types::GroupId;
 use weir_types::limits::FORMAT_LEVEL;
@@ -207,12 +207,12 @@ impl Core {
         tracing::info!(node, "the node is removed: no group has it any more");
         let table: NodeTable = self.meta().nodes().clone();
         let leader = self.config.node_id;
-        let term = self.group(GroupId::META).replica.standing().term;
+        let Standing { term, applied_index: committed, .. } = self.group(GroupId::META).replica.standing();
         if let Some(node) = NodeId::new(node) {
             // From then on nobody tells it anything. A leader that has just begun has heard nobody yet.
             loop {
                 let nodes = Some(table.clone());
-                let news = Announcement { group: GroupId::META, leader, term, is_member: false, nodes };
+                let news = Announcement { group: GroupId::META, leader, term, committed, is_member: false, nodes };
                 if self.tell(node, news).await || !self.heard_nodes().contains(&node.get()) {
                     break;
                 }

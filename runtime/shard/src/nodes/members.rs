@@ -24,7 +24,7 @@ impl Core {
         let group = self.group(request.group());
         // What any node answers.
         match request {
-            MembersRequest::Hear(announcement) => return self.hear(*announcement),
+            MembersRequest::Hear(announcement) => return self.hear(*announcement).await,
             MembersRequest::Keeps { index } => return Ok(Answer::Members(self.keeps_named(index).await)),
             _ => {}
         }

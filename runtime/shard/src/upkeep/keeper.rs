@@ -84,7 +84,9 @@ fn is_snapshot_due(core: &Core, group: &LocalGroup) -> bool {
 /// Whether the oldest segment stays while space is short because of bytes that nobody moves to the cold tier: those of a group that this
 /// node has left.
 fn holds_back_the_log(group: &LocalGroup) -> bool {
-    group.is_outside() && group.wal.is_space_short() && group.wal.is_pinned_behind(group.id, group.replica.purgeable())
+    let possible = group.replica.purgeable();
+    let has_bytes = possible < group.applied().applied();
+    group.is_outside() && has_bytes && group.wal.is_space_short() && group.wal.is_pinned_behind(group.id, possible)
 }
 
 /// Takes a snapshot, which takes along what it needs of the log if it is to. Returns whether there is one.

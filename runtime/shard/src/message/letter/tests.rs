@@ -239,6 +239,7 @@ fn requests() -> Vec<Request> {
             group: GroupId(0),
             leader: 1,
             term: 9,
+            committed: 1 << 40,
             is_member: true,
             nodes: Some(node_table()),
         }))),
