@@ -14,7 +14,7 @@ use crate::snapshot::Taken;
 /// How long the log waits for a snapshot that is sent, from one of its parts to the next.
 const HELD_FOR: Duration = Duration::from_secs(5);
 /// How long it waits at most.
-const HELD_MAX: Duration = Duration::from_secs(30);
+pub(crate) const HELD_MAX: Duration = Duration::from_secs(30);
 
 /// How far apply and snapshots are, as the replica looks at it. openraft says so only when it has applied all that it was
 /// given.

@@ -439,11 +439,19 @@ impl Replica {
 
     /// The last entry that no read needs of the log, nor any before it; `None` when the first is needed.
     pub fn purgeable(&self) -> Option<u64> {
-        let (state, carried) = (self.state.borrow(), self.wal.carried(self.group));
-        let is_needed = |index: &u64| !carried.as_ref().is_some_and(|carried| carried.has(*index));
-        let first = if bugs::has(Bug::PurgeBeyondFloor) { None } else { state.hot_indices().find(is_needed) };
+        // What was named when a snapshot was taken that carries entries, up to the last of these, is carried. And what the log has given
+        // up, a state names only until it has applied what is behind its snapshot.
+        let carried = self.wal.carried(self.group).and_then(|carried| carried.last());
+        let from = carried.map_or(0, |last| last + 1).max(self.wal.first_index(self.group));
+        let named = self.state.borrow().hot_indices_from(from).next().filter(|_| !bugs::has(Bug::PurgeBeyondFloor));
         // The state does not know of what elections and changes of members have put there.
-        first.unwrap_or(self.progress.borrow().entries()).checked_sub(1)
+        named.unwrap_or(self.progress.borrow().entries()).checked_sub(1)
+    }
+
+    /// Whether it needs its log for what it has applied: for bytes, or to apply it again.
+    pub fn needs_log(&self) -> bool {
+        let applied = self.progress.borrow().entries().checked_sub(1);
+        self.state.borrow().applied().is_some() && self.purgeable().min(self.snapshot_index()) < applied
     }
 
     /// Gives up the log up to `upto`, or up to the last snapshot if that is before, or to what goes with one that is being sent.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::alias::VoteOf;
 use send_wrapper::SendWrapper;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use weir_cluster::frame::FRAME_BYTES_MAX;
 use weir_cluster::{CallError, Message};
 use weir_storage::{SnapshotReader, Wal};
@@ -22,7 +22,7 @@ use crate::blocking::blocking;
 use crate::config::{TypeConfig, entry_id};
 use crate::local::Local;
 use crate::parcel::{Parcel, Part, Receipt, Sum, decode_receipt, encode_parcel};
-use crate::progress::Progress;
+use crate::progress::{HELD_MAX, Progress};
 use crate::snapshot::Taken;
 
 /// A parcel is full when it has so many bytes, or so many parts.
@@ -135,15 +135,19 @@ impl Shipment {
 
     /// Wants another snapshot until there is one; what goes with it is to be there still when it is sent.
     async fn await_another(&self) {
+        let begun = Instant::now();
         while self.want_another() {
+            if begun.elapsed() < HELD_MAX {
+                self.progress.borrow_mut().hold();
+            }
             sleep(ASK_EVERY).await;
         }
+        self.progress.borrow_mut().hold();
     }
 
     /// Wants another snapshot, unless there is one; says whether it does.
     fn want_another(&self) -> bool {
         let mut progress = self.progress.borrow_mut();
-        progress.hold();
         // It may be as of the same entry.
         let is_current = progress.snapshot.as_ref().is_some_and(|taken| Arc::ptr_eq(&taken.file, &self.taken.file));
         progress.is_wanted |= is_current;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use openraft::StoredMembership;
 use openraft::alias::{SnapshotMetaOf, StoredMembershipOf};
-use weir_storage::{EntryId, EntryRef, SnapshotReader, SnapshotWriter, Snapshots, Wal, WalError, WalReader};
+use weir_storage::{Carried, EntryId, EntryRef, SnapshotReader, SnapshotWriter, Snapshots, Wal, WalError, WalReader};
 use weir_stream::{Chunk, Group, Piece, Thaw};
 use weir_types::GroupId;
 use weir_types::limits::SLOTS;
@@ -27,6 +27,8 @@ use crate::local::State;
 const PIECE_BYTES: usize = 64 << 10;
 /// Bytes of the log that may go with a snapshot to another node without anybody trying to have fewer of them.
 const LIGHT_BYTES: u64 = 16 << 20;
+/// Entries that are looked up in one turn: less than a millisecond.
+const ENTRIES_PER_TURN: usize = 1024;
 /// The highest term and index that a snapshot may be as of: nobody counts so far, and others follow.
 const COUNT_MAX: u64 = i64::MAX as u64;
 
@@ -191,13 +193,8 @@ pub(crate) async fn write(
         (state.hot_indices().collect(), state.hot_bytes() <= LIGHT_BYTES)
     };
     let carried = wal.carried(group);
-    let carried = |&index: &u64| {
-        let rest = carried.as_ref().and_then(|carried| carried.entry(index));
-        if carries == Carries::All { rest.or_else(|| wal.entry(group, index)) } else { rest }
-    };
-    let entries: Vec<EntryRef> = hot.iter().filter_map(carried).collect();
-    assert!(carries == Carries::Rest || entries.len() == hot.len(), "what is named is there");
-    let begun = blocking(wal, move || begin(&snapshots, group, last, &first, &entries, &reader)).await;
+    let all = if carries == Carries::All { Some(named(wal, group, &hot).await) } else { None };
+    let begun = blocking(wal, move || begin(&snapshots, group, last, &first, all, carried, &reader)).await;
     let written = match begun {
         Ok(writer) => write_pages(wal, writer, state, is_over).await,
         Err(error) => Err(error),
@@ -220,20 +217,36 @@ pub(crate) async fn write(
     Ok(Taken { meta, file: Arc::new(file), hot, is_light })
 }
 
-/// Begins a snapshot with what comes before its pages.
+/// The entries that a state names. One that has not applied all that it had applied before its restart may name some that are gone.
+async fn named(wal: &Wal, group: GroupId, hot: &[u64]) -> Vec<EntryRef> {
+    let mut entries = Vec::new();
+    for some in hot.chunks(ENTRIES_PER_TURN) {
+        entries.extend(some.iter().filter_map(|&index| wal.entry(group, index)));
+        tokio::task::yield_now().await;
+    }
+    entries
+}
+
+/// Begins a snapshot with what comes before its pages: it carries these entries, or those that the one before it carries.
 fn begin(
     snapshots: &Snapshots,
     group: GroupId,
     last: EntryId,
     first: &[u8],
-    carried: &[EntryRef],
+    entries: Option<Vec<EntryRef>>,
+    carried: Option<Carried>,
     reader: &WalReader,
 ) -> io::Result<SnapshotWriter> {
-    let begun = if carried.is_empty() { snapshots.begin(group, last) } else { snapshots.begin_carrying(group, last) };
-    let mut writer = begun?;
+    let rest = |carried: Carried| carried.indices().filter_map(|index| carried.entry(index)).collect();
+    let Some(entries) = entries.or_else(|| carried.map(rest)) else {
+        let mut writer = snapshots.begin(group, last)?;
+        writer.section(first)?;
+        return Ok(writer);
+    };
+    let mut writer = snapshots.begin_carrying(group, last)?;
     writer.section(first)?;
-    for entry in carried {
-        let body = reader.body(entry)?;
+    for entry in entries {
+        let body = reader.body(&entry)?;
         writer.entry(entry.id, entry.kind, &body)?;
     }
     Ok(writer)

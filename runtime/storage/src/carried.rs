@@ -71,9 +71,9 @@ impl Carried {
         Some(EntryRef { id, kind, body: EntryBody::Stored(EntryPlace { segment, position, body_bytes, group, id }) })
     }
 
-    /// Whether the entry at `index` is among them.
-    pub fn has(&self, index: u64) -> bool {
-        index >= self.floor && self.entries.contains_key(&index)
+    /// The highest index of all of them.
+    pub fn last(&self) -> Option<u64> {
+        self.entries.range(self.floor..).next_back().map(|(&index, _)| index)
     }
 
     /// The indices of all of them, in order.

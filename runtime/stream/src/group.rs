@@ -215,7 +215,12 @@ impl Group {
 
     /// All log entries whose bytes a stream names, in order, or one that was deleted and has not given them back yet.
     pub fn hot_indices(&self) -> impl Iterator<Item = u64> {
-        self.hotlog.indices()
+        self.hot_indices_from(0)
+    }
+
+    /// As [`Group::hot_indices`], those from `first` on.
+    pub fn hot_indices_from(&self, first: u64) -> impl Iterator<Item = u64> {
+        self.hotlog.indices_from(first)
     }
 
     /// Bytes of packs in the log that streams name.

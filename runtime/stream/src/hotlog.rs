@@ -86,13 +86,16 @@ impl HotLog {
         page.is_some_and(|page| page.counts[at] > 0)
     }
 
-    /// All entries that are named, in order.
-    pub(crate) fn indices(&self) -> impl Iterator<Item = u64> {
-        let pages = (self.first..).zip(&self.pages).filter_map(|(number, page)| Some((number, page.as_ref()?)));
-        pages.flat_map(|(number, page)| {
+    /// All entries that are named from `first` on, in order.
+    pub(crate) fn indices_from(&self, first: u64) -> impl Iterator<Item = u64> {
+        let passed = place(first).0.saturating_sub(self.first).min(self.pages.len() as u64);
+        let pages = (self.first + passed..).zip(self.pages.range(passed as usize..));
+        let pages = pages.filter_map(|(number, page)| Some((number, page.as_ref()?)));
+        let all = pages.flat_map(|(number, page)| {
             let named = page.counts.iter().enumerate().filter(|(_, count)| **count > 0);
             named.map(move |(at, _)| number * PAGE_ENTRIES as u64 + at as u64)
-        })
+        });
+        all.skip_while(move |index| *index < first)
     }
 
     /// Bytes of all places.
@@ -137,7 +140,9 @@ mod tests {
                 prop_assert_eq!(log.floor(), model.keys().next().copied());
                 prop_assert_eq!(log.bytes(), 10 * model.values().map(|count| u64::from(*count)).sum::<u64>());
                 prop_assert_eq!(log.names(index), model.contains_key(&index));
-                prop_assert!(log.indices().eq(model.keys().copied()));
+                for first in [0, 1, index, index + 1, index + 200] {
+                    prop_assert!(log.indices_from(first).eq(model.range(first..).map(|(index, _)| *index)));
+                }
             }
             for (index, count) in model {
                 (0..count).for_each(|_| log.release(index, 10));

@@ -367,3 +367,49 @@ fn who_has_left_its_group_applies_all_that_it_was_sent_and_needs_no_log() {
     }
     assert!(tails > 0, "somebody was not told of the end");
 }
+
+/// It is as of its snapshot then, which names what streams have let go of since, and the log has given up.
+#[test]
+fn who_has_left_its_group_and_begins_again_needs_no_log_either() {
+    let mut gone_entries = 0;
+    for seed in 0..6 {
+        run(async {
+            let mut trio = Trio::form(seed).await;
+            trio.add_stranger(seed).await;
+            trio.take_in(4).await;
+            let leader = trio.elected(None).await;
+            let (replica, gone) = (trio.node(leader).replica(), trio.node(leader % 3 + 1));
+            for takes_snapshot in [true, false] {
+                for _ in 0..80 {
+                    trio.propose(leader).await.expect("it leads");
+                }
+                sleep(Duration::from_secs(1)).await;
+                if takes_snapshot {
+                    gone.keep().await.expect("there is space");
+                }
+                gone.purge().await;
+            }
+            sleep(Duration::from_millis(200)).await;
+            let (seen, voters) = (replica.view().expect("it leads"), (1..=4).filter(|node| *node != gone.id).collect());
+            replica.change_voters(&seen, voters).await.expect("the others are there");
+            gone.crash().await;
+            gone.start().await;
+            sleep(Duration::from_secs(1)).await;
+            let (first, last) = gone.log_range();
+            gone_entries +=
+                gone.state().expect("it is up").borrow().hot_indices().filter(|index| *index < first).count();
+            assert!(gone.applied_index() < last && !gone.replica().needs_log(), "seed {seed}");
+            gone.keep_all().await.expect("there is space");
+            let Standing { term, applied_index, .. } = replica.standing();
+            gone.replica().hear_committed(term, leader, applied_index).await;
+            sleep(Duration::from_millis(200)).await;
+            assert_eq!(gone.applied_index(), last, "seed {seed}");
+            gone.keep_all().await.expect("there is space");
+            log_goes(gone, last - 1).await;
+            let gone = gone.id;
+            trio.take_in(gone).await;
+            trio.settle().await;
+        });
+    }
+    assert!(gone_entries > 0, "a state names what is gone");
+}

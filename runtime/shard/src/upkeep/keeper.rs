@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use weir_raft::Standing;
 
 use crate::core::Core;
 use crate::stats::add;
@@ -17,6 +18,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// How long a peer waits for bytes to leave the log before it is sent a snapshot.
 const FLUSHED_WITHIN: Duration = Duration::from_secs(10);
+/// How long nothing is committed before nothing will be for now: some durable writes, also on a slow disk.
+const STUCK_FOR: Duration = Duration::from_millis(500);
 /// Entries that are given up in one turn, at most: about a millisecond.
 const PURGED_PER_TURN: u64 = 65_536;
 
@@ -30,7 +33,8 @@ pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>, anchor: Rc<Anchor
         let taken = group.replica.snapshot_index();
         let is_wanted_by_peer = peer.is_ready(&core, &group);
         let is_wanted = anchor.wants_newer_than(taken) || group.snapshot_wanted.get() > taken || is_wanted_by_peer;
-        let takes_along = holds_back_the_log(&group);
+        // All groups of a shard share the log, and nobody moves the bytes of one to the cold tier that this node has left.
+        let takes_along = group.is_outside() && group.replica.needs_log();
         let is_due = is_wanted || takes_along || is_snapshot_due(&core, &group);
         if Instant::now() >= not_before && is_due && !snapshot(&core, &group, takes_along).await {
             not_before = Instant::now() + AGAIN_AFTER;
@@ -44,27 +48,31 @@ pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>, anchor: Rc<Anchor
 struct Peer {
     /// Up to which entry, and since when it waits.
     waits: Option<(Option<u64>, Instant)>,
-    /// What was applied when this was looked at last.
-    applied: Option<u64>,
+    /// What is applied while there is more in the log, and since when.
+    stuck: Option<(u64, Instant)>,
 }
 
 impl Peer {
     /// Whether one waits, and there is no longer anything to wait for.
     fn is_ready(&mut self, core: &Core, group: &LocalGroup) -> bool {
-        let applied = group.applied().applied();
-        let before = std::mem::replace(&mut self.applied, applied);
         if !group.replica.wants_snapshot() {
             self.waits = None;
             return false;
         }
-        // Without the peer there may be no majority: then nothing can be moved before it has its snapshot.
-        let stands_still = applied == before && applied < Some(group.replica.standing().last_index);
-        let (upto, since) = *self.waits.get_or_insert((applied, Instant::now()));
-        if core.cold.is_none() || stands_still || since.elapsed() > FLUSHED_WITHIN {
+        let (upto, since) = *self.waits.get_or_insert((group.applied().applied(), Instant::now()));
+        if core.cold.is_none() || self.stands_still(group) || since.elapsed() > FLUSHED_WITHIN {
             return true;
         }
         group.flush_upto.set(group.flush_upto.get().max(upto));
         group.applied().hot_floor().is_none_or(|floor| Some(floor) > upto)
+    }
+
+    /// Whether nothing is committed. Without the peer there may be no majority: then nothing can be moved before it has its snapshot.
+    fn stands_still(&mut self, group: &LocalGroup) -> bool {
+        let Standing { applied_index, last_index, .. } = group.replica.standing();
+        let before = self.stuck.filter(|(applied, _)| *applied == applied_index && applied_index < last_index);
+        let (_, since) = *self.stuck.insert(before.unwrap_or((applied_index, Instant::now())));
+        since.elapsed() >= STUCK_FOR
     }
 }
 
@@ -79,14 +87,6 @@ fn is_snapshot_due(core: &Core, group: &LocalGroup) -> bool {
     let (taken, possible) = (replica.snapshot_index(), replica.purgeable());
     let pins = |behind| group.wal.is_pinned_behind(group.id, behind);
     possible > taken && group.wal.is_space_short() && pins(taken) && !pins(possible)
-}
-
-/// Whether the oldest segment stays while space is short because of bytes that nobody moves to the cold tier: those of a group that this
-/// node has left.
-fn holds_back_the_log(group: &LocalGroup) -> bool {
-    let possible = group.replica.purgeable();
-    let has_bytes = possible < group.applied().applied();
-    group.is_outside() && has_bytes && group.wal.is_space_short() && group.wal.is_pinned_behind(group.id, possible)
 }
 
 /// Takes a snapshot, which takes along what it needs of the log if it is to. Returns whether there is one.
