@@ -337,9 +337,20 @@ fn a_node_with_a_bucket_and_bindings_grows_to_three_and_can_be_lost() {
     }
 }
 
-/// A node was away for so long that it needs a snapshot, with which goes what the bucket does not take now; and the leader dies.
 #[test]
 fn a_node_that_lacks_what_the_logs_have_given_up_is_enough_for_a_majority_at_once() {
+    is_enough_for_a_majority(false);
+}
+
+/// The leader has put a chunk, and what says so is not committed before the other node has its snapshot.
+#[test]
+fn a_node_that_lacks_what_the_logs_have_given_up_is_enough_for_a_majority_while_bytes_are_moved() {
+    is_enough_for_a_majority(true);
+}
+
+/// A node was away for so long that it needs a snapshot, with which goes what the bucket has not taken; and the leader dies or, while it
+/// moves bytes, the other node.
+fn is_enough_for_a_majority(moves_bytes: bool) {
     let s3 = S3::start();
     let mut cluster = with(&s3, &[("WEIR_WAL_BUDGET_BYTES", 4 * BUDGET_BYTES)]);
     cluster.start(&[0, 1, 2]);
@@ -359,15 +370,21 @@ fn a_node_that_lacks_what_the_logs_have_given_up_is_enough_for_a_majority_at_onc
     wait_until("all has left the logs", MOVES_WITHIN, || metric(cluster.server(leader), "weir_hot_bytes") == 0.0);
     s3.fail(Fault::Away);
     write(&cluster);
-    cluster.kill(leader);
+    let (dies, stays) = if moves_bytes { (other, leader) } else { (leader, other) };
+    if moves_bytes {
+        let hot_bytes = metric(cluster.server(leader), "weir_hot_bytes");
+        s3.heal();
+        wait_until("some are moved", MOVES_WITHIN, || metric(cluster.server(leader), "weir_hot_bytes") < hot_bytes);
+    }
+    cluster.kill(dies);
     let begun = Instant::now();
     cluster.restart(away);
     let append = || Request::post(&target).body("text/plain", "go on");
-    wait_until("appends go on", MOVES_WITHIN, || again(&mut cluster.client(other), append).status == 204);
+    wait_until("appends go on", MOVES_WITHIN, || again(&mut cluster.client(stays), append).status == 204);
     assert!(begun.elapsed() < GOES_ON_WITHIN, "nothing was appended for {:?}", begun.elapsed());
     s3.heal();
     let expected = ["begun ", "who leads? ", &body.repeat(2 * HEAVY_RECORDS), "go on"].concat();
-    for node in [other, away] {
+    for node in [stays, away] {
         assert!(cluster.client(node).read_all(&target) == expected.as_bytes(), "through node {node}");
     }
 }

@@ -1,11 +1,12 @@
 //! Makes a chunk: packs of streams become an object in the cold tier, and then the state says so.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use weir_cold::{ChunkBuilder, ChunkName, Cold, PackIn};
 use weir_storage::Claim;
 use weir_stream::{ChunkId, Command, EncodedParts, KeyRef, Part, Reply};
@@ -24,6 +25,10 @@ pub(crate) const PARTS_BYTES_MAX: usize = 512 << 10;
 pub(crate) const PART_BYTES: usize = 48;
 /// How long a chunk's command may wait for its outcome.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long it may keep the turn meanwhile: longer than a command takes that can be committed. Another one waits for a majority, and perhaps
+/// for a snapshot that a node needs to be a part of it.
+const TURN_MAX: Duration = Duration::from_millis(500);
 
 /// Makes the chunks of a group, one after the other: apply wants their numbers to rise.
 pub(crate) struct Maker {
@@ -84,9 +89,14 @@ impl Maker {
         // It may be there all the same.
         self.cold.put(name, chunk).await.inspect_err(|_| self.garbage.borrow_mut().push(name.into()))?;
         let command = Command::Flush { chunk: id, bytes, crc, times, parts: EncodedParts::of(&parts) };
-        let answer = {
-            let _turn = self.core.upkeep.lock().await;
-            group.command_until(&command, Instant::now() + COMMAND_DEADLINE).await
+        let turn = self.core.upkeep.lock().await;
+        let mut outcome = pin!(group.command_until(&command, Instant::now() + COMMAND_DEADLINE));
+        let answer = match timeout(TURN_MAX, &mut outcome).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                drop(turn);
+                outcome.await
+            }
         };
         let error = match answer {
             Ok(Reply::Flushed { parts }) => {
