@@ -32,7 +32,9 @@ pub(crate) async fn lead(core: Rc<Core>, group: Rc<LocalGroup>, term: u64) {
             voters.chain(view.learners).collect::<BTreeSet<u64>>()
         });
         let is_member = |node: &NodeId| members.as_ref().is_none_or(|members| members.contains(&node.get()));
-        let committed = group.replica.standing().applied_index;
+        // It may have been replaced just now, and then applies what another one has committed.
+        let standing = Some(group.replica.standing()).filter(|standing| standing.term == term);
+        let committed = standing.map_or(0, |standing| standing.applied_index);
         let others = core.post.nodes().into_iter().map(|outgoing| outgoing.node());
         // Members hear who leads of the group itself.
         let telling = others.filter(|node| nodes.is_some() || !is_member(node)).map(|node| {
