@@ -53,6 +53,15 @@ impl Trio {
         self.node(4).start().await;
     }
 
+    /// A group of four, and who leads it.
+    async fn of_four(seed: u64) -> (Trio, u64) {
+        let mut trio = Trio::form(seed).await;
+        trio.add_stranger(seed).await;
+        trio.take_in(4).await;
+        let leader = trio.elected(None).await;
+        (trio, leader)
+    }
+
     /// Waits until a node belongs to the group, when all is well.
     async fn take_in(&self, node: u64) {
         self.heal().await;
@@ -315,10 +324,7 @@ fn who_begins_again_within_a_lease_elects_nobody_else() {
 fn a_leader_that_is_removed_reads_nothing_stale() {
     for seed in 0..6 {
         run(async {
-            let mut trio = Trio::form(seed).await;
-            trio.add_stranger(seed).await;
-            trio.take_in(4).await;
-            let old = trio.elected(None).await;
+            let (trio, old) = Trio::of_four(seed).await;
             trio.propose(old).await.expect("it leads");
             // It hears late of who leads then.
             trio.links.delay(Duration::from_millis(60));

@@ -323,16 +323,25 @@ fn the_whole_log_goes_of_who_takes_along_what_it_names() {
     });
 }
 
+/// A node that has left its group is told what is committed, and then needs no log. It comes back.
+async fn end_and_come_back(trio: &Trio, leader: u64, gone: &Node) {
+    let (Standing { term, applied_index, .. }, last) = (trio.node(leader).replica().standing(), gone.log_range().1);
+    gone.replica().hear_committed(term, leader, applied_index).await;
+    sleep(Duration::from_millis(200)).await;
+    assert_eq!(gone.applied_index(), last);
+    gone.keep_all().await.expect("there is space");
+    log_goes(gone, last - 1).await;
+    trio.take_in(gone.id).await;
+    trio.settle().await;
+}
+
 /// Its leader sends it nothing any more, also not that the last is committed which it has sent.
 #[test]
 fn who_has_left_its_group_applies_all_that_it_was_sent_and_needs_no_log() {
     let mut tails = 0;
     for seed in 0..6 {
         run(async {
-            let mut trio = Trio::form(seed).await;
-            trio.add_stranger(seed).await;
-            trio.take_in(4).await;
-            let leader = trio.elected(None).await;
+            let (trio, leader) = Trio::of_four(seed).await;
             let (replica, gone) = (trio.node(leader).replica(), trio.node(leader % 3 + 1));
             let (seen, voters) = (replica.view().expect("it leads"), (1..=4).filter(|node| *node != gone.id).collect());
             trio.links.delay(Duration::from_millis(20));
@@ -354,15 +363,7 @@ fn who_has_left_its_group_applies_all_that_it_was_sent_and_needs_no_log() {
                 sleep(Duration::from_millis(200)).await;
                 assert_eq!(gone.applied_index(), before, "nobody says that the rest is committed");
             }
-            gone.replica().hear_committed(term, leader, applied_index).await;
-            sleep(Duration::from_millis(200)).await;
-            assert_eq!(gone.applied_index(), last, "seed {seed}");
-            gone.keep_all().await.expect("there is space");
-            log_goes(gone, last - 1).await;
-            // It comes back.
-            let gone = gone.id;
-            trio.take_in(gone).await;
-            trio.settle().await;
+            end_and_come_back(&trio, leader, gone).await;
         });
     }
     assert!(tails > 0, "somebody was not told of the end");
@@ -374,10 +375,7 @@ fn who_has_left_its_group_and_begins_again_needs_no_log_either() {
     let mut gone_entries = 0;
     for seed in 0..6 {
         run(async {
-            let mut trio = Trio::form(seed).await;
-            trio.add_stranger(seed).await;
-            trio.take_in(4).await;
-            let leader = trio.elected(None).await;
+            let (trio, leader) = Trio::of_four(seed).await;
             let (replica, gone) = (trio.node(leader).replica(), trio.node(leader % 3 + 1));
             for takes_snapshot in [true, false] {
                 for _ in 0..80 {
@@ -400,15 +398,7 @@ fn who_has_left_its_group_and_begins_again_needs_no_log_either() {
                 gone.state().expect("it is up").borrow().hot_indices().filter(|index| *index < first).count();
             assert!(gone.applied_index() < last && !gone.replica().needs_log(), "seed {seed}");
             gone.keep_all().await.expect("there is space");
-            let Standing { term, applied_index, .. } = replica.standing();
-            gone.replica().hear_committed(term, leader, applied_index).await;
-            sleep(Duration::from_millis(200)).await;
-            assert_eq!(gone.applied_index(), last, "seed {seed}");
-            gone.keep_all().await.expect("there is space");
-            log_goes(gone, last - 1).await;
-            let gone = gone.id;
-            trio.take_in(gone).await;
-            trio.settle().await;
+            end_and_come_back(&trio, leader, gone).await;
         });
     }
     assert!(gone_entries > 0, "a state names what is gone");

@@ -60,11 +60,6 @@ impl Core {
     /// Hears who leads a group, and of group 0 who there is.
     pub(crate) async fn hear(self: &Rc<Self>, announcement: Announcement) -> Response {
         let Announcement { group, leader, term, committed, is_member, nodes } = announcement;
-        if !is_member {
-            let group = self.group(group);
-            group.note_outside();
-            group.replica.hear_committed(term, leader, committed).await;
-        }
         if let Some(table) = nodes {
             self.take_nodes(&table);
         }
@@ -73,6 +68,11 @@ impl Core {
             && self.leaders.hear(group, term, leader)
         {
             self.tell_lead(&self.group(group));
+        }
+        if !is_member {
+            let group = self.group(group);
+            group.note_outside();
+            group.replica.hear_committed(term, leader, committed).await;
         }
         Ok(Answer::Members(MembersAnswer::Done))
     }
