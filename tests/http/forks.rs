@@ -19,7 +19,9 @@ fn an_offset_of_the_source_is_one_of_the_fork_and_their_tags_differ() {
     assert!(made.header("location").is_some_and(|url| url.ends_with("/branches/fork")), "{made:?}");
     let [source_tail, fork_tail] = ["/demo/source", "/branches/fork"]
         .map(|target| append(&mut client, target, if target == "/demo/source" { "two" } else { "2wo" }));
-    assert_eq!(source_tail, fork_tail, "the branches count alike");
+    assert_eq!(source_tail[..20], fork_tail[..20], "the branches count alike");
+    assert_ne!(source_tail, fork_tail, "but no offset stands for other bytes");
+    let _ = client.send(Request::get(&format!("/branches/fork?offset={source_tail}"))).expect(410);
     let [source, fork] = ["/demo/source", "/branches/fork"]
         .map(|target| client.send(Request::get(&format!("{target}?offset={one}"))).expect(200));
     assert_eq!((source.text(), fork.text()), ("two".to_owned(), "2wo".to_owned()));
@@ -27,6 +29,27 @@ fn an_offset_of_the_source_is_one_of_the_fork_and_their_tags_differ() {
     assert_ne!(Some(tag), fork.header("etag"));
     let known = Request::get(&format!("/branches/fork?offset={one}")).header("If-None-Match", tag);
     let _ = client.send(known).expect(200);
+}
+
+#[test]
+fn an_offset_of_an_earlier_fork_of_the_same_name_and_source_is_gone() {
+    let server = in_memory().start();
+    let mut client = server.client();
+    create(&mut client, "/demo/source");
+    let anchor = append(&mut client, "/demo/source", "both ");
+    let _ = client.send(fork("/demo/fork", "/demo/source")).expect(201);
+    let earlier = append(&mut client, "/demo/fork", "first");
+    let _ = client.send(Request::delete("/demo/fork")).expect(204);
+    let _ = client.send(fork("/demo/fork", "/demo/source")).expect(201);
+    append(&mut client, "/demo/fork", "other");
+    for live in ["", "&live=sse", "&live=long-poll"] {
+        let refused = client.send(Request::get(&format!("/demo/fork?offset={earlier}{live}"))).expect(410);
+        assert_eq!(refused.code(), "offset_gone", "{live}");
+    }
+    let matched = Request::post("/demo/fork").body("text/plain", "late").header("If-Match", format!("\"{earlier}\""));
+    let _ = client.send(matched).expect(412);
+    let inherited = client.send(Request::get(&format!("/demo/fork?offset={anchor}"))).expect(200);
+    assert_eq!(inherited.text(), "other", "what is inherited is the same in both");
 }
 
 #[test]

@@ -249,7 +249,7 @@ pub(crate) fn matches(if_none_match: &HeaderValue, etag: &HeaderValue) -> bool {
 mod tests {
     use http_body::Body;
     use weir_stream::ProducerState;
-    use weir_types::{Incarnation, Lineage};
+    use weir_types::{Incarnation, Lineage, Lineages};
 
     use super::*;
 
@@ -334,6 +334,7 @@ mod tests {
             epoch: 3,
             from: at(0),
             next: at(4),
+            lineages: Lineages::new(None, at(4).lineage),
             content_type: "application/json".into(),
             body: Bytes::from_static(b"{}"),
             closed,

@@ -122,15 +122,15 @@ impl Agenda {
 #[cfg(test)]
 mod tests {
     use weir_stream::Expiry;
-    use weir_types::{Lineage, Offset};
+    use weir_types::{Lineage, Lineages};
 
     use super::*;
 
     fn stream(incarnation: u64, expiry: Expiry) -> Facts {
         let incarnation = Incarnation(incarnation);
-        let next = Offset { position: 0, lineage: Lineage::of(incarnation) };
-        let (earliest, content_type) = (next, "a/b".into());
-        Facts { incarnation, earliest, next, content_type, closed: false, expiry, created_ms: 1000 }
+        let lineages = Lineages::new(None, Lineage::of(incarnation));
+        let (earliest, next, content_type) = (lineages.offset(0), lineages.offset(0), "a/b".into());
+        Facts { incarnation, earliest, next, lineages, content_type, closed: false, expiry, created_ms: 1000 }
     }
 
     fn due(agenda: &Agenda, now_ms: u64, streams_max: usize) -> Vec<u64> {

@@ -16,9 +16,10 @@ pub(crate) mod pins;
 mod release;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use weir_types::{Incarnation, Lineage, ReadFrom, StreamKey};
+use weir_types::{Incarnation, Lineage, Offset, ReadFrom, StreamKey};
 
 pub use pins::Unsettled;
 
@@ -78,6 +79,8 @@ pub struct Fork {
     pub begin: u64,
     /// In the order of what they hold; the last holds what comes before `begin`. None where nothing is inherited.
     pub ancestors: Vec<Ancestor>,
+    /// What the offsets up to `begin` carry, as [`Lineages::inherited`](weir_types::Lineages::inherited); the last is the one at `begin`.
+    pub lineages: Arc<[Offset]>,
 }
 
 /// A fork as the command that creates it says.
@@ -87,8 +90,6 @@ pub struct NewFork {
     pub fork: Fork,
     /// The position of the first record that it inherits.
     pub base: u64,
-    /// What its offsets carry: what those of its source do.
-    pub lineage: Lineage,
     /// It comes to be at this group time or before, in milliseconds since 1970, or never.
     pub until_ms: u64,
 }
@@ -122,12 +123,13 @@ impl std::fmt::Debug for EncodedFork<'_> {
 }
 
 impl Fork {
-    /// Whether a request for a fork of `source` at this point would be a request for this one, whose offsets carry `lineage`.
-    pub(crate) fn is_of(&self, source: &str, from: ReadFrom, sub_offset: u64, lineage: Lineage) -> bool {
+    /// Whether a request for a fork of `source` at this point would be a request for this one, which has `anchor` as its offset
+    /// there.
+    pub(crate) fn is_of(&self, source: &str, from: ReadFrom, sub_offset: u64, anchor: Offset) -> bool {
         let is_there = match from {
             ReadFrom::Now => self.point == ForkPoint::Tail,
             ReadFrom::Start => self.point == ForkPoint::Start,
-            ReadFrom::At(offset) => offset.position == self.anchor && offset.lineage == lineage,
+            ReadFrom::At(offset) => offset == anchor,
         };
         *self.source == *source && is_there && self.sub_offset == sub_offset
     }
@@ -141,11 +143,13 @@ impl Fork {
     /// Memory outside the struct itself.
     pub(crate) fn heap_bytes(&self) -> usize {
         let names: usize = self.ancestors.iter().map(|ancestor| ancestor.key.len()).sum();
-        self.source.len() + self.ancestors.capacity() * size_of::<Ancestor>() + names
+        let ancestors = self.ancestors.capacity() * size_of::<Ancestor>() + names;
+        self.source.len() + ancestors + size_of_val(&*self.lineages)
     }
 
     pub(crate) fn put<S: Sink>(&self, sink: &mut S) {
-        let Fork { source, source_incarnation, point, anchor, sub_offset, inherits_expiry, begin, ancestors } = self;
+        let Fork { source, source_incarnation, point, anchor, sub_offset, inherits_expiry, begin, ancestors, lineages } =
+            self;
         sink.long(source);
         sink.u64(source_incarnation.0);
         sink.u8(match point {
@@ -162,6 +166,11 @@ impl Fork {
             sink.long(key);
             sink.u64(incarnation.0);
             sink.varint(*upto);
+        }
+        sink.varint(lineages.len() as u64);
+        for Offset { position, lineage } in lineages.iter() {
+            sink.varint(*position);
+            sink.u64(lineage.bits());
         }
     }
 
@@ -188,7 +197,20 @@ impl Fork {
         if ancestors.last().is_some_and(|last| last.upto != begin) {
             return Err(CodecError::Field(WHAT));
         }
-        Ok(Fork { source, source_incarnation, point, anchor, sub_offset, inherits_expiry, begin, ancestors })
+        let mut lineages: Vec<Offset> = Vec::new();
+        for _ in 0..reader.varint(WHAT)? {
+            let last = Offset { position: reader.varint(WHAT)?, lineage: Lineage::from_bits(reader.u64(WHAT)?) };
+            let follows = lineages.last().is_none_or(|before| before.position < last.position);
+            if !follows || lineages.len() > ANCESTORS_MAX {
+                return Err(CodecError::Field(WHAT));
+            }
+            lineages.push(last);
+        }
+        if lineages.last().is_none_or(|last| last.position != begin) {
+            return Err(CodecError::Field(WHAT));
+        }
+        let lineages = lineages.into();
+        Ok(Fork { source, source_incarnation, point, anchor, sub_offset, inherits_expiry, begin, ancestors, lineages })
     }
 }
 
@@ -204,7 +226,6 @@ impl NewFork {
         assert!(self.fork.ancestors.len() <= ANCESTORS_MAX, "who makes a fork counts them");
         let mut buf = Vec::new();
         buf.varint(self.base);
-        buf.u64(self.lineage.bits());
         buf.u64(self.until_ms);
         self.fork.put(&mut buf);
         buf
@@ -233,14 +254,14 @@ impl<'a> EncodedFork<'a> {
 
     fn try_decode(self) -> Result<NewFork, CodecError> {
         let mut reader = Reader::new(self.0);
-        let (base, lineage) = (reader.varint(WHAT)?, Lineage::from_bits(reader.u64(WHAT)?));
+        let base = reader.varint(WHAT)?;
         let (until_ms, fork) = (reader.count(WHAT)?, Fork::read(&mut reader)?);
         reader.finish()?;
         // Nothing is inherited, or all from the base on.
         if base > fork.begin || fork.ancestors.is_empty() != (base == fork.begin) {
             return Err(CodecError::Field(WHAT));
         }
-        Ok(NewFork { fork, base, lineage, until_ms })
+        Ok(NewFork { fork, base, until_ms })
     }
 }
 

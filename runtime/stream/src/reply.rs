@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use weir_types::{Incarnation, Offset, ReadFrom};
+use weir_types::{Incarnation, Lineages, Offset, ReadFrom};
 
 /// What became of one command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,6 +139,8 @@ pub struct Facts {
     pub earliest: Offset,
     /// The offset after the last record.
     pub next: Offset,
+    /// What its offsets carry.
+    pub lineages: Lineages,
     /// As given when the stream was created.
     #[serde(with = "weir_types::shared")]
     pub content_type: Arc<str>,
@@ -156,16 +158,21 @@ impl Facts {
     /// # Errors
     /// As there.
     pub fn check_offset(&self, from: ReadFrom) -> Result<u64, Refusal> {
-        position_of(from, self.earliest, self.next)
+        position_of(from, self.earliest, self.next, &self.lineages)
+    }
+
+    /// The offset of a position.
+    pub fn offset(&self, position: u64) -> Offset {
+        self.lineages.offset(position)
     }
 }
 
 /// The position that a read from `from` begins at in a stream that has records from `earliest` to `next`.
-pub(crate) fn position_of(from: ReadFrom, earliest: Offset, next: Offset) -> Result<u64, Refusal> {
+pub(crate) fn position_of(from: ReadFrom, earliest: Offset, next: Offset, lineages: &Lineages) -> Result<u64, Refusal> {
     match from {
         ReadFrom::Start => Ok(earliest.position),
         ReadFrom::Now => Ok(next.position),
-        ReadFrom::At(offset) if offset.lineage != next.lineage => Err(Refusal::OffsetGone),
+        ReadFrom::At(offset) if offset != lineages.offset(offset.position) => Err(Refusal::OffsetGone),
         ReadFrom::At(offset) if offset.position > next.position => Err(Refusal::OffsetInvalid),
         ReadFrom::At(offset) if offset.position < earliest.position => Err(Refusal::OffsetTrimmed { earliest }),
         ReadFrom::At(offset) => Ok(offset.position),

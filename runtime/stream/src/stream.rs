@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use weir_types::{Incarnation, Lineage, Offset, ReadFrom, StreamKey};
+use weir_types::{Incarnation, Lineage, Lineages, Offset, ReadFrom, StreamKey};
 
 use crate::codec::{CodecError, Reader, counted};
 use crate::extents::hot::Place;
@@ -92,7 +92,7 @@ pub(crate) struct Rare {
 pub(crate) struct Origin {
     /// Where the first record begins that has not been trimmed, or the tail.
     pub(crate) base: u64,
-    /// What its offsets carry: that of its source for a fork, and not what its life says since a recovery.
+    /// What its own offsets carry: not what its life says since a recovery.
     pub(crate) lineage: Lineage,
     /// What makes it a fork.
     pub(crate) fork: Option<Box<Fork>>,
@@ -132,9 +132,10 @@ impl Stream {
     }
 
     /// Makes a stream that is still empty a fork.
-    pub(crate) fn begin_as(&mut self, NewFork { fork, base, lineage, .. }: NewFork) {
+    pub(crate) fn begin_as(&mut self, NewFork { fork, base, .. }: NewFork) {
         assert!(self.tail == 0, "a fork begins with what it inherits");
         self.tail = fork.begin;
+        let lineage = self.lineage();
         let origin = Origin { base, lineage, fork: Some(Box::new(fork)), pins: None, cursors: Cursors::default() };
         self.rare_mut().origin = Some(Box::new(origin));
     }
@@ -145,7 +146,11 @@ impl Stream {
     }
 
     /// What its offsets carry.
-    pub fn lineage(&self) -> Lineage {
+    pub fn lineages(&self) -> Lineages {
+        Lineages::new(self.fork().map(|fork| fork.lineages.clone()), self.lineage())
+    }
+
+    fn lineage(&self) -> Lineage {
         self.origin().map_or_else(|| Lineage::of(self.incarnation), |origin| origin.lineage)
     }
 
@@ -257,6 +262,7 @@ impl Stream {
             incarnation: self.incarnation,
             earliest: self.earliest(),
             next: self.tail(),
+            lineages: self.lineages(),
             content_type: self.content_type.clone(),
             closed: self.closed,
             expiry: self.expiry(),
@@ -283,14 +289,15 @@ impl Stream {
     /// The position that a read from `from` begins at. Whether it is a record boundary only the stored frame tells.
     ///
     /// # Errors
-    /// [`Refusal::OffsetGone`] for an earlier life of the name, [`Refusal::OffsetTrimmed`] before what is retained,
+    /// [`Refusal::OffsetGone`] for an offset of another lineage, [`Refusal::OffsetTrimmed`] before what is retained,
     /// [`Refusal::OffsetInvalid`] beyond the tail.
     pub fn check_offset(&self, from: ReadFrom) -> Result<u64, Refusal> {
-        position_of(from, self.earliest(), self.tail())
+        position_of(from, self.earliest(), self.tail(), &self.lineages())
     }
 
-    pub(crate) fn offset(&self, position: u64) -> Offset {
-        Offset { position, lineage: self.lineage() }
+    /// The offset of a position.
+    pub fn offset(&self, position: u64) -> Offset {
+        self.lineages().offset(position)
     }
 
     pub(crate) fn producers(&self) -> Option<&Producers> {

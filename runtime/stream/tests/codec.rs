@@ -15,7 +15,7 @@ use weir_stream::{
     Pack, Part, Pattern, ProducerRef, Records, Retention, Split, Upload, frame_bytes_max, packs,
 };
 use weir_types::limits::FORMAT_LEVEL;
-use weir_types::{Digest, Incarnation, Lineage, Offset, Role, StreamKey};
+use weir_types::{Digest, Incarnation, Lineage, Lineages, Offset, Role, StreamKey};
 
 const LIMITS: Limits = Limits { producers_max: 7 };
 
@@ -278,6 +278,7 @@ fn fork(key: &StreamKey, number: u64, epoch: u64) -> NewFork {
     let ancestor =
         |n: u64| Ancestor { key: key.as_str().into(), incarnation: Incarnation(n), upto: (n + 1) * (1 + (epoch >> 3)) };
     let ancestors: Vec<Ancestor> = (0..number % 4).map(ancestor).collect();
+    let begin = ancestors.last().map_or(0, |last| last.upto);
     let fork = Fork {
         source: key.as_str().into(),
         source_incarnation: Incarnation(number),
@@ -285,10 +286,11 @@ fn fork(key: &StreamKey, number: u64, epoch: u64) -> NewFork {
         anchor: epoch,
         sub_offset: number,
         inherits_expiry: number.is_multiple_of(2),
-        begin: ancestors.last().map_or(0, |last| last.upto),
+        begin,
         ancestors,
+        lineages: Lineages::new(None, Lineage::from_bits(number)).inherited_by(0, begin),
     };
-    NewFork { fork, base: 0, lineage: Lineage::from_bits(number), until_ms: epoch >> 1 }
+    NewFork { fork, base: 0, until_ms: epoch >> 1 }
 }
 
 /// So many bindings, encoded.

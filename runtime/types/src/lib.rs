@@ -24,5 +24,5 @@ pub use counts::{Counter, Distribution, Histogram};
 pub use ids::{GroupId, Incarnation, ShardId, Slot, WalId};
 pub use key::{BucketName, KeyError, StreamKey, cut_at_slash};
 pub use module::{Digest, DigestError, ModuleName, ModuleNameError, Role};
-pub use offset::{Lineage, Offset, OffsetError, ReadFrom};
+pub use offset::{Lineage, Lineages, Offset, OffsetError, ReadFrom};
 pub use wakeup::Wakeup;

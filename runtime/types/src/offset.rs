@@ -1,12 +1,13 @@
 //! Offsets: positions in a stream's stored bytes, and the opaque tokens that stand for them on the wire.
 //!
-//! A token is the position as 20 zero-padded digits, `-`, and the stream's [`Lineage`] as 8 characters. Tokens of one
-//! stream therefore sort as their positions do, and a token of an earlier life under the same name is told apart.
+//! A token is the position as 20 zero-padded digits, `-`, and a [`Lineage`] as 8 characters. Tokens of one stream therefore
+//! sort as their positions do, and a token of an earlier life under the same name is told apart.
 //!
 //! It has no `_`: `@durable-streams/y-durable-streams` takes what is behind one for a number and counts it up, although
 //! tokens are opaque (protocol, section 8).
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +27,7 @@ pub const TOKEN_BYTES: usize = POSITION_DIGITS + 1 + LINEAGE_CHARS;
 #[error("an offset is '-1', 'now', or a token that this server gave out")]
 pub struct OffsetError;
 
-/// A short form of a root stream's incarnation, shared by its forks: 40 bits.
+/// A short form of a stream's incarnation: 40 bits. Its forks have the offsets that they inherit in common with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(from = "u64", into = "u64")]
 pub struct Lineage(u64);
@@ -120,6 +121,40 @@ impl fmt::Display for Offset {
     }
 }
 
+/// What the offsets of one stream carry: its own lineage, but for a fork's offsets up to where it begins, which are its source's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lineages {
+    /// The last offset of each lineage before its own, in order. Only a fork has any.
+    #[serde(with = "crate::shared::option")]
+    inherited: Option<Arc<[Offset]>>,
+    own: Lineage,
+}
+
+impl Lineages {
+    /// Those of a stream whose own offsets carry `own`, and which has `inherited` the offsets up to these.
+    pub fn new(inherited: Option<Arc<[Offset]>>, own: Lineage) -> Lineages {
+        Lineages { inherited, own }
+    }
+
+    /// The offset of a position.
+    pub fn offset(&self, position: u64) -> Offset {
+        let inherited = self.inherited();
+        let later = &inherited[inherited.partition_point(|last| last.position < position)..];
+        Offset { position, lineage: later.first().map_or(self.own, |last| last.lineage) }
+    }
+
+    /// The last offset of each lineage that a fork would inherit with the offsets from `base` to `begin`.
+    pub fn inherited_by(&self, base: u64, begin: u64) -> Arc<[Offset]> {
+        let between = self.inherited().iter().filter(|last| (base..begin).contains(&last.position));
+        between.copied().chain([self.offset(begin)]).collect()
+    }
+
+    /// The last offset of each lineage before its own, in order.
+    pub fn inherited(&self) -> &[Offset] {
+        self.inherited.as_deref().unwrap_or_default()
+    }
+}
+
 /// Where a read begins, as a client asks for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReadFrom {
@@ -148,6 +183,20 @@ impl ReadFrom {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fork_has_the_offsets_of_its_source_up_to_where_it_begins() {
+        let offset = |position, bits| Offset { position, lineage: Lineage::from_bits(bits) };
+        let root = Lineages::new(None, Lineage::from_bits(1));
+        let fork = Lineages::new(Some(root.inherited_by(0, 10)), Lineage::from_bits(2));
+        let second = Lineages::new(Some(fork.inherited_by(0, 30)), Lineage::from_bits(3));
+        for (position, bits) in [(0, 1), (10, 1), (11, 2), (30, 2), (31, 3), (u64::MAX, 3)] {
+            assert_eq!(second.offset(position), offset(position, bits));
+        }
+        assert_eq!(second.inherited_by(0, 30)[..], [offset(10, 1), offset(30, 2)]);
+        assert_eq!(second.inherited_by(10, 10)[..], [offset(10, 1)], "nothing but where it begins");
+        assert_eq!(second.inherited_by(11, 40)[..], [offset(30, 2), offset(40, 3)], "without what was trimmed");
+    }
 
     #[test]
     fn tokens_read_back_as_written() {

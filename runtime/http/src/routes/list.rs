@@ -84,15 +84,16 @@ fn row(stream: ListedStream) -> Row {
 #[cfg(test)]
 mod tests {
     use weir_stream::Facts;
-    use weir_types::{Incarnation, Lineage, Offset};
+    use weir_types::{Incarnation, Lineage, Lineages};
 
     use super::*;
 
     fn stream(name: &str, expiry: Expiry) -> ListedStream {
-        let next = Offset { position: 3, lineage: Lineage::of(Incarnation(1)) };
-        let (incarnation, earliest, content_type) =
-            (Incarnation(1), Offset { position: 0, ..next }, "text/plain".into());
-        let facts = Facts { incarnation, earliest, next, content_type, closed: false, expiry, created_ms: 1000 };
+        let (incarnation, content_type) = (Incarnation(1), "text/plain".into());
+        let lineages = Lineages::new(None, Lineage::of(incarnation));
+        let (earliest, next) = (lineages.offset(0), lineages.offset(3));
+        let facts =
+            Facts { incarnation, earliest, next, lineages, content_type, closed: false, expiry, created_ms: 1000 };
         ListedStream { name: name.into(), facts }
     }
 

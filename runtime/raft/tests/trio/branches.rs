@@ -349,8 +349,9 @@ fn push_fork(builder: &mut BatchBuilder, group: &Group, dice: &Dice, history: &H
         inherits_expiry: true,
         begin,
         ancestors: source.ancestors_upto(base, begin),
+        lineages: source.lineages().inherited_by(base, begin),
     };
-    let encoded = NewFork { fork, base, lineage: source.lineage(), until_ms }.encode();
+    let encoded = NewFork { fork, base, until_ms }.encode();
     let key = StreamKey::parse(&pin.fork).expect("it is a stream's");
     push_create(builder, group, &key, incarnation, Some(EncodedFork::of(&encoded)), number);
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use send_wrapper::SendWrapper;
 use weir_stream::{Facts, Refusal};
 use weir_types::limits::PAGE_BYTES_MAX;
-use weir_types::{Lineage, Offset, ReadFrom, StreamKey};
+use weir_types::{Offset, ReadFrom, StreamKey};
 
 use crate::budget::{self, PageClaim};
 use crate::core::{Core, Shard};
@@ -153,8 +153,7 @@ impl Shard {
     /// The first page of a subscription that begins within a stream, if there is memory for it: an offset at which no record
     /// begins is refused before anything else is answered.
     async fn first_page(&self, key: &StreamKey, facts: &Facts, position: u64) -> Result<Option<Page>, ShardError> {
-        let at = Offset { position, lineage: facts.next.lineage };
-        match self.read_live(key.clone(), at, HISTORY_BYTES_MAX).await {
+        match self.read_live(key.clone(), facts.offset(position), HISTORY_BYTES_MAX).await {
             Ok(page) => Ok(Some(page).filter(|page| page.incarnation == facts.incarnation)),
             Err(ShardError::Limit(Limit::Reads)) => Ok(None),
             Err(error) => Err(error),
@@ -353,11 +352,7 @@ impl Subscription {
     }
 
     fn offset(&self, position: u64) -> Offset {
-        Offset { position, lineage: self.lineage() }
-    }
-
-    fn lineage(&self) -> Lineage {
-        self.facts.next.lineage
+        self.facts.offset(position)
     }
 }
 

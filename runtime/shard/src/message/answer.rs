@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use weir_hooks::PublicKey;
 use weir_stream::{Ancestor, Appended, Binding, BucketView, Expiry, Facts, Retention, Revision};
-use weir_types::{Incarnation, Offset};
+use weir_types::{Incarnation, Lineages, Offset};
 use weir_wasm::GuestBatch;
 
 use crate::message::apart;
@@ -134,6 +134,8 @@ pub struct SummaryView {
     pub from: Offset,
     /// And before this offset.
     pub next: Offset,
+    /// What the stream's offsets carry.
+    pub lineages: Lineages,
     /// The view's media type, fit to be a header.
     #[serde(with = "weir_types::shared")]
     pub content_type: Arc<str>,

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use weir_stream::subscription::{EncodedWatches, is_subscription_id};
 use weir_stream::{ANCESTORS_MAX, EncodedBindings, Facts};
 use weir_types::limits::{CONTENT_TYPE_BYTES_MAX, PRODUCER_ID_BYTES_MAX, PRODUCER_NUMBER_MAX};
-use weir_types::{BucketName, Offset, StreamKey};
+use weir_types::{BucketName, Lineages, Offset, StreamKey};
 use weir_wasm::GuestBatch;
 
 use crate::message::answer::{Answer, Page, Pinned, RecordBatch};
@@ -49,7 +49,15 @@ fn is_news(news: &BucketNews) -> bool {
 }
 
 fn is_facts(facts: &Facts) -> bool {
-    is_content_type(&facts.content_type) && facts.earliest.position <= facts.next.position
+    is_content_type(&facts.content_type)
+        && facts.earliest.position <= facts.next.position
+        && are_lineages(&facts.lineages)
+}
+
+/// Whether a stream could have these. A fork has at most one more than ancestors.
+fn are_lineages(lineages: &Lineages) -> bool {
+    let inherited = lineages.inherited();
+    inherited.len() <= ANCESTORS_MAX + 1 && inherited.is_sorted_by(|before, after| before.position < after.position)
 }
 
 /// Whether a source could have pinned this: ancestors lie one behind the other, up to where the fork begins.
@@ -87,7 +95,7 @@ fn are_records(batch: &GuestBatch) -> bool {
 
 /// Whether so many bytes lie between two offsets of one stream.
 fn lie_between(bytes: usize, start: Offset, next: Offset) -> bool {
-    start.lineage == next.lineage && next.position.checked_sub(start.position) == Some(bytes as u64)
+    next.position.checked_sub(start.position) == Some(bytes as u64)
 }
 
 /// Whether this is what the ask is answered with.

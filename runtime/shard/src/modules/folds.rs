@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::{Instant, timeout};
-use weir_types::{Digest, Incarnation, Lineage, Offset};
+use weir_types::{Digest, Incarnation, Lineages, Offset};
 use weir_wasm::{FoldId, GuestError, Lane, Snapshot, View};
 
 use crate::message::SummaryQuery;
@@ -54,7 +54,7 @@ struct Entry {
 /// One fold. Who uses it holds it alone.
 pub(crate) struct Fold {
     pub(super) lane: Lane,
-    lineage: Lineage,
+    lineages: Lineages,
     /// The position of the first record that it has taken, or will take.
     from: u64,
     pub(super) state: State,
@@ -149,13 +149,13 @@ impl Folds {
     pub(crate) async fn lock(
         &self,
         incarnation: Incarnation,
-        lineage: Lineage,
+        lineages: Lineages,
         recipe: Recipe,
     ) -> OwnedMutexGuard<Fold> {
-        self.get(incarnation, lineage, recipe).lock_owned().await
+        self.get(incarnation, lineages, recipe).lock_owned().await
     }
 
-    fn get(&self, incarnation: Incarnation, lineage: Lineage, recipe: Recipe) -> Arc<Mutex<Fold>> {
+    fn get(&self, incarnation: Incarnation, lineages: Lineages, recipe: Recipe) -> Arc<Mutex<Fold>> {
         let used = self.clock.get();
         self.clock.set(used + 1);
         let mut folds = self.folds.borrow_mut();
@@ -167,7 +167,7 @@ impl Folds {
         let entry = folds.entry(key).or_insert_with(|| {
             let fold = Fold {
                 lane: self.lane.clone(),
-                lineage,
+                lineages,
                 from: 0,
                 state: State::Cold,
                 kept: None,
@@ -249,7 +249,7 @@ impl Fold {
     }
 
     pub(super) fn at(&self, position: u64) -> Offset {
-        Offset { position, lineage: self.lineage }
+        self.lineages.offset(position)
     }
 
     /// Why it does not go on from where it is.

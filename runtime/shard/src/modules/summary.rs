@@ -50,7 +50,9 @@ impl Shard {
     ) -> Result<SummaryWait, ShardError> {
         let view = self.view(&key, &query).await?;
         let position = match at_least {
-            ReadFrom::At(offset) if offset.lineage != view.next.lineage => return Err(Refusal::OffsetGone.into()),
+            ReadFrom::At(offset) if view.lineages.offset(offset.position) != offset => {
+                return Err(Refusal::OffsetGone.into());
+            }
             ReadFrom::At(offset) => offset.position,
             ReadFrom::Start | ReadFrom::Now => 0,
         };
@@ -151,16 +153,16 @@ impl Core {
     /// Brings the fold that is asked for up to the stream's tail, and asks it.
     pub(crate) async fn summarize(self: &Rc<Self>, key: &StreamKey, query: &SummaryQuery) -> Response {
         let arrived = Instant::now();
-        let (binding, incarnation, lineage) = {
+        let (binding, incarnation, lineages) = {
             let group = self.local_group(key);
             let state = group.leading()?;
             let stream = self.live_stream(&group, &state, key)?;
             let mut bound = state.bindings(key, Role::Summary);
             let binding = bound.find(|binding| *binding.name == *query.binding.as_str()).cloned();
-            (binding.ok_or(Refusal::BindingNotFound)?, stream.incarnation(), stream.lineage())
+            (binding.ok_or(Refusal::BindingNotFound)?, stream.incarnation(), stream.lineages())
         };
         let recipe = Recipe { digest: binding.digest, config: binding.config.clone() };
-        let mut fold = self.guests.folds.lock(incarnation, lineage, recipe).await;
+        let mut fold = self.guests.folds.lock(incarnation, lineages, recipe).await;
         // Whoever had the fold before may have taken long: the stream is looked at again.
         let tail = self.head(key)?;
         if tail.incarnation != incarnation {
@@ -187,6 +189,7 @@ impl Core {
             epoch: binding.epoch,
             from: fold.from(),
             next: fold.next(),
+            lineages: tail.lineages,
             content_type: view.content_type.into(),
             body: budget::keep(view.body, claim),
             closed: tail.closed && fold.next() == tail.next,

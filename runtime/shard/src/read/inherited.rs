@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use weir_stream::Refusal;
-use weir_types::{Offset, ReadFrom, StreamKey};
+use weir_types::{ReadFrom, StreamKey};
 
 use crate::core::Core;
 use crate::message::{Answer, InheritedRequest, Lead, Page, RecordBatch, Request, Response, ShardError};
@@ -31,7 +31,7 @@ impl Core {
         is_live: bool,
     ) -> Result<Page, ShardError> {
         let Plan { stream, inherited, start, bytes_max, .. } = plan;
-        let at = |position: u64| Offset { position, ..stream.next };
+        let at = |position: u64| stream.offset(position);
         let mut page = Page {
             incarnation: stream.incarnation,
             content_type: stream.content_type.clone(),

@@ -19,7 +19,7 @@ use weir_cold::{ChunkName, Cold, ColdError, PartRef, ReadMax, StoreError};
 use weir_storage::{EntryBody, EntryPlace, FRAME_HEADER_BYTES, WalReader};
 use weir_stream::batch::BATCH_HEAD_BYTES;
 use weir_stream::{Ancestor, Batch, Extent, Facts, Group as State, Pack, Piece, Refusal, Stream};
-use weir_types::{Lineage, Offset, ReadFrom, StreamKey};
+use weir_types::{Offset, ReadFrom, StreamKey};
 
 use crate::budget::{self, PageClaim};
 use crate::core::{Core, Shard};
@@ -485,8 +485,7 @@ impl Plan {
                 payloads.push(if is_copied { Bytes::copy_from_slice(&payload) } else { payload });
             }
         }
-        let Facts { incarnation, earliest, next: tail, content_type, closed, expiry, .. } = self.stream;
-        let at = |position: u64, lineage: Lineage| Offset { position, lineage };
+        let Facts { incarnation, earliest, next: tail, lineages, content_type, closed, expiry, .. } = self.stream;
         let up_to_date = position == tail.position;
         let mut chunks = if is_joined { vec![join(&payloads)] } else { payloads };
         if let Some(last) = chunks.pop() {
@@ -495,8 +494,8 @@ impl Plan {
         Ok(Page {
             incarnation,
             content_type,
-            start: at(self.start, tail.lineage),
-            next: at(position, tail.lineage),
+            start: lineages.offset(self.start),
+            next: lineages.offset(position),
             chunks,
             up_to_date,
             closed: closed && up_to_date,

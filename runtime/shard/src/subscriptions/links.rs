@@ -99,7 +99,7 @@ impl Core {
             let state = group.leading()?;
             for (name, offset) in acks {
                 let key = StreamKey::new(bucket.as_str(), &name).expect("names were checked when they came");
-                let Some(stream) = state.stream(&key).filter(|stream| stream.lineage() == offset.lineage) else {
+                let Some(stream) = state.stream(&key).filter(|stream| stream.offset(offset.position) == offset) else {
                     continue;
                 };
                 let linked = state.linked(bucket.as_str(), number, stream);
@@ -301,13 +301,12 @@ impl Shard {
 }
 
 fn linked_stream(linked: &Linked<'_>) -> LinkedStream {
-    let tail = linked.stream.tail();
     LinkedStream {
         name: linked.name().into(),
         link: linked.link,
         incarnation: linked.stream.incarnation(),
-        acked: Some(Offset { position: linked.acked, ..tail }),
-        tail: Some(tail),
+        acked: Some(linked.stream.offset(linked.acked)),
+        tail: Some(linked.stream.tail()),
     }
 }
 

@@ -21,11 +21,16 @@ fn fork_of(source: &StreamKey, from: ReadFrom) -> ForkRequest {
 }
 
 impl Node {
-    async fn fork(&self, source: &StreamKey, key: &StreamKey, from: ReadFrom) -> Result<(Facts, bool), ShardError> {
+    pub(super) async fn fork(
+        &self,
+        source: &StreamKey,
+        key: &StreamKey,
+        from: ReadFrom,
+    ) -> Result<(Facts, bool), ShardError> {
         self.far(key).fork(key.clone(), fork_of(source, from)).await
     }
 
-    async fn delete(&self, key: &StreamKey) -> Result<(), ShardError> {
+    pub(super) async fn delete(&self, key: &StreamKey) -> Result<(), ShardError> {
         self.far(key).delete(key.clone(), None).await
     }
 
@@ -44,7 +49,7 @@ impl Node {
         self.sum_groups(|group| group.releases().count() + group.unsettled_pins(u64::MAX).count())
     }
 
-    fn with_stream<T>(&self, key: &StreamKey, of: impl FnOnce(&Stream) -> T) -> Option<T> {
+    pub(super) fn with_stream<T>(&self, key: &StreamKey, of: impl FnOnce(&Stream) -> T) -> Option<T> {
         let group = self.near(key).0.local_group(key);
         let state = group.applied();
         state.slot(key.slot().index()).find(|stream| stream.key() == key.as_str()).map(of)
@@ -105,10 +110,8 @@ fn forks_of_forks_have_what_each_had_then_wherever_it_is() {
             }
             node = node.restart().await;
         }
-        let inside = ReadFrom::At(Offset {
-            position: 1,
-            ..node.near(&keys[5]).head(keys[5].clone()).await.expect("it is there").next
-        });
+        let facts = node.near(&keys[5]).head(keys[5].clone()).await.expect("it is there");
+        let inside = ReadFrom::At(facts.offset(1));
         assert_eq!(refused(node.far(&keys[5]).read(keys[5].clone(), inside, 100).await), Refusal::OffsetInvalid);
     });
 }
@@ -284,7 +287,7 @@ fn cold_bytes_of_a_source_stay_for_its_forks_and_go_with_the_last() {
             node = node.restart().await;
         }
         // A fork that has trimmed what it has of its source keeps its name, and no bytes.
-        let begin = node.with_stream(&keys[1], |fork| Offset { position: fork.begin(), ..fork.tail() });
+        let begin = node.with_stream(&keys[1], |fork| fork.offset(fork.begin()));
         node.trim(&keys[1], ReadFrom::At(begin.expect("it is there"))).await.expect("trims");
         until("the source's bytes go", || node.sum(|stats| stats.cold_bytes) == 3).await;
         assert_eq!(node.content(&keys[1]).await.expect("reads"), "own");

@@ -4,7 +4,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use weir_hooks::{HooksConfig, Policy};
 use weir_stream::subscription::{Delivery, EncodedNames, SubscriptionConfig, SubscriptionStep, Wake};
-use weir_stream::{Pattern, Refusal};
+use weir_stream::{Pattern, Refusal, Stream};
 use weir_types::BucketName;
 
 use super::*;
@@ -114,6 +114,27 @@ fn what_cannot_be_acknowledged_moves_nothing() {
         assert_eq!(view.streams.iter().filter(|stream| stream.has_pending()).count(), STREAMS.len());
         let forged = AckRequest { token: "forged".into(), ..said(&claimed, Vec::new(), true) };
         assert!(matches!(node.ack(forged).await, Err(ShardError::TokenInvalid)));
+    });
+}
+
+#[test]
+fn what_was_read_of_an_earlier_fork_of_the_same_name_acknowledges_nothing_of_a_later_one() {
+    run(async {
+        let node = Node::subscribed(config()).await;
+        let claimed = node.claim("w").await.expect("it is claimed");
+        node.ack(said(&claimed, all(&claimed), true)).await.expect("it is acknowledged");
+        node.fork(&key("events/a"), &key("events/f"), ReadFrom::Now).await.expect("forks");
+        node.append(&key("events/f"), "first").await.expect("appends");
+        let of_first = node.claim("w").await.expect("it is claimed");
+        assert_eq!(all(&of_first).len(), 1, "nothing else has anything new");
+        node.delete(&key("events/f")).await.expect("deletes");
+        node.fork(&key("events/a"), &key("events/f"), ReadFrom::Now).await.expect("forks");
+        node.append(&key("events/f"), "other").await.expect("appends");
+        node.ack(said(&of_first, all(&of_first), true)).await.expect("what is gone is passed over");
+        let of_second = node.claim("w").await.expect("it is claimed");
+        let streams: Vec<_> = of_second.streams.iter().map(|stream| (&*stream.name, stream.acked)).collect();
+        let begin = node.with_stream(&key("events/a"), Stream::tail).expect("it is there");
+        assert_eq!(streams, [("events/f", Some(begin))]);
     });
 }
 

@@ -279,7 +279,7 @@ impl Core {
 }
 
 fn new_fork(request: &ForkRequest, pinned: &Pinned, until_ms: u64) -> NewFork {
-    let Facts { incarnation, earliest: Offset { position: base, lineage }, .. } = pinned.source;
+    let Facts { incarnation, earliest: Offset { position: base, .. }, ref lineages, .. } = pinned.source;
     let fork = Fork {
         source: request.source.as_str().into(),
         source_incarnation: incarnation,
@@ -293,6 +293,7 @@ fn new_fork(request: &ForkRequest, pinned: &Pinned, until_ms: u64) -> NewFork {
         inherits_expiry: request.expiry.is_none(),
         begin: pinned.begin,
         ancestors: pinned.ancestors.clone(),
+        lineages: lineages.inherited_by(base, pinned.begin),
     };
-    NewFork { fork, base, lineage, until_ms }
+    NewFork { fork, base, until_ms }
 }

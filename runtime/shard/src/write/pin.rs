@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use weir_stream::{ANCESTORS_MAX, Command, Facts, Group, KeyRef, Refusal, Reply};
-use weir_types::{Incarnation, Offset, StreamKey};
+use weir_types::{Incarnation, StreamKey};
 
 use crate::core::Core;
 use crate::message::{Answer, PinRequest, Pinned, RecordBatch, Response, ShardError};
@@ -38,7 +38,7 @@ impl Core {
         }
         let anchor = facts.check_offset(request.from)?;
         if anchor > facts.earliest.position && anchor < facts.next.position {
-            self.check_boundary(&group, &key, Offset { position: anchor, ..facts.next }).await?;
+            self.check_boundary(&group, &key, facts.offset(anchor)).await?;
         }
         // Counting goes through the stream, up to its tail if need be.
         let part = self.part(&key, &facts, anchor, request.sub_offset);
@@ -87,9 +87,8 @@ impl Core {
             }
             let is_json = Group::is_json(&facts.content_type);
             let records_max = if is_json { left.min(COUNTED_MESSAGES as u64) as usize } else { 1 };
-            let from = Offset { position: begin, ..facts.next };
             let RecordBatch { records, end, .. } =
-                self.read_records(key, from, tail, COUNTED_BYTES, records_max).await?;
+                self.read_records(key, facts.offset(begin), tail, COUNTED_BYTES, records_max).await?;
             let records = records.ok_or(Refusal::ForkSubOffset)?;
             begin = end;
             if is_json {

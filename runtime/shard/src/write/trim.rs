@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use weir_stream::{Command, Facts, KeyRef, Refusal, Reply};
-use weir_types::{Offset, StreamKey};
+use weir_types::StreamKey;
 
 use crate::core::{Core, Shard};
 use crate::message::{Answer, Request, Response, ShardError, TrimRequest};
@@ -33,7 +33,7 @@ impl Core {
             checked => checked?,
         };
         if before > facts.earliest.position && before < facts.next.position {
-            match self.check_boundary(&group, &key, Offset { position: before, ..facts.next }).await {
+            match self.check_boundary(&group, &key, facts.offset(before)).await {
                 // Another trim was faster.
                 Err(ShardError::Refused(Refusal::OffsetTrimmed { .. })) => {}
                 checked => checked?,

@@ -39,7 +39,7 @@ impl Stream {
         closed: bool,
     ) -> bool {
         let Some(fork) = self.fork() else { return false };
-        fork.is_of(source, from, sub_offset, self.lineage())
+        fork.is_of(source, from, sub_offset, self.offset(fork.anchor))
             && content_type.is_none_or(|sent| content_type::same(&self.content_type, sent))
             && expiry.map_or(fork.inherits_expiry, |expiry| expiry == self.expiry())
             && self.is_closed() == closed

@@ -177,10 +177,11 @@ impl Group {
         let runs: Vec<ChunkBytes> = stream.extents.chunks(stream.held(), stream.tail).collect();
         stream.extents = Extents::default();
         stream.cut(tail);
+        let lineages = stream.lineages().inherited_by(stream.base(), tail);
         let origin = stream.origin_mut();
         origin.lineage = lineage;
         let fork = origin.fork.as_mut().expect("it is one");
-        fork.begin = tail;
+        (fork.begin, fork.lineages) = (tail, lineages);
         let first_lost = fork.ancestors.partition_point(|ancestor| ancestor.upto < tail);
         fork.ancestors.truncate(first_lost + 1);
         match fork.ancestors.last_mut() {

@@ -263,7 +263,7 @@ impl Net {
             assert_eq!(reply, Reply::Refused(expected.clone()));
             return Err(expected);
         };
-        let Reply::Pinned(Facts { earliest, next, .. }) = reply else { panic!("{reply:?}") };
+        let Reply::Pinned(Facts { earliest, lineages, .. }) = reply else { panic!("{reply:?}") };
         assert_eq!(earliest.position, seen.base());
         let stream = self.groups[group_of(source)].group.stream(&source_key).expect("it is seen");
         let fork = Fork {
@@ -275,8 +275,9 @@ impl Net {
             inherits_expiry: false,
             begin: upto,
             ancestors: stream.ancestors_upto(earliest.position, upto),
+            lineages: lineages.inherited_by(earliest.position, upto),
         };
-        let new = NewFork { fork, base: earliest.position, lineage: next.lineage, until_ms };
+        let new = NewFork { fork, base: earliest.position, until_ms };
         let count = seen.starts().iter().position(|start| *start == upto).expect("a boundary");
         let inherited = Seen {
             life,
@@ -731,8 +732,13 @@ fn a_fork_has_what_its_source_had() {
     assert_eq!(net.read(1, 0), [&b"efghij"[..], b"a", b"bcd"]);
     assert_eq!(net.read(1, 6), [&b"a"[..], b"bcd"]);
     assert_eq!(net.read(1, 7), [b"bcd"]);
-    let offset = |name: usize| net.groups[group_of(name)].group.stream(&key(name)).expect("it is there").tail();
-    assert_eq!(offset(0).lineage, offset(1).lineage, "an offset of the source is one of the fork");
+    let lineages = |name: usize| net.groups[group_of(name)].group.stream(&key(name)).expect("it is there").lineages();
+    let (source, fork) = (lineages(0), lineages(1));
+    assert!(
+        (0..=7).all(|position| source.offset(position) == fork.offset(position)),
+        "what it inherits has its offsets"
+    );
+    assert!(source.offset(8) != fork.offset(8), "an offset of other bytes is another one");
 }
 
 #[test]

@@ -137,9 +137,9 @@ pub(crate) fn populated_with_forks() -> World {
                 inherits_expiry: true,
                 begin: upto,
                 ancestors: stream.ancestors_upto(0, upto),
+                lineages: stream.lineages().inherited_by(0, upto),
             },
             base: 0,
-            lineage: stream.lineage(),
             until_ms: 5000,
         };
         let (encoded, split) = (new.encode(), Split::Whole);

@@ -195,7 +195,7 @@ impl Run {
             None => ReadFrom::Start,
             Some("now") => ReadFrom::Now,
             Some("gone") => ReadFrom::At(Offset { position: 0, lineage: Lineage::from_bits(99) }),
-            Some(text) => ReadFrom::At(Offset { position: text.parse().expect("a number"), lineage: stream.lineage() }),
+            Some(text) => ReadFrom::At(stream.offset(text.parse().expect("a number"))),
         };
         match stream.check_offset(from) {
             Err(refusal) => refused(&refusal),

@@ -9,7 +9,7 @@ use weir_stream::{
     Ancestor, Appended, Binding, BucketView, Expiry, Facts, NodeEntry, NodeState, NodeTable, Pattern, ProducerState,
     Refusal, Retention, Revision,
 };
-use weir_types::{BucketName, Digest, Lineage, ModuleName, Offset, ReadFrom, Role, ShardId, StreamKey};
+use weir_types::{BucketName, Digest, Lineage, Lineages, ModuleName, Offset, ReadFrom, Role, ShardId, StreamKey};
 use weir_wasm::GuestBatch;
 
 use super::*;
@@ -59,6 +59,7 @@ fn facts() -> Facts {
         incarnation: Incarnation(u64::MAX),
         earliest: offset(3),
         next: offset(9),
+        lineages: Lineages::new(Some([offset(4), offset(6)].into()), Lineage::from_bits(7)),
         content_type: "application/json".into(),
         closed: true,
         expiry: Expiry::Idle { ttl_s: 60 },
@@ -368,6 +369,7 @@ fn answers() -> Vec<Answer> {
             epoch: 2,
             from: offset(0),
             next: offset(5),
+            lineages: facts().lineages,
             content_type: "text/plain".into(),
             body: Bytes::from_static(b"view"),
             closed: false,
