@@ -104,7 +104,7 @@ pub(crate) struct Core {
     pub(crate) desk: Rc<Desk>,
     /// Calls webhooks; none where nobody does.
     pub(crate) hooks: Option<Hooks>,
-    /// On the shard of group 0: buckets whose last change may not have reached every group.
+    /// On the shard of group 0: how far changes of buckets have got.
     pub(crate) unsettled: Unsettled,
     /// Bytes of the index of hot bytes, as of the last round: every write asks.
     pub(crate) hot_index: Cell<usize>,

@@ -131,6 +131,7 @@ impl Core {
                 self.settle(name).await?;
                 let _changes = self.guests.changes.lock().await;
                 self.meta_step(name, BucketStep::Forget).await?;
+                self.unsettled.forget_told(name);
                 self.sweep_modules().await;
                 return Ok(());
             }
@@ -138,11 +139,16 @@ impl Core {
         self.settle(name).await.map(|_| ())
     }
 
-    /// As [`Core::settle`]; what fails is left to the reconciler.
+    /// As [`Core::settle`], unless every group is known to have heard of the bucket's last change: then nobody is asked, for one may not
+    /// answer. What fails is left to the reconciler.
     ///
     /// # Errors
     /// [`ShardError::Unknown`] in its place: group 0 has decided, and every group will hear of it.
     pub(crate) async fn settle_or_leave(self: &Rc<Self>, name: &str) -> Result<(), ShardError> {
+        let epoch = self.meta().bucket(name).map(|bucket| bucket.epoch);
+        if epoch.is_some_and(|epoch| self.unsettled.is_told(name, epoch)) {
+            return Ok(());
+        }
         self.settle(name).await.map(|_| ()).map_err(|error| {
             tracing::warn!(bucket = name, %error, "a change of a bucket has not reached every group yet");
             self.unsettled.add(name);
@@ -191,6 +197,7 @@ impl Core {
                 _ => unreachable!("a bucket's news is answered with its streams"),
             }
         }
+        self.unsettled.note_told(&news.name, news.epoch);
         Ok(streams)
     }
 
@@ -241,17 +248,23 @@ impl Core {
         }
     }
 
-    /// Replaces one group's own copy of a bucket.
+    /// Replaces one group's own copy of a bucket. What it has heard already is in its log, and is not written there again.
     pub(crate) async fn bucket_tell(&self, group: GroupId, news: &BucketNews) -> Response {
-        let command = Command::Bucket { name: &news.name, epoch: news.epoch, told: news.told() };
-        match self.group(group).command(&command).await? {
-            Reply::Bucket { streams } => {
-                self.guests.retain_instances(&news.name, news.told());
-                Ok(Answer::BucketStreams(streams))
+        let group = self.group(group);
+        let own = group.leading().ok().and_then(|state| state.bucket(&news.name));
+        let streams = match own.filter(|own| own.epoch == news.epoch) {
+            Some(own) => own.streams,
+            None => {
+                let command = Command::Bucket { name: &news.name, epoch: news.epoch, told: news.told() };
+                match group.command(&command).await? {
+                    Reply::Bucket { streams } => streams,
+                    Reply::Refused(refusal) => return Err(refusal.into()),
+                    other => unreachable!("a bucket's news is not answered with {other:?}"),
+                }
             }
-            Reply::Refused(refusal) => Err(refusal.into()),
-            other => unreachable!("a bucket's news is not answered with {other:?}"),
-        }
+        };
+        self.guests.retain_instances(&news.name, news.told());
+        Ok(Answer::BucketStreams(streams))
     }
 
     pub(crate) fn bucket_describe(&self, group: GroupId, name: &str) -> Response {

@@ -1,5 +1,5 @@
 //! What group 0 decides and every group hears of: [`buckets`], uploaded [`modules`], and their [`bindings`] to streams.
-//! [`reconcile`] finishes what has failed half way; [`unsettled`] is what it has to do.
+//! [`reconcile`] finishes what has failed half way; [`unsettled`] knows what has.
 
 mod bindings;
 mod buckets;

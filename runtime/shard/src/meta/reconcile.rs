@@ -93,6 +93,7 @@ impl Core {
 
     /// Settles every bucket of which some group has not heard the last.
     async fn settle_all(self: &Rc<Self>) -> Result<(), ShardError> {
+        self.unsettled.forget_all_told();
         let buckets: Vec<_> = {
             let meta = self.meta();
             meta.buckets().map(|(name, bucket)| (Box::<str>::from(name), bucket.state, bucket.epoch)).collect()
@@ -123,6 +124,7 @@ impl Core {
                 Err(error) => return Err(error),
             }
         }
+        self.unsettled.note_told(name, epoch);
         Ok(true)
     }
 }

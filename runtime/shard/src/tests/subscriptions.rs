@@ -275,6 +275,68 @@ fn a_group_that_has_missed_a_change_is_told_of_the_whole_bucket() {
     });
 }
 
+impl Node {
+    /// The last entry that each group has applied.
+    fn applied(&self) -> Vec<u64> {
+        let topology = self.shards[0].0.topology;
+        let owner = |group| &self.shards[usize::from(topology.owner_of(group).0)].0;
+        topology.groups().map(|group| owner(group).group(group).replica.standing().applied_index).collect()
+    }
+}
+
+#[test]
+fn what_changes_nothing_is_one_step_of_group_0_and_no_other_group_is_asked() {
+    run(async {
+        let node = Node::start().await;
+        let config = SubscriptionConfig { streams: [Box::from("linked")].into(), ..pull_wake("wakes") };
+        let put =
+            async || node.shards[1].subscription_put(bucket(), "s", config.clone(), "http://localhost/demo").await;
+        assert!(!put().await.expect("it is made").existed);
+        let names = |name: &str| BTreeSet::from([Box::from(name)]);
+        let link =
+            async |name, is_linked| node.shards[0].subscription_link(bucket(), "s", names(name), is_linked).await;
+        let mut before = node.applied();
+        assert!(put().await.expect("it is there").existed);
+        link("linked", true).await.expect("it is linked");
+        link("absent", false).await.expect("it is not linked");
+        assert!(node.shards[1].bucket_create(bucket(), None).await.expect("it is there"));
+        before[0] += 4;
+        assert_eq!(node.applied(), before);
+        // Now it would wait without end.
+        node.shards[1].shutdown().await;
+        link("linked", true).await.expect("all have heard of it");
+        link("absent", false).await.expect("all have heard of it");
+        assert!(node.shards[0].bucket_create(bucket(), None).await.expect("all have heard of it"));
+    });
+}
+
+#[test]
+fn what_not_every_group_has_heard_of_is_not_confirmed_and_is_told_to_the_others_once() {
+    run(async {
+        let node = Node::start().await;
+        let made = node.shards[1].subscription_put(bucket(), "s", pull_wake("wakes"), "http://localhost/demo").await;
+        made.expect("it is made");
+        let last = GroupId(TOPOLOGY.groups - 1);
+        let group = node.shards[usize::from(TOPOLOGY.owner_of(last).0)].0.group(last);
+        let mut garbage = Arena::new(100).into_buf();
+        garbage.resize(FRAME_HEADER_BYTES + 100, 0xee);
+        let ticket = group.wal.reserve(garbage.len(), Claim::Spare).map_err(drop).expect("there is room");
+        assert!(group.replica.propose(Arena::seal(garbage), ticket).await.is_err(), "apply finds that it is no batch");
+        let mut before = node.applied();
+        for _ in 0..2 {
+            let new = BTreeSet::from([Box::from("new")]);
+            let unknown = node.shards[1].subscription_link(bucket(), "s", new, true).await;
+            assert!(matches!(unknown, Err(ShardError::Unknown)), "{unknown:?}");
+        }
+        let (last, others) = before.split_last_mut().expect("there are groups");
+        others.iter_mut().for_each(|applied| *applied += 1);
+        // The two steps.
+        others[0] += 2;
+        *last = node.applied()[usize::from(TOPOLOGY.groups) - 1];
+        assert_eq!(node.applied(), before);
+    });
+}
+
 #[test]
 fn cursors_and_leases_are_there_after_a_restart() {
     run(async {
