@@ -184,10 +184,10 @@ fn is_announced(wake: Option<&Wake>) -> bool {
 }
 
 impl Node {
-    async fn create_wake_stream(&self) {
+    async fn create_wake_stream(&self, name: &str) {
         let (content_type, expiry, body) = ("application/json".into(), Expiry::Never, Body::default());
         let request = CreateRequest { content_type, expiry, closed: false, body, condition: None };
-        self.shards[0].create(key("wakes"), request).await.expect("it is created");
+        self.shards[0].create(key(name), request).await.expect("it is created");
         // What could not be announced before is tried again.
         self.advance(Duration::from_secs(2));
     }
@@ -197,7 +197,7 @@ impl Node {
 fn a_claim_that_finds_nothing_left_ends_the_wake_and_the_next_one_is_announced() {
     run(async {
         let node = Node::subscribed(config()).await;
-        node.create_wake_stream().await;
+        node.create_wake_stream("wakes").await;
         let generation = wait_wake(&node, "s", is_announced).await;
         for name in STREAMS {
             node.shards[0].delete(key(name), None).await.expect("it is deleted");
@@ -212,10 +212,43 @@ fn a_claim_that_finds_nothing_left_ends_the_wake_and_the_next_one_is_announced()
 }
 
 #[test]
+fn two_whose_patterns_are_for_all_streams_do_not_wake_each_other() {
+    run(async {
+        let node = Node::start().await;
+        node.create_wake_stream("wakes/a").await;
+        node.create_wake_stream("wakes/b").await;
+        for (id, wake_stream) in [("a", "wakes/a"), ("b", "wakes/b")] {
+            let pattern = Some(Pattern::new("**").expect("a pattern"));
+            let config = SubscriptionConfig { pattern, ..pull_wake(wake_stream) };
+            let made = node.shards[1].subscription_put(bucket(), id, config, "http://localhost/demo").await;
+            made.expect("it is made");
+        }
+        node.create(&key(STREAMS[0]), Expiry::Never).await;
+        node.append(&key(STREAMS[0]), "x").await.expect("appends");
+        for id in ["a", "b"] {
+            assert_eq!(wait_wake(&node, id, is_announced).await, 1);
+        }
+        // Both wakes are written by now.
+        for id in ["a", "b"] {
+            let claimed = node.shards[1].subscription_claim(bucket(), id, "w").await.expect("it is free");
+            assert_eq!(claimed.streams.iter().map(|stream| &*stream.name).collect::<Vec<_>>(), [STREAMS[0]]);
+            let request = said(&claimed, all(&claimed), true);
+            assert!(!node.shards[1].subscription_ack(bucket(), id, request).await.expect("it is held"));
+        }
+        for id in ["a", "b"] {
+            let nothing = node.shards[1].subscription_claim(bucket(), id, "w").await.expect_err("all is done");
+            assert!(matches!(nothing, ShardError::NothingPending), "{nothing:?}");
+            let view = node.shards[1].subscription(bucket(), id).await.expect("it is there");
+            assert_eq!(view.subscription.generation, 1);
+        }
+    });
+}
+
+#[test]
 fn what_is_pending_is_said_again_however_much_is_new() {
     run(async {
         let node = Node::subscribed(config()).await;
-        node.create_wake_stream().await;
+        node.create_wake_stream("wakes").await;
         let only =
             |name: &str| SubscriptionConfig { pattern: None, streams: [Box::from(name)].into(), ..pull_wake("wakes") };
         for id in ["old", "busy"] {
@@ -494,7 +527,7 @@ fn a_stream_that_is_named_is_described_however_many_are_listed_before_it() {
 fn a_wake_whose_generation_was_overtaken_in_its_stream_ends_and_a_later_one_is_announced() {
     run(async {
         let node = Node::start().await;
-        node.create_wake_stream().await;
+        node.create_wake_stream("wakes").await;
         let made = node.shards[1].subscription_put(bucket(), "s", pull_wake("wakes"), "http://localhost/demo").await;
         let number = made.expect("it is made").subscription.number;
         let overtaking = AppendRequest {

@@ -1,5 +1,7 @@
 //! How streams follow subscriptions: they are linked, advance, are acknowledged, and go.
 
+use std::collections::BTreeSet;
+
 use smallvec::SmallVec;
 use weir_types::cut_at_slash;
 
@@ -9,7 +11,7 @@ use crate::pattern::Pattern;
 use crate::reply::Reply;
 use crate::stream::Stream;
 use crate::subscription::cursors::{Cursors, Pending};
-use crate::subscription::watch::{Ack, EncodedAcks, Link, WATCH_EPOCH_MAX, Watch};
+use crate::subscription::watch::{Ack, EncodedAcks, Link, WATCH_EPOCH_MAX, Watch, is_wakes};
 
 /// A stream that is linked to a subscription.
 #[derive(Clone, Copy, Debug)]
@@ -30,18 +32,19 @@ impl Stream {
     /// Links the stream anew if the watches have changed since that was last done; it ended at `before` then.
     pub(crate) fn follow(&mut self, watches: &[Watch], epoch: u32, before: u64) {
         self.set_watched(epoch);
+        let is_wakes = is_wakes(watches, self.name());
         let linked: SmallVec<[u64; 4]> =
-            watches.iter().filter(|watch| self.is_linked(watch)).map(|watch| watch.number).collect();
+            watches.iter().filter(|watch| self.is_linked(watch, is_wakes)).map(|watch| watch.number).collect();
         if self.cursors().is_some() || !linked.is_empty() {
             self.origin_mut().cursors.link(&linked, before);
         }
     }
 
-    /// Whether a watch is for the stream. A cursor says so without asking the pattern: a pattern never changes, and a name that a watch
-    /// no longer has was unlinked then.
-    fn is_linked(&self, watch: &Watch) -> bool {
+    /// Whether a watch is for the stream. A cursor says so without asking the pattern: a pattern never changes, and a stream that a watch
+    /// no longer names, or that wakes are written to, was unlinked then.
+    fn is_linked(&self, watch: &Watch, is_wakes: bool) -> bool {
         let has_cursor = self.cursors().is_some_and(|cursors| cursors.of(watch.number).is_some());
-        has_cursor || watch.link(self.name()).is_some()
+        has_cursor || watch.link(self.name(), is_wakes).is_some()
     }
 
     fn name(&self) -> &str {
@@ -85,20 +88,28 @@ impl Group {
         let bytes = |watches: &[Watch]| watches.iter().map(Watch::memory_bytes).sum::<usize>();
         self.watches_bytes = self.watches_bytes + bytes(&watches) - bytes(&bucket.watches);
         let before = std::mem::replace(&mut bucket.watches, watches);
+        let watches = &bucket.watches;
         let mut unlinked: Vec<(u64, Box<str>)> = Vec::new();
-        for old in before {
-            match bucket.watches.iter().find(|watch| watch.number == old.number) {
+        for old in &before {
+            match watches.iter().find(|watch| watch.number == old.number) {
                 None => self.pending.forget(old.number),
                 Some(new) => {
-                    let gone = old.explicit.difference(&new.explicit).filter(|name| new.link(name).is_none());
+                    let is_linked = |name: &str| new.link(name, is_wakes(watches, name)).is_some();
+                    let gone = old.explicit.difference(&new.explicit).filter(|gone| !is_linked(gone));
                     unlinked.extend(gone.map(|gone| (old.number, format!("{name}/{gone}").into())));
                 }
             }
         }
+        let is_new = |watch: &&Watch| before.iter().all(|old| old.number != watch.number);
+        let new_wakes: BTreeSet<Box<str>> =
+            watches.iter().filter(is_new).filter_map(|watch| watch.wake_stream.clone()).collect();
         // What is linked again later begins at the tail as of then.
         for (number, key) in unlinked {
             let key = KeyRef::parse(&key).expect("names were checked when their command was read");
             self.unlink(key, number);
+        }
+        for wakes in new_wakes {
+            self.unlink_unnamed(name, &wakes);
         }
         self.begin_watch_epoch();
     }
@@ -124,6 +135,19 @@ impl Group {
         // After millions of changes, once.
         self.watch_epoch = 1;
         self.slots.forget_watched();
+    }
+
+    /// Unlinks a stream that wakes are written to from all watches but those that name it.
+    fn unlink_unnamed(&mut self, bucket: &str, name: &str) {
+        let key = format!("{bucket}/{name}");
+        let key = KeyRef::parse(&key).expect("names were checked when their command was read");
+        let watches = self.watches_of(bucket);
+        let is_named = |number| watches.iter().any(|watch| watch.number == number && watch.explicit.contains(name));
+        let cursors = self.slots.get(key).and_then(Stream::cursors).into_iter().flat_map(Cursors::iter);
+        let unnamed: Vec<u64> = cursors.map(|cursor| cursor.number).filter(|number| !is_named(*number)).collect();
+        for number in unnamed {
+            self.unlink(key, number);
+        }
     }
 
     fn unlink(&mut self, key: KeyRef<'_>, number: u64) {
@@ -191,22 +215,24 @@ impl Group {
     /// The stream as a subscription has it, if it is linked to that.
     pub fn linked<'a>(&self, bucket: &str, number: u64, stream: &'a Stream) -> Option<Linked<'a>> {
         let name = stream.name_in(bucket).filter(|_| !stream.is_gone())?;
-        let watch = self.watches_of(bucket).iter().find(|watch| watch.number == number)?;
+        let watches = self.watches_of(bucket);
+        let watch = watches.iter().find(|watch| watch.number == number)?;
         let cursor = stream.cursors().and_then(|cursors| cursors.of(number));
         // The pattern is asked only where that has not been decided for these watches.
         let link = match cursor {
             Some(_) if watch.explicit.contains(name) => Some(Link::Explicit),
             Some(_) => Some(Link::Glob),
             None if stream.watched() == self.watch_epoch => None,
-            None => watch.link(name),
+            None => watch.link(name, is_wakes(watches, name)),
         };
         Some(Linked { stream, link: link?, acked: cursor.unwrap_or(stream.tail) })
     }
 
-    /// Segments and bytes that [`Group::linked`] compares at most.
+    /// Segments and bytes that [`Group::linked`] compares at most, and names of streams that wakes are written to.
     pub fn linked_steps(&self, bucket: &str, number: u64) -> usize {
-        let watch = self.watches_of(bucket).iter().find(|watch| watch.number == number);
-        watch.and_then(|watch| watch.pattern.as_ref()).map_or(1, Pattern::steps_max)
+        let watches = self.watches_of(bucket);
+        let watch = watches.iter().find(|watch| watch.number == number);
+        watches.len() + watch.and_then(|watch| watch.pattern.as_ref()).map_or(1, Pattern::steps_max)
     }
 }
 

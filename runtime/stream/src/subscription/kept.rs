@@ -324,7 +324,7 @@ impl Subscription {
         self.config.pattern.as_ref().map_or(0, Pattern::steps_max)
     }
 
-    /// Bytes of what every group hears of: its pattern, its streams' names, and which wakes it is not woken for.
+    /// Bytes of what every group hears of: its pattern, its streams' names, and where its wakes are written.
     pub(crate) fn told_bytes(&self) -> usize {
         let names: usize = self.explicit.iter().map(|name| name.len() + 2).sum();
         let pattern = self.config.pattern.as_ref().map_or(0, |pattern| pattern.as_str().len());

@@ -24,7 +24,7 @@ pub struct Watch {
     pub(crate) number: u64,
     pub(crate) pattern: Option<Pattern>,
     pub(crate) explicit: BTreeSet<Box<str>>,
-    /// Its own wakes are nothing that it would be woken for.
+    /// Where its wakes are written: nothing that any pattern of the bucket is for.
     pub(crate) wake_stream: Option<Box<str>>,
 }
 
@@ -157,6 +157,12 @@ impl<'a> EncodedAcks<'a> {
     }
 }
 
+/// Whether wakes are written to the stream `name`, of any of a bucket's subscriptions. Only who names it is woken for it: two whose
+/// patterns are for each other's wakes would wake each other without end.
+pub(crate) fn is_wakes(watches: &[Watch], name: &str) -> bool {
+    watches.iter().any(|watch| watch.wake_stream.as_deref() == Some(name))
+}
+
 impl Watch {
     fn of(subscription: &Subscription) -> Watch {
         Watch {
@@ -167,11 +173,11 @@ impl Watch {
         }
     }
 
-    /// How it is for the stream `name`, if it is.
-    pub(crate) fn link(&self, name: &str) -> Option<Link> {
+    /// How it is for the stream `name`, if it is; `is_wakes` as [`is_wakes`] says of all watches of the bucket.
+    pub(crate) fn link(&self, name: &str, is_wakes: bool) -> Option<Link> {
         if self.explicit.contains(name) {
             Some(Link::Explicit)
-        } else if self.wake_stream.as_deref() == Some(name) {
+        } else if is_wakes {
             None
         } else {
             self.pattern.as_ref().is_some_and(|pattern| pattern.matches(name)).then_some(Link::Glob)

@@ -279,6 +279,49 @@ fn a_subscription_is_not_woken_for_its_own_wakes() {
     assert_eq!(net.pending("s"), ["a"]);
 }
 
+/// A pull-wake subscription whose wakes are written to `wake_stream`.
+fn woken_in(wake_stream: &str, pattern: Option<&str>) -> SubscriptionConfig {
+    SubscriptionConfig {
+        delivery: Delivery::PullWake { wake_stream: wake_stream.into() },
+        ..config(false, pattern, &["named"])
+    }
+}
+
+#[test]
+fn a_pattern_is_for_no_stream_that_wakes_of_the_bucket_are_written_to() {
+    let mut net = Net::new();
+    net.put("a", &woken_in("wake/a", Some("**")));
+    net.put("hook", &config(true, Some("wake/*"), &[]));
+    net.write("wake/b", "123");
+    assert_eq!((net.pending("a"), net.pending("hook")), (vec!["wake/b".to_string()], vec!["wake/b".to_string()]));
+    // Also what was linked before.
+    net.put("b", &woken_in("wake/b", Some("**")));
+    for _ in 0..2 {
+        for id in ["a", "b", "hook"] {
+            assert!(net.pending(id).is_empty() && net.linked(id).is_empty(), "{id}");
+        }
+        net.write("wake/a", "123");
+        net.write("wake/b", "456");
+        let pages = frozen(&mut net.world.group);
+        net.world.thaw(net.world.log.len(), &pages);
+    }
+    // Unless it is named, and as long as it is.
+    net.link("a", &["wake/b"], true);
+    net.write("wake/b", "7");
+    assert_eq!(net.linked("a"), [("wake/b".to_string(), (Link::Explicit, 9, 10))].into());
+    net.put("c", &woken_in("wake/b", None));
+    assert_eq!(net.pending("a"), ["wake/b"]);
+    net.link("a", &["wake/b"], false);
+    assert!(net.pending("a").is_empty() && net.linked("a").is_empty());
+    net.step("b", SubscriptionStep::Delete);
+    net.write("wake/b", "8");
+    assert!(net.pending("a").is_empty(), "another one's wakes are written there");
+    net.step("c", SubscriptionStep::Delete);
+    net.write("wake/b", "90");
+    assert_eq!(net.linked("a"), [("wake/b".to_string(), (Link::Glob, 11, 13))].into(), "it is one like others");
+    net.world.check_replay();
+}
+
 #[test]
 fn limits_are_said() {
     let mut net = Net::new();
@@ -488,6 +531,8 @@ enum Step {
 
 const NAMES: [&str; 5] = ["a", "a/1", "a/2", "b/1", "wake/pool"];
 const PATTERNS: [Option<&str>; 4] = [None, Some("a/*"), Some("**"), Some("b/**")];
+/// Where each subscription's wakes are written.
+const WAKES: [&str; 3] = ["wake/pool", "a/2", "b/1"];
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
@@ -511,19 +556,24 @@ struct Model {
 }
 
 impl Model {
-    fn is_for(&self, name: &str) -> bool {
+    fn is_for(&self, name: &str, wakes: &[&str]) -> bool {
         let pattern = PATTERNS[self.pattern].map(|pattern| Pattern::new(pattern).expect("a pattern"));
-        self.explicit.contains(name) || (name != "wake/pool" && pattern.is_some_and(|all| all.matches(name)))
+        self.explicit.contains(name) || (!wakes.contains(&name) && pattern.is_some_and(|all| all.matches(name)))
     }
 
     /// What it is for is linked, new ones at these tails; nothing else is.
-    fn link(&mut self, tails: &BTreeMap<&'static str, u64>) {
+    fn link(&mut self, tails: &BTreeMap<&'static str, u64>, wakes: &[&str]) {
         let is_for = self.clone();
-        self.acked.retain(|name, _| is_for.is_for(name) && tails.contains_key(name));
-        for (name, tail) in tails.iter().filter(|(name, _)| is_for.is_for(name)) {
+        self.acked.retain(|name, _| is_for.is_for(name, wakes) && tails.contains_key(name));
+        for (name, tail) in tails.iter().filter(|(name, _)| is_for.is_for(name, wakes)) {
             self.acked.entry(name).or_insert(*tail);
         }
     }
+}
+
+fn link_all(models: &mut BTreeMap<usize, Model>, tails: &BTreeMap<&'static str, u64>) {
+    let wakes: Vec<&str> = models.keys().map(|id| WAKES[*id]).collect();
+    models.values_mut().for_each(|model| model.link(tails, &wakes));
 }
 
 proptest! {
@@ -541,23 +591,25 @@ proptest! {
                     net.write(name, body);
                     if !tails.contains_key(name) {
                         tails.insert(name, 0);
-                        models.values_mut().for_each(|model| model.link(&tails));
+                        link_all(&mut models, &tails);
                     }
                     *tails.get_mut(name).expect("it is there") += body.len() as u64;
                 }
                 Step::Delete(name) => {
                     net.delete(NAMES[name]);
                     tails.remove(NAMES[name]);
-                    models.values_mut().for_each(|model| model.link(&tails));
+                    link_all(&mut models, &tails);
                 }
                 Step::Put(id, pattern) => {
                     let streams: &[&str] = if pattern == 0 { &["a"] } else { &[] };
-                    let reply = net.put(&id.to_string(), &config(false, PATTERNS[pattern], streams));
+                    let delivery = Delivery::PullWake { wake_stream: WAKES[id].into() };
+                    let asked = SubscriptionConfig { delivery, ..config(false, PATTERNS[pattern], streams) };
+                    let reply = net.put(&id.to_string(), &asked);
                     if reply == stepped(0, false) {
                         let explicit = if pattern == 0 { ["a"].into() } else { BTreeSet::new() };
-                        let mut model = Model { pattern, explicit, ..Model::default() };
-                        model.link(&tails);
+                        let model = Model { pattern, explicit, ..Model::default() };
                         prop_assert!(models.insert(id, model).is_none());
+                        link_all(&mut models, &tails);
                     } else {
                         prop_assert!(models.contains_key(&id));
                     }
@@ -565,13 +617,14 @@ proptest! {
                 Step::Remove(id) => {
                     net.step(&id.to_string(), SubscriptionStep::Delete);
                     models.remove(&id);
+                    link_all(&mut models, &tails);
                 }
                 Step::Link(id, name, is_linked) => {
                     net.link(&id.to_string(), &[NAMES[name]], is_linked);
                     if let Some(model) = models.get_mut(&id) {
                         if is_linked { model.explicit.insert(NAMES[name]); } else { model.explicit.remove(NAMES[name]); }
-                        model.link(&tails);
                     }
+                    link_all(&mut models, &tails);
                 }
                 Step::Ack(id, name, position) => {
                     if let Some(model) = models.get_mut(&id) {
