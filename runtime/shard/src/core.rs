@@ -206,6 +206,11 @@ impl Core {
         Ref::map(group.expect("requests go to the group's owner").applied(), weir_stream::Group::meta)
     }
 
+    /// Group 0's time, on its own shard, in milliseconds since 1970.
+    pub(crate) fn meta_now_ms(&self) -> u64 {
+        self.group(GroupId::META).now_ms()
+    }
+
     /// The group of a stream that lives on this shard.
     pub(crate) fn local_group(&self, key: &StreamKey) -> Rc<LocalGroup> {
         self.group(self.topology.group_of(key.slot()))

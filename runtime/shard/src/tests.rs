@@ -132,6 +132,7 @@ impl Node {
         Ok(Node { shards, clock, disks, cold, config })
     }
 
+    /// Its clock is where it was at the first start.
     async fn restart(self) -> Node {
         for shard in &self.shards {
             shard.shutdown().await;
@@ -506,6 +507,29 @@ fn a_stream_that_was_said_to_have_expired_does_not_come_back() {
         assert!(matches!(node.far(&key).head(key.clone()).await, Err(ShardError::Refused(Refusal::NotFound))));
         let node = node.restart().await;
         assert!(matches!(node.far(&key).head(key.clone()).await, Err(ShardError::Refused(Refusal::NotFound))));
+    });
+}
+
+#[test]
+fn a_stream_ends_in_time_where_the_clock_was_set_back_over_a_restart() {
+    run(async {
+        let node = Node::start().await;
+        let key = key("s");
+        node.advance(Duration::from_secs(3600));
+        node.create(&key, Expiry::Never).await;
+        let node = node.restart().await;
+        node.near(&key).delete(key.clone(), None).await.expect("deletes");
+        // Its group's time is an hour ahead.
+        node.create(&key, Expiry::Idle { ttl_s: 10 }).await;
+        node.append(&key, "x").await.expect("appends");
+        node.advance(Duration::from_secs(9));
+        assert_eq!(node.content(&key).await.expect("reads"), "x");
+        for waits_s in [9, 11] {
+            let is_there = node.far(&key).head(key.clone()).await.is_ok();
+            assert!(is_there, "it was used");
+            node.advance(Duration::from_secs(waits_s));
+        }
+        assert!(matches!(node.append(&key, "x").await, Err(ShardError::Refused(Refusal::NotFound))));
     });
 }
 

@@ -15,7 +15,9 @@ use weir_stream::{Chunk, ChunkId, Command, Limits, Reply};
 use weir_types::{GroupId, Wakeup};
 
 use crate::group::proposer::{Failures, Job, Proposer, Task, Waiter};
+use crate::group::time::GroupTime;
 use crate::message::{Limit, ShardError};
+use crate::seams::SteadyClock;
 
 /// A group's state where this replica leads. Not to be kept across a wait.
 pub(crate) struct Leading<'a>(Ref<'a, weir_stream::Group>);
@@ -45,6 +47,7 @@ pub(crate) struct Group<J> {
     /// The term that this shard has begun to lead in, and when: no stream was seen idle before.
     leading_term: Cell<Option<u64>>,
     leading_since_ms: Cell<u64>,
+    time: GroupTime,
     /// How long a write may wait for its outcome.
     write_deadline: Duration,
     proposer: RefCell<Proposer<J>>,
@@ -77,7 +80,7 @@ impl<J: Job> Group<J> {
         replica: Replica,
         state: State,
         wal: Wal,
-        leading_since_ms: u64,
+        clock: SteadyClock,
         write_deadline: Duration,
     ) -> Group<J> {
         let leading_term = match replica.role() {
@@ -92,7 +95,8 @@ impl<J: Job> Group<J> {
             state,
             wal,
             leading_term: Cell::new(leading_term),
-            leading_since_ms: Cell::new(leading_since_ms),
+            leading_since_ms: Cell::new(clock.now_ms()),
+            time: GroupTime::new(clock),
             write_deadline,
             proposer,
             dirty,
@@ -156,7 +160,17 @@ impl<J: Job> Group<J> {
         }
     }
 
-    /// When this replica began to lead.
+    /// The group's time where this replica leads, in milliseconds since 1970: what is written now has it, or a later one.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.time.now_ms(self.applied().time_ms()).0
+    }
+
+    /// How far the group's time is ahead of the clock, in milliseconds.
+    pub(crate) fn ahead_ms(&self) -> u64 {
+        self.time.now_ms(self.applied().time_ms()).1
+    }
+
+    /// When this replica began to lead, by the clock.
     pub(crate) fn leading_since_ms(&self) -> u64 {
         self.leading_since_ms.get()
     }

@@ -2,7 +2,7 @@
 //!
 //! - [`proposer`]: the open batch, the backlog and the round under way, as a pure state machine.
 //! - [`local`]: [`Group`], which a shard holds for every group it owns.
-//! - [`open`]: opening WALs and replicas. [`announcer`]: telling the feeds what apply has done.
+//! - [`open`]: opening WALs and replicas. [`announcer`]: telling the feeds what apply has done. [`time`]: the group's time.
 
 mod announcer;
 mod local;
@@ -10,6 +10,7 @@ mod open;
 mod proposer;
 #[cfg(test)]
 mod tests;
+mod time;
 
 pub(crate) use local::{Group, Leading, ROUND_MIN};
 pub use open::ShardOpenError;

@@ -90,9 +90,12 @@ pub(crate) async fn start<J: Job>(
     }
     let ahead_ms = state.borrow().time_ms().saturating_sub(clock.now_ms());
     if ahead_ms > CLOCK_AHEAD_MAX_MS {
-        // It never goes back, so this is not a matter of waiting for the next append.
         let ahead_s = ahead_ms / 1000;
-        tracing::warn!(group = id.0, ahead_s, "the group's time is ahead of the clock: until then no stream expires");
+        tracing::warn!(
+            group = id.0,
+            ahead_s,
+            "the group's time is ahead of the clock: it goes slower until they agree"
+        );
     }
-    Ok(Group::new(id, replica, state, wal.clone(), clock.now_ms(), config.write_deadline))
+    Ok(Group::new(id, replica, state, wal.clone(), clock.clone(), config.write_deadline))
 }

@@ -2,6 +2,7 @@
 //! true one; and what is committed is committed in the order in which it came.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use weir_types::{GroupId, Incarnation, StreamKey};
 use crate::group::local::Group;
 use crate::group::proposer::{Failure, Job, Proposer, Task, Waiter};
 use crate::message::ShardError;
+use crate::seams::{Clock, SteadyClock};
 
 const DEADLINE: Duration = Duration::from_millis(100);
 
@@ -308,6 +310,18 @@ fn what_came_later_does_not_overtake_what_is_stale() {
     assert_eq!(model.committed, [1, 2]);
 }
 
+struct NoClock;
+
+impl Clock for NoClock {
+    fn now_ms(&self) -> u64 {
+        1000
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
 struct Nobody;
 
 impl Observer for Nobody {
@@ -324,14 +338,15 @@ fn who_begins_to_lead_says_nothing_of_streams_before_it_has_noted_since_when() {
             WalConfig { segment_bytes: 1 << 20, budget_bytes: 4 << 20, cache_bytes: 0, write: WriteMode::Inline };
         let disk = MemoryDisk::new(16 << 20);
         Wal::form(&disk, 1).expect("an empty disk");
-        let wal = Wal::open(std::sync::Arc::new(disk), config, Box::new(|| 7)).expect("a log");
+        let wal = Wal::open(Arc::new(disk), config, Box::new(|| 7)).expect("a log");
         tokio::task::spawn_local(wal.clone().run());
         let state = State::new(weir_stream::Group::new());
         let options = ReplicaOptions::alone(1, GroupId::META);
         let replica = Replica::start(options, wal.clone(), state.clone(), Box::new(Nobody)).await.expect("it starts");
         replica.serving(Duration::from_secs(10)).await.expect("it leads");
         let Role::Leading { term } = replica.role() else { panic!("it serves") };
-        let group = Group::<TestJob>::new(GroupId::META, replica, state, wal, 1000, DEADLINE);
+        let group =
+            Group::<TestJob>::new(GroupId::META, replica, state, wal, SteadyClock::new(Arc::new(NoClock)), DEADLINE);
         assert!(group.leading().is_ok());
         // It has led before, and nobody has told the shard yet that it leads again: who was used meanwhile is not known, and
         // by what was noted then a stream could be taken for idle.

@@ -239,7 +239,7 @@ impl Core {
         let is_held = subscription
             .wake
             .as_ref()
-            .is_some_and(|wake| wake.lease_until_ms.is_some_and(|until_ms| self.clock.now_ms() < until_ms));
+            .is_some_and(|wake| wake.lease_until_ms.is_some_and(|until_ms| self.meta_now_ms() < until_ms));
         if let Some(wake) = subscription.wake.as_ref().filter(|_| is_held) {
             let holder = wake.worker.clone().unwrap_or_default();
             return Err(ShardError::Claimed { holder, generation: subscription.generation });
@@ -279,7 +279,7 @@ impl Core {
         id: &str,
         request: AckRequest,
     ) -> Result<SubscriptionAnswer, ShardError> {
-        let now_ms = self.clock.now_ms();
+        let now_ms = self.meta_now_ms();
         let claims = {
             let meta = self.meta();
             verify(meta.hook_keys().iter().map(|key| &key.seed.0), &request.token, now_ms)
@@ -292,7 +292,7 @@ impl Core {
         let is_over = subscription
             .wake
             .as_ref()
-            .is_none_or(|wake| wake.lease_until_ms.is_none_or(|until_ms| until_ms <= self.clock.now_ms()));
+            .is_none_or(|wake| wake.lease_until_ms.is_none_or(|until_ms| until_ms <= self.meta_now_ms()));
         if !is_meant || subscription.turn() != Some(turn) || is_over {
             return Err(Refusal::WakeFenced.into());
         }
@@ -391,13 +391,13 @@ impl Core {
         // Believed by whoever knows the key, so by all from the start.
         let key = meta.hook_keys().last().ok_or(ShardError::Unavailable)?;
         let Turn { number, generation, wake } = turn;
-        let claims = Claims { number, generation, wake, expires_ms: self.clock.now_ms() + TOKEN_MS };
+        let claims = Claims { number, generation, wake, expires_ms: self.meta_now_ms() + TOKEN_MS };
         Ok(issue(&key.seed.0, claims).into())
     }
 
     /// What the key is made of that wakes are signed with now.
     pub(crate) fn signing_seed(&self) -> Option<[u8; 32]> {
-        let (meta, now_ms) = (self.meta(), self.clock.now_ms());
+        let (meta, now_ms) = (self.meta(), self.meta_now_ms());
         let is_announced = |key: &&HookKey| key.created_ms + KEY_ANNOUNCED_MS <= now_ms;
         let keys = meta.hook_keys();
         keys.iter().rev().find(is_announced).or(keys.first()).map(|key| key.seed.0)

@@ -48,9 +48,9 @@ pub(crate) async fn run(core: Rc<Core>) {
         }
         if Instant::now() >= key_at {
             key_at = Instant::now() + LOOK.1;
-            core.rotate_key(core.clock.now_ms()).await;
+            core.rotate_key(group.now_ms()).await;
         }
-        let now_ms = core.clock.now_ms();
+        let now_ms = group.now_ms();
         let places = core.desk.take(now_ms);
         if let Some(next_ms) = core.desk.next_ms() {
             let wait = Duration::from_millis(next_ms.saturating_sub(now_ms));
@@ -76,7 +76,7 @@ impl Core {
         let mut after = Box::<str>::default();
         loop {
             {
-                let (meta, now_ms) = (self.meta(), self.clock.now_ms());
+                let (meta, now_ms) = (self.meta(), self.meta_now_ms());
                 let mut last = None;
                 for (bucket, kept) in meta.buckets_after(&after).take(BUCKETS_PER_TURN) {
                     for subscription in kept.subscriptions.values() {
@@ -95,7 +95,7 @@ impl Core {
 
     /// Notes when a subscription is to be looked at again, if that is known; later if it cannot be done now.
     pub(crate) fn remind(&self, place: &Place, has_failed: bool) {
-        let (meta, now_ms) = (self.meta(), self.clock.now_ms());
+        let (meta, now_ms) = (self.meta(), self.meta_now_ms());
         let Some(bucket) = meta.bucket(&place.0) else { return };
         let found = bucket.subscriptions.values().find(|subscription| subscription.number == place.1);
         if let Some(at_ms) = found.and_then(|found| due_ms(found, now_ms)) {
@@ -111,7 +111,7 @@ impl Core {
         let turn = self.desk.turn(number).await;
         self.group(GroupId::META).leading()?;
         let Some((id, subscription)) = self.subscription_of(&bucket, number) else { return Ok(()) };
-        let now_ms = self.clock.now_ms();
+        let now_ms = self.meta_now_ms();
         if let (Some(wake), Some(under_way)) = (&subscription.wake, subscription.turn()) {
             if wake.lease_until_ms.is_some_and(|until_ms| until_ms <= now_ms) {
                 self.end_wake(&bucket, &id, under_way).await?;

@@ -3,7 +3,7 @@
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use weir_hooks::{HooksConfig, Policy};
-use weir_stream::subscription::{Delivery, EncodedNames, SubscriptionConfig, SubscriptionStep, Wake};
+use weir_stream::subscription::{Delivery, EncodedNames, Subscription, SubscriptionConfig, SubscriptionStep, Wake};
 use weir_stream::{Pattern, Refusal, Stream};
 use weir_types::BucketName;
 
@@ -168,10 +168,15 @@ fn whoever_is_not_of_the_wake_under_way_moves_no_cursor_whatever_it_has_checked_
 
 /// Waits until the subscription's wake is as `is_so` says.
 async fn wait_wake(node: &Node, id: &str, is_so: impl Fn(Option<&Wake>) -> bool) -> u64 {
+    wait(node, id, |subscription| is_so(subscription.wake.as_ref())).await
+}
+
+/// Waits until the subscription is as `is_so` says; returns its generation.
+async fn wait(node: &Node, id: &str, is_so: impl Fn(&Subscription) -> bool) -> u64 {
     let due = Instant::now() + Duration::from_secs(20);
     loop {
         let view = node.shards[1].subscription(bucket(), id).await.expect("it is there");
-        if is_so(view.subscription.wake.as_ref()) {
+        if is_so(&view.subscription) {
             return view.subscription.generation;
         }
         assert!(Instant::now() < due, "{:?}", view.subscription);
@@ -381,6 +386,36 @@ fn cursors_and_leases_are_there_after_a_restart() {
         assert!(matches!(held, ShardError::Claimed { .. }), "{held:?}");
         assert!(!node.ack(said(&claimed, all(&claimed), true)).await.expect("the token is known"));
         assert!(matches!(node.claim("w-2").await, Err(ShardError::NothingPending)));
+    });
+}
+
+#[test]
+fn leases_and_rests_end_in_time_where_the_clock_was_set_back_over_a_restart() {
+    run(async {
+        let node = Node::start().await;
+        node.advance(HOUR);
+        let root = "http://localhost/demo";
+        let held = SubscriptionConfig { streams: [STREAMS[0].into()].into(), ..pull_wake("nowhere") };
+        for (id, config) in [("s", held), ("failing", pull_wake("wakes"))] {
+            node.shards[1].subscription_put(bucket(), id, config, root).await.expect("it is made");
+        }
+        node.create(&key(STREAMS[0]), Expiry::Never).await;
+        node.append(&key(STREAMS[0]), "x").await.expect("appends");
+        let claimed = node.claim("w").await.expect("it is claimed");
+        // There is no stream that it could be announced in.
+        wait(&node, "failing", |subscription| subscription.failures > 0).await;
+        let node = node.restart().await;
+        let held = node.claim("w-2").await.expect_err("it is held");
+        assert!(matches!(held, ShardError::Claimed { .. }), "{held:?}");
+        node.advance(Duration::from_millis(4_000));
+        assert!(!node.ack(said(&claimed, Vec::new(), false)).await.expect("the lease is not over"));
+        // It goes a little slower than the clock.
+        node.advance(Duration::from_millis(5_400));
+        let late = node.ack(said(&claimed, Vec::new(), false)).await.expect_err("the lease is over");
+        assert!(matches!(late, ShardError::Refused(Refusal::WakeFenced)), "{late:?}");
+        let second = node.claim("w-2").await.expect("it is free");
+        assert!(!node.ack(said(&second, all(&second), true)).await.expect("its lease has begun now"));
+        wait(&node, "failing", |subscription| subscription.failures > 1).await;
     });
 }
 

@@ -39,7 +39,7 @@ impl Core {
         self.ends_ms(group, stream).is_some_and(|ends_ms| self.clock.now_ms() >= ends_ms)
     }
 
-    /// When the stream ends unless it is used, in milliseconds since 1970.
+    /// When the stream ends unless it is used, by the clock, in milliseconds since 1970.
     fn ends_ms(&self, group: &LocalGroup, stream: &Stream) -> Option<u64> {
         let expiry = stream.expiry();
         let Expiry::Idle { ttl_s } = expiry else { return expiry.ends_ms(stream.last_write_ms()) };
@@ -47,7 +47,8 @@ impl Core {
             // Whoever follows it uses it all the time.
             self.touch(stream.incarnation(), expiry);
         }
-        let used_ms = self.agenda.used_ms(stream.incarnation()).max(stream.last_write_ms());
+        let written_ms = stream.last_write_ms().saturating_sub(group.ahead_ms());
+        let used_ms = self.agenda.used_ms(stream.incarnation()).max(written_ms);
         if used_ms >= group.leading_since_ms() {
             return expiry.ends_ms(used_ms);
         }

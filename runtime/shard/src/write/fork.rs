@@ -66,8 +66,7 @@ impl Core {
         }
         let incarnation = self.draw_incarnation();
         // Two rounds, at the source and here, may each take as long as a write may.
-        let now_ms = self.clock.now_ms().max(group.applied().time_ms());
-        let until_ms = now_ms + 3 * self.config.write_deadline.as_millis() as u64;
+        let until_ms = group.now_ms() + 3 * self.config.write_deadline.as_millis() as u64;
         let source = request.source.clone();
         let pin = PinRequest {
             fork: key.clone(),

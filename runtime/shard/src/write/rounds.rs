@@ -86,9 +86,8 @@ async fn wait_for_room(
 
 /// Returns for how many commands there was an outcome.
 async fn run_round(core: &Rc<Core>, group: &Rc<LocalGroup>, ticket: Ticket, alarm: &mut Alarm) -> usize {
-    let now_ms = core.clock.now_ms().max(group.applied().time_ms());
     let limits = Limits { producers_max: core.config.producers_per_stream_max };
-    let round = group.replica.propose(Arena::seal(group.begin_round(now_ms, limits)), ticket);
+    let round = group.replica.propose(Arena::seal(group.begin_round(group.now_ms(), limits)), ticket);
     tokio::pin!(round);
     let result = loop {
         tokio::select! {
