@@ -268,4 +268,6 @@ pub(crate) enum Answer {
     Links(Vec<LinkedStream>),
     Members(MembersAnswer),
     Done,
+    /// A group's time, in milliseconds since 1970.
+    Now(u64),
 }

@@ -390,7 +390,7 @@ impl Request {
             | Request::PendingNews(_) => true,
             Request::Subscription(_, _, ask) => matches!(**ask, SubscriptionAsk::Get),
             Request::Links(_, request) => match request.ask {
-                LinksAsk::Pending(..) | LinksAsk::All(_) | LinksAsk::Named(_) => true,
+                LinksAsk::Pending(..) | LinksAsk::All(_) | LinksAsk::Named(_) | LinksAsk::Now => true,
                 // What is acknowledged again is acknowledged already.
                 LinksAsk::Ack { .. } => true,
             },

@@ -199,6 +199,7 @@ impl Request {
                 }
                 LinksAsk::Named(names) => matches!(answer, Answer::Links(streams) if streams.len() <= names.len()),
                 LinksAsk::Ack { .. } => matches!(answer, Answer::Done),
+                LinksAsk::Now => matches!(answer, Answer::Now(_)),
             },
             Request::Members(request) => {
                 matches!(answer, Answer::Members(answer) if request.is_answered_by(answer))
@@ -240,7 +241,8 @@ impl Answer {
             | Answer::Binding { .. }
             | Answer::Bindings(_)
             | Answer::HookKeys(_)
-            | Answer::Done => true,
+            | Answer::Done
+            | Answer::Now(_) => true,
             Answer::Members(answer) => answer.is_sound(),
             Answer::Subscription(said) => match &**said {
                 SubscriptionAnswer::Claimed(claimed) => are_linked(&claimed.streams),

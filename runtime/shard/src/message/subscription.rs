@@ -114,8 +114,11 @@ pub(crate) enum LinksAsk {
     All(usize),
     /// These, as far as they are linked.
     Named(BTreeSet<Box<str>>),
-    /// These, if they could be acknowledged so far; and that is done before this time, in milliseconds since 1970, unless it is only a trial.
+    /// These, if they could be acknowledged so far; and that is done before this time of the group, in milliseconds since 1970, unless it is
+    /// only a trial.
     Ack { acks: Vec<(Box<str>, Offset)>, until_ms: Option<u64> },
+    /// The group's time.
+    Now,
 }
 
 // Tokens are in no log.
@@ -171,6 +174,7 @@ impl LinksRequest {
             LinksAsk::All(limit) => (1..=SUBSCRIPTION_STREAMS_MAX).contains(limit),
             LinksAsk::Named(names) => are_names(names.iter()),
             LinksAsk::Ack { acks, .. } => are_acks(acks),
+            LinksAsk::Now => true,
         }
     }
 }

@@ -54,6 +54,11 @@ impl Core {
                 Ok(Answer::Links(found))
             }
             LinksAsk::Ack { acks, until_ms } => self.ack(group, &bucket, number, acks, until_ms).await,
+            LinksAsk::Now => {
+                let group = self.group(group);
+                group.leading()?;
+                Ok(Answer::Now(group.now_ms()))
+            }
         }
     }
 
@@ -266,7 +271,8 @@ impl Core {
         }
     }
 
-    /// Acknowledges streams of any groups before `until_ms`, or only tries whether that could be.
+    /// Acknowledges streams of any groups before group 0's time is `until_ms`, or only tries whether that could be. A group that refuses it
+    /// keeps it from no other.
     pub(crate) async fn ack_all(
         self: &Rc<Self>,
         bucket: &BucketName,
@@ -278,12 +284,31 @@ impl Core {
         for (name, offset) in acks {
             by_group.entry(self.group_of(bucket, name)).or_default().push((name.clone(), *offset));
         }
-        for (group, acks) in by_group {
-            let ask = LinksAsk::Ack { acks, until_ms };
-            let request = LinksRequest { bucket: bucket.clone(), number, ask };
-            self.request(Request::Links(group, Box::new(request))).await?;
+        let asks = by_group.into_iter().map(|(group, acks)| async move {
+            let until_ms = match until_ms {
+                Some(until_ms) => Some(self.time_there(bucket, number, group, until_ms).await?),
+                None => None,
+            };
+            let request = LinksRequest { bucket: bucket.clone(), number, ask: LinksAsk::Ack { acks, until_ms } };
+            self.request(Request::Links(group, Box::new(request))).await
+        });
+        let answers: Vec<Response> = stream::iter(asks).buffered(GROUPS_AT_ONCE).collect().await;
+        answers.into_iter().try_for_each(|answer| answer.map(|_| ()))
+    }
+
+    /// What a group's own time is when group 0's is `at_ms`. As long as the answer takes, it is too early, and never too late.
+    pub(crate) async fn time_there(
+        self: &Rc<Self>,
+        bucket: &BucketName,
+        number: u64,
+        group: GroupId,
+        at_ms: u64,
+    ) -> Result<u64, ShardError> {
+        let request = LinksRequest { bucket: bucket.clone(), number, ask: LinksAsk::Now };
+        match self.request(Request::Links(group, Box::new(request))).await? {
+            Answer::Now(there_ms) => Ok(there_ms.saturating_add(at_ms).saturating_sub(self.meta_now_ms())),
+            _ => unreachable!("a group says what its time is"),
         }
-        Ok(())
     }
 }
 

@@ -8,6 +8,7 @@ use weir_stream::{Pattern, Refusal, Stream};
 use weir_types::BucketName;
 
 use super::*;
+use crate::message::{LinksAsk, LinksRequest, Request};
 use crate::{AckRequest, ClaimedWake, Producer};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -416,6 +417,80 @@ fn leases_and_rests_end_in_time_where_the_clock_was_set_back_over_a_restart() {
         let second = node.claim("w-2").await.expect("it is free");
         assert!(!node.ack(said(&second, all(&second), true)).await.expect("its lease has begun now"));
         wait(&node, "failing", |subscription| subscription.failures > 1).await;
+    });
+}
+
+fn group_of(name: &str) -> GroupId {
+    TOPOLOGY.group_of(key(name).slot())
+}
+
+#[test]
+fn a_group_whose_time_is_ahead_takes_what_is_acknowledged_in_time_and_nothing_later() {
+    run(async {
+        let node = Node::start().await;
+        let ahead = STREAMS.into_iter().find(|name| group_of(name) != GroupId::META).expect("one of them");
+        node.create(&key("bucket"), Expiry::Never).await;
+        node.advance(HOUR);
+        node.create(&key(ahead), Expiry::Never).await;
+        let node = node.restart().await;
+        let root = "http://localhost/demo";
+        node.shards[1].subscription_put(bucket(), "s", pull_wake("wakes"), root).await.expect("it is made");
+        let others: Vec<&str> = STREAMS.into_iter().filter(|name| group_of(name) != group_of(ahead)).collect();
+        for name in &others {
+            node.create(&key(name), Expiry::Never).await;
+            node.append(&key(name), "x").await.expect("appends");
+        }
+        node.append(&key(ahead), "x").await.expect("appends");
+        let claimed = node.claim("w").await.expect("it is claimed");
+        assert_eq!(claimed.streams.len(), 1 + others.len());
+        assert!(!node.ack(said(&claimed, all(&claimed), true)).await.expect("it is held"), "all is done");
+        let (core, number) = (&node.shards[0].0, claimed.turn.number);
+        let until_ms = core.meta_now_ms() + 5_000;
+        let there_ms = core.time_there(&bucket(), number, group_of(ahead), until_ms).await.expect("it is said");
+        assert!(there_ms > until_ms + HOUR.as_millis() as u64 / 2, "its time is ahead");
+        // What was held up on its way comes when the lease is over, and another one has begun.
+        node.append(&key(ahead), "more").await.expect("appends");
+        node.advance(Duration::from_millis(5_400));
+        let next = node.claim("w-2").await.expect("it is free");
+        let ask = LinksAsk::Ack { acks: all(&next), until_ms: Some(there_ms) };
+        let held_up = LinksRequest { bucket: bucket(), number, ask };
+        let refused = core.request(Request::Links(group_of(ahead), Box::new(held_up))).await.err().expect("it is late");
+        assert!(matches!(refused, ShardError::Refused(Refusal::WakeFenced)), "{refused:?}");
+    });
+}
+
+#[test]
+fn a_group_that_cannot_be_asked_keeps_no_other_from_what_is_acknowledged() {
+    run(async {
+        let node = Node::subscribed(config()).await;
+        let (silent, others): (Vec<&str>, Vec<&str>) =
+            STREAMS.into_iter().partition(|name| node.shards[0].owner_of(&key(name)) == ShardId(1));
+        let is_before = |silent: &&str| others.iter().any(|other| group_of(silent) < group_of(other));
+        assert!(silent.iter().any(is_before), "{silent:?} and {others:?}");
+        let claimed = node.claim("w").await.expect("it is claimed");
+        node.shards[1].shutdown().await;
+        let core = &node.shards[0].0;
+        let pending = || {
+            let groups = others.iter().map(|name| group_of(name)).collect::<BTreeSet<_>>().into_iter();
+            let pending = |group| core.group(group).applied().pending_behind("demo", claimed.turn.number, "").count();
+            groups.map(pending).sum::<usize>()
+        };
+        assert_eq!(pending(), others.len());
+        let (acks, until_ms) = (all(&claimed), core.meta_now_ms() + 5_000);
+        let acking = async {
+            let acked = core.ack_all(&bucket(), claimed.turn.number, &acks, Some(until_ms)).await;
+            acked.expect_err("not all can be asked");
+            std::future::pending::<()>().await;
+        };
+        let acked = async {
+            while pending() > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let either = async {
+            tokio::select! { () = acking => {}, () = acked => {} }
+        };
+        tokio::time::timeout(Duration::from_secs(20), either).await.expect("those that answer move their cursors");
     });
 }
 

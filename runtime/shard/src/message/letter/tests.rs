@@ -266,6 +266,7 @@ fn requests() -> Vec<Request> {
         links(LinksAsk::All(4)),
         links(LinksAsk::Named(["a/b".into()].into())),
         links(LinksAsk::Ack { acks: vec![("a/b".into(), offset(4))], until_ms: Some(1 << 41) }),
+        links(LinksAsk::Now),
     ]
 }
 
@@ -395,6 +396,7 @@ fn answers() -> Vec<Answer> {
             is_settled: true,
         }))),
         Answer::Done,
+        Answer::Now(1 << 41),
     ]
 }
 
