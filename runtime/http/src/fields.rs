@@ -287,6 +287,7 @@ mod tests {
             assert_eq!(check("p", "0", number), Err(ErrorCode::HeaderInvalid), "{number}");
         }
         assert_eq!(check("", "0", "0"), Err(ErrorCode::HeaderInvalid));
+        assert!(HeaderValue::from_bytes(b"\0ds:5").is_err(), "who writes wakes is no client");
         assert!(producer(&HeaderMap::new()).expect("none is fine").is_none());
         assert!(producer(&map(&[("producer-id", "p"), ("producer-epoch", "0")])).is_err());
         assert!(producer(&map(&[("producer-seq", "0")])).is_err());

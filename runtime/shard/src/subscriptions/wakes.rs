@@ -219,7 +219,7 @@ impl Core {
             "ts": self.clock.now_ms(),
         });
         let key = StreamKey::new(bucket.as_str(), wake_stream).expect("names were checked when they came");
-        let producer = Producer { id: format!("ds:{}", under_way.number).into(), epoch: under_way.generation, seq: 0 };
+        let producer = Producer { id: wake_producer(under_way.number), epoch: under_way.generation, seq: 0 };
         let append = AppendRequest {
             content_type: Some("application/json".into()),
             producer: Some(producer),
@@ -317,6 +317,11 @@ fn retry_ms(failures: u32, random: u64) -> u64 {
     let base = RETRY_MS.0.saturating_mul(1 << failures.min(16)).min(RETRY_MS.1);
     let jitter = base / JITTER_PART;
     base - jitter + random % (2 * jitter + 1)
+}
+
+/// The producer that writes a subscription's wakes. No client is it, and nobody else's epoch fences them: no header has such a byte.
+pub(crate) fn wake_producer(number: u64) -> Box<str> {
+    format!("\0ds:{number}").into()
 }
 
 /// A wake's own number as clients see it.

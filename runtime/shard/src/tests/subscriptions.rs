@@ -6,9 +6,11 @@ use weir_hooks::{HooksConfig, Policy};
 use weir_stream::subscription::{Delivery, EncodedNames, Subscription, SubscriptionConfig, SubscriptionStep, Wake};
 use weir_stream::{Pattern, Refusal, Stream};
 use weir_types::BucketName;
+use weir_types::limits::PRODUCER_NUMBER_MAX;
 
 use super::*;
 use crate::message::{LinksAsk, LinksRequest, Request};
+use crate::subscriptions::wakes::wake_producer;
 use crate::{AckRequest, ClaimedWake, Producer};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -642,11 +644,11 @@ fn a_wake_whose_generation_was_overtaken_in_its_stream_ends_and_a_later_one_is_a
         let number = made.expect("it is made").subscription.number;
         let overtaking = AppendRequest {
             content_type: Some("application/json".into()),
-            producer: Some(Producer { id: format!("ds:{number}").into(), epoch: 3, seq: 0 }),
+            producer: Some(Producer { id: wake_producer(number), epoch: 3, seq: 0 }),
             ..append("{}")
         };
         // Two generations come before it.
-        node.shards[0].append(key("wakes"), overtaking).await.expect("anybody may write");
+        node.shards[0].append(key("wakes"), overtaking).await.expect("it is written");
         node.create(&key(STREAMS[0]), Expiry::Never).await;
         node.append(&key(STREAMS[0]), "x").await.expect("appends");
         let due = Instant::now() + Duration::from_secs(30);
@@ -660,5 +662,26 @@ fn a_wake_whose_generation_was_overtaken_in_its_stream_ends_and_a_later_one_is_a
             assert!(Instant::now() < due, "{:?}", view.subscription);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    });
+}
+
+#[test]
+fn whoever_writes_to_a_wake_stream_keeps_no_wake_from_being_announced() {
+    run(async {
+        let node = Node::start().await;
+        node.create_wake_stream().await;
+        let made = node.shards[1].subscription_put(bucket(), "s", pull_wake("wakes"), "http://localhost/demo").await;
+        let number = made.expect("it is made").subscription.number;
+        for id in [format!("ds:{number}"), number.to_string(), "s".into()] {
+            let hostile = AppendRequest {
+                content_type: Some("application/json".into()),
+                producer: Some(Producer { id: id.into(), epoch: PRODUCER_NUMBER_MAX, seq: 0 }),
+                ..append("{}")
+            };
+            node.shards[0].append(key("wakes"), hostile).await.expect("anybody may write");
+        }
+        node.create(&key(STREAMS[0]), Expiry::Never).await;
+        node.append(&key(STREAMS[0]), "x").await.expect("appends");
+        assert_eq!(wait_wake(&node, "s", is_announced).await, 1);
     });
 }

@@ -10,6 +10,9 @@
 //! - is open: its close came after bytes that are lost, and whoever has them may append them again;
 //! - knows no producers and no `Stream-Seq`: what they say of the lost bytes is no longer so. A producer that goes on is
 //!   told that there is a gap; one that begins anew may send again what was lost.
+//!
+//! What became of subscriptions after group 0's snapshot, receivers and streams may know: wakes have been under way that it does not know,
+//! or the one that it knows is over. So none is under way, and the next one has a generation that no lost one had ([`GENERATIONS_LOST`]).
 
 use std::collections::BTreeMap;
 
@@ -19,6 +22,9 @@ use crate::group::{Group, recount};
 use crate::meta::nodes::NodeTable;
 use crate::meta::{BucketState, MetaBucket};
 use crate::stream::Stream;
+
+/// More wakes than a subscription can have had since a snapshot: some years of them.
+const GENERATIONS_LOST: u64 = 1 << 36;
 
 /// What is left of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,6 +136,10 @@ pub fn join_buckets(groups: &mut BTreeMap<GroupId, Group>, count: u16) {
     for bucket in known.values_mut() {
         changes += 1;
         (bucket.epoch, bucket.state) = (changes, BucketState::Active);
+        for subscription in bucket.subscriptions.values_mut() {
+            subscription.wake = None;
+            subscription.generation += GENERATIONS_LOST;
+        }
     }
     (meta.groups, meta.changes, meta.buckets) = (Some(count), changes, known);
     // Those of the cluster that is lost. What it has written, older versions still cannot read.

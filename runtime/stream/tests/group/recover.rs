@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use weir_stream::subscription::EncodedWatches;
+use weir_stream::subscription::{
+    Delivery, EncodedConfig, EncodedWatches, Subscription, SubscriptionConfig, SubscriptionStep,
+};
 use weir_stream::{
-    BucketState, BucketTold, Command, EncodedBindings, Expiry, Group, ProducerRef, Records, Refusal, Remainder, Reply,
-    Split, Thaw, join_buckets,
+    BucketState, BucketStep, BucketTold, Command, EncodedBindings, Expiry, Group, ProducerRef, Records, Refusal,
+    Remainder, Reply, Split, Thaw, join_buckets,
 };
 use weir_types::{GroupId, Incarnation, ReadFrom, StreamKey};
 
@@ -147,4 +149,66 @@ fn every_bucket_that_a_group_knows_is_there_and_told_anew() {
     assert_eq!(buckets, [("b", active, 1), ("new", active, 9), ("old", active, 7)]);
     assert!(meta.buckets().all(|(_, bucket)| bucket.epoch > 9), "no group refuses it as old");
     assert!(groups[&GroupId::META].applied().is_some(), "a state that is written down was applied");
+}
+
+/// Begins a wake of the subscription, as a leader of group 0 does; returns its generation.
+fn wake(world: &mut World) -> u64 {
+    let subscription = |world: &World| world.group.meta().subscription("b", "s").expect("it is there").clone();
+    if let Some(turn) = subscription(world).turn() {
+        let step = SubscriptionStep::End(turn);
+        world.apply(20, &Command::MetaSubscription { bucket: "b", id: "s", step });
+    }
+    let step = SubscriptionStep::Wake { number: subscription(world).number, wake: 7, worker: None };
+    let reply = world.apply(20, &Command::MetaSubscription { bucket: "b", id: "s", step }).reply;
+    assert!(matches!(reply, Reply::Subscription { .. }), "{reply:?}");
+    subscription(world).generation
+}
+
+/// Writes a wake to the stream `open`.
+fn announce(world: &mut World, epoch: u64) -> Reply {
+    let key = key("open");
+    let command = Command::Append {
+        key: (&key).into(),
+        incarnation: Incarnation(2),
+        close: false,
+        producer: Some(ProducerRef { id: "wakes", epoch, seq: 0 }),
+        seq: None,
+        if_match: None,
+        bindings_epoch: 0,
+        records: Records::new(b"w", &Split::Whole),
+    };
+    world.apply(20, &command).reply
+}
+
+#[test]
+fn wakes_go_on_behind_all_that_may_have_been_lost() {
+    let (mut meta, mut streams) = (World::new(), populated());
+    meta.apply(1, &Command::MetaForm { groups: 2 });
+    meta.apply(1, &Command::MetaBucket { name: "b", step: BucketStep::Create });
+    let config = SubscriptionConfig {
+        delivery: Delivery::PullWake { wake_stream: "open".into() },
+        pattern: None,
+        streams: [Box::from("whole")].into(),
+        lease_ms: 1000,
+        description: None,
+    };
+    let encoded = config.encode();
+    let step = SubscriptionStep::Put { config: EncodedConfig::of(&encoded), root: "http://localhost/b" };
+    meta.apply(1, &Command::MetaSubscription { bucket: "b", id: "s", step });
+    assert_eq!(wake(&mut meta), 1);
+    // The snapshot of group 0 is of now, and the stream's is later.
+    for epoch in 1..200 {
+        assert!(matches!(announce(&mut streams, epoch), Reply::Appended(_)));
+    }
+    let (chunk, open) = (streams.next_chunk(), key("open"));
+    streams.flush(20, chunk, &[(&open, Incarnation(2), 11..210)]);
+    forget(&mut streams.group);
+    let mut groups = BTreeMap::from([(GroupId::META, std::mem::take(&mut meta.group))]);
+    join_buckets(&mut groups, 2);
+    meta.group = groups.remove(&GroupId::META).expect("it is there");
+    let subscription: &Subscription = meta.group.meta().subscription("b", "s").expect("it is there");
+    assert!(subscription.wake.is_none(), "nobody has been told of it, for all that is known");
+    let generation = wake(&mut meta);
+    let announced = announce(&mut streams, generation);
+    assert!(matches!(announced, Reply::Appended(_)), "{announced:?} in {generation}");
 }
