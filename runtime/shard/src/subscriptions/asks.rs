@@ -219,7 +219,12 @@ impl Core {
         self.storage_refusal(&self.group(GroupId::META), bytes).map_or(Ok(()), Err)
     }
 
-    fn described(&self, subscription: Subscription, existed: bool) -> SubscriptionAnswer {
+    /// A subscription as it is told of. When it was to be tried again is not, if that has passed: had something been left to try, it would be
+    /// looked at now.
+    fn described(&self, mut subscription: Subscription, existed: bool) -> SubscriptionAnswer {
+        if subscription.next_attempt_ms <= self.meta_now_ms() && !self.desk.is_to_be_looked_at(subscription.number) {
+            subscription.next_attempt_ms = 0;
+        }
         let key = self.signing_seed().map(|seed| public_key(&seed));
         SubscriptionAnswer::Subscription(Box::new(subscription), existed, key)
     }

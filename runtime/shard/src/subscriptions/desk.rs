@@ -79,6 +79,11 @@ impl Desk {
         places
     }
 
+    /// Whether the subscription is looked at, or is to be at some time.
+    pub(crate) fn is_to_be_looked_at(&self, number: u64) -> bool {
+        self.attended.borrow().contains_key(&number) || self.due.borrow().times.contains_key(&number)
+    }
+
     /// When something is due next, in milliseconds since 1970.
     pub(crate) fn next_ms(&self) -> Option<u64> {
         self.due.borrow().places.first_key_value().map(|((at_ms, _), _)| *at_ms)

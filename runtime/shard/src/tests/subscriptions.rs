@@ -527,6 +527,11 @@ fn a_key_is_replaced_when_it_is_old_and_the_one_before_stays() {
 
 /// The body of the next call of a webhook, which is answered: all is done.
 async fn called(listener: &TcpListener) -> serde_json::Value {
+    called_answering(listener, "200 OK").await
+}
+
+/// The body of the next call of a webhook, which is answered with a status.
+async fn called_answering(listener: &TcpListener, status: &str) -> serde_json::Value {
     let (mut caller, _) = listener.accept().await.expect("it is called");
     let mut text = String::new();
     while !text.ends_with("\"}") {
@@ -535,25 +540,55 @@ async fn called(listener: &TcpListener) -> serde_json::Value {
         assert!(bytes > 0, "it breaks off after {text}");
         text.push_str(std::str::from_utf8(&part[..bytes]).expect("text"));
     }
-    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 13\r\nConnection: close\r\n\r\n{\"done\":true}";
+    let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 13\r\nConnection: close\r\n\r\n{{\"done\":true}}");
     caller.write_all(answer.as_bytes()).await.expect("it is answered");
     let (_, body) = text.split_once("\r\n\r\n").expect("a request");
     serde_json::from_str(body).expect("a wake")
 }
 
+/// A node that calls webhooks, where it is listened, and how a subscription is delivered there.
+async fn calling() -> (Node, TcpListener, SubscriptionConfig) {
+    let config_of_hooks = HooksConfig {
+        policy: Policy::new(["127.0.0.1"]).expect("an address"),
+        timeout: Duration::from_secs(10),
+        calls_max: 8,
+    };
+    let hooks = Hooks::new(tokio::runtime::Handle::current(), config_of_hooks).expect("it calls");
+    let node = Node::try_start_calling(disks(), None, Some(hooks), config()).await.expect("it starts");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}/", listener.local_addr().expect("an address"));
+    let webhook = SubscriptionConfig { delivery: Delivery::Webhook { url: url.into() }, ..pull_wake("wakes") };
+    (node, listener, webhook)
+}
+
+#[test]
+fn a_subscription_has_failed_only_as_long_as_something_is_to_be_tried_again() {
+    run(async {
+        let (node, listener, webhook) = calling().await;
+        let root = "http://localhost/demo";
+        node.shards[1].subscription_put(bucket(), "s", webhook, root).await.expect("it is made");
+        for (name, wakes) in [(STREAMS[0], 1), (STREAMS[1], 2)] {
+            node.create(&key(name), Expiry::Never).await;
+            node.append(&key(name), "x").await.expect("appends");
+            called_answering(&listener, "500 Internal Server Error").await;
+            wait(&node, "s", |subscription| subscription.failures == wakes && subscription.wake.is_none()).await;
+            let view = node.shards[1].subscription(bucket(), "s").await.expect("it is there");
+            assert!(view.subscription.next_attempt_ms > 0, "it is tried again");
+            node.shards[1].delete(key(name), None).await.expect("it is deleted");
+            node.advance(Duration::from_secs(4));
+            let generation = wait(&node, "s", |subscription| subscription.next_attempt_ms == 0).await;
+            assert_eq!(generation, u64::from(wakes), "nothing was left to try");
+        }
+        let node = node.restart().await;
+        node.advance(Duration::from_secs(20));
+        wait(&node, "s", |subscription| subscription.next_attempt_ms == 0).await;
+    });
+}
+
 #[test]
 fn a_group_that_does_not_answer_keeps_no_wake_from_the_streams_of_others() {
     run(async {
-        let config_of_hooks = HooksConfig {
-            policy: Policy::new(["127.0.0.1"]).expect("an address"),
-            timeout: Duration::from_secs(10),
-            calls_max: 8,
-        };
-        let hooks = Hooks::new(tokio::runtime::Handle::current(), config_of_hooks).expect("it calls");
-        let node = Node::try_start_calling(disks(), None, Some(hooks), config()).await.expect("it starts");
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let url = format!("http://{}/", listener.local_addr().expect("an address"));
-        let webhook = SubscriptionConfig { delivery: Delivery::Webhook { url: url.into() }, ..pull_wake("wakes") };
+        let (node, listener, webhook) = calling().await;
         let is_of_first = |name: &&str| node.shards[0].owner_of(&key(name)) == ShardId(0);
         let wake_stream =
             ["w-1", "w-2", "w-3", "w-4", "w-5", "w-6"].into_iter().find(is_of_first).expect("one of them");
