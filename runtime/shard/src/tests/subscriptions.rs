@@ -704,7 +704,7 @@ fn a_wake_whose_generation_was_overtaken_in_its_stream_ends_and_a_later_one_is_a
 fn whoever_writes_to_a_wake_stream_keeps_no_wake_from_being_announced() {
     run(async {
         let node = Node::start().await;
-        node.create_wake_stream().await;
+        node.create_wake_stream("wakes").await;
         let made = node.shards[1].subscription_put(bucket(), "s", pull_wake("wakes"), "http://localhost/demo").await;
         let number = made.expect("it is made").subscription.number;
         for id in [format!("ds:{number}"), number.to_string(), "s".into()] {
