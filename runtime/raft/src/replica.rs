@@ -403,9 +403,11 @@ impl Replica {
     async fn write_snapshot(&self, carries: Carries) -> io::Result<()> {
         // Or freezing takes long.
         self.reap().await;
-        if self.state.borrow().applied().is_none() {
+        if self.progress.borrow().applied.is_none() {
             return Ok(());
         }
+        // Batches come behind the first entry. Where there are none, what elections have put into the log may go, too.
+        self.state.borrow_mut().begin();
         let index = {
             let _turn = self.turn.lock().await;
             let (meta, bytes, is_wanted) = {
@@ -451,7 +453,7 @@ impl Replica {
     /// Whether it needs its log for what it has applied: for bytes, or to apply it again.
     pub fn needs_log(&self) -> bool {
         let applied = self.progress.borrow().entries().checked_sub(1);
-        self.state.borrow().applied().is_some() && self.purgeable().min(self.snapshot_index()) < applied
+        self.purgeable().min(self.snapshot_index()) < applied
     }
 
     /// Gives up the log up to `upto`, or up to the last snapshot if that is before, or to what goes with one that is being sent.

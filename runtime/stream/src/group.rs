@@ -202,6 +202,11 @@ impl Group {
         self.applied
     }
 
+    /// The log has begun, with an entry that says who belongs to the group: the state is as of that, unless it is as of a later one.
+    pub fn begin(&mut self) {
+        self.applied.get_or_insert(0);
+    }
+
     /// The lowest log index whose bytes a stream names, or one that was deleted and has not given them back yet; `None`
     /// when there is none. What lies before it is not needed for reads.
     pub fn hot_floor(&self) -> Option<u64> {

@@ -323,7 +323,7 @@ fn the_whole_log_goes_of_who_takes_along_what_it_names() {
     });
 }
 
-/// A node that has left its group is told what is committed, and then needs no log. It comes back.
+/// A node that has left its group is told what is committed, and then needs no log. It begins again, and comes back.
 async fn end_and_come_back(trio: &Trio, leader: u64, gone: &Node) {
     let (Standing { term, applied_index, .. }, last) = (trio.node(leader).replica().standing(), gone.log_range().1);
     gone.replica().hear_committed(term, leader, applied_index).await;
@@ -331,6 +331,10 @@ async fn end_and_come_back(trio: &Trio, leader: u64, gone: &Node) {
     assert_eq!(gone.applied_index(), last);
     gone.keep_all().await.expect("there is space");
     log_goes(gone, last - 1).await;
+    assert!(!gone.replica().needs_log());
+    gone.crash().await;
+    gone.start().await;
+    assert_eq!(gone.applied_index(), last);
     trio.take_in(gone.id).await;
     trio.settle().await;
 }
@@ -402,4 +406,20 @@ fn who_has_left_its_group_and_begins_again_needs_no_log_either() {
         });
     }
     assert!(gone_entries > 0, "a state names what is gone");
+}
+
+/// What elections and changes of members have put into a log holds it, too.
+#[test]
+fn who_has_left_a_group_in_which_nothing_was_proposed_needs_no_log_either() {
+    for seed in 0..6 {
+        run(async {
+            let (trio, leader) = Trio::of_four(seed).await;
+            let (replica, gone) = (trio.node(leader).replica(), trio.node(leader % 3 + 1));
+            let (seen, voters) = (replica.view().expect("it leads"), (1..=4).filter(|node| *node != gone.id).collect());
+            replica.change_voters(&seen, voters).await.expect("the others are there");
+            sleep(Duration::from_secs(1)).await;
+            assert!(gone.replica().needs_log());
+            end_and_come_back(&trio, leader, gone).await;
+        });
+    }
 }

@@ -120,7 +120,7 @@ pub fn join_buckets(groups: &mut BTreeMap<GroupId, Group>, count: u16) {
     }
     let group = groups.entry(GroupId::META).or_default();
     // One that had no snapshot begins with the first entry.
-    group.applied.get_or_insert(0);
+    group.begin();
     let meta = &mut group.meta;
     for (name, bucket) in std::mem::take(&mut meta.buckets) {
         if let Some(found) = known.get_mut(&name) {
