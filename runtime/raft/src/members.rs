@@ -9,10 +9,13 @@ use openraft::errors::{ClientWriteError, RaftError};
 use openraft::raft::{AppendEntriesRequest, Precondition};
 use openraft::vote::leader_id_std::LeaderId;
 use openraft::{ChangeMembers, EmptyNode, Instant as _};
+use weir_cluster::Lane;
 use weir_storage::EntryId;
 
 use crate::config::{TypeConfig, entry_id, log_id};
 use crate::replica::Replica;
+use crate::ship::Shipment;
+use crate::snapshot::Taken;
 
 /// Why a group has not the members that were asked for.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +36,8 @@ pub enum MemberError {
 
 /// Entries whose bytes are counted one by one; of what a replica lacks beyond, they are taken for the average.
 const COUNTED_MAX: u64 = 4096;
+/// How many snapshots are tried one after the other, each of which was of no use before it was sent.
+const SETTLE_TRIES: usize = 3;
 
 /// A group as its leader sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,6 +111,38 @@ impl Replica {
         let request = AppendEntriesRequest { vote, prev_log_id, entries: Vec::new(), leader_commit };
         // It has stopped otherwise.
         let _ = self.raft.append_entries(request).await;
+    }
+
+    /// Whether its log has what leaders before `term` have sent, and it does not know to be committed: another entry may be in its
+    /// place.
+    pub fn has_old_tail(&self, term: u64) -> bool {
+        let entries = self.progress.borrow().entries();
+        let last = self.wal.last(self.group).filter(|last| last.term < term && last.index >= entries);
+        last.is_some() && self.standing().term <= term
+    }
+
+    /// Has a node that does not belong to the group go on from a snapshot as of an entry of `term`, in which this replica leads. If the
+    /// node has an [old tail](Replica::has_old_tail), it has nothing of this term: so that takes the place of its whole log. One as
+    /// of an entry before could leave a part of it. Where there is none yet, one is wanted.
+    pub async fn settle(&self, node: u64, term: u64) {
+        let is_of_term = |taken: &Taken| taken.meta.last_log_id.as_ref().is_some_and(|id| entry_id(id).term == term);
+        for _ in 0..SETTLE_TRIES {
+            let Some(taken) = self.progress.borrow().snapshot.clone().filter(is_of_term) else {
+                self.progress.borrow_mut().is_wanted = true;
+                return;
+            };
+            let own = self.raft.metrics().borrow_watched().id;
+            let vote = VoteOf::<TypeConfig> { leader_id: LeaderId { term, voted_for: own }, committed: true };
+            let shipment = Shipment::new(self.group, taken, self.wal.clone(), self.progress.clone());
+            let lane = Lane::Data(self.group);
+            let Err(error) = shipment.send(node, vote, |message| self.network.call(node, lane, message)).await else {
+                return;
+            };
+            tracing::debug!(group = self.group.0, node, %error, "a snapshot has not arrived");
+            if !error.is_of_snapshot() {
+                return;
+            }
+        }
     }
 
     async fn change(

@@ -62,7 +62,8 @@ impl Network {
         }
     }
 
-    fn call(&self, node: u64, lane: Lane, message: Message) -> Call {
+    /// As [`Network::ask`], on any of the group's lanes.
+    pub(crate) fn call(&self, node: u64, lane: Lane, message: Message) -> Call {
         let node = NodeId::new(node).expect("node ids are drawn from 1 on");
         let alone = || CallError::NotSent { node, reason: "this group has no other replicas".into() };
         SendWrapper::new(match &self.peers {

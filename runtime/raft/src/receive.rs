@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::async_runtime::WatchReceiver as _;
+use openraft::raft::AppendEntriesRequest;
 use send_wrapper::SendWrapper;
 use tokio::time::{Instant, sleep};
 
 use crate::blocking::blocking;
-use crate::config::TypeConfig;
+use crate::config::{TypeConfig, log_id};
 use crate::inbox::{Inbox, Open, Task, Which};
 use crate::parcel::{Parcel, Receipt};
 use crate::replica::Replica;
@@ -130,17 +131,29 @@ impl Replica {
         *self.inbox.borrow_mut() = Inbox::Done(which, taken.ok());
     }
 
-    async fn installed(&self, (vote, _): Which, open: Open) -> io::Result<VoteOf<TypeConfig>> {
+    async fn installed(&self, which: Which, open: Open) -> io::Result<VoteOf<TypeConfig>> {
         let (snapshots, group) = (self.wal.snapshots(), self.group);
         let read = move || {
             open.writer.finish()?;
             Ok(Snapshot::receive(snapshots.received(group)?)?)
         };
         let snapshot = blocking(&self.wal, read).await?;
+        self.remove_conflict(which).await?;
         let meta = snapshot.meta.clone();
         let snapshot = SnapshotData::Received(SendWrapper::new(Box::new(snapshot)));
         let snapshot = SnapshotOf::<TypeConfig, SnapshotData> { meta, snapshot };
-        let response = self.raft.install_full_snapshot(vote, snapshot).await.map_err(io::Error::other)?;
+        let response = self.raft.install_full_snapshot(which.0, snapshot).await.map_err(io::Error::other)?;
         Ok(response.vote)
+    }
+
+    /// Has openraft remove what another leader has put in the place of the snapshot's entry, and all behind that. By itself it would
+    /// remove what it does not know to be committed, also memberships before that entry that are.
+    async fn remove_conflict(&self, (vote, last): Which) -> io::Result<()> {
+        if self.wal.entry(self.group, last.index).is_none_or(|entry| entry.id == last) {
+            return Ok(());
+        }
+        let request =
+            AppendEntriesRequest { vote, prev_log_id: Some(log_id(last)), entries: Vec::new(), leader_commit: None };
+        self.raft.append_entries(request).await.map(drop).map_err(io::Error::other)
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 use weir_raft::Standing;
 use weir_storage::Disk;
@@ -422,4 +423,154 @@ fn who_has_left_a_group_in_which_nothing_was_proposed_needs_no_log_either() {
             end_and_come_back(&trio, leader, gone).await;
         });
     }
+}
+
+/// A group that a node has left which had led it, and has entries that nobody else has.
+struct Replaced {
+    trio: Trio,
+    leader: u64,
+    term: u64,
+    gone: u64,
+}
+
+impl Replaced {
+    async fn begin(seed: u64, entries: usize) -> Replaced {
+        let (trio, gone) = Trio::of_four(seed).await;
+        for _ in 0..5 {
+            trio.propose(gone).await.expect("it leads");
+        }
+        sleep(Duration::from_secs(1)).await;
+        trio.isolate(gone);
+        join_all((0..entries).map(|_| trio.propose_within(Duration::from_millis(100), gone))).await;
+        let leader = trio.elected(Some(gone)).await;
+        for _ in 0..60 {
+            trio.propose(leader).await.expect("two of three are enough");
+        }
+        let seen = trio.node(leader).replica().view().expect("it leads");
+        let voters = (1..=4).filter(|node| *node != gone).collect();
+        trio.node(leader).replica().change_voters(&seen, voters).await.expect("the others are there");
+        trio.links.heal();
+        sleep(Duration::from_secs(1)).await;
+        let term = trio.node(leader).replica().standing().term;
+        Replaced { trio, leader, term, gone }
+    }
+
+    fn node(&self) -> &Node {
+        self.trio.node(self.gone)
+    }
+
+    fn is_settled(&self) -> bool {
+        !self.node().replica().has_old_tail(self.term)
+    }
+
+    async fn settle(&self) {
+        self.trio.node(self.leader).replica().settle(self.gone, self.term).await;
+    }
+
+    /// It needs no log, and comes back.
+    async fn end(&self) {
+        assert!(self.is_settled() && !self.node().replica().needs_log());
+        log_goes(self.node(), self.node().applied_index() - 1).await;
+        assert_tidy(self.node());
+        self.trio.take_in(self.gone).await;
+        self.trio.settle().await;
+    }
+}
+
+/// Nobody knows whether what earlier leaders have sent is committed.
+#[test]
+fn who_has_left_its_group_with_entries_of_an_earlier_leader_goes_on_from_a_snapshot() {
+    // Less than what is in their place, and more.
+    for entries in [3, 100] {
+        for seed in 0..3 {
+            run(async {
+                let replaced = Replaced::begin(seed, entries).await;
+                let (leader, gone) = (replaced.trio.node(replaced.leader), replaced.node());
+                let before = gone.applied_index();
+                gone.replica().hear_committed(replaced.term, leader.id, leader.applied_index()).await;
+                sleep(Duration::from_millis(200)).await;
+                assert_eq!(gone.applied_index(), before);
+                assert!(!replaced.is_settled() && !gone.replica().has_old_tail(replaced.term - 1));
+                // There is none, or one of the time before.
+                replaced.settle().await;
+                assert!(!replaced.is_settled() && leader.replica().wants_snapshot());
+                leader.keep().await.expect("there is space");
+                replaced.settle().await;
+                assert_eq!(gone.applied_index(), leader.applied_index());
+                assert_eq!(replaced.trio.history.totals().sent, 1);
+                replaced.end().await;
+            });
+        }
+    }
+}
+
+#[test]
+fn a_power_cut_while_a_snapshot_takes_the_place_of_a_log_leaves_the_log_or_the_snapshot() {
+    let (mut olds, mut news) = (0, 0);
+    for operation in 1.. {
+        let is_over = run(async {
+            let replaced = Replaced::begin(operation, if operation % 2 == 0 { 3 } else { 100 }).await;
+            replaced.trio.node(replaced.leader).keep().await.expect("there is space");
+            let disk = replaced.node().disk();
+            disk.cut_power_at(disk.operations() + operation);
+            replaced.settle().await;
+            if disk.has_power() {
+                assert!(replaced.is_settled(), "it was never cut off");
+                return true;
+            }
+            replaced.node().crash().await;
+            replaced.node().start().await;
+            sleep(Duration::from_secs(1)).await;
+            *(if replaced.is_settled() { &mut news } else { &mut olds }) += 1;
+            if !replaced.is_settled() {
+                replaced.settle().await;
+            }
+            replaced.end().await;
+            false
+        });
+        if is_over {
+            break;
+        }
+    }
+    eprintln!("{olds} times the log, {news} times the snapshot");
+    assert!(olds > 5 && news > 0, "{olds} times the log, {news} times the snapshot");
+}
+
+/// Whoever leads then sends it a snapshot of its own, and takes it in while another one is under way.
+#[test]
+fn who_has_left_its_group_goes_on_from_a_snapshot_of_whoever_leads() {
+    let mut two = 0;
+    for seed in 0..12 {
+        run(async {
+            let replaced = Replaced::begin(seed, if seed % 3 == 0 { 100 } else { 3 }).await;
+            let Replaced { trio, leader, gone, .. } = &replaced;
+            trio.node(*leader).keep().await.expect("there is space");
+            trio.links.delay(Duration::from_millis(10));
+            let (settling, later) = (replaced.settle(), Duration::from_millis(15 * seed));
+            let next = async {
+                sleep(later).await;
+                trio.node(*leader).crash().await;
+                let next = trio.elected(Some(*leader)).await;
+                trio.node(next).keep().await.expect("there is space");
+                let Standing { term, .. } = trio.node(next).replica().standing();
+                trio.node(next).replica().settle(*gone, term).await;
+            };
+            let replica = trio.node(*leader).replica();
+            let back = async {
+                sleep(later).await;
+                let seen = replica.view().expect("it leads");
+                replica.add_learner(&seen, *gone).await.expect("the others are there");
+            };
+            if seed % 2 == 0 {
+                tokio::join!(settling, next);
+            } else {
+                tokio::join!(settling, back);
+            }
+            trio.take_in(*gone).await;
+            trio.settle().await;
+            assert!(trio.history.totals().sent > 0);
+            two += usize::from(trio.history.totals().sent > 1);
+        });
+    }
+    assert!(two > 0, "somebody was sent two");
 }

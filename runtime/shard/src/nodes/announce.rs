@@ -2,13 +2,17 @@
 //! group 0 tells all nodes who there is. So everybody finds every leader, and hears of nodes that come and go, within a second.
 //!
 //! Who answers is there: how long ago that was is what is known of nodes that belong to no group.
+//!
+//! A node that has left a group gives up its log when it has applied all of it. Who says that it has what leaders before have sent, and
+//! cannot know what became of that, is sent a snapshot.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::time::{Instant, timeout};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, timeout};
 use weir_cluster::{DiskId, Known, List, NodeId};
 use weir_raft::Role;
 use weir_stream::{NodeState, NodeTable};
@@ -22,9 +26,13 @@ use crate::write::job::LocalGroup;
 
 /// How often it is said, and how long an answer may take.
 const EVERY: Duration = Duration::from_secs(1);
+/// How long it is waited until a node is sent a snapshot again.
+const SETTLED_EVERY: Duration = Duration::from_secs(10);
 
 /// Tells the others, for as long as this node leads the group in this term.
 pub(crate) async fn lead(core: Rc<Core>, group: Rc<LocalGroup>, term: u64) {
+    // Nodes that are being sent a snapshot, or were lately.
+    let mut settling: BTreeMap<NodeId, AbortHandle> = BTreeMap::new();
     while group.replica.role() == (Role::Leading { term }) {
         let nodes = (group.id == GroupId::META).then(|| core.meta().nodes().clone());
         let members = group.replica.view().map(|view| {
@@ -39,25 +47,38 @@ pub(crate) async fn lead(core: Rc<Core>, group: Rc<LocalGroup>, term: u64) {
         // Members hear who leads of the group itself.
         let telling = others.filter(|node| nodes.is_some() || !is_member(node)).map(|node| {
             let (group, leader, is_member) = (group.id, core.config.node_id, is_member(&node));
-            core.tell(node, Announcement { group, leader, term, committed, is_member, nodes: nodes.clone() })
+            let told =
+                core.tell(node, Announcement { group, leader, term, committed, is_member, nodes: nodes.clone() });
+            async move { (node, told.await) }
         });
-        let _ = tokio::join!(join_all(telling), timeout(EVERY, core.nodes_changed.notified()));
+        let (told, _) = tokio::join!(join_all(telling), timeout(EVERY, core.nodes_changed.notified()));
+        for (node, answer) in told {
+            let is_refused = matches!(answer, Ok(Answer::Members(MembersAnswer::Refused(_))));
+            if is_refused && settling.get(&node).is_none_or(AbortHandle::is_finished) {
+                let group = group.clone();
+                let settle = async move {
+                    group.replica.settle(node.get(), term).await;
+                    sleep(SETTLED_EVERY).await;
+                };
+                settling.insert(node, core.spawn_request(settle));
+            }
+        }
     }
 }
 
 impl Core {
-    /// Tells a node, and notes it when that has answered; says whether it has.
-    pub(crate) async fn tell(self: &Rc<Self>, node: NodeId, announcement: Announcement) -> bool {
+    /// Tells a node, and notes it when that has answered.
+    pub(crate) async fn tell(self: &Rc<Self>, node: NodeId, announcement: Announcement) -> Response {
         let group = announcement.group;
         let news = Request::Members(MembersRequest::Hear(Box::new(announcement)));
-        let has_answered = self.ask_node(node, news, EVERY).await.is_ok();
-        if has_answered && group == GroupId::META {
+        let answer = self.ask_node(node, news, EVERY).await;
+        if answer.is_ok() && group == GroupId::META {
             self.contacts.borrow_mut().insert(node, Instant::now());
         }
-        has_answered
+        answer
     }
 
-    /// Hears who leads a group, and of group 0 who there is.
+    /// Hears who leads a group, and of group 0 who there is. Refuses to do without a snapshot where the group's replica needs one.
     pub(crate) async fn hear(self: &Rc<Self>, announcement: Announcement) -> Response {
         let Announcement { group, leader, term, committed, is_member, nodes } = announcement;
         if let Some(table) = nodes {
@@ -73,6 +94,10 @@ impl Core {
             let group = self.group(group);
             group.note_outside();
             group.replica.hear_committed(term, leader, committed).await;
+            if group.replica.has_old_tail(term) {
+                let reason = "its log has what leaders before have sent: it has to go on from a snapshot";
+                return Ok(Answer::Members(MembersAnswer::Refused(reason.into())));
+            }
         }
         Ok(Answer::Members(MembersAnswer::Done))
     }

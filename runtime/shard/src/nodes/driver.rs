@@ -213,7 +213,7 @@ impl Core {
             loop {
                 let nodes = Some(table.clone());
                 let news = Announcement { group: GroupId::META, leader, term, committed, is_member: false, nodes };
-                if self.tell(node, news).await || !self.heard_nodes().contains(&node.get()) {
+                if self.tell(node, news).await.is_ok() || !self.heard_nodes().contains(&node.get()) {
                     break;
                 }
                 tokio::time::sleep(LOOK_EVERY.0).await;
