@@ -423,6 +423,10 @@ impl Replica {
             let mut progress = self.progress.borrow_mut();
             progress.bytes -= bytes;
             progress.snapshot = Some(taken);
+            if is_wanted {
+                // Until whoever has waited for it looks.
+                progress.hold();
+            }
             progress.is_wanted &= !is_wanted;
             index
         };

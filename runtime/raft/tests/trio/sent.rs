@@ -236,6 +236,36 @@ fn a_snapshot_of_which_the_log_has_given_up_a_part_is_not_sent_and_another_one_i
     });
 }
 
+/// The log waits for it no longer, and again when it is there.
+#[test]
+fn a_snapshot_that_was_awaited_for_long_is_sent_although_the_log_goes_on() {
+    run(async {
+        let away = Away::begin(1).await;
+        let leader = away.trio.node(away.leader);
+        for _ in 0..30 {
+            away.trio.propose(away.leader).await.expect("two of three are enough");
+        }
+        let (first, _) = leader.log_range();
+        leader.purge().await;
+        log_goes(leader, first).await;
+        away.node().start().await;
+        let begun = Instant::now();
+        while !leader.replica().wants_snapshot() {
+            assert!(begun.elapsed() < CAUGHT_UP_WITHIN, "nobody has asked for it");
+            sleep(Duration::from_millis(10)).await;
+        }
+        sleep(Duration::from_secs(40)).await;
+        leader.replica().take_snapshot().await.expect("there is space");
+        // Before the sender looks.
+        join_all((0..30).map(|_| away.trio.propose(away.leader))).await;
+        leader.purge().await;
+        sleep(Duration::from_secs(3)).await;
+        assert!(!leader.replica().wants_snapshot());
+        assert_eq!(away.trio.history.totals().sent, 1);
+        away.trio.settle().await;
+    });
+}
+
 #[test]
 fn before_much_of_the_log_goes_with_a_snapshot_another_one_is_wanted_once() {
     run(async {
