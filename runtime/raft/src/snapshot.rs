@@ -204,16 +204,18 @@ pub(crate) async fn write(
     let finish = move || {
         writer.finish()?;
         let mut file = snapshots.current(group)?.ok_or(io::ErrorKind::NotFound)?;
-        while carries == Carries::All && file.section()?.is_some() {}
+        // The membership, and then the first of the pieces, which comes behind the entries.
+        for _ in 0..2 {
+            file.section()?;
+        }
         Ok(file)
     };
     let file = blocking(wal, finish).await?;
     if entry_id(meta.last_log_id.as_ref().expect("as above")) != file.last() {
         return Err(io::Error::other("another snapshot has taken its place"));
     }
-    if carries == Carries::All {
-        wal.carry(group, file.carried().clone());
-    }
+    // Those that are still needed lie in this file from now on: the one before it has lost its name, and is to give back its space.
+    wal.carry(group, file.carried().clone());
     Ok(Taken { meta, file: Arc::new(file), hot, is_light })
 }
 

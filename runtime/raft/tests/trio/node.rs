@@ -201,6 +201,14 @@ impl Node {
         streams.map(|stream| (stream.key().to_string(), bytes_of(stream))).collect()
     }
 
+    /// Whether something that its snapshot carries cannot be read.
+    pub(crate) fn lacks_carried(&self) -> bool {
+        let wal = self.up().wal;
+        let carried = wal.carried(GroupId::META).expect("it carries something");
+        let mut entries = carried.indices().map(|index| wal.entry(GroupId::META, index).expect("it is among them"));
+        entries.any(|entry| wal.reader().body(&entry).is_err())
+    }
+
     /// What its log takes of the budget, in bytes.
     pub(crate) fn log_bytes(&self) -> u64 {
         self.up().wal.stats().used_bytes

@@ -327,6 +327,25 @@ fn a_snapshot_whose_sender_falls_silent_leaves_nothing_behind() {
     });
 }
 
+/// The file of the one before it would keep its space otherwise.
+#[test]
+fn what_snapshots_carry_on_is_read_out_of_the_last_one() {
+    run(async {
+        let away = Away::begin(1).await;
+        away.node().start().await;
+        sleep(Duration::from_secs(3)).await;
+        assert!(away.has_caught_up());
+        away.node().keep().await.expect("there is space");
+        assert!(!away.node().lacks_carried());
+        let disk = away.node().disk();
+        let names = disk.list().expect("it can be listed");
+        let name = names.iter().find(|name| name.ends_with(".snapshot")).expect("there is one");
+        let body = disk.read(name).expect("it can be read").windows(16).position(|bytes| bytes == [b'x'; 16]);
+        disk.flip_bit(name, body.expect("it carries an entry") as u64, 0).expect("it is there");
+        assert!(away.node().lacks_carried(), "it is read out of another file");
+    });
+}
+
 /// As one that has left its group does. Elections put entries into the log that the state does not know of.
 #[test]
 fn the_whole_log_goes_of_who_takes_along_what_it_names() {
