@@ -27,14 +27,17 @@ const PURGED_PER_TURN: u64 = 65_536;
 pub(crate) async fn run(core: Rc<Core>, group: Rc<LocalGroup>, anchor: Rc<Anchor>) {
     let mut not_before = Instant::now();
     let mut peer = Peer::default();
+    let mut last_index = 0;
     while !group.has_failed() {
         tokio::time::sleep(LOOK_EVERY).await;
         group.replica.reap().await;
         let taken = group.replica.snapshot_index();
         let is_wanted_by_peer = peer.is_ready(&core, &group);
         let is_wanted = anchor.wants_newer_than(taken) || group.snapshot_wanted.get() > taken || is_wanted_by_peer;
+        // Whoever is sent something may have been taken in again.
+        let before = std::mem::replace(&mut last_index, group.replica.standing().last_index);
         // All groups of a shard share the log, and nobody moves the bytes of one to the cold tier that this node has left.
-        let takes_along = group.is_outside() && group.replica.needs_log();
+        let takes_along = group.is_outside() && last_index == before && group.replica.needs_log();
         let is_due = is_wanted || takes_along || is_snapshot_due(&core, &group);
         if Instant::now() >= not_before && is_due && !snapshot(&core, &group, takes_along).await {
             not_before = Instant::now() + AGAIN_AFTER;
