@@ -59,7 +59,7 @@ impl Peer {
     /// Whether one waits, and there is no longer anything to wait for.
     fn is_ready(&mut self, core: &Core, group: &LocalGroup) -> bool {
         if !group.replica.wants_snapshot() {
-            self.waits = None;
+            *self = Peer::default();
             return false;
         }
         let (upto, since) = *self.waits.get_or_insert((group.applied().applied(), Instant::now()));
