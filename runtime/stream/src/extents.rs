@@ -202,6 +202,15 @@ impl Extents {
         freed
     }
 
+    /// Has a stream that ends at `tail` begin at `position`, with a gap if it has nothing there; says whether that is so.
+    pub(crate) fn begin_at(&mut self, position: u64, tail: u64) -> bool {
+        let begin = self.runs.first().map_or_else(|| self.hot_begin(tail), |first| first.start);
+        if position < begin {
+            self.runs.insert(0, Run { start: position, chunk: GAP, at: 0 });
+        }
+        position < begin
+    }
+
     /// Where the first gap in a range begins, of a stream that ends at `tail`.
     pub(crate) fn gap_in(&self, range: &Range<u64>, tail: u64) -> Option<u64> {
         let gap = self.gaps(tail).find(|gap| gap.start < range.end && gap.end > range.start);

@@ -197,6 +197,8 @@ impl Group {
         let key = KeyRef::parse(key).expect("keys were checked when they were read");
         let stream = self.slots.get_mut(key).expect("it was just there");
         let (before_bytes, before) = (stream.memory_bytes(), stream.needed());
+        let (held_before, tail) = (stream.held(), stream.tail);
+        let counted: Vec<ChunkBytes> = stream.extents.chunks(held_before, tail).collect();
         let known = stream.origin_mut().pins.take().unwrap_or_default();
         let mut pins = Pins::default();
         pins.is_gone = known.is_gone;
@@ -205,6 +207,15 @@ impl Group {
         }
         let is_over = pins.is_empty() && pins.is_gone;
         stream.origin_mut().pins = (!pins.is_empty() || is_over).then(|| Box::new(pins));
+        // A fork may need of the source's source what lies before all that the source has kept.
+        let held = stream.held();
+        if stream.extents.begin_at(held, tail) && stream.is_gone() {
+            stream.origin_mut().base = tail;
+        }
+        if held < held_before {
+            counted.iter().for_each(|run| self.chunks.release(run.chunk, run.bytes));
+            stream.extents.chunks(held, tail).for_each(|run| self.chunks.take(run.chunk, run.bytes));
+        }
         recount(&mut self.index_bytes, before_bytes, stream.memory_bytes());
         let now = stream.needed();
         self.give_up(key, before.min(now));

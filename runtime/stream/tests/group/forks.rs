@@ -488,15 +488,7 @@ impl Net {
                     self.end(name);
                 }
             }
-            Step::Trim { name, ref at } => {
-                let Some(seen) = self.seen.get_mut(&name) else { return };
-                seen.trimmed = seen.trimmed.max(at.index(seen.records.len() + 1));
-                let (key, incarnation, before) = (key(name), Incarnation(seen.life), seen.base());
-                let command = Command::Trim { key: (&key).into(), incarnation, before, force: false };
-                let (reply, _) = self.apply(group_of(name), &command);
-                let Reply::Trimmed(facts) = reply else { panic!("{reply:?}") };
-                assert_eq!(facts.earliest.position, before);
-            }
+            Step::Trim { name, ref at } => self.trim(name, |records| at.index(records + 1)),
             Step::Flush { name, ref from } => self.flush(name, |hot| hot[from.index(hot.len())..].last().copied()),
             Step::Merge { name } => self.merge(name),
             Step::Release { group } => drop(self.release(group)),
@@ -559,6 +551,17 @@ impl Net {
             position = *upto;
         }
         records
+    }
+
+    /// Trims as many of a stream's records as `count` says of how many there were.
+    fn trim(&mut self, name: usize, count: impl FnOnce(usize) -> usize) {
+        let Some(seen) = self.seen.get_mut(&name) else { return };
+        seen.trimmed = seen.trimmed.max(count(seen.records.len()));
+        let (key, incarnation, before) = (key(name), Incarnation(seen.life), seen.base());
+        let command = Command::Trim { key: (&key).into(), incarnation, before, force: false };
+        let (reply, _) = self.apply(group_of(name), &command);
+        let Reply::Trimmed(facts) = reply else { panic!("{reply:?}") };
+        assert_eq!(facts.earliest.position, before);
     }
 
     /// Compares everything that can be seen.
@@ -655,6 +658,39 @@ fn check_recovered(net: &mut Net) {
         assert_eq!(view(&thaw.finish().expect("all is there")), view(group), "what is counted is what is there");
         assert_eq!((group.releases().count(), group.unsettled_pins(u64::MAX).count()), (0, 0));
         assert_eq!((group.hot_floor(), group.hot_bytes()), (None, 0));
+    }
+}
+
+/// What is between nobody reads: what comes before is the source's source's.
+#[test]
+fn a_source_that_has_given_up_what_an_older_fork_still_needs_is_recovered_without_it() {
+    for (is_deleted, has_other_fork) in [(true, false), (true, true), (false, false), (false, true)] {
+        let mut net = Net::new();
+        net.take(&Step::Create { name: 0, ttl: false, body: 1 });
+        let fork = |net: &mut Net, source: usize, name: usize, which: usize| {
+            let tail = net.seen[&source].tail();
+            let pinned = net.pin(source, name, tail).expect("it is there");
+            net.create_pinned(pinned, false, which);
+        };
+        fork(&mut net, 0, 2, 1);
+        fork(&mut net, 2, 1, 0);
+        let older = frozen(&mut net.groups[1].group);
+        net.take(&Step::Append { name: 2, body: 2 });
+        if has_other_fork {
+            fork(&mut net, 2, 4, 0);
+            net.trim(4, |records| records - 1);
+        }
+        [0, 2].into_iter().for_each(|name| net.flush(name, |hot| hot.last().copied()));
+        net.trim(1, |records| records);
+        if is_deleted {
+            net.take(&Step::Delete { name: 2 });
+        } else {
+            net.trim(2, |records| records - 1);
+        }
+        while (0..GROUPS).any(|group| net.release_any(group)) {}
+        let newer = frozen(&mut net.groups[0].group);
+        recovered(&mut net, &[newer, older]);
+        check_recovered(&mut net);
     }
 }
 
