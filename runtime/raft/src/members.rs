@@ -123,9 +123,12 @@ impl Replica {
 
     /// Has a node that does not belong to the group go on from a snapshot as of an entry of `term`, in which this replica leads. If the
     /// node has an [old tail](Replica::has_old_tail), it has nothing of this term: so that takes the place of its whole log. One as
-    /// of an entry before could leave a part of it. Where there is none yet, one is wanted.
+    /// of an entry before could leave a part of it. Where there is none yet, one is wanted. Does nothing while one is being sent there.
     pub async fn settle(&self, node: u64, term: u64) {
         let is_of_term = |taken: &Taken| taken.meta.last_log_id.as_ref().is_some_and(|id| entry_id(id).term == term);
+        if self.progress.borrow().sending_to.contains(&node) {
+            return;
+        }
         for _ in 0..SETTLE_TRIES {
             let Some(taken) = self.progress.borrow().snapshot.clone().filter(is_of_term) else {
                 self.progress.borrow_mut().is_wanted = true;

@@ -16,3 +16,4 @@ pub(crate) use local::{Group, Leading, ROUND_MIN};
 pub use open::ShardOpenError;
 pub(crate) use open::{open_wals, start};
 pub(crate) use proposer::{Failure, Job, Waiter};
+pub(crate) use time::SLOWER_PART;

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use crate::seams::SteadyClock;
 
 /// Which part slower than the clock it goes, while it is ahead.
-const SLOWER_PART: u64 = 16;
+pub(crate) const SLOWER_PART: u64 = 16;
 
 /// The time of one group.
 pub(crate) struct GroupTime {

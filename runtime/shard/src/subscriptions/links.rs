@@ -16,6 +16,7 @@ use weir_types::limits::SLOTS;
 use weir_types::{BucketName, GroupId, Offset, StreamKey};
 
 use crate::core::{Core, Shard};
+use crate::group::SLOWER_PART;
 use crate::message::{Answer, LinkedStream, LinksAsk, LinksRequest, Request, Response, ShardError};
 use crate::subscriptions::desk::WakeEnd;
 
@@ -286,17 +287,20 @@ impl Core {
         }
         let asks = by_group.into_iter().map(|(group, acks)| async move {
             let until_ms = match until_ms {
-                Some(until_ms) => Some(self.time_there(bucket, number, group, until_ms).await?),
+                Some(until_ms) => {
+                    let asked = timeout(PENDING_WAIT, self.time_there(bucket, number, group, until_ms));
+                    Some(asked.await.unwrap_or(Err(ShardError::Unavailable))?)
+                }
                 None => None,
             };
             let request = LinksRequest { bucket: bucket.clone(), number, ask: LinksAsk::Ack { acks, until_ms } };
             self.request(Request::Links(group, Box::new(request))).await
         });
-        let answers: Vec<Response> = stream::iter(asks).buffered(GROUPS_AT_ONCE).collect().await;
+        let answers: Vec<Response> = stream::iter(asks).buffer_unordered(GROUPS_AT_ONCE).collect().await;
         answers.into_iter().try_for_each(|answer| answer.map(|_| ()))
     }
 
-    /// What a group's own time is when group 0's is `at_ms`. As long as the answer takes, it is too early, and never too late.
+    /// What a group's own time is when group 0's is `at_ms`, at the earliest: the answer takes its time, and only one of the two may go slower.
     pub(crate) async fn time_there(
         self: &Rc<Self>,
         bucket: &BucketName,
@@ -306,7 +310,10 @@ impl Core {
     ) -> Result<u64, ShardError> {
         let request = LinksRequest { bucket: bucket.clone(), number, ask: LinksAsk::Now };
         match self.request(Request::Links(group, Box::new(request))).await? {
-            Answer::Now(there_ms) => Ok(there_ms.saturating_add(at_ms).saturating_sub(self.meta_now_ms())),
+            Answer::Now(there_ms) => {
+                let left_ms = at_ms.saturating_sub(self.meta_now_ms());
+                Ok(there_ms.saturating_add(left_ms - left_ms / SLOWER_PART))
+            }
             _ => unreachable!("a group says what its time is"),
         }
     }
