@@ -53,6 +53,29 @@ impl Away {
         Away { trio, leader, away, before, snapshot }
     }
 
+    /// It is back, and the leader's snapshot is of no use to it: what was needed when that was taken is needed no longer, and is gone.
+    async fn begin_outdated() -> Away {
+        let away = Away::begin(1).await;
+        let leader = away.trio.node(away.leader);
+        for _ in 0..30 {
+            away.trio.propose(away.leader).await.expect("two of three are enough");
+        }
+        let (first, _) = leader.log_range();
+        leader.purge().await;
+        log_goes(leader, first).await;
+        away.node().start().await;
+        away.wait_until_one_is_wanted().await;
+        away
+    }
+
+    async fn wait_until_one_is_wanted(&self) {
+        let begun = Instant::now();
+        while !self.trio.node(self.leader).replica().wants_snapshot() {
+            assert!(begun.elapsed() < CAUGHT_UP_WITHIN, "nobody has asked for it");
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     fn node(&self) -> &Node {
         self.trio.node(self.away)
     }
@@ -207,21 +230,8 @@ fn a_node_that_is_taken_in_begins_with_a_snapshot_and_then_votes() {
 #[test]
 fn a_snapshot_of_which_the_log_has_given_up_a_part_is_not_sent_and_another_one_is_wanted() {
     run(async {
-        let away = Away::begin(1).await;
+        let away = Away::begin_outdated().await;
         let leader = away.trio.node(away.leader);
-        for _ in 0..30 {
-            away.trio.propose(away.leader).await.expect("two of three are enough");
-        }
-        // What was needed when it was taken is needed no longer, and goes.
-        let (first, _) = leader.log_range();
-        leader.purge().await;
-        log_goes(leader, first).await;
-        away.node().start().await;
-        let begun = Instant::now();
-        while !leader.replica().wants_snapshot() {
-            assert!(begun.elapsed() < CAUGHT_UP_WITHIN, "nobody has asked for it");
-            sleep(Duration::from_millis(10)).await;
-        }
         assert_eq!(away.node().applied_index(), away.before);
         leader.keep().await.expect("there is space");
         // What goes with it stays until it was sent, although it is not needed here.
@@ -240,20 +250,8 @@ fn a_snapshot_of_which_the_log_has_given_up_a_part_is_not_sent_and_another_one_i
 #[test]
 fn a_snapshot_that_was_awaited_for_long_is_sent_although_the_log_goes_on() {
     run(async {
-        let away = Away::begin(1).await;
+        let away = Away::begin_outdated().await;
         let leader = away.trio.node(away.leader);
-        for _ in 0..30 {
-            away.trio.propose(away.leader).await.expect("two of three are enough");
-        }
-        let (first, _) = leader.log_range();
-        leader.purge().await;
-        log_goes(leader, first).await;
-        away.node().start().await;
-        let begun = Instant::now();
-        while !leader.replica().wants_snapshot() {
-            assert!(begun.elapsed() < CAUGHT_UP_WITHIN, "nobody has asked for it");
-            sleep(Duration::from_millis(10)).await;
-        }
         sleep(Duration::from_secs(40)).await;
         leader.replica().take_snapshot().await.expect("there is space");
         // Before the sender looks.
@@ -279,11 +277,7 @@ fn before_much_of_the_log_goes_with_a_snapshot_another_one_is_wanted_once() {
         }
         leader.keep().await.expect("there is space");
         away.node().start().await;
-        let begun = Instant::now();
-        while !leader.replica().wants_snapshot() {
-            assert!(begun.elapsed() < CAUGHT_UP_WITHIN, "nobody has asked for it");
-            sleep(Duration::from_millis(10)).await;
-        }
+        away.wait_until_one_is_wanted().await;
         assert_eq!(away.node().applied_index(), away.before);
         // However long that takes. There is no cold tier, so it cannot be less.
         sleep(Duration::from_millis(2500)).await;
