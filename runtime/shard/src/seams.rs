@@ -105,3 +105,19 @@ impl SteadyClock {
         self.wall_at_start_ms.saturating_add(since_start.as_millis() as u64)
     }
 }
+
+/// Time that moves when a test says so, by milliseconds.
+#[cfg(test)]
+#[derive(Default)]
+pub(crate) struct TestClock(pub(crate) std::sync::atomic::AtomicU64);
+
+#[cfg(test)]
+impl Clock for TestClock {
+    fn now_ms(&self) -> u64 {
+        1_000_000
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_millis(self.0.load(std::sync::atomic::Ordering::Relaxed))
+    }
+}

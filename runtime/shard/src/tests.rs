@@ -29,28 +29,16 @@ use weir_types::limits::PAGE_BYTES_MAX;
 use weir_types::{BucketName, GroupId, Incarnation, Lineage, Offset, ReadFrom, ShardId, StreamKey};
 use weir_wasm::{Host, HostConfig, InProcess, MemoryStore};
 
+use crate::seams::TestClock;
 use crate::write::job::{AppendJob, Judged};
 use crate::write::validate::drain;
 use crate::write::validations::{Validation, Verdicts};
 use crate::{
-    AppendRequest, Body, Clock, CreateRequest, Entropy, Limit, LiveEvent, LongPoll, Seams, Shard, ShardConfig,
-    ShardError, Topology, TrimRequest, mesh,
+    AppendRequest, Body, CreateRequest, Entropy, Limit, LiveEvent, LongPoll, Seams, Shard, ShardConfig, ShardError,
+    Topology, TrimRequest, mesh,
 };
 
 const TOPOLOGY: Topology = Topology { shards: 2, wals: 2, groups: 4 };
-
-/// Time that moves when a test says so.
-struct TestClock(AtomicU64);
-
-impl Clock for TestClock {
-    fn now_ms(&self) -> u64 {
-        1_000_000
-    }
-
-    fn monotonic(&self) -> Duration {
-        Duration::from_millis(self.0.load(Ordering::Relaxed))
-    }
-}
 
 struct Counter(AtomicU64);
 
@@ -104,7 +92,7 @@ impl Node {
         hooks: Option<Hooks>,
         config: ShardConfig,
     ) -> Result<Node, String> {
-        let clock = Arc::new(TestClock(AtomicU64::new(0)));
+        let clock = Arc::new(TestClock::default());
         // No life has the numbers of another.
         static LIVES: AtomicU64 = AtomicU64::new(1);
         let entropy = Arc::new(Counter(AtomicU64::new(LIVES.fetch_add(1, Ordering::Relaxed))));
@@ -529,6 +517,7 @@ fn a_stream_ends_in_time_where_the_clock_was_set_back_over_a_restart() {
             assert!(is_there, "it was used");
             node.advance(Duration::from_secs(waits_s));
         }
+        until("nothing is left of it", || node.streams() == 0).await;
         assert!(matches!(node.append(&key, "x").await, Err(ShardError::Refused(Refusal::NotFound))));
     });
 }

@@ -13,12 +13,14 @@ use weir_types::GroupId;
 use crate::agenda::Agenda;
 use crate::live::feeds::Feeds;
 use crate::message::Advance;
+use crate::seams::SteadyClock;
 
 /// Tells the feeds and the agenda what apply has done.
 pub(crate) struct Announcer {
     pub(crate) group: GroupId,
     pub(crate) feeds: Feeds,
     pub(crate) agenda: Agenda,
+    pub(crate) clock: SteadyClock,
 }
 
 impl Observer for Announcer {
@@ -44,7 +46,7 @@ impl Announcer {
             for (outcome, command) in outcomes.iter().zip(commands) {
                 let command = command.map(|(_, command)| command).expect("apply has read the command");
                 if let (Reply::Created(stream), Command::Create { key, .. }) = (&outcome.reply, command) {
-                    self.agenda.add(self.group, key.as_str(), stream);
+                    self.agenda.add(self.group, key.as_str(), stream, self.clock.now_ms());
                 }
             }
         }
@@ -100,6 +102,7 @@ fn payloads(batch: &Bytes, range: Range<usize>, bytes: usize) -> SmallVec<[Bytes
 #[cfg(test)]
 mod tests {
     use std::rc::Rc;
+    use std::sync::Arc;
     use std::task::Waker;
 
     use weir_types::{Incarnation, ShardId};
@@ -107,6 +110,7 @@ mod tests {
     use super::*;
     use crate::live::feed::Found;
     use crate::mailbox::{Post, mesh};
+    use crate::seams::TestClock;
 
     #[test]
     fn who_follows_a_stream_of_a_state_that_another_node_has_sent_is_told() {
@@ -118,7 +122,8 @@ mod tests {
             watch.into_follower()
         };
         let (sent, other) = (follower(1, 7), follower(2, 8));
-        let mut announcer = Announcer { group: GroupId(1), feeds: feeds.clone(), agenda: Agenda::default() };
+        let (agenda, clock) = (Agenda::default(), SteadyClock::new(Arc::new(TestClock::default())));
+        let mut announcer = Announcer { group: GroupId(1), feeds: feeds.clone(), agenda, clock };
         announcer.restored(&Group::new());
         assert!(matches!(sent.find(5, Waker::noop()), Found::Lost));
         assert!(matches!(other.find(5, Waker::noop()), Found::Nothing { .. }));

@@ -82,7 +82,8 @@ pub(crate) async fn start<J: Job>(
 ) -> Result<Group<J>, ShardOpenError> {
     let (id, is_alone) = (options.group, options.peers.is_none());
     let state = State::new(weir_stream::Group::new());
-    let observer = Box::new(Announcer { group: id, feeds: feeds.clone(), agenda: agenda.clone() });
+    let observer =
+        Box::new(Announcer { group: id, feeds: feeds.clone(), agenda: agenda.clone(), clock: clock.clone() });
     let replica = Replica::start(options, wal.clone(), state.clone(), observer).await?;
     // Among others it may take long until it leads, or never happen.
     if is_alone {

@@ -17,7 +17,7 @@ use weir_types::{GroupId, Incarnation, StreamKey};
 use crate::group::local::Group;
 use crate::group::proposer::{Failure, Job, Proposer, Task, Waiter};
 use crate::message::ShardError;
-use crate::seams::{Clock, SteadyClock};
+use crate::seams::{SteadyClock, TestClock};
 
 const DEADLINE: Duration = Duration::from_millis(100);
 
@@ -310,18 +310,6 @@ fn what_came_later_does_not_overtake_what_is_stale() {
     assert_eq!(model.committed, [1, 2]);
 }
 
-struct NoClock;
-
-impl Clock for NoClock {
-    fn now_ms(&self) -> u64 {
-        1000
-    }
-
-    fn monotonic(&self) -> Duration {
-        Duration::ZERO
-    }
-}
-
 struct Nobody;
 
 impl Observer for Nobody {
@@ -345,8 +333,14 @@ fn who_begins_to_lead_says_nothing_of_streams_before_it_has_noted_since_when() {
         let replica = Replica::start(options, wal.clone(), state.clone(), Box::new(Nobody)).await.expect("it starts");
         replica.serving(Duration::from_secs(10)).await.expect("it leads");
         let Role::Leading { term } = replica.role() else { panic!("it serves") };
-        let group =
-            Group::<TestJob>::new(GroupId::META, replica, state, wal, SteadyClock::new(Arc::new(NoClock)), DEADLINE);
+        let group = Group::<TestJob>::new(
+            GroupId::META,
+            replica,
+            state,
+            wal,
+            SteadyClock::new(Arc::new(TestClock::default())),
+            DEADLINE,
+        );
         assert!(group.leading().is_ok());
         // It has led before, and nobody has told the shard yet that it leads again: who was used meanwhile is not known, and
         // by what was noted then a stream could be taken for idle.

@@ -39,27 +39,14 @@ impl GroupTime {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicU64, Ordering};
-    use std::time::Duration;
+    use std::sync::atomic::Ordering;
 
     use super::*;
-    use crate::seams::Clock;
-
-    struct TestClock(AtomicU64);
-
-    impl Clock for TestClock {
-        fn now_ms(&self) -> u64 {
-            1_000_000
-        }
-
-        fn monotonic(&self) -> Duration {
-            Duration::from_millis(self.0.load(Ordering::Relaxed))
-        }
-    }
+    use crate::seams::TestClock;
 
     #[test]
     fn it_goes_on_from_what_was_applied_and_slower_until_the_clock_agrees() {
-        let clock = Arc::new(TestClock(AtomicU64::new(0)));
+        let clock = Arc::new(TestClock::default());
         let time = GroupTime::new(SteadyClock::new(clock.clone()));
         let after = |ms: u64, applied_ms| {
             clock.0.fetch_add(ms, Ordering::Relaxed);

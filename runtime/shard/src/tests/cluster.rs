@@ -158,7 +158,7 @@ impl Member {
         let nodes = Some(Nodes { endpoint: endpoint.clone(), roster: roster.clone(), founders, life });
         let modules = Host::new(Arc::new(MemoryStore::default()), Arc::new(InProcess), HostConfig::default());
         let seams = Seams {
-            clock: Arc::new(TestClock(AtomicU64::new(0))),
+            clock: Arc::new(TestClock::default()),
             entropy: Arc::new(Counter(AtomicU64::new(life))),
             disks,
             cold,

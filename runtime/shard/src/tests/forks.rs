@@ -40,7 +40,7 @@ impl Node {
         groups.map(|group| of(&group.applied())).sum()
     }
 
-    fn streams(&self) -> usize {
+    pub(super) fn streams(&self) -> usize {
         self.sum_groups(Group::streams)
     }
 

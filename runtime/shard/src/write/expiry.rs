@@ -127,12 +127,12 @@ impl Core {
                 if slot % SLOTS_PER_TURN == 0 {
                     tokio::task::yield_now().await;
                 }
-                let state = group.applied();
+                let (state, now_ms) = (group.applied(), self.clock.now_ms());
                 if !state.has_expirable() {
                     break;
                 }
                 let streams = state.slot(slot).filter(|stream| !stream.is_gone());
-                streams.for_each(|stream| self.agenda.add(group.id, stream.key(), &stream.facts()));
+                streams.for_each(|stream| self.agenda.add(group.id, stream.key(), &stream.facts(), now_ms));
             }
         }
     }
