@@ -225,7 +225,7 @@ impl Answer {
                 is_content_type(content_type) && lie_between(total(chunks), *start, *next)
             }
             Answer::Listed(listing) => listing.streams.iter().all(|stream| is_facts(&stream.facts)),
-            Answer::View(view) => is_header(&view.content_type),
+            Answer::View(view) => is_header(&view.content_type) && are_lineages(&view.lineages),
             Answer::Pinned(pinned) => is_pinned(pinned),
             Answer::Records(batch) => batch.records.as_ref().is_none_or(are_records),
             Answer::FoldState { position, state } => state.is_none() || *position > 0,

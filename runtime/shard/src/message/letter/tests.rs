@@ -503,27 +503,30 @@ fn what_is_too_long_is_refused_and_its_refusal_sent() {
 
 #[test]
 fn what_this_node_would_not_send_is_not_taken() {
+    let response = |answer| Letter::Response { to: TO, call: CALL, response: Ok(answer) };
     let page = |bytes: &'static [u8]| {
         let mut answers = answers();
         let Answer::Page(mut page) = answers.remove(4) else { panic!("it is a page") };
         page.chunks = vec![Bytes::from_static(bytes)];
-        Letter::Response { to: TO, call: CALL, response: Ok(Answer::Page(page)) }
+        response(Answer::Page(page))
     };
-    let facts = |content_type: &str| {
-        let facts = Facts { content_type: content_type.into(), ..facts() };
-        Letter::Response { to: TO, call: CALL, response: Ok(Answer::Facts(facts)) }
-    };
+    let facts = |content_type: &str| response(Answer::Facts(Facts { content_type: content_type.into(), ..facts() }));
+    let out_of_order = || Lineages::new(Some([offset(6), offset(4)].into()), Lineage::from_bits(7));
+    let forked = Facts { lineages: out_of_order(), ..self::facts() };
+    let view = answers().into_iter().find_map(|answer| match answer {
+        Answer::View(view) => Some(SummaryView { lineages: out_of_order(), ..*view }),
+        _ => None,
+    });
     let request = |request| Letter::Request { call: CALL, request };
-    let members = |standing: GroupStanding| {
-        let answer = Answer::Members(MembersAnswer::Standing(Box::new(standing)));
-        Letter::Response { to: TO, call: CALL, response: Ok(answer) }
-    };
+    let members = |standing: GroupStanding| response(Answer::Members(MembersAnswer::Standing(Box::new(standing))));
     let producer = Some(Producer { id: "".into(), epoch: 0, seq: 0 });
     let append = AppendRequest { producer, body: body(), ..AppendRequest::default() };
     let wrong = [
         page(b"four"),
         facts("text/plain\r\nSet-Cookie: a"),
         facts(&"x".repeat(256)),
+        response(Answer::Facts(forked)),
+        response(Answer::View(Box::new(view.expect("there is one")))),
         request(Request::Append(key(), append)),
         request(Request::Append(key(), AppendRequest::default())),
         request(Request::BucketDelete("No Bucket".into())),
