@@ -111,7 +111,7 @@ fn start(mut setup: Setup) -> Server {
 }
 
 /// A connection that can receive next to nothing.
-fn connect(server: &Server) -> TcpStream {
+pub(crate) fn connect(server: &Server) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.set_recv_buffer_size(RECEIVE_BYTES).expect("a small buffer");
     socket.connect_timeout(&server.address().into(), Duration::from_secs(10)).expect("the server listens");

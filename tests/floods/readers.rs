@@ -1,10 +1,11 @@
 //! Readers of old data that ask for much and do not read it, or read it slowly.
 
-use std::io::Read as _;
-use std::time::Duration;
+use std::io::{Read as _, Write as _};
+use std::time::{Duration, Instant};
 
 use weir_testkit::{Client, Connection, Request, Response, Server};
 
+use crate::leavers::connect;
 use crate::{
     CONNECTION_BYTES, Fate, MIB, Memory, SLACK_BYTES, append, assert_serves, create, fate, metric, on_disk,
     raise_open_files_limit, wait_until,
@@ -68,6 +69,36 @@ fn slow_readers_leave_room_for_others() {
     read_all(&mut client);
     drop(slow);
     assert_serves(&mut server);
+}
+
+#[test]
+fn a_page_that_is_taken_slowly_is_taken_whole() {
+    // More than sockets hold, of records that are put together in one buffer.
+    const PAGE_BYTES: usize = 4 << 20;
+    const RECORD_BYTES: usize = 4 << 10;
+    // Who asks for nothing is let go after 1.6 s.
+    let server = on_disk(MIB).env("WEIR_HTTP_HEADER_READ_TIMEOUT_MS", 200).start();
+    let mut client = server.client();
+    create(&mut client, TARGET);
+    for _ in 0..PAGE_BYTES / RECORD_BYTES {
+        let _ = client.send(append(TARGET, "x".repeat(RECORD_BYTES))).expect(204);
+    }
+    let mut socket = connect(&server);
+    socket.write_all(&Request::get(TARGET).to_bytes("localhost")).expect("it is sent");
+    let (begun, mut taken, mut body_at) = (Instant::now(), Vec::new(), None);
+    while body_at.is_none_or(|at| taken.len() < at + PAGE_BYTES) {
+        let is_slow = begun.elapsed() < Duration::from_secs(4);
+        let mut scratch = vec![0; if is_slow { 5000 } else { 1 << 20 }];
+        let count = socket.read(&mut scratch).expect("it is not cut off");
+        assert!(count > 0, "it ended after {} bytes, {:?}", taken.len(), begun.elapsed());
+        taken.extend_from_slice(&scratch[..count]);
+        body_at = body_at.or_else(|| taken.windows(4).position(|end| end == b"\r\n\r\n").map(|end| end + 4));
+        if is_slow {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    assert!(begun.elapsed() > Duration::from_secs(4), "it was slow");
+    assert!(taken[body_at.expect("a head")..].iter().all(|byte| *byte == b'x'));
 }
 
 /// Has many clients send `request` `times` times each and read no more than the head of the first answer.
