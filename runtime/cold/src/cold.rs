@@ -22,6 +22,8 @@ use crate::verify::{Flaw, verify};
 const BLOCK_BYTES: u64 = 1 << 20;
 /// Chunks that are put at a time, by all shards: more would only share the line, and all of them take too long on a thin one.
 const PUTS_MAX: usize = 4;
+/// Reads of streams' bytes that are under way at a time, by all shards: until one is over, nobody counts its blocks.
+const READS_MAX: usize = 32;
 /// Chunks that are verified at a time.
 const VERIFIED_AT_ONCE: usize = 4;
 
@@ -43,6 +45,7 @@ pub(crate) struct Inner {
     hits: AtomicU64,
     /// Chunks in a store that new ones do not go to.
     left_behind: BTreeSet<ChunkName>,
+    reads: Semaphore,
     puts: Semaphore,
     merging: Semaphore,
     /// For who verifies a chunk: what is read for it takes memory, and the store's time.
@@ -109,6 +112,7 @@ impl Cold {
                 blocks,
                 hits: AtomicU64::new(0),
                 left_behind,
+                reads: Semaphore::new(READS_MAX),
                 puts: Semaphore::new(PUTS_MAX),
                 merging: Semaphore::new(1),
                 verifying: Semaphore::new(VERIFIED_AT_ONCE),
@@ -157,6 +161,7 @@ impl Cold {
     /// [`ColdError::Damaged`] when the chunk is not as it was written, [`ColdError::Unavailable`] when the store is not.
     pub async fn read(&self, part: PartRef, max: ReadMax, is_whole: fn(&[u8]) -> bool) -> Result<ColdPacks, ColdError> {
         self.run(move |inner| async move {
+            let _turn = inner.reads.acquire().await.expect("it is never closed");
             // What is wrong here may be as it was written in the store: it is read from there once more.
             match inner.read_or_forget(&part, max, is_whole).await {
                 Err(ColdError::Damaged { .. }) => inner.read_or_forget(&part, max, is_whole).await,

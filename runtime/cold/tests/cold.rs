@@ -187,6 +187,9 @@ fn another_streams_part_and_another_chunk_are_noticed() {
     });
 }
 
+/// How long a read of [`Counting`] takes.
+const GET_TIME: Duration = Duration::from_secs(1);
+
 /// Counts reads, and fails as often as it is told.
 struct Counting {
     store: MemoryStore,
@@ -204,7 +207,7 @@ impl ChunkStore for Counting {
         let failing = self.failing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok();
         async move {
             // Others come meanwhile.
-            tokio::task::yield_now().await;
+            tokio::time::sleep(GET_TIME).await;
             if failing {
                 Err(StoreError::Failed("it is down".to_string()))
             } else {
@@ -239,6 +242,32 @@ fn many_who_want_the_same_wait_for_one_read_and_a_failure_is_not_kept() {
             assert_eq!(bytes.expect("it is up again").len(), 12_000);
         }
         assert_eq!(gets.load(Ordering::Relaxed), 2, "the one that failed, and one for all");
+    });
+}
+
+#[test]
+fn however_many_parts_are_asked_for_few_are_read_at_a_time() {
+    run(async {
+        let (gets, failing) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(1000)));
+        let store = Counting { store: MemoryStore::default(), gets: gets.clone(), failing };
+        let cold = cold(store);
+        let read = |number| {
+            let chunk = ChunkName { number, ..NAME };
+            let (cold, part) = (cold.clone(), PartRef { chunk, at: 0, incarnation: Incarnation(1), range: 0..1 });
+            async move { cold.read(part, upto(100), |_| true).await }
+        };
+        let reads = tokio::spawn(futures_util::future::join_all((0..100).map(read)));
+        for seconds in 1..=4 {
+            tokio::time::sleep(GET_TIME / 2).await;
+            assert_eq!(gets.load(Ordering::Relaxed), (32 * seconds).min(100));
+            tokio::time::sleep(GET_TIME / 2).await;
+        }
+        assert_eq!(reads.await.expect("no panic").iter().filter(|read| read.is_err()).count(), 100);
+        // Whoever is gone gives others room.
+        let gone = futures_util::future::join_all((100..200).map(read));
+        assert!(tokio::time::timeout(GET_TIME / 2, gone).await.is_err());
+        assert!(read(200).await.is_err());
+        assert_eq!(gets.load(Ordering::Relaxed), 133);
     });
 }
 
