@@ -230,6 +230,7 @@ impl Core {
             Request::Read { key, from, bytes_max, is_live } => {
                 return self.begin_read(origin, call, (key, from), bytes_max, is_live);
             }
+            Request::ReadInherited(request, is_live) => return self.begin_held_read(origin, call, request, is_live),
             Request::Buckets { after, limit } => {
                 return self.respond(origin, call, Ok(self.buckets(&after, limit)));
             }
@@ -261,7 +262,6 @@ impl Core {
                 Request::ForkDecide { key, incarnation, until_ms } => {
                     shard.decide_fork(&key, incarnation, until_ms).await
                 }
-                Request::ReadInherited(request, is_live) => shard.read_held(request, is_live).await,
                 Request::InheritedRecords(request, records_max) => shard.read_held_records(request, records_max).await,
                 Request::FoldState(request) => shard.fold_state(*request).await,
                 Request::Delete(key, if_match) => shard.delete(key, if_match).await,
@@ -291,6 +291,7 @@ impl Core {
                 Request::Members(request) => shard.members(request).await,
                 Request::Append(..)
                 | Request::Read { .. }
+                | Request::ReadInherited(..)
                 | Request::Buckets { .. }
                 | Request::Head(_)
                 | Request::Watch { .. } => {

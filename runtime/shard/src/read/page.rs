@@ -30,6 +30,8 @@ use crate::write::job::LocalGroup;
 
 /// Packs that a page is made of, at most: one per append, where appends are small.
 const PIECES_MAX: usize = 1024;
+/// A page of more pieces is made in a turn of its own.
+const SHORT_PIECES_MAX: usize = 128;
 /// Pieces below this are put together in one buffer; larger ones are shared as they are.
 const COPY_BYTES_MAX: usize = 16 << 10;
 /// What lies between two packs of an entry is read along with them, if it is not more than this.
@@ -147,7 +149,7 @@ impl Core {
         if self.is_expired(group, found) { Err(ShardError::Refused(Refusal::NotFound)) } else { Ok(found) }
     }
 
-    /// Reads a page: at once when it is in memory, in a task of its own otherwise.
+    /// Reads a page: at once when it is in memory and short, in a task of its own otherwise.
     pub(crate) fn begin_read(
         self: &Rc<Self>,
         origin: Peer,
@@ -163,13 +165,10 @@ impl Core {
             Ok(plan) => plan,
             Err(error) => return self.respond(origin, call, Err(error)),
         };
-        let is_inherited = !plan.inherited.is_empty();
-        let claimed = match self.claim_page(&plan, is_live) {
-            Ok(claimed) => claimed,
-            Err(error) => return self.respond(origin, call, Err(error)),
-        };
-        if !is_inherited && plan.is_in_memory() {
-            return self.respond(origin, call, self.count_page(arrived, plan.into_page(claimed.1)));
+        if plan.inherited.is_empty() {
+            let again = move |core: &Core, group: &LocalGroup| core.plan(group, &key, from, bytes_max);
+            let answer = move |core: &Core, page| core.count_page(arrived, page);
+            return self.begin_page((origin, call), group, plan, again, is_live, answer);
         }
         let counted = match self.count_in_flight(0) {
             Ok(counted) => counted,
@@ -178,13 +177,37 @@ impl Core {
         let core = self.clone();
         self.work(origin, call, async move {
             let _counted = counted;
-            let page = if is_inherited {
-                core.read_inherited(&group, &key, plan, is_live).await
-            } else {
-                let again = || core.plan(&group, &key, from, bytes_max);
-                core.load_page(&group, plan, again, is_live, claimed).await
-            };
+            let page = core.read_inherited(&group, &key, plan, is_live).await;
             core.count_page(arrived, page)
+        });
+    }
+
+    /// Reads what is planned: at once when it is in memory and short, in a task of its own otherwise.
+    pub(crate) fn begin_page(
+        self: &Rc<Self>,
+        (origin, call): (Peer, CallId),
+        group: Rc<LocalGroup>,
+        plan: Plan,
+        again: impl Fn(&Core, &LocalGroup) -> Result<Plan, ShardError> + 'static,
+        is_live: bool,
+        answer: impl FnOnce(&Core, Result<Page, ShardError>) -> Response + 'static,
+    ) {
+        let claimed = match self.claim_page(&plan, is_live) {
+            Ok(claimed) => claimed,
+            Err(error) => return self.respond(origin, call, Err(error)),
+        };
+        if plan.is_in_memory() && plan.is_short() {
+            return self.respond(origin, call, answer(self, plan.into_page(claimed.1)));
+        }
+        let counted = match self.count_in_flight(0) {
+            Ok(counted) => counted,
+            Err(error) => return self.respond(origin, call, Err(error)),
+        };
+        let core = self.clone();
+        self.work(origin, call, async move {
+            let _counted = counted;
+            let page = core.load_page(&group, plan, || again(&core, &group), is_live, claimed).await;
+            answer(&core, page)
         });
     }
 
@@ -435,6 +458,11 @@ impl Plan {
     /// Whether nothing has to be read from anywhere.
     fn is_in_memory(&self) -> bool {
         self.cold.is_empty() && self.stretches.iter().all(|stretch| matches!(stretch.source, Source::Memory(_)))
+    }
+
+    /// Whether many such pages may be made at a stretch.
+    fn is_short(&self) -> bool {
+        self.pieces <= SHORT_PIECES_MAX
     }
 
     /// Bytes that the page will have, or more where it begins or ends inside a pack.

@@ -117,6 +117,46 @@ fn forks_of_forks_have_what_each_had_then_wherever_it_is() {
 }
 
 #[test]
+fn a_page_over_many_ancestors_has_what_a_page_of_one_stream_would_have() {
+    run(async {
+        let node = Node::start().await;
+        let keys = keys(9);
+        let mut records: Vec<(usize, String)> = Vec::new();
+        node.create(&keys[0], Expiry::Never).await;
+        for (n, key) in keys.iter().enumerate() {
+            if n > 0 {
+                node.fork(&keys[n - 1], key, ReadFrom::Now).await.expect("forks");
+            }
+            // Some ancestors hold one short record, some several, one holds one that is longer than many pages.
+            for m in 0..=n % 3 {
+                let record = format!("{n}.{m}{} ", "x".repeat([1, 0, 4, 40, 2, 0, 7, 3, 5][n]));
+                node.append(key, &record).await.expect("appends");
+                records.push((records.last().map_or(0, |(end, _)| *end) + record.len(), record));
+            }
+        }
+        let (fork, tail) = (&keys[8], records.last().expect("some").0);
+        let facts = node.near(fork).head(fork.clone()).await.expect("it is there");
+        for bytes_max in 1..=tail + 1 {
+            let mut first = 0;
+            while first < records.len() {
+                let start = records[first].0 - records[first].1.len();
+                let fits = records[first..].iter().take_while(|(end, _)| end - start <= bytes_max).count().max(1);
+                let page = node.far(fork).read(fork.clone(), ReadFrom::At(facts.offset(start as u64)), bytes_max).await;
+                let page = page.expect("reads");
+                let expected: String = records[first..first + fits].iter().map(|(_, record)| &**record).collect();
+                let read = String::from_utf8(page.chunks.concat()).expect("text");
+                assert_eq!(read, expected, "at most {bytes_max} bytes from {start} on");
+                first += fits;
+                assert_eq!(
+                    (page.next.position, page.up_to_date),
+                    ((start + read.len()) as u64, first == records.len())
+                );
+            }
+        }
+    });
+}
+
+#[test]
 fn a_fork_is_followed_from_what_it_inherits_to_what_it_is_given() {
     run(async {
         let node = Node::start().await;
