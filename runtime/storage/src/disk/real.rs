@@ -20,7 +20,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt};
-use rustix::fs::{Advice, FlockOperation, FsWord, OFlags, fadvise, flock, fstatfs, fstatvfs};
+use rustix::fs::{
+    Advice, FallocateFlags, FlockOperation, FsWord, OFlags, fadvise, fallocate, flock, fstatfs, fstatvfs,
+};
 use rustix::io::{Errno, pread, pwritev, retry_on_intr};
 
 use super::{Disk, DiskFile, NewFile, PARTIAL_SUFFIX, PARTS_MAX, assert_aligned};
@@ -40,9 +42,11 @@ const WRITES_END_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Bytes that are read and written again at a time.
 const SETTLE_BYTES: usize = 1 << 20;
-/// Bytes that are written and synced at a time while a file is made: few, so that the log's own writes never queue behind
-/// many.
-const FILL_BYTES: usize = 2 << 20;
+/// Bytes that are written at a time while a file is filled: so few that a write of the log that comes behind them is hardly later.
+const FILL_BYTES: usize = 256 << 10;
+/// Bytes that are written and synced at a time through the page cache while a file is made: few, so that the log's own writes
+/// never queue behind many.
+const SYNC_BYTES: usize = 2 << 20;
 
 /// A directory behind a handle.
 pub struct RealDisk {
@@ -101,22 +105,43 @@ impl RealDisk {
         self.sync_dir()
     }
 
-    /// The file past the page cache, and whether the kernel may write it by itself.
-    fn open_direct(&self, name: &str) -> io::Result<(File, bool)> {
+    /// The file past the page cache, with further `flags`.
+    fn open_direct(&self, name: &str, flags: OFlags) -> io::Result<File> {
         let mut options = OpenOptions::new();
-        let flags = (OFlags::DIRECT | O_DSYNC).bits() as i32;
+        let flags = (OFlags::DIRECT | flags).bits() as i32;
         let file = self.dir.open_with(name, options.read(true).write(true).custom_flags(flags))?;
-        let file_system = fstatfs(&file)?.f_type;
         // In memory there is no disk to be waited for, and the page cache is the shortest way.
-        if file_system == TMPFS_MAGIC {
+        if fstatfs(&file)?.f_type == TMPFS_MAGIC {
             return Err(io::Error::from(Errno::OPNOTSUPP));
         }
         // Some file systems take the flag and refuse the reads and writes, so one read is tried.
         let mut block = zero_block();
         retry_on_intr(|| pread(&file, &mut block[..], 0))?;
-        let is_for_ring = RING_MAGIC.contains(&file_system)
-            && retry_on_intr(|| flock(&file, FlockOperation::NonBlockingLockShared)).is_ok();
-        Ok((file, is_for_ring))
+        Ok(file)
+    }
+
+    /// Writes zeros to all of a file: past the page cache where that is possible.
+    fn fill(&self, name: &str, file: &File, bytes: u64) -> io::Result<()> {
+        let direct = match self.open_direct(name, OFlags::empty()) {
+            Ok(direct) => direct,
+            Err(error) if is_refusal_of_direct(&error) => return fill_through_cache(file, bytes),
+            Err(error) => return Err(error),
+        };
+        // All of its space in one change of the file system's own tables; where that cannot be, each write takes some.
+        if let Err(error) = fallocate(file, FallocateFlags::empty(), 0, bytes).map_err(io::Error::from)
+            && !is_refusal_of_direct(&error)
+        {
+            return Err(error);
+        }
+        let mut zeros = block_buf(FILL_BYTES);
+        zeros.resize(FILL_BYTES, 0);
+        let mut position = 0;
+        while position < bytes {
+            let part = &zeros[..FILL_BYTES.min((bytes - position) as usize)];
+            write_parts(&direct, position, &[IoSlice::new(part)])?;
+            position += part.len() as u64;
+        }
+        Ok(())
     }
 }
 
@@ -131,22 +156,13 @@ impl Disk for RealDisk {
     }
 
     fn create_filled(&self, name: &str, bytes: u64) -> io::Result<()> {
-        let zeros = vec![0; FILL_BYTES];
         let made = self.write_whole(name, |file| {
             // Found out by writing, it would leave no space to anybody else for a while, again and again.
             let disk = fstatvfs(file)?;
             if disk.f_bavail.saturating_mul(disk.f_frsize) < bytes {
                 return Err(io::ErrorKind::StorageFull.into());
             }
-            let mut position = 0;
-            while position < bytes {
-                let part = &zeros[..FILL_BYTES.min((bytes - position) as usize)];
-                position += write_some(file, position, &[IoSlice::new(part)])? as u64;
-                file.sync_data()?;
-            }
-            // Nobody reads these zeros soon. That they leave the page cache is only a courtesy, so it may fail.
-            let _ = fadvise(file, 0, None, Advice::DontNeed);
-            Ok(())
+            self.fill(&format!("{name}{PARTIAL_SUFFIX}"), file, bytes)
         });
         if made.is_err() {
             // It may have its name already, when only the directory could not be synced.
@@ -158,8 +174,12 @@ impl Disk for RealDisk {
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let reads = self.dir.open(name)?;
         let bytes = reads.metadata()?.len();
-        let (writes, is_direct, is_for_ring) = match self.open_direct(name) {
-            Ok((file, is_for_ring)) => (file, true, is_for_ring),
+        let (writes, is_direct, is_for_ring) = match self.open_direct(name, O_DSYNC) {
+            Ok(file) => {
+                let is_for_ring = RING_MAGIC.contains(&fstatfs(&file)?.f_type)
+                    && retry_on_intr(|| flock(&file, FlockOperation::NonBlockingLockShared)).is_ok();
+                (file, true, is_for_ring)
+            }
             Err(error) if is_refusal_of_direct(&error) => {
                 let mut options = OpenOptions::new();
                 (self.dir.open_with(name, options.read(true).write(true))?, false, false)
@@ -214,7 +234,7 @@ impl NewFile for NewRealFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         write_parts(&self.file, self.bytes, &[IoSlice::new(bytes)])?;
         self.bytes += bytes.len() as u64;
-        if self.bytes - self.synced_bytes >= FILL_BYTES as u64 {
+        if self.bytes - self.synced_bytes >= SYNC_BYTES as u64 {
             self.file.sync_data()?;
             self.synced_bytes = self.bytes;
         }
@@ -278,6 +298,20 @@ impl DiskFile for RealFile {
         }
         self.writes.sync_data()
     }
+}
+
+/// Writes zeros to all of a file, synced as it goes.
+fn fill_through_cache(file: &File, bytes: u64) -> io::Result<()> {
+    let zeros = vec![0; SYNC_BYTES];
+    let mut position = 0;
+    while position < bytes {
+        let part = &zeros[..SYNC_BYTES.min((bytes - position) as usize)];
+        position += write_some(file, position, &[IoSlice::new(part)])? as u64;
+        file.sync_data()?;
+    }
+    // Nobody reads these zeros soon. That they leave the page cache is only a courtesy, so it may fail.
+    let _ = fadvise(file, 0, None, Advice::DontNeed);
+    Ok(())
 }
 
 /// Waits until the kernel is done with the writes of a process that has ended.
