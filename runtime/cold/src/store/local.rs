@@ -15,6 +15,10 @@ use super::{ChunkStore, StoreError};
 /// What the name of a file in the making ends with. A crash may leave one; it holds nothing.
 const PARTIAL_SUFFIX: &str = ".partial";
 
+/// Bytes that are written and synced at a time: few, so that the log's writes, which may go to the same disk, never queue behind
+/// many.
+const SYNC_BYTES: usize = 512 << 10;
+
 /// Files of a directory.
 #[derive(Clone)]
 pub struct LocalStore {
@@ -62,7 +66,10 @@ impl ChunkStore for LocalStore {
             let partial = format!("{object}{PARTIAL_SUFFIX}");
             let write = || {
                 let mut file = dir.open_with(&partial, OpenOptions::new().write(true).create(true).truncate(true))?;
-                file.write_all(&bytes)?;
+                for part in bytes.chunks(SYNC_BYTES) {
+                    file.write_all(part)?;
+                    file.sync_data()?;
+                }
                 file.sync_all()?;
                 dir.rename(&partial, dir, object)?;
                 sync(dir)
