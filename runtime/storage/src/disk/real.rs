@@ -120,19 +120,11 @@ impl RealDisk {
         Ok(file)
     }
 
-    /// Writes zeros to all of a file: past the page cache where that is possible.
-    fn fill(&self, name: &str, file: &File, bytes: u64) -> io::Result<()> {
-        let direct = match self.open_direct(name, OFlags::empty()) {
-            Ok(direct) => direct,
-            Err(error) if is_refusal_of_direct(&error) => return fill_through_cache(file, bytes),
-            Err(error) => return Err(error),
-        };
-        // All of its space in one change of the file system's own tables; where that cannot be, each write takes some.
-        if let Err(error) = fallocate(file, FallocateFlags::empty(), 0, bytes).map_err(io::Error::from)
-            && !is_refusal_of_direct(&error)
-        {
-            return Err(error);
-        }
+    /// Writes zeros to all of a file, past the page cache.
+    fn fill_direct(&self, name: &str, file: &File, bytes: u64) -> io::Result<()> {
+        let direct = self.open_direct(name, OFlags::empty())?;
+        // All of its space in one change of the file system's own tables.
+        fallocate(file, FallocateFlags::empty(), 0, bytes)?;
         let mut zeros = block_buf(FILL_BYTES);
         zeros.resize(FILL_BYTES, 0);
         let mut position = 0;
@@ -141,7 +133,7 @@ impl RealDisk {
             write_parts(&direct, position, &[IoSlice::new(part)])?;
             position += part.len() as u64;
         }
-        Ok(())
+        direct.sync_data()
     }
 }
 
@@ -162,7 +154,11 @@ impl Disk for RealDisk {
             if disk.f_bavail.saturating_mul(disk.f_frsize) < bytes {
                 return Err(io::ErrorKind::StorageFull.into());
             }
-            self.fill(&format!("{name}{PARTIAL_SUFFIX}"), file, bytes)
+            match self.fill_direct(&format!("{name}{PARTIAL_SUFFIX}"), file, bytes) {
+                // Of a file without bytes, some file systems find only now that they refuse to write it so.
+                Err(error) if is_refusal_of_direct(&error) => fill_through_cache(file, bytes),
+                filled => filled,
+            }
         });
         if made.is_err() {
             // It may have its name already, when only the directory could not be synced.
