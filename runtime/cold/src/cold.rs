@@ -22,7 +22,7 @@ use crate::verify::{Flaw, verify};
 const BLOCK_BYTES: u64 = 1 << 20;
 /// Chunks that are put at a time, by all shards: more would only share the line, and all of them take too long on a thin one.
 const PUTS_MAX: usize = 4;
-/// Reads of streams' bytes that are under way at a time, by all shards: until one is over, nobody counts its blocks.
+/// Blocks that are got from the store at a time, for all shards: while they come, nobody counts them.
 const READS_MAX: usize = 32;
 /// Chunks that are verified at a time.
 const VERIFIED_AT_ONCE: usize = 4;
@@ -161,7 +161,6 @@ impl Cold {
     /// [`ColdError::Damaged`] when the chunk is not as it was written, [`ColdError::Unavailable`] when the store is not.
     pub async fn read(&self, part: PartRef, max: ReadMax, is_whole: fn(&[u8]) -> bool) -> Result<ColdPacks, ColdError> {
         self.run(move |inner| async move {
-            let _turn = inner.reads.acquire().await.expect("it is never closed");
             // What is wrong here may be as it was written in the store: it is read from there once more.
             match inner.read_or_forget(&part, max, is_whole).await {
                 Err(ColdError::Damaged { .. }) => inner.read_or_forget(&part, max, is_whole).await,
@@ -349,7 +348,10 @@ impl Inner {
     async fn block(&self, chunk: ChunkName, number: u32) -> Result<Bytes, StoreError> {
         let begin = u64::from(number) * BLOCK_BYTES;
         let (store, object) = (self.store.clone(), chunk.object());
-        let read = async move { store.get(&object, begin..begin + BLOCK_BYTES).await };
+        let read = async move {
+            let _turn = self.reads.acquire().await.expect("it is never closed");
+            store.get(&object, begin..begin + BLOCK_BYTES).await
+        };
         let block = self.blocks.entry((chunk, number)).or_try_insert_with(read).await;
         let block = block.map_err(|error| StoreError::clone(&error))?;
         if block.is_fresh() {
