@@ -109,10 +109,11 @@ fn run(folder: &str, url: &str, retries: u32) {
     );
     let report = fs::read(&report_path).unwrap_or_else(|e| panic!("vitest wrote no report ({e}): {}", npm::text(&run)));
     let report: Value = serde_json::from_slice(&report).expect("vitest reports JSON");
-    let kept = folder.join("last-report.json");
-    fs::rename(&report_path, kept).expect("the report was there");
     let count = |key: &str| report[key].as_u64().unwrap_or_else(|| panic!("no {key} in vitest's report"));
     let (passed, failed) = (count("numPassedTests"), count("numFailedTests"));
+    // What failed stays until it fails again: it may do so seldom.
+    let kept = folder.join(if failed == 0 { "last-report.json" } else { "failed-report.json" });
+    fs::rename(&report_path, kept).expect("the report was there");
     assert_eq!((passed, failed), (TESTS, 0), "passed and failed; failures:\n{}", failures(&report));
 }
 
