@@ -170,13 +170,8 @@ impl Core {
             let answer = move |core: &Core, page| core.count_page(arrived, page);
             return self.begin_page((origin, call), group, plan, again, is_live, answer);
         }
-        let counted = match self.count_in_flight(0) {
-            Ok(counted) => counted,
-            Err(error) => return self.respond(origin, call, Err(error)),
-        };
         let core = self.clone();
-        self.work(origin, call, async move {
-            let _counted = counted;
+        self.work_counted(origin, call, async move {
             let page = core.read_inherited(&group, &key, plan, is_live).await;
             core.count_page(arrived, page)
         });
@@ -199,16 +194,22 @@ impl Core {
         if plan.is_in_memory() && plan.is_short() {
             return self.respond(origin, call, answer(self, plan.into_page(claimed.1)));
         }
-        let counted = match self.count_in_flight(0) {
-            Ok(counted) => counted,
-            Err(error) => return self.respond(origin, call, Err(error)),
-        };
         let core = self.clone();
-        self.work(origin, call, async move {
-            let _counted = counted;
+        self.work_counted(origin, call, async move {
             let page = core.load_page(&group, plan, || again(&core, &group), is_live, claimed).await;
             answer(&core, page)
         });
+    }
+
+    /// As [`Core::work`], for a read: it is in flight for as long as it takes.
+    fn work_counted(self: &Rc<Self>, origin: Peer, call: CallId, read: impl Future<Output = Response> + 'static) {
+        match self.count_in_flight(0) {
+            Ok(counted) => self.work(origin, call, async move {
+                let _counted = counted;
+                read.await
+            }),
+            Err(error) => self.respond(origin, call, Err(error)),
+        }
     }
 
     /// Reads what is planned, for which memory is claimed.

@@ -127,12 +127,7 @@ impl RealDisk {
         fallocate(file, FallocateFlags::empty(), 0, bytes)?;
         let mut zeros = block_buf(FILL_BYTES);
         zeros.resize(FILL_BYTES, 0);
-        let mut position = 0;
-        while position < bytes {
-            let part = &zeros[..FILL_BYTES.min((bytes - position) as usize)];
-            write_parts(&direct, position, &[IoSlice::new(part)])?;
-            position += part.len() as u64;
-        }
+        write_zeros(&direct, bytes, &zeros, |_| Ok(()))?;
         direct.sync_data()
     }
 }
@@ -298,15 +293,19 @@ impl DiskFile for RealFile {
 
 /// Writes zeros to all of a file, synced as it goes.
 fn fill_through_cache(file: &File, bytes: u64) -> io::Result<()> {
-    let zeros = vec![0; SYNC_BYTES];
-    let mut position = 0;
-    while position < bytes {
-        let part = &zeros[..SYNC_BYTES.min((bytes - position) as usize)];
-        position += write_some(file, position, &[IoSlice::new(part)])? as u64;
-        file.sync_data()?;
-    }
+    write_zeros(file, bytes, &vec![0; SYNC_BYTES], File::sync_data)?;
     // Nobody reads these zeros soon. That they leave the page cache is only a courtesy, so it may fail.
     let _ = fadvise(file, 0, None, Advice::DontNeed);
+    Ok(())
+}
+
+/// Writes as many bytes of zeros to a file, as many as `zeros` at a time; `written` follows each time.
+fn write_zeros(file: &File, bytes: u64, zeros: &[u8], written: impl Fn(&File) -> io::Result<()>) -> io::Result<()> {
+    for position in (0..bytes).step_by(zeros.len()) {
+        let part = &zeros[..zeros.len().min((bytes - position) as usize)];
+        write_parts(file, position, &[IoSlice::new(part)])?;
+        written(file)?;
+    }
     Ok(())
 }
 
