@@ -21,8 +21,19 @@ use crate::nodes::{Cluster, again, append};
 
 /// Records that are written while a leader dies.
 const RECORDS: usize = 400;
+/// How soon leaders are even in a new cluster: far sooner than in one that has been used.
+const EVEN_WITHIN: Duration = Duration::from_secs(20);
 /// How long a write may be missing while leadership moves. An election takes less than two seconds; the machine is busy.
 const OUTAGE_MAX: Duration = Duration::from_secs(15);
+
+/// Whoever votes first leads most. A leader that is moved forgets which streams were read, so they would end late.
+#[test]
+fn the_nodes_of_a_new_cluster_lead_evenly_at_once() {
+    let begun = Instant::now();
+    let _cluster = Cluster::form([1, 0, 2], &[]);
+    let took = begun.elapsed();
+    assert!(took < EVEN_WITHIN, "{took:?}");
+}
 
 #[test]
 fn every_node_serves_every_request() {

@@ -23,10 +23,12 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Forms a cluster of three, its nodes started in the order `order` with these variables.
+    /// Forms a cluster of three, its nodes started in the order `order` with these variables, and waits until each leads a group.
     pub(crate) fn form(order: [usize; 3], variables: &[(&str, &str)]) -> Cluster {
         let mut cluster = Cluster::new(variables);
         cluster.start(&order);
+        let leads_one = |node| metric(cluster.server(node), "weir_group_leading") == 1.0;
+        wait_until("leaders are even", PATIENCE, || (0..3).all(leads_one));
         cluster
     }
 

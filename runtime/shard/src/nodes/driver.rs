@@ -1,7 +1,7 @@
 //! The driver: brings the groups to the voters that they should have ([`crate::nodes::plan`]), where group 0 is led.
 //!
 //! It looks, has one step taken, and looks again. What it knows is in group 0's table and in the groups' memberships; what it keeps
-//! for itself is only since when leaders are uneven, and that may be forgotten.
+//! for itself is only when a leader may be moved, and that may be forgotten.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -30,11 +30,37 @@ const UNEVEN_FOR: Duration = Duration::from_secs(30);
 /// How long it rests after it has moved one.
 const RESTS_FOR: Duration = Duration::from_secs(10);
 
+/// When a leader may be moved, so that the nodes lead evenly.
+#[derive(Default)]
+struct Moves {
+    /// Whether the cluster has just been formed, and leaders were never even: who votes first leads most, and nobody minds a move yet.
+    is_new: bool,
+    /// When the next one may be; `None` while they are even.
+    next: Option<Instant>,
+}
+
+impl Moves {
+    /// Whether a leader is moved now that they are uneven.
+    fn begin(&mut self) -> bool {
+        let now = Instant::now();
+        let next = *self.next.get_or_insert(now + UNEVEN_FOR);
+        let begins = self.is_new || now >= next;
+        if begins {
+            self.next = Some(now + RESTS_FOR);
+        }
+        begins
+    }
+
+    fn end(&mut self) {
+        *self = Moves::default();
+    }
+}
+
 /// Drives the cluster for as long as this node leads group 0 in this term.
 pub(crate) async fn lead(core: Rc<Core>, term: u64) {
-    let (mut uneven_since, mut rests_until) = (None, Instant::now());
+    let mut moves = Moves::default();
     while core.group(GroupId::META).replica.role() == (Role::Leading { term }) {
-        let pause = match core.drive(term, &mut uneven_since, &mut rests_until).await {
+        let pause = match core.drive(term, &mut moves).await {
             Ok(true) => LOOK_EVERY.0,
             Ok(false) => LOOK_EVERY.1,
             Err(error) => {
@@ -49,16 +75,11 @@ pub(crate) async fn lead(core: Rc<Core>, term: u64) {
 
 impl Core {
     /// Looks once, and takes a step if there is one. Says whether something is under way.
-    async fn drive(
-        self: &Rc<Self>,
-        term: u64,
-        uneven_since: &mut Option<Instant>,
-        rests_until: &mut Instant,
-    ) -> Result<bool, ShardError> {
+    async fn drive(self: &Rc<Self>, term: u64, moves: &mut Moves) -> Result<bool, ShardError> {
         if !self.is_driving(term) {
             return Ok(false);
         }
-        self.enter_founders().await?;
+        moves.is_new |= self.enter_founders().await?;
         self.note_disks().await?;
         self.raise_level().await?;
         let table = self.meta().nodes().clone();
@@ -81,14 +102,10 @@ impl Core {
             Some(Step::Gone(node)) => self.dismiss(node).await?,
             Some(Step::Ask(step)) => return Ok(self.take_step(step).await),
             None if plan.is_settled => {
-                let Some(step) = balance(&look) else {
-                    *uneven_since = None;
-                    return Ok(false);
-                };
-                let since = *uneven_since.get_or_insert_with(Instant::now);
-                if since.elapsed() >= UNEVEN_FOR && Instant::now() >= *rests_until {
-                    *rests_until = Instant::now() + RESTS_FOR;
-                    self.take_step(step).await;
+                match balance(&look) {
+                    None => moves.end(),
+                    Some(step) if moves.begin() => return Ok(self.take_step(step).await),
+                    Some(_) => {}
                 }
                 return Ok(false);
             }
@@ -131,11 +148,11 @@ impl Core {
         lately.map(|(node, _)| node.get()).chain([self.config.node_id]).collect()
     }
 
-    /// Notes those who have formed the cluster, if nobody is noted.
-    async fn enter_founders(self: &Rc<Self>) -> Result<(), ShardError> {
-        let Some(nodes) = &self.nodes else { return Ok(()) };
+    /// Notes those who have formed the cluster, if nobody is noted. Says whether it has.
+    async fn enter_founders(self: &Rc<Self>) -> Result<bool, ShardError> {
+        let Some(nodes) = &self.nodes else { return Ok(false) };
         if self.meta().nodes().epoch > 0 {
-            return Ok(());
+            return Ok(false);
         }
         let known = nodes.roster.current().nodes;
         let Some(view) = self.group(GroupId::META).replica.view() else { return Err(ShardError::Unavailable) };
@@ -147,8 +164,9 @@ impl Core {
         let founders = EncodedFounders::encode(&founders);
         let founders = EncodedFounders::of(&founders);
         match self.group(GroupId::META).command(&Command::MetaFounders { founders }).await? {
+            Reply::Node { refused: None } => Ok(true),
             // What was not known to have become of it may have been done.
-            Reply::Node { refused: None | Some(NodeRefusal::Formed) } => Ok(()),
+            Reply::Node { refused: Some(NodeRefusal::Formed) } => Ok(false),
             other => unreachable!("a cluster's founders are not answered with {other:?}"),
         }
     }

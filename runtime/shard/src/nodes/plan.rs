@@ -98,7 +98,7 @@ pub(crate) fn plan(look: &Look<'_>) -> Plan {
     plan
 }
 
-/// A transfer that makes the nodes lead more evenly, for a cluster that is settled.
+/// A transfer that makes the nodes lead more evenly, for a cluster that is settled: of group 0 last, whose leader sees to the others.
 pub(crate) fn balance(look: &Look<'_>) -> Option<GroupStep> {
     let standings: Vec<&GroupStanding> = look.groups.iter().flatten().collect();
     let leads = |node: u64| standings.iter().filter(|standing| standing.leader == node).count();
@@ -107,7 +107,7 @@ pub(crate) fn balance(look: &Look<'_>) -> Option<GroupStep> {
     givers.dedup();
     let takes = |node: &u64| state(look, *node) == Some(NodeState::Active) && look.heard.contains(node);
     for giver in givers {
-        for standing in standings.iter().filter(|standing| standing.leader == giver) {
+        for standing in standings.iter().rev().filter(|standing| standing.leader == giver) {
             let voters = standing.voters.first()?.iter().copied().filter(|node| *node != giver && takes(node));
             let able = voters.filter(|node| is_near(standing, *node));
             let Some(taker) = able.min_by_key(|node| (leads(*node), *node)) else { continue };
