@@ -299,7 +299,7 @@ impl Default for ColdConfig {
             endpoint: String::new(),
             region: String::new(),
             allow_http: false,
-            flush_bytes: 64 * MIB,
+            flush_bytes: 32 * MIB,
             flush_age_ms: 10 * 60 * 1000,
             cache_bytes: 64 * MIB,
         }

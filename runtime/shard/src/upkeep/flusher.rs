@@ -32,7 +32,7 @@ const READ_BYTES: usize = 4 << 20;
 /// Packs in a chunk, about: apply takes their places out of the index in one step.
 const PACKS_MAX: usize = 65_536;
 /// Packs that are looked up in one turn.
-const PACKS_PER_TURN: usize = 16_384;
+const PACKS_PER_TURN: usize = 4096;
 /// What finding a stream costs, in packs that are looked up.
 const STREAM_PACKS: usize = 64;
 
