@@ -48,8 +48,13 @@ impl Index {
         deaths
     }
 
-    /// Lets entries before `durable` leave memory, oldest first, while there is more of them than may be.
+    /// Packs entries before `durable`, and lets them leave memory, oldest first, while there is more of them than may be.
     pub(crate) fn evict(&mut self, durable: BlockAddress) {
+        for log in self.logs.values_mut() {
+            while log.is_packable(durable) {
+                self.cache_bytes -= log.pack();
+            }
+        }
         while self.cache_bytes > self.cache_bytes_max {
             let oldest = self.logs.values_mut().filter_map(|log| Some((log.evictable(durable)?, log)));
             let Some((_, log)) = oldest.min_by_key(|(at, _)| *at) else { return };

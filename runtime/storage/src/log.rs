@@ -1,7 +1,8 @@
 //! One group's log: where each entry lies, and the newest of them in memory.
 //!
 //! Indices are dense, so an entry is found by subtraction. What is cached is always a suffix of the log: entries enter
-//! at its end and leave the cache oldest first.
+//! at its end and leave the cache oldest first. One that may leave it is *packed* first: a small frame was written from whole blocks,
+//! of which memory keeps no more than the frame.
 
 use std::collections::VecDeque;
 
@@ -11,6 +12,7 @@ use weir_types::GroupId;
 use crate::block::BLOCK_BYTES;
 use crate::carried::Carried;
 use crate::entry::EntryId;
+use crate::frame::FRAME_HEADER_BYTES;
 use crate::state::GroupState;
 
 /// A block of the log: segment, and block within it. Later blocks are greater.
@@ -41,11 +43,26 @@ pub(crate) struct Located {
     pub(crate) kind: u8,
 }
 
+/// What a packed frame takes beside its bytes, about.
+const ALLOCATION_BYTES: usize = 64;
+
 /// A frame in memory.
 pub(crate) struct Cached {
     pub(crate) frame: Bytes,
     /// What it holds on to, in bytes.
     pub(crate) memory_bytes: usize,
+}
+
+impl Cached {
+    /// Lets go of memory that the frame, of so many bytes, does not need, if that is a third of it. Returns what is free again.
+    fn pack(&mut self, frame_bytes: usize) -> usize {
+        let packed_bytes = frame_bytes + ALLOCATION_BYTES;
+        if self.memory_bytes <= packed_bytes + packed_bytes / 2 {
+            return 0;
+        }
+        self.frame = Bytes::copy_from_slice(&self.frame[..frame_bytes]);
+        std::mem::replace(&mut self.memory_bytes, packed_bytes) - packed_bytes
+    }
 }
 
 /// How many entries of which segments are needed no more.
@@ -59,6 +76,8 @@ pub(crate) struct GroupLog {
     entries: VecDeque<Located>,
     /// Frames of the last entries.
     cached: VecDeque<Cached>,
+    /// How many of them, the oldest, are packed.
+    packed: usize,
     applied: Option<u64>,
     pub(crate) vote: Option<Bytes>,
     purged: Option<EntryId>,
@@ -142,6 +161,7 @@ impl GroupLog {
             note_death(&mut deaths, entry.at.segment);
             freed += self.cached.pop_back().map_or(0, |cached| cached.memory_bytes);
         }
+        self.packed = self.packed.min(self.cached.len());
         (deaths, freed)
     }
 
@@ -162,10 +182,8 @@ impl GroupLog {
             self.purged = Some(upto);
             self.first = self.first.max(upto.index + 1);
         }
-        // A burst must not keep its memory: what is left may be a small part of it.
-        if self.entries.capacity() > 64 + 4 * self.entries.len() {
-            self.entries.shrink_to(2 * self.entries.len());
-        }
+        shrink(&mut self.entries);
+        shrink(&mut self.cached);
         (deaths, freed)
     }
 
@@ -177,14 +195,33 @@ impl GroupLog {
     /// Where the oldest cached entry lies, if it may leave memory: it is applied, and durable because it lies before
     /// `durable`.
     pub(crate) fn evictable(&self, durable: BlockAddress) -> Option<BlockAddress> {
-        let oldest = self.next() - self.cached.len() as u64;
-        let entry = self.entry(oldest)?;
-        (self.applied >= Some(oldest) && entry.at < durable).then_some(entry.at)
+        self.settled(0, durable)
+    }
+
+    /// Whether the oldest cached entry that is not packed may be: as [`GroupLog::evictable`] says.
+    pub(crate) fn is_packable(&self, durable: BlockAddress) -> bool {
+        self.settled(self.packed, durable).is_some()
+    }
+
+    fn settled(&self, at: usize, durable: BlockAddress) -> Option<BlockAddress> {
+        let index = self.next() - (self.cached.len() - at) as u64;
+        let entry = self.entry(index)?;
+        (self.applied >= Some(index) && entry.at < durable).then_some(entry.at)
     }
 
     /// Drops the oldest cached frame from memory and returns what that frees, in bytes.
     pub(crate) fn evict(&mut self) -> usize {
+        self.packed = self.packed.saturating_sub(1);
         self.cached.pop_front().map_or(0, |cached| cached.memory_bytes)
+    }
+
+    /// Packs the oldest cached frame that is not packed and returns what that frees, in bytes.
+    pub(crate) fn pack(&mut self) -> usize {
+        let at = self.entries.len() - self.cached.len() + self.packed;
+        let frame_bytes = FRAME_HEADER_BYTES + self.entries[at].body_bytes as usize;
+        let freed = self.cached[self.packed].pack(frame_bytes);
+        self.packed += 1;
+        freed
     }
 
     /// Memory of the index, in bytes.
@@ -192,6 +229,13 @@ impl GroupLog {
         size_of::<GroupLog>()
             + self.entries.capacity() * size_of::<Located>()
             + self.cached.capacity() * size_of::<Cached>()
+    }
+}
+
+/// A burst must not keep its memory: what is left may be a small part of it.
+fn shrink<T>(queue: &mut VecDeque<T>) {
+    if queue.capacity() > 64 + 4 * queue.len() {
+        queue.shrink_to(2 * queue.len());
     }
 }
 
@@ -246,5 +290,30 @@ mod tests {
         assert_eq!(log.evictable(durable), None, "entry 4 is applied, not durable");
         assert_eq!(log.evictable(BlockAddress { segment: 9, block: 0 }), Some(BlockAddress { segment: 1, block: 1 }));
         assert!(log.cached(3).is_none() && log.cached(4).is_some());
+    }
+
+    #[test]
+    fn what_is_packed_is_counted_as_it_is() {
+        let (roomy, packed) = (2 * BLOCK_BYTES, FRAME_HEADER_BYTES + 8 + ALLOCATION_BYTES);
+        let mut log = GroupLog::default();
+        for index in 0..8 {
+            let cached = Cached { frame: Bytes::from(vec![index as u8; BLOCK_BYTES]), memory_bytes: roomy };
+            let at = BlockAddress { segment: 0, block: index as u32 };
+            log.push(index, Located { term: 1, at, body_bytes: 8, kind: 0 }, Some(cached));
+        }
+        log.note_applied(4);
+        let durable = BlockAddress { segment: 1, block: 0 };
+        while log.is_packable(durable) {
+            assert_eq!(log.pack(), roomy - packed);
+        }
+        assert_eq!(log.packed, 5, "entry 5 is not applied");
+        assert_eq!(log.cached(4).map(|frame| &frame[..]), Some(&[4; FRAME_HEADER_BYTES + 8][..]));
+        assert_eq!(log.cached(5).map(Bytes::len), Some(BLOCK_BYTES));
+        assert_eq!(log.evict(), packed);
+        assert_eq!(log.purge(EntryId { index: 1, term: 1 }).1, packed);
+        assert_eq!(log.truncate(5).1, 3 * roomy);
+        assert_eq!((log.packed, log.is_packable(durable)), (3, false));
+        assert_eq!(log.purge(EntryId { index: 9, term: 1 }).1, 3 * packed);
+        assert_eq!((log.packed, log.is_packable(durable), log.evictable(durable)), (0, false, None));
     }
 }

@@ -57,6 +57,20 @@ fn entries_are_readable_before_they_are_durable_and_leave_memory_after() {
 }
 
 #[test]
+fn small_entries_stay_in_memory_without_the_rest_of_their_blocks() {
+    let (_, log) = faulty();
+    for i in 0..100u8 {
+        let id = log.append_durably(A, 1, &[i; 300]).expect("a good disk");
+        log.wal.applied(A, id.index);
+    }
+    assert!(log.wal.stats().cache_bytes <= CONFIG.cache_bytes);
+    for i in 0..100u8 {
+        assert!(matches!(log.wal.entry(A, i.into()).expect("there").body, EntryBody::Cached(..)), "{i}");
+        assert_eq!(log.body(A, i.into()), Some(vec![i; 300]));
+    }
+}
+
+#[test]
 fn a_restart_goes_on_in_the_same_segment() {
     let (disk, log) = faulty();
     log.append_durably(A, 1, b"one").expect("a good disk");
