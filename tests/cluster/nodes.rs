@@ -13,6 +13,9 @@ const TRY_EVERY: Duration = Duration::from_millis(50);
 /// How long anything may take, on a machine that is busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long it may take until leaders are even, also if the cluster is not known to be new any more.
+const EVEN_WITHIN: Duration = Duration::from_secs(90);
+
 /// The nodes of a cluster, by number from 1 on; `None` for one that was killed or stopped.
 pub(crate) struct Cluster {
     pub(crate) setups: Vec<Setup>,
@@ -28,7 +31,7 @@ impl Cluster {
         let mut cluster = Cluster::new(variables);
         cluster.start(&order);
         let leads_one = |node| metric(cluster.server(node), "weir_group_leading") == 1.0;
-        wait_until("leaders are even", PATIENCE, || (0..3).all(leads_one));
+        wait_until("leaders are even", EVEN_WITHIN, || (0..3).all(leads_one));
         cluster
     }
 

@@ -22,37 +22,48 @@ use crate::nodes::plan::{Look, Step, balance, plan};
 /// How often it looks while something is under way, and while nothing is.
 const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 /// How long ago a node may have been heard to be there: twice as long as between two announcements, and an answer's time.
-const HEARD_WITHIN: Duration = Duration::from_secs(4);
+pub(crate) const HEARD_WITHIN: Duration = Duration::from_secs(4);
 /// How long a group's leader may take to say how the group stands.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
 /// How long leaders may be uneven before one is moved: after a restart, or while nodes are rolled, they are for a while.
 const UNEVEN_FOR: Duration = Duration::from_secs(30);
+/// How long a cluster is new: its nodes may be started by hand.
+const NEW_FOR: Duration = Duration::from_secs(300);
 /// How long it rests after it has moved one.
 const RESTS_FOR: Duration = Duration::from_secs(10);
 
 /// When a leader may be moved, so that the nodes lead evenly.
 #[derive(Default)]
 struct Moves {
-    /// Whether the cluster has just been formed, and leaders were never even: who votes first leads most, and nobody minds a move yet.
-    is_new: bool,
-    /// When the next one may be; `None` while they are even.
+    /// Until when the cluster is new, unless all its nodes lead evenly before: whoever voted first leads most, and nobody minds a
+    /// move yet.
+    new_until: Option<Instant>,
+    /// When the next one may be; `None` while there is none to be made.
     next: Option<Instant>,
 }
 
 impl Moves {
-    /// Whether a leader is moved now that they are uneven.
-    fn begin(&mut self) -> bool {
-        let now = Instant::now();
-        let next = *self.next.get_or_insert(now + UNEVEN_FOR);
-        let begins = self.is_new || now >= next;
-        if begins {
-            self.next = Some(now + RESTS_FOR);
-        }
-        begins
+    fn is_new(&self) -> bool {
+        self.new_until.is_some_and(|until| Instant::now() < until)
     }
 
-    fn end(&mut self) {
-        *self = Moves::default();
+    /// Whether a leader may be moved now. Who leads group 0 knows that the cluster is new, and does not forget it.
+    fn is_due(&mut self, step: &GroupStep) -> bool {
+        let wait = if self.is_new() { Duration::ZERO } else { UNEVEN_FOR };
+        let now = Instant::now();
+        now >= *self.next.get_or_insert(now + wait) && !(self.is_new() && step.group == GroupId::META)
+    }
+
+    /// Notes that one was moved, or has refused.
+    fn rest(&mut self, is_moved: bool) {
+        let rest = if is_moved && self.is_new() { Duration::ZERO } else { RESTS_FOR };
+        self.next = Some(Instant::now() + rest);
+    }
+
+    /// Notes that there is none to be moved.
+    fn end(&mut self, are_even: bool) {
+        self.next = None;
+        self.new_until = self.new_until.filter(|_| !are_even);
     }
 }
 
@@ -79,7 +90,10 @@ impl Core {
         if !self.is_driving(term) {
             return Ok(false);
         }
-        moves.is_new |= self.enter_founders().await?;
+        if self.meta().nodes().epoch == 0 {
+            moves.new_until = Some(Instant::now() + NEW_FOR);
+        }
+        self.enter_founders().await?;
         self.note_disks().await?;
         self.raise_level().await?;
         let table = self.meta().nodes().clone();
@@ -102,12 +116,19 @@ impl Core {
             Some(Step::Gone(node)) => self.dismiss(node).await?,
             Some(Step::Ask(step)) => return Ok(self.take_step(step).await),
             None if plan.is_settled => {
-                match balance(&look) {
-                    None => moves.end(),
-                    Some(step) if moves.begin() => return Ok(self.take_step(step).await),
-                    Some(_) => {}
-                }
-                return Ok(false);
+                let is_moved = match balance(&look) {
+                    None => {
+                        moves.end(look.is_even());
+                        false
+                    }
+                    Some(step) if moves.is_due(&step) => {
+                        let is_moved = self.take_step(step).await;
+                        moves.rest(is_moved);
+                        is_moved
+                    }
+                    Some(_) => false,
+                };
+                return Ok(is_moved);
             }
             // What a learner lacks may come soon.
             None => return Ok(groups.iter().flatten().any(|standing| !standing.learners.is_empty())),
@@ -148,11 +169,11 @@ impl Core {
         lately.map(|(node, _)| node.get()).chain([self.config.node_id]).collect()
     }
 
-    /// Notes those who have formed the cluster, if nobody is noted. Says whether it has.
-    async fn enter_founders(self: &Rc<Self>) -> Result<bool, ShardError> {
-        let Some(nodes) = &self.nodes else { return Ok(false) };
+    /// Notes those who have formed the cluster, if nobody is noted.
+    async fn enter_founders(self: &Rc<Self>) -> Result<(), ShardError> {
+        let Some(nodes) = &self.nodes else { return Ok(()) };
         if self.meta().nodes().epoch > 0 {
-            return Ok(false);
+            return Ok(());
         }
         let known = nodes.roster.current().nodes;
         let Some(view) = self.group(GroupId::META).replica.view() else { return Err(ShardError::Unavailable) };
@@ -164,9 +185,8 @@ impl Core {
         let founders = EncodedFounders::encode(&founders);
         let founders = EncodedFounders::of(&founders);
         match self.group(GroupId::META).command(&Command::MetaFounders { founders }).await? {
-            Reply::Node { refused: None } => Ok(true),
             // What was not known to have become of it may have been done.
-            Reply::Node { refused: Some(NodeRefusal::Formed) } => Ok(false),
+            Reply::Node { refused: None | Some(NodeRefusal::Formed) } => Ok(()),
             other => unreachable!("a cluster's founders are not answered with {other:?}"),
         }
     }

@@ -40,6 +40,18 @@ impl Look<'_> {
     fn is_whole(&self) -> bool {
         self.groups.iter().all(Option::is_some)
     }
+
+    /// Groups that a node leads.
+    fn leads(&self, node: u64) -> usize {
+        self.groups.iter().flatten().filter(|standing| standing.leader == node).count()
+    }
+
+    /// Whether all nodes that may lead, heard or not, lead evenly.
+    pub(crate) fn is_even(&self) -> bool {
+        let active = self.nodes.iter().filter(|(_, entry)| entry.state == NodeState::Active);
+        let leads: Vec<usize> = active.map(|(node, _)| self.leads(*node)).collect();
+        leads.iter().max().zip(leads.iter().min()).is_none_or(|(most, least)| most - least <= 1)
+    }
 }
 
 /// What comes of a look.
@@ -101,7 +113,7 @@ pub(crate) fn plan(look: &Look<'_>) -> Plan {
 /// A transfer that makes the nodes lead more evenly, for a cluster that is settled: of group 0 last, whose leader sees to the others.
 pub(crate) fn balance(look: &Look<'_>) -> Option<GroupStep> {
     let standings: Vec<&GroupStanding> = look.groups.iter().flatten().collect();
-    let leads = |node: u64| standings.iter().filter(|standing| standing.leader == node).count();
+    let leads = |node: u64| look.leads(node);
     let mut givers: Vec<u64> = standings.iter().map(|standing| standing.leader).collect();
     givers.sort_by_key(|giver| (std::cmp::Reverse(leads(*giver)), *giver));
     givers.dedup();

@@ -300,10 +300,14 @@ fn leaders_are_moved_from_who_leads_most_to_a_voter_that_leads_least() {
     assert_eq!(look(&world.alive), Some((3, GroupChange::Transfer { node: 2 })), "one leads four, group 0 to the last");
     let without = BTreeSet::from([1, 3]);
     assert_eq!(look(&without), Some((3, GroupChange::Transfer { node: 3 })));
+    let (alone, nodes) = (BTreeSet::from([1]), &world.nodes);
+    assert_eq!(look(&alone), None);
+    assert!(!Look { nodes, heard: &alone, groups: &groups }.is_even(), "who is silent leads none");
     let mut even = world.clone();
     (0..4).for_each(|at| even.groups[at].leader = [1, 1, 2, 3][at]);
     let groups: Vec<_> = (0..4).map(|at| even.standing(at)).collect();
-    assert_eq!(balance(&Look { nodes: &even.nodes, heard: &even.alive, groups: &groups }), None);
+    let look = Look { nodes: &even.nodes, heard: &even.alive, groups: &groups };
+    assert_eq!((balance(&look), look.is_even()), (None, true));
 }
 
 /// What happens besides what is planned.
