@@ -6,7 +6,9 @@ use std::rc::Rc;
 use openraft::EntryPayload;
 use openraft::alias::EntryOf;
 use openraft::entry::RaftEntry;
+use openraft::raft::AppendEntriesResponse;
 use send_wrapper::SendWrapper;
+use tokio::time::Instant;
 use weir_cluster::Message;
 use weir_storage::Claim;
 
@@ -58,8 +60,11 @@ impl Replica {
             wire::APPEND => {
                 let mut request = wire::decode_append(head, bodies)?;
                 self.admit(&mut request.entries)?;
-                let response = self.raft.append_entries(request).await;
-                Ok(wire::encode_append_response(&response.map_err(|_| AnswerError::Stopped)?))
+                let response = self.raft.append_entries(request).await.map_err(|_| AnswerError::Stopped)?;
+                if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
+                    self.progress.borrow_mut().heard = Some(Instant::now());
+                }
+                Ok(wire::encode_append_response(&response))
             }
             wire::TRANSFER => {
                 let response = self.raft.handle_transfer_leader(wire::decode_transfer(head)?).await;

@@ -35,6 +35,8 @@ pub(crate) struct Progress {
     pub(crate) sending_to: BTreeSet<u64>,
     /// Since when and until when the log keeps what goes with the last snapshot.
     pub(crate) held: Option<(Instant, Instant)>,
+    /// When a leader has last sent something that was taken, were it only a heartbeat.
+    pub(crate) heard: Option<Instant>,
     /// Whether the replica has stopped for good.
     pub(crate) is_stopped: bool,
     /// Rung when the first entry of a term was applied, or the replica has stopped.

@@ -299,6 +299,11 @@ impl Replica {
         Ok(())
     }
 
+    /// When a leader was heard last, were it only that it is there; not before the first time.
+    pub fn heard(&self) -> Option<tokio::time::Instant> {
+        self.progress.borrow().heard
+    }
+
     /// How it stands.
     pub fn standing(&self) -> Standing {
         let metrics = self.raft.metrics();

@@ -28,6 +28,7 @@ use crate::mailbox::Post;
 use crate::message::{Body, CallId, Lead, Limit, Mail, Peer, Request, Response, ShardError, ShardStats};
 use crate::meta::unsettled::Unsettled;
 use crate::modules::guests::Guests;
+use crate::nodes::driver::HEARD_WITHIN;
 use crate::nodes::leaders::Leaders;
 use crate::nodes::losses::Losses;
 use crate::nodes::salute::Lane;
@@ -282,10 +283,14 @@ impl Core {
         since.map(|since| since.elapsed()).max().unwrap_or_default()
     }
 
-    /// What this node is to a group; who leads one that it does not belong to, it has heard elsewhere.
+    /// What this node is to a group; who leads one that it does not belong to, it has heard elsewhere. One that was not heard lately
+    /// may lead, for all that is known, and nobody comes to it from here.
     fn role_of(&self, group: &LocalGroup) -> Role {
+        let heard_at = group.replica.heard().max(self.leaders.heard_at(group.id));
+        let is_heard = heard_at.is_some_and(|at| at.elapsed() < HEARD_WITHIN);
         match (group.role(), self.leaders.of(group.id)) {
-            (Role::Following { .. }, Lead::Away(node)) => Role::Following { leader: Some(node.get()) },
+            (Role::Following { .. }, Lead::Away(node)) if is_heard => Role::Following { leader: Some(node.get()) },
+            (Role::Following { .. }, _) => Role::Following { leader: None },
             (role, _) => role,
         }
     }

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use weir_cluster::NodeId;
 use weir_types::GroupId;
 
@@ -13,14 +14,16 @@ pub(crate) struct Leaders {
     of: Vec<Cell<Lead>>,
     /// Who has said last that it leads, and in which term: for groups whose replica here knows less.
     heard: Vec<Cell<Option<(u64, NodeId)>>>,
+    /// When that was said last.
+    heard_at: Vec<Cell<Option<Instant>>>,
     news: Notify,
 }
 
 impl Leaders {
     /// Of so many groups, all of them led there.
     pub(crate) fn new(groups: u16, lead: Lead) -> Leaders {
-        let heard = vec![Cell::new(None); groups.into()];
-        Leaders { of: vec![Cell::new(lead); groups.into()], heard, news: Notify::new() }
+        let (heard, heard_at) = (vec![Cell::new(None); groups.into()], vec![Cell::new(None); groups.into()]);
+        Leaders { of: vec![Cell::new(lead); groups.into()], heard, heard_at, news: Notify::new() }
     }
 
     /// Where a group is led.
@@ -35,12 +38,20 @@ impl Leaders {
         if is_newer {
             heard.set(Some((term, node)));
         }
+        if heard.get() == Some((term, node)) {
+            self.heard_at[usize::from(group.0)].set(Some(Instant::now()));
+        }
         is_newer
     }
 
     /// Who has said last that it leads a group, and in which term.
     pub(crate) fn heard(&self, group: GroupId) -> Option<(u64, NodeId)> {
         self.heard[usize::from(group.0)].get()
+    }
+
+    /// When it was said last, by who said so last.
+    pub(crate) fn heard_at(&self, group: GroupId) -> Option<Instant> {
+        self.heard_at[usize::from(group.0)].get()
     }
 
     /// It is led there from now on.
