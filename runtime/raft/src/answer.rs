@@ -58,11 +58,12 @@ impl Replica {
                 Ok(wire::encode_vote_response(kind, &response.map_err(|_| AnswerError::Stopped)?))
             }
             wire::APPEND => {
+                let arrived = Instant::now();
                 let mut request = wire::decode_append(head, bodies)?;
                 self.admit(&mut request.entries)?;
                 let response = self.raft.append_entries(request).await.map_err(|_| AnswerError::Stopped)?;
                 if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
-                    self.progress.borrow_mut().heard = Some(Instant::now());
+                    self.progress.borrow_mut().heard = Some(arrived);
                 }
                 Ok(wire::encode_append_response(&response))
             }

@@ -35,7 +35,7 @@ pub(crate) struct Progress {
     pub(crate) sending_to: BTreeSet<u64>,
     /// Since when and until when the log keeps what goes with the last snapshot.
     pub(crate) held: Option<(Instant, Instant)>,
-    /// When a leader has last sent something that was taken, were it only a heartbeat.
+    /// When a leader has last sent something that was taken, were it only a heartbeat. Taken is what the disk has.
     pub(crate) heard: Option<Instant>,
     /// Whether the replica has stopped for good.
     pub(crate) is_stopped: bool,

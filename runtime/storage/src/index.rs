@@ -48,13 +48,17 @@ impl Index {
         deaths
     }
 
-    /// Packs entries before `durable`, and lets them leave memory, oldest first, while there is more of them than may be.
-    pub(crate) fn evict(&mut self, durable: BlockAddress) {
-        for log in self.logs.values_mut() {
+    /// Packs the entries before `durable` of all groups, or of one.
+    pub(crate) fn pack(&mut self, group: Option<GroupId>, durable: BlockAddress) {
+        for (_, log) in self.logs.iter_mut().filter(|(of, _)| group.is_none_or(|group| group == **of)) {
             while log.is_packable(durable) {
                 self.cache_bytes -= log.pack();
             }
         }
+    }
+
+    /// Lets entries before `durable` leave memory, oldest first, while there is more of them than may be.
+    pub(crate) fn evict(&mut self, durable: BlockAddress) {
         while self.cache_bytes > self.cache_bytes_max {
             let oldest = self.logs.values_mut().filter_map(|log| Some((log.evictable(durable)?, log)));
             let Some((_, log)) = oldest.min_by_key(|(at, _)| *at) else { return };

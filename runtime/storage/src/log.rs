@@ -43,6 +43,8 @@ pub(crate) struct Located {
     pub(crate) kind: u8,
 }
 
+/// The largest frame that is packed: a copy of more takes longer than the memory is worth.
+const PACKED_BYTES_MAX: usize = 64 << 10;
 /// What a packed frame takes beside its bytes, about.
 const ALLOCATION_BYTES: usize = 64;
 
@@ -57,7 +59,7 @@ impl Cached {
     /// Lets go of memory that the frame, of so many bytes, does not need, if that is a third of it. Returns what is free again.
     fn pack(&mut self, frame_bytes: usize) -> usize {
         let packed_bytes = frame_bytes + ALLOCATION_BYTES;
-        if self.memory_bytes <= packed_bytes + packed_bytes / 2 {
+        if frame_bytes > PACKED_BYTES_MAX || self.memory_bytes <= packed_bytes + packed_bytes / 2 {
             return 0;
         }
         self.frame = Bytes::copy_from_slice(&self.frame[..frame_bytes]);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::mpsc::UnboundedReceiver;
-use weir_types::Histogram;
+use weir_types::{GroupId, Histogram};
 
 use crate::arena::{Arena, Blocks, to_blocks};
 use crate::block::{BLOCK_BYTES, padded};
@@ -216,6 +216,11 @@ impl Queue {
         (at, Cached { frame, memory_bytes })
     }
 
+    /// Packs what may leave memory, of all groups or of one.
+    pub(crate) fn pack(&mut self, group: Option<GroupId>) {
+        self.index.pack(group, self.chain.durable());
+    }
+
     /// Lets entries leave memory while there are more than may be.
     pub(crate) fn evict(&mut self) {
         self.index.evict(self.chain.durable());
@@ -259,6 +264,7 @@ impl Queue {
         self.stats.units += 1;
         self.stats.bytes += unit.bytes;
         self.release_dead();
+        self.pack(None);
         self.evict();
     }
 

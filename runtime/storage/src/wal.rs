@@ -268,6 +268,7 @@ impl Wal {
     pub fn applied(&self, group: GroupId, index: u64) {
         let mut queue = self.queue_mut();
         queue.index.group_mut(group).note_applied(index);
+        queue.pack(Some(group));
         queue.evict();
     }
 

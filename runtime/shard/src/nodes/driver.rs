@@ -17,12 +17,11 @@ use weir_types::limits::FORMAT_LEVEL;
 
 use crate::core::{Core, Found};
 use crate::message::{Announcement, GroupStanding, GroupStep, MembersAnswer, MembersRequest, ShardError};
+use crate::nodes::leaders::HEARD_WITHIN;
 use crate::nodes::plan::{Look, Step, balance, plan};
 
 /// How often it looks while something is under way, and while nothing is.
 const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
-/// How long ago a node may have been heard to be there: twice as long as between two announcements, and an answer's time.
-pub(crate) const HEARD_WITHIN: Duration = Duration::from_secs(4);
 /// How long a group's leader may take to say how the group stands.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
 /// How long leaders may be uneven before one is moved: after a restart, or while nodes are rolled, they are for a while.
@@ -47,11 +46,11 @@ impl Moves {
         self.new_until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// Whether a leader may be moved now. Who leads group 0 knows that the cluster is new, and does not forget it.
-    fn is_due(&mut self, step: &GroupStep) -> bool {
+    /// Whether a leader may be moved now.
+    fn is_due(&mut self) -> bool {
         let wait = if self.is_new() { Duration::ZERO } else { UNEVEN_FOR };
         let now = Instant::now();
-        now >= *self.next.get_or_insert(now + wait) && !(self.is_new() && step.group == GroupId::META)
+        now >= *self.next.get_or_insert(now + wait)
     }
 
     /// Notes that one was moved, or has refused.
@@ -116,12 +115,13 @@ impl Core {
             Some(Step::Gone(node)) => self.dismiss(node).await?,
             Some(Step::Ask(step)) => return Ok(self.take_step(step).await),
             None if plan.is_settled => {
-                let is_moved = match balance(&look) {
+                // Who leads group 0 knows that the cluster is new, and does not forget it.
+                let is_moved = match balance(&look, !moves.is_new()) {
                     None => {
                         moves.end(look.is_even());
                         false
                     }
-                    Some(step) if moves.is_due(&step) => {
+                    Some(step) if moves.is_due() => {
                         let is_moved = self.take_step(step).await;
                         moves.rest(is_moved);
                         is_moved

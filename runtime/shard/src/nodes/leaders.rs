@@ -1,6 +1,7 @@
 //! Where each group is led, as every shard of the node has heard it from the one that has the group's replica.
 
 use std::cell::Cell;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -8,6 +9,9 @@ use weir_cluster::NodeId;
 use weir_types::GroupId;
 
 use crate::message::Lead;
+
+/// How long ago a node may have been heard to be there: twice as long as between two announcements, and an answer's time.
+pub(crate) const HEARD_WITHIN: Duration = Duration::from_secs(4);
 
 /// Where the groups are led.
 pub(crate) struct Leaders {

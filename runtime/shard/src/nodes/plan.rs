@@ -15,6 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use weir_stream::{NodeEntry, NodeState};
+use weir_types::GroupId;
 
 use crate::message::{Following, GroupChange, GroupStanding, GroupStep};
 
@@ -110,16 +111,18 @@ pub(crate) fn plan(look: &Look<'_>) -> Plan {
     plan
 }
 
-/// A transfer that makes the nodes lead more evenly, for a cluster that is settled: of group 0 last, whose leader sees to the others.
-pub(crate) fn balance(look: &Look<'_>) -> Option<GroupStep> {
+/// A transfer that makes the nodes lead more evenly, for a cluster that is settled: of group 0, whose leader sees to the others, last,
+/// and only if that `moves_meta`, too.
+pub(crate) fn balance(look: &Look<'_>, moves_meta: bool) -> Option<GroupStep> {
     let standings: Vec<&GroupStanding> = look.groups.iter().flatten().collect();
+    let is_movable = |standing: &GroupStanding| moves_meta || standing.group != GroupId::META.0;
     let leads = |node: u64| look.leads(node);
     let mut givers: Vec<u64> = standings.iter().map(|standing| standing.leader).collect();
     givers.sort_by_key(|giver| (std::cmp::Reverse(leads(*giver)), *giver));
     givers.dedup();
     let takes = |node: &u64| state(look, *node) == Some(NodeState::Active) && look.heard.contains(node);
     for giver in givers {
-        for standing in standings.iter().rev().filter(|standing| standing.leader == giver) {
+        for standing in standings.iter().rev().filter(|standing| standing.leader == giver && is_movable(standing)) {
             let voters = standing.voters.first()?.iter().copied().filter(|node| *node != giver && takes(node));
             let able = voters.filter(|node| is_near(standing, *node));
             let Some(taker) = able.min_by_key(|node| (leads(*node), *node)) else { continue };
