@@ -48,12 +48,12 @@ impl Index {
         deaths
     }
 
-    /// Packs the entries before `durable` of all groups, or of one.
-    pub(crate) fn pack(&mut self, group: Option<GroupId>, durable: BlockAddress) {
-        for (_, log) in self.logs.iter_mut().filter(|(of, _)| group.is_none_or(|group| group == **of)) {
-            while log.is_packable(durable) {
-                self.cache_bytes -= log.pack();
-            }
+    /// Notes that the group's entries up to `index` are applied, and packs those that lie before `durable`, too.
+    pub(crate) fn applied(&mut self, group: GroupId, index: u64, durable: BlockAddress) {
+        let log = self.logs.entry(group).or_default();
+        log.note_applied(index);
+        while log.is_packable(durable) {
+            self.cache_bytes -= log.pack();
         }
     }
 

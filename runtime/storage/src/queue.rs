@@ -216,9 +216,11 @@ impl Queue {
         (at, Cached { frame, memory_bytes })
     }
 
-    /// Packs what may leave memory, of all groups or of one.
-    pub(crate) fn pack(&mut self, group: Option<GroupId>) {
-        self.index.pack(group, self.chain.durable());
+    /// Notes that the group's entries up to `index` are applied: they may leave memory.
+    pub(crate) fn applied(&mut self, group: GroupId, index: u64) {
+        // One that the disk does not have yet is packed after the next one.
+        self.index.applied(group, index, self.chain.durable());
+        self.evict();
     }
 
     /// Lets entries leave memory while there are more than may be.
@@ -264,7 +266,6 @@ impl Queue {
         self.stats.units += 1;
         self.stats.bytes += unit.bytes;
         self.release_dead();
-        self.pack(None);
         self.evict();
     }
 

@@ -266,10 +266,7 @@ impl Wal {
 
     /// Notes that the group's entries up to `index` are applied: they may leave memory.
     pub fn applied(&self, group: GroupId, index: u64) {
-        let mut queue = self.queue_mut();
-        queue.index.group_mut(group).note_applied(index);
-        queue.pack(Some(group));
-        queue.evict();
+        self.queue_mut().applied(group, index);
     }
 
     /// The longest frame, header and body, that fits into a segment.

@@ -16,18 +16,16 @@ pub(crate) const HEARD_WITHIN: Duration = Duration::from_secs(4);
 /// Where the groups are led.
 pub(crate) struct Leaders {
     of: Vec<Cell<Lead>>,
-    /// Who has said last that it leads, and in which term: for groups whose replica here knows less.
-    heard: Vec<Cell<Option<(u64, NodeId)>>>,
-    /// When that was said last.
-    heard_at: Vec<Cell<Option<Instant>>>,
+    /// Who has said last that it leads, in which term, and when: for groups whose replica here knows less.
+    heard: Vec<Cell<Option<(u64, NodeId, Instant)>>>,
     news: Notify,
 }
 
 impl Leaders {
     /// Of so many groups, all of them led there.
     pub(crate) fn new(groups: u16, lead: Lead) -> Leaders {
-        let (heard, heard_at) = (vec![Cell::new(None); groups.into()], vec![Cell::new(None); groups.into()]);
-        Leaders { of: vec![Cell::new(lead); groups.into()], heard, heard_at, news: Notify::new() }
+        let heard = vec![Cell::new(None); groups.into()];
+        Leaders { of: vec![Cell::new(lead); groups.into()], heard, news: Notify::new() }
     }
 
     /// Where a group is led.
@@ -38,24 +36,21 @@ impl Leaders {
     /// Hears that a node leads a group in a term; says whether that is news.
     pub(crate) fn hear(&self, group: GroupId, term: u64, node: NodeId) -> bool {
         let heard = &self.heard[usize::from(group.0)];
-        let is_newer = heard.get().is_none_or(|(before, _)| before < term);
-        if is_newer {
-            heard.set(Some((term, node)));
-        }
-        if heard.get() == Some((term, node)) {
-            self.heard_at[usize::from(group.0)].set(Some(Instant::now()));
+        let is_newer = heard.get().is_none_or(|(before, ..)| before < term);
+        if is_newer || self.heard(group) == Some((term, node)) {
+            heard.set(Some((term, node, Instant::now())));
         }
         is_newer
     }
 
     /// Who has said last that it leads a group, and in which term.
     pub(crate) fn heard(&self, group: GroupId) -> Option<(u64, NodeId)> {
-        self.heard[usize::from(group.0)].get()
+        self.heard[usize::from(group.0)].get().map(|(term, node, _)| (term, node))
     }
 
     /// When it was said last, by who said so last.
     pub(crate) fn heard_at(&self, group: GroupId) -> Option<Instant> {
-        self.heard_at[usize::from(group.0)].get()
+        self.heard[usize::from(group.0)].get().map(|(_, _, at)| at)
     }
 
     /// It is led there from now on.
