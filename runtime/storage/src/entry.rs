@@ -94,7 +94,7 @@ pub struct WalConfig {
 /// Which thread writes to the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteMode {
-    /// None, through `io_uring`, where the kernel and the file system allow it. Elsewhere the shard's while the disk answers
+    /// The kernel's, through `io_uring`, where the kernel and the file system allow it. Elsewhere the shard's while the disk answers
     /// in under about 100 us, a thread of its own otherwise.
     Auto,
     /// Always the shard's.

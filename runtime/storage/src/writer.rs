@@ -1,6 +1,6 @@
 //! The writer's hands: where a durable write is done, and how long it takes.
 //!
-//! The shard's thread hands a write to the kernel and goes on, where `io_uring` is allowed and the file is written past the
+//! The shard's thread hands a write to the kernel's and goes on, where `io_uring` is allowed and the file is written past the
 //! page cache. Elsewhere it follows from how long writes take: a fast disk is written from the shard's own thread, because
 //! handing a write to another thread costs more than the write does; a slow one would block the shard, so it gets a thread.
 
