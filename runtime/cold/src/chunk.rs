@@ -17,19 +17,21 @@ use weir_types::Incarnation;
 
 use crate::index::{self, PackIn};
 use crate::name::ChunkName;
+use crate::stretches::Stretches;
 
 /// The first bytes of every chunk, and the last; the last of them is the format's version.
 const MAGIC: [u8; 8] = *b"WEIRCHK\x01";
 /// The largest chunk: places in it have 32 bits.
 pub const CHUNK_BYTES_MAX: u64 = u32::MAX as u64;
 
-/// A chunk in the making.
+/// A chunk in the making, which takes its thread some milliseconds.
 #[derive(Debug)]
 pub struct ChunkBuilder {
     name: ChunkName,
     buf: BytesMut,
     table: BytesMut,
     parts: u32,
+    stretches: Stretches,
 }
 
 impl ChunkBuilder {
@@ -42,14 +44,17 @@ impl ChunkBuilder {
         buf.put_u32_le(name.number);
         buf.put_u32_le(name.nonce);
         buf.put_u32_le(crc32c::crc32c(&buf));
-        ChunkBuilder { name, buf, table: BytesMut::new(), parts: 0 }
+        ChunkBuilder { name, buf, table: BytesMut::new(), parts: 0, stretches: Stretches::default() }
     }
 
     /// Adds a part: the bytes of the stream `key` from `start` on, one or more packs; returns its place in the chunk.
     pub fn part(&mut self, key: &str, incarnation: Incarnation, start: u64, packs: &[PackIn]) -> u32 {
         assert!(!packs.is_empty(), "a part has bytes");
         let begin = self.place();
-        packs.iter().for_each(|pack| self.buf.put_slice(&pack.bytes));
+        for pack in packs {
+            self.buf.put_slice(&pack.bytes);
+            self.stretches.worked(pack.bytes.len());
+        }
         let at = self.place();
         index::put(&mut self.buf, self.name, (incarnation, start, begin), packs);
         let bytes: u64 = packs.iter().map(|pack| u64::from(pack.payload_bytes)).sum();
@@ -68,8 +73,8 @@ impl ChunkBuilder {
         self.buf.len()
     }
 
-    /// The chunk.
-    pub fn finish(mut self) -> Bytes {
+    /// The chunk, and its CRC32C.
+    pub fn finish(mut self) -> (Bytes, u32) {
         let table = self.buf.len();
         self.buf.put_slice(&self.table);
         self.buf.put_u32_le(self.parts);
@@ -77,7 +82,8 @@ impl ChunkBuilder {
         self.buf.put_u32_le(crc32c::crc32c_append(self.name.seed(), &self.buf[table..]));
         self.buf.put_slice(&MAGIC);
         assert!(self.buf.len() as u64 <= CHUNK_BYTES_MAX, "places have 32 bits");
-        self.buf.freeze()
+        let crc = self.stretches.crc(&self.buf);
+        (self.buf.freeze(), crc)
     }
 
     fn place(&self) -> u32 {

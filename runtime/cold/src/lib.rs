@@ -5,7 +5,7 @@
 //! - [`cold`]: [`Cold`], what a shard holds: it puts chunks, and reads packs through a cache, on a runtime beside the shards.
 //! - [`backup`]: chunks and snapshots in another store.
 //! - [`stored`]: snapshots, beside the chunks that they name.
-//! - [`claim`]: whose a store is. [`verify`]: whether an object is what was written.
+//! - [`Stretches`]: work that gives way to others. [`claim`]: whose a store is. [`verify`]: whether an object is what was written.
 //!
 //! What a pack is, the crate does not know: bytes with a length, and a reader that can say whether they are what was written.
 
@@ -18,6 +18,7 @@ mod index;
 mod name;
 pub mod store;
 mod stored;
+mod stretches;
 mod verify;
 
 pub use backup::{BackupError, begin_backup};
@@ -30,4 +31,5 @@ pub use store::{
     ChunkStore, ClaimedStore, LocalStore, MemoryStore, MovedStore, S3Location, S3Store, StoreError, StoreStats,
 };
 pub use stored::{Manifest, PIECE_BYTES_MAX, SnapshotName, SnapshotPiece, Survey, survey};
+pub use stretches::Stretches;
 pub use verify::{Flaw, read_written, verify};

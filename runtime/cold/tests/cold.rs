@@ -56,7 +56,7 @@ fn built(streams: &[(u64, Vec<Vec<u8>>)]) -> (Bytes, Vec<PartRef>) {
         PartRef { chunk: NAME, at, incarnation, range: *start..start + bytes as u64 }
     });
     let parts = parts.collect();
-    (builder.finish(), parts)
+    (builder.finish().0, parts)
 }
 
 /// Reads a part from `from` on, and gives what there is of it.

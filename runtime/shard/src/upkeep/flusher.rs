@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
-use weir_cold::PackIn;
+use weir_cold::{PackIn, Stretches};
 use weir_storage::{Claim, EntryRef, WalReader};
 use weir_stream::{Batch, Command, PARTS_MAX, Stream};
 use weir_types::limits::BATCH_COMMANDS_MAX;
@@ -155,11 +155,13 @@ async fn load(group: &LocalGroup, bytes_max: u64) -> Result<Load, ShardError> {
         }
         let reader = group.wal.reader();
         let read = tokio::task::spawn_blocking(move || {
+            let mut stretches = Stretches::default();
             for entry in &entries {
                 if load.is_full() {
                     break;
                 }
                 load.add(entry, &reader)?;
+                stretches.worked(entry.body_bytes());
             }
             Ok::<_, ShardError>(load)
         });

@@ -128,8 +128,7 @@ pub(crate) fn build(name: ChunkName, bytes: u64, pieces: &[Piece]) -> (Bytes, u3
         })
         .collect();
     let encoded = Part::encode(&parts);
-    let chunk = builder.finish();
-    let crc = crc32c::crc32c(&chunk);
+    let (chunk, crc) = builder.finish();
     let times = || pieces.iter().flat_map(|piece| &piece.packs).map(|pack| pack.time_ms);
     let times = (times().min().unwrap_or(0), times().max().unwrap_or(0));
     (chunk, crc, times, encoded)
