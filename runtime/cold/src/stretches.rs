@@ -1,24 +1,38 @@
 //! Long work on a thread beside the shards, a stretch at a time.
 
-/// Bytes that are worked on at a stretch: about 50 us.
+use std::thread;
+use std::time::Instant;
+
+/// Bytes that are worked on at a stretch, or one piece of more: about 50 us.
 const STRETCH_BYTES: usize = 128 << 10;
 
 /// Work of some milliseconds, which gives way to other threads between two stretches of it.
 ///
 /// The scheduler lets a thread go on for milliseconds while others wait for its core. One of these is the kernel's worker
 /// that ends a shard's durable write, and with it all appends of that write would wait.
+///
+/// Such a worker needs the core for some microseconds. A thread that computes takes all it gets, some milliseconds each time, so
+/// the work goes on for as long as it has given way before it gives way again: it has its share of a busy core.
 #[derive(Debug, Default)]
 pub struct Stretches {
     bytes: usize,
+    /// Until when it goes on.
+    until: Option<Instant>,
 }
 
 impl Stretches {
     /// So many bytes more were worked on.
     pub fn worked(&mut self, bytes: usize) {
         self.bytes += bytes;
-        if self.bytes >= STRETCH_BYTES {
-            self.bytes = 0;
-            std::thread::yield_now();
+        if self.bytes < STRETCH_BYTES {
+            return;
+        }
+        self.bytes = 0;
+        let begun = Instant::now();
+        if self.until.is_none_or(|until| until <= begun) {
+            thread::yield_now();
+            let ended = Instant::now();
+            self.until = Some(ended + (ended - begun));
         }
     }
 

@@ -294,7 +294,7 @@ const WAL_FAMILIES: &[Family<WalStats>] = &[
     ),
     (
         "weir_wal_io_uring",
-        "1 if writes go through io_uring; 0 if the kernel, a seccomp profile or the file system does not allow it, or before the first.",
+        "1 if writes go through io_uring; 0 if the kernel, a seccomp profile, a limit on threads or the file system does not allow it, or before the first.",
         |w| f64::from(u8::from(w.io_uring)),
     ),
     ("weir_wal_threaded", "1 if writes go to a thread of their own now, because the disk is slow; 0 if not.", |w| {

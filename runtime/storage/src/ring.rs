@@ -53,6 +53,8 @@ impl Ring {
     /// When the kernel has no `io_uring`, or a policy keeps it from this process.
     pub(crate) fn start() -> io::Result<Ring> {
         let ring = IoUring::new(ENTRIES)?;
+        // One worker is enough, of either kind. A kernel that knows no such limit has its own.
+        let _ = ring.submitter().register_iowq_max_workers(&mut [1, 1]);
         // SAFETY: the descriptor is the ring's own, which keeps it open and the same for as long as it lives.
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?;
         Ok(Ring { ring, under_way: None })

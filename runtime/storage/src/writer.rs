@@ -142,7 +142,7 @@ impl Writer {
     }
 
     fn refuse_ring(&mut self, error: &io::Error) {
-        tracing::info!(%error, "the log is written without io_uring, which the kernel does not do for this process");
+        tracing::info!(%error, "the log is written without io_uring: the kernel or a limit on threads does not allow it");
         (self.ring, self.is_ring_refused) = (None, true);
     }
 

@@ -8,7 +8,7 @@
 //!
 //! Where the file system is known to make such a write durable also when the kernel does it by itself (`io_uring`), it may.
 //! The kernel then goes on when the process has been killed, so whoever opens the directory next waits: a write under way
-//! holds its file, and the file a lock.
+//! holds its file, one that has not begun the process's descriptors until it is given up, and the file a lock.
 //!
 //! That a write never runs out of space is the file system's promise for bytes that were written before. One that copies
 //! on every write (btrfs, ZFS) does not give it: when such a disk is full, the log ends as at any failed write.
