@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use weir_cluster::{Known, List};
 use weir_stream::{NodeEntry, NodeState, NodeTable};
 use weir_types::GroupId;
@@ -17,6 +17,12 @@ use crate::message::{
 
 /// How long a group's leader is waited for.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(3);
+/// How long a node that is to lead a group may take to do so.
+const LEADS_WITHIN: Duration = Duration::from_secs(5);
+/// When a group that another still leads is asked for again: an election takes less.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How often it is looked whether the node leads.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 impl Core {
     /// Does what an operator asks for, or says why not.
@@ -27,10 +33,7 @@ impl Core {
                 let groups = self.topology.groups;
                 ClusterReport::Refused(format!("there is no group {group}: they are 0 to {}", groups - 1).into())
             }
-            ClusterOrder::Transfer { group, node } => {
-                let request = MembersRequest::Transfer { group: GroupId(group), node };
-                self.order(request, format!("group {group} goes to node {node}")).await
-            }
+            ClusterOrder::Transfer { group, node } => self.order_transfer(GroupId(group), node).await,
             ClusterOrder::Change { node: 0, .. } => ClusterReport::Refused("nodes have numbers from 1 on".into()),
             ClusterOrder::Change { node, change } => {
                 let done = match &change {
@@ -55,6 +58,30 @@ impl Core {
             Ok(_) => ClusterReport::Done(done.into()),
             Err(error) => ClusterReport::Refused(unanswered(group, &error)),
         }
+    }
+
+    /// Has a node lead a group, and waits until it does: an election that was begun for it may fail, or be won by another.
+    async fn order_transfer(self: &Rc<Self>, group: GroupId, node: u64) -> ClusterReport {
+        let request = || MembersRequest::Transfer { group, node };
+        let mut report = self.order(request(), format!("group {} goes to node {node}", group.0)).await;
+        let until = Instant::now() + LEADS_WITHIN;
+        let mut asked = Instant::now();
+        while matches!(report, ClusterReport::Done(_)) {
+            match self.group_status(group).await {
+                GroupStatus::Led(standing) if standing.leader == node => break,
+                _ if Instant::now() > until => {
+                    let reason = format!("node {node} does not lead group {} yet: try again", group.0);
+                    report = ClusterReport::Refused(reason.into());
+                }
+                GroupStatus::Led(_) if asked.elapsed() > AGAIN_AFTER => {
+                    // What it says of this is said by the next look, too.
+                    let _ = self.ask_members(request()).await;
+                    asked = Instant::now();
+                }
+                _ => tokio::time::sleep(LOOK_EVERY).await,
+            }
+        }
+        report
     }
 
     async fn cluster_status(self: &Rc<Self>) -> ClusterStatus {
