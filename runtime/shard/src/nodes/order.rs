@@ -63,15 +63,18 @@ impl Core {
     /// Has a node lead a group, and waits until it does: an election that was begun for it may fail, or be won by another.
     async fn order_transfer(self: &Rc<Self>, group: GroupId, node: u64) -> ClusterReport {
         let request = || MembersRequest::Transfer { group, node };
-        let mut report = self.order(request(), format!("group {} goes to node {node}", group.0)).await;
+        let done = self.order(request(), format!("group {} goes to node {node}", group.0)).await;
+        if !matches!(done, ClusterReport::Done(_)) {
+            return done;
+        }
         let until = Instant::now() + LEADS_WITHIN;
         let mut asked = Instant::now();
-        while matches!(report, ClusterReport::Done(_)) {
+        loop {
             match self.group_status(group).await {
-                GroupStatus::Led(standing) if standing.leader == node => break,
+                GroupStatus::Led(standing) if standing.leader == node => return done,
                 _ if Instant::now() > until => {
                     let reason = format!("node {node} does not lead group {} yet: try again", group.0);
-                    report = ClusterReport::Refused(reason.into());
+                    return ClusterReport::Refused(reason.into());
                 }
                 GroupStatus::Led(_) if asked.elapsed() > AGAIN_AFTER => {
                     // What it says of this is said by the next look, too.
@@ -81,7 +84,6 @@ impl Core {
                 _ => tokio::time::sleep(LOOK_EVERY).await,
             }
         }
-        report
     }
 
     async fn cluster_status(self: &Rc<Self>) -> ClusterStatus {
