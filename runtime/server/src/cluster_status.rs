@@ -43,7 +43,10 @@ impl StatusReport {
             line(&mut text, format_args!("waiting: {wait}"));
         }
         if *is_settled == Some(false) && waits.is_empty() {
-            line(&mut text, format_args!("moving: not every group has the voters yet that it is to have"));
+            line(
+                &mut text,
+                format_args!("moving: not every group has the voters and the leader yet that it is to have"),
+            );
         }
         let all_is_well = if self.troubles.is_empty() { ": all is well" } else { "" };
         let name = if self.cluster.is_empty() { "a node that is alone" } else { &self.cluster };

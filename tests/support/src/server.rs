@@ -16,6 +16,8 @@ use crate::ports;
 
 /// A debug build with a busy machine under it: generous, since it only bounds a failure.
 const READY_WITHIN: Duration = Duration::from_secs(30);
+/// Lines of its log that a server leaves behind when its test fails.
+const LAST_LINES: usize = 100;
 const EXIT_WITHIN: Duration = Duration::from_secs(30);
 const POLL_EVERY: Duration = Duration::from_millis(5);
 const EXIT_PORT_TAKEN: i32 = 3;
@@ -333,6 +335,12 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        if thread::panicking() {
+            let log = self.setup.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = &lines[lines.len().saturating_sub(LAST_LINES)..];
+            eprintln!("the last that the server at {} has written:\n{}", self.address(), last.join("\n"));
+        }
         if self.poll_exit().is_none() {
             // Nothing to do about a failure here: the process is gone or about to be.
             let _ = self.child.kill();

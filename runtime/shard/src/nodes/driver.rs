@@ -34,10 +34,9 @@ const RESTS_FOR: Duration = Duration::from_secs(10);
 /// When a leader may be moved, so that the nodes lead evenly.
 #[derive(Default)]
 struct Moves {
-    /// Until when the cluster is new, unless all its nodes lead evenly before: whoever voted first leads most, and nobody minds a
-    /// move yet.
+    /// Until when the cluster is new, unless all its nodes lead evenly before.
     new_until: Option<Instant>,
-    /// When the next one may be; `None` while there is none to be made.
+    /// When the next one of a cluster that is not new may be; `None` while there is none to be made.
     next: Option<Instant>,
 }
 
@@ -48,21 +47,8 @@ impl Moves {
 
     /// Whether a leader may be moved now.
     fn is_due(&mut self) -> bool {
-        let wait = if self.is_new() { Duration::ZERO } else { UNEVEN_FOR };
         let now = Instant::now();
-        now >= *self.next.get_or_insert(now + wait)
-    }
-
-    /// Notes that one was moved, or has refused.
-    fn rest(&mut self, is_moved: bool) {
-        let rest = if is_moved && self.is_new() { Duration::ZERO } else { RESTS_FOR };
-        self.next = Some(Instant::now() + rest);
-    }
-
-    /// Notes that there is none to be moved.
-    fn end(&mut self, are_even: bool) {
-        self.next = None;
-        self.new_until = self.new_until.filter(|_| !are_even);
+        now >= *self.next.get_or_insert(now + UNEVEN_FOR)
     }
 }
 
@@ -99,7 +85,7 @@ impl Core {
         self.take_nodes(&table);
         let groups = join_all(self.topology.groups().map(|group| self.ask_standing(group))).await;
         let heard = self.heard_nodes();
-        let look = Look { nodes: &table.nodes, heard: &heard, groups: &groups };
+        let look = Look { nodes: &table.nodes, heard: &heard, groups: &groups, is_new: moves.is_new() };
         let mut plan = plan(&look);
         if let Some(Step::Gone(node)) = plan.step
             && let Some(reason) = self.lacks_copies().await
@@ -115,20 +101,17 @@ impl Core {
             Some(Step::Gone(node)) => self.dismiss(node).await?,
             Some(Step::Ask(step)) => return Ok(self.take_step(step).await),
             None if plan.is_settled => {
-                // Who leads group 0 knows that the cluster is new, and does not forget it.
-                let is_moved = match balance(&look, !moves.is_new()) {
-                    None => {
-                        moves.end(look.is_even());
-                        false
-                    }
+                // It is even by now, or has had its time.
+                moves.new_until = None;
+                match balance(&look) {
+                    None => moves.next = None,
                     Some(step) if moves.is_due() => {
-                        let is_moved = self.take_step(step).await;
-                        moves.rest(is_moved);
-                        is_moved
+                        moves.next = Some(Instant::now() + RESTS_FOR);
+                        return Ok(self.take_step(step).await);
                     }
-                    Some(_) => false,
-                };
-                return Ok(is_moved);
+                    Some(_) => {}
+                }
+                return Ok(false);
             }
             // What a learner lacks may come soon.
             None => return Ok(groups.iter().flatten().any(|standing| !standing.learners.is_empty())),

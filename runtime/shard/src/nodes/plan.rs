@@ -34,6 +34,8 @@ pub(crate) struct Look<'a> {
     pub(crate) heard: &'a BTreeSet<u64>,
     /// All groups in their order; none for one whose leader has not answered.
     pub(crate) groups: &'a [Option<GroupStanding>],
+    /// Whether the cluster is new, and nobody minds that leaders are moved at once.
+    pub(crate) is_new: bool,
 }
 
 impl Look<'_> {
@@ -62,7 +64,7 @@ pub(crate) struct Plan {
     pub(crate) step: Option<Step>,
     /// What cannot be done now, and why, in sentences.
     pub(crate) waits: Vec<Box<str>>,
-    /// Whether every group has the voters that it should have, and nobody else.
+    /// Whether every group has the voters that it should have, and nobody else, and a new cluster's nodes lead evenly.
     pub(crate) is_settled: bool,
 }
 
@@ -108,14 +110,24 @@ pub(crate) fn plan(look: &Look<'_>) -> Plan {
         plan.step = gone.into_iter().find(|node| !has(node)).map(Step::Gone);
     }
     plan.is_settled = plan.step.is_none() && plan.waits.is_empty() && !is_any_under_way;
+    if plan.is_settled && look.is_new && !look.is_even() {
+        // Whoever voted first leads most.
+        plan.is_settled = false;
+        match balance(look) {
+            Some(step) => plan.step = Some(Step::Ask(step)),
+            None => plan.waits.push(
+                "the nodes of this new cluster do not lead evenly yet, and who leads least cannot lead more now".into(),
+            ),
+        }
+    }
     plan
 }
 
-/// A transfer that makes the nodes lead more evenly, for a cluster that is settled: of group 0, whose leader sees to the others, last,
-/// and only if that `moves_meta`, too.
-pub(crate) fn balance(look: &Look<'_>, moves_meta: bool) -> Option<GroupStep> {
+/// A transfer that makes the nodes lead more evenly, when nothing else is to be done: of group 0, whose leader sees to the others, last,
+/// and not while the cluster is new, which only that leader knows.
+pub(crate) fn balance(look: &Look<'_>) -> Option<GroupStep> {
     let standings: Vec<&GroupStanding> = look.groups.iter().flatten().collect();
-    let is_movable = |standing: &GroupStanding| moves_meta || standing.group != GroupId::META.0;
+    let is_movable = |standing: &GroupStanding| !look.is_new || standing.group != GroupId::META.0;
     let leads = |node: u64| look.leads(node);
     let mut givers: Vec<u64> = standings.iter().map(|standing| standing.leader).collect();
     givers.sort_by_key(|giver| (std::cmp::Reverse(leads(*giver)), *giver));

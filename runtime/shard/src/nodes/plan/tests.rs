@@ -12,6 +12,7 @@ struct World {
     groups: Vec<Members>,
     /// A group that does not answer.
     mute: Option<usize>,
+    is_new: bool,
     /// Changes of voters that were carried out.
     changes: usize,
 }
@@ -37,7 +38,7 @@ impl World {
         let alive: BTreeSet<u64> = nodes.keys().copied().collect();
         let (learners, fresh) = (BTreeSet::new(), BTreeSet::new());
         let members = Members { voters: vec![alive.clone()], learners, fresh, leader: 1 };
-        World { nodes, alive, groups: vec![members; groups], mute: None, changes: 0 }
+        World { nodes, alive, groups: vec![members; groups], mute: None, is_new: false, changes: 0 }
     }
 
     fn has_majority(&self, set: &BTreeSet<u64>) -> bool {
@@ -73,7 +74,7 @@ impl World {
         let answers = |at: &usize| self.mute != Some(*at);
         let groups: Vec<_> =
             (0..self.groups.len()).map(|at| Some(at).filter(answers).and_then(|at| self.standing(at))).collect();
-        plan(&Look { nodes: &self.nodes, heard: &self.alive, groups: &groups })
+        plan(&Look { nodes: &self.nodes, heard: &self.alive, groups: &groups, is_new: self.is_new })
     }
 
     /// Looks once and does what is planned; a change of voters stops half way if it `stops`.
@@ -293,22 +294,33 @@ fn a_node_that_is_drained_leads_nothing_and_stays_where_there_is_no_other() {
 
 #[test]
 fn leaders_are_moved_from_who_leads_most_to_a_voter_that_leads_least() {
-    let world = World::new(3, 4);
-    let groups: Vec<_> = (0..4).map(|at| world.standing(at)).collect();
-    let look = |heard| {
-        balance(&Look { nodes: &world.nodes, heard, groups: &groups }, true).map(|step| (step.group.0, step.change))
+    let mut world = World::new(3, 4);
+    let balanced = |world: &World, heard: &BTreeSet<u64>| {
+        let groups: Vec<_> = (0..4).map(|at| world.standing(at)).collect();
+        let look = Look { nodes: &world.nodes, heard, groups: &groups, is_new: false };
+        (balance(&look).map(|step| (step.group.0, step.change)), look.is_even())
     };
-    assert_eq!(look(&world.alive), Some((3, GroupChange::Transfer { node: 2 })), "one leads four, group 0 to the last");
-    let without = BTreeSet::from([1, 3]);
-    assert_eq!(look(&without), Some((3, GroupChange::Transfer { node: 3 })));
-    let (alone, nodes) = (BTreeSet::from([1]), &world.nodes);
-    assert_eq!(look(&alone), None);
-    assert!(!Look { nodes, heard: &alone, groups: &groups }.is_even(), "who is silent leads none");
-    let mut even = world.clone();
-    (0..4).for_each(|at| even.groups[at].leader = [1, 1, 2, 3][at]);
-    let groups: Vec<_> = (0..4).map(|at| even.standing(at)).collect();
-    let look = Look { nodes: &even.nodes, heard: &even.alive, groups: &groups };
-    assert_eq!((balance(&look, true), look.is_even()), (None, true));
+    let to = |node| Some((3, GroupChange::Transfer { node }));
+    assert_eq!(balanced(&world, &world.alive), (to(2), false), "one leads four, group 0 to the last");
+    assert_eq!(balanced(&world, &BTreeSet::from([1, 3])), (to(3), false));
+    assert_eq!(balanced(&world, &BTreeSet::from([1])), (None, false), "who is silent leads none");
+    (0..4).for_each(|at| world.groups[at].leader = [1, 1, 2, 3][at]);
+    assert_eq!(balanced(&world, &world.alive), (None, true));
+}
+
+#[test]
+fn a_new_cluster_is_settled_when_its_nodes_lead_evenly() {
+    let mut world = World::new(3, 4);
+    assert!(world.plan().is_settled, "leaders of one that is not new are moved later");
+    world.is_new = true;
+    assert_eq!(world.settle(), 2, "two leaders are moved");
+    let leaders: Vec<u64> = world.groups.iter().map(|members| members.leader).collect();
+    assert_eq!(leaders, [1, 1, 3, 2]);
+
+    world.groups[2].leader = 2;
+    world.alive.remove(&3);
+    let Plan { step, waits, is_settled } = world.plan();
+    assert_eq!((step, waits.len(), is_settled), (None, 1, false), "who has not come yet may: {waits:?}");
 }
 
 /// What happens besides what is planned.
