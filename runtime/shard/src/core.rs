@@ -47,7 +47,7 @@ const ENDS_BYTES: usize = 4 << 20;
 pub(crate) struct Found {
     /// What cannot be done now, and why, in sentences.
     pub(crate) waits: Vec<Box<str>>,
-    /// Whether every group has the voters that it should have, and nobody else, and a new cluster's nodes lead evenly.
+    /// Whether every group has the voters that it should have, and nobody else, and a new cluster's nodes lead as evenly as they can.
     pub(crate) is_settled: bool,
 }
 

@@ -192,7 +192,7 @@ pub(crate) struct NodesView {
     pub(crate) levels: Vec<(u64, u16)>,
     /// What cannot be done now, in sentences.
     pub(crate) waits: Vec<Box<str>>,
-    /// Whether every group has the voters that it should have, and nobody else, and a new cluster's nodes lead evenly.
+    /// Whether every group has the voters that it should have, and nobody else, and a new cluster's nodes lead as evenly as they can.
     pub(crate) is_settled: bool,
 }
 
@@ -301,8 +301,8 @@ pub struct ClusterStatus {
     pub level: u16,
     /// What cannot be done now that is wanted, and why, in sentences.
     pub waits: Vec<Box<str>>,
-    /// Whether every group has the voters that it should have, and nobody else, and a new cluster's nodes lead evenly; none where
-    /// nobody knows.
+    /// Whether every group has the voters that it should have, and nobody else, and a new cluster's nodes lead as evenly as they can; none
+    /// where nobody knows.
     pub is_settled: Option<bool>,
 }
 

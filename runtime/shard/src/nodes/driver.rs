@@ -101,7 +101,7 @@ impl Core {
             Some(Step::Gone(node)) => self.dismiss(node).await?,
             Some(Step::Ask(step)) => return Ok(self.take_step(step).await),
             None if plan.is_settled => {
-                // It is even by now, or has had its time.
+                // It is as even as it can be by now, or has had its time.
                 moves.new_until = None;
                 match balance(&look) {
                     None => moves.next = None,

@@ -64,7 +64,7 @@ pub(crate) struct Plan {
     pub(crate) step: Option<Step>,
     /// What cannot be done now, and why, in sentences.
     pub(crate) waits: Vec<Box<str>>,
-    /// Whether every group has the voters that it should have, and nobody else, and a new cluster's nodes lead evenly.
+    /// Whether every group has the voters that it should have, and nobody else, and a new cluster's nodes lead as evenly as they can.
     pub(crate) is_settled: bool,
 }
 
@@ -112,15 +112,23 @@ pub(crate) fn plan(look: &Look<'_>) -> Plan {
     plan.is_settled = plan.step.is_none() && plan.waits.is_empty() && !is_any_under_way;
     if plan.is_settled && look.is_new && !look.is_even() {
         // Whoever voted first leads most.
-        plan.is_settled = false;
-        match balance(look) {
-            Some(step) => plan.step = Some(Step::Ask(step)),
-            None => plan.waits.push(
-                "the nodes of this new cluster do not lead evenly yet, and who leads least cannot lead more now".into(),
-            ),
+        plan.step = balance(look).map(Step::Ask);
+        if plan.step.is_none() {
+            let unable = standings.iter().find_map(|standing| Some((unable_heir(look, standing)?, standing.group)));
+            plan.waits.extend(unable.map(|(node, group)| {
+                format!("node {node} is to lead as much as others, and does not answer, or lacks much of group {group}")
+                    .into()
+            }));
         }
+        plan.is_settled = plan.step.is_none() && plan.waits.is_empty();
     }
     plan
+}
+
+/// A voter of a group that could not lead it now, and might later.
+fn unable_heir(look: &Look<'_>, standing: &GroupStanding) -> Option<u64> {
+    let is_able = |node: &u64| *node == standing.leader || look.heard.contains(node) && is_near(standing, *node);
+    standing.all_voters().into_iter().find(|node| state(look, *node) == Some(NodeState::Active) && !is_able(node))
 }
 
 /// A transfer that makes the nodes lead more evenly, when nothing else is to be done: of group 0, whose leader sees to the others, last,

@@ -321,6 +321,20 @@ fn a_new_cluster_is_settled_when_its_nodes_lead_evenly() {
     world.alive.remove(&3);
     let Plan { step, waits, is_settled } = world.plan();
     assert_eq!((step, waits.len(), is_settled), (None, 1, false), "who has not come yet may: {waits:?}");
+    assert!(waits[0].starts_with("node 3 is to lead as much as others"), "{waits:?}");
+}
+
+#[test]
+fn a_new_cluster_whose_voters_do_not_let_it_be_even_is_settled() {
+    let mut world = World::new(4, 4);
+    world.is_new = true;
+    for (at, (voters, leader)) in
+        [([2, 3, 4], 3), ([1, 3, 4], 1), ([1, 2, 4], 2), ([1, 2, 3], 3)].into_iter().enumerate()
+    {
+        (world.groups[at].voters, world.groups[at].leader) = (vec![voters.into()], leader);
+    }
+    let Plan { step, waits, is_settled } = world.plan();
+    assert_eq!((step, waits, is_settled), (None, Vec::new(), true), "one move alone makes nothing better");
 }
 
 /// What happens besides what is planned.
@@ -355,9 +369,11 @@ proptest! {
     fn whatever_happens_no_majority_is_lost_and_all_comes_to_rest(
         founders in prop_oneof![Just(1u64), Just(3), Just(5)],
         groups in 1..5usize,
+        is_new in any::<bool>(),
         events in vec(event(), 0..120),
     ) {
         let mut world = World::new(founders, groups);
+        world.is_new = is_new;
         let mut next = founders + 1;
         for event in events {
             match event {
