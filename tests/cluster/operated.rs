@@ -1,6 +1,7 @@
 //! A cluster as its operator sees and changes it: `weir cluster`.
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use weir_testkit::{Request, wait_until};
@@ -56,13 +57,12 @@ fn an_operator_sees_what_is_wrong_and_moves_leaders() {
     let other = (next % 3) as usize;
     let moved = weir_cluster(&cluster, other, &["transfer", "1", &next.to_string()]);
     assert_eq!((moved.code, moved.out.trim()), (Some(0), &*format!("group 1 goes to node {next}")), "{}", moved.err);
-    // On a machine as busy as this one, an election may have taken it away again by now.
-    wait_until("it leads", PATIENCE, || {
-        leader(&status(&cluster, other), 1) == Some(next) || {
-            let _ = weir_cluster(&cluster, other, &["transfer", "1", &next.to_string()]);
-            false
-        }
-    });
+    wait_until("it leads", PATIENCE, || leader(&status(&cluster, other), 1) == Some(next));
+    // A new cluster gave it back within 0.2 s once, because its nodes did not lead evenly any more.
+    let moved_at = Instant::now();
+    while moved_at.elapsed() < Duration::from_millis(500) {
+        assert_eq!(leader(&status(&cluster, other), 1), Some(next), "it leads as long as nothing happens");
+    }
     for (args, reason) in [(["9", "1"], "there is no group 9"), (["1", "9"], "node 9 does not vote in group 1")] {
         let refused = weir_cluster(&cluster, 0, &["transfer", args[0], args[1]]);
         assert!(refused.code == Some(1) && refused.err.contains(reason), "{}", refused.err);

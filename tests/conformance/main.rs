@@ -58,7 +58,7 @@ fn the_official_suite_passes_through_a_node_that_leads_little() {
 
 /// What was under way when a node died may have been done, and whoever does it again is told so: `200`, not `201`. The suite does
 /// nothing again by itself, so each of its tests may be tried again, twice: one of them leaves readers behind when it fails, who ask
-/// until the suite ends, and so the next try takes long enough to meet the next kill.
+/// until the suite ends, others look for a smaller example for half a minute, and so the next kill comes before the next try is over.
 #[test]
 fn the_official_suite_passes_while_another_node_is_killed_and_comes_back() {
     let mut cluster = cluster();
