@@ -34,7 +34,7 @@ const RESTS_FOR: Duration = Duration::from_secs(10);
 /// When a leader may be moved, so that the nodes lead evenly.
 #[derive(Default)]
 struct Moves {
-    /// Until when the cluster is new, unless all its nodes lead evenly before.
+    /// Until when the cluster is new, unless it is settled before.
     new_until: Option<Instant>,
     /// When the next one of a cluster that is not new may be; `None` while there is none to be made.
     next: Option<Instant>,
